@@ -1,0 +1,54 @@
+# Two commands do all the set-up on a machine with Python 3.11 and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+WORKERS ?= auto
+
+.PHONY: demo test lint bench docs build test-lowest constraints clean
+
+demo: $(VENV)/.demo
+	$(BIN)/notice-lens demo --out $(OUT)
+
+# One torch thread a worker: busy threads of several workers would only get into each other's way.
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/forward.py
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+build: $(VENV)/.installed
+	$(BIN)/python -m build
+
+# The tested set lives in constraints.txt; touch it or pyproject.toml and the environment is brought up to date.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.demo
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+# The lower bounds of pyproject.toml, in an environment of their own. By hand: torch 2.6 brings gigabytes along.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test]'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
+# Writes the tested set anew from what is installed now.
+constraints: $(VENV)/.installed
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .venv-lowest build dist demo docs/_build docs/generated .pytest_cache .ruff_cache

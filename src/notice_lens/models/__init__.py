@@ -1,0 +1,8 @@
+"""HookedBLIP and what it is made of."""
+
+from notice_lens.models.config import BLIPConfig, StackConfig
+from notice_lens.models.hooked_blip import HookedBLIP
+from notice_lens.models.inputs import BLIPInputs
+from notice_lens.models.lens import LENSES, Lens
+
+__all__ = ["LENSES", "BLIPConfig", "BLIPInputs", "HookedBLIP", "Lens", "StackConfig"]

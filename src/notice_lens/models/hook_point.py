@@ -1,0 +1,72 @@
+"""A TransformerLens hook point that knows its shape and never lends out shared memory."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint, LensHandle
+
+from notice_lens.models.names import HookName
+
+
+class BLIPHookPoint(HookPoint):
+    """A hook point of `HookedBLIP`.
+
+    It differs from TransformerLens's in three ways. It reports its layer although a stack's name stands in front. It
+    knows the shape of what passes, in words. And every forward hook gets a private, contiguous copy: a setter that
+    writes in place changes what comes after, as in TransformerLens, and nothing else (not the keys that many runs
+    share, not what another hook has cached).
+
+    Args:
+        shape: Axis words, for instance `"batch pos head d_head"`.
+    """
+
+    def __init__(self, shape: str):
+        super().__init__()
+        self.shape = shape
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks: a forward or backward hook is attached."""
+        return bool(self._forward_hooks or self._backward_hooks)
+
+    def layer(self) -> int:
+        """The layer of this hook point. Raises ValueError where it belongs to no layer."""
+        layer = HookName.parse(self.name or "").layer
+        if layer is None:
+            raise ValueError(f"hook point {self.name!r} belongs to no layer")
+        return layer
+
+    def add_hook(
+        self,
+        hook: Callable[..., Any],
+        dir: Literal["fwd", "bwd"] = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+        alias_names: list[str] | None = None,
+    ) -> LensHandle:
+        """Attaches a hook, as in TransformerLens, and hands a forward hook a copy of its own."""
+        attached = _on_private_copy(hook) if dir == "fwd" else hook
+        handle = super().add_hook(attached, dir, is_permanent, level, prepend, alias_names)
+        handle.user_hook = hook
+        return handle
+
+    def discard(self, handle: LensHandle) -> None:
+        """Removes this one hook; every other one stays."""
+        handle.hook.remove()
+        self.fwd_hooks = [other for other in self.fwd_hooks if other is not handle]
+        self.bwd_hooks = [other for other in self.bwd_hooks if other is not handle]
+
+
+def _on_private_copy(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, given a copy to write on; the copy is what goes on where the hook returns nothing."""
+
+    def on_copy(activation: Tensor, hook: HookPoint) -> Any:
+        private = activation.clone(memory_format=torch.contiguous_format)
+        result = user_hook(private, hook=hook)
+        return private if result is None else result
+
+    user_hook = hook
+    return on_copy

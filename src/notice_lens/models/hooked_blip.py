@@ -1,0 +1,372 @@
+"""HookedBLIP: BLIP with a hook point at every step.
+
+The forward pass, from a picture and a question to the logits of the answer:
+
+    1. vision:  the image becomes 1 + n patch states
+    2. text:    the question reads the image by cross-attention        (question answering, matching)
+    3. decoder: the answer reads the question's states, or the image's (question answering; captions)
+    4. head:    logits of the next token at every answer position, or of match and no match
+
+`run_stack` is one of the first three; `forward` chains them. The arithmetic is in `attention.py` and `blocks.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from notice_lens.models import answers
+from notice_lens.models.cache import BLIPCache
+from notice_lens.models.config import BLIPConfig
+from notice_lens.models.heads import AnswerHead, MatchHead
+from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.inputs import BLIPInputs, ImageLike, as_strings, text_inputs, to_common_length, to_pixel_values
+from notice_lens.models.lens import Lens
+from notice_lens.models.names import HookName
+from notice_lens.models.stacks import ProjectedSource, Stack, TextStack, VisionStack
+from notice_lens.models.tables import CheckReport, HooksTable
+
+
+class HookedBLIP(HookedModule):
+    """BLIP for question answering, captions or image-text matching, with TransformerLens's hook points.
+
+    Make one with `from_pretrained`, `from_hf` or `mini`. The numbers are Hugging Face's; one difference is deliberate:
+    the question's padding is masked in the decoder's cross-attention too, so a batch of questions of unequal length
+    gets the answers that each gets alone (Hugging Face's `generate` lets the decoder look at padding).
+
+    Attributes:
+        cfg: One config per stack: `blip.cfg.text.n_heads`.
+        vision: The image encoder.
+        text: The question encoder (not for captions).
+        decoder: The answer decoder (not for matching).
+        head: From the last states to logits.
+        processor: Hugging Face's, for images and text; None for an in-memory model without one.
+        enc_token: Whether `prepare` replaces a question's `[CLS]` by `[ENC]`, as the original Salesforce code did
+            and Hugging Face does not.
+    """
+
+    vision: VisionStack
+    text: TextStack
+    decoder: TextStack
+
+    def __init__(self, cfg: BLIPConfig, processor: Any = None, *, enc_token: bool = False):
+        super().__init__()
+        self.cfg = cfg
+        self.processor = processor
+        self.enc_token = enc_token
+        self.vision = VisionStack(cfg.vision, cfg.image_size, cfg.patch_size)
+        if cfg.text is not None:
+            self.text = TextStack(cfg.text)
+        if cfg.decoder is not None:
+            self.decoder = TextStack(cfg.decoder)
+            self.head: nn.Module = AnswerHead(cfg.decoder)
+        elif cfg.text is not None:
+            self.head = MatchHead(cfg.text)
+        self.setup()
+        self.eval()
+
+    # Loading
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        enc_token: bool = False,
+    ) -> "HookedBLIP":
+        """The model of a Hugging Face hub id or a local folder.
+
+        Args:
+            name_or_path: For instance `Salesforce/blip-vqa-base`, or a folder with `config.json` and weights.
+            device: Where to put it, for instance `cuda`.
+            dtype: float32, bfloat16, float16 or float64.
+            revision: The hub's branch, tag or commit.
+            enc_token: Replace each question's `[CLS]` by `[ENC]`, as the original Salesforce code did.
+
+        Raises:
+            FileNotFoundError: There is no such folder or model, or no weights in it.
+            ValueError: A weight or config field is missing or not accounted for; all of them are listed.
+        """
+        from notice_lens.models.loading import load_pretrained
+
+        return load_pretrained(cls, name_or_path, revision, enc_token).to(device=torch.device(device), dtype=dtype)
+
+    @classmethod
+    def from_hf(cls, hf_model: nn.Module, processor: Any = None, *, enc_token: bool = False) -> "HookedBLIP":
+        """The port of an in-memory Hugging Face model, whose weights are copied: it is never touched.
+
+        Args:
+            hf_model: A `BlipForQuestionAnswering`, `BlipForConditionalGeneration` or `BlipForImageTextRetrieval`.
+            processor: Its `BlipProcessor`; without one, `prepare` and `generate` cannot be used.
+            enc_token: As `from_pretrained`.
+
+        Raises:
+            ValueError: The class is another one, or as `from_pretrained`.
+        """
+        from notice_lens.models.loading import port
+
+        return port(cls, hf_model, processor, enc_token)
+
+    @classmethod
+    def mini(cls) -> "HookedBLIP":
+        """The small trained model that ships with the package (not yet: it comes with the mini world)."""
+        raise NotImplementedError(
+            "the mini model is not in this version yet; use HookedBLIP.from_pretrained(...), or "
+            "notice_lens.models.random_blip.random_blip() for a tiny model with random weights"
+        )
+
+    # Inputs
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vision.class_embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return self.vision.class_embedding.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._processor_for("a tokenizer").tokenizer
+
+    def _processor_for(self, what: str) -> Any:
+        if self.processor is None:
+            raise ValueError(f"{what} is needed, and this model has no processor: pass one to from_hf(model, processor)")
+        return self.processor
+
+    def prepare(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        questions: str | Sequence[str] = "",
+        answers: str | Sequence[str] | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> BLIPInputs:
+        """The tensors of images and questions, on the model's device. See `notice_lens.models.inputs` for their meaning.
+
+        Args:
+            images: One or many: PIL images, paths, arrays or uint8 tensors; floating tensors are taken as preprocessed.
+            questions: One or many, of any length; for captions the prompts, for matching the texts.
+            answers: What the decoder is to read, for logits of every token of it. None reads `[DEC]` alone.
+            image_size: Side, or (height, width), in pixels, instead of the model's: positions are then interpolated.
+
+        A single image, question or answer goes with all of the others.
+
+        Raises:
+            ValueError: Numbers differ, or an image cannot be read.
+        """
+        processor = self._processor_for("prepare")
+        texts = as_strings("questions", questions)
+        said = None if answers is None else as_strings("answers", answers)
+        pixels = to_pixel_values(images, processor.image_processor, image_size)
+        columns = to_common_length(images=list(pixels), questions=texts, answers=said)
+        enc_token_id = self._enc_token_id() if self.enc_token else None
+        tensors = text_inputs(self.cfg, processor.tokenizer, columns["questions"], columns["answers"], enc_token_id)
+        return BLIPInputs(
+            pixel_values=torch.stack(columns["images"]), **tensors, interpolate_pos_encoding=image_size is not None
+        ).to(self.device)
+
+    def _enc_token_id(self) -> int:
+        found = self.tokenizer.convert_tokens_to_ids("[ENC]")
+        if found is None or found == self.tokenizer.unk_token_id:
+            raise ValueError("enc_token=True, but the tokenizer has no [ENC]")
+        return found
+
+    # The forward pass
+
+    def forward(
+        self,
+        inputs: BLIPInputs | Mapping[str, Any],
+        *,
+        start_at_stack: str | None = None,
+        source: Float[Tensor, "source_batch key_pos d_source"] | ProjectedSource | None = None,
+    ) -> Float[Tensor, "batch answer_pos d_vocab"] | Float[Tensor, "batch 2"]:
+        """The logits.
+
+        Args:
+            inputs: What `prepare` gives, or a mapping with the same keys.
+            start_at_stack: The first stack to run, with `source` for its cross-attention; None runs all.
+            source: What the stacks before `start_at_stack` would have given.
+
+        Returns:
+            Question answering: [batch, answer_pos, d_vocab], where answer_pos is 1 unless answers are given. Captions:
+            [batch, pos, d_vocab]. Matching: [batch, 2], no match and match.
+        """
+        inputs = BLIPInputs.of(inputs).to(self.device).check(self.cfg)
+        states = source
+        for stack in self.cfg.stacks[self._stack_index(start_at_stack) :]:
+            states = self.run_stack(stack, inputs, states)
+        return self.head(states)
+
+    def run_stack(
+        self, name: str, inputs: BLIPInputs, source: Tensor | ProjectedSource | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The states after one stack.
+
+        Args:
+            name: `vision`, `text` or `decoder`.
+            inputs: What the stack embeds.
+            source: What its cross-attention reads.
+        """
+        stack: Any = self.stack(name)
+        mask = None
+        if name == "vision":
+            resid = self.vision.embed(inputs.pixel_values, inputs.interpolate_pos_encoding)
+        elif name == "text":
+            resid, mask = stack.embed(inputs.input_ids), _as_bool(inputs.attention_mask)
+        else:
+            # Padding stands behind the answer, where a causal stack cannot look: no mask is needed.
+            resid = stack.embed(self.decoder_ids(inputs))
+        return stack(resid, mask=mask, source=source, source_mask=self.source_mask(name, inputs))
+
+    def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
+        """What the cross-attention of a stack reads: the states after the stack before it; None for `vision`."""
+        states = None
+        for stack in self.cfg.stacks[: self._stack_index(name)]:
+            states = self.run_stack(stack, inputs, states)
+        return states
+
+    def source_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch key_pos"] | None:
+        """Which positions of its source a stack may look at: the question's real tokens, and the whole image."""
+        return _as_bool(inputs.attention_mask) if name == "decoder" and self.cfg.kind == "vqa" else None
+
+    def decoder_ids(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
+        """What the decoder reads: answers or captions; `[DEC]` alone where none are given."""
+        ids = inputs.input_ids if self.cfg.kind == "caption" else inputs.answer_ids
+        if ids is not None:
+            return ids
+        return torch.full((len(inputs), 1), self.cfg.dec_token_id, device=inputs.pixel_values.device)
+
+    def stack(self, name: str) -> Stack:
+        """The stack of that name. Raises KeyError where this model has none."""
+        return getattr(self, self.cfg.stacks[self._stack_index(name)])
+
+    def _stack_index(self, name: str | None) -> int:
+        if name is None:
+            return 0
+        if name not in self.cfg.stacks:
+            have = ", ".join(self.cfg.stacks)
+            raise KeyError(f"no stack {name!r}: a model of kind {self.cfg.kind!r} has {have}")
+        return self.cfg.stacks.index(name)
+
+    # What it says
+
+    def generate(
+        self, images: ImageLike | Sequence[ImageLike], questions: str | Sequence[str] = "", *, max_new_tokens: int = 20
+    ) -> list[str]:
+        """The greedy answers, or captions, which begin with their prompt.
+
+        Args:
+            images: As `prepare`.
+            questions: As `prepare`.
+            max_new_tokens: Where to stop an answer that does not end.
+        """
+        return answers.greedy(self, self.prepare(images, questions), max_new_tokens)
+
+    def rank_answers(
+        self, images: ImageLike | Sequence[ImageLike], questions: str | Sequence[str], candidates: Sequence[str]
+    ) -> Float[Tensor, "batch candidate"]:
+        """Log-probability of each candidate answer, in nats, summed over its tokens and the closing `[SEP]`.
+
+        Args:
+            images: As `prepare`.
+            questions: As `prepare`.
+            candidates: Answers to compare, the same for every question.
+        """
+        return answers.rank(self, self.prepare(images, questions), as_strings("candidates", candidates))
+
+    # Looking inside
+
+    def lens(
+        self, name: str, inputs: BLIPInputs | Mapping[str, Any], axis: Literal["query", "source"] = "query"
+    ) -> Lens:
+        """One stack's view with TransformerLens's own names, for TransformerLens's own utilities.
+
+        Args:
+            name: `vision.attn`, `text.attn`, `text.cross_attn`, `decoder.attn` or `decoder.cross_attn`.
+            inputs: What the lens runs on; everything before its stack is computed now, once.
+            axis: `query`: positions of the stack itself. `source`: positions that cross-attention looks at, with
+                its keys and values.
+        """
+        return Lens(self, name, BLIPInputs.of(inputs), axis)
+
+    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, *model_args: Any) -> BLIPCache:
+        """The cache of a run, with a view for each stack."""
+        return BLIPCache(cache, self, has_batch_dim, BLIPInputs.of(model_args[0]) if model_args else None)
+
+    def hooks_table(self) -> HooksTable:
+        """Every hook point with its shape in words and the Hugging Face tensor that it is."""
+        from notice_lens.models.tables import hooks_table
+
+        return hooks_table(self)
+
+    def check(self, inputs: BLIPInputs | None = None) -> CheckReport:
+        """Runs the model's own self-tests; see `notice_lens.models.checks`.
+
+        Args:
+            inputs: What to run on, two images or more; None takes noise and a made-up question.
+        """
+        from notice_lens.models.checks import check
+
+        return check(self, inputs)
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Whether `hook_result`, what each head writes, is computed in every attention module."""
+        for stack in self.cfg.stacks:
+            set_attention_switch(self.stack(stack), "use_attn_result", use_attn_result)
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Whether each head gets copies of its own of its inputs, hooked at `hook_{q,k,v}_input`.
+
+        In the vision stack the copies are made before `ln1`, whose hook points then fire once for each of the three,
+        with a head axis.
+        """
+        for stack in self.cfg.stacks:
+            set_attention_switch(self.stack(stack), "use_split_qkv_input", use_split_qkv_input)
+
+    @property
+    def layers_by_stack(self) -> Mapping[str | None, int]:
+        """Layers of each stack."""
+        return dict(self.cfg.n_layers)
+
+    def attention_of(self, name: str) -> Any:
+        """The attention module that a hook point belongs to."""
+        return self.get_submodule(name.rpartition(".")[0])
+
+    def explain_missing(self, name: str) -> str:
+        """What to say of a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
+        if HookName.parse(name).stack is None:
+            guesses = [f"{stack}.{name}" for stack in self.cfg.stacks if f"{stack}.{name}" in self.hook_dict]
+            if guesses:
+                return f"no hook point {name!r}: a stack's name stands in front; nearest: {', '.join(guesses)}"
+        return super().explain_missing(name)
+
+    def __repr__(self) -> str:
+        stacks = "; ".join(
+            f"{name} {cfg.n_layers} layers x {cfg.n_heads} heads of {cfg.d_head}"
+            for name, cfg in ((name, self.stack(name).cfg) for name in self.cfg.stacks)
+        )
+        origin = self.cfg.name_or_path or "an in-memory model"
+        return f"HookedBLIP({self.cfg.kind!r} from {origin}; {stacks}; {self.dtype} on {self.device})"
+
+
+def set_attention_switch(stack: Stack, switch: str, on: bool) -> None:
+    """Sets a switch in every attention module of a stack."""
+    from notice_lens.models.attention import Attention
+
+    for module in stack.modules():
+        if isinstance(module, Attention):
+            setattr(module, switch, bool(on))
+
+
+def _as_bool(mask: Tensor | None) -> Bool[Tensor, "batch pos"] | None:
+    return None if mask is None else mask.bool()

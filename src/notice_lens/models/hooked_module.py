@@ -1,0 +1,196 @@
+"""A `HookedRootModule` that never fails silently and removes no hook but its own.
+
+Shared by the whole model and by the lens. Three rules on top of TransformerLens:
+
+1. A name or a names filter that matches nothing raises, with the nearest valid names; so does one that matches only
+   hook points that are switched off (`hook_result`, the split inputs).
+2. All names are looked up before the first hook is attached, and what a run attached is removed when it ends, however
+   it ends. Hooks that the caller attached stay.
+3. `run_with_cache` gives an `ActivationCache`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedRootModule
+from transformer_lens.hook_points import HookPoint, LensHandle
+
+from notice_lens.models.hook_point import BLIPHookPoint
+from notice_lens.models.names import HookName, unknown_hook
+
+Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
+NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
+Direction = Literal["fwd", "bwd"]
+
+_SWITCHES = {
+    "hook_result": "use_attn_result",
+    "hook_q_input": "use_split_qkv_input",
+    "hook_k_input": "use_split_qkv_input",
+    "hook_v_input": "use_split_qkv_input",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class HookedModule(HookedRootModule):
+    """Base of `HookedBLIP` and `Lens`; subclasses fill `hook_dict` and say what their layers are."""
+
+    @property
+    def layers_by_stack(self) -> Mapping[str | None, int]:
+        """Layers of each stack that hook names can begin with; under None for names without one."""
+        raise NotImplementedError
+
+    def switched_off(self, name: str) -> str | None:
+        """The switch that the hook point `name` needs and that is off; None where it fires."""
+        switch = _SWITCHES.get(HookName.parse(name).leaf.rsplit(".", 1)[-1])
+        return switch if switch and not getattr(self.attention_of(name), switch) else None
+
+    def attention_of(self, name: str) -> Any:
+        """The attention module that the hook point `name` belongs to."""
+        raise NotImplementedError
+
+    def explain_missing(self, name: str) -> str:
+        """What to say of a name that is no hook point here."""
+        return unknown_hook(name, self.hook_dict, self.layers_by_stack)
+
+    def names_matching(self, names: NamesFilter) -> list[str]:
+        """The hook points that a filter means: one name, several, a predicate, or None for all that fire.
+
+        Raises:
+            KeyError: A name does not exist, or a predicate matches nothing; the nearest valid names are given.
+            ValueError: All that is meant is switched off.
+        """
+        if names is None:
+            return [name for name in self.hook_dict if self.switched_off(name) is None]
+        if callable(names):
+            found = [name for name in self.hook_dict if names(name)]
+            if not found:
+                raise KeyError(
+                    f"the names filter matches none of the {len(self.hook_dict)} hook points, which are called "
+                    f"{_some(self.hook_dict)}"
+                )
+        else:
+            found = [names] if isinstance(names, str) else list(names)
+            for name in found:
+                if name not in self.hook_dict:
+                    raise KeyError(self.explain_missing(name))
+        firing = [name for name in found if self.switched_off(name) is None]
+        # A name that was spelled out has to fire; of a predicate's matches, some have to.
+        silent = [name for name in found if name not in firing]
+        if silent and (not callable(names) or not firing):
+            switch = self.switched_off(silent[0])
+            raise ValueError(f"{silent[0]} fires only with {switch}: call set_{switch}(True) first")
+        return firing
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Sequence[Hook] = (),
+        bwd_hooks: Sequence[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+    ) -> Iterator["HookedModule"]:
+        """Attaches hooks for the length of a `with` block.
+
+        Args:
+            fwd_hooks: (name or predicate on names, function of the activation and `hook`).
+            bwd_hooks: The same for gradients.
+            reset_hooks_end: Whether to remove these hooks at the end; no others are removed in any case.
+            clear_contexts: Whether to empty the `ctx` of every hook point at the end.
+
+        Raises:
+            KeyError, ValueError: As `names_matching`; then nothing was attached.
+        """
+        directions: tuple[tuple[Direction, Sequence[Hook]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
+        to_attach = [
+            (name, hook, direction)
+            for direction, hooks in directions
+            for names, hook in hooks
+            for name in self.names_matching(names)
+        ]
+        attached: list[tuple[BLIPHookPoint, LensHandle]] = []
+        self.context_level += 1
+        try:
+            for name, hook, direction in to_attach:
+                point = cast(BLIPHookPoint, self.hook_dict[name])
+                attached.append((point, point.add_hook(hook, direction, level=self.context_level)))
+            yield self
+        finally:
+            if reset_hooks_end:
+                for point, handle in attached:
+                    point.discard(handle)
+            if clear_contexts:
+                self.clear_contexts()
+            self.is_caching = False
+            self.context_level -= 1
+
+    def run_with_hooks(
+        self,
+        *model_args: Any,
+        fwd_hooks: Sequence[Hook] = (),
+        bwd_hooks: Sequence[Hook] = (),
+        reset_hooks_end: bool = True,
+        clear_contexts: bool = False,
+        **model_kwargs: Any,
+    ) -> Tensor:
+        """The logits of a run with these hooks attached; see `hooks`."""
+        if bwd_hooks and reset_hooks_end:
+            logger.warning("backward hooks are removed when the forward pass ends; pass reset_hooks_end=False")
+        with self.hooks(fwd_hooks, bwd_hooks, reset_hooks_end, clear_contexts):
+            return self(*model_args, **model_kwargs)
+
+    def add_hook(
+        self,
+        name: str | Callable[[str], bool],
+        hook: Callable[..., Any],
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
+        """Attaches a hook until `reset_hooks`. Raises as `names_matching`."""
+        for found in self.names_matching(name):
+            point = self.hook_dict[found]
+            self.check_and_add_hook(point, found, cast(Any, hook), dir, is_permanent, level, prepend)
+
+    def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> Any:
+        """The hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
+        return super().get_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
+
+    def add_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> dict:
+        """Attaches hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
+        return super().add_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
+
+    def run_with_cache(
+        self, *model_args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        """The logits and every activation, or those that `names_filter` names.
+
+        Args:
+            *model_args: What the model takes.
+            return_cache_object: Whether to give an `ActivationCache` or a plain dict.
+            remove_batch_dim: Whether to drop the batch axis of a single example.
+            **kwargs: `names_filter`, `device`, `incl_bwd`, `pos_slice` and the rest of TransformerLens's options.
+
+        Raises:
+            KeyError, ValueError: As `names_matching`.
+        """
+        out, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+        if remove_batch_dim and len(out) != 1:
+            raise ValueError(f"remove_batch_dim=True needs a single example; this batch has {len(out)}")
+        if not return_cache_object:
+            return out, cache
+        return out, self.make_cache(cache, not remove_batch_dim, *model_args)
+
+    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, *model_args: Any) -> ActivationCache:
+        """The cache object of a run. `model_args` are what it ran on."""
+        return ActivationCache(cache, self, has_batch_dim)
+
+
+def _some(names: Mapping[str, HookPoint]) -> str:
+    """The first few names, to show what names look like."""
+    first = list(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -1,0 +1,222 @@
+"""From pictures and strings to the tensors that BLIP reads.
+
+Which logit predicts which token:
+
+- question answering: the decoder reads `answer_ids`, `[DEC]` and then the answer's pieces; `logits[:, i]` predicts
+  piece i of the answer, and behind the last piece `[SEP]`. Without answers it reads `[DEC]` alone: one position.
+- captions: the decoder reads `input_ids`, `[DEC]`, the prompt's pieces and then the answer's; `logits[:, i]` predicts
+  the token at i + 1.
+
+`target_ids` says it position by position, wherever answers are given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from notice_lens.models.config import BLIPConfig
+
+IGNORED = -100
+"""In `target_ids`, a position that predicts nothing of the answer; cross-entropy ignores it by default."""
+
+ImageLike = Any
+"""A PIL image, a path, a NumPy array or a tensor; see `to_pixel_values`."""
+
+
+@dataclass(frozen=True)
+class BLIPInputs:
+    """What a `HookedBLIP` runs on.
+
+    Attributes:
+        pixel_values: Preprocessed images.
+        input_ids: The question; for captions `[DEC]`, the prompt and the answer.
+        attention_mask: 1 at real tokens, 0 at padding; None where nothing is padded.
+        answer_ids: What the answer decoder reads: `[DEC]` and the answer's pieces (question answering only).
+        target_ids: The token that each of the decoder's logits has to predict; -100 where none.
+        interpolate_pos_encoding: Whether to stretch position embeddings to images of another size.
+    """
+
+    pixel_values: Float[Tensor, "batch 3 height width"]
+    input_ids: Int[Tensor, "batch pos"] | None = None
+    attention_mask: Int[Tensor, "batch pos"] | None = None
+    answer_ids: Int[Tensor, "batch answer_pos"] | None = None
+    target_ids: Int[Tensor, "batch answer_pos"] | None = None
+    interpolate_pos_encoding: bool = False
+
+    @classmethod
+    def of(cls, inputs: "BLIPInputs | Mapping[str, Any]") -> "BLIPInputs":
+        """The inputs, from an object of this class or from what a Hugging Face processor gives."""
+        if isinstance(inputs, BLIPInputs):
+            return inputs
+        known = {field.name for field in fields(cls)}
+        if not isinstance(inputs, Mapping) or not known.issuperset(inputs):
+            got = f"keys {', '.join(sorted(set(inputs) - known))}" if isinstance(inputs, Mapping) else type(inputs)
+            raise TypeError(f"inputs come from blip.prepare(images, questions) or are a mapping of {known}; got {got}")
+        return cls(**inputs)
+
+    def __len__(self) -> int:
+        return len(self.pixel_values)
+
+    def to(self, device: torch.device | str) -> "BLIPInputs":
+        """The same inputs on another device."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if all(tensor.device == torch.device(device) for tensor in tensors.values()):
+            return self
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def check(self, cfg: BLIPConfig) -> "BLIPInputs":
+        """The inputs themselves. Raises ValueError where this model cannot run on them."""
+        if cfg.kind != "caption" and self.input_ids is None:
+            raise ValueError(f"a model of kind {cfg.kind!r} reads a text as well: input_ids are missing")
+        if cfg.kind != "vqa" and self.answer_ids is not None:
+            raise ValueError(f"answer_ids are for question answering; a model of kind {cfg.kind!r} reads none")
+        rows = {name: len(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"inputs of unequal batch size: {rows}")
+        mask = self.attention_mask
+        if mask is not None and self.input_ids is not None and mask.shape != self.input_ids.shape:
+            raise ValueError(f"attention_mask is {list(mask.shape)}, input_ids are {list(self.input_ids.shape)}")
+        if mask is not None and not bool(mask.any(-1).all()):
+            raise ValueError("attention_mask has a row without a single real token")
+        return self
+
+
+def to_pixel_values(
+    images: ImageLike | Sequence[ImageLike], image_processor: Any, image_size: int | tuple[int, int] | None = None
+) -> Float[Tensor, "batch 3 height width"]:
+    """Preprocessed images, one or many.
+
+    A PIL image, a path, a NumPy array (height x width x 3, or height x width; uint8, or floats from 0 to 1) or a uint8
+    tensor (3 x height x width) is resized and normalised. A floating tensor is taken as preprocessed already.
+
+    Args:
+        images: One image, or a sequence or batch of them.
+        image_processor: Hugging Face's.
+        image_size: (height, width) or side in pixels, instead of the processor's own size.
+
+    Raises:
+        ValueError: An image cannot be read; the message names it.
+    """
+    if isinstance(images, Tensor) and images.is_floating_point():
+        return images if images.ndim == 4 else images[None]
+    single = isinstance(images, str | PathLike | Image.Image)
+    one_array = isinstance(images, np.ndarray | Tensor) and images.ndim <= 3
+    several = [images] if single or one_array else list(images)
+    if not several:
+        raise ValueError("no images given")
+    if all(isinstance(image, Tensor) and image.is_floating_point() for image in several):
+        return torch.stack(several)
+    pictures = [_to_picture(image, index) for index, image in enumerate(several)]
+    size = {}
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size = {"size": {"height": height, "width": width}}
+    return image_processor(images=pictures, return_tensors="pt", **size)["pixel_values"]
+
+
+def _to_picture(image: ImageLike, index: int) -> Image.Image:
+    """One image as a PIL image in RGB."""
+    try:
+        if isinstance(image, str | PathLike):
+            with Image.open(image) as opened:
+                return opened.convert("RGB")
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        if isinstance(image, Tensor):
+            image = image.movedim(0, -1).cpu().numpy()
+        array = np.asarray(image)
+        if np.issubdtype(array.dtype, np.floating):
+            if not (array.min() >= 0 and array.max() <= 1):
+                raise ValueError(f"floats have to lie between 0 and 1, not {array.min():.3g} and {array.max():.3g}")
+            array = np.rint(array * 255).astype(np.uint8)
+        return Image.fromarray(array).convert("RGB")
+    except (OSError, TypeError, ValueError) as error:
+        what = image if isinstance(image, str | PathLike) else type(image).__name__
+        raise ValueError(f"image {index} ({what}) cannot be read: {error}") from error
+
+
+def as_strings(what: str, texts: str | Sequence[str]) -> list[str]:
+    """One or several strings as a list. Raises TypeError for anything else."""
+    several = [texts] if isinstance(texts, str) else list(texts)
+    wrong = [text for text in several if not isinstance(text, str)]
+    if wrong or not several:
+        raise TypeError(f"{what} have to be one or more strings, got {wrong[0]!r}" if wrong else f"no {what} given")
+    return several
+
+
+def to_common_length(**columns: list | None) -> dict[str, Any]:
+    """The columns, a single entry repeated to the length of the others. Raises ValueError where lengths differ."""
+    lengths = {name: len(column) for name, column in columns.items() if column is not None}
+    n = max(lengths.values())
+    if any(length not in (1, n) for length in lengths.values()):
+        raise ValueError(
+            "numbers differ: "
+            + ", ".join(f"{length} {name}" for name, length in lengths.items())
+            + "; expected as many of each, or a single one for all"
+        )
+    return {
+        name: column if column is None or len(column) == n else list(column) * n for name, column in columns.items()
+    }
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "batch pos"]:
+    """Rows of token ids, filled up on the right to the length of the longest."""
+    longest = max(map(len, rows))
+    return torch.tensor([list(row) + [value] * (longest - len(row)) for row in rows])
+
+
+def text_inputs(
+    cfg: BLIPConfig, tokenizer: Any, questions: list[str], answers: list[str] | None, enc_token_id: int | None = None
+) -> dict[str, Tensor | None]:
+    """`input_ids`, `attention_mask`, `answer_ids` and `target_ids` of questions (or prompts) and answers.
+
+    Args:
+        cfg: The model's.
+        tokenizer: Hugging Face's.
+        questions: Questions, prompts of captions, or texts to match.
+        answers: What the decoder is to say, one for each question.
+        enc_token_id: What replaces each question's `[CLS]`, as in the original Salesforce code; None leaves it.
+    """
+    pieces = None
+    if answers is not None:
+        if cfg.kind == "match":
+            raise ValueError("a model of kind 'match' has no decoder, so no answers")
+        pieces = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    if cfg.kind == "caption":
+        prompts = [[cfg.dec_token_id, *ids] for ids in tokenizer(questions, add_special_tokens=False)["input_ids"]]
+        return _caption_inputs(cfg, prompts, pieces)
+    rows = tokenizer(questions)["input_ids"]
+    if enc_token_id is not None:
+        rows = [[enc_token_id, *row[1:]] for row in rows]
+    read = {
+        "input_ids": pad(rows, cfg.pad_token_id),
+        "attention_mask": pad([[1] * len(row) for row in rows], 0),
+        "answer_ids": None,
+        "target_ids": None,
+    }
+    if pieces is not None:
+        read["answer_ids"] = pad([[cfg.dec_token_id, *row] for row in pieces], cfg.pad_token_id)
+        read["target_ids"] = pad([[*row, cfg.sep_token_id] for row in pieces], IGNORED)
+    return read
+
+
+def _caption_inputs(cfg: BLIPConfig, prompts: list[list[int]], pieces: list[list[int]] | None) -> dict[str, Any]:
+    """A caption's decoder reads prompt and answer in one row; only the answer is to be predicted."""
+    rows = [prompt + answer for prompt, answer in zip(prompts, pieces or [[]] * len(prompts), strict=True)]
+    targets = None
+    if pieces is not None:
+        unasked = [[IGNORED] * (len(prompt) - 1) for prompt in prompts]
+        targets = pad([skip + answer + [cfg.sep_token_id] for skip, answer in zip(unasked, pieces, strict=True)], IGNORED)
+    return {
+        "input_ids": pad(rows, cfg.pad_token_id),
+        "attention_mask": pad([[1] * len(row) for row in rows], 0),
+        "answer_ids": None,
+        "target_ids": targets,
+    }

@@ -63,7 +63,7 @@ class BLIPHookPoint(HookPoint):
 def _on_private_copy(hook: Callable[..., Any]) -> Callable[..., Any]:
     """The hook, given a copy to write on; the copy is what goes on where the hook returns nothing."""
 
-    def on_copy(activation: Tensor, hook: HookPoint) -> Any:
+    def on_copy(activation: Tensor, hook: Any) -> Any:
         private = activation.clone(memory_format=torch.contiguous_format)
         result = user_hook(private, hook=hook)
         return private if result is None else result

@@ -11,8 +11,9 @@ from notice_lens.models.hook_point import BLIPHookPoint
 class LayerNorm(nn.Module):
     """LayerNorm whose scale and normalised stream can be read and changed.
 
-    PyTorch's fused kernel runs as long as nobody looks; otherwise the same steps one by one, in float32 at least.
-    As in TransformerLens, `hook_normalized` is the stream before weight and bias.
+    PyTorch's fused kernel runs as long as nobody looks; otherwise the same steps one by one, in float32 at least, and
+    what they round differently is made up for: looking changes no number. As in TransformerLens, `hook_normalized` is
+    the stream before weight and bias.
     """
 
     def __init__(self, d_model: int, eps: float):
@@ -25,10 +26,15 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The stream with mean 0 and variance 1 at each position, times weight plus bias."""
+        fused = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         if not (self.hook_scale.watched or self.hook_normalized.watched):
-            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+            return fused
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = wide - wide.mean(-1, keepdim=True)
-        scale = self.hook_scale((centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
-        normalized = self.hook_normalized(centred / scale)
-        return (normalized * self.weight + self.bias).to(x.dtype)
+        scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        rounding = (fused - self._affine(centred / scale)).detach()
+        normalized = self.hook_normalized(centred / self.hook_scale(scale))
+        return (self._affine(normalized) + rounding).to(x.dtype)
+
+    def _affine(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return normalized * self.weight + self.bias

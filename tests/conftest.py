@@ -1,0 +1,81 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from oracle import Oracle
+
+from notice_lens import BLIPInputs, HookedBLIP
+from notice_lens.models.random_blip import processor, random_hf
+
+torch.set_num_threads(1)
+KINDS = ("vqa", "caption", "match")
+
+
+@dataclass
+class Pair:
+    """A Hugging Face model and its port, with two inputs that they can run on."""
+
+    kind: str
+    hf: Any
+    blip: HookedBLIP
+
+    @property
+    def oracle(self) -> Oracle:
+        return Oracle(self.hf, self.kind)
+
+    def inputs(self, batch: int = 1, length: int = 9, answer_length: int | None = None, seed: int = 0) -> BLIPInputs:
+        """Noise images and random tokens: no padding, so that Hugging Face is right too."""
+        g = torch.Generator().manual_seed(seed)
+        dtype, d_vocab = self.blip.dtype, self.hf.config.text_config.vocab_size
+        size = self.blip.cfg.image_size
+        answer = None
+        if answer_length is not None:
+            answer = torch.randint(5, d_vocab, (batch, answer_length), generator=g)
+            answer[:, 0] = self.blip.cfg.dec_token_id
+        return BLIPInputs(
+            pixel_values=torch.randn(batch, 3, size, size, generator=g).to(dtype),
+            input_ids=torch.randint(5, d_vocab, (batch, length), generator=g),
+            answer_ids=answer,
+        )
+
+
+def make_pair(kind: str, dtype: torch.dtype = torch.float32, size: str = "tiny", **text: Any) -> Pair:
+    tiny = processor(image_size=64)
+    hf = random_hf(kind, size, tokenizer=tiny.tokenizer if size == "tiny" else None, **text).to(dtype)
+    return Pair(kind, hf, HookedBLIP.from_hf(hf, tiny))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return make_pair(request.param)
+
+
+@pytest.fixture(scope="session")
+def vqa() -> Pair:
+    return make_pair("vqa")
+
+
+@pytest.fixture(scope="session")
+def vqa64() -> Pair:
+    return make_pair("vqa", torch.float64)
+
+
+@pytest.fixture(scope="session")
+def caption() -> Pair:
+    return make_pair("caption")
+
+
+@pytest.fixture(scope="session")
+def match() -> Pair:
+    return make_pair("match")
+
+
+def as_tuple(inputs: BLIPInputs) -> tuple:
+    """What the oracle takes."""
+    return inputs.pixel_values, inputs.input_ids, inputs.answer_ids
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference over the largest magnitude."""
+    return float((ours - theirs).abs().max() / theirs.abs().max())

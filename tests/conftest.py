@@ -40,10 +40,16 @@ class Pair:
         )
 
 
-def make_pair(kind: str, dtype: torch.dtype = torch.float32, size: str = "tiny", **text: Any) -> Pair:
+def make_pair(kind: str, dtype: torch.dtype = torch.float32, size: str = "tiny", **config: Any) -> Pair:
     tiny = processor(image_size=64)
-    hf = random_hf(kind, size, tokenizer=tiny.tokenizer if size == "tiny" else None, **text).to(dtype)
+    hf = random_hf(kind, size, tokenizer=tiny.tokenizer if size == "tiny" else None, **config).to(dtype)
     return Pair(kind, hf, HookedBLIP.from_hf(hf, tiny))
+
+
+def make_small_pair(kind: str = "vqa", dtype: torch.dtype = torch.float64) -> Pair:
+    """Two layers of three heads, four patches: for sweeps over everything."""
+    few = {"num_hidden_layers": 2, "num_attention_heads": 3}
+    return make_pair(kind, dtype, text=few, vision={**few, "image_size": 32})
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -49,7 +49,7 @@ def test_every_stage_of_the_full_architecture(dtype, record_property):
 
 
 def test_head_count_and_eps_come_from_the_config():
-    pair = make_pair("vqa", num_attention_heads=4, layer_norm_eps=1e-3)
+    pair = make_pair("vqa", text={"num_attention_heads": 4, "layer_norm_eps": 1e-3})
     assert pair.blip.cfg.text.n_heads == 4
     assert pair.blip.cfg.vision.n_heads == 6
     check_parity(pair, 1e-5)

@@ -6,6 +6,7 @@ token passes. Here weights have a real size, what each block of a text stack add
 sharpened, so that positions and image both reach the answer.
 """
 
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +58,15 @@ def processor(vocabulary: list[str] | str | PathLike[str] | None = None, image_s
     return BlipProcessor(BlipImageProcessorPil(size={"height": image_size, "width": image_size}), tokenizer)
 
 
-def random_hf(kind: Kind = "vqa", size: Size = "tiny", *, seed: int = 0, tokenizer: Any = None, **text: Any) -> Any:
+def random_hf(
+    kind: Kind = "vqa",
+    size: Size = "tiny",
+    *,
+    seed: int = 0,
+    tokenizer: Any = None,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+) -> Any:
     """A Hugging Face BLIP with random weights of a real size.
 
     Args:
@@ -65,17 +74,18 @@ def random_hf(kind: Kind = "vqa", size: Size = "tiny", *, seed: int = 0, tokeniz
         size: `tiny` (3 + 4 layers of 6 heads, 64-pixel images, 16 patches) or `base` (`blip-vqa-base`, 361 M weights).
         seed: Of the weights.
         tokenizer: Whose vocabulary size and special tokens it has; None has BERT's with `[DEC]` and `[ENC]`.
-        **text: Fields of the text config to set otherwise.
+        text: Fields of the text config to set otherwise.
+        vision: Fields of the vision config to set otherwise.
     """
     import transformers
 
     hf_class = next(name for name, (of_kind, _) in KINDS.items() if of_kind == kind)
-    model = getattr(transformers, hf_class)(_config(size, tokenizer, text)).eval()
+    model = getattr(transformers, hf_class)(_config(size, tokenizer, text or {}, vision or {})).eval()
     fill_with_random_weights(model, {"tiny": 0.12, "base": 0.04}[size], seed)
     return model
 
 
-def _config(size: Size, tokenizer: Any, text: dict[str, Any]) -> Any:
+def _config(size: Size, tokenizer: Any, text: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
     from transformers import BlipConfig
 
     vocabulary: dict[str, Any] = {}
@@ -88,12 +98,12 @@ def _config(size: Size, tokenizer: Any, text: dict[str, Any]) -> Any:
         }
     if size == "base":
         return BlipConfig(
-            text_config={"num_attention_heads": 12, **vocabulary, **text}, vision_config={"image_size": 384}
+            text_config={"num_attention_heads": 12, **vocabulary, **text}, vision_config={"image_size": 384, **vision}
         )
     width = {"hidden_size": 96, "num_attention_heads": 6, "intermediate_size": 192, "projection_dim": 64}
     return BlipConfig(
         text_config={**width, "num_hidden_layers": 4, "max_position_embeddings": 64, **vocabulary, **text},
-        vision_config={**width, "num_hidden_layers": 3, "image_size": 64, "patch_size": 16},
+        vision_config={**width, "num_hidden_layers": 3, "image_size": 64, "patch_size": 16, **vision},
         image_text_hidden_size=64,
     )
 

@@ -3,8 +3,8 @@
     python benchmarks/forward.py                 # batch 1 and 8, float32
     python benchmarks/forward.py --batch 1 4 16 --device cuda --dtype bfloat16
 
-Both models have the same random weights and inputs. Runs alternate, so that a machine whose speed drifts slows both; the
-ratio is taken run by run. Peak memory is that of one forward above the weights, each model in a process of its own.
+Both models have the same random weights and inputs. Runs alternate, so that a machine whose speed drifts slows both;
+the ratio is taken run by run. Peak memory is that of one forward above the weights, each model in a process of its own.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def timed(run: Callable[[], torch.Tensor], device: str) -> float:
 def peak_memory(which: str, batch: int, device: str, dtype: str) -> float:
     """Peak MiB above the weights of one forward, measured in a fresh process."""
     command = [sys.executable, __file__, "--measure-memory", which, "--batch", str(batch)]
-    output = subprocess.run([*command, "--device", device, "--dtype", dtype], capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [*command, "--device", device, "--dtype", dtype], capture_output=True, text=True, check=True
+    )
     return json.loads(output.stdout.splitlines()[-1])
 
 
@@ -136,7 +138,8 @@ def main() -> None:
     if args.measure_memory:
         print(json.dumps(measure_memory(args.measure_memory, args.batch[0], args.device, dtype)))
         return
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.device}, {args.dtype}")
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{machine}, {args.device}, {args.dtype}")
     hf = random_hf("vqa", "base").to(device=args.device, dtype=dtype)
     blip = HookedBLIP.from_hf(hf)
     header = ("batch", "Hugging Face, s", "notice-lens, s", "ratio", "error", "HF peak, MiB", "ours peak, MiB")

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import Oracle
 
 from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.random_blip import processor, random_hf
+from oracle import Oracle
 
 torch.set_num_threads(1)
 KINDS = ("vqa", "caption", "match")
@@ -84,4 +84,4 @@ def as_tuple(inputs: BLIPInputs) -> tuple:
 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Largest difference over the largest magnitude."""
-    return float((ours - theirs).abs().max() / theirs.abs().max())
+    return ((ours - theirs).detach().abs().max() / theirs.detach().abs().max()).item()

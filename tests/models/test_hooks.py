@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import Pair, make_pair, relative_error
 
+from conftest import Pair, make_pair, relative_error
 from notice_lens.models.hook_point import BLIPHookPoint
 from notice_lens.models.names import HookName
 from notice_lens.models.tables import INERT_WITH_ONE_ANSWER_TOKEN

@@ -15,8 +15,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from conftest import Pair, as_tuple, make_small_pair
 from transformer_lens import patching
+
+from conftest import Pair, as_tuple, make_small_pair
 
 STREAMS = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
 HEADS = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from conftest import KINDS, Pair, as_tuple, make_pair, relative_error
 from oracle import SITES
 
@@ -95,13 +96,9 @@ def test_a_padded_batch_gives_each_question_its_own_logits():
         ours = pair.blip({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
         looked_at, _ = pair.blip.run_with_cache({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
         image = pair.hf.vision_model(pixel_values=pixels).last_hidden_state
-        states = pair.hf.text_encoder(
-            input_ids=ids, attention_mask=mask, encoder_hidden_states=image
-        ).last_hidden_state
+        states = pair.hf.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=image).last_hidden_state
         start = torch.full((len(ids), 1), pair.hf.config.text_config.bos_token_id)
-        theirs = pair.hf.text_decoder(
-            input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask
-        ).logits
+        theirs = pair.hf.text_decoder(input_ids=start, encoder_hidden_states=states, encoder_attention_mask=mask).logits
     assert relative_error(ours, alone) <= 1e-5
     assert relative_error(looked_at, alone) <= 1e-5
     assert relative_error(theirs, alone) > 1e-3

@@ -86,9 +86,12 @@ def _decoding(blip: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
     inputs = replace(inputs, answer_ids=None, target_ids=None)
     ids = blip.decoder_ids(inputs)
     mask = inputs.attention_mask
-    padded_prompt = cfg.kind == "caption" and mask is not None
-    lengths = mask.sum(-1) if padded_prompt else torch.full((len(ids),), ids.shape[1], device=ids.device)
-    source = blip.decoder.project_source(blip.source_of("decoder", inputs))
+    lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
+    if cfg.kind == "caption" and mask is not None:
+        lengths = mask.sum(-1)
+    states = blip.source_of("decoder", inputs)
+    assert states is not None, "a decoder stands behind another stack"
+    source = blip.decoder.project_source(states)
     source_mask = blip.source_mask("decoder", inputs)
 
     def decode(ids: Tensor) -> Tensor:

@@ -89,7 +89,9 @@ class Attention(nn.Module):
         else:
             stream = stream if norm is None else norm(stream)
             q = self._heads(self.query(stream))
-            k, v = source if isinstance(source, KeyValues) else self.project_source(stream if source is None else source)
+            k, v = (
+                source if isinstance(source, KeyValues) else self.project_source(stream if source is None else source)
+            )
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         looked_at = self.hook_attn_scores.watched or self.hook_pattern.watched
         z = self.hook_z((self._mix_looked_at if looked_at else self._mix)(q, k, v, mask))

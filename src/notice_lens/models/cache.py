@@ -1,11 +1,12 @@
 """Caches: `BLIPCache` of the whole model, and views of it under TransformerLens's short names."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
-from transformer_lens.utilities import Slice, get_act_name
+from transformer_lens.utilities.components_utils import get_act_name
+from transformer_lens.utilities.slice import Slice
 
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.lens import StackView
@@ -37,7 +38,7 @@ class StackCache(ActivationCache):
         except (KeyError, IndexError):
             name = get_act_name(key) if isinstance(key, str) else get_act_name(*key)
             if name in self.model.hook_dict:
-                raise KeyError(f"{name} is not in this cache: names_filter left it out, or it is switched off") from None
+                raise KeyError(_not_cached(name)) from None
             raise KeyError(self.model.explain_missing(name)) from None
 
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,17 +98,17 @@ class StackCache(ActivationCache):
     def logit_lens(self, **kwargs: Any) -> Any:
         """Refused: no stack of BLIP is read out by an unembedding of its stream."""
         raise ValueError(
-            f"the logit lens reads the stream by the unembedding, and the stream of `{self.model.lens_name}` is read by "
-            "another stack's attention or by a head with layers of its own; logit_attrs of the vision stack is the "
+            f"the logit lens reads the stream by the unembedding; the stream of `{self.model.stack_name}` is read by "
+            "another stack's attention, or by a head with layers of its own. logit_attrs of the vision stack is the "
             "first-order answer"
         )
 
     def _refuse_post_norm(self, what: str) -> None:
         if self.model.post_norm:
             raise ValueError(
-                f"{what} takes the residual stream as a sum of outputs; `{self.model.stack_name}` is post-LayerNorm, so "
-                "each addition is rescaled by the next LayerNorm and the outputs do not add up to the stream. It works "
-                "on cache.stack('vision')"
+                f"{what} takes the residual stream as a sum of outputs; `{self.model.stack_name}` is post-LayerNorm, "
+                "so each addition is rescaled by the next LayerNorm and the outputs do not add up to the stream. It "
+                "works on cache.stack('vision')"
             )
 
 
@@ -129,7 +130,7 @@ class BLIPCache(ActivationCache):
         super().__init__(cache_dict, model, has_batch_dim)
         self.inputs = inputs
 
-    def stack(self, stack: str, attn: Literal["attn", "cross_attn"] = "attn") -> StackCache:
+    def stack(self, stack: str, attn: str = "attn") -> StackCache:
         """One stack's activations under TransformerLens's names.
 
         Args:
@@ -148,9 +149,10 @@ class BLIPCache(ActivationCache):
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
         if not isinstance(key, str):
-            raise KeyError(f"{key!r} does not say which stack: cache.stack('text', 'cross_attn')[{', '.join(map(repr, key))}]")
+            short = ", ".join(map(repr, key))
+            raise KeyError(f"{key!r} does not say which stack: cache.stack('text', 'cross_attn')[{short}]")
         if key in self.model.hook_dict:
-            raise KeyError(f"{key} is not in this cache: names_filter left it out, or it is switched off")
+            raise KeyError(_not_cached(key))
         raise KeyError(self.model.explain_missing(key))
 
     def apply_slice_to_batch_dim(self, batch_slice: Any) -> "BLIPCache":
@@ -158,6 +160,10 @@ class BLIPCache(ActivationCache):
         sliced = super().apply_slice_to_batch_dim(batch_slice)
         # The inputs of other examples would give wrong logit directions.
         return BLIPCache(sliced.cache_dict, self.model, sliced.has_batch_dim)
+
+
+def _not_cached(name: str) -> str:
+    return f"{name} is not in this cache: names_filter left it out, or it is switched off"
 
 
 def _needs_a_stack(what: str) -> Any:

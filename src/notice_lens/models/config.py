@@ -100,8 +100,16 @@ class BLIPConfig:
         return {stack: getattr(self, stack).n_layers for stack in self.stacks}
 
 
-def read_config(hf_config: Any, hf_class: str, *, revision: str | None = None) -> BLIPConfig:
+def read_config(
+    hf_config: Any, hf_class: str, *, name_or_path: str | None = None, revision: str | None = None
+) -> BLIPConfig:
     """Our config of a Hugging Face `BlipConfig`.
+
+    Args:
+        hf_config: The config.
+        hf_class: Name of the model class, one of `KINDS`.
+        name_or_path: Where it came from, if not the config itself knows.
+        revision: The hub's branch, tag or commit that was asked for.
 
     Raises:
         ValueError: The class is none of the three that are ported, or a field is not known or has a value that
@@ -142,8 +150,8 @@ def read_config(hf_config: Any, hf_class: str, *, revision: str | None = None) -
         dec_token_id=text.bos_token_id,
         sep_token_id=text.sep_token_id,
         pad_token_id=text.pad_token_id,
-        name_or_path=getattr(hf_config, "_name_or_path", "") or "",
-        revision=revision or getattr(hf_config, "_commit_hash", None),
+        name_or_path=name_or_path or getattr(hf_config, "_name_or_path", "") or "",
+        revision=getattr(hf_config, "_commit_hash", None) or revision,
     )
 
 
@@ -238,5 +246,3 @@ def _account_for_fields(vision: Any, text: Any) -> None:
             f"text_config.encoder_hidden_size is {text.encoder_hidden_size}, the vision stack's width "
             f"{vision.hidden_size}: cross-attention could not read the image"
         )
-
-

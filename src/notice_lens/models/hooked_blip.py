@@ -12,7 +12,7 @@ The forward pass, from a picture and a question to the logits of the answer:
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -140,7 +140,7 @@ class HookedBLIP(HookedModule):
 
     def _processor_for(self, what: str) -> Any:
         if self.processor is None:
-            raise ValueError(f"{what} is needed, and this model has no processor: pass one to from_hf(model, processor)")
+            raise ValueError(f"{what} is needed, and this model has no processor: from_hf(model, processor) takes one")
         return self.processor
 
     def prepare(
@@ -151,7 +151,7 @@ class HookedBLIP(HookedModule):
         *,
         image_size: int | tuple[int, int] | None = None,
     ) -> BLIPInputs:
-        """The tensors of images and questions, on the model's device. See `notice_lens.models.inputs` for their meaning.
+        """The tensors of images and questions, on the model's device; `notice_lens.models.inputs` says what they mean.
 
         Args:
             images: One or many: PIL images, paths, arrays or uint8 tensors; floating tensors are taken as preprocessed.
@@ -286,9 +286,7 @@ class HookedBLIP(HookedModule):
 
     # Looking inside
 
-    def lens(
-        self, name: str, inputs: BLIPInputs | Mapping[str, Any], axis: Literal["query", "source"] = "query"
-    ) -> Lens:
+    def lens(self, name: str, inputs: BLIPInputs | Mapping[str, Any], axis: str = "query") -> Lens:
         """One stack's view with TransformerLens's own names, for TransformerLens's own utilities.
 
         Args:
@@ -336,7 +334,7 @@ class HookedBLIP(HookedModule):
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
         """Layers of each stack."""
-        return dict(self.cfg.n_layers)
+        return {**self.cfg.n_layers}
 
     def attention_of(self, name: str) -> Any:
         """The attention module that a hook point belongs to."""
@@ -351,12 +349,11 @@ class HookedBLIP(HookedModule):
         return super().explain_missing(name)
 
     def __repr__(self) -> str:
-        stacks = "; ".join(
-            f"{name} {cfg.n_layers} layers x {cfg.n_heads} heads of {cfg.d_head}"
-            for name, cfg in ((name, self.stack(name).cfg) for name in self.cfg.stacks)
-        )
+        configs = [self.stack(name).cfg for name in self.cfg.stacks]
+        stacks = [f"  {cfg.name}: {cfg.n_layers} layers x {cfg.n_heads} heads of {cfg.d_head}" for cfg in configs]
         origin = self.cfg.name_or_path or "an in-memory model"
-        return f"HookedBLIP({self.cfg.kind!r} from {origin}; {stacks}; {self.dtype} on {self.device})"
+        header = f"HookedBLIP: {self.cfg.kind!r} from {origin}, {self.dtype} on {self.device}"
+        return "\n".join([header, *stacks])
 
 
 def set_attention_switch(stack: Stack, switch: str, on: bool) -> None:

@@ -105,7 +105,7 @@ class HookedModule(HookedRootModule):
             KeyError, ValueError: As `names_matching`; then nothing was attached.
         """
         directions: tuple[tuple[Direction, Sequence[Hook]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
-        to_attach = [
+        to_attach: list[tuple[str, Callable[..., Any], Direction]] = [
             (name, hook, direction)
             for direction, hooks in directions
             for names, hook in hooks

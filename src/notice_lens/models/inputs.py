@@ -51,8 +51,12 @@ class BLIPInputs:
     interpolate_pos_encoding: bool = False
 
     @classmethod
-    def of(cls, inputs: "BLIPInputs | Mapping[str, Any]") -> "BLIPInputs":
-        """The inputs, from an object of this class or from what a Hugging Face processor gives."""
+    def of(cls, inputs: Any) -> "BLIPInputs":
+        """The inputs, from an object of this class or from what a Hugging Face processor gives.
+
+        Raises:
+            TypeError: It is neither, or has keys that are not known.
+        """
         if isinstance(inputs, BLIPInputs):
             return inputs
         known = {field.name for field in fields(cls)}
@@ -108,7 +112,7 @@ def to_pixel_values(
         return images if images.ndim == 4 else images[None]
     single = isinstance(images, str | PathLike | Image.Image)
     one_array = isinstance(images, np.ndarray | Tensor) and images.ndim <= 3
-    several = [images] if single or one_array else list(images)
+    several: list[Any] = [images] if single or one_array else list(images)
     if not several:
         raise ValueError("no images given")
     if all(isinstance(image, Tensor) and image.is_floating_point() for image in several):
@@ -142,7 +146,7 @@ def _to_picture(image: ImageLike, index: int) -> Image.Image:
         raise ValueError(f"image {index} ({what}) cannot be read: {error}") from error
 
 
-def as_strings(what: str, texts: str | Sequence[str]) -> list[str]:
+def as_strings(what: str, texts: Any) -> list[str]:
     """One or several strings as a list. Raises TypeError for anything else."""
     several = [texts] if isinstance(texts, str) else list(texts)
     wrong = [text for text in several if not isinstance(text, str)]
@@ -213,7 +217,9 @@ def _caption_inputs(cfg: BLIPConfig, prompts: list[list[int]], pieces: list[list
     targets = None
     if pieces is not None:
         unasked = [[IGNORED] * (len(prompt) - 1) for prompt in prompts]
-        targets = pad([skip + answer + [cfg.sep_token_id] for skip, answer in zip(unasked, pieces, strict=True)], IGNORED)
+        targets = pad(
+            [skip + answer + [cfg.sep_token_id] for skip, answer in zip(unasked, pieces, strict=True)], IGNORED
+        )
     return {
         "input_ids": pad(rows, cfg.pad_token_id),
         "attention_mask": pad([[1] * len(row) for row in rows], 0),

@@ -4,17 +4,18 @@ TransformerLens's utilities (`patching.get_act_patch_*`, `ActivationCache`) know
 and a model that runs on tokens. A lens gives one stack these names and binds everything else: the stacks before it are
 run once, their states projected to keys and values once, and each run goes from the lens's stack to the logits.
 
-| lens | attn.* | hook_attn_out | hook_resid_mid | positions (query axis) | keys (source axis) |
-| --- | --- | --- | --- | --- | --- |
-| `vision.attn` | vision attn | hook_attn_out | hook_resid_mid | class token, patches | the same |
-| `text.attn` | text attn | hook_attn_out | hook_resid_mid | question tokens | the same |
-| `text.cross_attn` | text cross_attn | hook_cross_attn_out | hook_resid_mid_cross | question tokens | class token, patches |
-| `decoder.attn` | decoder attn | hook_attn_out | hook_resid_mid | answer tokens | the same |
-| `decoder.cross_attn` | decoder cross_attn | hook_cross_attn_out | hook_resid_mid_cross | answer tokens | its source's |
+| lens | `attn.*` is | `hook_attn_out`, `hook_resid_mid` are | query positions | source positions |
+| --- | --- | --- | --- | --- |
+| `vision.attn` | self-attention | the same | image patches | |
+| `text.attn` | self-attention | the same | question | |
+| `text.cross_attn` | cross-attention | `hook_cross_attn_out`, `hook_resid_mid_cross` | question | image patches |
+| `decoder.attn` | self-attention | the same | answer | |
+| `decoder.cross_attn` | cross-attention | `hook_cross_attn_out`, `hook_resid_mid_cross` | answer | its source |
 
-Every other name of the stack stays as it is, without the stack in front. TransformerLens walks positions along
-`tokens.shape[-1]`, so a cross-attention lens has two axes: the query view without keys and values, and the source view
-with nothing else. `lens.names_table()` says which full hook and which Hugging Face tensor each name is.
+The source of `decoder.cross_attn` is the question, for captions the image patches; position 0 of the patches is the
+class token. Every other name of the stack stays as it is, without the stack in front. TransformerLens walks positions
+along `tokens.shape[-1]`, so a cross-attention lens has two axes: the query view without keys and values, and the source
+view with nothing else. `lens.names_table()` says which full hook and which Hugging Face tensor each name is.
 
 A lens never renames a module: hooks are attached to the model's own hook points under an alias. The model's own hooks
 fire in its runs too.
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from notice_lens.models.hooked_blip import HookedBLIP
     from notice_lens.models.tables import HooksTable
 
-Axis = Literal["query", "source"]
-
 LENSES = ("vision.attn", "text.attn", "text.cross_attn", "decoder.attn", "decoder.cross_attn")
 _KEYS_AND_VALUES = ("attn.hook_k", "attn.hook_v")
 _CROSS_ATTENTION_AS_ATTENTION = {"hook_cross_attn_out": "hook_attn_out", "hook_resid_mid_cross": "hook_resid_mid"}
@@ -53,8 +52,13 @@ class AliasPoint(BLIPHookPoint):
     def __init__(self, alias: str, target: BLIPHookPoint):
         super().__init__(target.shape)
         self.name = alias
-        # Not a submodule: the target belongs to the model.
-        self.__dict__["target"] = target
+        # Kept in a tuple, so that it does not become a submodule: the target belongs to the model.
+        self._target = (target,)
+
+    @property
+    def target(self) -> BLIPHookPoint:
+        """The model's own hook point."""
+        return self._target[0]
 
     def add_hook(
         self,
@@ -104,7 +108,7 @@ class StackView(HookedModule):
         ValueError: The axis does not fit the lens.
     """
 
-    def __init__(self, blip: "HookedBLIP", name: str, axis: Axis = "query", inputs: BLIPInputs | None = None):
+    def __init__(self, blip: "HookedBLIP", name: str, axis: str = "query", inputs: BLIPInputs | None = None):
         super().__init__()
         if name not in LENSES:
             raise KeyError(one_of("lens", name, LENSES))
@@ -112,7 +116,7 @@ class StackView(HookedModule):
             raise ValueError(one_of("axis", axis, ("query", "source")))
         self.lens_name = name
         self.stack_name, self.attn_name = name.split(".")
-        self.axis: Axis = axis
+        self.axis = axis
         if axis == "source" and self.attn_name == "attn":
             raise ValueError(f"`{name}` looks at its own positions: keys and values are on its query axis already")
         self.blip = blip
@@ -257,12 +261,12 @@ class Lens(StackView):
             bound ones.
     """
 
-    def __init__(self, blip: "HookedBLIP", name: str, inputs: BLIPInputs, axis: Axis = "query"):
+    def __init__(self, blip: "HookedBLIP", name: str, inputs: BLIPInputs, axis: str = "query"):
         super().__init__(blip, name, axis, inputs.to(blip.device).check(blip.cfg))
         with torch.no_grad():
             states = blip.source_of(self.stack_name, self.bound_inputs)
         self.source = states
-        if states is not None and not blip.stack(self.stack_name).blocks[0].cross_attn.use_split_qkv_input:
+        if states is not None and not self.stack.blocks[0].cross_attn.use_split_qkv_input:
             self.source = self.stack.project_source(states)
         self.tokens = self._positions(states)
 
@@ -355,7 +359,7 @@ def first_answer_logits(blip: "HookedBLIP", inputs: BLIPInputs, logits: Tensor) 
     return logits[torch.arange(len(logits), device=logits.device), first]
 
 
-def _aliases(blip: "HookedBLIP", stack: str, attn: str, axis: Axis) -> dict[str, str]:
+def _aliases(blip: "HookedBLIP", stack: str, attn: str, axis: str) -> dict[str, str]:
     """Lens name to full name, in the order of the model."""
     if stack not in blip.cfg.stacks:
         raise KeyError(f"no stack {stack!r}: a model of kind {blip.cfg.kind!r} has {', '.join(blip.cfg.stacks)}")
@@ -380,4 +384,3 @@ def _as_cross_attention(leaf: str) -> str | None:
     if leaf.startswith("attn.") or leaf in _CROSS_ATTENTION_AS_ATTENTION.values():
         return None
     return _CROSS_ATTENTION_AS_ATTENTION.get(leaf, leaf)
-

@@ -74,13 +74,14 @@ def load_pretrained(
     from transformers import BlipConfig
 
     files = _Files(str(name_or_path), revision)
-    hf_config = BlipConfig.from_pretrained(str(name_or_path), revision=revision)
+    hf_config = BlipConfig.from_pretrained(str(name_or_path), revision=revision or "main")
     architectures = getattr(hf_config, "architectures", None) or []
     if len(architectures) != 1:
         raise ValueError(
-            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of {', '.join(KINDS)}"
+            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
+            + ", ".join(KINDS)
         )
-    cfg = read_config(hf_config, architectures[0], revision=revision)
+    cfg = read_config(hf_config, architectures[0], name_or_path=str(name_or_path), revision=revision)
     return _build(cls, cfg, files.weights(), files.processor(), enc_token)
 
 
@@ -156,14 +157,18 @@ class _Files:
     def __init__(self, name_or_path: str, revision: str | None):
         self.name_or_path = name_or_path
         self.revision = revision
-        if not self.find("config.json"):
-            looks_local = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1
-            what = "no such folder, or no config.json in it" if looks_local else "no such folder or model on the hub"
+        # A hub id is `owner/model`; anything else can only be a folder.
+        self.local = Path(name_or_path).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path)
+        if self.find("config.json") is None:
+            what = "no such folder, or no config.json in it" if self.local else "no such folder or model on the hub"
             raise FileNotFoundError(f"cannot load {name_or_path!r}: {what}")
 
     def find(self, file: str) -> str | None:
         """The local path of a file, fetched from the hub where necessary; None where there is none."""
-        from transformers.utils import cached_file
+        if self.local:
+            path = Path(self.name_or_path) / file
+            return str(path) if path.is_file() else None
+        from transformers.utils.hub import cached_file
 
         return cached_file(
             self.name_or_path,
@@ -207,4 +212,4 @@ class _Files:
         has_tokenizer = self.find("tokenizer.json") or self.find("vocab.txt")
         if not has_tokenizer:
             return None
-        return BlipProcessor.from_pretrained(self.name_or_path, revision=self.revision)
+        return BlipProcessor.from_pretrained(self.name_or_path, revision=self.revision or "main")

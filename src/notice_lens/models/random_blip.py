@@ -46,13 +46,14 @@ def processor(vocabulary: list[str] | str | PathLike[str] | None = None, image_s
         vocabulary: Word pieces in order, or a file with one a line; None takes the tiny one.
         image_size: What images are resized to, in pixels.
     """
-    from transformers import BertTokenizerFast, BlipProcessor
+    from transformers import BlipProcessor
+    from transformers.models.bert.tokenization_bert import BertTokenizer
     from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
     vocabulary = tiny_vocabulary() if vocabulary is None else vocabulary
     if not isinstance(vocabulary, list):
         vocabulary = Path(vocabulary).read_text(encoding="utf-8").splitlines()
-    tokenizer = BertTokenizerFast(vocab={piece: index for index, piece in enumerate(vocabulary)})
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(vocabulary)})
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_tokens(["[ENC]"], special_tokens=True)
     return BlipProcessor(BlipImageProcessorPil(size={"height": image_size, "width": image_size}), tokenizer)

@@ -1,9 +1,12 @@
 """The three stacks. Each can run by itself: from a given stream, from one layer to another, with a given source.
 
-    vision:  pixel_values ─ embed ─ blocks ─ ln_final ─ image states
-    text:    input_ids    ─ embed ─ blocks (cross-attention to the image states) ─ question states
-    decoder: answer ids   ─ embed ─ blocks (cross-attention to the question or image states) ─ answer states
+vision:  pixel_values ─ embed ─ blocks ─ ln_final ─ image states
+text:    input_ids    ─ embed ─ blocks (cross-attention to the image states) ─ question states
+decoder: answer ids   ─ embed ─ blocks (cross-attention to the question or image states) ─ answer states
 """
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +79,8 @@ class Stack(nn.Module):
         """Keys and values of the cross-attention source for every layer, to be shared by many runs."""
         if self.cfg.d_source is None:
             raise ValueError(f"`{self.cfg.name}` has no cross-attention, so nothing to project a source for")
-        return tuple(block.cross_attn.project_source(states) for block in self.blocks)
+        blocks = cast(Iterable[PostNormBlock], self.blocks)
+        return tuple(block.cross_attn.project_source(states) for block in blocks)
 
     def _layers(self, start: int, stop: int | None) -> tuple[int, int]:
         n_layers = self.cfg.n_layers

@@ -90,8 +90,8 @@ _HUGGING_FACE = {
 
 # Hook points where a change need not change anything, and why.
 INERT_WITH_ONE_ANSWER_TOKEN = {
-    f"attn.{hook}": "with one answer token, self-attention has one position to look at: whatever the score, the softmax "
-    "gives it 1"
+    f"attn.{hook}": "with one answer token, self-attention has one position to look at, to which the softmax gives 1 "
+    "whatever its score"
     for hook in ("hook_q_input", "hook_k_input", "hook_q", "hook_k", "hook_attn_scores")
 }
 """Leaves of the decoder that are inert while the answer is `[DEC]` alone."""
@@ -135,7 +135,7 @@ def hooks_table(blip: "HookedBLIP", aliases: "Mapping[str, str] | None" = None) 
         parsed, shown = HookName.parse(full), HookName.parse(alias)
         key = str(shown).replace(f"blocks.{shown.layer}.", "blocks.L.")
         point = blip.hook_dict[full]
-        assert isinstance(point, BLIPHookPoint) and parsed.stack is not None, full
+        assert isinstance(point, BLIPHookPoint), full
         row = {"hook point": key, "shape": f"[{point.shape.replace(' ', ', ')}]"}
         if aliases is not None:
             row["full name"] = full.replace(f"blocks.{parsed.layer}.", "blocks.L.")
@@ -174,17 +174,32 @@ def _left_aligned(frame: pd.DataFrame) -> dict:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One self-test: how far off, how far off it may be, and the hook point or example that is furthest off."""
+    """One self-test: a relative error or change, its bound, and the hook point that is furthest off.
+
+    Attributes:
+        name: What is tested.
+        value: The error, or the change.
+        bound: What it may be at most, or has to be at least.
+        at_least: Whether the bound is a lower one.
+        where: The hook point with the largest error, where it is one of many.
+    """
 
     name: str
-    error: float
-    tolerance: float
+    value: float
+    bound: float
+    at_least: bool = False
     where: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether the error is a number within the tolerance."""
-        return self.error <= self.tolerance
+        """Whether the value keeps to its bound; what is not a number does not."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        where = f", largest at {self.where}" if self.where else ""
+        least = "least" if self.at_least else "most"
+        verdict = "pass" if self.passed else "FAIL"
+        return f"{verdict}  {self.name}: {self.value:.1e} (at {least} {self.bound:.0e}){where}"
 
 
 @dataclass(frozen=True)
@@ -204,12 +219,7 @@ class CheckReport:
         return tuple(result for result in self.results if not result.passed)
 
     def __str__(self) -> str:
-        lines = [
-            f"{'pass' if result.passed else 'FAIL'}  {result.name}: {result.error:.1e} (at most {result.tolerance:.0e})"
-            + (f", largest at {result.where}" if result.where else "")
-            for result in self.results
-        ]
         verdict = "all checks passed" if self.passed else f"{len(self.failures)} of {len(self.results)} checks failed"
-        return "\n".join([*lines, verdict])
+        return "\n".join([*map(str, self.results), verdict])
 
     __repr__ = __str__

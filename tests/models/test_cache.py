@@ -1,0 +1,156 @@
+"""Caches: short names by stack, and the decompositions that a pre-LayerNorm stream allows."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import make_pair, relative_error
+
+
+@pytest.fixture
+def run(vqa):
+    inputs = vqa.inputs(batch=2)
+    with torch.no_grad():
+        logits, cache = vqa.blip.run_with_cache(inputs)
+    return inputs, logits, cache
+
+
+def test_short_names(run):
+    _, _, cache = run
+    cross = cache.stack("text", "cross_attn")
+    assert torch.equal(cross["pattern", 3], cache["text.blocks.3.cross_attn.hook_pattern"])
+    assert torch.equal(cross["attn_out", -1], cache["text.blocks.3.hook_cross_attn_out"])
+    assert torch.equal(cross["k", 0], cache["text.blocks.0.cross_attn.hook_k"])
+    assert torch.equal(cache.stack("decoder")["q", 1], cache["decoder.blocks.1.attn.hook_q"])
+    assert torch.equal(cache.stack("vision")["resid_post", 2], cache["vision.blocks.2.hook_resid_post"])
+    assert torch.equal(cross.stack_activation("pattern")[2], cross["pattern", 2])
+
+
+def test_names_that_are_not_there(vqa, run):
+    _, _, cache = run
+    with pytest.raises(
+        KeyError, match=r"does not say which stack: cache.stack\('text', 'cross_attn'\)\['pattern', 3\]"
+    ):
+        cache["pattern", 3]
+    with pytest.raises(KeyError, match="nearest: text.blocks.3.cross_attn.hook_pattern"):
+        cache["text.blocks.3.cross_attn.hook_patern"]
+    with pytest.raises(KeyError, match="layer 7 asked for; this lens has layers 0 to 3"):
+        cache.stack("text")["pattern", 7]
+    with pytest.raises(KeyError, match="hook_result is not in this cache: names_filter left it out, or it is switched"):
+        cache.stack("text")["result", 0]
+    with pytest.raises(KeyError, match="no lens 'text.cros_attn'; did you mean 'text.cross_attn'"):
+        cache.stack("text", "cros_attn")
+    _, small = vqa.blip.run_with_cache(vqa.inputs(), names_filter="text.hook_embed")
+    with pytest.raises(KeyError, match="text.hook_pos_embed is not in this cache"):
+        small["text.hook_pos_embed"]
+
+
+def test_the_image_stream_is_the_sum_of_its_components(run):
+    _, _, cache = run
+    vision = cache.stack("vision")
+    components, labels = vision.decompose_resid(return_labels=True)
+    assert labels[:3] == ["embed", "pos_embed", "0_attn_out"]
+    assert relative_error(components.sum(0), vision["resid_post", -1]) < 1e-5
+    everything, _ = vision.get_full_resid_decomposition(expand_neurons=False, return_labels=True)
+    assert relative_error(everything.sum(0), vision["resid_post", -1]) < 1e-5
+    neurons = vision.get_full_resid_decomposition()
+    assert relative_error(neurons.sum(0), vision["resid_post", -1]) < 1e-5
+    heads = vision.stack_head_results(layer=2, incl_remainder=True)
+    assert relative_error(heads.sum(0), vision["resid_post", 1]) < 1e-5
+    scaled = vision.apply_ln_to_stack(components)
+    assert relative_error(scaled.sum(0), cache["vision.ln_final.hook_normalized"]) < 1e-4
+    assert torch.equal(vision.accumulated_resid()[-1], vision["resid_post", -1])
+
+
+def test_logit_attributions_are_first_order():
+    """The gradient of the logit along each component, against finite differences in float64."""
+    pair = make_pair("vqa", torch.float64)
+    inputs = pair.inputs(batch=2)
+    with torch.no_grad():
+        logits, cache = pair.blip.run_with_cache(inputs)
+    vision = cache.stack("vision")
+    components = vision.decompose_resid()
+    attributions = vision.logit_attrs(components, tokens=torch.tensor([7, 9]), incorrect_tokens=torch.tensor([3, 4]))
+    assert attributions.shape == (8, 2, 17)
+
+    def difference(logits):
+        return logits[:, 0].gather(1, torch.tensor([[7], [9]])) - logits[:, 0].gather(1, torch.tensor([[3], [4]]))
+
+    step = 1e-6
+    scaled = vision.apply_ln_to_stack(components)
+    for component in (0, 2, 7):
+        with torch.no_grad():
+            moved = pair.blip.run_with_hooks(
+                inputs,
+                fwd_hooks=[("vision.ln_final.hook_normalized", lambda x, hook, c=component: x + step * scaled[c])],
+            )
+        slope = (difference(moved) - difference(logits))[:, 0] / step
+        assert torch.allclose(attributions[component].sum(-1), slope, rtol=1e-3, atol=1e-6)
+    some = vision.logit_attrs(components[..., 3:5, :], 7, pos_slice=(3, 5))
+    assert torch.allclose(some, vision.logit_attrs(components, 7)[..., 3:5])
+    first = vision.logit_attrs(components, 7, batch_slice=0)
+    assert torch.allclose(first, vision.logit_attrs(components, 7)[:, 0])
+
+
+@pytest.mark.parametrize("stack", ["text", "decoder"])
+@pytest.mark.parametrize("attn", ["attn", "cross_attn"])
+def test_post_norm_stacks_refuse_with_the_reason(run, stack, attn):
+    _, _, cache = run
+    view = cache.stack(stack, attn)
+    for refused in (
+        view.decompose_resid,
+        view.get_full_resid_decomposition,
+        lambda: view.apply_ln_to_stack(view.accumulated_resid()),
+        lambda: view.logit_attrs(view.accumulated_resid(), 7),
+        lambda: view.stack_head_results(incl_remainder=True),
+    ):
+        with pytest.raises(ValueError, match=f"`{stack}` is post-LayerNorm, so each addition is rescaled"):
+            refused()
+    assert view.stack_head_results().shape[:2] == (24, 2)
+
+
+def test_the_whole_cache_sends_decompositions_to_a_stack(run):
+    _, _, cache = run
+    with pytest.raises(ValueError, match=r"decompose_resid is about one residual stream: cache.stack\('vision'\)"):
+        cache.decompose_resid()
+    with pytest.raises(ValueError, match="the logit lens reads the stream by the unembedding"):
+        cache.stack("vision").logit_lens()
+
+
+def test_without_the_batch_axis(vqa):
+    logits, cache = vqa.blip.run_with_cache(vqa.inputs(), remove_batch_dim=True)
+    assert logits.shape[0] == 1
+    vision = cache.stack("vision")
+    assert vision["pattern", 0].shape == (6, 17, 17)
+    attributions = vision.logit_attrs(vision.decompose_resid(), 7, has_batch_dim=False)
+    assert attributions.shape == (8, 17)
+    with pytest.raises(ValueError, match="remove_batch_dim=True needs a single example; this batch has 2"):
+        vqa.blip.run_with_cache(vqa.inputs(batch=2), remove_batch_dim=True)
+
+
+def test_logit_attributions_need_the_inputs_of_the_run(run):
+    _, _, cache = run
+    vision = cache.apply_slice_to_batch_dim(0).stack("vision")
+    with pytest.raises(ValueError, match="on known inputs"):
+        vision.logit_attrs(vision.decompose_resid(), 7, has_batch_dim=False)
+
+
+def test_a_plain_dict_and_other_options(vqa):
+    inputs = vqa.inputs()
+    _, plain = vqa.blip.run_with_cache(inputs, return_cache_object=False, names_filter=["text.hook_embed"])
+    assert type(plain) is dict
+    _, cache = vqa.blip.run_with_cache(inputs, pos_slice=2, names_filter="text.blocks.0.attn.hook_z")
+    assert cache["text.blocks.0.attn.hook_z"].shape == (1, 1, 6, 16)
+
+
+def test_the_first_answer_token_of_a_caption_is_behind_its_prompt(caption):
+    blip = caption.blip
+    inputs = blip.prepare(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ["a picture of", "a"])
+    _, cache = blip.run_with_cache(inputs)
+    padded = cache.stack("vision").model.tokens_to_residual_directions(9)
+    for row, prompt in enumerate(("a picture of", "a")):
+        alone = blip.prepare(torch.zeros(3, 64, 64, dtype=torch.uint8), prompt)
+        _, cache = blip.run_with_cache(replace(alone, attention_mask=None))
+        direction = cache.stack("vision").model.tokens_to_residual_directions(9)
+        assert relative_error(padded[row], direction[0]) < 1e-4

@@ -1,0 +1,172 @@
+"""prepare: any kind of picture, any number of questions, and errors that name what is wrong."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import make_pair
+from notice_lens import BLIPInputs
+from notice_lens.models.inputs import IGNORED, as_strings
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_every_kind_of_picture_gives_the_same_pixels(vqa, picture, tmp_path):
+    picture.save(tmp_path / "picture.png")
+    array = np.asarray(picture)
+    kinds = {
+        "PIL": picture,
+        "path": tmp_path / "picture.png",
+        "string": str(tmp_path / "picture.png"),
+        "array": array,
+        "floats": array.astype(np.float64) / 255,
+        "tensor": torch.from_numpy(array.copy()).permute(2, 0, 1),
+    }
+    expected = vqa.blip.processor(images=picture, return_tensors="pt")["pixel_values"]
+    for kind, image in kinds.items():
+        assert torch.equal(vqa.blip.prepare(image, "is this red?").pixel_values, expected), kind
+        several = vqa.blip.prepare([image, image], "is this red?").pixel_values
+        assert torch.equal(several, expected.expand(2, -1, -1, -1)), kind
+    batch = np.stack([array, array])
+    assert torch.equal(vqa.blip.prepare(batch, "is this red?").pixel_values[1:], expected)
+    assert torch.equal(vqa.blip.prepare(expected, "is this red?").pixel_values, expected), "preprocessed already"
+    assert torch.equal(vqa.blip.prepare([expected[0]], "is this red?").pixel_values, expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "CMYK"])
+def test_other_colour_modes(vqa, picture, mode):
+    assert vqa.blip.prepare(picture.convert(mode), "is this red?").pixel_values.shape == (1, 3, 64, 64)
+
+
+def test_questions_of_unequal_length(vqa, picture):
+    inputs = vqa.blip.prepare(picture, ["is this red?", "is this a red apple or a green apple?"])
+    tokenizer = vqa.blip.tokenizer
+    assert len(inputs) == 2
+    assert inputs.attention_mask.sum(1).tolist() == [6, 12]
+    assert tokenizer.convert_ids_to_tokens(inputs.input_ids[0].tolist()) == [
+        *("[CLS]", "is", "this", "red", "?", "[SEP]"),
+        *["[PAD]"] * 6,
+    ]
+    assert inputs.answer_ids is None
+
+
+def test_answers_and_what_each_logit_predicts(vqa, picture):
+    inputs = vqa.blip.prepare(picture, "is this red?", ["red", "xyz"])
+    words = vqa.blip.tokenizer.convert_ids_to_tokens
+    assert words(inputs.answer_ids[0].tolist()) == ["[DEC]", "red", "[PAD]", "[PAD]"]
+    assert words(inputs.answer_ids[1].tolist()) == ["[DEC]", "x", "##y", "##z"]
+    assert words(inputs.target_ids[0, :2].tolist()) == ["red", "[SEP]"]
+    assert inputs.target_ids[0, 2:].tolist() == [IGNORED] * 2
+    assert words(inputs.target_ids[1].tolist()) == ["x", "##y", "##z", "[SEP]"]
+    assert vqa.blip(inputs).shape == (2, 4, vqa.blip.cfg.decoder.d_vocab)
+    assert vqa.blip(vqa.blip.prepare(picture, "is this red?")).shape[1] == 1
+
+
+def test_captions_are_read_in_one_row(caption, picture):
+    inputs = caption.blip.prepare(picture, ["a picture of", ""], ["a cat", "dog"])
+    words = caption.blip.tokenizer.convert_ids_to_tokens
+    assert words(inputs.input_ids[0].tolist()) == ["[DEC]", "a", "picture", "of", "a", "cat"]
+    assert words(inputs.input_ids[1].tolist()) == ["[DEC]", "dog", *["[PAD]"] * 4]
+    assert inputs.target_ids[0, :3].tolist() == [IGNORED] * 3
+    assert words(inputs.target_ids[0, 3:].tolist()) == ["a", "cat", "[SEP]"]
+    assert words(inputs.target_ids[1, :2].tolist()) == ["dog", "[SEP]"]
+    assert caption.blip(inputs).shape[:2] == inputs.target_ids.shape
+
+
+def test_enc_token_replaces_cls(picture):
+    pair = make_pair("vqa")
+    plain = pair.blip.prepare(picture, "is this red?")
+    pair.blip.enc_token = True
+    with_enc = pair.blip.prepare(picture, "is this red?")
+    assert pair.blip.tokenizer.convert_ids_to_tokens(int(with_enc.input_ids[0, 0])) == "[ENC]"
+    assert torch.equal(with_enc.input_ids[:, 1:], plain.input_ids[:, 1:])
+    assert not torch.equal(pair.blip(with_enc), pair.blip(plain))
+
+
+def test_another_image_size_interpolates(vqa, picture):
+    inputs = vqa.blip.prepare(picture, "is this red?", image_size=(96, 64))
+    assert inputs.pixel_values.shape[-2:] == (96, 64)
+    assert vqa.blip(inputs).shape[0] == 1
+    assert vqa.blip.lens("vision.attn", inputs).tokens.shape == (1, 6 * 4 + 1)
+
+
+def test_what_a_hugging_face_processor_gives_runs_as_it_is(vqa, picture):
+    read = vqa.blip.processor(images=picture, text="is this red?", return_tensors="pt")
+    assert torch.equal(vqa.blip(read), vqa.blip(vqa.blip.prepare(picture, "is this red?")))
+
+
+def test_the_callers_tensors_are_never_changed(pair, picture):
+    inputs = pair.inputs(batch=2)
+    copies = [inputs.pixel_values.clone(), inputs.input_ids.clone()]
+    pair.blip(inputs)
+    pair.blip.run_with_cache(inputs)
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+    before = pixels.clone()
+    if pair.kind != "match":
+        pair.blip.generate(pixels, "is this red?", max_new_tokens=3)
+        pair.blip.rank_answers(pixels, "is this red?", ["red", "green"])
+    assert torch.equal(pixels, before)
+    assert torch.equal(inputs.pixel_values, copies[0])
+    assert torch.equal(inputs.input_ids, copies[1])
+
+
+@pytest.mark.parametrize(
+    ("images", "questions", "message"),
+    [
+        (["nowhere.png"], "is this red?", "image 0 (nowhere.png) cannot be read"),
+        (np.full((4, 4, 3), 2.0), "is this red?", "floats have to lie between 0 and 1, not 2 and 2"),
+        ([], "is this red?", "no images given"),
+        (np.zeros((3, 8, 8, 3), np.uint8), ["a?", "b?"], "numbers differ: 3 images, 2 questions"),
+        ([object()], "is this red?", "image 0 (object) cannot be read"),
+    ],
+)
+def test_bad_images(vqa, images, questions, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        vqa.blip.prepare(images, questions)
+
+
+def test_bad_texts(vqa, match, picture):
+    with pytest.raises(TypeError, match="questions have to be one or more strings, got 3"):
+        as_strings("questions", ["is this red?", 3])
+    with pytest.raises(TypeError, match="no questions given"):
+        vqa.blip.prepare(picture, [])
+    with pytest.raises(ValueError, match="a model of kind 'match' has no decoder, so no answers"):
+        match.blip.prepare(picture, "a red apple", "yes")
+
+
+def test_bad_inputs(vqa, caption):
+    good = vqa.inputs()
+    with pytest.raises(TypeError, match="got keys pixels"):
+        vqa.blip({"pixels": good.pixel_values})
+    with pytest.raises(TypeError, match=r"blip.prepare\(images, questions\)"):
+        BLIPInputs.of([good.pixel_values])
+    with pytest.raises(ValueError, match="kind 'vqa' reads a text as well: input_ids are missing"):
+        vqa.blip(BLIPInputs(pixel_values=good.pixel_values))
+    with pytest.raises(ValueError, match="answer_ids are for question answering"):
+        caption.blip({"pixel_values": good.pixel_values, "answer_ids": good.input_ids})
+    unequal = vqa.inputs()
+    # Past the run-time check of shapes that only the tests have.
+    object.__setattr__(unequal, "input_ids", good.input_ids.repeat(2, 1))
+    with pytest.raises(ValueError, match="unequal batch size: {'pixel_values': 1, 'input_ids': 2}"):
+        unequal.check(vqa.blip.cfg)
+    with pytest.raises(ValueError, match="a row without a single real token"):
+        vqa.blip(BLIPInputs(good.pixel_values, good.input_ids, attention_mask=torch.zeros_like(good.input_ids)))
+    object.__setattr__(good, "attention_mask", torch.ones(1, 4, dtype=torch.long))
+    with pytest.raises(ValueError, match=re.escape("attention_mask is [1, 4], input_ids are [1, 9]")):
+        good.check(vqa.blip.cfg)
+
+
+def test_without_a_processor(vqa, picture):
+    from notice_lens import HookedBLIP
+
+    bare = HookedBLIP.from_hf(vqa.hf)
+    with pytest.raises(ValueError, match="prepare is needed, and this model has no processor"):
+        bare.prepare(picture, "is this red?")
+    assert torch.equal(bare(vqa.inputs()), vqa.blip(vqa.inputs()))

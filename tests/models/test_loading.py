@@ -1,0 +1,216 @@
+"""Loading: folders and in-memory models, every key and field accounted for, nothing of the caller's touched."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import KINDS, make_pair, relative_error
+from notice_lens import HookedBLIP
+from notice_lens.models.loading import translate
+from notice_lens.models.random_blip import random_blip, save_random_checkpoint
+
+
+@pytest.fixture(params=KINDS)
+def folder(request, tmp_path):
+    return save_random_checkpoint(tmp_path / "checkpoint", request.param)
+
+
+@pytest.fixture
+def vqa_folder(tmp_path):
+    return save_random_checkpoint(tmp_path / "checkpoint", "vqa")
+
+
+def edit_config(folder, part: str | None, **fields) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    (config[part] if part else config).update(fields)
+    path.write_text(json.dumps(config))
+
+
+def edit_weights(folder, edit) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def same_weights(a: HookedBLIP, b: HookedBLIP) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_folder_and_the_model_in_memory_are_the_same(folder):
+    loaded = HookedBLIP.from_pretrained(folder)
+    assert same_weights(loaded, random_blip(loaded.cfg.kind))
+    assert loaded.cfg.name_or_path == str(folder)
+    assert str(folder) in repr(loaded)
+    if loaded.cfg.kind == "vqa":
+        assert loaded.generate(torch.zeros(3, 64, 64, dtype=torch.uint8), "is this red?", max_new_tokens=2)
+
+
+def test_hugging_face_loads_the_same_folder(vqa_folder):
+    from transformers import BlipForQuestionAnswering
+
+    ported = HookedBLIP.from_hf(BlipForQuestionAnswering.from_pretrained(vqa_folder))
+    assert same_weights(ported, HookedBLIP.from_pretrained(vqa_folder))
+
+
+def test_the_callers_model_is_never_touched():
+    pair = make_pair("vqa")
+    before = {name: weight.clone() for name, weight in pair.hf.state_dict().items()}
+    with torch.no_grad():
+        for weight in pair.blip.parameters():
+            weight.zero_()
+    assert all(torch.equal(weight, before[name]) for name, weight in pair.hf.state_dict().items())
+
+
+def test_tied_weights_are_not_shared_in_the_port(vqa):
+    memory = [weight.data_ptr() for weight in vqa.blip.parameters()]
+    assert len(set(memory)) == len(memory)
+
+
+def test_old_keys_of_hub_checkpoints_are_let_through(vqa_folder):
+    def add_old_keys(weights):
+        for stack in ("vision_model.embeddings", "text_encoder.embeddings", "text_decoder.bert.embeddings"):
+            weights[f"{stack}.position_ids"] = torch.arange(5)[None]
+        weights["text_decoder.cls.predictions.decoder.weight"] = weights[
+            "text_decoder.bert.embeddings.word_embeddings.weight"
+        ].clone()
+        weights["text_decoder.cls.predictions.decoder.bias"] = weights["text_decoder.cls.predictions.bias"].clone()
+
+    before = HookedBLIP.from_pretrained(vqa_folder)
+    edit_weights(vqa_folder, add_old_keys)
+    edit_config(vqa_folder, "text_config", torchscript=False, top_k=50, length_penalty=1.0, add_cross_attention=False)
+    edit_config(vqa_folder, "vision_config", dropout=0.0, num_channels=3, initializer_factor=1.0)
+    assert same_weights(HookedBLIP.from_pretrained(vqa_folder), before)
+
+
+def test_an_untied_output_is_kept(vqa_folder):
+    def untie(weights):
+        tied = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
+        weights["text_decoder.cls.predictions.decoder.weight"] = tied + 1
+
+    edit_weights(vqa_folder, untie)
+    blip = HookedBLIP.from_pretrained(vqa_folder)
+    assert torch.equal(blip.head.unembed.weight, blip.decoder.word_embedding.weight + 1)
+
+
+def test_every_wrong_weight_is_listed(vqa_folder):
+    def spoil(weights):
+        del weights["vision_model.post_layernorm.weight"]
+        del weights["text_encoder.encoder.layer.2.crossattention.self.key.bias"]
+        weights["text_encoder.pooler.dense.weight"] = torch.zeros(2, 2)
+        weights["text_encoder.embeddings.LayerNorm.bias"] = torch.zeros(7)
+
+    edit_weights(vqa_folder, spoil)
+    with pytest.raises(ValueError, match="weights do not fit the model") as error:
+        HookedBLIP.from_pretrained(vqa_folder)
+    message = str(error.value)
+    assert "2 missing: text.blocks.2.cross_attn.key.bias, vision.ln_final.weight" in message
+    assert "1 unknown: text_encoder.pooler.dense.weight" in message
+    assert "1 of another shape: text.ln_embed.bias is [7], the config says [96]" in message
+
+
+def test_a_weight_of_another_class_is_unknown(caption):
+    weights = dict(caption.hf.state_dict()) | {"itm_head.weight": torch.zeros(2, 96)}
+    expected = {name: weight.shape for name, weight in caption.blip.state_dict().items()}
+    with pytest.raises(ValueError, match=r"1 unknown: head\.match\.weight"):
+        translate(weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("text_config", {"rotary": True}, "text_config has fields that are not accounted for: rotary"),
+        ("vision_config", {"registers": 4}, "vision_config has fields that are not accounted for: registers"),
+        ("vision_config", {"num_channels": 1}, "num_channels is 1; BLIP reads 3"),
+        ("text_config", {"is_decoder": False}, "builds no cross-attention"),
+        ("text_config", {"num_attention_heads": 7}, "hidden_size 96 is no multiple of num_attention_heads 7"),
+        ("vision_config", {"image_size": [64, 32]}, r"must be square, got \[64, 32\]"),
+        (None, {"architectures": ["BlipModel"]}, "BlipModel is not ported; HookedBLIP loads BlipForQuestionAnswering"),
+        (None, {"architectures": []}, "names no architectures; expected one of"),
+    ],
+)
+def test_config_fields_are_accounted_for(vqa_folder, part, fields, message):
+    edit_config(vqa_folder, part, **fields)
+    with pytest.raises(ValueError, match=message):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_a_wide_model_with_eight_heads_warns():
+    from transformers import BlipConfig
+
+    from notice_lens.models.config import read_config
+
+    with pytest.warns(UserWarning, match="8 heads of size 96; published BLIP checkpoints .* have 12 of size 64"):
+        cfg = read_config(BlipConfig(), "BlipForQuestionAnswering")
+    assert cfg.text.n_heads == 8
+    assert (
+        read_config(BlipConfig(text_config={"num_attention_heads": 12}), "BlipForQuestionAnswering").text.d_head == 64
+    )
+
+
+def test_no_such_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder, or no config.json in it"):
+        HookedBLIP.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="no such folder or model on the hub"):
+        HookedBLIP.from_pretrained("nobody/no-such-model")
+
+
+def test_no_weights(vqa_folder):
+    (vqa_folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no weights in .*; looked for model.safetensors"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_shards_and_pickles(vqa_folder):
+    expected = HookedBLIP.from_pretrained(vqa_folder)
+    weights = load_file(vqa_folder / "model.safetensors")
+    (vqa_folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for shard, inside in shards.items():
+        save_file({name: weights[name] for name in inside}, vqa_folder / shard)
+    index = {"weight_map": {name: shard for shard, inside in shards.items() for name in inside}}
+    (vqa_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same_weights(HookedBLIP.from_pretrained(vqa_folder), expected)
+    (vqa_folder / "model.safetensors.index.json").unlink()
+    torch.save(weights, vqa_folder / "pytorch_model.bin")
+    assert same_weights(HookedBLIP.from_pretrained(vqa_folder), expected)
+
+
+def test_a_pickle_with_code_in_it_is_not_run(vqa_folder, tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (tmp_path.joinpath("pwned").touch, ())
+
+    (vqa_folder / "model.safetensors").unlink()
+    torch.save({"weights": Attack()}, vqa_folder / "pytorch_model.bin")
+    with pytest.raises(Exception, match="Weights only load failed"):
+        HookedBLIP.from_pretrained(vqa_folder)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes(vqa_folder, dtype):
+    blip = HookedBLIP.from_pretrained(vqa_folder, dtype=dtype)
+    assert blip.dtype == dtype
+    assert {weight.dtype for weight in blip.parameters()} == {dtype}
+    assert (
+        relative_error(blip.to(dtype=torch.float32).vision.class_embedding, random_blip().vision.class_embedding) < 0.01
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_cuda(vqa_folder, vqa):
+    blip = HookedBLIP.from_pretrained(vqa_folder, device="cuda")
+    logits = blip(vqa.inputs())
+    assert logits.device.type == "cuda"
+    assert relative_error(logits.cpu(), vqa.blip(vqa.inputs())) < 1e-4
+    assert blip.check().passed
+
+
+def test_the_mini_model_is_not_there_yet():
+    with pytest.raises(NotImplementedError, match=r"use HookedBLIP.from_pretrained\(...\)"):
+        HookedBLIP.mini()

@@ -1,0 +1,81 @@
+"""The hooks table and the model's self-tests."""
+
+import pytest
+import torch
+
+from conftest import make_pair
+from notice_lens.models.checks import check
+from notice_lens.models.random_blip import random_hf
+
+
+def test_every_hook_point_is_in_the_table(pair):
+    table = pair.blip.hooks_table()
+    listed = set(table.frame["hook point"])
+    for name in pair.blip.hook_dict:
+        head, _, rest = name.partition(".blocks.")
+        assert (f"{head}.blocks.L.{rest.split('.', 1)[1]}" if rest else name) in listed
+    assert not table.frame.isna().any().any()
+
+
+def test_the_table_prints_well(vqa):
+    table = vqa.blip.hooks_table()
+    line = next(line for line in str(table).splitlines() if line.startswith("text.blocks.L.cross_attn.hook_pattern"))
+    assert line.split(maxsplit=1)[1].startswith(
+        "[batch, head, query_pos, key_pos] > text_encoder.encoder.layer.L.cross"
+    )
+    assert "<table" in table._repr_html_()
+    markdown = table.to_markdown().splitlines()
+    assert markdown[0] == "| hook point | shape | Hugging Face | note |"
+    assert len(markdown) == len(table) + 2
+
+
+def test_a_good_model_passes(pair):
+    report = pair.blip.check()
+    assert report.passed, str(report)
+    assert str(report).endswith("all checks passed")
+    assert report.failures == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_good_model_passes_in_other_precisions(dtype):
+    report = make_pair("vqa").blip.to(dtype=dtype).check()
+    assert report.passed, str(report)
+
+
+def test_a_model_that_does_not_see_the_image_fails(vqa):
+    """Hugging Face's own initialisation: vision weights of 1e-10."""
+    pair = make_pair("vqa")
+    with torch.no_grad():
+        for name, weight in pair.blip.vision.named_parameters():
+            if "embedding" in name:
+                weight.mul_(1e-10)
+        pair.blip.vision.ln_final.weight.zero_()
+    report = pair.blip.check()
+    assert [failure.name for failure in report.failures] == ["the image changes the answer"]
+    assert str(report).endswith("1 of 4 checks failed")
+
+
+def test_a_broken_softmax_is_named(monkeypatch):
+    pair = make_pair("vqa")
+    attention = pair.blip.text.blocks[2].cross_attn
+    monkeypatch.setattr(attention.hook_pattern, "forward", lambda pattern: pattern * 1.1)
+    report = pair.blip.check()
+    assert report.failures[0].where == "text.blocks.2.cross_attn.hook_pattern"
+    assert "FAIL  attention rows sum to one" in str(report)
+
+
+def test_not_a_number_fails():
+    pair = make_pair("vqa")
+    with torch.no_grad():
+        pair.blip.head.unembed.bias[3] = float("nan")
+    assert not pair.blip.check().passed
+
+
+def test_one_image_is_too_few(vqa):
+    with pytest.raises(ValueError, match="needs two or more; got 1"):
+        check(vqa.blip, vqa.inputs())
+
+
+def test_hugging_faces_own_initialisation_is_replaced():
+    vision = random_hf("vqa").vision_model
+    assert vision.embeddings.position_embedding.std() > 0.05

@@ -54,7 +54,8 @@ def run_demo(out: Path, say: Callable[[str], None] = lambda text: None) -> Path:
     checks = blip.check()
     say(str(checks))
     images = {"clean": draw_circle("red"), "corrupted": draw_circle("green")}
-    say(f"patching {blip.cfg.text.n_layers} x {blip.cfg.text.n_heads} cross-attention heads ...")
+    text = blip.text.cfg
+    say(f"patching {text.n_layers} x {text.n_heads} cross-attention heads ...")
     patching = patch_heads(blip, images)
     hooks, cached = blip.hooks_table(), cached_activations(blip, images["clean"])
     hooks.frame.to_csv(out / "hooks.csv", index=False)

@@ -42,5 +42,5 @@ def test_what_is_there(blocks):
     }
     with torch.no_grad():
         exec(blocks[1], names)
-    assert seen == [(2, 7, 6, 16)]
+    assert seen == [(2, 8, 6, 16)]
     assert len(names["cache"]) > 100

@@ -154,7 +154,9 @@ def test_a_wide_model_with_eight_heads_warns():
 def test_no_such_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder, or no config.json in it"):
         HookedBLIP.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no such folder or model on the hub"):
+    with pytest.raises(
+        FileNotFoundError, match="no such folder; no such model on the hub, or the hub cannot be reached"
+    ):
         HookedBLIP.from_pretrained("nobody/no-such-model")
 
 

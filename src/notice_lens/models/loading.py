@@ -160,7 +160,11 @@ class _Files:
         # A hub id is `owner/model`; anything else can only be a folder.
         self.local = Path(name_or_path).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path)
         if self.find("config.json") is None:
-            what = "no such folder, or no config.json in it" if self.local else "no such folder or model on the hub"
+            what = (
+                "no such folder, or no config.json in it"
+                if self.local
+                else "no such folder; no such model on the hub, or the hub cannot be reached"
+            )
             raise FileNotFoundError(f"cannot load {name_or_path!r}: {what}")
 
     def find(self, file: str) -> str | None:

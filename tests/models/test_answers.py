@@ -85,6 +85,14 @@ def test_a_matching_model_says_nothing(match):
         match.blip.generate(pictures(1), "a red apple")
 
 
+def test_an_answer_without_end_stops_at_the_last_position():
+    pair = make_pair("vqa")
+    with torch.no_grad():
+        pair.blip.head.unembed.bias[pair.blip.cfg.sep_token_id] -= 1e3
+    said = pair.blip.generate(pictures(1), "is this red?", max_new_tokens=1000)
+    assert len(pair.blip.tokenizer(said[0], add_special_tokens=False)["input_ids"]) > 30
+
+
 def test_no_candidates(vqa):
     with pytest.raises(TypeError, match="no candidates given"):
         vqa.blip.rank_answers(pictures(1), "is this red?", [])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import make_pair, relative_error
+from notice_lens.models.cache import BLIPCache
 
 
 @pytest.fixture
@@ -35,8 +36,9 @@ def test_names_that_are_not_there(vqa, run):
         cache["pattern", 3]
     with pytest.raises(KeyError, match="nearest: text.blocks.3.cross_attn.hook_pattern"):
         cache["text.blocks.3.cross_attn.hook_patern"]
-    with pytest.raises(KeyError, match="layer 7 asked for; this lens has layers 0 to 3"):
-        cache.stack("text")["pattern", 7]
+    for layer in (7, -5):
+        with pytest.raises(IndexError, match=f"layer {layer} asked for; `text` has layers 0 to 3"):
+            cache.stack("text")["pattern", layer]
     with pytest.raises(KeyError, match="hook_result is not in this cache: names_filter left it out, or it is switched"):
         cache.stack("text")["result", 0]
     with pytest.raises(KeyError, match="no lens 'text.cros_attn'; did you mean 'text.cross_attn'"):
@@ -101,9 +103,12 @@ def test_post_norm_stacks_refuse_with_the_reason(run, stack, attn):
     for refused in (
         view.decompose_resid,
         view.get_full_resid_decomposition,
-        lambda: view.apply_ln_to_stack(view.accumulated_resid()),
-        lambda: view.logit_attrs(view.accumulated_resid(), 7),
+        view.accumulated_resid,
+        lambda: view.apply_ln_to_stack(view.stack_activation("resid_pre")),
+        lambda: view.logit_attrs(view.stack_activation("resid_pre"), 7),
         lambda: view.stack_head_results(incl_remainder=True),
+        lambda: view.stack_neuron_results(2, incl_remainder=True),
+        lambda: view.apply_slice_to_batch_dim(0).decompose_resid(),
     ):
         with pytest.raises(ValueError, match=f"`{stack}` is post-LayerNorm, so each addition is rescaled"):
             refused()
@@ -129,11 +134,26 @@ def test_without_the_batch_axis(vqa):
         vqa.blip.run_with_cache(vqa.inputs(batch=2), remove_batch_dim=True)
 
 
-def test_logit_attributions_need_the_inputs_of_the_run(run):
+@pytest.mark.parametrize("rows", [1, [1], slice(1, 2)])
+def test_some_of_the_examples(run, rows):
+    """Slicing keeps the views, and the inputs that logit directions are taken on."""
     _, _, cache = run
-    vision = cache.apply_slice_to_batch_dim(0).stack("vision")
+    vision = cache.stack("vision")
+    expected = vision.logit_attrs(vision.decompose_resid(), 7)[:, 1]
+    for sliced in (cache.apply_slice_to_batch_dim(rows).stack("vision"), vision.apply_slice_to_batch_dim(rows)):
+        found = sliced.logit_attrs(sliced.decompose_resid(), 7, has_batch_dim=sliced.has_batch_dim)
+        assert torch.allclose(found.reshape(expected.shape), expected, atol=1e-5)
+
+
+def test_inputs_by_keyword_and_inference_mode(vqa):
+    inputs = vqa.inputs()
+    with torch.inference_mode():
+        _, cache = vqa.blip.run_with_cache(inputs=inputs)
+        vision = cache.stack("vision")
+        attributions = vision.logit_attrs(vision.decompose_resid(), "red", "green")
+    assert torch.equal(attributions, vision.logit_attrs(vision.decompose_resid(), ["red"], ["green"]))
     with pytest.raises(ValueError, match="on known inputs"):
-        vision.logit_attrs(vision.decompose_resid(), 7, has_batch_dim=False)
+        BLIPCache(cache.cache_dict, vqa.blip).stack("vision").model.tokens_to_residual_directions(7)
 
 
 def test_a_plain_dict_and_other_options(vqa):

@@ -221,6 +221,18 @@ def test_a_predicate_that_matches_nothing_raises(vqa):
         vqa.blip.run_with_cache(vqa.inputs(), names_filter=lambda name: "hook_zz" in name)
 
 
+def test_an_empty_filter_raises(vqa):
+    with pytest.raises(KeyError, match="matches none of the"):
+        vqa.blip.run_with_cache(vqa.inputs(), names_filter=[])
+    with pytest.raises(KeyError, match="no hook point 'nonsense'"):
+        vqa.blip.list_hooks("nonsense")
+
+
+def test_gradients_into_a_cache_are_refused(vqa):
+    with pytest.raises(ValueError, match=r"incl_bwd needs a scalar output, .*: attach hooks\(bwd_hooks=...\)"):
+        vqa.blip.run_with_cache(vqa.inputs(), incl_bwd=True)
+
+
 def test_a_hook_that_is_switched_off_says_how_to_switch_it_on(vqa):
     with pytest.raises(ValueError, match=r"fires only with use_attn_result: call set_use_attn_result\(True\) first"):
         vqa.blip.run_with_cache(vqa.inputs(), names_filter="text.blocks.0.attn.hook_result")

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import BlipProcessor
+from transformers.models.bert.tokenization_bert import BertTokenizer
 
 from conftest import make_pair
-from notice_lens import BLIPInputs
+from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.inputs import IGNORED, as_strings
+from notice_lens.models.random_blip import tiny_vocabulary
 
 
 @pytest.fixture
@@ -38,11 +41,35 @@ def test_every_kind_of_picture_gives_the_same_pixels(vqa, picture, tmp_path):
     assert torch.equal(vqa.blip.prepare(batch, "is this red?").pixel_values[1:], expected)
     assert torch.equal(vqa.blip.prepare(expected, "is this red?").pixel_values, expected), "preprocessed already"
     assert torch.equal(vqa.blip.prepare([expected[0]], "is this red?").pixel_values, expected)
+    assert torch.equal(vqa.blip.prepare(expected[0], "is this red?").pixel_values, expected)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "P", "L", "CMYK"])
 def test_other_colour_modes(vqa, picture, mode):
     assert vqa.blip.prepare(picture.convert(mode), "is this red?").pixel_values.shape == (1, 3, 64, 64)
+
+
+def test_sixteen_bits_are_scaled_and_not_cut_off(vqa):
+    deep = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    shallow = np.rint(deep / 257).astype(np.uint8)
+    expected = vqa.blip.prepare(shallow, "is this red?").pixel_values
+    for image in (deep, Image.fromarray(deep), deep[..., None]):
+        assert torch.allclose(vqa.blip.prepare(image, "is this red?").pixel_values, expected, atol=0.02)
+
+
+def test_published_tokenizers_have_no_dec_and_no_enc(picture):
+    """Theirs is BERT's own, while the model's vocabulary goes on with [DEC] and [ENC]."""
+    pair = make_pair("vqa")
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(tiny_vocabulary())})
+    processor = BlipProcessor(pair.blip.processor.image_processor, tokenizer)
+    blip = HookedBLIP.from_hf(pair.hf, processor, enc_token=True)
+    expected = pair.blip.prepare(picture, "is this red?", "red")
+    inputs = blip.prepare(picture, "is this red?", "red")
+    assert torch.equal(inputs.answer_ids, expected.answer_ids)
+    assert torch.equal(inputs.input_ids[:, 1:], expected.input_ids[:, 1:])
+    assert blip.lens("text.attn", inputs).to_str_tokens() == ["[ENC]", "is", "this", "red", "?", "[SEP]"]
+    assert blip.lens("decoder.attn", inputs).to_str_tokens() == ["[DEC]", "red"]
+    assert isinstance(blip.generate(picture, "is this red?", max_new_tokens=3)[0], str)
 
 
 def test_questions_of_unequal_length(vqa, picture):
@@ -124,7 +151,12 @@ def test_the_callers_tensors_are_never_changed(pair, picture):
         (np.full((4, 4, 3), 2.0), "is this red?", "floats have to lie between 0 and 1, not 2 and 2"),
         ([], "is this red?", "no images given"),
         (np.zeros((3, 8, 8, 3), np.uint8), ["a?", "b?"], "numbers differ: 3 images, 2 questions"),
-        ([object()], "is this red?", "image 0 (object) cannot be read"),
+        ([object()], "is this red?", "image 0 (object) cannot be read: an array of shape []"),
+        (None, "is this red?", "no images given"),
+        (np.zeros((3, 8, 8), np.uint8), "is this red?", "an array of shape [3, 8, 8]; expected height x width x 3"),
+        ([torch.zeros(3, 64, 64), np.zeros((8, 8, 3), np.uint8)], "a?", "go neither with pictures nor with image_size"),
+        ([torch.zeros(3, 64, 64), torch.zeros(3, 32, 32)], "a?", "of one size; got [(3, 32, 32), (3, 64, 64)]"),
+        (torch.zeros(64, 64), "a?", "3 x height x width, all of one size; got [(64, 64)]"),
     ],
 )
 def test_bad_images(vqa, images, questions, message):
@@ -141,9 +173,40 @@ def test_bad_texts(vqa, match, picture):
         match.blip.prepare(picture, "a red apple", "yes")
 
 
+def test_preprocessed_images_are_not_resized(vqa):
+    with pytest.raises(ValueError, match="go neither with pictures nor with image_size"):
+        vqa.blip.prepare(torch.zeros(3, 64, 64), "is this red?", image_size=96)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("pixel_values", None, "pixel_values has to be a tensor, got NoneType"),
+        (
+            "pixel_values",
+            torch.zeros(1, 1, 64, 64),
+            "pixel_values are floats, [batch, 3, height, width]; got torch.float",
+        ),
+        (
+            "input_ids",
+            torch.zeros(1, 4),
+            "input_ids are integers, [batch, pos], with a position or more; got torch.float",
+        ),
+        ("input_ids", torch.zeros(1, 0, dtype=torch.long), "with a position or more; got torch.int64 [1, 0]"),
+        ("answer_ids", [[1, 2]], "answer_ids has to be a tensor, got list"),
+    ],
+)
+def test_fields_that_are_no_such_tensors(vqa, name, value, message):
+    inputs = vqa.inputs()
+    # Past the run-time check of shapes that only the tests have.
+    object.__setattr__(inputs, name, value)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        inputs.check(vqa.blip.cfg)
+
+
 def test_bad_inputs(vqa, caption):
     good = vqa.inputs()
-    with pytest.raises(TypeError, match="got keys pixels"):
+    with pytest.raises(TypeError, match="a mapping with pixel_values and any of .*; got the keys pixels"):
         vqa.blip({"pixels": good.pixel_values})
     with pytest.raises(TypeError, match=r"blip.prepare\(images, questions\)"):
         BLIPInputs.of([good.pixel_values])
@@ -164,8 +227,6 @@ def test_bad_inputs(vqa, caption):
 
 
 def test_without_a_processor(vqa, picture):
-    from notice_lens import HookedBLIP
-
     bare = HookedBLIP.from_hf(vqa.hf)
     with pytest.raises(ValueError, match="prepare is needed, and this model has no processor"):
         bare.prepare(picture, "is this red?")

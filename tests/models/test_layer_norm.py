@@ -49,6 +49,19 @@ def test_a_changed_scale_or_stream_goes_on(norm, x):
     assert torch.allclose(norm(x), norm.bias.expand_as(x), atol=1e-12)
 
 
+def test_a_patched_stream_is_not_corrected_for_the_rounding_of_another():
+    """In half precision: the clean normalised stream in place of the corrupted one gives the clean output."""
+    norm = LayerNorm(24, eps=1e-5).bfloat16()
+    generator = torch.Generator().manual_seed(2)
+    clean, corrupt = (torch.randn(2, 500, 24, generator=generator).bfloat16() for _ in range(2))
+    seen = []
+    handle = norm.hook_normalized.add_hook(lambda normalized, hook: seen.append(normalized))
+    expected = norm(clean)
+    norm.hook_normalized.discard(handle)
+    norm.hook_normalized.add_hook(lambda normalized, hook: seen[0])
+    assert (norm(corrupt) - expected).abs().max() == 0
+
+
 def test_gradients_are_those_of_the_fused_kernel(norm, x):
     def gradient() -> torch.Tensor:
         leaf = x.clone().requires_grad_()

@@ -1,8 +1,10 @@
 """The lens: its names, its config, its bound inputs, and what it says when asked for the wrong thing."""
 
+import copy
+
 import pytest
 import torch
-from transformer_lens import ActivationCache
+from transformer_lens import ActivationCache, patching
 from transformer_lens.model_protocol import TransformerLensModel, TransformerLensModelWithWeights
 
 from conftest import make_pair, relative_error
@@ -101,6 +103,8 @@ def test_names_that_are_not_there(vqa, caption):
     lens = vqa.blip.lens("text.cross_attn", vqa.inputs())
     with pytest.raises(KeyError, match=r"a lens drops the stack's name: blocks.0.hook_mlp_out instead of 'text"):
         lens.run_with_cache(lens.tokens, names_filter="text.blocks.0.hook_mlp_out")
+    with pytest.raises(ValueError, match="tokens that are a str; this lens is bound"):
+        lens("text")
     with pytest.raises(KeyError, match="layer 4 asked for; this lens has layers 0 to 3"):
         lens.run_with_cache(lens.tokens, names_filter="blocks.4.attn.hook_z")
     with pytest.raises(KeyError, match="nearest: blocks.0.attn.hook_pattern"):
@@ -145,6 +149,103 @@ def test_making_a_lens_does_not_touch_the_training_mode():
     assert blip.training
     assert blip.text.training
     assert not lens.training
+
+
+def test_a_lens_leaves_the_model_where_and_how_it_is(vqa):
+    lens = vqa.blip.lens("text.attn", vqa.inputs())
+    with pytest.raises(ValueError, match=r"a lens does not move: move the model \(blip.to\)"):
+        lens.to(torch.float64)
+    lens.train()
+    lens.setup()
+    assert not vqa.blip.training
+    assert vqa.blip.hook_dict["text.hook_embed"].name == "text.hook_embed"
+    assert not list(lens.parameters())
+    assert set(lens.hook_dict)
+    assert repr(lens).startswith("Lens('text.attn', query axis, of HookedBLIP")
+
+
+def test_a_model_that_moved_since_says_so():
+    pair = make_pair("vqa")
+    lens = pair.blip.lens("text.cross_attn", pair.inputs())
+    pair.blip.to(torch.float64)
+    with pytest.raises(ValueError, match=r"bound when the model was torch.float32 on cpu; it is now torch.float64"):
+        lens(lens.tokens)
+
+
+def test_transformer_lens_sees_that_the_model_trains():
+    pair = make_pair("vqa")
+    lens = pair.blip.lens("text.cross_attn", pair.inputs())
+    _, cache = lens.run_with_cache(lens.tokens)
+    pair.blip.train()
+    with pytest.raises(ValueError, match="found training mode at original_model"):
+        patching.get_act_patch_resid_pre(lens, lens.tokens, cache, lambda logits: logits.sum())
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_gradients_through_a_lens_again_and_again(vqa, inference):
+    with torch.inference_mode(inference):
+        lens = vqa.blip.lens("text.cross_attn", vqa.inputs(), axis="source")
+    gradients = []
+    for _ in range(2):
+        with lens.hooks(bwd_hooks=[("blocks.1.attn.hook_k", lambda gradient, hook: gradients.append(gradient))]):
+            lens()[0, 0, 3].backward()
+    vqa.blip.zero_grad()
+    assert gradients[0].abs().max() > 0
+    assert torch.equal(gradients[0], gradients[1])
+    copy.deepcopy(lens.source)
+
+
+def test_split_inputs_of_the_whole_model_and_a_lens():
+    pair = make_pair("vqa")
+    inputs = pair.inputs()
+    expected = pair.blip(inputs)
+    before = pair.blip.lens("text.cross_attn", inputs)
+    pair.blip.set_use_split_qkv_input(True)
+    assert relative_error(pair.blip.lens("text.cross_attn", inputs)(), expected) < 1e-5
+    assert pair.blip.generate(torch.zeros(3, 64, 64, dtype=torch.uint8), "is this red?", max_new_tokens=2)
+    with pytest.raises(ValueError, match="these were projected already"):
+        before()
+
+
+def test_two_lenses_at_once(vqa):
+    inputs = vqa.inputs()
+    text, cross = (vqa.blip.lens(name, inputs) for name in ("text.attn", "text.cross_attn"))
+    seen = []
+    with text.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: seen.append("text"))]):
+        cross.run_with_hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: seen.append("cross"))])
+        text()
+    text()
+    assert seen == ["text", "cross", "text"]
+
+
+def test_context_and_lists_are_the_models(vqa):
+    lens = vqa.blip.lens("text.attn", vqa.inputs())
+    point = lens.hook_dict["blocks.0.attn.hook_z"]
+    with lens.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: hook.ctx.update(kept=1))]):
+        assert point.has_hooks()
+        assert point.has_hooks("fwd")
+        assert not point.has_hooks("bwd")
+        lens()
+    assert point.ctx == {"kept": 1}
+    lens.reset_hooks()
+    assert vqa.blip.hook_dict["text.blocks.0.attn.hook_z"].ctx == {}
+    lens.add_hook("blocks.0.attn.hook_z", nothing)
+    assert lens.list_hooks()
+    assert point.layer() == 0
+    vqa.blip.reset_hooks()
+    assert not lens.list_hooks()
+    assert "AliasPoint('blocks.0.attn.hook_z'" in repr(point)
+
+
+def test_hooks_on_a_lens_do_not_survive_an_exception(vqa):
+    lens = vqa.blip.lens("text.attn", vqa.inputs())
+
+    def broken(activation, hook):
+        raise RuntimeError("broken hook")
+
+    with pytest.raises(RuntimeError, match="broken hook"):
+        lens.run_with_hooks(fwd_hooks=[("blocks.0.attn.hook_z", broken)])
+    assert not vqa.blip.list_hooks()
 
 
 def test_labels_of_positions(vqa):

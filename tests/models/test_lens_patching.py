@@ -113,10 +113,8 @@ class Case:
 
 
 def rows_of(name: str):
-    """What an index means: all positions of a head, a position, or a position of a head."""
-    if "pattern" in name:
-        return lambda index: index
-    if name.endswith("all_pos"):
+    """Where an index is in a [batch, ...] activation: as it is, but for a head of [batch, pos, head] everywhere."""
+    if name.endswith("all_pos") and "pattern" not in name:
         return lambda index: (slice(None), *index)
     return lambda index: index
 

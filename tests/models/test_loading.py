@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import KINDS, make_pair, relative_error
+from conftest import KINDS, as_tuple, make_pair, relative_error
 from notice_lens import HookedBLIP
 from notice_lens.models.loading import translate
 from notice_lens.models.random_blip import random_blip, save_random_checkpoint
+from oracle import Oracle
 
 
 @pytest.fixture(params=KINDS)
@@ -82,18 +83,25 @@ def test_old_keys_of_hub_checkpoints_are_let_through(vqa_folder):
     before = HookedBLIP.from_pretrained(vqa_folder)
     edit_weights(vqa_folder, add_old_keys)
     edit_config(vqa_folder, "text_config", torchscript=False, top_k=50, length_penalty=1.0, add_cross_attention=False)
+    edit_config(vqa_folder, "text_config", position_embedding_type="absolute", pruned_heads={})
     edit_config(vqa_folder, "vision_config", dropout=0.0, num_channels=3, initializer_factor=1.0)
     assert same_weights(HookedBLIP.from_pretrained(vqa_folder), before)
 
 
-def test_an_untied_output_is_kept(vqa_folder):
+def test_an_untied_output_counts_as_it_does_for_hugging_face(vqa_folder, vqa):
+    from transformers import BlipForQuestionAnswering
+
     def untie(weights):
-        tied = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
-        weights["text_decoder.cls.predictions.decoder.weight"] = tied + 1
+        noise = torch.Generator().manual_seed(0)
+        for what, tied in (("weight", "bert.embeddings.word_embeddings.weight"), ("bias", "cls.predictions.bias")):
+            copy = weights[f"text_decoder.{tied}"]
+            weights[f"text_decoder.cls.predictions.decoder.{what}"] = copy + torch.randn(copy.shape, generator=noise)
 
     edit_weights(vqa_folder, untie)
-    blip = HookedBLIP.from_pretrained(vqa_folder)
-    assert torch.equal(blip.head.unembed.weight, blip.decoder.word_embedding.weight + 1)
+    inputs = vqa.inputs()
+    ours = HookedBLIP.from_pretrained(vqa_folder)(inputs)
+    theirs = Oracle(BlipForQuestionAnswering.from_pretrained(vqa_folder).eval(), "vqa").logits(*as_tuple(inputs))
+    assert relative_error(ours, theirs) < 1e-5
 
 
 def test_every_wrong_weight_is_listed(vqa_folder):
@@ -116,7 +124,13 @@ def test_a_weight_of_another_class_is_unknown(caption):
     weights = dict(caption.hf.state_dict()) | {"itm_head.weight": torch.zeros(2, 96)}
     expected = {name: weight.shape for name, weight in caption.blip.state_dict().items()}
     with pytest.raises(ValueError, match=r"1 unknown: head\.match\.weight"):
-        translate(weights, expected)
+        translate(weights, expected, "caption")
+    weights = dict(caption.hf.state_dict()) | {
+        "vision_proj.weight": torch.zeros(2, 2),
+        "a.position_ids": torch.zeros(2),
+    }
+    with pytest.raises(ValueError, match=r"2 unknown: vision_proj\.weight, a\.position_ids"):
+        translate(weights, expected, "caption")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +138,11 @@ def test_a_weight_of_another_class_is_unknown(caption):
     [
         ("text_config", {"rotary": True}, "text_config has fields that are not accounted for: rotary"),
         ("vision_config", {"registers": 4}, "vision_config has fields that are not accounted for: registers"),
+        (None, {"use_qformer": True}, "config has fields that are not accounted for: use_qformer"),
+        ("text_config", {"position_embedding_type": "relative_key"}, "is 'relative_key'; BLIP's is 'absolute'"),
+        ("text_config", {"pruned_heads": {"1": [0]}}, "pruned_heads is not empty"),
+        ("text_config", {"sep_token_id": None}, "sep_token_id is None; expected the id of a token"),
+        ("text_config", {"hidden_size": 48}, "the text stacks are 48 wide and the image encoder 96"),
         ("vision_config", {"num_channels": 1}, "num_channels is 1; BLIP reads 3"),
         ("text_config", {"is_decoder": False}, "builds no cross-attention"),
         ("text_config", {"num_attention_heads": 7}, "hidden_size 96 is no multiple of num_attention_heads 7"),
@@ -154,9 +173,7 @@ def test_a_wide_model_with_eight_heads_warns():
 def test_no_such_model(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder, or no config.json in it"):
         HookedBLIP.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(
-        FileNotFoundError, match="no such folder; no such model on the hub, or the hub cannot be reached"
-    ):
+    with pytest.raises(FileNotFoundError, match="no such model on the hub, or, without a network, none in its cache"):
         HookedBLIP.from_pretrained("nobody/no-such-model")
 
 
@@ -211,6 +228,25 @@ def test_cuda(vqa_folder, vqa):
     assert logits.device.type == "cuda"
     assert relative_error(logits.cpu(), vqa.blip(vqa.inputs())) < 1e-4
     assert blip.check().passed
+
+
+def test_devices_and_dtypes_of_a_model_in_memory(vqa):
+    blip = HookedBLIP.from_hf(vqa.hf, dtype="bfloat16", device="cpu")
+    assert {weight.dtype for weight in blip.parameters()} == {torch.bfloat16}
+    assert next(vqa.hf.parameters()).dtype == torch.float32
+    with pytest.raises(ValueError, match="no dtype 'int8' for a model; expected float32"):
+        HookedBLIP.from_hf(vqa.hf, dtype="int8")
+    with pytest.raises(ValueError, match="Linear is not ported; HookedBLIP loads"):
+        HookedBLIP.from_hf(torch.nn.Linear(2, 2))
+
+
+def test_a_class_derived_from_hugging_faces(vqa):
+    class Mine(type(vqa.hf)):
+        pass
+
+    mine = Mine(vqa.hf.config).eval()
+    mine.load_state_dict(vqa.hf.state_dict())
+    assert same_weights(HookedBLIP.from_hf(mine), vqa.blip)
 
 
 def test_the_mini_model_is_not_there_yet():

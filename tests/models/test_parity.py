@@ -69,6 +69,30 @@ def test_the_test_model_is_no_degenerate_one(vqa):
     assert relative_error(reordered, logits) > 0.01
 
 
+@pytest.mark.parametrize("kind", ["caption", "match"])
+def test_text_and_image_of_different_widths(kind):
+    pair = make_pair(kind, text={"hidden_size": 48, "intermediate_size": 96})
+    assert (pair.blip.cfg.vision.d_model, pair.blip.stack(pair.blip.cfg.stacks[1]).cfg.d_model) == (96, 48)
+    check_parity(pair, 1e-5)
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1], [1, 1, 0, 1, 1, 1]])
+def test_captions_are_masked_wherever_padding_stands(caption, mask):
+    inputs = caption.inputs(length=6)
+    mask = torch.tensor([mask])
+    with torch.no_grad():
+        image = caption.hf.vision_model(pixel_values=inputs.pixel_values).last_hidden_state
+        theirs = caption.hf.text_decoder(
+            input_ids=inputs.input_ids, attention_mask=mask, encoder_hidden_states=image
+        ).logits
+        ours = caption.blip(replace(inputs, attention_mask=mask))
+        looked_at, _ = caption.blip.run_with_cache(replace(inputs, attention_mask=mask))
+    real = mask.bool()
+    assert relative_error(ours[real], theirs[real]) < 1e-5
+    assert relative_error(looked_at[real], theirs[real]) < 1e-5
+    assert ours.isfinite().all()
+
+
 def test_position_interpolation_is_hugging_faces():
     pair = make_pair("caption")
     inputs = pair.inputs()

@@ -64,6 +64,8 @@ def test_sources_that_do_not_fit(vqa, text, flow):
         vqa.blip.vision(image, source=image)
     with pytest.raises(ValueError, match="2 rows of `text` cannot share 3 rows of its source"):
         text(resid, source=image[:1].repeat(3, 1, 1))
+    with pytest.raises(ValueError, match="a source projected for 3 layers; `text` has 4"):
+        text(resid, source=text.project_source(image)[:3])
     with pytest.raises(ValueError, match="`vision` has no cross-attention"):
         vqa.blip.vision.project_source(image)
 

@@ -71,6 +71,11 @@ def test_not_a_number_fails():
     assert not pair.blip.check().passed
 
 
+def test_checks_run_on_what_a_processor_gives(vqa):
+    inputs = vqa.inputs(batch=2)
+    assert vqa.blip.check({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids}).passed
+
+
 def test_one_image_is_too_few(vqa):
     with pytest.raises(ValueError, match="needs two or more; got 1"):
         check(vqa.blip, vqa.inputs())

@@ -3,6 +3,7 @@
 from notice_lens.models.config import BLIPConfig, StackConfig
 from notice_lens.models.hooked_blip import HookedBLIP
 from notice_lens.models.inputs import BLIPInputs
-from notice_lens.models.lens import LENSES, Lens
+from notice_lens.models.lens import Lens
+from notice_lens.models.stack_view import LENSES
 
 __all__ = ["LENSES", "BLIPConfig", "BLIPInputs", "HookedBLIP", "Lens", "StackConfig"]

@@ -93,6 +93,8 @@ class Attention(nn.Module):
                 source if isinstance(source, KeyValues) else self.project_source(stream if source is None else source)
             )
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        if self.causal and mask is not None:
+            mask = _causal(mask)
         looked_at = self.hook_attn_scores.watched or self.hook_pattern.watched
         z = self.hook_z((self._mix_looked_at if looked_at else self._mix)(q, k, v, mask))
         return self._write(z)
@@ -104,7 +106,7 @@ class Attention(nn.Module):
             rearrange(k, "source key_pos head d_head -> source head key_pos d_head"),
             rearrange(v, "source key_pos head d_head -> source head key_pos d_head"),
             attn_mask=mask,
-            is_causal=self.causal,
+            is_causal=self.causal and mask is None,
         )
         return rearrange(z, "source head (variant pos) d_head -> (source variant) pos head d_head", pos=q.shape[1])
 
@@ -214,3 +216,9 @@ class Attention(nn.Module):
     def b_O(self) -> Float[Tensor, " d_model"]:
         """Output bias, which belongs to no head."""
         return self.output.bias
+
+
+def _causal(mask: Bool[Tensor, "batch 1 1 pos"]) -> Bool[Tensor, "batch 1 pos pos"]:
+    """The mask, and nothing later than oneself; padding sees itself, so that no row is empty and turns into NaN."""
+    itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    return (mask | itself).tril()

@@ -9,7 +9,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 from transformer_lens.utilities.slice import Slice
 
 from notice_lens.models.inputs import BLIPInputs
-from notice_lens.models.lens import StackView
+from notice_lens.models.stack_view import StackView
 
 if TYPE_CHECKING:
     from notice_lens.models.hooked_blip import HookedBLIP
@@ -33,6 +33,8 @@ class StackCache(ActivationCache):
     model: StackView
 
     def __getitem__(self, key: Any) -> Tensor:
+        if not isinstance(key, str) and len(key) > 1 and isinstance(key[1], int):
+            self.model.stack.cfg.check_layer(key[1])
         try:
             return super().__getitem__(key)
         except (KeyError, IndexError):
@@ -55,6 +57,26 @@ class StackCache(ActivationCache):
         """The stream, down to heads and neurons: see `ActivationCache.get_full_resid_decomposition`."""
         self._refuse_post_norm("get_full_resid_decomposition")
         return super().get_full_resid_decomposition(*args, **kwargs)
+
+    def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """The stream before each layer and after the last: see `ActivationCache.accumulated_resid`."""
+        self._refuse_post_norm("accumulated_resid")
+        return super().accumulated_resid(*args, **kwargs)
+
+    def stack_neuron_results(self, layer: int, *args: Any, incl_remainder: bool = False, **kwargs: Any) -> Any:
+        """What each neuron wrote: see `ActivationCache.stack_neuron_results`."""
+        if incl_remainder:
+            self._refuse_post_norm("stack_neuron_results(incl_remainder=True)")
+        return super().stack_neuron_results(layer, *args, incl_remainder=incl_remainder, **kwargs)
+
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> "StackCache":
+        """The cache of some of the examples."""
+        sliced = super().apply_slice_to_batch_dim(batch_slice)
+        view = self.model
+        inputs = _some_inputs(view.inputs, batch_slice)
+        return StackCache(
+            sliced.cache_dict, StackView(view.blip, view.lens_name, view.axis, inputs), sliced.has_batch_dim
+        )
 
     def stack_head_results(self, layer: int = -1, *args: Any, **kwargs: Any) -> Any:
         """What each head wrote: see `ActivationCache.stack_head_results`."""
@@ -158,8 +180,15 @@ class BLIPCache(ActivationCache):
     def apply_slice_to_batch_dim(self, batch_slice: Any) -> "BLIPCache":
         """The cache of some of the examples."""
         sliced = super().apply_slice_to_batch_dim(batch_slice)
-        # The inputs of other examples would give wrong logit directions.
-        return BLIPCache(sliced.cache_dict, self.model, sliced.has_batch_dim)
+        return BLIPCache(sliced.cache_dict, self.model, sliced.has_batch_dim, _some_inputs(self.inputs, batch_slice))
+
+
+def _some_inputs(inputs: BLIPInputs | None, batch_slice: Any) -> BLIPInputs | None:
+    """The inputs of the same examples, so that logit directions stay those of the run."""
+    if inputs is None:
+        return None
+    picked = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)
+    return inputs.take(picked.apply(torch.arange(len(inputs)), dim=0).reshape(-1))
 
 
 def _not_cached(name: str) -> str:

@@ -119,7 +119,12 @@ def read_config(
         raise ValueError(f"{hf_class} is not ported; HookedBLIP loads {', '.join(KINDS)}")
     kind, stacks = KINDS[hf_class]
     vision, text = hf_config.vision_config, hf_config.text_config
-    _account_for_fields(vision, text)
+    _account_for_fields(hf_config, vision, text)
+    if kind == "vqa" and text.hidden_size != vision.hidden_size:
+        raise ValueError(
+            f"the text stacks are {text.hidden_size} wide and the image encoder {vision.hidden_size}: in question "
+            "answering the decoder's cross-attention is built for the image's width and reads the question"
+        )
     image_size, patch_size = _side(vision.image_size), _side(vision.patch_size)
     text_stack = {
         **_shared_fields(text),
@@ -183,6 +188,8 @@ def _side(size: Any) -> int:
 # (no effect in evaluation), and labels of training.
 _WITHOUT_EFFECT = {
     "projection_dim",
+    "image_text_hidden_size",
+    "logit_scale_init_value",
     "initializer_range",
     "initializer_factor",
     "attention_dropout",
@@ -205,14 +212,15 @@ _WITHOUT_EFFECT = {
     "attn_implementation",
 }
 _READ = {
-    "vision": {
+    "config": {"vision_config", "text_config"},
+    "vision_config": {
         *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("image_size", "patch_size", "hidden_act", "layer_norm_eps", "num_channels"),
     },
-    "text": {
+    "text_config": {
         *("hidden_size", "encoder_hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
         *("max_position_embeddings", "vocab_size", "hidden_act", "layer_norm_eps", "is_decoder"),
-        *("bos_token_id", "pad_token_id", "sep_token_id"),
+        *("bos_token_id", "pad_token_id", "sep_token_id", "position_embedding_type"),
     },
 }
 # What older transformers wrote into every config: generation defaults and bookkeeping that BLIP never reads.
@@ -228,21 +236,23 @@ _LEGACY = set(
 )
 
 
-def _account_for_fields(vision: Any, text: Any) -> None:
+def _account_for_fields(whole: Any, vision: Any, text: Any) -> None:
     """Refuses a field that nothing here knows, or a value that the port does not compute."""
-    for part, config in (("vision", vision), ("text", text)):
+    for part, config in (("config", whole), ("vision_config", vision), ("text_config", text)):
         unknown = set(config.to_dict()) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
         if unknown:
             raise ValueError(
-                f"{part}_config has fields that are not accounted for: {', '.join(sorted(unknown))}. They might change "
+                f"{part} has fields that are not accounted for: {', '.join(sorted(unknown))}. They might change "
                 "what the model computes; remove them from config.json if they do not."
             )
     if getattr(vision, "num_channels", 3) != 3:
         raise ValueError(f"vision_config.num_channels is {vision.num_channels}; BLIP reads 3 (red, green, blue)")
     if not text.is_decoder:
         raise ValueError("text_config.is_decoder is false: Hugging Face then builds no cross-attention to the image")
-    if text.encoder_hidden_size != vision.hidden_size:
-        raise ValueError(
-            f"text_config.encoder_hidden_size is {text.encoder_hidden_size}, the vision stack's width "
-            f"{vision.hidden_size}: cross-attention could not read the image"
-        )
+    for token in ("bos_token_id", "sep_token_id", "pad_token_id"):
+        if not isinstance(getattr(text, token), int):
+            raise ValueError(f"text_config.{token} is {getattr(text, token)}; expected the id of a token")
+    if getattr(text, "position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"position_embedding_type is {text.position_embedding_type!r}; BLIP's is 'absolute'")
+    if any(getattr(config, "pruned_heads", None) for config in (vision, text)):
+        raise ValueError("pruned_heads is not empty; heads cannot be pruned by the config")

@@ -76,7 +76,7 @@ class HookedBLIP(HookedModule):
         name_or_path: str | PathLike[str],
         *,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         revision: str | None = None,
         enc_token: bool = False,
     ) -> "HookedBLIP":
@@ -85,7 +85,7 @@ class HookedBLIP(HookedModule):
         Args:
             name_or_path: For instance `Salesforce/blip-vqa-base`, or a folder with `config.json` and weights.
             device: Where to put it, for instance `cuda`.
-            dtype: float32, bfloat16, float16 or float64.
+            dtype: float32, bfloat16, float16 or float64, as torch's dtype or its name.
             revision: The hub's branch, tag or commit.
             enc_token: Replace each question's `[CLS]` by `[ENC]`, as the original Salesforce code did.
 
@@ -95,15 +95,27 @@ class HookedBLIP(HookedModule):
         """
         from notice_lens.models.loading import load_pretrained
 
-        return load_pretrained(cls, name_or_path, revision, enc_token).to(device=torch.device(device), dtype=dtype)
+        return load_pretrained(cls, name_or_path, revision, enc_token).to(
+            device=torch.device(device), dtype=_dtype(dtype)
+        )
 
     @classmethod
-    def from_hf(cls, hf_model: nn.Module, processor: Any = None, *, enc_token: bool = False) -> "HookedBLIP":
+    def from_hf(
+        cls,
+        hf_model: nn.Module,
+        processor: Any = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | str | None = None,
+        enc_token: bool = False,
+    ) -> "HookedBLIP":
         """The port of an in-memory Hugging Face model, whose weights are copied: it is never touched.
 
         Args:
             hf_model: A `BlipForQuestionAnswering`, `BlipForConditionalGeneration` or `BlipForImageTextRetrieval`.
             processor: Its `BlipProcessor`; without one, `prepare` and `generate` cannot be used.
+            device: Where to put the copy; None leaves it where the model is.
+            dtype: What to keep the copy in; None takes the model's.
             enc_token: As `from_pretrained`.
 
         Raises:
@@ -111,7 +123,11 @@ class HookedBLIP(HookedModule):
         """
         from notice_lens.models.loading import port
 
-        return port(cls, hf_model, processor, enc_token)
+        blip = port(cls, hf_model, processor, enc_token)
+        return blip.to(
+            device=blip.device if device is None else torch.device(device),
+            dtype=blip.dtype if dtype is None else _dtype(dtype),
+        )
 
     @classmethod
     def mini(cls) -> "HookedBLIP":
@@ -177,9 +193,13 @@ class HookedBLIP(HookedModule):
 
     def _enc_token_id(self) -> int:
         found = self.tokenizer.convert_tokens_to_ids("[ENC]")
-        if found is None or found == self.tokenizer.unk_token_id:
-            raise ValueError("enc_token=True, but the tokenizer has no [ENC]")
-        return found
+        if found is not None and found != self.tokenizer.unk_token_id:
+            return found
+        # Published tokenizers are BERT's own; BLIP's vocabulary goes on with [DEC] and [ENC].
+        following, d_vocab = self.cfg.dec_token_id + 1, self.stack("text").cfg.d_vocab or 0
+        if following >= d_vocab:
+            raise ValueError(f"enc_token=True, but neither tokenizer nor vocabulary ({d_vocab} words) has an [ENC]")
+        return following
 
     # The forward pass
 
@@ -224,8 +244,9 @@ class HookedBLIP(HookedModule):
         elif name == "text":
             resid, mask = stack.embed(inputs.input_ids), _as_bool(inputs.attention_mask)
         else:
-            # Padding stands behind the answer, where a causal stack cannot look: no mask is needed.
             resid = stack.embed(self.decoder_ids(inputs))
+            # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
+            mask = _as_bool(inputs.attention_mask) if self.cfg.kind == "caption" else None
         return stack(resid, mask=mask, source=source, source_mask=self.source_mask(name, inputs))
 
     def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
@@ -268,7 +289,7 @@ class HookedBLIP(HookedModule):
         Args:
             images: As `prepare`.
             questions: As `prepare`.
-            max_new_tokens: Where to stop an answer that does not end.
+            max_new_tokens: Where to stop an answer that does not end; the decoder's last position stops it as well.
         """
         return answers.greedy(self, self.prepare(images, questions), max_new_tokens)
 
@@ -297,9 +318,10 @@ class HookedBLIP(HookedModule):
         """
         return Lens(self, name, BLIPInputs.of(inputs), axis)
 
-    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, *model_args: Any) -> BLIPCache:
+    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> BLIPCache:
         """The cache of a run, with a view for each stack."""
-        return BLIPCache(cache, self, has_batch_dim, BLIPInputs.of(model_args[0]) if model_args else None)
+        known = None if inputs is None else BLIPInputs.of(inputs).to(self.device).ordinary()
+        return BLIPCache(cache, self, has_batch_dim, known)
 
     def hooks_table(self) -> HooksTable:
         """Every hook point with its shape in words and the Hugging Face tensor that it is."""
@@ -307,7 +329,7 @@ class HookedBLIP(HookedModule):
 
         return hooks_table(self)
 
-    def check(self, inputs: BLIPInputs | None = None) -> CheckReport:
+    def check(self, inputs: BLIPInputs | Mapping[str, Any] | None = None) -> CheckReport:
         """Runs the model's own self-tests; see `notice_lens.models.checks`.
 
         Args:
@@ -363,6 +385,14 @@ def set_attention_switch(stack: Stack, switch: str, on: bool) -> None:
     for module in stack.modules():
         if isinstance(module, Attention):
             setattr(module, switch, bool(on))
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """The dtype of that name. Raises ValueError where it is no floating one."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"no dtype {dtype!r} for a model; expected float32, bfloat16, float16 or float64")
+    return found
 
 
 def _as_bool(mask: Tensor | None) -> Bool[Tensor, "batch pos"] | None:

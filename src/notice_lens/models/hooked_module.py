@@ -65,18 +65,7 @@ class HookedModule(HookedRootModule):
         """
         if names is None:
             return [name for name in self.hook_dict if self.switched_off(name) is None]
-        if callable(names):
-            found = [name for name in self.hook_dict if names(name)]
-            if not found:
-                raise KeyError(
-                    f"the names filter matches none of the {len(self.hook_dict)} hook points, which are called "
-                    f"{_some(self.hook_dict)}"
-                )
-        else:
-            found = [names] if isinstance(names, str) else list(names)
-            for name in found:
-                if name not in self.hook_dict:
-                    raise KeyError(self.explain_missing(name))
+        found = self._existing(names)
         firing = [name for name in found if self.switched_off(name) is None]
         # A name that was spelled out has to fire; of a predicate's matches, some have to.
         silent = [name for name in found if name not in firing]
@@ -84,6 +73,22 @@ class HookedModule(HookedRootModule):
             switch = self.switched_off(silent[0])
             raise ValueError(f"{silent[0]} fires only with {switch}: call set_{switch}(True) first")
         return firing
+
+    def _existing(self, names: str | Sequence[str] | Callable[[str], bool]) -> list[str]:
+        """The hook points that a filter means, switched on or off. Raises KeyError where there is none."""
+        if callable(names):
+            found = [name for name in self.hook_dict if names(name)]
+        else:
+            found = [names] if isinstance(names, str) else list(names)
+            for name in found:
+                if name not in self.hook_dict:
+                    raise KeyError(self.explain_missing(name))
+        if not found:
+            raise KeyError(
+                f"the names filter matches none of the {len(self.hook_dict)} hook points, which are called "
+                f"{_some(self.hook_dict)}"
+            )
+        return found
 
     @contextmanager
     def hooks(
@@ -156,6 +161,14 @@ class HookedModule(HookedRootModule):
             point = self.hook_dict[found]
             self.check_and_add_hook(point, found, cast(Any, hook), dir, is_permanent, level, prepend)
 
+    def list_hooks(
+        self, name_filter: Any = None, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = True
+    ) -> dict[str, list[LensHandle]]:
+        """The attached hooks by hook point, as in TransformerLens. Raises KeyError where a filter matches nothing."""
+        if name_filter is not None:
+            self._existing(name_filter)
+        return super().list_hooks(name_filter, dir, including_permanent)
+
     def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> Any:
         """The hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
         return super().get_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
@@ -173,20 +186,25 @@ class HookedModule(HookedRootModule):
             *model_args: What the model takes.
             return_cache_object: Whether to give an `ActivationCache` or a plain dict.
             remove_batch_dim: Whether to drop the batch axis of a single example.
-            **kwargs: `names_filter`, `device`, `incl_bwd`, `pos_slice` and the rest of TransformerLens's options.
+            **kwargs: `names_filter`, `device`, `pos_slice` and the rest of TransformerLens's options.
 
         Raises:
-            KeyError, ValueError: As `names_matching`.
+            KeyError, ValueError: As `names_matching`; `incl_bwd`, since no output of BLIP is a scalar.
         """
+        if kwargs.get("incl_bwd"):
+            raise ValueError(
+                "incl_bwd needs a scalar output, and this model gives logits: attach hooks(bwd_hooks=...) and call "
+                "backward on a metric of the logits inside the block"
+            )
         out, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
         if remove_batch_dim and len(out) != 1:
             raise ValueError(f"remove_batch_dim=True needs a single example; this batch has {len(out)}")
         if not return_cache_object:
             return out, cache
-        return out, self.make_cache(cache, not remove_batch_dim, *model_args)
+        return out, self.make_cache(cache, not remove_batch_dim, model_args[0] if model_args else kwargs.get("inputs"))
 
-    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, *model_args: Any) -> ActivationCache:
-        """The cache object of a run. `model_args` are what it ran on."""
+    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> ActivationCache:
+        """The cache object of a run. `inputs` is what it ran on."""
         return ActivationCache(cache, self, has_batch_dim)
 
 

@@ -60,9 +60,13 @@ class BLIPInputs:
         if isinstance(inputs, BLIPInputs):
             return inputs
         known = {field.name for field in fields(cls)}
-        if not isinstance(inputs, Mapping) or not known.issuperset(inputs):
-            got = f"keys {', '.join(sorted(set(inputs) - known))}" if isinstance(inputs, Mapping) else type(inputs)
-            raise TypeError(f"inputs come from blip.prepare(images, questions) or are a mapping of {known}; got {got}")
+        keys = list(inputs) if isinstance(inputs, Mapping) else []
+        if "pixel_values" not in keys or not known.issuperset(keys):
+            got = f"the keys {', '.join(map(str, keys))}" if keys else f"a {type(inputs).__name__}"
+            raise TypeError(
+                "inputs come from blip.prepare(images, questions), or are a mapping with pixel_values and any of "
+                f"{', '.join(sorted(known - {'pixel_values'}))}; got {got}"
+            )
         return cls(**inputs)
 
     def __len__(self) -> int:
@@ -75,8 +79,21 @@ class BLIPInputs:
             return self
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
+    def ordinary(self) -> "BLIPInputs":
+        """The inputs with tensors that autograd accepts: those made in inference mode are copied."""
+        made_there = {name: x for name, x in vars(self).items() if isinstance(x, Tensor) and x.is_inference()}
+        with torch.inference_mode(False):
+            return replace(self, **{name: tensor.clone() for name, tensor in made_there.items()})
+
+    def take(self, rows: Int[Tensor, " rows"]) -> "BLIPInputs":
+        """The inputs of some of the examples."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: tensor[rows.to(tensor.device)] for name, tensor in tensors.items()})
+
     def check(self, cfg: BLIPConfig) -> "BLIPInputs":
-        """The inputs themselves. Raises ValueError where this model cannot run on them."""
+        """The inputs themselves. Raises TypeError or ValueError where this model cannot run on them."""
+        for field in fields(self)[:-1]:
+            _check_tensor(field.name, getattr(self, field.name))
         if cfg.kind != "caption" and self.input_ids is None:
             raise ValueError(f"a model of kind {cfg.kind!r} reads a text as well: input_ids are missing")
         if cfg.kind != "vqa" and self.answer_ids is not None:
@@ -97,8 +114,8 @@ def to_pixel_values(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Preprocessed images, one or many.
 
-    A PIL image, a path, a NumPy array (height x width x 3, or height x width; uint8, or floats from 0 to 1) or a uint8
-    tensor (3 x height x width) is resized and normalised. A floating tensor is taken as preprocessed already.
+    A PIL image, a path, a NumPy array (height x width x 3, or height x width; uint8, uint16, or floats from 0 to 1)
+    or a uint8 tensor (3 x height x width) is resized and normalised. A floating tensor is taken as preprocessed.
 
     Args:
         images: One image, or a sequence or batch of them.
@@ -108,15 +125,18 @@ def to_pixel_values(
     Raises:
         ValueError: An image cannot be read; the message names it.
     """
-    if isinstance(images, Tensor) and images.is_floating_point():
-        return images if images.ndim == 4 else images[None]
+    if images is None:
+        raise ValueError("no images given")
+    if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
+        images = list(images)
     single = isinstance(images, str | PathLike | Image.Image)
     one_array = isinstance(images, np.ndarray | Tensor) and images.ndim <= 3
     several: list[Any] = [images] if single or one_array else list(images)
     if not several:
         raise ValueError("no images given")
-    if all(isinstance(image, Tensor) and image.is_floating_point() for image in several):
-        return torch.stack(several)
+    preprocessed = [isinstance(image, Tensor) and image.is_floating_point() for image in several]
+    if any(preprocessed):
+        return _stack_preprocessed(several, all(preprocessed) and image_size is None)
     pictures = [_to_picture(image, index) for index, image in enumerate(several)]
     size = {}
     if image_size is not None:
@@ -125,17 +145,51 @@ def to_pixel_values(
     return image_processor(images=pictures, return_tensors="pt", **size)["pixel_values"]
 
 
+def _stack_preprocessed(images: list[Any], alone: bool) -> Float[Tensor, "batch 3 height width"]:
+    """Floating tensors as they are: preprocessed images are not resized, and not mixed with pictures."""
+    if not alone:
+        raise ValueError(
+            "floating tensors are taken as preprocessed images, so they go neither with pictures nor with image_size; "
+            "give uint8 tensors or PIL images to have them resized and normalised"
+        )
+    shapes = {tuple(image.shape) for image in images}
+    shape = next(iter(shapes))
+    if len(shapes) > 1 or len(shape) != 3 or shape[0] != 3:
+        raise ValueError(f"preprocessed images are 3 x height x width, all of one size; got {sorted(shapes)}")
+    return torch.stack(images)
+
+
+def _check_tensor(name: str, value: Any) -> None:
+    """Raises where a field of the inputs is no tensor of the right rank and dtype."""
+    if value is None and name != "pixel_values":
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} has to be a tensor, got {type(value).__name__}")
+    got = f"got {value.dtype} {list(value.shape)}"
+    if name == "pixel_values":
+        if value.ndim != 4 or value.shape[1] != 3 or not value.is_floating_point():
+            raise ValueError(f"pixel_values are floats, [batch, 3, height, width]; {got}")
+    elif value.ndim != 2 or not value.shape[1] or value.is_floating_point():
+        raise ValueError(f"{name} are integers, [batch, pos], with a position or more; {got}")
+
+
 def _to_picture(image: ImageLike, index: int) -> Image.Image:
     """One image as a PIL image in RGB."""
     try:
         if isinstance(image, str | PathLike):
             with Image.open(image) as opened:
                 return opened.convert("RGB")
-        if isinstance(image, Image.Image):
+        if isinstance(image, Image.Image) and image.mode not in ("I;16", "I;16L", "I;16B"):
             return image.convert("RGB")
         if isinstance(image, Tensor):
-            image = image.movedim(0, -1).cpu().numpy()
+            image = image.movedim(0, -1).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
         array = np.asarray(image)
+        if array.ndim == 3 and array.shape[-1] == 1:
+            array = array[..., 0]
+        if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
+            raise ValueError(f"an array of shape {list(array.shape)}; expected height x width x 3, or height x width")
+        if array.dtype == np.uint16:
+            array = array / 65535
         if np.issubdtype(array.dtype, np.floating):
             if not (array.min() >= 0 and array.max() <= 1):
                 raise ValueError(f"floats have to lie between 0 and 1, not {array.min():.3g} and {array.max():.3g}")
@@ -148,7 +202,7 @@ def _to_picture(image: ImageLike, index: int) -> Image.Image:
 
 def as_strings(what: str, texts: Any) -> list[str]:
     """One or several strings as a list. Raises TypeError for anything else."""
-    several = [texts] if isinstance(texts, str) else list(texts)
+    several = [texts] if isinstance(texts, str) else list(texts or [])
     wrong = [text for text in several if not isinstance(text, str)]
     if wrong or not several:
         raise TypeError(f"{what} have to be one or more strings, got {wrong[0]!r}" if wrong else f"no {what} given")

@@ -32,8 +32,10 @@ class LayerNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         centred = wide - wide.mean(-1, keepdim=True)
         scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
-        rounding = (fused - self._affine(centred / scale)).detach()
+        unseen = centred / scale
         normalized = self.hook_normalized(centred / self.hook_scale(scale))
+        # What was changed is not made up for: the rounding is that of the numbers that stood there.
+        rounding = torch.where(normalized == unseen, fused - self._affine(unseen), 0).detach()
         return (self._affine(normalized) + rounding).to(x.dtype)
 
     def _affine(self, normalized: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:

@@ -1,8 +1,8 @@
 """Loading: Hugging Face's weights, every key and every config field accounted for.
 
-Hugging Face's names are translated one by one; what is left over on either side is an error that lists it. Only two
-kinds of key may be left over, because older checkpoints carry them and today's classes do not have them: position ids
-(a constant) and the second copies of tied weights.
+Hugging Face's names are translated one by one; what is left over on either side is an error that lists it. Two kinds of
+key that older checkpoints carry and today's classes do not have are let through: position ids (a constant), and the
+second copies of tied weights, which count where they differ.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from notice_lens.models.config import KINDS, BLIPConfig, read_config
+from notice_lens.models.config import KINDS, BLIPConfig, Kind, read_config
 
 if TYPE_CHECKING:
     from notice_lens.models.hooked_blip import HookedBLIP
@@ -45,16 +45,23 @@ _RULES = [
     *((r"text_decoder\.bert\." + theirs, "decoder." + ours) for theirs, ours in _BERT),
     (r"text_decoder\.cls\.predictions\.transform\.dense\.(\w+)", r"head.dense.\1"),
     (r"text_decoder\.cls\.predictions\.transform\.LayerNorm\.(\w+)", r"head.ln.\1"),
-    (r"text_decoder\.cls\.predictions\.bias", "head.unembed.bias"),
+    (r"text_decoder\.cls\.predictions\.decoder\.weight", "head.unembed.weight"),
+    (r"text_decoder\.cls\.predictions\.decoder\.bias", "head.unembed.bias"),
+    (r"text_decoder\.cls\.predictions\.bias", "head.bias"),
     (r"itm_head\.(\w+)", r"head.match.\1"),
 ]
 _QKV = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.qkv\.(weight|bias)")
 
-# Left over, and why that is right.
+# Tied to another weight where a checkpoint leaves them out, as safetensors do. Where they are there, they count.
+_TIED = {"head.unembed.weight": "decoder.word_embedding.weight", "head.unembed.bias": "head.bias"}
+
+# Left over, by kind of model, and why that is right.
+_POSITION_IDS = r"(vision_model|text_encoder|text_decoder\.bert)\.embeddings\.position_ids"
 _LEFT_OVER = {
-    r".*\.position_ids": "a constant, 0 to n, that older versions saved",
-    r"text_decoder\.cls\.predictions\.decoder\.(weight|bias)": "the second copy of tied weights",
-    r"(vision|text)_proj\.(weight|bias)": "the contrastive score of retrieval, which has no cross-attention",
+    "vqa": [_POSITION_IDS],  # a constant, 0 to n, that older versions saved
+    "caption": [_POSITION_IDS],
+    # The contrastive score of retrieval has no cross-attention and is not ported.
+    "match": [_POSITION_IDS, r"(vision|text)_proj\.(weight|bias)"],
 }
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -62,7 +69,9 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 def port(cls: "type[HookedBLIP]", hf_model: nn.Module, processor: Any, enc_token: bool) -> "HookedBLIP":
     """A `HookedBLIP` with a copy of the weights of an in-memory Hugging Face model."""
-    cfg = read_config(hf_model.config, type(hf_model).__name__)
+    ancestors = [ancestor.__name__ for ancestor in type(hf_model).__mro__]
+    hf_class = next((name for name in ancestors if name in KINDS), ancestors[0])
+    cfg = read_config(getattr(hf_model, "config", None), hf_class)
     weights = {name: weight.detach().clone() for name, weight in hf_model.state_dict().items()}
     return _build(cls, cfg, weights, processor, enc_token)
 
@@ -91,19 +100,20 @@ def _build(
     # On the meta device nothing is allocated or initialised before the weights are there.
     with torch.device("meta"):
         blip = cls(cfg, processor, enc_token=enc_token)
-    translated = translate(weights, {name: weight.shape for name, weight in blip.state_dict().items()})
+    translated = translate(weights, {name: weight.shape for name, weight in blip.state_dict().items()}, cfg.kind)
     # Tied weights and slices of fused ones get memory of their own.
     own = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in translated.items()}
     blip.load_state_dict(own, strict=True, assign=True)
     return blip
 
 
-def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size], kind: Kind) -> dict[str, Tensor]:
     """Hugging Face's weights under our names.
 
     Args:
         weights: Hugging Face's state dict.
         expected: Our names and shapes.
+        kind: Of the model.
 
     Raises:
         ValueError: Weights are missing, unknown or of another shape; all of them are listed.
@@ -111,15 +121,15 @@ def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size])
     found: dict[str, Tensor] = {}
     unknown = []
     for name, weight in weights.items():
-        ours = _translate_one(name, weight)
+        ours = _translate_one(name, weight, kind)
         if ours is None:
             unknown.append(name)
         else:
             found |= ours
-    if "head.unembed.weight" in expected:
-        tied = weights.get("text_decoder.cls.predictions.decoder.weight", found.get("decoder.word_embedding.weight"))
-        if tied is not None:
-            found["head.unembed.weight"] = tied
+    for name, source in _TIED.items():
+        if name in expected and source in found:
+            found.setdefault(name, found[source])
+    found.pop("head.bias", None)
     missing = sorted(set(expected) - set(found))
     unknown += sorted(set(found) - set(expected))
     shapes = [
@@ -137,14 +147,14 @@ def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size])
     return found
 
 
-def _translate_one(name: str, weight: Tensor) -> dict[str, Tensor] | None:
+def _translate_one(name: str, weight: Tensor, kind: Kind) -> dict[str, Tensor] | None:
     """Our names for one of Hugging Face's weights: none for what may be left over; None for an unknown key."""
-    if any(re.fullmatch(pattern, name) for pattern in _LEFT_OVER):
+    if any(re.fullmatch(pattern, name) for pattern in _LEFT_OVER[kind]):
         return {}
     if fused := _QKV.fullmatch(name):
-        layer, kind = fused.groups()
+        layer, which = fused.groups()
         parts = zip(("query", "key", "value"), weight.chunk(3), strict=True)
-        return {f"vision.blocks.{layer}.attn.{part}.{kind}": third for part, third in parts}
+        return {f"vision.blocks.{layer}.attn.{part}.{which}": third for part, third in parts}
     for pattern, ours in _RULES:
         if match := re.fullmatch(pattern, name):
             return {match.expand(ours): weight}
@@ -160,12 +170,10 @@ class _Files:
         # A hub id is `owner/model`; anything else can only be a folder.
         self.local = Path(name_or_path).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path)
         if self.find("config.json") is None:
-            what = (
-                "no such folder, or no config.json in it"
-                if self.local
-                else "no such folder; no such model on the hub, or the hub cannot be reached"
-            )
-            raise FileNotFoundError(f"cannot load {name_or_path!r}: {what}")
+            missing = "no such folder, or no config.json in it"
+            if not self.local:
+                missing = "no such model on the hub, or, without a network, none in its cache"
+            raise FileNotFoundError(f"cannot load {name_or_path!r}: {missing}")
 
     def find(self, file: str) -> str | None:
         """The local path of a file, fetched from the hub where necessary; None where there is none."""
@@ -179,8 +187,6 @@ class _Files:
             file,
             revision=self.revision,
             _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
         )
 
     def weights(self) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def tiny_vocabulary() -> list[str]:
     """Word pieces of the tiny tokenizer: special tokens, words, letters and digits to begin and to go on with."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = [*letters, *("##" + letter for letter in letters), *"?!.,:;'-()"]
-    return [*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), *pieces, *(word for word in WORDS if len(word) > 1), "##s"]
+    return [*("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), *pieces, *(word for word in WORDS if len(word) > 1)]
 
 
 def processor(vocabulary: list[str] | str | PathLike[str] | None = None, image_size: int = 64) -> Any:

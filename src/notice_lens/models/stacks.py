@@ -82,6 +82,12 @@ class Stack(nn.Module):
         blocks = cast(Iterable[PostNormBlock], self.blocks)
         return tuple(block.cross_attn.project_source(states) for block in blocks)
 
+    def share_source(self, states: Float[Tensor, "batch key_pos d_source"]) -> Tensor | ProjectedSource:
+        """The source for many runs: projected once, or its states while each head gets its own copy of them."""
+        blocks = cast(Iterable[PostNormBlock], self.blocks)
+        split = any(block.cross_attn.use_split_qkv_input for block in blocks)
+        return states if split else self.project_source(states)
+
     def _layers(self, start: int, stop: int | None) -> tuple[int, int]:
         n_layers = self.cfg.n_layers
         stop = n_layers if stop is None else stop
@@ -98,9 +104,11 @@ class Stack(nn.Module):
         if (source is None) != (self.cfg.d_source is None):
             need = "reads no source" if source is not None else "has cross-attention: give it a source to read"
             raise ValueError(f"`{self.cfg.name}` {need}")
+        if isinstance(source, tuple) and len(source) != self.cfg.n_layers:
+            raise ValueError(f"a source projected for {len(source)} layers; `{self.cfg.name}` has {self.cfg.n_layers}")
         if source is not None:
             rows = len(source[0].k) if isinstance(source, tuple) else len(source)
-            if len(resid) % rows:
+            if not rows or len(resid) % rows:
                 raise ValueError(
                     f"{len(resid)} rows of `{self.cfg.name}` cannot share {rows} rows of its source; expected as many, "
                     "or a multiple"

@@ -1,0 +1,98 @@
+"""A hook point under another name, for views that must not rename the model's own."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from transformer_lens.hook_points import LensHandle
+
+from notice_lens.models.hook_point import BLIPHookPoint
+
+
+class AliasPoint:
+    """A hook point under another name: all that is attached, listed or removed here is the model's hook point's.
+
+    Args:
+        alias: The name that hooks are told.
+        target: The model's hook point.
+    """
+
+    def __init__(self, alias: str, target: BLIPHookPoint):
+        self.name = alias
+        self.target = target
+        self.shape = target.shape
+        self._attached: list[LensHandle] = []
+
+    def __repr__(self) -> str:
+        return f"AliasPoint({self.name!r} of {self.target!r})"
+
+    @property
+    def fwd_hooks(self) -> list[LensHandle]:
+        """The forward hooks that were attached under this name and still are."""
+        return [handle for handle in self.target.fwd_hooks if _is_in(handle, self._attached)]
+
+    @property
+    def bwd_hooks(self) -> list[LensHandle]:
+        """The backward hooks that were attached under this name and still are."""
+        return [handle for handle in self.target.bwd_hooks if _is_in(handle, self._attached)]
+
+    @property
+    def ctx(self) -> dict:
+        """The storage that hooks of the hook point share."""
+        return self.target.ctx
+
+    def clear_context(self) -> None:
+        """Empties the storage."""
+        self.target.clear_context()
+
+    def layer(self) -> int:
+        """The layer of the hook point."""
+        return self.target.layer()
+
+    def add_hook(
+        self,
+        hook: Callable[..., Any],
+        dir: Literal["fwd", "bwd"] = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> LensHandle:
+        """Attaches a hook, which is told this name."""
+        handle = self.target.add_hook(hook, dir, is_permanent, level, prepend, [self.name])
+        self._attached.append(handle)
+        return handle
+
+    def discard(self, handle: LensHandle) -> None:
+        """Removes this one hook; every other one stays."""
+        self.target.discard(handle)
+        self._attached = [other for other in self._attached if other is not handle]
+
+    def has_hooks(
+        self,
+        dir: Literal["fwd", "bwd", "both"] = "both",
+        including_permanent: bool = True,
+        level: int | None = None,
+    ) -> bool:
+        """Whether hooks were attached under this name and still are."""
+        return bool(self._matching(dir, including_permanent, level))
+
+    def remove_hooks(
+        self,
+        dir: Literal["fwd", "bwd", "both"] = "fwd",
+        including_permanent: bool = False,
+        level: int | None = None,
+    ) -> None:
+        """Removes hooks that were attached under this name; the model's own stay."""
+        for handle in self._matching(dir, including_permanent, level):
+            self.discard(handle)
+
+    def _matching(self, dir: str, including_permanent: bool, level: int | None) -> list[LensHandle]:
+        handles = (self.fwd_hooks if dir != "bwd" else []) + (self.bwd_hooks if dir != "fwd" else [])
+        return [
+            handle
+            for handle in handles
+            if (including_permanent or not handle.is_permanent) and level in (None, handle.context_level)
+        ]
+
+
+def _is_in(handle: LensHandle, handles: list[LensHandle]) -> bool:
+    return any(handle is other for other in handles)

@@ -38,7 +38,7 @@ def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[
     ids, lengths, decode = _decoding(blip, inputs)
     rows = torch.arange(len(ids), device=ids.device)
     open_rows = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    for _ in range(min(max_new_tokens, blip.decoder.cfg.n_ctx - ids.shape[1])):
+    for _ in range(min(max_new_tokens, blip.decoder.cfg.n_ctx + 1 - ids.shape[1])):
         states = decode(ids)[rows, lengths - 1]
         following = blip.head(states[:, None])[:, -1].argmax(-1)
         open_rows = open_rows & (following != cfg.sep_token_id)

@@ -1,0 +1,54 @@
+"""Questions: what is asked, which words of it play which role, and the right answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+Span = tuple[int, int]
+"""First character and the one after the last."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one picture.
+
+    Attributes:
+        text: The question.
+        answer: Its right answer, one word.
+        group: What is asked for, such as `colour`.
+        options: The two answers it offers, in their order; empty where it is open.
+        roles: Where the words stand that carry the meaning, by role.
+    """
+
+    text: str
+    answer: str
+    group: str
+    options: tuple[str, ...] = ()
+    roles: dict[str, Span] = field(default_factory=dict)
+
+
+def compose(group: str, answer: str, pieces: Sequence[str | tuple[str, str]]) -> Question:
+    """A question from its pieces, joined by spaces (none before a question mark).
+
+    Args:
+        group: What is asked for.
+        answer: The right answer.
+        pieces: Plain words, or (role, word). The role `option` becomes `correct` where the word is the answer and
+            else `incorrect`.
+    """
+    text, roles, options = "", {}, []
+    for piece in pieces:
+        role, word = ("", piece) if isinstance(piece, str) else piece
+        text += "" if not text or word == "?" else " "
+        if role == "option":
+            options.append(word)
+            role = "correct" if word == answer else "incorrect"
+        if role:
+            roles[role] = (len(text), len(text) + len(word))
+        text += word
+    return Question(text, answer, group, tuple(options), roles)
+
+
+def either(first: str, second: str, swap: bool) -> list[str | tuple[str, str]]:
+    """The pieces `first or second`, or the other way round."""
+    first, second = (second, first) if swap else (first, second)
+    return [("option", first), "or", ("option", second)]

@@ -1,0 +1,82 @@
+"""Outlines of things: polygons around (0, 0) that reach about 1 to every side; x grows to the right, y downwards."""
+
+from functools import cache
+from math import cos, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
+
+Outline = NDArray[np.float64]
+"""Corners of a polygon, [corner, 2]: x and y."""
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon")
+"""The nouns of scenes and states."""
+
+
+def ellipse(centre_x: float, centre_y: float, radius_x: float, radius_y: float, corners: int = 40) -> Outline:
+    """An ellipse as a polygon. Lengths in any unit; returns [corner, 2]."""
+    turn = np.arange(corners) * (2 * pi / corners)
+    return np.stack([centre_x + radius_x * np.cos(turn), centre_y + radius_y * np.sin(turn)], axis=1)
+
+
+def stroke(points: Outline, width: float) -> Outline:
+    """The band of this width along a curve ([point, 2]), as a polygon; its ends are cut straight."""
+    along = np.gradient(points, axis=0)
+    along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1) * (width / 2)
+    return np.concatenate([points + across, (points - across)[::-1]])
+
+
+def turned(outline: Outline, angle: float) -> Outline:
+    """The outline turned about (0, 0) by an angle in radians, clockwise on the screen."""
+    return outline @ np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
+
+
+@cache
+def unit_outline(shape: str) -> Outline:
+    """The outline of a named shape, [corner, 2]. Raises KeyError for a name that is none of `SHAPES`."""
+    return {
+        "circle": lambda: ellipse(0, 0, 1, 1),
+        "square": lambda: 0.9 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=np.float64),
+        "triangle": lambda: np.array([[0, -1.05], [1.08, 0.85], [-1.08, 0.85]]),
+        "star": lambda: _star(1.15, 0.5) + [0, 0.08],
+        "heart": _heart,
+        "cross": lambda: _cross(1.0, 0.36),
+        "moon": _moon,
+    }[shape]()
+
+
+def _star(outer: float, inner: float) -> Outline:
+    turn = np.arange(10) * (pi / 5) - pi / 2
+    radius = np.where(np.arange(10) % 2 == 0, outer, inner)
+    return np.stack([radius * np.cos(turn), radius * np.sin(turn)], axis=1)
+
+
+def _heart() -> Outline:
+    turn = np.arange(48) * (2 * pi / 48)
+    across = 16 * np.sin(turn) ** 3
+    down = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
+    return np.stack([across / 15.5, (down - 2.5) / 14.5], axis=1)
+
+
+def _cross(reach: float, half_arm: float) -> Outline:
+    quarter = [(half_arm, -reach), (half_arm, -half_arm), (reach, -half_arm)]
+    corners = []
+    for quarter_turns in range(4):
+        for x, y in quarter:
+            for _ in range(quarter_turns):
+                x, y = -y, x
+            corners.append((x, y))
+    return np.array(corners)
+
+
+def _moon() -> Outline:
+    # The left part of a disc, from which a disc of radius 0.95 further right is taken; the horns are at +-angle.
+    horn_x = (0.62**2 + 1 - 0.95**2) / (2 * 0.62)
+    horn = np.arccos(horn_x)
+    back = np.linspace(horn, 2 * pi - horn, 36)
+    start = np.arctan2(-np.sin(horn), horn_x - 0.62) % (2 * pi)
+    front = np.linspace(start, 2 * pi - start, 24)[1:-1]
+    outside = np.stack([np.cos(back), np.sin(back)], axis=1)
+    inside = np.stack([0.62 + 0.95 * np.cos(front), 0.95 * np.sin(front)], axis=1)
+    return np.concatenate([outside, inside]) * 1.08 + [0.22, 0]

@@ -1,0 +1,269 @@
+"""Trains the mini BLIP from scratch: `python -m notice_lens.world.train --out runs/mini`.
+
+Every step sees fresh pictures. For the first steps the vision stack alone learns to name what is in each patch
+(shape, colour, texture, form, emotion); then the whole model answers several questions about each picture, while the
+patches go on being named with less weight. The patch heads are thrown away at the end: what is saved is an ordinary
+`BlipForQuestionAnswering`.
+
+Nothing is random but the first weights, and the examples of a step follow from its number. So a run that is stopped
+and started again ends with the same weights as one that was not, on the same machine with as many threads.
+"""
+
+import csv
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset
+
+from notice_lens.world.examples import PATCH_CLASSES, UNKNOWN, Batch, Examples
+from notice_lens.world.model import MiniConfig, answer_logits, encode_images, new_model
+from notice_lens.world.pixels import normalised
+from notice_lens.world.vocabulary import processor
+
+COLUMNS = ("step", "seconds", "loss", "answers", "accuracy", "patches", "patch_accuracy", "rate")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run goes.
+
+    Attributes:
+        seed: Of the first weights and of the examples.
+        steps: In all.
+        warm_steps: The first of them, in which the vision stack learns by itself.
+        images: Pictures a step.
+        questions: About each picture.
+        rate: Highest learning rate.
+        ramp: Steps in which the rate rises, at the start and again when the questions begin.
+        decay: Weight decay.
+        patch_weight: Of the loss for naming patches, once questions are asked.
+        model: Sizes of the model.
+    """
+
+    seed: int = 0
+    steps: int = 8000
+    warm_steps: int = 2000
+    images: int = 64
+    questions: int = 6
+    rate: float = 1e-3
+    ramp: int = 200
+    decay: float = 0.05
+    patch_weight: float = 0.5
+    model: MiniConfig = field(default_factory=MiniConfig)
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step: a ramp, then half a cosine down to a hundredth."""
+        since = step if step < self.warm_steps else step - self.warm_steps
+        rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
+        return self.rate * rise * (0.01 + 0.99 * (1 + cos(pi * step / self.steps)) / 2)
+
+
+class PatchHeads(nn.Module):
+    """One linear head for each kind of `PATCH_CLASSES`, on the vision stack's output."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(width, len(words)) for words in PATCH_CLASSES.values()])
+
+    def forward(
+        self, states: Float[Tensor, "image patch width"], labels: Int[Tensor, "image kind patch"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Sum over kinds of the mean cross-entropy, and the share of named patches that is right, over all kinds."""
+        loss = states.new_zeros(())
+        right, asked = states.new_zeros(()), states.new_zeros(())
+        for kind, head in enumerate(self.heads):
+            target = labels[:, kind].flatten()
+            known = target != UNKNOWN
+            logits = head(states[:, 1:].flatten(0, 1)[known]).float()
+            if len(logits):
+                loss = loss + functional.cross_entropy(logits, target[known])
+                right, asked = right + (logits.argmax(-1) == target[known]).sum(), asked + known.sum()
+        return loss, right / asked.clamp(min=1)
+
+
+class _Stream(IterableDataset):
+    """The batches of the steps from `first` on."""
+
+    def __init__(self, config: TrainConfig, first: int):
+        self._config, self._first = config, first
+
+    def __iter__(self) -> Iterator[Batch]:
+        examples = Examples(self._config.seed, self._config.questions)
+        for step in range(self._first, self._config.steps):
+            yield examples.batch(step, self._config.images)
+
+
+class Trainer:
+    """A run that can stop and go on.
+
+    Args:
+        config: How the run goes.
+        folder: Where its checkpoint and log lie; what is there already is gone on with.
+        device: Such as `cpu` or `cuda`.
+        bfloat16: Whether matrices are multiplied in bfloat16 (weights stay in float32).
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, device: str = "cpu", bfloat16: bool = True):
+        self.config, self.folder, self.device, self.bfloat16 = config, folder, torch.device(device), bfloat16
+        self.model = new_model(config.model, config.seed).to(self.device).train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed + 1)
+            self.heads = PatchHeads(config.model.width).to(self.device)
+        self.step = 0
+        self._seconds = 0.0
+        self._optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.98), fused=True)
+        self._start = processor().tokenizer.bos_token_id
+        self._end = processor().tokenizer.sep_token_id
+        if self._checkpoint.exists():
+            self._load()
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _groups(self) -> list[dict[str, Any]]:
+        parameters = [*self.model.parameters(), *self.heads.parameters()]
+        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+        return [{"params": matrices, "weight_decay": self.config.decay}, {"params": vectors, "weight_decay": 0.0}]
+
+    def run(self, until: int | None = None, *, workers: int = 1, every: int = 50, save_every: int = 250) -> None:
+        """Trains up to a step (None: to the end), and saves.
+
+        Args:
+            until: Step to stop before.
+            workers: Processes that draw examples; 0 draws them in this one.
+            every: Steps between lines of the log.
+            save_every: Steps between checkpoints.
+        """
+        until = self.config.steps if until is None else min(until, self.config.steps)
+        # One worker: several would hand out the same steps.
+        loader = DataLoader(_Stream(self.config, self.step), batch_size=None, num_workers=min(workers, 1))
+        sums, count, began = torch.zeros(len(COLUMNS) - 3), 0, time.perf_counter()
+        for batch in loader:
+            if self.step >= until:
+                break
+            sums, count = sums + self._train_on(batch), count + 1
+            self.step += 1
+            if self.step % every == 0 or self.step == until:
+                now = time.perf_counter()
+                self._seconds, began = self._seconds + now - began, now
+                self._log((sums / count).tolist())
+                sums, count = torch.zeros_like(sums), 0
+            if self.step % save_every == 0:
+                self._save()
+        self._save()
+
+    def _train_on(self, batch: Batch) -> Tensor:
+        """One step. Returns loss, loss of the answers, their accuracy, loss of the patches and theirs."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.rate_at(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            answers, accuracy, patches, patch_accuracy = self._losses(batch)
+        warming = self.step < self.config.warm_steps
+        loss = patches if warming else answers + self.config.patch_weight * patches
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*self.model.parameters(), *self.heads.parameters()], 1.0)
+        self._optimizer.step()
+        return torch.stack([loss, answers, accuracy, patches, patch_accuracy]).detach().cpu()
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        pixels = normalised(torch.from_numpy(batch.pixels).to(self.device))
+        states = encode_images(self.model, pixels)
+        patches, patch_accuracy = self.heads(states, torch.from_numpy(batch.patches).to(self.device).long())
+        if self.step < self.config.warm_steps:
+            return patches.new_zeros(()), patches.new_zeros(()), patches, patch_accuracy
+        asked = torch.from_numpy(batch.questions).to(self.device).long()
+        right = torch.from_numpy(batch.answers).to(self.device).long()
+        given = torch.stack([torch.full_like(right, self._start), right], dim=-1)
+        wanted = torch.stack([right, torch.full_like(right, self._end)], dim=-1)
+        logits = answer_logits(self.model, states, asked, given).float()
+        loss = functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+        return 2 * loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, patch_accuracy
+
+    def _log(self, means: list[float]) -> None:
+        row = [self.step, round(self._seconds, 1), *(round(mean, 5) for mean in means), self.config.rate_at(self.step - 1)]
+        log = self.folder / "log.csv"
+        fresh = not log.exists()
+        with log.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(COLUMNS)
+            writer.writerow(row)
+        click.echo("  ".join(f"{name} {value:.6g}" for name, value in zip(COLUMNS, row, strict=True)))
+
+    def _save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "config": str(self.config),
+            "step": self.step,
+            "seconds": self._seconds,
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        # Written aside and moved: a kill never leaves half a checkpoint.
+        aside = self._checkpoint.with_suffix(".part")
+        torch.save(state, aside)
+        os.replace(aside, self._checkpoint)
+
+    def _load(self) -> None:
+        state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        if state["config"] != str(self.config):
+            raise ValueError(
+                f"{self._checkpoint} is of another run:\n  there {state['config']}\n  here  {self.config}\n"
+                "take another folder, or the same settings"
+            )
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step, self._seconds = state["step"], state["seconds"]
+
+
+def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Writes the model with its processor in Hugging Face's format."""
+    import copy
+
+    copy.deepcopy(model).eval().to(dtype).save_pretrained(folder)
+    processor(model.config.vision_config.image_size).save_pretrained(folder)
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.option("--steps", default=TrainConfig.steps, show_default=True)
+@click.option("--warm-steps", default=TrainConfig.warm_steps, show_default=True, help="Vision stack by itself.")
+@click.option("--images", default=TrainConfig.images, show_default=True, help="Pictures a step.")
+@click.option("--questions", default=TrainConfig.questions, show_default=True, help="About each picture.")
+@click.option("--rate", default=TrainConfig.rate, show_default=True, help="Highest learning rate.")
+@click.option("--seed", default=TrainConfig.seed, show_default=True)
+@click.option("--until", type=int, help="Stop before this step; the same command goes on from there.")
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--bfloat16/--float32", default=True, show_default=True)
+def main(
+    out: Path, steps: int, warm_steps: int, images: int, questions: int, rate: float, seed: int,
+    until: int | None, device: str, bfloat16: bool,
+) -> None:
+    """Trains the mini model; stopped at any time, the same command goes on."""
+    config = TrainConfig(
+        seed=seed, steps=steps, warm_steps=warm_steps, images=images, questions=questions, rate=rate
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config, out, device, bfloat16)
+    trainer.run(until)
+    export(trainer.model, out / "model")
+    click.echo(f"saved {out / 'model'}")
+
+
+if __name__ == "__main__":
+    main()

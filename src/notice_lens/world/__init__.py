@@ -1,4 +1,4 @@
-"""The mini world: pictures with exact masks, questions about them in minimal pairs, and a small BLIP trained on them."""
+"""The mini world: pictures with exact masks, questions about them in minimal pairs, a small BLIP trained on them."""
 
 from notice_lens.world.drawing import draw
 from notice_lens.world.generate import GROUPS, make_pair, pairs, rows

@@ -21,7 +21,7 @@ UNITS = 64
 
 SUPERSAMPLING = 8
 
-Colour = tuple[float, float, float]
+Colour = tuple[float | int, float | int, float | int]
 """Red, green and blue from 0 to 255."""
 
 
@@ -29,8 +29,8 @@ Colour = tuple[float, float, float]
 class Fill:
     """How a part is coloured: `colour`, with `texture` (plain, striped, dotted, checked) in `second`.
 
-    The texture's grid is turned by `angle` (radians), shifted by `phase` (share of a period) and hangs on the point
-    `anchor` (units).
+    The texture's grid is turned by `angle` (radians), hangs on the point `anchor` (units), in whose middle a dot or a
+    band is, and is shifted by `phase` (share of a period).
     """
 
     colour: Colour
@@ -74,21 +74,8 @@ class Background:
 
     def draw(self, size: int) -> NDArray[np.float32]:
         """The background, [size, size, 3] from 0 to 255, before the light."""
-        return self._drawn(size).copy()
-
-    @cached_property
-    def _kept(self) -> dict[int, NDArray[np.float32]]:
-        return {}
-
-    def _drawn(self, size: int) -> NDArray[np.float32]:
-        # The pictures of a pair share one background: it is drawn once.
-        if size not in self._kept:
-            self._kept[size] = self._fresh(size)
-        return self._kept[size]
-
-    def _fresh(self, size: int) -> NDArray[np.float32]:
         colours, blotches = (field.resize((size, size), Image.Resampling.BICUBIC) for field in self._fields)
-        uneven = (np.asarray(blotches, dtype=np.float32) - 127.5) * (2 * self.strength / 255)
+        uneven = (np.asarray(blotches, dtype=np.float32) - np.float32(127.5)) * np.float32(2 * self.strength / 255)
         return np.asarray(colours, dtype=np.float32) + uneven[:, :, None]
 
 
@@ -178,7 +165,7 @@ def _coverage(outline: Outline, size: int) -> tuple[tuple[slice, slice], NDArray
     # Pillow counts a pixel as inside by its middle, half a fine pixel from the corner that our units start at.
     corners = ((outline - [left, top]) * SUPERSAMPLING - 0.5).ravel().tolist()
     ImageDraw.Draw(fine).polygon(corners, fill=255)
-    alpha = np.asarray(fine.reduce(SUPERSAMPLING), dtype=np.float32) / 255
+    alpha = np.asarray(fine.reduce(SUPERSAMPLING), dtype=np.float32) / np.float32(255)
     return (slice(top, bottom), slice(left, right)), alpha
 
 
@@ -193,7 +180,8 @@ def _filled(fill: Fill, box: tuple[slice, slice], scale: float) -> NDArray[np.fl
     along = across * cos(fill.angle) + down * sin(fill.angle)
     aside = down * cos(fill.angle) - across * sin(fill.angle)
     share = _pattern(fill.texture, along, aside, fill.phase, scale)[:, :, None].astype(np.float32)
-    return colour + share * (np.asarray(fill.second, dtype=np.float32) - colour)
+    second = np.asarray(fill.second, dtype=np.float32)
+    return (colour + share * (second - colour)).astype(np.float32, copy=False)
 
 
 PERIODS = {"striped": 6.5, "dotted": 7.0, "checked": 9.0}
@@ -220,7 +208,7 @@ def _pattern(
 
 
 def _from_middle(place: NDArray[np.float64], period: float) -> NDArray[np.float64]:
-    return (place % period) - period / 2
+    return (place + period / 2) % period - period / 2
 
 
 def _bands(place: NDArray[np.float64], period: float) -> NDArray[np.float64]:

@@ -30,8 +30,8 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
 UNKNOWN = -100
 """Label of a patch that is not asked about."""
 
-TASK_SHARES = (("scenes", 0.5), ("states", 0.34), ("faces", 0.16))
-MAX_TOKENS = 11
+TASK_SHARES = (("scenes", 0.52), ("states", 0.38), ("faces", 0.1))
+MAX_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Examples:
                 text = tokens(question.text)
                 padded[image, place, : len(text)] = text
                 answers[image, place] = tokens(question.answer)[1]
-        pixels, patches = (np.stack([example[part] for example in made]) for part in (0, 1))
+        pixels = np.stack([example[0] for example in made])
+        patches = np.stack([example[1] for example in made])
         return Batch(pixels, patches, padded, answers)
 
     def _example(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
@@ -127,5 +128,3 @@ def patch_labels(drawing: Drawing, seen: tuple[Thing, ...] | faces.Face, grid: i
 def _by_patch(cover: NDArray[np.float32], grid: int) -> NDArray[np.float32]:
     side = cover.shape[0] // grid
     return cover.reshape(grid, side, grid, side).mean(axis=(1, 3)).ravel()
-
-

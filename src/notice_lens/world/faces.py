@@ -17,7 +17,14 @@ from notice_lens.world.things import COLOURS
 EMOTIONS = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
 
 SKINS: tuple[Colour, ...] = ((245, 213, 188), (232, 190, 155), (205, 155, 115), (164, 112, 78), (120, 80, 55))
-HAIRS: tuple[Colour, ...] = ((35, 25, 22), (92, 58, 32), (168, 110, 50), (222, 190, 110), (170, 165, 160), (140, 50, 30))
+HAIRS: tuple[Colour, ...] = (
+    (35, 25, 22),
+    (92, 58, 32),
+    (168, 110, 50),
+    (222, 190, 110),
+    (170, 165, 160),
+    (140, 50, 30),
+)
 DARK: Colour = (28, 20, 20)
 WHITE: Colour = (250, 250, 250)
 
@@ -91,14 +98,14 @@ def face(stream: Stream) -> Face:
 
 
 def ask(emotion: str, other: str, swap: bool) -> Question:
-    """The question `is this person feeling <emotion> or <other>?`"""
+    """Asks `is this person feeling <emotion> or <other>?`, as a question with roles."""
     return compose(
         "emotion", emotion, ["is", "this", ("noun", "person"), "feeling", *either(emotion, other, swap), "?"]
     )
 
 
 def ask_openly(emotion: str) -> Question:
-    """The question `how is this person feeling?`"""
+    """Asks `how is this person feeling?`, as a question with roles."""
     return compose("emotion", emotion, ["how", "is", "this", ("noun", "person"), "feeling", "?"])
 
 

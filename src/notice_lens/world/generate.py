@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import get_args
+from typing import cast, get_args
 
 from notice_lens.world import face_pairs, scene_pairs, state_pairs
 from notice_lens.world.drawing import UNITS
@@ -19,7 +19,7 @@ GROUPS: dict[Task, tuple[str, ...]] = {
 _MAKERS = {"scenes": scene_pairs.make_pair, "states": state_pairs.make_pair, "faces": face_pairs.make_pair}
 
 
-def make_pair(task: Task, number: int, *, seed: int = 0, split: Split = "test") -> Pair:
+def make_pair(task: Task | str, number: int, *, seed: int = 0, split: Split | str = "test") -> Pair:
     """The pair of a number, not drawn yet.
 
     Numbers take turns in the order of the options and in the task's groups, so that any six in a row are balanced.
@@ -37,19 +37,19 @@ def make_pair(task: Task, number: int, *, seed: int = 0, split: Split = "test") 
     _check("split", split, get_args(Split))
     if number < 0:
         raise ValueError(f"pair {number} asked for; they are numbered from 0 on")
-    groups = GROUPS[task]
+    groups = GROUPS[cast("Task", task)]
     stream = Stream(split, task, seed, number)
     pair = _MAKERS[task](stream, groups[number // 2 % len(groups)], number % 2 == 1)
     return pair.named(f"{split}-{task}-{seed}-{number}")
 
 
-def pairs(task: Task, count: int, *, seed: int = 0, split: Split = "test") -> Iterator[Pair]:
+def pairs(task: Task | str, count: int, *, seed: int = 0, split: Split | str = "test") -> Iterator[Pair]:
     """The first `count` pairs of a seed, not drawn yet. Arguments and errors as of `make_pair`."""
     return (make_pair(task, number, seed=seed, split=split) for number in range(count))
 
 
 def rows(
-    task: Task, count: int, *, seed: int = 0, split: Split = "test", size: int = UNITS
+    task: Task | str, count: int, *, seed: int = 0, split: Split | str = "test", size: int = UNITS
 ) -> Iterator[Row]:
     """The first `count` pairs of a seed, drawn `size` pixels wide and high. Arguments and errors as of `make_pair`."""
     return (pair.row(size) for pair in pairs(task, count, seed=seed, split=split))

@@ -1,13 +1,14 @@
 """The mini BLIP before training, and a quick forward for many questions about each image."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from notice_lens.world.start import look_at_neighbours
 from notice_lens.world.vocabulary import processor, word_pieces
 
 
@@ -44,7 +45,7 @@ def new_model(config: MiniConfig, seed: int) -> Any:
         "num_attention_heads": config.heads,
         "intermediate_size": config.mlp,
         "projection_dim": 64,
-        "initializer_range": 0.02,
+        "initializer_range": 0.04,
     }
     text = {
         "vocab_size": len(word_pieces()),
@@ -70,17 +71,13 @@ def new_model(config: MiniConfig, seed: int) -> Any:
                 text_config=text | width, vision_config=vision | width, image_text_hidden_size=64, projection_dim=64
             )
         )
-        for embedding in (model.vision_model.embeddings.class_embedding, model.vision_model.embeddings.position_embedding):
-            nn.init.normal_(embedding, std=0.02)
+    look_at_neighbours(model.vision_model, torch.Generator().manual_seed(seed))
     return model
 
 
-def sizes(config: MiniConfig) -> dict[str, int]:
-    """The config as plain numbers, for logs."""
-    return asdict(config)
-
-
-def encode_images(model: Any, pixels: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image patch width"]:
+def encode_images(
+    model: Any, pixels: Float[Tensor, "image channel rows columns"]
+) -> Float[Tensor, "image patch width"]:
     """What `model.vision_model` gives, with fused attention: the class token first, then the patches."""
     vision = model.vision_model
     stream = vision.embeddings(pixels)

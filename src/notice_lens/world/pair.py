@@ -29,7 +29,8 @@ class Pair:
         donor: Another such picture, for which the right answer is neither option.
         question: The question about all three. Its options are the right answers for `clean` and for `corrupt`.
         incorrect: The right answer for `corrupt`.
-        corrupt_question: A question with other options and as many words; its answer on `clean`, "" where none is right.
+        corrupt_question: A question with other options and as many words; its answer is the one on `clean`, or "" where
+            neither option is right.
         donor_question: A question with as many words, whose answer on `donor` is neither option.
         control_question: The same options, but asked about something else of `clean`, so that the other one is right;
             None where the picture has nothing of the kind.

@@ -85,9 +85,7 @@ def _subject_pair(stream: Stream, carried: bool, swap: bool, behind: Background)
     third, *others = stream.sample(layout.absent(), 4)
     incorrect = layout.shape(layout.third) if carried else others.pop()
     corrupt = (
-        layout.scene.exchanged(layout.subject, layout.third)
-        if carried
-        else _changed(layout, layout.subject, incorrect)
+        layout.scene.exchanged(layout.subject, layout.third) if carried else _changed(layout, layout.subject, incorrect)
     )
     control = scenes.ask_subject(incorrect, correct, OPPOSITE[relation], thing, not swap) if carried else None
     return _pair(

@@ -29,7 +29,7 @@ PHRASE = {relation: (relation, "of") if relation in ("left", "right") else (rela
 CLEAR, LEVEL = 12.0, 5.0
 """Middles at least `CLEAR` units apart stand above, below, left or right; at most `LEVEL` apart they clearly do not."""
 
-GRID = (11.5, 32.0, 52.5)
+GRID = (11.0, 32.0, 53.0)
 CONTAINERS = ("circle", "square", "heart")
 
 
@@ -61,9 +61,7 @@ class Scene:
     def exchanged(self, first: int, second: int) -> "Scene":
         """The scene with the shapes of two places exchanged; colour and jitter stay where they are."""
         shapes = {first: self.things[second].shape, second: self.things[first].shape}
-        things = tuple(
-            thing.having("shape", shapes.get(place, thing.shape)) for place, thing in enumerate(self.things)
-        )
+        things = tuple(thing.having("shape", shapes.get(place, thing.shape)) for place, thing in enumerate(self.things))
         return Scene(things, self.nested)
 
     def picture(self, behind: Background) -> Picture:
@@ -86,8 +84,8 @@ def place_things(
             shape=shape,
             colour=colour,
             texture="plain" if stream.coin(plain) else stream.choice(VALUES["texture"][1:]),
-            x=x + shift_x + stream.uniform(-1, 1),
-            y=y + shift_y + stream.uniform(-1, 1),
+            x=x + shift_x + stream.uniform(-0.8, 0.8),
+            y=y + shift_y + stream.uniform(-0.8, 0.8),
             radius=radius,
             **jitter(stream),  # type: ignore[arg-type]
         )
@@ -101,29 +99,29 @@ def row_of_three(stream: Stream, axis: int, shapes: list[str]) -> Scene:
     for step in range(len(shapes)):
         along, across = GRID[step], GRID[stream.below(3)]
         places.append((along, across) if axis == 0 else (across, along))
-    return Scene(place_things(stream, shapes, places, [stream.uniform(8.3, 9.4) for _ in shapes]))
+    return Scene(place_things(stream, shapes, places, [stream.uniform(8.8, 9.6) for _ in shapes]))
 
 
 def spread(stream: Stream, shapes: list[str]) -> Scene:
     """Things in random cells of a 3 x 3 grid."""
     cells = stream.sample([(x, y) for x in GRID for y in GRID], len(shapes))
-    return Scene(place_things(stream, shapes, cells, [stream.uniform(8.3, 9.4) for _ in shapes]))
+    return Scene(place_things(stream, shapes, cells, [stream.uniform(8.8, 9.6) for _ in shapes]))
 
 
 def nest(stream: Stream, inner: str, container: str, outer: list[str]) -> Scene:
     """A thing inside a larger one, and at most one outside: places 1, 0 and 2."""
-    corner_x, corner_y = stream.choice((-1, 1)), stream.choice((-1, 1))
+    corner_x, corner_y = stream.choice((-1.0, 1.0)), stream.choice((-1.0, 1.0))
     middle = (32 + corner_x * stream.uniform(9, 11), 32 + corner_y * stream.uniform(9, 11))
     held = (middle[0] + stream.uniform(-1.5, 1.5), middle[1] + stream.uniform(-1.5, 1.5))
-    places = [middle, held, (32 - corner_x * 20.5, 32 - corner_y * 20.5)]
-    radii = [stream.uniform(17.5, 18.5), stream.uniform(7.6, 8.2), stream.uniform(8.3, 9.4)]
+    places = [middle, held, (32 - corner_x * 21, 32 - corner_y * 21)]
+    radii = [stream.uniform(17.5, 18.5), stream.uniform(7.6, 8.2), stream.uniform(8.8, 9.6)]
     shapes = [container, inner, *outer]
     things = place_things(stream, shapes, places[: len(shapes)], radii[: len(shapes)], plain=1.0)
     return Scene(things, nested=(1, 0))
 
 
 def ask_subject(subject: str, other: str, relation: str, thing: str, swap: bool) -> Question:
-    """The question `is <subject> or <other> above <thing>?`"""
+    """Asks `is <subject> or <other> above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", subject, ["is", *either(subject, other, swap), *verb, ("object", thing), "?"])
 
@@ -136,13 +134,13 @@ def ask_verb(subject: str, relation: str, other: str, thing: str, swap: bool, of
 
 
 def ask_object(subject: str, relation: str, thing: str, other: str, swap: bool) -> Question:
-    """The question `is <subject> above <thing> or <other>?`"""
+    """Asks `is <subject> above <thing> or <other>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("object", thing, ["is", ("subject", subject), *verb, *either(thing, other, swap), "?"])
 
 
 def ask_openly(relation: str, thing: str, answer: str) -> Question:
-    """The question `what is above <thing>?`"""
+    """Asks `what is above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", answer, ["what", "is", *verb, ("object", thing), "?"])
 
@@ -154,7 +152,8 @@ def questions(scene: Scene, stream: Stream, count: int) -> list[Question]:
         for subject, thing in permutations(scene.things, 2)
         for relation in OPPOSITE
         # Nearly everything is outside nearly everything: of those facts few are asked about.
-        if scene.holds(relation, subject, thing) and (relation != "outside" or stream.coin(0.5 if scene.nested else 0.1))
+        if scene.holds(relation, subject, thing)
+        and (relation != "outside" or stream.coin(0.5 if scene.nested else 0.1))
     ]
     return [_ask(scene, *stream.choice(facts), stream) for _ in range(count)]
 
@@ -166,7 +165,11 @@ def _ask(scene: Scene, subject: Thing, relation: str, thing: Thing, stream: Stre
         other = stream.choice([OPPOSITE[relation], *_rival_relations(scene, subject, relation, thing)])
         of = {relation, other} == {"inside", "outside"} and stream.coin(0.3)
         return ask_verb(subject.shape, relation, other, thing.shape, swap, of)
-    if group == "subject" and stream.coin(0.25) and all(scene.holds(relation, other, thing) is False for other in third):
+    if (
+        group == "subject"
+        and stream.coin(0.25)
+        and all(scene.holds(relation, other, thing) is False for other in third)
+    ):
         return ask_openly(relation, thing.shape, subject.shape)
     if group == "subject":
         rivals = [other.shape for other in third if scene.holds(relation, other, thing) is False]

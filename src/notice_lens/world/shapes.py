@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 Outline = NDArray[np.float64]
 """Corners of a polygon, [corner, 2]: x and y."""
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon")
+Length = float | int
+
+SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "heart", "cross", "moon")
 """The nouns of scenes and states."""
 
 
-def ellipse(centre_x: float, centre_y: float, radius_x: float, radius_y: float, corners: int = 40) -> Outline:
+def ellipse(centre_x: Length, centre_y: Length, radius_x: Length, radius_y: Length, corners: int = 40) -> Outline:
     """An ellipse as a polygon. Lengths in any unit; returns [corner, 2]."""
     turn = np.arange(corners) * (2 * pi / corners)
     return np.stack([centre_x + radius_x * np.cos(turn), centre_y + radius_y * np.sin(turn)], axis=1)
 
 
-def stroke(points: Outline, width: float) -> Outline:
+def stroke(points: Outline, width: Length) -> Outline:
     """The band of this width along a curve ([point, 2]), as a polygon; its ends are cut straight."""
     along = np.gradient(points, axis=0)
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
@@ -27,7 +29,7 @@ def stroke(points: Outline, width: float) -> Outline:
     return np.concatenate([points + across, (points - across)[::-1]])
 
 
-def turned(outline: Outline, angle: float) -> Outline:
+def turned(outline: Outline, angle: Length) -> Outline:
     """The outline turned about (0, 0) by an angle in radians, clockwise on the screen."""
     return outline @ np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
 
@@ -39,7 +41,7 @@ def unit_outline(shape: str) -> Outline:
         "circle": lambda: ellipse(0, 0, 1, 1),
         "square": lambda: 0.9 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=np.float64),
         "triangle": lambda: np.array([[0, -1.05], [1.08, 0.85], [-1.08, 0.85]]),
-        "star": lambda: _star(1.15, 0.5) + [0, 0.08],
+        "star": lambda: _star(1.15, 0.5) + np.array([0, 0.08]),
         "heart": _heart,
         "cross": lambda: _cross(1.0, 0.36),
         "moon": _moon,
@@ -71,12 +73,13 @@ def _cross(reach: float, half_arm: float) -> Outline:
 
 
 def _moon() -> Outline:
-    # The left part of a disc, from which a disc of radius 0.95 further right is taken; the horns are at +-angle.
-    horn_x = (0.62**2 + 1 - 0.95**2) / (2 * 0.62)
+    # A disc, less a disc of radius `bite` whose middle lies `aside` further right; their outlines cross at the horns.
+    aside, bite = 0.78, 0.92
+    horn_x = (aside**2 + 1 - bite**2) / (2 * aside)
     horn = np.arccos(horn_x)
     back = np.linspace(horn, 2 * pi - horn, 36)
-    start = np.arctan2(-np.sin(horn), horn_x - 0.62) % (2 * pi)
+    start = np.arctan2(-np.sin(horn), horn_x - aside) % (2 * pi)
     front = np.linspace(start, 2 * pi - start, 24)[1:-1]
     outside = np.stack([np.cos(back), np.sin(back)], axis=1)
-    inside = np.stack([0.62 + 0.95 * np.cos(front), 0.95 * np.sin(front)], axis=1)
-    return np.concatenate([outside, inside]) * 1.08 + [0.22, 0]
+    inside = np.stack([aside + bite * np.cos(front), bite * np.sin(front)], axis=1)
+    return np.concatenate([outside, inside]) * 1.08 + np.array([0.2, 0])

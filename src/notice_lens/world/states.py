@@ -11,7 +11,7 @@ from notice_lens.world.drawing import Background, Picture
 from notice_lens.world.questions import Question, compose, either
 from notice_lens.world.shapes import SHAPES
 from notice_lens.world.stream import Stream
-from notice_lens.world.things import VALUES, Attribute, Thing, background, jitter
+from notice_lens.world.things import VALUES, Attribute, Thing, jitter
 
 GROUPS: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
 """Group of questions, and the attribute that it asks for."""
@@ -53,7 +53,7 @@ def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
 
 
 def ask_openly(thing: Thing, group: str) -> Question:
-    """The question `what color is this <shape>?`"""
+    """Asks `what color is this <shape>?`, as a question with roles."""
     return compose(group, thing.word(GROUPS[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"])
 
 

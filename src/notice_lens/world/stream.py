@@ -24,7 +24,7 @@ class Stream:
             raise ValueError(f"a part of a stream's key holds a '/': {key}")
         self._random = random.Random("/".join(str(part) for part in key))
 
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+    def uniform(self, low: float | int = 0.0, high: float | int = 1.0) -> float:
         """A number from `low` up to, and without, `high`."""
         return low + (high - low) * self._random.random()
 

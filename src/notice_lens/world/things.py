@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
+
 from notice_lens.world.drawing import Background, Colour, Fill, Part
 from notice_lens.world.shapes import SHAPES, turned, unit_outline
 from notice_lens.world.stream import Stream
@@ -22,7 +24,12 @@ COLOURS: dict[str, Colour] = {
 
 TEXTURES = ("plain", "striped", "dotted", "checked")
 
-FORMS: dict[str, tuple[float, float]] = {"big": (14, 14), "small": (8.6, 8.6), "tall": (8.6, 14.2), "wide": (14.2, 8.6)}
+FORMS: dict[str, tuple[float, float]] = {
+    "big": (14.0, 14.0),
+    "small": (8.6, 8.6),
+    "tall": (8.6, 14.2),
+    "wide": (14.2, 8.6),
+}
 """What a form means: half the width and half the height, in units."""
 
 VALUES: dict[Attribute, tuple[str, ...]] = {
@@ -69,7 +76,7 @@ class Thing:
         reach = (self.radius, self.radius)
         if self.form is not None:
             reach = tuple(half * self.radius for half in FORMS[self.form])
-        outline = turned(unit_outline(self.shape) * reach, self.tilt) + [self.x, self.y]
+        outline = turned(unit_outline(self.shape) * reach, self.tilt) + np.array([self.x, self.y])
         colour = _tinted(COLOURS[self.colour], self.tint)
         fill = Fill(colour, _second(colour), self.texture, *self.grain, anchor=(self.x, self.y))
         return Part(self.name, outline, fill)
@@ -95,9 +102,10 @@ def jitter(stream: Stream) -> dict[str, object]:
     """Fields of a thing that no word names: tilt, tint and grain."""
     quarter = stream.choice((0.0, 0.7854, 1.5708, 2.3562))
     return {
-        "tilt": stream.uniform(-0.16, 0.16),
+        "tilt": stream.uniform(-0.13, 0.13),
         "tint": (stream.uniform(-12, 12), stream.uniform(-12, 12), stream.uniform(-12, 12)),
-        "grain": (quarter + stream.uniform(-0.15, 0.15), stream.uniform()),
+        # A small shift: the smallest thing has a whole dot in its middle, and cannot pass for plain.
+        "grain": (quarter + stream.uniform(-0.15, 0.15), stream.uniform(-0.13, 0.13)),
     }
 
 

@@ -13,8 +13,7 @@ import csv
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from math import cos, pi
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from notice_lens.world.examples import PATCH_CLASSES, UNKNOWN, Batch, Examples
+from notice_lens.world.examples import NOTHING, PATCH_CLASSES, UNKNOWN, Batch, Examples
 from notice_lens.world.model import MiniConfig, answer_logits, encode_images, new_model
 from notice_lens.world.pixels import normalised
 from notice_lens.world.vocabulary import processor
 
-COLUMNS = ("step", "seconds", "loss", "answers", "accuracy", "patches", "patch_accuracy", "rate")
+COLUMNS = ("step", "seconds", "loss", "answers", "accuracy", "patches", "shape_accuracy", "rate")
 
 
 @dataclass(frozen=True)
@@ -46,26 +45,33 @@ class TrainConfig:
         rate: Highest learning rate.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
         decay: Weight decay.
+        fall: Share of the steps in which the rate falls to nothing.
         patch_weight: Of the loss for naming patches, once questions are asked.
         model: Sizes of the model.
     """
 
     seed: int = 0
-    steps: int = 8000
-    warm_steps: int = 2000
+    steps: int = 5600
+    warm_steps: int = 1500
     images: int = 64
-    questions: int = 6
+    questions: int = 4
     rate: float = 1e-3
     ramp: int = 200
     decay: float = 0.05
-    patch_weight: float = 0.5
+    fall: float = 0.4
+    patch_weight: float = 1.0
     model: MiniConfig = field(default_factory=MiniConfig)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step: a ramp, then half a cosine down to a hundredth."""
+        """The learning rate of a step: a ramp, a plateau, and a straight fall over the last `fall` of the steps."""
         since = step if step < self.warm_steps else step - self.warm_steps
         rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
-        return self.rate * rise * (0.01 + 0.99 * (1 + cos(pi * step / self.steps)) / 2)
+        return self.rate * rise * min(1.0, max(0.01, (self.steps - step) / (self.fall * self.steps)))
+
+    @property
+    def last_steady_step(self) -> int:
+        """The step at which the fall begins; up to it a run does not depend on `steps`."""
+        return int((1 - self.fall) * self.steps)
 
 
 class PatchHeads(nn.Module):
@@ -76,19 +82,29 @@ class PatchHeads(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(width, len(words)) for words in PATCH_CLASSES.values()])
 
     def forward(
-        self, states: Float[Tensor, "image patch width"], labels: Int[Tensor, "image kind patch"]
+        self, states: Float[Tensor, "image pos width"], labels: Int[Tensor, "image kind patch"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Sum over kinds of the mean cross-entropy, and the share of named patches that is right, over all kinds."""
-        loss = states.new_zeros(())
-        right, asked = states.new_zeros(()), states.new_zeros(())
-        for kind, head in enumerate(self.heads):
-            target = labels[:, kind].flatten()
+        """Sum over kinds of the mean cross-entropy, and the share of the patches of things whose shape is named right.
+
+        Most patches show nothing; they count a twentieth, or the shapes would hardly be heard.
+        """
+        loss = states.new_zeros((), dtype=torch.float32)
+        accuracy = loss
+        for kind, (name, head) in enumerate(zip(PATCH_CLASSES, self.heads, strict=True)):
+            target = labels[:, kind]
             known = target != UNKNOWN
-            logits = head(states[:, 1:].flatten(0, 1)[known]).float()
-            if len(logits):
-                loss = loss + functional.cross_entropy(logits, target[known])
-                right, asked = right + (logits.argmax(-1) == target[known]).sum(), asked + known.sum()
-        return loss, right / asked.clamp(min=1)
+            if not known.any():
+                continue
+            logits, target = head(states[:, 1:][known]).float(), target[known]
+            if name == "shape":
+                nothing = PATCH_CLASSES[name].index(NOTHING)
+                weight = torch.ones(logits.shape[-1], device=logits.device)
+                weight[nothing] = 0.05
+                loss = loss + functional.cross_entropy(logits, target, weight=weight)
+                accuracy = (logits.argmax(-1) == target)[target < nothing].float().mean().nan_to_num()
+            else:
+                loss = loss + functional.cross_entropy(logits, target)
+        return loss, accuracy
 
 
 class _Stream(IterableDataset):
@@ -130,6 +146,10 @@ class Trainer:
     @property
     def _checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
+
+    @property
+    def _settings(self) -> str:
+        return str(replace(self.config, steps=0))
 
     def _groups(self) -> list[dict[str, Any]]:
         parameters = [*self.model.parameters(), *self.heads.parameters()]
@@ -193,7 +213,12 @@ class Trainer:
         return 2 * loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, patch_accuracy
 
     def _log(self, means: list[float]) -> None:
-        row = [self.step, round(self._seconds, 1), *(round(mean, 5) for mean in means), self.config.rate_at(self.step - 1)]
+        row = [
+            self.step,
+            round(self._seconds, 1),
+            *(round(mean, 5) for mean in means),
+            self.config.rate_at(self.step - 1),
+        ]
         log = self.folder / "log.csv"
         fresh = not log.exists()
         with log.open("a", newline="", encoding="utf-8") as file:
@@ -207,6 +232,8 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "config": str(self.config),
+            "settings": self._settings,
+            "steady": self.config.last_steady_step,
             "step": self.step,
             "seconds": self._seconds,
             "model": self.model.state_dict(),
@@ -220,7 +247,9 @@ class Trainer:
 
     def _load(self) -> None:
         state = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
-        if state["config"] != str(self.config):
+        # Until the rate falls a run may be made longer or shorter: nothing before depends on its length.
+        there = state["config"] if state["step"] > min(self.config.last_steady_step, state["steady"]) else "any"
+        if there not in ("any", str(self.config)) or state["settings"] != self._settings:
             raise ValueError(
                 f"{self._checkpoint} is of another run:\n  there {state['config']}\n  here  {self.config}\n"
                 "take another folder, or the same settings"
@@ -251,13 +280,19 @@ def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Non
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--bfloat16/--float32", default=True, show_default=True)
 def main(
-    out: Path, steps: int, warm_steps: int, images: int, questions: int, rate: float, seed: int,
-    until: int | None, device: str, bfloat16: bool,
+    out: Path,
+    steps: int,
+    warm_steps: int,
+    images: int,
+    questions: int,
+    rate: float,
+    seed: int,
+    until: int | None,
+    device: str,
+    bfloat16: bool,
 ) -> None:
     """Trains the mini model; stopped at any time, the same command goes on."""
-    config = TrainConfig(
-        seed=seed, steps=steps, warm_steps=warm_steps, images=images, questions=questions, rate=rate
-    )
+    config = TrainConfig(seed=seed, steps=steps, warm_steps=warm_steps, images=images, questions=questions, rate=rate)
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, out, device, bfloat16)
     trainer.run(until)

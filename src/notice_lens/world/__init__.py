@@ -2,6 +2,7 @@
 
 from notice_lens.world.drawing import draw
 from notice_lens.world.generate import GROUPS, make_pair, pairs, rows
+from notice_lens.world.mini import mini_folder
 from notice_lens.world.pair import Pair, Row
 
-__all__ = ["GROUPS", "Pair", "Row", "draw", "make_pair", "pairs", "rows"]
+__all__ = ["GROUPS", "Pair", "Row", "draw", "make_pair", "mini_folder", "pairs", "rows"]

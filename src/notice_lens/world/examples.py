@@ -30,7 +30,26 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
 UNKNOWN = -100
 """Label of a patch that is not asked about."""
 
-TASK_SHARES = (("scenes", 0.52), ("states", 0.38), ("faces", 0.1))
+
+@dataclass(frozen=True)
+class Mix:
+    """What examples are about.
+
+    Attributes:
+        scenes: Share of them that are scenes.
+        states: Share of them that are states; the rest are faces.
+        groups: Groups of the questions about scenes, as `scenes.questions` takes them.
+    """
+
+    scenes: float
+    states: float
+    groups: tuple[str, ...]
+
+
+EASY = Mix(0.52, 0.38, scenes.GROUPS)
+RELATIONS = Mix(0.68, 0.26, ("subject", "object", "verb", "verb", "verb"))
+"""Comparing two places is what is learnt last: as soon as the rest goes well, most questions are about that."""
+
 MAX_TOKENS = 10
 
 
@@ -58,16 +77,19 @@ class Examples:
     Attributes:
         seed: Of the training run.
         questions: How many questions each picture is asked.
+        relations_from: Step from which on the mix is `RELATIONS`; None is never.
         grid: Patches along a side of a picture.
     """
 
     seed: int
     questions: int = 8
+    relations_from: int | None = None
     grid: int = 8
 
     def batch(self, step: int, images: int) -> Batch:
         """The examples of one training step."""
-        made = [self._example(step * images + place) for place in range(images)]
+        mix = EASY if self.relations_from is None or step < self.relations_from else RELATIONS
+        made = [self._example(step * images + place, mix) for place in range(images)]
         padded = np.zeros((images, self.questions, MAX_TOKENS), np.int16)
         answers = np.zeros((images, self.questions), np.int16)
         for image, (_, _, asked) in enumerate(made):
@@ -79,15 +101,15 @@ class Examples:
         patches = np.stack([example[1] for example in made])
         return Batch(pixels, patches, padded, answers)
 
-    def _example(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
+    def _example(self, number: int, mix: Mix) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
         stream = Stream("train", "examples", self.seed, number)
         behind, share = background(stream), stream.uniform()
         seen: tuple[Thing, ...] | faces.Face
-        if share < TASK_SHARES[0][1]:
+        if share < mix.scenes:
             scene = scenes.random_scene(stream)
             picture, seen = scene.picture(behind), scene.things
-            asked = scenes.questions(scene, stream, self.questions)
-        elif share < TASK_SHARES[0][1] + TASK_SHARES[1][1]:
+            asked = scenes.questions(scene, stream, self.questions, mix.groups)
+        elif share < mix.scenes + mix.states:
             seen = states.random_scene(stream)
             picture, asked = states.picture(seen, behind), states.questions(seen, stream, self.questions)
         else:

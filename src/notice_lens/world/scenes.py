@@ -145,8 +145,18 @@ def ask_openly(relation: str, thing: str, answer: str) -> Question:
     return compose("subject", answer, ["what", "is", *verb, ("object", thing), "?"])
 
 
-def questions(scene: Scene, stream: Stream, count: int) -> list[Question]:
-    """Random questions with a clear answer; other things of the picture are preferred as options."""
+GROUPS = ("subject", "verb", "object")
+
+
+def questions(scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] = GROUPS) -> list[Question]:
+    """Random questions with a clear answer; other things of the picture are preferred as options.
+
+    Args:
+        scene: What is asked about.
+        stream: Of the draws.
+        count: How many.
+        groups: Each question is of one of these; one that stands here twice is twice as frequent.
+    """
     facts = [
         (subject, relation, thing)
         for subject, thing in permutations(scene.things, 2)
@@ -155,11 +165,13 @@ def questions(scene: Scene, stream: Stream, count: int) -> list[Question]:
         if scene.holds(relation, subject, thing)
         and (relation != "outside" or stream.coin(0.5 if scene.nested else 0.1))
     ]
-    return [_ask(scene, *stream.choice(facts), stream) for _ in range(count)]
+    return [_ask(scene, *stream.choice(facts), stream, groups) for _ in range(count)]
 
 
-def _ask(scene: Scene, subject: Thing, relation: str, thing: Thing, stream: Stream) -> Question:
-    group, swap = stream.choice(("subject", "verb", "object")), stream.coin()
+def _ask(
+    scene: Scene, subject: Thing, relation: str, thing: Thing, stream: Stream, groups: tuple[str, ...]
+) -> Question:
+    group, swap = stream.choice(groups), stream.coin()
     third = [other for other in scene.things if other not in (subject, thing)]
     if group == "verb":
         other = stream.choice([OPPOSITE[relation], *_rival_relations(scene, subject, relation, thing)])

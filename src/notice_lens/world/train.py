@@ -40,6 +40,7 @@ class TrainConfig:
         seed: Of the first weights and of the examples.
         steps: In all.
         warm_steps: The first of them, in which the vision stack learns by itself.
+        relations_from: Step from which on most questions are about relations.
         images: Pictures a step.
         questions: About each picture.
         rate: Highest learning rate.
@@ -51,14 +52,15 @@ class TrainConfig:
     """
 
     seed: int = 0
-    steps: int = 5600
+    steps: int = 4600
     warm_steps: int = 1500
+    relations_from: int = 2250
     images: int = 64
     questions: int = 4
     rate: float = 1e-3
     ramp: int = 200
     decay: float = 0.05
-    fall: float = 0.4
+    fall: float = 0.35
     patch_weight: float = 1.0
     model: MiniConfig = field(default_factory=MiniConfig)
 
@@ -114,7 +116,7 @@ class _Stream(IterableDataset):
         self._config, self._first = config, first
 
     def __iter__(self) -> Iterator[Batch]:
-        examples = Examples(self._config.seed, self._config.questions)
+        examples = Examples(self._config.seed, self._config.questions, self._config.relations_from)
         for step in range(self._first, self._config.steps):
             yield examples.batch(step, self._config.images)
 
@@ -272,6 +274,7 @@ def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Non
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--steps", default=TrainConfig.steps, show_default=True)
 @click.option("--warm-steps", default=TrainConfig.warm_steps, show_default=True, help="Vision stack by itself.")
+@click.option("--relations-from", default=TrainConfig.relations_from, show_default=True, help="Most questions then.")
 @click.option("--images", default=TrainConfig.images, show_default=True, help="Pictures a step.")
 @click.option("--questions", default=TrainConfig.questions, show_default=True, help="About each picture.")
 @click.option("--rate", default=TrainConfig.rate, show_default=True, help="Highest learning rate.")
@@ -283,6 +286,7 @@ def main(
     out: Path,
     steps: int,
     warm_steps: int,
+    relations_from: int,
     images: int,
     questions: int,
     rate: float,
@@ -292,7 +296,15 @@ def main(
     bfloat16: bool,
 ) -> None:
     """Trains the mini model; stopped at any time, the same command goes on."""
-    config = TrainConfig(seed=seed, steps=steps, warm_steps=warm_steps, images=images, questions=questions, rate=rate)
+    config = TrainConfig(
+        seed=seed,
+        steps=steps,
+        warm_steps=warm_steps,
+        relations_from=relations_from,
+        images=images,
+        questions=questions,
+        rate=rate,
+    )
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, out, device, bfloat16)
     trainer.run(until)

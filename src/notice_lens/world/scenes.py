@@ -8,7 +8,7 @@ square?") and `object` ("is circle above square or star?").
 from dataclasses import dataclass
 from itertools import permutations
 
-from notice_lens.world.drawing import Background, Picture
+from notice_lens.world.drawing import UNITS, Background, Picture
 from notice_lens.world.questions import Question, compose, either
 from notice_lens.world.shapes import SHAPES
 from notice_lens.world.stream import Stream
@@ -155,7 +155,8 @@ def questions(scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] 
         scene: What is asked about.
         stream: Of the draws.
         count: How many.
-        groups: Each question is of one of these; one that stands here twice is twice as frequent.
+        groups: Each question is of one of these; one that stands here twice is twice as frequent. Beside the three of
+            pairs there is `centre`: is a thing left or right of, above or below the picture's centre?
     """
     facts = [
         (subject, relation, thing)
@@ -173,7 +174,11 @@ def _ask(
 ) -> Question:
     group, swap = stream.choice(groups), stream.coin()
     third = [other for other in scene.things if other not in (subject, thing)]
-    if group == "verb":
+    sides = _sides(subject) if group == "centre" else []
+    if sides:
+        side = stream.choice(sides)
+        return ask_verb(subject.shape, side, OPPOSITE[side], "center", swap)
+    if group in ("verb", "centre"):
         other = stream.choice([OPPOSITE[relation], *_rival_relations(scene, subject, relation, thing)])
         of = {relation, other} == {"inside", "outside"} and stream.coin(0.3)
         return ask_verb(subject.shape, relation, other, thing.shape, swap, of)
@@ -192,6 +197,13 @@ def _ask(
     if group == "subject":
         return ask_subject(subject.shape, wrong, relation, thing.shape, swap)
     return ask_object(subject.shape, relation, thing.shape, wrong, swap)
+
+
+def _sides(thing: Thing) -> list[str]:
+    """On which sides of the picture's centre a thing clearly is."""
+    across, down = thing.x - UNITS / 2, thing.y - UNITS / 2
+    sides = (("left", -across), ("right", across), ("above", -down), ("below", down))
+    return [side for side, distance in sides if distance >= CLEAR]
 
 
 def _rival_relations(scene: Scene, subject: Thing, relation: str, thing: Thing) -> list[str]:

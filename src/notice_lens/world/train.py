@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from notice_lens.world.examples import NOTHING, PATCH_CLASSES, UNKNOWN, Batch, Examples
 from notice_lens.world.model import MiniConfig, answer_logits, encode_images, new_model
 from notice_lens.world.pixels import normalised
+from notice_lens.world.places import place_loss
 from notice_lens.world.vocabulary import processor
 
 COLUMNS = ("step", "seconds", "loss", "answers", "accuracy", "patches", "shape_accuracy", "rate")
@@ -40,7 +41,7 @@ class TrainConfig:
         seed: Of the first weights and of the examples.
         steps: In all.
         warm_steps: The first of them, in which the vision stack learns by itself.
-        relations_from: Step from which on most questions are about relations.
+        relations_from: Step from which on most questions are about relations, and patches tell their places.
         images: Pictures a step.
         questions: About each picture.
         rate: Highest learning rate.
@@ -52,7 +53,7 @@ class TrainConfig:
     """
 
     seed: int = 0
-    steps: int = 4600
+    steps: int = 4300
     warm_steps: int = 1500
     relations_from: int = 2250
     images: int = 64
@@ -210,6 +211,8 @@ class Trainer:
         right = torch.from_numpy(batch.answers).to(self.device).long()
         given = torch.stack([torch.full_like(right, self._start), right], dim=-1)
         wanted = torch.stack([right, torch.full_like(right, self._end)], dim=-1)
+        if self.step >= self.config.relations_from:
+            patches = patches + place_loss(states)
         logits = answer_logits(self.model, states, asked, given).float()
         loss = functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
         return 2 * loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, patch_accuracy

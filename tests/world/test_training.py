@@ -1,6 +1,7 @@
-"""The mini model before and during training: its numbers are Hugging Face's, and a killed run ends as an unbroken one."""
+"""The mini model in training: its numbers are Hugging Face's, and a killed run ends as an unbroken one."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,17 @@ from click.testing import CliRunner
 from notice_lens.world.examples import MAX_TOKENS, NOTHING, PATCH_CLASSES, UNKNOWN, Examples
 from notice_lens.world.model import MiniConfig, answer_logits, encode_images, new_model
 from notice_lens.world.pixels import normalised
+from notice_lens.world.places import place_loss
+from notice_lens.world.scenes import questions, random_scene
 from notice_lens.world.start import look_at_neighbours
-from notice_lens.world.train import Trainer, TrainConfig, export, main
-from notice_lens.world.vocabulary import processor, word_pieces
+from notice_lens.world.stream import Stream
+from notice_lens.world.train import TrainConfig, Trainer, export, main
+from notice_lens.world.vocabulary import processor, tokens, word_pieces
 
 TINY = MiniConfig(width=64, heads=8, vision_layers=2, text_layers=1, mlp=64)
-SHORT = TrainConfig(steps=8, warm_steps=3, images=6, questions=2, ramp=2, model=TINY)
+SHORT = TrainConfig(
+    steps=8, warm_steps=2, relations_from=4, choices_from=6, images=6, questions=2, ramp=2, fall=0.5, model=TINY
+)
 
 
 def weights(trainer):
@@ -39,11 +45,11 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(unbroken, tmp_path):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
-def test_a_run_may_be_made_longer_before_its_rate_falls(tmp_path):
-    Trainer(SHORT, tmp_path).run(2, workers=0)
-    longer = TrainConfig(steps=20, warm_steps=3, images=6, questions=2, ramp=2, model=TINY)
-    assert Trainer(longer, tmp_path).step == 2
+def test_a_run_may_be_made_longer_before_its_rate_falls_for_good(tmp_path):
     Trainer(SHORT, tmp_path).run(7, workers=0)
+    longer = replace(SHORT, steps=20)
+    assert Trainer(longer, tmp_path).step == 7
+    Trainer(SHORT, tmp_path).run(8, workers=0)
     with pytest.raises(ValueError, match="of another run"):
         Trainer(longer, tmp_path)
 
@@ -51,7 +57,7 @@ def test_a_run_may_be_made_longer_before_its_rate_falls(tmp_path):
 def test_a_run_with_other_settings_is_refused(tmp_path):
     Trainer(SHORT, tmp_path).run(1, workers=0)
     with pytest.raises(ValueError, match="take another folder, or the same settings"):
-        Trainer(TrainConfig(steps=8, warm_steps=2, images=6, questions=2, ramp=2, model=TINY), tmp_path)
+        Trainer(replace(SHORT, warm_steps=3), tmp_path)
 
 
 def test_training_changes_every_weight_and_writes_its_log(unbroken):
@@ -157,19 +163,50 @@ def test_examples_fit_and_patches_say_what_is_there():
     assert (batch.patches[:, 1:][nothing[:, None].repeat(4, axis=1)] == UNKNOWN).all()
 
 
-def test_the_rate_rises_stays_and_falls():
-    config = TrainConfig(steps=1000, warm_steps=100, ramp=10, fall=0.4)
-    rates = [config.rate_at(step) for step in range(1000)]
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[99] == rates[300] == config.rate
-    assert rates[100] == pytest.approx(1e-4)
+def test_the_rate_rises_stays_and_falls_twice():
+    config = TrainConfig(steps=1500, warm_steps=100, choices_from=1000, ramp=10, fall=0.4)
+    rates = [config.rate_at(step) for step in range(1500)]
+    assert rates[0] == rates[100] == rates[1000] == pytest.approx(1e-4)
+    assert rates[99] == rates[300] == rates[1100] == config.rate
     assert config.rate > rates[700] > rates[999] > 0
-    assert config.last_steady_step == 600
+    assert config.rate > rates[1400] > rates[1499] > 0
+    assert config.last_steady_step == 1300
+
+
+def test_the_mix_of_examples_changes_at_its_steps():
+    examples = Examples(9, 4, relations_from=2, choices_from=3)
+    text = [set(map(tuple, examples.batch(step, 60).questions.reshape(-1, MAX_TOKENS).tolist())) for step in range(4)]
+    centre = tokens("center")[1]
+    assert [any(centre in row for row in rows) for rows in text] == [False, False, True, True]
+
+
+def test_contested_questions_offer_two_things_of_the_picture():
+    offered = []
+    for number in range(150):
+        stream = Stream("contested", number)
+        scene = random_scene(stream)
+        present = {thing.shape for thing in scene.things}
+        asked = questions(scene, stream, 4, ("subject", "object"), contested=True)
+        if len(present) == 3:
+            offered += [set(question.options) <= present for question in asked if question.options]
+    assert np.mean(offered) > 0.6
+
+
+def test_states_that_tell_their_places_have_no_place_loss():
+    states = torch.zeros(2, 65, 64)
+    assert place_loss(states) > 1
+    steps = 8 * torch.linspace(-1, 1, 8)
+    number = torch.arange(64)
+    down, right = (number % 2 * 2 - 1) / 8, (number // 2 % 2 * 2 - 1) / 8
+    told = steps[:, None, None] * down + steps[None, :, None] * right
+    states[:, 1:] = told.flatten(0, 1)
+    torch.testing.assert_close(place_loss(states), torch.tensor(0.0), atol=1e-8, rtol=0)
 
 
 def test_the_command_trains_and_says_where(tmp_path):
-    options = "--steps 2 --warm-steps 1 --images 2 --questions 1 --device cpu".split()
+    steps = ["--steps", "3", "--warm-steps", "1", "--relations-from", "1", "--choices-from", "2"]
+    options = [*steps, "--images", "2", "--questions", "1", "--device", "cpu"]
     found = CliRunner().invoke(main, ["--out", str(tmp_path), *options])
     assert found.exit_code == 0, found.output
-    assert "step 2" in found.output
+    assert "step 3" in found.output
     assert (tmp_path / "model" / "model.safetensors").exists()

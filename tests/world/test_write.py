@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from notice_lens.world import GROUPS, rows
+from notice_lens.world.curve import main as draw_curve
 from notice_lens.world.sheet import regions_in_colour, sheet
 from notice_lens.world.write import main, run_lengths
 
@@ -54,3 +55,15 @@ def test_a_sheet_shows_pictures_and_regions():
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 500
     colours = np.asarray(regions_in_colour(some[0])).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) == 4
+
+
+def test_a_curve_has_a_line_for_each_accuracy(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("step,accuracy,shape_accuracy\n50,0,0.5\n100,0.5,0.75\n150,1.0,1.0\n")
+    found = CliRunner().invoke(draw_curve, [str(log), str(tmp_path / "curve.svg")])
+    assert found.exit_code == 0, found.output
+    svg = (tmp_path / "curve.svg").read_text()
+    lines = [line.split('"')[1].split() for line in svg.splitlines() if line.startswith("<polyline")]
+    # Steps in which no question was asked have no accuracy.
+    assert [len(points) for points in lines] == [2, 3]
+    assert lines[0][-1] == lines[1][-1]

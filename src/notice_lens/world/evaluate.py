@@ -72,15 +72,13 @@ def _ask_batch(
     answers = torch.tensor([_word(question.answer) for question in questions])
     options = torch.tensor([[_word(word) for word in question.options] or [-1, -1] for question in questions])
     start, end = model.config.text_config.bos_token_id, model.config.text_config.sep_token_id
-    states = encode_images(model, normalised(images))
-    logits = answer_logits(model, states, ids, torch.full((len(questions), 1, 1), start))[:, 0, 0]
-    free = logits.argmax(-1)
-    given = torch.stack([torch.full_like(free, start), free], dim=-1)[:, None]
-    ends = answer_logits(model, states, ids, given)[:, 0, 1].argmax(-1) == end
-    likelier = logits.gather(1, options.clamp(min=0)).argmax(-1)
-    return torch.stack([
-        ((free == answers) & ends).long(), _which(free, options), likelier, _which(answers, options)
-    ])  # fmt: skip
+    # The right answer is handed in: what follows it matters only where it was given.
+    fed = torch.stack([torch.full_like(answers, start), answers.clamp(min=0)], dim=-1)[:, None]
+    logits = answer_logits(model, encode_images(model, normalised(images)), ids, fed)[:, 0]
+    free, after = logits.argmax(-1).unbind(-1)
+    likelier = logits[:, 0].gather(1, options.clamp(min=0)).argmax(-1)
+    right = ((free == answers) & (after == end)).long()
+    return torch.stack([right, _which(free, options), likelier, _which(answers, options)])
 
 
 def _which(words: Int[Tensor, " row"], options: Int[Tensor, "row 2"]) -> Int[Tensor, " row"]:

@@ -39,17 +39,23 @@ class Mix:
         scenes: Share of them that are scenes.
         states: Share of them that are states; the rest are faces.
         groups: Groups of the questions about scenes, as `scenes.questions` takes them.
+        contested: Likewise.
     """
 
     scenes: float
     states: float
     groups: tuple[str, ...]
+    contested: bool = False
 
 
 EASY = Mix(0.52, 0.38, scenes.GROUPS)
 RELATIONS = Mix(0.68, 0.26, ("subject", "object", "verb", "verb", "centre", "centre"))
 """Naming how two places relate is learnt last: as soon as the rest goes well, most questions are about that. The easier
 case, one place and the centre of the picture, leads there; without it `verb` stayed at chance for a thousand steps."""
+
+CHOICES = Mix(0.7, 0.24, ("subject", "subject", "object", "object", "verb", "centre"), contested=True)
+"""In the end most questions are about which of two things of the picture stands where. Before, one option is often
+absent, and that is what the model goes by."""
 
 MAX_TOKENS = 10
 
@@ -79,17 +85,19 @@ class Examples:
         seed: Of the training run.
         questions: How many questions each picture is asked.
         relations_from: Step from which on the mix is `RELATIONS`; None is never.
+        choices_from: Step from which on it is `CHOICES`.
         grid: Patches along a side of a picture.
     """
 
     seed: int
     questions: int = 8
     relations_from: int | None = None
+    choices_from: int | None = None
     grid: int = 8
 
     def batch(self, step: int, images: int) -> Batch:
         """The examples of one training step."""
-        mix = EASY if self.relations_from is None or step < self.relations_from else RELATIONS
+        mix = self._mix(step)
         made = [self._example(step * images + place, mix) for place in range(images)]
         padded = np.zeros((images, self.questions, MAX_TOKENS), np.int16)
         answers = np.zeros((images, self.questions), np.int16)
@@ -102,6 +110,11 @@ class Examples:
         patches = np.stack([example[1] for example in made])
         return Batch(pixels, patches, padded, answers)
 
+    def _mix(self, step: int) -> Mix:
+        if self.choices_from is not None and step >= self.choices_from:
+            return CHOICES
+        return EASY if self.relations_from is None or step < self.relations_from else RELATIONS
+
     def _example(self, number: int, mix: Mix) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
         stream = Stream("train", "examples", self.seed, number)
         behind, share = background(stream), stream.uniform()
@@ -109,7 +122,7 @@ class Examples:
         if share < mix.scenes:
             scene = scenes.random_scene(stream)
             picture, seen = scene.picture(behind), scene.things
-            asked = scenes.questions(scene, stream, self.questions, mix.groups)
+            asked = scenes.questions(scene, stream, self.questions, mix.groups, contested=mix.contested)
         elif share < mix.scenes + mix.states:
             seen = states.random_scene(stream)
             picture, asked = states.picture(seen, behind), states.questions(seen, stream, self.questions)

@@ -147,8 +147,13 @@ def ask_openly(relation: str, thing: str, answer: str) -> Question:
 
 GROUPS = ("subject", "verb", "object")
 
+Fact = tuple[Thing, str, Thing]
+"""A relation that holds: subject, relation, object."""
 
-def questions(scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] = GROUPS) -> list[Question]:
+
+def questions(
+    scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] = GROUPS, *, contested: bool = False
+) -> list[Question]:
     """Random questions with a clear answer; other things of the picture are preferred as options.
 
     Args:
@@ -157,46 +162,58 @@ def questions(scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] 
         count: How many.
         groups: Each question is of one of these; one that stands here twice is twice as frequent. Beside the three of
             pairs there is `centre`: is a thing left or right of, above or below the picture's centre?
+        contested: Whether `subject` and `object` are asked about facts for which another thing of the picture can be
+            the wrong option, where there are any.
     """
+    outside = 0.5 if scene.nested else 0.1
     facts = [
         (subject, relation, thing)
         for subject, thing in permutations(scene.things, 2)
         for relation in OPPOSITE
         # Nearly everything is outside nearly everything: of those facts few are asked about.
-        if scene.holds(relation, subject, thing)
-        and (relation != "outside" or stream.coin(0.5 if scene.nested else 0.1))
+        if scene.holds(relation, subject, thing) and (relation != "outside" or stream.coin(outside))
     ]
-    return [_ask(scene, *stream.choice(facts), stream, groups) for _ in range(count)]
+    rivalled = {group: [fact for fact in facts if contested and _rivals(scene, group, fact)] for group in GROUPS}
+    asked = []
+    for _ in range(count):
+        fact, group, swap = stream.choice(facts), stream.choice(groups), stream.coin()
+        fact = stream.choice(rivalled[group]) if rivalled.get(group) else fact
+        ask = _ask_relation if group in ("verb", "centre") else _ask_shape
+        asked.append(ask(scene, fact, group, swap, stream))
+    return asked
 
 
-def _ask(
-    scene: Scene, subject: Thing, relation: str, thing: Thing, stream: Stream, groups: tuple[str, ...]
-) -> Question:
-    group, swap = stream.choice(groups), stream.coin()
-    third = [other for other in scene.things if other not in (subject, thing)]
+def _ask_relation(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stream) -> Question:
+    subject, relation, thing = fact
     sides = _sides(subject) if group == "centre" else []
     if sides:
         side = stream.choice(sides)
         return ask_verb(subject.shape, side, OPPOSITE[side], "center", swap)
-    if group in ("verb", "centre"):
-        other = stream.choice([OPPOSITE[relation], *_rival_relations(scene, subject, relation, thing)])
-        of = {relation, other} == {"inside", "outside"} and stream.coin(0.3)
-        return ask_verb(subject.shape, relation, other, thing.shape, swap, of)
-    if (
-        group == "subject"
-        and stream.coin(0.25)
-        and all(scene.holds(relation, other, thing) is False for other in third)
-    ):
+    other = stream.choice([OPPOSITE[relation], *_rival_relations(scene, subject, relation, thing)])
+    of = {relation, other} == {"inside", "outside"} and stream.coin(0.3)
+    return ask_verb(subject.shape, relation, other, thing.shape, swap, of)
+
+
+def _ask_shape(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stream) -> Question:
+    subject, relation, thing = fact
+    others = len(scene.things) - 2
+    if group == "subject" and stream.coin(0.25) and len(_rivals(scene, group, fact)) == others:
         return ask_openly(relation, thing.shape, subject.shape)
-    if group == "subject":
-        rivals = [other.shape for other in third if scene.holds(relation, other, thing) is False]
-    else:
-        rivals = [other.shape for other in third if scene.holds(relation, subject, other) is False]
+    rivals = _rivals(scene, group, fact)
     absent = [shape for shape in SHAPES if shape not in [other.shape for other in scene.things]]
     wrong = stream.choice(rivals) if rivals and stream.coin(0.75) else stream.choice(absent)
     if group == "subject":
         return ask_subject(subject.shape, wrong, relation, thing.shape, swap)
     return ask_object(subject.shape, relation, thing.shape, wrong, swap)
+
+
+def _rivals(scene: Scene, group: str, fact: Fact) -> list[str]:
+    """Shapes of other things of the picture that are clearly wrong as subject (or object) of a fact."""
+    subject, relation, thing = fact
+    others = [other for other in scene.things if other not in (subject, thing)]
+    if group == "subject":
+        return [other.shape for other in others if scene.holds(relation, other, thing) is False]
+    return [other.shape for other in others if scene.holds(relation, subject, other) is False]
 
 
 def _sides(thing: Thing) -> list[str]:

@@ -42,20 +42,23 @@ class TrainConfig:
         steps: In all.
         warm_steps: The first of them, in which the vision stack learns by itself.
         relations_from: Step from which on most questions are about relations, and patches tell their places.
+        choices_from: Step from which on most questions have two things of the picture for options, and the rate's
+            second plateau begins.
         images: Pictures a step.
         questions: About each picture.
         rate: Highest learning rate.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
         decay: Weight decay.
-        fall: Share of the steps in which the rate falls to nothing.
+        fall: Share of the steps before and after `choices_from` at whose end the rate falls to a hundredth.
         patch_weight: Of the loss for naming patches, once questions are asked.
         model: Sizes of the model.
     """
 
     seed: int = 0
-    steps: int = 4300
+    steps: int = 6000
     warm_steps: int = 1500
     relations_from: int = 2250
+    choices_from: int = 4300
     images: int = 64
     questions: int = 4
     rate: float = 1e-3
@@ -66,15 +69,16 @@ class TrainConfig:
     model: MiniConfig = field(default_factory=MiniConfig)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step: a ramp, a plateau, and a straight fall over the last `fall` of the steps."""
-        since = step if step < self.warm_steps else step - self.warm_steps
+        """The learning rate of a step: twice a plateau and a straight fall, with a ramp wherever something begins."""
+        first, last = (0, self.choices_from) if step < self.choices_from else (self.choices_from, self.steps)
+        since = step - max(begin for begin in (0, self.warm_steps, first) if begin <= step)
         rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
-        return self.rate * rise * min(1.0, max(0.01, (self.steps - step) / (self.fall * self.steps)))
+        return self.rate * rise * min(1.0, max(0.01, (last - step) / (self.fall * (last - first))))
 
     @property
     def last_steady_step(self) -> int:
-        """The step at which the fall begins; up to it a run does not depend on `steps`."""
-        return int((1 - self.fall) * self.steps)
+        """The step at which the last fall begins; up to it a run does not depend on `steps`."""
+        return int(self.choices_from + (1 - self.fall) * (self.steps - self.choices_from))
 
 
 class PatchHeads(nn.Module):
@@ -117,7 +121,9 @@ class _Stream(IterableDataset):
         self._config, self._first = config, first
 
     def __iter__(self) -> Iterator[Batch]:
-        examples = Examples(self._config.seed, self._config.questions, self._config.relations_from)
+        examples = Examples(
+            self._config.seed, self._config.questions, self._config.relations_from, self._config.choices_from
+        )
         for step in range(self._first, self._config.steps):
             yield examples.batch(step, self._config.images)
 
@@ -278,6 +284,7 @@ def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Non
 @click.option("--steps", default=TrainConfig.steps, show_default=True)
 @click.option("--warm-steps", default=TrainConfig.warm_steps, show_default=True, help="Vision stack by itself.")
 @click.option("--relations-from", default=TrainConfig.relations_from, show_default=True, help="Most questions then.")
+@click.option("--choices-from", default=TrainConfig.choices_from, show_default=True, help="Both options present then.")
 @click.option("--images", default=TrainConfig.images, show_default=True, help="Pictures a step.")
 @click.option("--questions", default=TrainConfig.questions, show_default=True, help="About each picture.")
 @click.option("--rate", default=TrainConfig.rate, show_default=True, help="Highest learning rate.")
@@ -290,6 +297,7 @@ def main(
     steps: int,
     warm_steps: int,
     relations_from: int,
+    choices_from: int,
     images: int,
     questions: int,
     rate: float,
@@ -304,6 +312,7 @@ def main(
         steps=steps,
         warm_steps=warm_steps,
         relations_from=relations_from,
+        choices_from=choices_from,
         images=images,
         questions=questions,
         rate=rate,

@@ -166,10 +166,10 @@ def test_examples_fit_and_patches_say_what_is_there():
 def test_the_rate_rises_stays_and_falls_twice():
     config = TrainConfig(steps=1500, warm_steps=100, choices_from=1000, ramp=10, fall=0.4)
     rates = [config.rate_at(step) for step in range(1500)]
-    assert rates[0] == rates[100] == rates[1000] == pytest.approx(1e-4)
-    assert rates[99] == rates[300] == rates[1100] == config.rate
+    assert rates[0] == rates[100] == 2 * rates[1000] == pytest.approx(1e-4)
+    assert rates[99] == rates[300] == config.rate == 2 * rates[1100]
     assert config.rate > rates[700] > rates[999] > 0
-    assert config.rate > rates[1400] > rates[1499] > 0
+    assert config.second_rate > rates[1400] > rates[1499] > 0
     assert config.last_steady_step == 1300
 
 

@@ -53,9 +53,9 @@ RELATIONS = Mix(0.68, 0.26, ("subject", "object", "verb", "verb", "centre", "cen
 """Naming how two places relate is learnt last: as soon as the rest goes well, most questions are about that. The easier
 case, one place and the centre of the picture, leads there; without it `verb` stayed at chance for a thousand steps."""
 
-CHOICES = Mix(0.7, 0.24, ("subject", "subject", "object", "object", "verb", "centre"), contested=True)
+CHOICES = Mix(0.68, 0.26, ("subject", "subject", "object", "object", "sides", "sides", "verb"), contested=True)
 """In the end most questions are about which of two things of the picture stands where. Before, one option is often
-absent, and that is what the model goes by."""
+absent, and that is what the model goes by. Again an easier case leads there: which of two is left of the centre?"""
 
 MAX_TOKENS = 10
 

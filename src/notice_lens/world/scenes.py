@@ -161,7 +161,8 @@ def questions(
         stream: Of the draws.
         count: How many.
         groups: Each question is of one of these; one that stands here twice is twice as frequent. Beside the three of
-            pairs there is `centre`: is a thing left or right of, above or below the picture's centre?
+            pairs there are `centre` (is a thing left or right of, above or below the picture's centre?) and `sides`
+            (which of two things is left of it?).
         contested: Whether `subject` and `object` are asked about facts for which another thing of the picture can be
             the wrong option, where there are any.
     """
@@ -178,9 +179,24 @@ def questions(
     for _ in range(count):
         fact, group, swap = stream.choice(facts), stream.choice(groups), stream.coin()
         fact = stream.choice(rivalled[group]) if rivalled.get(group) else fact
+        sided = _ask_sided(scene, swap, stream) if group == "sides" else None
         ask = _ask_relation if group in ("verb", "centre") else _ask_shape
-        asked.append(ask(scene, fact, group, swap, stream))
+        asked.append(sided or ask(scene, fact, group, swap, stream))
     return asked
+
+
+def _ask_sided(scene: Scene, swap: bool, stream: Stream) -> Question | None:
+    """Which of two things of the picture is on a side of its centre, where one clearly is and one clearly is not."""
+    choices = [
+        (one.shape, other.shape, side)
+        for one, other in permutations(scene.things, 2)
+        for side in _sides(one)
+        if OPPOSITE[side] in _sides(other)
+    ]
+    if not choices:
+        return None
+    shape, other, side = stream.choice(choices)
+    return ask_subject(shape, other, side, "center", swap)
 
 
 def _ask_relation(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stream) -> Question:

@@ -46,7 +46,8 @@ class TrainConfig:
             second plateau begins.
         images: Pictures a step.
         questions: About each picture.
-        rate: Highest learning rate.
+        rate: Learning rate of the first plateau.
+        second_rate: Learning rate of the second.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
         decay: Weight decay.
         fall: Share of the steps before and after `choices_from` at whose end the rate falls to a hundredth.
@@ -55,13 +56,14 @@ class TrainConfig:
     """
 
     seed: int = 0
-    steps: int = 6000
+    steps: int = 5300
     warm_steps: int = 1500
     relations_from: int = 2250
     choices_from: int = 4300
     images: int = 64
     questions: int = 4
     rate: float = 1e-3
+    second_rate: float = 5e-4
     ramp: int = 200
     decay: float = 0.05
     fall: float = 0.35
@@ -73,7 +75,8 @@ class TrainConfig:
         first, last = (0, self.choices_from) if step < self.choices_from else (self.choices_from, self.steps)
         since = step - max(begin for begin in (0, self.warm_steps, first) if begin <= step)
         rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
-        return self.rate * rise * min(1.0, max(0.01, (last - step) / (self.fall * (last - first))))
+        plateau = self.rate if step < self.choices_from else self.second_rate
+        return plateau * rise * min(1.0, max(0.01, (last - step) / (self.fall * (last - first))))
 
     @property
     def last_steady_step(self) -> int:

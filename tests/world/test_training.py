@@ -210,3 +210,10 @@ def test_the_command_trains_and_says_where(tmp_path):
     assert found.exit_code == 0, found.output
     assert "step 3" in found.output
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_every_step_and_every_seed_sees_other_pictures():
+    batches = [Examples(seed, 1).batch(step, 3) for seed, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    drawn = [{pixels.tobytes() for pixels in batch.pixels} for batch in batches]
+    assert len(drawn[0] | drawn[1] | drawn[2]) == 9
+    assert drawn[0] == drawn[3]

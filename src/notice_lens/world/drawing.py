@@ -76,7 +76,7 @@ class Background:
         """The background, [size, size, 3] from 0 to 255, before the light."""
         colours, blotches = (field.resize((size, size), Image.Resampling.BICUBIC) for field in self._fields)
         uneven = (np.asarray(blotches, dtype=np.float32) - np.float32(127.5)) * np.float32(2 * self.strength / 255)
-        return np.asarray(colours, dtype=np.float32) + uneven[:, :, None]
+        return (np.asarray(colours, dtype=np.float32) + uneven[:, :, None]).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -249,6 +249,19 @@ def test_a_class_derived_from_hugging_faces(vqa):
     assert same_weights(HookedBLIP.from_hf(mine), vqa.blip)
 
 
-def test_the_mini_model_is_not_there_yet():
-    with pytest.raises(NotImplementedError, match=r"use HookedBLIP.from_pretrained\(...\)"):
-        HookedBLIP.mini()
+def test_the_mini_model_sees():
+    """The trained model that ships: the same numbers as Hugging Face's, and held-out answers that are right."""
+    from transformers import BlipForQuestionAnswering
+
+    from notice_lens.world import mini_folder, rows
+
+    blip = HookedBLIP.mini()
+    assert blip.check().passed, str(blip.check())
+    pairs = [row for task in ("scenes", "states", "faces") for row in rows(task, 20, seed=4)]
+    said = blip.generate([pair.clean_image for pair in pairs], [pair.clean_prompt for pair in pairs])
+    right = [answer == pair.correct_answer for answer, pair in zip(said, pairs, strict=True)]
+    assert sum(right) >= 0.9 * len(right)
+    inputs = blip.prepare(pairs[0].clean_image, pairs[0].clean_prompt)
+    theirs = BlipForQuestionAnswering.from_pretrained(mini_folder(), dtype=torch.float32).eval()
+    expected = Oracle(theirs, "vqa").logits(inputs.pixel_values, inputs.input_ids)
+    assert relative_error(blip(inputs), expected) < 1e-5

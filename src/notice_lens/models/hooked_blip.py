@@ -130,12 +130,19 @@ class HookedBLIP(HookedModule):
         )
 
     @classmethod
-    def mini(cls) -> "HookedBLIP":
-        """The small trained model that ships with the package (not yet: it comes with the mini world)."""
-        raise NotImplementedError(
-            "the mini model is not in this version yet; use HookedBLIP.from_pretrained(...), or "
-            "notice_lens.models.random_blip.random_blip() for a tiny model with random weights"
-        )
+    def mini(cls, *, device: torch.device | str = "cpu", dtype: torch.dtype | str = torch.float32) -> "HookedBLIP":
+        """The small trained model that ships with the package: question answering about the mini world.
+
+        Args:
+            device: Where to put it.
+            dtype: What to compute in; the weights are kept in bfloat16.
+
+        Raises:
+            FileNotFoundError: This installation came without the weights.
+        """
+        from notice_lens.world import mini_folder
+
+        return cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
 
     # Inputs
 

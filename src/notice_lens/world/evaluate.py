@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -64,7 +64,7 @@ def ask(model: Any, pixels: Sequence[NDArray[np.uint8]], questions: Sequence[Que
 
 
 def _ask_batch(
-    model: Any, images: Int[Tensor, "row height width 3"], questions: Sequence[Question]
+    model: Any, images: UInt8[Tensor, "row height width 3"], questions: Sequence[Question]
 ) -> Int[Tensor, "4 row"]:
     ids = torch.nn.utils.rnn.pad_sequence(
         [torch.tensor(tokens(question.text)) for question in questions], batch_first=True

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformer_lens.config import TransformerLensConfig
 
 from notice_lens.models.alias_point import AliasPoint
+from notice_lens.models.hook_point import BLIPHookPoint
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.names import HookName, one_of
@@ -52,11 +53,11 @@ class StackView(HookedModule):
         self._model = (blip,)
         self.inputs = inputs
         self.full_names = _aliases(blip, self.stack_name, self.attn_name, axis)
-        self.hook_dict = {  # type: ignore[assignment]
-            alias: AliasPoint(alias, blip.hook_dict[full])  # type: ignore[arg-type]
+        points: dict[str, Any] = {
+            alias: AliasPoint(alias, cast(BLIPHookPoint, blip.hook_dict[full]))
             for alias, full in self.full_names.items()
         }
-        self.mod_dict = dict(self.hook_dict)
+        self.hook_dict, self.mod_dict = points, dict(points)
         # Only this view: whether the model trains is its owner's business.
         self.training = False
 

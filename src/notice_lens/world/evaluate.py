@@ -154,13 +154,13 @@ def question_only(task: Task, count: int, *, seed: int = 0, split: Split = "test
     weights = torch.zeros(len(words), requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=60)
 
-    def loss() -> Float[Tensor, ""]:
+    def loss() -> float:
         optimizer.zero_grad()
         value = functional.binary_cross_entropy_with_logits(features @ weights, targets) + 1e-3 * weights.square().sum()
         value.backward()
-        return value
+        return value.item()
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     features, targets = _matrix(tested, words)
     return float((((features @ weights) > 0) == targets.bool()).float().mean())
 

@@ -87,7 +87,7 @@ def place_things(
             x=x + shift_x + stream.uniform(-0.8, 0.8),
             y=y + shift_y + stream.uniform(-0.8, 0.8),
             radius=radius,
-            **jitter(stream),  # type: ignore[arg-type]
+            **jitter(stream),
         )
         for place, (shape, colour, (x, y), radius) in enumerate(zip(shapes, colours, places, radii, strict=True))
     )

@@ -40,7 +40,7 @@ def things(stream: Stream, count: int) -> tuple[Thing, ...]:
                 x=x + stream.uniform(-1, 1),
                 y=y + stream.uniform(-1, 1),
                 radius=stream.uniform(0.95, 1.05),
-                **jitter(stream),  # type: ignore[arg-type]
+                **jitter(stream),
             )
         )
     return tuple(made)

@@ -1,7 +1,7 @@
 """Things in a picture: a shape with a colour, a texture and a form; and the backgrounds they stand before."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Thing:
 assert set(VALUES) == set(get_args(Attribute))
 
 
-def jitter(stream: Stream) -> dict[str, object]:
+def jitter(stream: Stream) -> dict[str, Any]:
     """Fields of a thing that no word names: tilt, tint and grain."""
     quarter = stream.choice((0.0, 0.7854, 1.5708, 2.3562))
     return {

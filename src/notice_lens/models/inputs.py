@@ -22,12 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from notice_lens.models.config import BLIPConfig
+from notice_lens.models.pictures import ImageLike, to_rgb
 
 IGNORED = -100
 """In `target_ids`, a position that predicts nothing of the answer; cross-entropy ignores it by default."""
-
-ImageLike = Any
-"""A PIL image, a path, a NumPy array or a tensor; see `to_pixel_values`."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,9 @@ def to_pixel_values(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Preprocessed images, one or many.
 
-    A PIL image, a path, a NumPy array (height x width x 3, or height x width; uint8, uint16, or floats from 0 to 1)
-    or a uint8 tensor (3 x height x width) is resized and normalised. A floating tensor is taken as preprocessed.
+    What `pictures.to_rgb` reads is resized and normalised: a PIL image, a path, the bytes of a file, a NumPy array
+    (height x width x 3, or height x width; uint8, uint16, or floats from 0 to 1) or a uint8 tensor
+    (3 x height x width). A floating tensor is taken as preprocessed.
 
     Args:
         images: One image, or a sequence or batch of them.
@@ -129,7 +128,7 @@ def to_pixel_values(
         raise ValueError("no images given")
     if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
         images = list(images)
-    single = isinstance(images, str | PathLike | Image.Image)
+    single = isinstance(images, str | PathLike | bytes | Image.Image)
     one_array = isinstance(images, np.ndarray | Tensor) and images.ndim <= 3
     several: list[Any] = [images] if single or one_array else list(images)
     if not several:
@@ -174,28 +173,10 @@ def _check_tensor(name: str, value: Any) -> None:
 
 
 def _to_picture(image: ImageLike, index: int) -> Image.Image:
-    """One image as a PIL image in RGB."""
+    """One of several images as a PIL image in RGB; an error says which."""
     try:
-        if isinstance(image, str | PathLike):
-            with Image.open(image) as opened:
-                return opened.convert("RGB")
-        if isinstance(image, Image.Image) and image.mode not in ("I;16", "I;16L", "I;16B"):
-            return image.convert("RGB")
-        if isinstance(image, Tensor):
-            image = image.movedim(0, -1).cpu().numpy() if image.ndim == 3 else image.cpu().numpy()
-        array = np.asarray(image)
-        if array.ndim == 3 and array.shape[-1] == 1:
-            array = array[..., 0]
-        if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
-            raise ValueError(f"an array of shape {list(array.shape)}; expected height x width x 3, or height x width")
-        if array.dtype == np.uint16:
-            array = array / 65535
-        if np.issubdtype(array.dtype, np.floating):
-            if not (array.min() >= 0 and array.max() <= 1):
-                raise ValueError(f"floats have to lie between 0 and 1, not {array.min():.3g} and {array.max():.3g}")
-            array = np.rint(array * 255).astype(np.uint8)
-        return Image.fromarray(array).convert("RGB")
-    except (OSError, TypeError, ValueError) as error:
+        return to_rgb(image)
+    except ValueError as error:
         what = image if isinstance(image, str | PathLike) else type(image).__name__
         raise ValueError(f"image {index} ({what}) cannot be read: {error}") from error
 

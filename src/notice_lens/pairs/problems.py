@@ -1,0 +1,78 @@
+"""What can be wrong with a pair. Problems are collected, so that one report names them all."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+MISSING = "missing value"
+IMAGE = "image unreadable"
+DUPLICATE = "duplicate"
+EQUAL_ANSWERS = "answers equal"
+ROLE = "role not in the prompt"
+OPTION = "option not in the prompt"
+REGION = "region unreadable"
+LENGTH = "prompts of unequal token length"
+FIRST_TOKEN = "answers share their first token"
+UNKNOWN_WORD = "[UNK]"
+NO_REPLACEMENT = "no replacement of the same token length"
+KIND = "unknown kind"
+SHOWN = 5
+"""How many problems of one reason a report spells out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one pair.
+
+    Attributes:
+        id: The pair's, or what stands for it where it never became one, such as a line of a file.
+        reason: The kind of problem, one of this module's constants; dropped pairs are counted by it.
+        detail: What was found and what was expected.
+    """
+
+    id: str
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.detail}"
+
+
+def count(problems: Iterable[Problem]) -> dict[str, int]:
+    """How many pairs have a problem, by the first reason of each, the most frequent first."""
+    first: dict[str, str] = {}
+    for problem in problems:
+        first.setdefault(problem.id, problem.reason)
+    return dict(Counter(first.values()).most_common())
+
+
+def describe(problems: Iterable[Problem], of: int) -> str:
+    """A report of all problems: how many pairs have each kind, and the first few spelled out.
+
+    Args:
+        problems: Any number of them.
+        of: How many pairs were looked at.
+    """
+    by_reason: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_reason.setdefault(problem.reason, []).append(problem)
+    wrong = len({problem.id for found in by_reason.values() for problem in found})
+    lines = [f"{wrong} of {of} pairs have problems" if wrong else f"{of} pairs, no problems"]
+    for reason, found in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  {reason}: {len(found)}")
+        lines += [f"    {problem}" for problem in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"    ... and {len(found) - SHOWN} more")
+    return "\n".join(lines)
+
+
+class PairsError(ValueError):
+    """Pairs that are not what they say; the message is the whole report.
+
+    Attributes:
+        problems: Every problem found.
+    """
+
+    def __init__(self, problems: list[Problem], of: int, hint: str = "") -> None:
+        super().__init__(describe(problems, of) + hint)
+        self.problems = problems

@@ -1,0 +1,44 @@
+"""Words and word pieces: everything that a tokenizer is asked about pairs."""
+
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+"""First character, or token, and the one after the last."""
+
+
+def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a HookedBLIP, a tokenizer itself, or that of a hub id or folder.
+
+    Raises:
+        TypeError: It is none of these.
+        OSError: Neither the hub nor the disk has it.
+        ValueError: It gives no character offsets, without which words cannot be found among tokens.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    if isinstance(source, str | PathLike):
+        found = AutoTokenizer.from_pretrained(fspath(source))
+    else:
+        found = source if isinstance(source, PreTrainedTokenizerBase) else getattr(source, "tokenizer", None)
+    if not isinstance(found, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"a tokenizer comes from a HookedBLIP, a Hugging Face tokenizer, a hub id or a folder; "
+            f"got {type(source).__name__}"
+        )
+    if not found.is_fast:
+        raise ValueError(f"{type(found).__name__} gives no character offsets; take the fast tokenizer of this model")
+    return found
+
+
+def pieces(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text's word pieces, without `[CLS]` and `[SEP]`."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def has_unknown(tokenizer: Any, text: str) -> bool:
+    """Whether the text has a piece that the vocabulary does not know, `[UNK]`."""
+    return tokenizer.unk_token_id in pieces(tokenizer, text)

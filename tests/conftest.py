@@ -4,6 +4,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def make_small_pair(kind: str = "vqa", dtype: torch.dtype = torch.float64) -> Pa
     """Two layers of three heads, four patches: for sweeps over everything."""
     few = {"num_hidden_layers": 2, "num_attention_heads": 3}
     return make_pair(kind, dtype, text=few, vision={**few, "image_size": 32})
+
+
+@pytest.fixture(scope="session")
+def bert() -> Any:
+    """A tokenizer with BERT's own 30,522 word pieces, which BLIP's text side uses."""
+    from transformers.models.bert.tokenization_bert import BertTokenizer
+
+    return BertTokenizer(vocab=str(Path(__file__).parent / "data" / "bert" / "vocab.txt"))
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -1,0 +1,69 @@
+"""The manifest: where pairs come from and what became of the rest. It travels with them, in memory and on disk."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from notice_lens import __version__
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where pairs come from.
+
+    Attributes:
+        builder: What made them, such as `svo_probes` or `from_csv`.
+        source: What it made them from, in words that hold on another machine.
+        checksum: SHA-256 of the source, hexadecimal; "" where there is nothing to sum.
+        seed: Of the sampling, or None.
+        version: Of notice-lens.
+        options: The builder's other settings.
+        kept: How many pairs there are.
+        dropped: How many candidates were dropped, by reason, over all steps.
+        steps: What was done since, such as `{"step": "filter", "task": "states", "kept": 40}`.
+    """
+
+    builder: str
+    source: str
+    checksum: str = ""
+    seed: int | None = None
+    version: str = __version__
+    options: Mapping[str, Any] = field(default_factory=dict)
+    kept: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    steps: tuple[Mapping[str, Any], ...] = ()
+
+    def after(self, step: str, kept: int, dropped: Mapping[str, int] | None = None, **settings: Any) -> "Manifest":
+        """The manifest after one more step.
+
+        Args:
+            step: What was done.
+            kept: How many pairs are left.
+            dropped: How many were dropped, by reason.
+            **settings: Of the step, plain values.
+        """
+        total = Counter(self.dropped)
+        total.update(dropped or {})
+        done = {"step": step, **settings, "kept": kept}
+        return replace(self, kept=kept, dropped=dict(total), steps=(*self.steps, done))
+
+    def write(self, path: Path) -> None:
+        """Writes it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """The manifest of a file that `write` made."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "steps": tuple(values["steps"])})
+
+
+def sha256(path: str | PathLike[str]) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

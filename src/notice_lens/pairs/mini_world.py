@@ -1,0 +1,57 @@
+"""The mini world's pairs: `notice_lens.world` draws them, here they become minimal pairs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from notice_lens import world
+from notice_lens.models.names import one_of
+from notice_lens.pairs.manifest import Manifest
+from notice_lens.pairs.minimal_pairs import MinimalPairs
+from notice_lens.pairs.problems import NO_REPLACEMENT, Problem
+
+SLOTS = ("answers", "control")
+
+
+def mini_world(
+    task: str, n: int = 100, seed: int = 0, *, split: str = "test", size: int | None = None, slots: str = "answers"
+) -> MinimalPairs:
+    """Pairs of the mini world, with exact regions and a mismatched donor each; `HookedBLIP.mini()` answers them.
+
+    Args:
+        task: `scenes`, `states` or `faces`.
+        n: How many pairs.
+        seed: Any whole number; the same seed gives the same pairs.
+        split: `test`, `validation` or `train`; the mini model has seen none of them.
+        size: Pixels along a side; None for the mini model's 64.
+        slots: Which words the corrupted question replaces. `answers`: both options. `control`: another word, so that
+            the same two options are asked of something else in the picture and the other one is right; an answer-free
+            control, since with new options a patch can copy the old word back. Pairs without one are dropped and
+            counted; `faces` has none.
+
+    Raises:
+        ValueError: There is no such task, split or `slots`, or `n` is below 1.
+    """
+    if slots not in SLOTS:
+        raise ValueError(one_of("slots", slots, SLOTS))
+    if n < 1:
+        raise ValueError(f"n={n}: expected a number of pairs, 1 or more")
+    options = {"task": task, "n": n, "split": split, "slots": slots}
+    sized = {} if size is None else {"size": size}
+    manifest = Manifest("mini_world", f"{task}, split {split}", seed=seed, options={**options, **sized})
+    rows = [row.columns() for row in world.rows(task, n, seed=seed, split=split, **sized)]
+    lost: list[Problem] = []
+    if slots == "control":
+        lost = [_without_control(row["id"]) for row in rows if row["control_prompt"] is None]
+        rows = list(_asked_of_another_thing(rows))
+    return MinimalPairs.from_rows(rows, manifest=manifest, before=lost)
+
+
+def _without_control(name: str) -> Problem:
+    return Problem(name, NO_REPLACEMENT, "nothing else in the picture has the other option")
+
+
+def _asked_of_another_thing(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows with the control question as the corrupted one; its donor keeps the clean question's options."""
+    for row in rows:
+        if row["control_prompt"] is not None:
+            yield {**row, "corrupt_prompt": row["control_prompt"], "corrupt_answer": row["control_answer"]}

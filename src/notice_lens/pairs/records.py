@@ -1,0 +1,227 @@
+"""One pair as it is stored: the columns, their types, and how a row of any origin becomes a record.
+
+A record is a row as plain values: images as `{"path", "bytes"}`, roles as spans of characters, regions as run lengths.
+What is wrong with a row is collected, never raised, so that one bad row costs no good one.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from notice_lens.models.names import one_of
+from notice_lens.models.pictures import digest, to_rgb
+from notice_lens.pairs.problems import IMAGE, KIND, MISSING, REGION, ROLE, Problem
+from notice_lens.pairs.regions import as_run_lengths
+from notice_lens.pairs.roles import as_spans
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+KINDS = ("vqa", "caption", "match")
+MATCH_ANSWERS = {"correct_answer": "match", "incorrect_answer": "no match"}
+"""What a row of kind `match` answers where it does not say."""
+IMAGES = ("clean_image", "corrupt_image", "donor_image")
+DIGESTS = {"clean_image": "clean_digest", "corrupt_image": "corrupt_digest"}
+"""The column that tells an image by its content, for finding pairs that share their images."""
+OBLIGATORY = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
+TEXTS = ("id", "task", "group", "kind", "clean_prompt", "corrupt_prompt", "correct_answer", "incorrect_answer")
+TEXTS += ("corrupt_answer", "donor_prompt")
+REGIONS = {"clean_regions": "clean_image", "corrupt_regions": "corrupt_image"}
+"""The columns of regions, each with the image that it divides."""
+COLUMNS = (*TEXTS, *IMAGES, "roles", *REGIONS, *DIGESTS.values())
+MAY_BE_EMPTY = ("clean_prompt",)
+"""Captions need no prompt."""
+
+
+class Refused(NamedTuple):
+    """A path that is not followed, and why."""
+
+    path: str
+    why: str
+
+
+class Stored(NamedTuple):
+    """A row as a record, and what is wrong with it."""
+
+    record: dict[str, Any]
+    problems: list[Problem]
+
+
+def features() -> "Features":
+    """The types of the columns that every data set of pairs has; `datasets` decodes no image by itself."""
+    from datasets import Features, List, Value
+    from datasets import Image as ImageFeature
+
+    texts = {column: Value("string") for column in (*TEXTS, *DIGESTS.values())}
+    images = {column: ImageFeature(decode=False) for column in IMAGES}
+    span = {"role": Value("string"), "start": Value("int32"), "end": Value("int32")}
+    region = {"region": Value("string"), "size": List(Value("int32")), "counts": List(Value("int32"))}
+    return Features({**texts, **images, "roles": List(span), **{column: List(region) for column in REGIONS}})
+
+
+class Seen(NamedTuple):
+    """What is known of an image that was read: its content's digest, height and width in pixels."""
+
+    digest: str
+    height: int
+    width: int
+
+
+def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]], Seen] | None) -> Stored:
+    """A row as a record.
+
+    Args:
+        row: Values by column; see `MinimalPairs`. Columns of other names are kept as they are.
+        number: Which row, for rows without an id.
+        look: Reads a stored image, or raises ValueError; None where the row's builder has read its images and gives
+            their digests.
+    """
+    problems: list[Problem] = []
+    name = str(row.get("id") if row.get("id") not in (None, "") else f"row {number}")
+
+    def note(reason: str, detail: str) -> None:
+        problems.append(Problem(name, reason, detail))
+
+    record = {column: value for column, value in row.items() if column not in COLUMNS}
+    record |= _texts(row, note)
+    record["id"] = name
+    sizes: dict[str, tuple[int, int]] = {}
+    for column in IMAGES:
+        record[column] = as_stored_image(row.get(column), column, note)
+        if column in DIGESTS:
+            record[DIGESTS[column]] = row.get(DIGESTS[column]) if look is None else None
+        if record[column] is not None and look is not None:
+            try:
+                seen = look(record[column])
+            except ValueError as error:
+                note(IMAGE, f"{column}: {error}")
+                continue
+            sizes[column] = (seen.height, seen.width)
+            if column in DIGESTS:
+                record[DIGESTS[column]] = seen.digest
+    record["roles"] = _roles(row.get("roles"), record["clean_prompt"], note)
+    for column, image in REGIONS.items():
+        record[column] = _regions(row.get(column), column, sizes.get(image), note)
+    return Stored(record, problems)
+
+
+def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
+    """The columns of text, defaults filled in; what is missing is noted."""
+    texts = {column: _as_text(row.get(column)) for column in TEXTS}
+    texts |= {column: texts[column] or None for column in TEXTS if column not in OBLIGATORY}
+    texts["kind"] = texts["kind"] or "vqa"
+    texts["group"] = texts["group"] or texts["task"]
+    if texts["kind"] not in KINDS:
+        note(KIND, one_of("kind of pair", texts["kind"], KINDS))
+    if texts["kind"] == "match":
+        texts |= {column: texts[column] or answer for column, answer in MATCH_ANSWERS.items()}
+    for column in OBLIGATORY:
+        value = texts[column] if column in texts else row.get(column)
+        if _is_missing(value) or (value == "" and column not in MAY_BE_EMPTY):
+            note(MISSING, f"{column} is missing")
+    return texts
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether nothing stands there: None, or the NaN that tables have for it."""
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def _as_text(value: Any) -> str | None:
+    return None if _is_missing(value) else str(value).strip()
+
+
+def as_stored_image(image: Any, column: str, note: Any) -> dict[str, Any] | None:
+    """An image as `datasets` stores it: a path as it is, anything else as the bytes of a PNG."""
+    if _is_missing(image) or (isinstance(image, str) and not image):
+        return None
+    if isinstance(image, Mapping):  # as `datasets` has it
+        return {"path": image.get("path"), "bytes": image.get("bytes")}
+    if isinstance(image, str | PathLike):
+        return {"path": str(image), "bytes": None}
+    if isinstance(image, bytes):
+        return {"path": None, "bytes": image}
+    if isinstance(image, Refused):
+        note(IMAGE, f"{column}: {image.why}")
+        return None
+    try:
+        return {"path": None, "bytes": as_png(to_rgb(image))}
+    except ValueError as error:
+        note(IMAGE, f"{column} ({type(image).__name__}): {error}")
+        return None
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG, which loses nothing; quick rather than small."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def open_image(stored: Mapping[str, Any]) -> Image.Image:
+    """A stored image in RGB. Raises ValueError where it cannot be read."""
+    source = stored["bytes"] if stored["bytes"] is not None else stored["path"]
+    try:
+        return to_rgb(source)
+    except ValueError as error:
+        raise ValueError(f"{stored['path'] or 'an image'}: {error}") from error
+
+
+def look(stored: Mapping[str, Any]) -> Seen:
+    """Reads a stored image. Raises ValueError where it cannot be read."""
+    image = open_image(stored)
+    return Seen(digest(image), image.height, image.width)
+
+
+def _roles(roles: Any, prompt: str | None, note: Any) -> list[dict[str, Any]]:
+    """Roles as a list of spans; a string is JSON, as tables hold it."""
+    if _is_missing(roles) or prompt is None:
+        return []
+    try:
+        named = _named(roles, "role")
+        spans = as_spans({role: _span(value) for role, value in named.items()}, prompt)
+    except ValueError as error:
+        note(ROLE, str(error))
+        return []
+    return [{"role": role, "start": start, "end": end} for role, (start, end) in spans.items()]
+
+
+def _span(value: Any) -> Any:
+    return (value["start"], value["end"]) if isinstance(value, Mapping) and "start" in value else value
+
+
+def _regions(regions: Any, column: str, size: tuple[int, int] | None, note: Any) -> list[dict[str, Any]]:
+    """Regions as a list of run lengths; what cannot be read, or fits no picture, is noted."""
+    if _is_missing(regions) or size is None:
+        return []
+    stored = []
+    try:
+        for region, value in _named(regions, "region").items():
+            if isinstance(value, Refused):
+                raise ValueError(value.why)
+            if value is not None:
+                stored.append({"region": region, **as_run_lengths(value, size)})
+    except ValueError as error:
+        note(REGION, f"{column}: {error}")
+    return stored
+
+
+def _named(value: Any, what: str) -> dict[str, Any]:
+    """Roles or regions by name, from a mapping, from JSON, or from a list of records as they are stored."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f'{what}s are written as JSON, such as {{"{what}": ...}}; {error}') from error
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, list | tuple | np.ndarray) and all(
+        isinstance(item, Mapping) and what in item for item in value
+    ):
+        return {item[what]: {key: part for key, part in item.items() if key != what} for item in value}
+    raise ValueError(f"{what}s are a mapping by name; got {type(value).__name__}")

@@ -1,0 +1,97 @@
+"""Roles: which words of the clean prompt carry the meaning, as characters, and as tokens of the model.
+
+Spans of characters come from the template that wrote the prompt, or from words that occur in it exactly once. Spans of
+tokens come from the model's own tokenizer, through the offsets that it reports, and count from the first token that the
+model reads: `[CLS]` is token 0 (`[DEC]` for captions), so the first word piece is token 1.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from notice_lens.pairs.tokens import Span
+
+FIRST = {"vqa": "[CLS]", "match": "[CLS]", "caption": "[DEC]"}
+"""What stands in front of a prompt, by kind of model; a role of that name."""
+
+
+def as_spans(roles: Mapping[str, Any], prompt: str) -> dict[str, Span]:
+    """The span of characters of each role.
+
+    Args:
+        roles: By name, a string that occurs exactly once in the prompt, or its first character and the one after its
+            last. None is skipped.
+        prompt: The clean prompt.
+
+    Raises:
+        ValueError: A role does not point at words of the prompt, or two roles overlap; the message says which.
+    """
+    spans = {name: _as_span(name, value, prompt) for name, value in roles.items() if value is not None}
+    in_order = sorted(spans.items(), key=lambda item: item[1])
+    for (name, span), (after, following) in pairwise(in_order):
+        if following[0] < span[1]:
+            raise ValueError(f"roles {name!r} and {after!r} overlap in {prompt!r}")
+    return spans
+
+
+def _as_span(name: str, value: Any, prompt: str) -> Span:
+    if isinstance(value, str):
+        found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(value)}(?!\w)", prompt, re.IGNORECASE)]
+        if len(found) != 1 or not value.strip():
+            raise ValueError(
+                f"role {name!r} is {value!r}, which occurs {len(found)} times in {prompt!r}; expected exactly once, or "
+                "a span of characters"
+            )
+        return found[0]
+    try:
+        start, end = (int(place) for place in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"role {name!r} is {value!r}; expected a string, or [first character, last + 1]") from None
+    if not 0 <= start < end <= len(prompt):
+        raise ValueError(f"role {name!r} is [{start}, {end}], outside of {prompt!r} with {len(prompt)} characters")
+    words = prompt[start:end]
+    if words != words.strip():
+        raise ValueError(f"role {name!r} is [{start}, {end}], {words!r} in {prompt!r}: it begins or ends with a space")
+    return start, end
+
+
+def as_mapping(stored: Iterable[Mapping[str, Any]]) -> dict[str, Span]:
+    """Spans by role, from roles as a data set stores them."""
+    return {item["role"]: (item["start"], item["end"]) for item in stored}
+
+
+def token_spans(tokenizer: Any, prompt: str, roles: Mapping[str, Span], kind: str = "vqa") -> dict[str, Span]:
+    """The span of tokens of each role: its first token and the one after its last.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        prompt: What the roles are spans of.
+        roles: Spans of characters by role.
+        kind: The model's: `vqa`, `match` or `caption`.
+
+    Returns:
+        Spans by role: the given ones, `[CLS]` and `[SEP]` (`[DEC]` alone for captions), and `?` where the prompt ends
+        with it. In the order in which they stand.
+
+    Raises:
+        ValueError: A role has no token, or begins or ends in the middle of one.
+    """
+    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = {FIRST[kind]: (0, 1)}
+    for name, (start, end) in roles.items():
+        inside = [index for index, (first, last) in enumerate(offsets) if first < end and last > start]
+        if not inside:
+            raise ValueError(f"role {name!r}, {prompt[start:end]!r} in {prompt!r}, has no token")
+        first, last = offsets[inside[0]][0], offsets[inside[-1]][1]
+        if first < start or last > end:
+            raise ValueError(
+                f"role {name!r}, {prompt[start:end]!r} in {prompt!r}, cuts through a token: the tokens there are "
+                f"{prompt[first:last]!r}"
+            )
+        spans[name] = inside[0] + 1, inside[-1] + 2
+    if offsets and prompt[slice(*offsets[-1])] == "?":
+        spans["?"] = len(offsets), len(offsets) + 1
+    if kind != "caption":
+        spans["[SEP]"] = len(offsets) + 1, len(offsets) + 2
+    return dict(sorted(spans.items(), key=lambda item: item[1]))

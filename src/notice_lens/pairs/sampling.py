@@ -1,0 +1,131 @@
+"""Seeded, balanced selection without replacement.
+
+Chance here is a hash of the seed and a candidate's id: what is drawn depends on neither the order in which candidates
+come from a disk, nor on the version of a random number generator, and one more candidate reshuffles none of the others.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Candidate(Protocol):
+    """What can be drawn: anything with a name of its own and a group."""
+
+    @property
+    def id(self) -> str:
+        """The name, which no other candidate has."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """What draws are balanced over."""
+        ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+def check_draw(n: Any, seed: Any) -> None:
+    """Raises ValueError where a number of pairs or a seed is none; says what was expected."""
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+        raise ValueError(f"n={n!r}: expected a number of pairs, 1 or more, or None for all that can be made")
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise ValueError(f"seed={seed!r}: expected an integer")
+
+
+def chance(seed: int, name: str) -> bytes:
+    """Sixteen bytes that stand for a name under a seed; sorting by them shuffles."""
+    return hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+
+def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str] = str) -> list[T]:
+    """The items in an order that depends on the seed and on their names alone."""
+    return sorted(items, key=lambda item: chance(seed, name(item)))
+
+
+def quotas(supply: Mapping[str, int], n: int, seed: int = 0) -> dict[str, int]:
+    """How many of `n` each group gives: as equal as the supply allows.
+
+    Args:
+        supply: How many each group has.
+        n: How many are wanted; with fewer in all, every group gives all that it has.
+        seed: Decides which groups give one more where `n` is not a multiple.
+    """
+    left, quota = n, {}
+    by_supply = sorted(shuffled(supply, seed), key=lambda group: supply[group])
+    for i, group in enumerate(by_supply):
+        # Small groups come first, so that what they lack is shared equally by all after them; of equals, the later
+        # ones get the remainder.
+        quota[group] = min(supply[group], left // (len(by_supply) - i))
+        left -= quota[group]
+    return {group: quota[group] for group in supply}
+
+
+def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> list[C]:
+    """`n` of the candidates, as equally many of each group as there are; sorted by id.
+
+    Args:
+        candidates: Each with an `id` of its own and a `group`.
+        n: How many; None, or more than there are, takes all.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: `n` or `seed` is none, or two candidates have one id.
+    """
+    check_draw(n, seed)
+    drawn = shuffled(candidates, seed, lambda candidate: candidate.id)
+    _check_ids(drawn)
+    quota = quotas(Counter(candidate.group for candidate in drawn), len(drawn) if n is None else n, seed)
+    kept: list[C] = []
+    for candidate in drawn:
+        if quota[candidate.group]:
+            quota[candidate.group] -= 1
+            kept.append(candidate)
+    return sorted(kept, key=lambda candidate: candidate.id)
+
+
+def option_orders(
+    candidates: Sequence[C], seed: int = 0, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
+) -> list[bool]:
+    """For each candidate, whether its first option comes first: as often as not, to one.
+
+    The balance holds within each group and, nested in it, within everything that `strata` names; for instance within
+    each pair of words, and there within each right answer.
+
+    Args:
+        candidates: Each with an `id` of its own and a `group`.
+        seed: Decides where in each group the alternation starts, and who gets which order.
+        strata: From the coarsest to the finest, what else the orders are to be balanced over.
+
+    Returns:
+        In the order of the candidates.
+
+    Raises:
+        ValueError: `seed` is none, or two candidates have one id.
+    """
+    check_draw(None, seed)
+    _check_ids(candidates)
+    # Strata are runs of this order, nested ones too; an alternation is balanced to one in any run.
+    order = sorted(
+        range(len(candidates)),
+        key=lambda i: (candidates[i].group, strata(candidates[i]), chance(seed, candidates[i].id)),
+    )
+    first: dict[str, bool] = {}
+    orders = [False] * len(candidates)
+    for i in order:
+        group = candidates[i].group
+        orders[i] = first.setdefault(group, bool(chance(seed, f"first order\0{group}")[0] & 1))
+        first[group] = not orders[i]
+    return orders
+
+
+def _check_ids(candidates: Sequence[Candidate]) -> None:
+    """An id that two candidates share would make draws depend on their order."""
+    twice = [name for name, times in Counter(candidate.id for candidate in candidates).items() if times > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} ids are shared by several candidates, such as {twice[0]!r}; each needs its own")

@@ -1,0 +1,108 @@
+"""Pairs on disk: one folder that needs nothing beside it.
+
+    pairs.arrow     the rows, with the bytes of their images; `datasets.Dataset.from_file` reads it
+    dropped.arrow   what was dropped, with the reason
+    manifest.json   where the pairs come from
+
+A folder is written beside its place and moved there when it is complete.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from notice_lens.pairs.manifest import Manifest
+from notice_lens.pairs.records import IMAGES, features
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ROWS_AT_ONCE = 64
+"""Rows whose images are in memory together while they are written."""
+
+
+def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "Dataset":
+    """Records as a data set.
+
+    Args:
+        records: Values by column; columns that not all have are None elsewhere.
+        dropped: Whether they are what was dropped, with a reason.
+    """
+    from datasets import Dataset, Value
+
+    known = features()
+    if dropped:
+        known = type(known)({**known, "reason": Value("string"), "detail": Value("string")})
+    others = list(dict.fromkeys(column for record in records for column in record if column not in known))
+    if others:
+        found = Dataset.from_list([{column: record.get(column) for column in others} for record in records])
+        known = type(known)({**known, **found.features})
+    columns = {column: [record.get(column) for record in records] for column in known}
+    return Dataset.from_dict(columns, features=known)
+
+
+def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
+    """Writes pairs into a folder. Returns its path.
+
+    Raises:
+        FileExistsError: Something is there that may not be replaced.
+    """
+    path = path.resolve()
+    if path.exists():
+        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
+        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
+            hint = "overwrite=True replaces it" if ours else "it is no folder of pairs, so it is never replaced"
+            raise FileExistsError(f"{path} is there already; {hint}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        _write(dataset, beside / "pairs.arrow")
+        _write(dropped, beside / "dropped.arrow", broken_images=True)
+        manifest.write(beside / "manifest.json")
+        if path.exists():
+            shutil.rmtree(path)
+        beside.chmod(0o755)
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return path
+
+
+def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
+    """The pairs of a folder, their manifest, and what was dropped. Raises FileNotFoundError where there are none."""
+    from datasets import Dataset
+
+    if not (path / "manifest.json").is_file():
+        raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
+    rows, dropped = (Dataset.from_file(str(path / name)) for name in ("pairs.arrow", "dropped.arrow"))
+    return rows, Manifest.read(path / "manifest.json"), dropped
+
+
+def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:
+    """Writes a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
+    import pyarrow as pa
+
+    schema = dataset.features.arrow_schema
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for start in range(0, len(dataset), ROWS_AT_ONCE):
+            rows = cast("dict[str, list[Any]]", dataset[start : start + ROWS_AT_ONCE])
+            for column in IMAGES:
+                rows[column] = [_embedded(image, broken_images) for image in rows[column]]
+            # `datasets` turns images into what Arrow stores, extra columns of images too.
+            part = type(dataset).from_dict(rows, features=dataset.features)
+            writer.write_table(part.with_format("arrow")[:])
+
+
+def _embedded(image: dict[str, Any] | None, may_be_broken: bool) -> dict[str, Any] | None:
+    """An image with its bytes, and its file's name alone: other machines have other folders."""
+    if image is None or image["bytes"] is not None:
+        return image
+    path = Path(image["path"])
+    try:
+        return {"path": path.name, "bytes": path.read_bytes()}
+    except OSError:
+        if may_be_broken:
+            return image
+        raise

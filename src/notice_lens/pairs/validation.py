@@ -1,0 +1,101 @@
+"""Whether pairs are what they say, in two steps: by themselves, and to a model's tokenizer."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from notice_lens.pairs.problems import (
+    DUPLICATE,
+    EQUAL_ANSWERS,
+    FIRST_TOKEN,
+    LENGTH,
+    OPTION,
+    ROLE,
+    UNKNOWN_WORD,
+    Problem,
+)
+from notice_lens.pairs.roles import as_mapping, token_spans
+
+YES_NO = {"yes", "no"}
+Record = Mapping[str, Any]
+
+
+def check_records(records: Iterable[Record]) -> list[Problem]:
+    """What is wrong with pairs, seen without a tokenizer: everything that `records.store` has not noted."""
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for record in records:
+        name = record["id"]
+        if name in seen:
+            problems.append(Problem(name, DUPLICATE, "there are several pairs of this id"))
+        seen.add(name)
+        problems += [Problem(name, reason, detail) for reason, detail in _check_meaning(record)]
+    return problems
+
+
+def _check_meaning(record: Record) -> Iterable[tuple[str, str]]:
+    """Answers, options and option roles of one pair."""
+    prompt, correct, incorrect = (record[column] for column in ("clean_prompt", "correct_answer", "incorrect_answer"))
+    if not correct or not incorrect or prompt is None:
+        return
+    if _same(correct, incorrect):
+        yield EQUAL_ANSWERS, f"correct_answer and incorrect_answer are both {correct!r}"
+    if record["corrupt_answer"] is not None and _same(correct, record["corrupt_answer"]):
+        yield EQUAL_ANSWERS, f"correct_answer and corrupt_answer are both {correct!r}"
+    if record["kind"] != "vqa":
+        return
+    answers = {"correct": correct, "incorrect": incorrect}
+    if _stands_in("or", prompt) and not {correct.lower(), incorrect.lower()} <= YES_NO:
+        for answer in answers.values():
+            if not _stands_in(answer, prompt):
+                yield OPTION, f"{prompt!r} offers a choice, and the answer {answer!r} is not in it"
+    for span in record["roles"]:
+        words = prompt[span["start"] : span["end"]]
+        if span["role"] in answers and not _same(words, answers[span["role"]]):
+            yield ROLE, f"role {span['role']!r} points at {words!r}; the answer is {answers[span['role']]!r}"
+
+
+def _same(first: str, second: str) -> bool:
+    return first.strip().lower() == second.strip().lower()
+
+
+def _stands_in(words: str, prompt: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", prompt, re.IGNORECASE) is not None
+
+
+def check_tokens(records: Iterable[Record], tokenizer: Any) -> list[Problem]:
+    """What is wrong with pairs to a model's tokenizer: lengths, first tokens of answers, unknown words, roles."""
+    # Prompts of a data set are few words in many arrangements, answers fewer still.
+    tokens = lru_cache(maxsize=None)(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    problems = []
+    for record in records:
+        found = _check_tokens(record, tokenizer, tokens)
+        problems += [Problem(record["id"], reason, detail) for reason, detail in found]
+    return problems
+
+
+def _check_tokens(
+    record: Record, tokenizer: Any, tokens: Callable[[str], tuple[int, ...]]
+) -> Iterable[tuple[str, str]]:
+    prompt = record["clean_prompt"]
+    for column in ("corrupt_prompt", "donor_prompt"):
+        other = record[column]
+        if other is not None and len(tokens(other)) != len(tokens(prompt)):
+            yield (
+                LENGTH,
+                f"clean_prompt {prompt!r} has {len(tokens(prompt))} tokens, {column} {other!r} {len(tokens(other))}",
+            )
+    answers = () if record["kind"] == "match" else ("correct_answer", "incorrect_answer", "corrupt_answer")
+    for column in answers[1:]:
+        correct, other = record["correct_answer"], record[column]
+        if other is not None and not _same(correct, other) and tokens(correct)[:1] == tokens(other)[:1]:
+            first = tokenizer.convert_ids_to_tokens(tokens(other)[0])
+            yield FIRST_TOKEN, f"correct_answer {correct!r} and {column} {other!r} both begin with {first!r}"
+    for column in ("clean_prompt", "corrupt_prompt", "donor_prompt", *answers):
+        if record[column] is not None and tokenizer.unk_token_id in tokens(record[column]):
+            yield UNKNOWN_WORD, f"{column} {record[column]!r} has a word that the tokenizer does not know ([UNK])"
+    try:
+        token_spans(tokenizer, prompt, as_mapping(record["roles"]), record["kind"])
+    except ValueError as error:
+        yield ROLE, str(error)

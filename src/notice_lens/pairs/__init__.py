@@ -1,17 +1,46 @@
 """Minimal pairs: what they are, where they come from, and whether they are what they say."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
     from notice_lens.pairs.behaviour import behaviour_filter
-    from notice_lens.pairs.download import download
-    from notice_lens.pairs.facial_expressions import facial_expressions
+    from notice_lens.pairs.builders.facial_expressions import facial_expressions
+    from notice_lens.pairs.builders.mini_world import mini_world
+    from notice_lens.pairs.builders.mit_states import mit_states
+    from notice_lens.pairs.builders.svo import svo_probes
+    from notice_lens.pairs.downloader import download
     from notice_lens.pairs.minimal_pair import MinimalPair
     from notice_lens.pairs.minimal_pairs import MinimalPairs
-    from notice_lens.pairs.mini_world import mini_world
-    from notice_lens.pairs.mit_states import mit_states
     from notice_lens.pairs.noise import Noise
     from notice_lens.pairs.problems import PairsError
-    from notice_lens.pairs.svo import svo_probes
-    from notice_lens.pairs.symmetric_replacement import symmetric_replacement
+    from notice_lens.pairs.slots import symmetric_replacement
+
+_HOMES = {
+    "MinimalPairs": "notice_lens.pairs.minimal_pairs",
+    "MinimalPair": "notice_lens.pairs.minimal_pair",
+    "PairsError": "notice_lens.pairs.problems",
+    "Noise": "notice_lens.pairs.noise",
+    "behaviour_filter": "notice_lens.pairs.behaviour",
+    "symmetric_replacement": "notice_lens.pairs.slots",
+    "download": "notice_lens.pairs.downloader",
+    "mini_world": "notice_lens.pairs.builders.mini_world",
+    "svo_probes": "notice_lens.pairs.builders.svo",
+    "mit_states": "notice_lens.pairs.builders.mit_states",
+    "facial_expressions": "notice_lens.pairs.builders.facial_expressions",
+}
+__all__ = [
+    "MinimalPair",
+    "MinimalPairs",
+    "Noise",
+    "PairsError",
+    "behaviour_filter",
+    "download",
+    "facial_expressions",
+    "mini_world",
+    "mit_states",
+    "svo_probes",
+    "symmetric_replacement",
+]
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -272,6 +272,15 @@ class MinimalPairs:
         )
         return MinimalPairs(self.dataset.select(kept), manifest, to_dataset(lost, dropped=True))
 
+    def with_column(self, name: str, values: Sequence[Any]) -> "MinimalPairs":
+        """The pairs with a column replaced or added. Raises ValueError where the number of values differs."""
+        if len(values) != len(self):
+            raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
+        dataset, feature = self.dataset, self.dataset.features.get(name)
+        if feature is not None:
+            dataset = dataset.remove_columns(name)
+        return MinimalPairs(dataset.add_column(name, list(values), feature=feature), self.manifest, self.dropped)
+
     # On disk
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:

@@ -1,0 +1,1 @@
+"""Builders: data sets as their owners publish them become minimal pairs."""

@@ -1,0 +1,135 @@
+"""The Gaussian baseline: the clean run with noise on its embeddings, on the same pairs.
+
+It is what causal tracing corrupts with (Meng et al., arXiv 2202.05262): three standard deviations of the embeddings.
+Noise depends on seed, pair and sample alone, not on batches, so the same pair always gets the same noise.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from notice_lens.models.names import HookName, one_of
+
+if TYPE_CHECKING:
+    from notice_lens.models import BLIPInputs, HookedBLIP
+    from notice_lens.pairs.minimal_pairs import MinimalPairs
+
+EMBEDDINGS = ("vision.hook_embed", "text.hook_embed", "decoder.hook_embed")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise as a corruption.
+
+    Attributes:
+        hook: Where it is added: `vision.hook_embed`, the embedded image patches, or `text.hook_embed`, the embedded
+            words (`decoder.hook_embed` for captions).
+        scale: Its size, in standard deviations of the embeddings over the data set.
+        samples: How many draws are averaged within a pair.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: A field is out of range.
+    """
+
+    hook: str = "vision.hook_embed"
+    scale: float = 3.0
+    samples: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hook not in EMBEDDINGS:
+            raise ValueError(one_of("hook for noise", self.hook, EMBEDDINGS))
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale={self.scale}: expected standard deviations, above 0")
+        if self.samples < 1:
+            raise ValueError(f"samples={self.samples}: expected 1 or more")
+
+    @torch.no_grad()
+    def std(self, blip: "HookedBLIP", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:
+        """The standard deviation of the clean embeddings over all pairs, their positions and dimensions.
+
+        Positions are those that noise goes to: patches without the class token, words without special tokens.
+
+        Args:
+            blip: The model.
+            pairs: The data set.
+            batch_size: Pairs a forward.
+        """
+        self.check(blip)
+        count, total, squares = 0, 0.0, 0.0
+        for start in range(0, len(pairs), batch_size):
+            inputs = pairs[start : start + batch_size].prepare(blip)
+            values = self._embed(blip, inputs)[self.noisy(blip, inputs)].double()
+            count += values.numel()
+            total += values.sum().item()
+            squares += (values**2).sum().item()
+        if not count:
+            raise ValueError(f"{len(pairs)} pairs have no position that noise at {self.hook} goes to")
+        return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
+
+    def check(self, blip: "HookedBLIP") -> None:
+        """Raises ValueError where this model embeds nothing there that changes from pair to pair."""
+        stack = HookName.parse(self.hook).stack
+        if stack not in blip.cfg.stacks or (stack == "decoder" and blip.cfg.kind != "caption"):
+            valid = ["vision.hook_embed", "text.hook_embed" if "text" in blip.cfg.stacks else "decoder.hook_embed"]
+            raise ValueError(f"a model of kind {blip.cfg.kind!r} takes noise at {' or '.join(valid)}, not {self.hook}")
+
+    def _embed(self, blip: "HookedBLIP", inputs: "BLIPInputs") -> Float[Tensor, "batch pos d_model"]:
+        """The embeddings at the hook, without the rest of the forward pass."""
+        stack: Any = blip.stack(HookName.parse(self.hook).stack or "")
+        image = (inputs.pixel_values, inputs.interpolate_pos_encoding)
+        read = image if stack is blip.vision else (inputs.input_ids,)
+        found: dict[str, Tensor] = {}
+        with blip.hooks([(self.hook, lambda value, hook: found.update(value=value))]):
+            stack.embed(*read)
+        return found["value"]
+
+    def noisy(self, blip: "HookedBLIP", inputs: "BLIPInputs") -> Bool[Tensor, "batch pos"]:
+        """Which positions noise goes to: patches without the class token, words without special tokens."""
+        if self.hook == "vision.hook_embed":
+            height, width = (side // blip.cfg.patch_size for side in inputs.pixel_values.shape[-2:])
+            places = torch.ones(len(inputs), 1 + height * width, dtype=torch.bool, device=inputs.pixel_values.device)
+            places[:, 0] = False
+            return places
+        assert inputs.input_ids is not None, "words are embedded"
+        special = torch.tensor(blip.tokenizer.all_special_ids, device=inputs.input_ids.device)
+        return ~torch.isin(inputs.input_ids, special)
+
+    def hooks(
+        self, blip: "HookedBLIP", inputs: "BLIPInputs", ids: Sequence[str], std: float, sample: int
+    ) -> list[tuple[str, Callable[..., Tensor]]]:
+        """Forward hooks that add one draw: `blip.run_with_hooks(inputs, fwd_hooks=noise.hooks(...))`.
+
+        Args:
+            blip: The model.
+            inputs: Of the clean run.
+            ids: The pairs' ids, in the order of the batch.
+            std: What `std` gives.
+            sample: Which draw, 0 to `samples` - 1.
+        """
+        places = self.noisy(blip, inputs)
+
+        def add(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
+            drawn = torch.stack([self.draw(name, sample, value.shape[1:]) for name in ids]).to(value)
+            return value + self.scale * std * drawn * places[..., None]
+
+        return [(self.hook, add)]
+
+    def draw(self, name: str, sample: int, shape: Sequence[int]) -> Float[Tensor, "pos d_model"]:
+        """Standard normal numbers that depend on seed, pair and sample alone.
+
+        Args:
+            name: The pair's id.
+            sample: Which draw.
+            shape: (pos, d_model); more positions draw the same numbers at the first ones.
+        """
+        key = hashlib.sha256(f"{self.seed}/{name}/{sample}".encode()).digest()
+        generator = np.random.default_rng(int.from_bytes(key[:16], "big"))
+        return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))

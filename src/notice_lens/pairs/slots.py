@@ -1,0 +1,152 @@
+"""Symmetric token replacement (STR) on pairs of any origin: a corrupted prompt for each, slot by slot."""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from notice_lens.pairs.minimal_pair import MinimalPair
+from notice_lens.pairs.minimal_pairs import MinimalPairs
+from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
+from notice_lens.pairs.replacement import Pool, replace_roles
+from notice_lens.pairs.tokens import as_tokenizer, pieces
+
+Words = Iterable[str] | Mapping[str, Iterable[str]]
+Facts = dict[str, dict[str, str]]
+"""Answers that are known, by the image's digest, and there by the question."""
+
+
+def symmetric_replacement(
+    pairs: MinimalPairs,
+    tokenizer: Any,
+    pool: Words | None = None,
+    slots: str | Sequence[str] = "answers",
+    seed: int = 0,
+) -> MinimalPairs:
+    """The pairs with new corrupted prompts, in which the words of some slots are replaced.
+
+    A new word has as many word pieces as the old one, and is neither it, nor a near-synonym of it, nor a word of
+    another slot. With `slots="answers"` both options are replaced, as in the paper. With another role, such as
+    `subject` or `noun`, the options stay: an answer-free control, since new options let a patch copy the old word back.
+    There, a replacement that is known to flip the answer is preferred; the mini world knows one for most of its pairs.
+
+    `corrupt_answer` is filled in where it is known: where some pair asks that question about that image.
+    `donor_prompt` becomes another replacement with yet other words, or None where there is none.
+
+    Args:
+        pairs: With roles for the slots.
+        tokenizer: A HookedBLIP, a tokenizer, or a hub id or folder.
+        pool: The words to choose from, for all slots or by slot; None takes the words that stand in the same slots
+            in the pairs of the same task and group (both options are one slot).
+        slots: `answers`, a role, or several roles.
+        seed: Of the choice.
+
+    Returns:
+        The pairs that have a replacement; the others are in `dropped` and counted.
+    """
+    tokenizer = as_tokenizer(tokenizer)
+    names = ["correct", "incorrect"] if slots == "answers" else [slots] if isinstance(slots, str) else list(slots)
+    everyone = list(pairs)
+    pools = _Pools(tokenizer, pool, everyone)
+    facts = _known(everyone)
+    columns: dict[str, list[str | None]] = {"corrupt_prompt": [], "corrupt_answer": [], "donor_prompt": []}
+    found: list[Problem] = []
+    for pair in everyone:
+        rng = random.Random(f"{seed}/{pair.id}")
+        absent = [name for name in names if name not in pair.roles]
+        new = donor = None
+        if absent:
+            detail = f"it has no role {absent[0]!r}; it has {', '.join(pair.roles) or 'none'}"
+            found.append(Problem(pair.id, ROLE, detail))
+        else:
+            own = {name: pools.of(pair, name) for name in names}
+            new = _known_flip(pair, names, facts, tokenizer) or _replace(pair, names, own, rng)
+            if new is None:
+                words = ", ".join(repr(pair.clean_prompt[slice(*pair.roles[name])]) for name in names)
+                found.append(Problem(pair.id, NO_REPLACEMENT, f"nothing in the pool replaces {words}"))
+            else:
+                donor = _replace(pair, names, own, rng, avoid=_words(new))
+        columns["corrupt_prompt"].append(new)
+        columns["corrupt_answer"].append(None if new is None else facts[pair.clean_digest].get(_key(new)))
+        columns["donor_prompt"].append(donor)
+    for column, values in columns.items():
+        pairs = pairs.with_column(column, values)
+    return pairs.without(found, "symmetric_replacement", slots=names, seed=seed)
+
+
+class _Pools:
+    """The pool of each slot of each pair, made once."""
+
+    def __init__(self, tokenizer: Any, words: Words | None, pairs: Sequence[MinimalPair]) -> None:
+        self.tokenizer = tokenizer
+        self.given = {name: list(own) for name, own in words.items()} if isinstance(words, Mapping) else None
+        self.all = None if words is None or self.given is not None else list(words)
+        self.found: dict[tuple[str, str, str], set[str]] = {}
+        self.made: dict[Any, Pool] = {}
+        for pair in pairs:
+            for name, span in pair.roles.items():
+                self.found.setdefault(self._slot(pair, name), set()).add(pair.clean_prompt[slice(*span)])
+
+    @staticmethod
+    def _slot(pair: MinimalPair, name: str) -> tuple[str, str, str]:
+        return pair.task, pair.group, "option" if name in ("correct", "incorrect") else name
+
+    def of(self, pair: MinimalPair, name: str) -> Pool:
+        """The pool of one slot."""
+        if self.given is not None and name not in self.given:
+            raise ValueError(f"no pool for the slot {name!r}; there are {', '.join(self.given)}")
+        key = name if self.given is not None else "all" if self.all is not None else self._slot(pair, name)
+        if key not in self.made:
+            words = self.given[name] if self.given is not None else self.all or self.found[self._slot(pair, name)]
+            self.made[key] = Pool(self.tokenizer, words)
+        return self.made[key]
+
+
+def _replace(
+    pair: MinimalPair, slots: Sequence[str], pools: Mapping[str, Pool], rng: random.Random, avoid: Iterable[str] = ()
+) -> str | None:
+    new = replace_roles(pair.clean_prompt, pair.roles, slots, pools, rng, avoid=set(avoid) - _words(pair.clean_prompt))
+    return None if new is None else new[0]
+
+
+def _words(prompt: str) -> set[str]:
+    return set(re.findall(r"\w+", prompt))
+
+
+def _key(prompt: str) -> str:
+    return " ".join(prompt.lower().split())
+
+
+def _known(pairs: Iterable[MinimalPair]) -> Facts:
+    """Every answer that pairs know."""
+    facts: Facts = defaultdict(dict)
+    for pair in pairs:
+        record = pair.record
+        known = [
+            (pair.clean_digest, pair.clean_prompt, pair.correct_answer),
+            (pair.corrupt_digest, pair.clean_prompt, pair.incorrect_answer),
+            (pair.clean_digest, pair.corrupt_prompt, pair.corrupt_answer),
+            (pair.clean_digest, record.get("control_prompt"), record.get("control_answer")),
+        ]
+        for image, prompt, answer in known:
+            if prompt and answer:
+                facts[image][_key(prompt)] = answer
+    return facts
+
+
+def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer: Any) -> str | None:
+    """A question about the clean image that is known to have another answer and differs in these slots alone."""
+    if set(slots) & {"correct", "incorrect"}:
+        return None
+    pattern, done = "", 0
+    for name in sorted(slots, key=lambda name: pair.roles[name]):
+        start, end = pair.roles[name]
+        pattern, done = pattern + re.escape(pair.clean_prompt[done:start]) + r"(\S+)", end
+    pattern += re.escape(pair.clean_prompt[done:])
+    length = len(pieces(tokenizer, pair.clean_prompt))
+    for prompt, answer in facts[pair.clean_digest].items():
+        other = answer != pair.correct_answer
+        if other and re.fullmatch(pattern, prompt, re.IGNORECASE) and len(pieces(tokenizer, prompt)) == length:
+            return prompt
+    return None

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from notice_lens.models import BLIPInputs, HookedBLIP
-
-OnError = Literal["raise", "drop"]
 
 
 class MinimalPairs:
@@ -69,9 +67,9 @@ class MinimalPairs:
     @classmethod
     def from_rows(
         cls,
-        rows: Iterable[Mapping[str, Any]],
+        rows: Iterable[Any],
         *,
-        on_error: OnError = "raise",
+        on_error: str = "raise",
         manifest: Manifest | None = None,
         before: Sequence[Problem] = (),
         progress: bool = True,
@@ -136,7 +134,7 @@ class MinimalPairs:
         dataset: "Dataset",
         *,
         columns: Mapping[str, str] | None = None,
-        on_error: OnError = "raise",
+        on_error: str = "raise",
         progress: bool = True,
     ) -> "MinimalPairs":
         """Pairs from a `datasets.Dataset`.
@@ -316,7 +314,7 @@ class MinimalPairs:
 
     # To a model
 
-    def validate(self, model: Any, *, on_error: OnError = "raise") -> "MinimalPairs":
+    def validate(self, model: Any, *, on_error: str = "raise") -> "MinimalPairs":
         """The pairs that hold for this model's tokenizer.
 
         Checked are: prompts of equal token length, answers that differ in their first token, words that the tokenizer
@@ -365,7 +363,7 @@ class MinimalPairs:
         ]
 
     def patch_masks(
-        self, blip: "HookedBLIP", of: Literal["clean", "corrupt"] = "clean"
+        self, blip: "HookedBLIP", of: str = "clean"
     ) -> list[dict[str, Bool[Tensor, " patch"]]]:
         """For each pair, which image positions belong to each region: those that it covers by half or more.
 
@@ -440,7 +438,7 @@ def _from_table(
     *,
     images: str | PathLike[str] | None = None,
     columns: Mapping[str, str] | None = None,
-    on_error: OnError = "raise",
+    on_error: str = "raise",
     progress: bool = True,
 ) -> MinimalPairs:
     """Pairs from the rows of a file, their paths resolved."""

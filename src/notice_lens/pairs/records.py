@@ -6,6 +6,7 @@ What is wrong with a row is collected, never raised, so that one bad row costs n
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -129,7 +130,7 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
 
 def _is_missing(value: Any) -> bool:
     """Whether nothing stands there: None, or the NaN that tables have for it."""
-    return value is None or (isinstance(value, float) and np.isnan(value))
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_text(value: Any) -> str | None:

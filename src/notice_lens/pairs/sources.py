@@ -42,7 +42,7 @@ class StoredRows(NamedTuple):
     problems: list[Problem]
 
 
-def store_all(rows: Iterable[Mapping[str, Any]], progress: bool = True) -> StoredRows:
+def store_all(rows: Iterable[Any], progress: bool = True) -> StoredRows:
     """Rows as records; files are read once each, several at a time.
 
     Raises:

@@ -1,0 +1,294 @@
+"""MinimalPairs: rows in, checked pairs out, nothing lost on the way."""
+
+import re
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from notice_lens.pairs import MinimalPairs, PairsError, mini_world
+from notice_lens.pairs.problems import IMAGE
+from pairs.conftest import make_row, picture
+
+MASK = np.zeros((16, 24), bool)
+MASK[:8, :12] = True
+
+
+def some(n=4, **changes):
+    return MinimalPairs.from_rows([make_row(number, **changes) for number in range(n)])
+
+
+def test_a_pair_has_what_its_row_had():
+    row = make_row(
+        donor_image=picture(9), donor_prompt="is this apple pink or brown?", corrupt_answer="blue", note="a note",
+        clean_regions={"object": MASK, "background": ~MASK}, corrupt_regions={"object": [0, 0, 12, 8]},
+    )  # fmt: skip
+    pair = MinimalPairs.from_rows([row])[0]
+    for column in ("clean_image", "corrupt_image", "donor_image"):
+        assert getattr(pair, column).tobytes() == row[column].tobytes()
+    for column in ("id", "task", "group", "clean_prompt", "corrupt_prompt", "donor_prompt", "corrupt_answer"):
+        assert getattr(pair, column) == row[column] == pair[column]
+    assert pair.kind == "vqa"
+    assert pair.roles == {"noun": (8, 13), "correct": (14, 17), "incorrect": (21, 26)}
+    np.testing.assert_array_equal(pair.clean_regions["background"], ~MASK)
+    np.testing.assert_array_equal(pair.corrupt_regions["object"], MASK)
+    assert pair["note"] == "a note"
+    with pytest.raises(KeyError, match="no column 'nothe'; did you mean 'note'"):
+        pair["nothe"]
+
+
+def test_images_are_decoded_when_they_are_asked_for(folder):
+    paths = {"clean_image": folder / "0.png", "corrupt_image": str(folder / "1.png")}
+    pairs = MinimalPairs.from_rows([make_row(0, **paths)])
+    (folder / "0.png").unlink()
+    pair = pairs[0]
+    assert pair.corrupt_image.size == (24, 16)
+    with pytest.raises(ValueError, match="0.png: no such file"):
+        pair.clean_image  # noqa: B018
+
+
+def test_a_sequence_of_pairs():
+    pairs = some(5)
+    assert len(pairs) == 5
+    assert pairs[-1].id == "pair-4"
+    assert [pair.id for pair in pairs] == pairs["id"]
+    assert pairs[1:3]["id"] == ["pair-1", "pair-2"]
+    assert pairs.select([3, 0])["id"] == ["pair-3", "pair-0"]
+    assert pairs.filter(lambda pair: pair.id != "pair-2", group=["colour", "shape"])["id"] == [
+        "pair-0", "pair-1", "pair-3", "pair-4",
+    ]  # fmt: skip
+    assert len(pairs.filter(task="vegetables")) == 0
+    shuffled = pairs.shuffle(seed=3)
+    assert sorted(shuffled["id"]) == pairs["id"] != shuffled["id"] == pairs.shuffle(seed=3)["id"]
+    with pytest.raises(IndexError, match="pair 5 asked for; there are 5"):
+        pairs[5]
+    with pytest.raises(IndexError, match="pair 7 asked for; there are 5"):
+        pairs.select([0, 7])
+    with pytest.raises(KeyError, match="no column 'promt'"):
+        pairs["promt"]
+    with pytest.raises(KeyError, match="no column 'gruop'; did you mean 'group'"):
+        pairs.filter(gruop="colour")
+
+
+def test_pairs_that_share_their_images_are_not_split():
+    rows = [make_row(number) for number in range(20)]
+    rows += [
+        {**row, "id": f"back-{row['id']}", "clean_image": row["corrupt_image"], "corrupt_image": row["clean_image"],
+         "correct_answer": "green", "incorrect_answer": "red", "roles": None}
+        for row in rows
+    ]  # fmt: skip
+    parts = MinimalPairs.from_rows(rows).train_test_split(test_size=0.3, seed=1)
+    assert len(parts["test"]) == 12
+    assert len(parts["train"]) == 28
+    assert {digest for column in ("clean_digest", "corrupt_digest") for digest in parts["train"][column]}.isdisjoint(
+        parts["test"]["clean_digest"]
+    )
+    with pytest.raises(ValueError, match="test_size is a share of the pairs, above 0 and below 1; got 3.0"):
+        parts["train"].train_test_split(test_size=3.0)
+    with pytest.raises(ValueError, match="1 pairs of 1 image pairs leave no two parts"):
+        some(1).train_test_split()
+
+
+def changed(**changes):
+    return changes
+
+
+BAD = {
+    "no id": (changed(id=None), "row 1: id is missing"),
+    "no answer": (changed(correct_answer=""), "pair-1: correct_answer is missing"),
+    "not a number": (changed(incorrect_answer=float("nan")), "incorrect_answer is missing"),
+    "equal answers": (
+        changed(incorrect_answer="Red ", roles=None, clean_prompt="what color is it?"),
+        "correct_answer and incorrect_answer are both 'red'",
+    ),
+    "equal corrupt answer": (changed(corrupt_answer="red"), "correct_answer and corrupt_answer are both 'red'"),
+    "unreadable": (changed(clean_image=b"no image"), "clean_image: an image: the bytes are not an image"),
+    "no such file": (changed(corrupt_image="nowhere.png"), "corrupt_image: nowhere.png: no such file"),
+    "no image at all": (changed(clean_image=object()), "clean_image (object): an array of shape []"),
+    "role elsewhere": (changed(roles={"noun": "pear"}), "role 'noun' is 'pear', which occurs 0 times"),
+    "roles of no shape": (changed(roles=7), "roles are a mapping by name; got int"),
+    "roles in no JSON": (changed(roles="{noun"), "roles are written as JSON"),
+    "role of another word": (
+        changed(roles={"correct": "apple"}), "role 'correct' points at 'apple'; the answer is 'red'",
+    ),
+    "lacks an option": (
+        changed(incorrect_answer="blue", roles=None),
+        "'is this apple red or green?' offers a choice, and the answer 'blue' is not in it",
+    ),
+    "unknown kind": (changed(kind="vqaa"), "no kind of pair 'vqaa'; did you mean 'vqa'?"),
+    "region of another size": (
+        changed(clean_regions={"object": np.ones((3, 3), bool)}),
+        "clean_regions: it is 3 x 3 pixels, its picture 16 x 24",
+    ),
+    "same id": (changed(id="pair-0"), "pair-0: there are several pairs of this id"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_said_or_dropped(case):
+    changes, message = BAD[case]
+    rows = [make_row(0), make_row(1, **changes), make_row(2)]
+    with pytest.raises(PairsError, match=re.escape(message)):
+        MinimalPairs.from_rows(rows)
+    pairs = MinimalPairs.from_rows(rows, on_error="drop")
+    assert pairs["id"] == ["pair-0", "pair-2"]
+    assert len(pairs.dropped) == sum(pairs.manifest.dropped.values()) == 1
+    assert pairs.manifest.kept == 2
+    assert (
+        message.removeprefix("pair-1: ").removeprefix("row 1: ").removeprefix("pair-0: ") in pairs.dropped[0]["detail"]
+    )
+    # Nothing is lost: what could be read of the row is there.
+    assert pairs.dropped[0]["clean_prompt"] == rows[1]["clean_prompt"]
+
+
+def test_all_problems_are_in_one_report():
+    rows = [make_row(0), *(make_row(n, roles={"noun": "pear"}, correct_answer="") for n in range(1, 8))]
+    with pytest.raises(PairsError) as caught:
+        MinimalPairs.from_rows(rows)
+    report = str(caught.value)
+    assert report.startswith("7 of 8 pairs have problems")
+    assert "role not in the prompt: 7" in report
+    assert "missing value: 7" in report
+    assert "... and 2 more" in report
+    assert report.endswith("on_error='drop' keeps the others")
+    assert len(caught.value.problems) == 14
+
+
+def test_open_questions_and_yes_and_no_are_good():
+    rows = [
+        make_row(0, clean_prompt="what color is the dog?", correct_answer="brown", incorrect_answer="black", roles=None,
+                 corrupt_prompt="what color is the cat?"),
+        make_row(1, clean_prompt="is this a dog or a cat?", correct_answer="yes", incorrect_answer="no", roles=None),
+        make_row(2, clean_prompt="what is for sale?", correct_answer="fruit", incorrect_answer="meat", roles=None),
+    ]  # fmt: skip
+    assert len(MinimalPairs.from_rows(rows)) == 3
+
+
+def test_captions_and_matches():
+    caption = make_row(0, kind="caption", clean_prompt="", correct_answer="a red apple", incorrect_answer="a pear",
+                       roles=None, corrupt_prompt=...)  # fmt: skip
+    match = make_row(1, kind="match", clean_prompt="a red apple", corrupt_prompt="a red table", correct_answer=...,
+                     incorrect_answer=..., roles={"noun": "apple"})  # fmt: skip
+    pairs = MinimalPairs.from_rows([caption, match])
+    assert pairs["correct_answer"] == ["a red apple", "match"]
+    assert pairs["incorrect_answer"] == ["a pear", "no match"]
+
+
+def test_columns_that_are_missing_altogether():
+    rows = [make_row(n, clean_image=..., correct_answer=..., img_clean=picture(n)) for n in range(3)]
+    with pytest.raises(ValueError, match="columns are missing: clean_image, correct_answer; there are .*img_clean"):
+        MinimalPairs.from_rows(rows)
+    with pytest.raises(TypeError, match="a row is a mapping by column; row 0 is a str"):
+        MinimalPairs.from_rows(["pair"])
+    with pytest.raises(ValueError, match="no on_error 'warn'"):
+        MinimalPairs.from_rows([make_row()], on_error="warn")
+
+
+@settings(max_examples=20, deadline=None)
+@given(task=st.sampled_from(["scenes", "states", "faces"]), seed=st.integers(0, 9), size=st.sampled_from([32, 64]))
+def test_saved_and_loaded_pairs_are_the_same(task, seed, size, tmp_path_factory):
+    pairs = mini_world(task, 3, seed=seed, size=size)
+    pairs = pairs.without([pairs_problem(pairs["id"][1])], "test")
+    place = tmp_path_factory.mktemp("pairs") / "saved"
+    assert pairs.save(place) == place
+    loaded = MinimalPairs.load(place)
+    assert loaded.dataset.features == pairs.dataset.features
+    assert loaded.manifest == pairs.manifest
+    assert loaded.dropped.to_list() == pairs.dropped.to_list()
+    for ours, theirs in zip(pairs, loaded, strict=True):
+        assert ours.record == theirs.record
+        assert ours.clean_image.tobytes() == theirs.clean_image.tobytes()
+        assert ours.donor_image.tobytes() == theirs.donor_image.tobytes()
+        for region, mask in ours.corrupt_regions.items():
+            np.testing.assert_array_equal(mask, theirs.corrupt_regions[region])
+
+
+def pairs_problem(name):
+    from notice_lens.pairs.problems import Problem
+
+    return Problem(name, IMAGE, "a detail")
+
+
+def test_a_saved_folder_needs_nothing_beside_it(folder, tmp_path_factory):
+    rows = [make_row(0, clean_image=folder / "0.png", corrupt_image=folder / "1.png", donor_image=folder / "2.png")]
+    rows.append(make_row(1, clean_image=folder / "nowhere.png"))
+    place = tmp_path_factory.mktemp("elsewhere") / "saved"
+    MinimalPairs.from_rows(rows, on_error="drop").save(place)
+    for path in folder.iterdir():
+        path.unlink()
+    loaded = MinimalPairs.load(place)
+    assert loaded[0].clean_image.tobytes() == picture(0).tobytes()
+    assert loaded[0].record["clean_image"]["path"] == "0.png"
+    assert loaded.dropped[0]["reason"] == IMAGE
+    assert str(folder) not in (place / "manifest.json").read_text()
+
+
+def test_saving_never_replaces_what_it_should_not(tmp_path):
+    pairs = some(2)
+    pairs.save(tmp_path / "saved")
+    with pytest.raises(FileExistsError, match="is there already; overwrite=True replaces it"):
+        pairs.save(tmp_path / "saved")
+    pairs[:1].save(tmp_path / "saved", overwrite=True)
+    assert len(MinimalPairs.load(tmp_path / "saved")) == 1
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="it is no folder of pairs, so it is never replaced"):
+        pairs.save(tmp_path / "thesis", overwrite=True)
+    with pytest.raises(FileNotFoundError, match="no pairs in .*thesis: expected a folder that MinimalPairs.save wrote"):
+        MinimalPairs.load(tmp_path / "thesis")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "thesis"]
+
+
+def test_resizing_takes_regions_along():
+    pairs = some(1, clean_regions={"object": MASK}, donor_image=picture(9)).resize((8, 6))
+    pair = pairs[0]
+    assert pair.clean_image.size == pair.donor_image.size == (6, 8)
+    np.testing.assert_array_equal(np.flatnonzero(pair.clean_regions["object"].any(0)), [0, 1, 2])
+    np.testing.assert_array_equal(np.flatnonzero(pair.clean_regions["object"].any(1)), [0, 1, 2, 3])
+    assert pair.clean_digest != some(1)[0].clean_digest
+    assert some(1).resize(5)[0].clean_image.size == (5, 5)
+    with pytest.raises(ValueError, match="a size is one pixel or more; got 0"):
+        some(1).resize(0)
+
+
+def test_the_manifest_tells_what_was_done():
+    pairs = mini_world("states", 6, seed=2).filter(group="colour").shuffle(1)
+    manifest = pairs.manifest
+    assert (manifest.builder, manifest.seed, manifest.kept) == ("mini_world", 2, 2)
+    assert [step["step"] for step in manifest.steps] == ["filter", "shuffle"]
+    assert manifest.steps[0] == {"step": "filter", "group": "colour", "kept": 2}
+
+
+def test_what_pairs_look_like():
+    pairs = MinimalPairs.from_rows(
+        [*(make_row(n) for n in range(3)), make_row(4, roles={"noun": "pear"})], on_error="drop"
+    )
+    assert repr(pairs) == (
+        "MinimalPairs: 3 pairs (from_rows: rows in memory)\n"
+        "  fruit: colour 3\n"
+        "  with corrupt_prompt 3, donor_image 0, roles 3, regions 0\n"
+        "  dropped: role not in the prompt 1"
+    )
+
+
+def test_a_data_set_of_images(folder):
+    rows = [make_row(number) for number in range(3)]
+    renamed = [{("positive" if k == "clean_image" else k): v for k, v in row.items() if k != "roles"} for row in rows]
+    pairs = MinimalPairs.from_dataset(Dataset.from_list(renamed), columns={"clean_image": "positive"})
+    assert pairs[2].clean_image.tobytes() == rows[2]["clean_image"].tobytes()
+    again = MinimalPairs.from_dataset(pairs.dataset)
+    assert again.dataset.to_list() == pairs.dataset.to_list()
+    with pytest.raises(ValueError, match="the data set has no column 'photo'; it has id, task"):
+        MinimalPairs.from_dataset(pairs.dataset, columns={"clean_image": "photo"})
+    with pytest.raises(ValueError, match="columns are missing: clean_prompt"):
+        MinimalPairs.from_dataset(pairs.dataset.remove_columns("clean_prompt"))
+
+
+def test_new_columns():
+    pairs = some(2).with_column("corrupt_answer", ["blue", None]).with_column("difficulty", [1, 2])
+    assert pairs["corrupt_answer"] == ["blue", None]
+    assert pairs[1]["difficulty"] == 2
+    with pytest.raises(ValueError, match="3 values for the column 'difficulty' of 2 pairs"):
+        pairs.with_column("difficulty", [1, 2, 3])

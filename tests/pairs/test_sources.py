@@ -1,0 +1,120 @@
+"""Pairs from tables: CSV and JSON lines, with paths that stay in their folder."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from notice_lens.pairs import MinimalPairs, PairsError
+from pairs.conftest import make_row, picture
+
+
+def table_row(number, **changes):
+    paths = {"clean_image": f"{2 * number}.png", "corrupt_image": f"{2 * number + 1}.png"}
+    row = make_row(number, **{**paths, **changes})
+    return {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()}
+
+
+def write_csv(path, rows, encoding="utf-8"):
+    with open(path, "w", newline="", encoding=encoding) as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_csv_file(folder, encoding):
+    Image.fromarray(np.eye(16, 24, dtype=bool)).save(folder / "mask.png")
+    rows = [
+        table_row(n, corrupt_answer="", clean_regions={"object": "mask.png"}, comment="é, “quoted”") for n in range(3)
+    ]
+    pairs = MinimalPairs.from_csv(write_csv(folder / "pairs.csv", rows, encoding))
+    assert pairs[2].clean_image.tobytes() == picture(4).tobytes()
+    assert pairs[1].roles == {"noun": (8, 13), "correct": (14, 17), "incorrect": (21, 26)}
+    assert pairs["corrupt_answer"] == [None] * 3
+    assert pairs["comment"] == ["é, “quoted”"] * 3
+    np.testing.assert_array_equal(pairs[0].clean_regions["object"], np.eye(16, 24, dtype=bool))
+    assert (pairs.manifest.builder, pairs.manifest.source) == ("from_csv", "pairs.csv")
+    assert len(pairs.manifest.checksum) == 64
+
+
+def test_json_lines(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    rows = [{**table_row(n), "roles": {"noun": "apple"}, "clean_image": f"{n}.png"} for n in range(2)]
+    (elsewhere / "pairs.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
+    pairs = MinimalPairs.from_jsonl(elsewhere / "pairs.jsonl", images=folder)
+    assert pairs[1].clean_image.tobytes() == picture(1).tobytes()
+    assert pairs[1].roles == {"noun": (8, 13)}
+
+
+def test_columns_of_other_names(folder):
+    rows = [{("img" if k == "clean_image" else k): v for k, v in table_row(n).items()} for n in range(2)]
+    path = write_csv(folder / "pairs.csv", rows)
+    assert len(MinimalPairs.from_csv(path, columns={"clean_image": "img"})) == 2
+    with pytest.raises(ValueError, match=r"pairs.csv has no column 'imgg'; it has clean_prompt, correct_answer"):
+        MinimalPairs.from_csv(path, columns={"clean_image": "imgg"})
+    rows = [{k.replace("clean_image", "clean_img"): v for k, v in row.items()} for row in [table_row(0)]]
+    with pytest.raises(ValueError, match=r"missing: clean_image; .*; perhaps columns=\{'clean_image': 'clean_img'\}"):
+        MinimalPairs.from_csv(write_csv(folder / "other.csv", rows))
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "sub/../../secret.png"])
+def test_paths_stay_in_their_folder(folder, path):
+    inside = folder / "inside"
+    inside.mkdir()
+    picture(0).save(folder / "secret.png")
+    for number in range(2, 4):
+        picture(number).save(inside / f"{number}.png")
+    rows = [table_row(0, clean_image=path, corrupt_image="2.png"), table_row(1)]
+    table = write_csv(inside / "pairs.csv", rows)
+    with pytest.raises(PairsError, match=re.escape(f"clean_image: the path {path!r} leads out of")):
+        MinimalPairs.from_csv(table)
+    pairs = MinimalPairs.from_csv(table, on_error="drop")
+    assert pairs["id"] == ["pair-1"]
+    rows = [table_row(1, clean_regions={"object": path})]
+    with pytest.raises(PairsError, match=re.escape(f"clean_regions: the path {path!r} leads out of")):
+        MinimalPairs.from_csv(write_csv(inside / "pairs.csv", rows))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "pairs.csv is empty; expected a header and one row for each pair"),
+        (b"id,task\n1,caf\xe9\n", "pairs.csv is not in UTF-8: byte 0xe9 in line 2; save it as UTF-8"),
+        (b"id,task\n1,states\n", "columns are missing: clean_image, corrupt_image, clean_prompt, correct_answer"),
+        (b"id,task\n1,states,7\n", "pairs.csv, row 0 has more cells than the header has columns: id, task"),
+        (b"id,task\n1\n", "pairs.csv, row 0 has fewer cells"),
+        (b'id,task\n"1,states\n', "pairs.csv is no CSV file: line 1: unexpected end"),
+    ],
+)
+def test_what_is_no_table_of_pairs(tmp_path, raw, message):
+    (tmp_path / "pairs.csv").write_bytes(raw)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MinimalPairs.from_csv(tmp_path / "pairs.csv")
+
+
+def test_what_is_no_json(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"id": "a"}\nno\n')
+    with pytest.raises(ValueError, match="pairs.jsonl, line 2 is no JSON: "):
+        MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
+    (tmp_path / "pairs.jsonl").write_text("[1]")
+    with pytest.raises(ValueError, match="pairs.jsonl, line 1 is no JSON object but a list"):
+        MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
+
+
+def test_broken_files_are_problems_of_their_rows(folder):
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "2.png").write_bytes(b"")
+    (folder / "4.png").unlink()
+    (folder / "4.png").mkdir()
+    table = write_csv(folder / "pairs.csv", [table_row(n) for n in range(3)])
+    with pytest.raises(PairsError) as caught:
+        MinimalPairs.from_csv(table)
+    report = str(caught.value)
+    for what in ("0.png: ", "2.png: the file is empty (0 bytes)", "4.png: it is a folder, not an image file"):
+        assert what in report
+    assert len(MinimalPairs.from_csv(table, on_error="drop").dropped) == 3

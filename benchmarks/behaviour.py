@@ -1,0 +1,32 @@
+"""Which share of the mini world's pairs the mini model passes through the behaviour filter.
+
+    python benchmarks/behaviour.py --n 1000
+
+Prints the table of `docs/pairs.md`.
+"""
+
+import click
+
+from notice_lens import HookedBLIP
+from notice_lens.pairs import behaviour_filter, mini_world
+from notice_lens.world import GROUPS
+
+
+@click.command()
+@click.option("--n", default=1000, show_default=True, help="Pairs of each task.")
+@click.option("--seed", default=0, show_default=True)
+def main(n: int, seed: int) -> None:
+    """Prints the table."""
+    blip = HookedBLIP.mini()
+    print("| task | group | pairs | image corruption | text corruption |\n| --- | --- | --- | --- | --- |")
+    for task, groups in GROUPS.items():
+        pairs = mini_world(task, n, seed)
+        kept = {what: behaviour_filter(blip, pairs, what, progress=False) for what in ("image", "text")}
+        for group in ([None, *groups] if len(groups) > 1 else [None]):
+            part = pairs if group is None else pairs.filter(group=group)
+            shares = [len(kept[what] if group is None else kept[what].filter(group=group)) / len(part) for what in kept]
+            print(f"| `{task}` | {f'`{group}`' if group else 'all'} | {len(part)} | {shares[0]:.1%} | {shares[1]:.1%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -37,24 +37,24 @@ class Pool:
     ) -> None:
         self.tokenizer = tokenizer
         self.near = near or NearSynonyms.load()
-        self._first: dict[str, int] = {}
+        self._pieces: dict[str, list[int]] = {}
         self._by_length: dict[int, list[str]] = {}
         for word in sorted({" ".join(word.lower().split()) for word in words} - {""}):
             ids = pieces(tokenizer, word)
             if ids and tokenizer.unk_token_id not in ids:
-                self._first[word] = ids[0]
+                self._pieces[word] = ids
                 self._by_length.setdefault(len(ids), []).append(word)
 
     @property
     def words(self) -> tuple[str, ...]:
         """All words, in alphabetical order."""
-        return tuple(self._first)
+        return tuple(self._pieces)
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._pieces)
 
     def __contains__(self, word: object) -> bool:
-        return word in self._first
+        return word in self._pieces
 
     def of_length(self, length: int) -> tuple[str, ...]:
         """The words of so many word pieces, in alphabetical order."""
@@ -62,12 +62,12 @@ class Pool:
 
     def first_piece(self, word: str) -> int:
         """The id of the first piece of one of these words."""
-        return self._first[word]
+        return self._pieces[word][0]
 
     def candidates(self, word: str, fixed: Iterable[str]) -> list[str]:
         """The words of as many pieces as this one that are neither near it nor near any fixed word."""
         taken = self.near.around(word).union(*(self.near.around(other) for other in fixed))
-        same = self.of_length(len(pieces(self.tokenizer, word)))
+        same = self.of_length(len(self._pieces.get(word) or pieces(self.tokenizer, word)))
         return [candidate for candidate in same if taken.isdisjoint(forms(candidate))]
 
 

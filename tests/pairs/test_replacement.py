@@ -217,9 +217,9 @@ def test_words_of_the_prompt_and_those_to_avoid_stay_out(bert):
         (
             ROLES,
             ["corect"],
-            '"corect" is no role of this prompt, which are correct, incorrect, verb; did you mean "corr',
+            "no role of this prompt 'corect'; did you mean 'correct'? valid: 'correct', 'incorrect', 'verb'",
         ),
-        (ROLES, ["verb"], '"verb" is no role with a pool, which are correct, subject'),
+        (ROLES, ["verb"], "no role with a pool 'verb'; valid: 'correct', 'subject'"),
         ({**ROLES, "subject": (4, 8)}, ["correct"], 'roles "correct" and "subject" overlap in "is dog or cat'),
         ({"correct": (15, 99)}, ["correct"], 'role "correct" spans characters 15 to 99 of a prompt of 22: "is dog'),
         ({"correct": (4, 4)}, ["correct"], "spans characters 4 to 4"),

@@ -7,12 +7,12 @@ near-synonyms come back in any slot. It is the STR of the paper (arXiv 2406.1632
 (arXiv 2309.16042).
 """
 
-import difflib
 import random
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.models.names import one_of
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.tokens import Span, pieces
 
@@ -158,9 +158,7 @@ def _check(prompt: str, roles: Mapping[str, Span], slots: Sequence[str], pools: 
     for slot in slots:
         for what, known in (("role of this prompt", roles), ("role with a pool", pools)):
             if slot not in known:
-                near = difflib.get_close_matches(slot, known, 1)
-                hint = f'; did you mean "{near[0]}"?' if near else ""
-                raise ValueError(f'"{slot}" is no {what}, which are {", ".join(known) or "none"}{hint}')
+                raise ValueError(one_of(what, slot, known))
     end, before = 0, ""
     for role, (start, stop) in sorted(roles.items(), key=lambda item: item[1]):
         if not 0 <= start < stop <= len(prompt):

@@ -10,6 +10,7 @@ Limits: tense is always the progressive; a preposition is taken from the words b
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs.near_synonyms import forms
@@ -30,6 +31,7 @@ _WITHIN = frozenset("next close top front middle center centre edge side back co
 _DETERMINERS = frozenset("a an the his her its their my your our this that these those some".split())
 
 
+@cache
 def ing(verb: str) -> str:
     """The -ing form of a verb: "sitting" for "sit", "sits" and "sitting"; "picking up" for "pick up".
 
@@ -44,8 +46,8 @@ def ing(verb: str) -> str:
     if not first:
         raise ValueError(f"{verb!r} is no verb; expected one in any form, such as 'sit' or 'picks up'")
     base = _base(first)
-    inflected = base if base.endswith("ing") and base == first and not _known(base) else getInflection(base, "VBG")[0]
-    return " ".join([inflected, *rest])
+    inflected = () if base.endswith("ing") and not _known(base) else getInflection(base, "VBG")
+    return " ".join([*(inflected[:1] or [base]), *rest])
 
 
 def _base(verb: str) -> str:

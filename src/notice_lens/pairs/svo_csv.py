@@ -1,0 +1,203 @@
+"""`svo_probes.csv` as its owners publish it: rows that can become pairs, and what is wrong with the others."""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from notice_lens.models.names import nearest
+from notice_lens.pairs.grammar import SLOTS, Triplet
+from notice_lens.pairs.problems import MISSING, Problem
+
+FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *FLAGS)
+"""The columns that are read; urls are not."""
+
+FIELDS = "row of another length than the header"
+EMPTY_TRIPLET = "empty triplet"
+PARTS = "triplet of other than three parts"
+FLAG = "flags do not say which slot differs"
+SLOT = "triplets do not differ in exactly the slot of the flag"
+UNSAFE_ID = "image id is no plain name"
+
+_TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", ""}
+_ID = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class _Refused(ValueError):
+    """What keeps a row from becoming a pair."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class SvoRow:
+    """A sound row: two pictures whose triplets differ in one slot.
+
+    Attributes:
+        line: Of the file, where the row begins; the header is line 1.
+        slot: Which of `SLOTS` differs.
+        sentence: The description of the positive picture, as it stands.
+        positive: What the positive picture shows, in lower case.
+        negative: What the negative picture shows.
+        positive_id: The positive picture's file, without its ending.
+        negative_id: The negative picture's.
+    """
+
+    line: int
+    slot: str
+    sentence: str
+    positive: Triplet
+    negative: Triplet
+    positive_id: str
+    negative_id: str
+
+    @property
+    def id(self) -> str:
+        """What pairs of this row are named after."""
+        return f"svo-{self.line}"
+
+    @property
+    def group(self) -> str:
+        """What draws are balanced over: the slot."""
+        return self.slot
+
+    @property
+    def index(self) -> int:
+        """The slot's place in a triplet."""
+        return SLOTS.index(self.slot)
+
+    @property
+    def options(self) -> tuple[str, str]:
+        """The two words of the slot, the positive picture's first; verbs as the file has them."""
+        return self.positive[self.index], self.negative[self.index]
+
+
+def read_rows(raw: bytes, name: str) -> tuple[list[SvoRow], list[Problem]]:
+    """The rows of a file that can become pairs, and a problem for each of the others.
+
+    Args:
+        raw: The file's content.
+        name: The file's name, for messages.
+
+    Raises:
+        ValueError: It is empty, not in UTF-8, no CSV, or lacks columns; the message says where or which.
+    """
+    rows, problems = [], []
+    for line, header, cells in _records(_decode(raw, name), name):
+        try:
+            if len(cells) != len(header):
+                raise _Refused(FIELDS, f"{len(cells)} cells, the header has {len(header)}; are triplets in quotes?")
+            rows.append(_row(line, dict(zip(header, cells, strict=True))))
+        except _Refused as refused:
+            problems.append(Problem(f"line {line}", refused.reason, str(refused)))
+    if not rows and not problems:
+        raise ValueError(f"{name} has a header but no rows; expected those of svo_probes.csv")
+    return rows, problems
+
+
+def _decode(raw: bytes, name: str) -> str:
+    if not raw.strip():
+        raise ValueError(f"{name} is empty; expected svo_probes.csv with the columns {', '.join(COLUMNS)}")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # `error.object` is what the offset counts in, with or without the byte-order mark.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{name} is not in UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; "
+            "save it as UTF-8, or convert it (iconv -f latin1 -t utf-8)"
+        ) from error
+
+
+def _records(text: str, name: str) -> Iterator[tuple[int, list[str], list[str]]]:
+    """The line each row begins in, the header and the row's cells; blank lines are skipped."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [column.strip() for column in next(reader)]
+        _check_header(header, name)
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield line, header, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {reader.line_num}: no CSV: {error}; is a quotation mark left open?") from error
+
+
+def _check_header(header: list[str], name: str) -> None:
+    absent = [column for column in COLUMNS if column not in header]
+    if absent:
+        spare = {column.lower(): column for column in header if column and column not in COLUMNS}
+        close = {column: nearest(column, spare, 1) for column in absent}
+        hints = [
+            f"{column!r} (nearest: {spare[near[0]]!r})" if near else repr(column) for column, near in close.items()
+        ]
+        raise ValueError(f"{name} lacks the columns {', '.join(hints)}; it has {', '.join(map(repr, header))}")
+    twice = [column for column, times in Counter(header).items() if times > 1 and column in COLUMNS]
+    if twice:
+        raise ValueError(f"{name} has the column {twice[0]!r} more than once; expected each once")
+
+
+def _row(line: int, cells: Mapping[str, str]) -> SvoRow:
+    positive, negative = (parse_triplet(cells[f"{sign}_triplet"], f"{sign}_triplet") for sign in ("pos", "neg"))
+    slot = _slot(cells)
+    differ = [name for name, ours, theirs in zip(SLOTS, positive, negative, strict=True) if ours != theirs]
+    if differ != [slot]:
+        found = " and ".join(differ) or "nothing"
+        raise _Refused(
+            SLOT, f"the flag says {slot}, but {','.join(positive)} and {','.join(negative)} differ in {found}"
+        )
+    ids = [_image_id(cells, f"{sign}_image_id") for sign in ("pos", "neg")]
+    return SvoRow(line, slot, cells["sentence"], positive, negative, *ids)
+
+
+def parse_triplet(cell: str, column: str = "triplet") -> Triplet:
+    """Subject, verb and object from `girl,sit,beach` or from a list that was written as text, `['girl,sit,beach']`."""
+    around = "[]'\" \t\r\n"
+    parts = [" ".join(part.strip(around).lower().split()) for part in cell.split(",")]
+    if not any(parts):
+        raise _Refused(EMPTY_TRIPLET, f"{column} is {cell!r}; expected subject,verb,object")
+    if len(parts) != 3 or not all(parts):
+        raise _Refused(PARTS, f"{column} is {cell!r}, {sum(map(bool, parts))} parts; expected subject,verb,object")
+    return parts[0], parts[1], parts[2]
+
+
+def _slot(cells: Mapping[str, str]) -> str:
+    said = {column: cells[column].strip().lower() for column in FLAGS}
+    found = [slot for column, slot in FLAGS.items() if said[column] in _TRUE]
+    if len(found) != 1 or not set(said.values()) <= _TRUE | _FALSE:
+        listed = ", ".join(f"{column}={cells[column]!r}" for column in FLAGS)
+        raise _Refused(FLAG, f"{listed}; expected True (or 1) once and False (or 0) twice")
+    return found[0]
+
+
+def _image_id(cells: Mapping[str, str], column: str) -> str:
+    found = cells[column].strip()
+    if not found:
+        raise _Refused(MISSING, f"{column} is empty")
+    # Ids become file names: one with a slash or dots could point anywhere.
+    if not _ID.fullmatch(found):
+        raise _Refused(UNSAFE_ID, f"{column} is {found!r}; expected letters, digits, _ and - only")
+    return found
+
+
+def find_images(files: list[Path], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+    """The file of each image id in a folder, and why some have none that may be opened.
+
+    Args:
+        files: The folder's images. Of several with one name but other endings the first counts.
+        folder: Links that lead out of it are not followed.
+    """
+    inside, found, refused = folder.resolve(), {}, {}
+    for path in files:
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            refused.setdefault(path.stem, f"{path.name} is a link that leads out of {folder.name}; copy the file there")
+        else:
+            found.setdefault(path.stem, path)
+    return found, refused

@@ -1,0 +1,60 @@
+"""Mismatched donors for SVO-Probes: pictures of the same task that show neither option of a question."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from notice_lens.pairs.grammar import SLOTS, Triplet
+from notice_lens.pairs.inventory import Picture
+from notice_lens.pairs.near_synonyms import NearSynonyms, forms
+from notice_lens.pairs.sampling import chance
+from notice_lens.pairs.svo_csv import SvoRow
+
+
+class Donors:
+    """Pictures by what they show.
+
+    Args:
+        rows: Whose pictures may be donors.
+        pictures: By image id.
+        near: Which words are too near an option to stand against it.
+    """
+
+    def __init__(self, rows: Iterable[SvoRow], pictures: Mapping[str, Picture], near: NearSynonyms) -> None:
+        self._near = near
+        self._paths: dict[str, Path] = {}
+        self._shows: dict[str, set[Triplet]] = defaultdict(set)
+        by_id = {}
+        for row in rows:
+            for image_id, triplet in ((row.positive_id, row.positive), (row.negative_id, row.negative)):
+                by_id[image_id] = pictures[image_id]
+                self._shows[pictures[image_id].digest].add(triplet)
+        # One picture may have several ids: the first in their order stands for it, whatever the order of the rows.
+        for _, picture in sorted(by_id.items()):
+            self._paths.setdefault(picture.digest, picture.path)
+        self._sharing: dict[tuple[tuple[int, str], ...], list[str]] = defaultdict(list)
+        for digest in self._paths:
+            for key in sorted({key for triplet in self._shows[digest] for key in _keys(triplet)}):
+                self._sharing[key].append(digest)
+
+    def of(self, row: SvoRow, seed: int) -> Path | None:
+        """A picture with a third word in the row's slot; None where there is none.
+
+        It shares the two other words, or, where no picture does, one of them, sooner the subject. Every triplet that is
+        known of it has a third word in the slot: neither option is right for it, and it is none of the row's own.
+        """
+        taken = frozenset().union(*(self._near.around(option) for option in row.options))
+        others = [(place, row.positive[place]) for place in range(len(SLOTS)) if place != row.index]
+        for key in (tuple(others), *((other,) for other in others)):
+            sharing = self._sharing.get(key, [])
+            start = int.from_bytes(chance(seed, f"donor\0{row.id}"), "big") % max(1, len(sharing))
+            for digest in sharing[start:] + sharing[:start]:
+                if all(taken.isdisjoint(forms(shown[row.index])) for shown in self._shows[digest]):
+                    return self._paths[digest]
+        return None
+
+
+def _keys(triplet: Triplet) -> list[tuple[tuple[int, str], ...]]:
+    """What a triplet can be found by: two of its words, or one, with their places."""
+    words = list(enumerate(triplet))
+    return [tuple(words[:place] + words[place + 1 :]) for place in range(len(words))] + [(word,) for word in words]

@@ -1,0 +1,93 @@
+"""The words of SVO-Probes: what each row asks, and the words that replace its options."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from notice_lens.pairs.grammar import SLOTS, Triplet, ing, preposition, svo_question
+from notice_lens.pairs.near_synonyms import NearSynonyms
+from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, UNKNOWN_WORD, Problem
+from notice_lens.pairs.replacement import Pool, replace_words
+from notice_lens.pairs.sampling import chance
+from notice_lens.pairs.svo_csv import SvoRow
+from notice_lens.pairs.tokens import pieces
+from notice_lens.world.questions import Question
+
+NEAR = "options nearly synonymous"
+Options = tuple[str, str]
+"""Two words of one slot: what the positive picture shows, or stands for it, and what the negative one does."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of a row's question.
+
+    Attributes:
+        slot: Which of `SLOTS` is asked for.
+        triplet: The positive picture's, as it stands in the question.
+        prep: Before the object; may be empty.
+        clean: The options of the clean prompt.
+        corrupt: Those of the corrupted prompt.
+        donor: Those of the donor's prompt; None where there are none.
+    """
+
+    slot: str
+    triplet: Triplet
+    prep: str
+    clean: Options
+    corrupt: Options
+    donor: Options | None
+
+    def question(self, options: Options, swap: bool) -> Question:
+        """The question with these options, the right one before the wrong one unless swapped."""
+        subject, verb, obj = (
+            options[0] if slot == self.slot else word for slot, word in zip(SLOTS, self.triplet, strict=True)
+        )
+        return svo_question(self.slot, (subject, verb, obj), options[1], self.prep, swap)
+
+
+class Words:
+    """The words of a file, by slot, and the questions that can be made of them."""
+
+    def __init__(self, rows: Iterable[SvoRow], tokenizer: Any) -> None:
+        self.near = NearSynonyms.load()
+        # A file has some hundred words in tens of thousands of rows.
+        self._pieces = cache(lambda word: pieces(tokenizer, word))
+        self._unknown = tokenizer.unk_token_id
+        triplets = {_as_asked(triplet) for row in rows for triplet in (row.positive, row.negative)}
+        self.pools = [Pool(tokenizer, words, self.near) for words in zip(*triplets, strict=True)]
+
+    def ask(self, row: SvoRow, seed: int) -> Asked | Problem:
+        """The words of a row's question and their replacements, or why there is none."""
+        line, triplet = f"line {row.line}", _as_asked(row.positive)
+        options = triplet[row.index], _as_asked(row.negative)[row.index]
+        quoted = " and ".join(map(repr, options))
+        if self.near.near(*options):
+            return Problem(line, NEAR, f"{quoted}: both may be right for one picture")
+        strange = [word for word in (*triplet, *options) if not self._readable(word)]
+        if strange:
+            return Problem(line, UNKNOWN_WORD, f"the tokenizer does not know {strange[0]!r}")
+        if self._pieces(options[0])[0] == self._pieces(options[1])[0]:
+            return Problem(line, FIRST_TOKEN, f"{quoted} begin with the same word piece")
+        rng = random.Random(chance(seed, f"words\0{row.id}"))
+        context = [word for place, word in enumerate(triplet) if place != row.index]
+        corrupt = self._replace(options, row, rng, context)
+        if corrupt is None:
+            return Problem(line, NO_REPLACEMENT, f"no two other words of the slot {row.slot} replace {quoted}")
+        donor = self._replace(options, row, rng, [*context, *corrupt])
+        prep = preposition(row.sentence, row.positive[1], row.positive[2])
+        return Asked(row.slot, triplet, prep, options, corrupt, donor)
+
+    def _readable(self, word: str) -> bool:
+        """Whether the word has pieces, all of them known: characters that are dropped leave none."""
+        return bool(self._pieces(word)) and self._unknown not in self._pieces(word)
+
+    def _replace(self, options: Options, row: SvoRow, rng: random.Random, avoid: list[str]) -> Options | None:
+        new = replace_words(options, [self.pools[row.index]] * 2, rng, avoid=avoid)
+        return None if new is None else (new[0], new[1])
+
+
+def _as_asked(triplet: Triplet) -> Triplet:
+    return triplet[0], ing(triplet[1]), triplet[2]

@@ -200,6 +200,39 @@ def test_donors_show_a_third_word_in_the_slot(everything, large):
     assert close
 
 
+def test_a_picture_that_is_known_to_show_an_option_is_no_donor(probes, bert):
+    for name in range(5):
+        probes.image(name)
+    probes.row("girl,sit,beach", "boy,sit,beach", "subject", (0, 1))
+    probes.row("dog,sit,beach", "horse,sit,beach", "subject", (2, 3))
+    # Picture 2 has a boy on it too, picture 3 somebody who may be one.
+    probes.row("boy,sit,sofa", "teacher,sit,sofa", "subject", (2, 4))
+    probes.row("child,read,sofa", "dog,read,sofa", "subject", (3, 4))
+    for seed in range(10):
+        first = probes.build(bert, seed=seed).rows[0]
+        assert first["id"] == "svo-2-pos"
+        assert first["donor_image"] is None or first["donor_image"].name == "4.jpg"
+
+
+def test_other_words_of_the_question_stay_out_of_its_replacements(probes, bert):
+    for name in range(6):
+        probes.image(name)
+    probes.row("boy,feed,dog", "girl,feed,dog", "subject", (0, 1))
+    probes.row("dog,feed,horse", "teacher,feed,horse", "subject", (2, 3))
+    probes.row("puppy,feed,horse", "baker,feed,horse", "subject", (4, 5))
+    for seed in range(10):
+        words = probes.build(bert, seed=seed).rows[0]["corrupt_prompt"].rstrip("?").split()
+        assert {words[1], words[3]} == {"teacher", "baker"}
+        assert words[4:] == ["feeding", "dog"]
+
+
+def test_pairs_stand_in_the_order_of_the_file(large, bert, everything):
+    for built in (everything, large.build(bert, n=40)):
+        lines = [int(row["id"].split("-")[1]) for row in built.rows]
+        assert lines == sorted(lines)
+        assert max(lines) > 99
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("n", [None, 2, 12, 31])
 def test_balance(large, bert, n, seed):

@@ -11,6 +11,8 @@ from PIL import Image
 from notice_lens.pairs import MinimalPairs, PairsError
 from pairs.conftest import make_row, picture
 
+COMMENT = 'é, "quoted",\nof two\u2028or three lines'
+
 
 def table_row(number, **changes):
     paths = {"clean_image": f"{2 * number}.png", "corrupt_image": f"{2 * number + 1}.png"}
@@ -30,13 +32,13 @@ def write_csv(path, rows, encoding="utf-8"):
 def test_a_csv_file(folder, encoding):
     Image.fromarray(np.eye(16, 24, dtype=bool)).save(folder / "mask.png")
     rows = [
-        table_row(n, corrupt_answer="", clean_regions={"object": "mask.png"}, comment="é, “quoted”") for n in range(3)
+        table_row(n, corrupt_answer="", clean_regions={"object": "mask.png"}, comment=COMMENT) for n in range(3)
     ]
     pairs = MinimalPairs.from_csv(write_csv(folder / "pairs.csv", rows, encoding))
     assert pairs[2].clean_image.tobytes() == picture(4).tobytes()
     assert pairs[1].roles == {"noun": (8, 13), "correct": (14, 17), "incorrect": (21, 26)}
     assert pairs["corrupt_answer"] == [None] * 3
-    assert pairs["comment"] == ["é, “quoted”"] * 3
+    assert pairs["comment"] == [COMMENT] * 3
     np.testing.assert_array_equal(pairs[0].clean_regions["object"], np.eye(16, 24, dtype=bool))
     assert (pairs.manifest.builder, pairs.manifest.source) == ("from_csv", "pairs.csv")
     assert len(pairs.manifest.checksum) == 64
@@ -86,9 +88,9 @@ def test_paths_stay_in_their_folder(folder, path):
         (b"", "pairs.csv is empty; expected a header and one row for each pair"),
         (b"id,task\n1,caf\xe9\n", "pairs.csv is not in UTF-8: byte 0xe9 in line 2; save it as UTF-8"),
         (b"id,task\n1,states\n", "columns are missing: clean_image, corrupt_image, clean_prompt, correct_answer"),
-        (b"id,task\n1,states,7\n", "pairs.csv, row 0 has more cells than the header has columns: id, task"),
-        (b"id,task\n1\n", "pairs.csv, row 0 has fewer cells"),
-        (b'id,task\n"1,states\n', "pairs.csv is no CSV file: line 1: unexpected end"),
+        (b"id,task\n1,states,7\n", "pairs.csv, line 2: 3 cells, but the header has 2 columns: id, task"),
+        (b"id,task\n1\n", "pairs.csv, line 2: 1 cells, but the header has 2"),
+        (b'id,task\n"1,states\n', "pairs.csv, line 2: no CSV: unexpected end"),
     ],
 )
 def test_what_is_no_table_of_pairs(tmp_path, raw, message):

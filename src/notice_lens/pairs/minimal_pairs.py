@@ -117,14 +117,14 @@ class MinimalPairs:
             ValueError: The file is empty, not in UTF-8, or lacks columns; the message says where or which.
             PairsError: As `from_rows`.
         """
-        from notice_lens.pairs.sources import read_csv
+        from notice_lens.pairs.tables import read_csv
 
         return _from_table(cls, "from_csv", path, read_csv(path), **options)
 
     @classmethod
     def from_jsonl(cls, path: str | PathLike[str], **options: Any) -> "MinimalPairs":
         """Pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
-        from notice_lens.pairs.sources import read_jsonl
+        from notice_lens.pairs.tables import read_jsonl
 
         return _from_table(cls, "from_jsonl", path, read_jsonl(path), **options)
 
@@ -362,9 +362,7 @@ class MinimalPairs:
             for prompt, roles, kind in zip(*columns, strict=True)
         ]
 
-    def patch_masks(
-        self, blip: "HookedBLIP", of: str = "clean"
-    ) -> list[dict[str, Bool[Tensor, " patch"]]]:
+    def patch_masks(self, blip: "HookedBLIP", of: str = "clean") -> list[dict[str, Bool[Tensor, " patch"]]]:
         """For each pair, which image positions belong to each region: those that it covers by half or more.
 
         Args:

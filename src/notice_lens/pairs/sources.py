@@ -1,6 +1,5 @@
 """Rows of any origin on their way to records: tables, data sets, builders, other sizes."""
 
-import csv
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,58 +92,6 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
     guesses = {column: hint[0] for column, hint in zip(needed, hints, strict=True) if hint}
     hint = f"; perhaps columns={guesses}" if guesses else ""
     raise ValueError(f"columns are missing: {', '.join(needed)}; there are {', '.join(sorted(have))}{hint}")
-
-
-def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is empty, or not in UTF-8; the message says in which line.
-    """
-    text = _read_text(path)
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file: line {reader.line_num}: {error}") from error
-    for number, row in enumerate(rows):
-        if None in row or None in row.values():
-            raise ValueError(
-                f"{path}, row {number} has {'more' if None in row else 'fewer'} cells than the header has columns: "
-                f"{', '.join(map(str, reader.fieldnames or []))}"
-            )
-    return [{name.strip(): value for name, value in row.items()} for row in rows]
-
-
-def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a file with one JSON object a line; empty lines are skipped. Errors as of `read_csv`."""
-    rows = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is no JSON object but a {type(row).__name__}")
-        rows.append(row)
-    return rows
-
-
-def _read_text(path: str | PathLike[str]) -> str:
-    raw = Path(path).read_bytes()
-    if not raw.strip():
-        raise ValueError(f"{path} is empty; expected a header and one row for each pair")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path} is not in UTF-8: byte 0x{raw[error.start]:02x} in line {line}; save it as UTF-8, or convert it "
-            "(iconv -f latin1 -t utf-8)"
-        ) from error
 
 
 def renamed(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from notice_lens.pairs.grammar import SLOTS, Triplet
+from notice_lens.pairs.builders.grammar import SLOTS, Triplet
+from notice_lens.pairs.builders.svo_csv import SvoRow
 from notice_lens.pairs.inventory import Picture
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.sampling import chance
-from notice_lens.pairs.svo_csv import SvoRow
 
 
 class Donors:

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from notice_lens.pairs import problems as reasons
-from notice_lens.pairs import svo_csv
-from notice_lens.pairs.grammar import SLOTS, ing
+from notice_lens.pairs.builders import svo_csv
+from notice_lens.pairs.builders.grammar import SLOTS, ing
+from notice_lens.pairs.builders.svo import NO_IMAGE, SAME_PICTURE, build_svo, svo_probes
+from notice_lens.pairs.builders.svo_words import NEAR as NEAR_OPTIONS
 from notice_lens.pairs.near_synonyms import NearSynonyms
-from notice_lens.pairs.svo import NO_IMAGE, SAME_PICTURE, build_svo, svo_probes
-from notice_lens.pairs.svo_words import NEAR as NEAR_OPTIONS
 from notice_lens.pairs.tokens import pieces
 
 HEADER = "sentence,pos_triplet,neg_triplet,pos_url,neg_url,pos_image_id,neg_image_id,subj_neg,verb_neg,obj_neg".split(
@@ -339,7 +339,7 @@ def test_nothing_outside_the_folder_is_opened(probes, bert, tmp_path, monkeypatc
     for bad in ("../outside", "link", "..", str(tmp_path / "outside"), "outside\0"):
         probes.row("girl,sit,beach", "boy,sit,beach", "subject", (0, bad))
     opened = []
-    monkeypatch.setattr("notice_lens.pairs.svo.read_pictures", watch(opened))
+    monkeypatch.setattr("notice_lens.pairs.builders.svo.read_pictures", watch(opened))
     probes.build(bert)
     assert opened
     assert all(path.parent == probes.images and not path.is_symlink() for path in opened)

@@ -1,16 +1,15 @@
 """`svo_probes.csv` as its owners publish it: rows that can become pairs, and what is wrong with the others."""
 
-import csv
-import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from notice_lens.models.names import nearest
-from notice_lens.pairs.grammar import SLOTS, Triplet
+from notice_lens.pairs.builders.grammar import SLOTS, Triplet
 from notice_lens.pairs.problems import MISSING, Problem
+from notice_lens.pairs.tables import csv_rows, decode
 
 FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
 COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *FLAGS)
@@ -89,7 +88,10 @@ def read_rows(raw: bytes, name: str) -> tuple[list[SvoRow], list[Problem]]:
         ValueError: It is empty, not in UTF-8, no CSV, or lacks columns; the message says where or which.
     """
     rows, problems = [], []
-    for line, header, cells in _records(_decode(raw, name), name):
+    table = csv_rows(decode(raw, name, f"svo_probes.csv with the columns {', '.join(COLUMNS)}"), name)
+    header = [column.strip() for column in next(table)[1]]
+    _check_header(header, name)
+    for line, cells in table:
         try:
             if len(cells) != len(header):
                 raise _Refused(FIELDS, f"{len(cells)} cells, the header has {len(header)}; are triplets in quotes?")
@@ -99,35 +101,6 @@ def read_rows(raw: bytes, name: str) -> tuple[list[SvoRow], list[Problem]]:
     if not rows and not problems:
         raise ValueError(f"{name} has a header but no rows; expected those of svo_probes.csv")
     return rows, problems
-
-
-def _decode(raw: bytes, name: str) -> str:
-    if not raw.strip():
-        raise ValueError(f"{name} is empty; expected svo_probes.csv with the columns {', '.join(COLUMNS)}")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # `error.object` is what the offset counts in, with or without the byte-order mark.
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{name} is not in UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; "
-            "save it as UTF-8, or convert it (iconv -f latin1 -t utf-8)"
-        ) from error
-
-
-def _records(text: str, name: str) -> Iterator[tuple[int, list[str], list[str]]]:
-    """The line each row begins in, the header and the row's cells; blank lines are skipped."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [column.strip() for column in next(reader)]
-        _check_header(header, name)
-        line = reader.line_num + 1
-        for cells in reader:
-            if cells:
-                yield line, header, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}: no CSV: {error}; is a quotation mark left open?") from error
 
 
 def _check_header(header: list[str], name: str) -> None:

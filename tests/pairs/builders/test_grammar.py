@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notice_lens.pairs.grammar import SLOTS, ing, preposition, svo_question
+from notice_lens.pairs.builders.grammar import SLOTS, ing, preposition, svo_question
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Tables on disk: CSV and JSON lines in UTF-8, with errors that say in which line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+
+def decode(raw: bytes, name: str, expected: str = "a header and one row for each pair") -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Args:
+        raw: Its content.
+        name: Its name, for messages.
+        expected: What should be in it, for messages.
+
+    Raises:
+        ValueError: It is empty, or not in UTF-8; the message says in which line.
+    """
+    if not raw.strip():
+        raise ValueError(f"{name} is empty; expected {expected}")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # `error.object` is what the offset counts in, with or without the byte-order mark.
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{name} is not in UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; "
+            "save it as UTF-8, or convert it (iconv -f latin1 -t utf-8)"
+        ) from error
+
+
+def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The line that each row begins in, and its cells, the header first; blank lines are skipped.
+
+    Args:
+        text: The file's.
+        name: Its name, for messages.
+
+    Raises:
+        ValueError: It is no CSV.
+    """
+    # A cell may hold line breaks of any sort, so it is the csv module that looks for them.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {reader.line_num}: no CSV: {error}; is a quotation mark left open?") from error
+
+
+def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file by column.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `decode` and `csv_rows`, or a row has more or fewer cells than the header.
+    """
+    path = Path(path)
+    (_, header), *rows = csv_rows(decode(path.read_bytes(), path.name), path.name)
+    header = [column.strip() for column in header]
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{path.name}, line {line}: {len(cells)} cells, but the header has {len(header)} columns: "
+                f"{', '.join(header)}; are cells with commas in quotes?"
+            )
+    return [dict(zip(header, cells, strict=True)) for _, cells in rows]
+
+
+def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file with one JSON object a line; blank lines are skipped.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: As `decode`, or a line is no JSON object.
+    """
+    path = Path(path)
+    rows = []
+    for number, line in enumerate(decode(path.read_bytes(), path.name, "a JSON object a line").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path.name}, line {number} is no JSON object but a {type(row).__name__}")
+        rows.append(row)
+    return rows

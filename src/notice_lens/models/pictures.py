@@ -3,16 +3,18 @@
 - Transparency is laid over white: the colours under transparent pixels mean nothing.
 - 16 bits are scaled to 8; palettes, greys and CMYK are converted; of an animation the first frame counts.
 - A file's EXIF orientation is applied, so that the picture stands as viewers show it.
-- A file that is cut off, no image, or larger than Pillow's limit for decompression bombs is an error that names it.
+- A file that is cut off, no image, or larger than Pillow's limit for decompression bombs is an error that says so.
 """
 
 import hashlib
 import io
-import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +24,8 @@ ImageLike = Any
 """A PIL image, a path, bytes, a NumPy array or a tensor; see `to_rgb`."""
 
 _BEHIND = (255, 255, 255, 255)
+_FILTERS = Lock()
+"""Held while the filters of warnings are changed, which all threads share."""
 
 
 def to_rgb(image: ImageLike) -> Image.Image:
@@ -36,11 +40,26 @@ def to_rgb(image: ImageLike) -> Image.Image:
     """
     try:
         if isinstance(image, str | PathLike | bytes):
-            return _read(image)
+            with _opened(image) as opened:
+                return _convert(ImageOps.exif_transpose(opened))
         if isinstance(image, Image.Image):
             return _convert(image)
         return _from_array(image)
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
+    # Pillow's decoders meet damaged bytes with almost any exception.
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def file_format(source: str | PathLike[str] | bytes) -> str:
+    """The format of an image file, or of its bytes, in Pillow's words: JPEG, PNG, ... Only the header is read.
+
+    Raises:
+        ValueError: It is no image; the message says why.
+    """
+    try:
+        with _opened(source) as opened:
+            return opened.format or "unknown"
+    except Exception as error:
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -50,32 +69,38 @@ def digest(image: Image.Image) -> str:
     return hashlib.blake2b(f"{rgb.size}".encode() + rgb.tobytes(), digest_size=16).hexdigest()
 
 
-def _read(source: str | PathLike[str] | bytes) -> Image.Image:
-    """The picture of a file or of its bytes, the right way up."""
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if not path.exists():
-            raise ValueError("no such file")
-        if path.is_dir():
-            raise ValueError("it is a folder, not an image file")
-        if not os.stat(path).st_size:
-            raise ValueError("the file is empty (0 bytes)")
-    elif not source:
-        raise ValueError("there are 0 bytes of it")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns from its limit on and raises from twice that; here the limit is one.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        with opened:
-            return _convert(ImageOps.exif_transpose(opened))
-    except UnidentifiedImageError:
-        raise ValueError("the bytes are not an image in a format that Pillow knows") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(
-            f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as decompression bombs do "
-            "(the limit is Pillow's: PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from None
+@contextmanager
+def _opened(source: str | PathLike[str] | bytes) -> Iterator[Image.Image]:
+    """The picture of a file or of its bytes, of which Pillow has read the header."""
+    with ExitStack() as stack:
+        # Opened here and not by Pillow, which leaves the file open where it meets a bomb.
+        file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_file(Path(source)))
+        if isinstance(source, bytes) and not source:
+            raise ValueError("there are 0 bytes of it")
+        try:
+            with _FILTERS, warnings.catch_warnings():
+                # Pillow warns from its limit on and raises from twice that; here the limit is one.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                opened = Image.open(file)
+        except UnidentifiedImageError:
+            raise ValueError("the bytes are not an image in a format that Pillow knows") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise ValueError(
+                f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as decompression bombs do "
+                "(the limit is Pillow's: PIL.Image.MAX_IMAGE_PIXELS)"
+            ) from None
+        yield stack.enter_context(opened)
+
+
+def _file(path: Path) -> BinaryIO:
+    """The file, open, with something in it."""
+    if not path.exists():
+        raise ValueError("no such file")
+    if path.is_dir():
+        raise ValueError("it is a folder, not an image file")
+    if not path.stat().st_size:
+        raise ValueError("the file is empty (0 bytes)")
+    return path.open("rb")
 
 
 def _convert(image: Image.Image) -> Image.Image:
@@ -100,10 +125,22 @@ def _from_array(image: Any) -> Image.Image:
         array = array[..., 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
         raise ValueError(f"an array of shape {list(array.shape)}; expected height x width x 3, or height x width")
+    if not array.size:
+        raise ValueError(f"an array of shape {list(array.shape)}: there is nothing in it")
+    return _convert(Image.fromarray(_eight_bits(array)))
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """Brightness from 0 to 255: of floats from 0 to 1, and of whole numbers of 8 or 16 bits."""
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"an array of {array.dtype}; expected uint8, uint16, or floats from 0 to 1")
+    low, high = array.min(), array.max()
     if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):
-            raise ValueError(f"floats have to lie between 0 and 1, not {array.min():.3g} and {array.max():.3g}")
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"floats have to lie between 0 and 1, not {low:.3g} and {high:.3g}")
         array = np.rint(array * 255)
-    elif array.dtype == np.uint16 or (array.dtype != np.uint8 and array.max(initial=0) > 255):
+    elif low < 0 or high > 65535:
+        raise ValueError(f"whole numbers have to lie between 0 and 255 or 65,535, not {low:,} and {high:,}")
+    elif array.dtype == np.uint16 or high > 255:
         array = np.rint(array / 257)
-    return _convert(Image.fromarray(array.astype(np.uint8)))
+    return array.astype(np.uint8)

@@ -1,0 +1,198 @@
+"""Images from URLs into a folder, by id: complete, or missing and named in a report.
+
+1. Ids and URLs are checked before anything is fetched.
+2. What the folder has already is left alone: an id with an image file beside it is done. So a second run fetches only
+   what is missing, after failures and after Ctrl-C alike.
+3. Each image is written to `<id>.part`; once its bytes have been decoded it gets the name `<id>.jpg`, `.png`, ... by
+   its real format, whatever the URL says. The bytes stay as they came.
+4. What failed is simply missing, never replaced; `failed.csv` in the folder names every one, with the reason.
+
+Limits: an image is known by its id alone, so other URLs under the same ids need another folder.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from os import PathLike
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from notice_lens.models.pictures import file_format, to_rgb
+from notice_lens.pairs.download_report import FAILED, DownloadReport, Failure, write_csv
+from notice_lens.pairs.fetch import INTERRUPTED, Fetcher, FetchError, Limits
+from notice_lens.pairs.problems import IMAGE, SHOWN
+
+EXTENSIONS = {
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+    "JPEG": ".jpg",
+    "JPEG2000": ".jp2",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "TIFF": ".tif",
+    "WEBP": ".webp",
+}
+"""File names' endings by Pillow's formats: those that the web has, and none that runs other programs."""
+
+_ID = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def download(
+    urls: Any,
+    folder: str | PathLike[str],
+    *,
+    workers: int = 8,
+    retries: int = Limits.retries,
+    max_bytes: int = Limits.max_bytes,
+    connect_timeout: float = Limits.connect_timeout,
+    read_timeout: float = Limits.read_timeout,
+    max_seconds: float = Limits.max_seconds,
+    proxies: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> DownloadReport:
+    """Fetches the images that a folder lacks, and reports what failed; failures of single images never raise.
+
+    Args:
+        urls: The URL of each id: a mapping, or pairs (id, url). Ids become names of files, so they consist of
+            letters, digits, _ and -.
+        folder: Where the images lie, made where it is missing. Also written there: `failed.csv`, at each run anew.
+        workers: How many images are fetched at a time.
+        retries: Further tries after the first, where a failure may pass.
+        max_bytes: The most bytes of an image.
+        connect_timeout: Seconds until a connection stands.
+        read_timeout: Seconds without a byte.
+        max_seconds: Seconds for the whole of one image: redirects, pauses and all tries.
+        proxies: What requests takes: the proxy of each scheme. None are taken from the environment.
+        progress: Whether to show a bar.
+
+    Raises:
+        TypeError, ValueError: The ids, the URLs or the settings are not what they have to be; nothing was fetched.
+        OSError: The folder cannot be written. What is there stays, and the next run goes on from it.
+    """
+    wanted = _entries(urls)
+    limits = Limits(retries, max_bytes, connect_timeout, read_timeout, max_seconds)
+    if workers < 1:
+        raise ValueError(f"workers has to be 1 or more, got {workers}")
+    folder = Path(folder)
+    _prepare(folder, wanted)
+    before = _images(folder, wanted)
+    missing = {id: url for id, url in wanted.items() if id not in before}
+    fetcher = Fetcher(limits, Event(), workers, proxies)
+    failures: dict[str, Failure] = {}
+    try:
+        _fetch_all(fetcher, missing, folder, workers, progress, failures)
+    finally:
+        fetcher.close()
+        files = _images(folder, wanted)
+        untried = INTERRUPTED, "the run ended before it was fetched"
+        failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in wanted.items() if id not in files)
+        write_csv(failed, folder / FAILED)
+    return DownloadReport(folder, files, len(files) - len(before), failed)
+
+
+def _fetch_all(
+    fetcher: Fetcher, urls: dict[str, str], folder: Path, workers: int, progress: bool, failures: dict[str, Failure]
+) -> None:
+    """Fetches all of them, and notes what failed; whatever else happens ends the threads before it goes on."""
+    bar = tqdm(total=len(urls), unit="image", disable=not progress)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        try:
+            futures = {pool.submit(_fetch, fetcher, id, url, folder): id for id, url in urls.items()}
+            for future in as_completed(futures):
+                id = futures[future]
+                try:
+                    future.result()
+                except FetchError as error:
+                    failures[id] = Failure(id, urls[id], error.reason, error.detail)
+                    bar.set_postfix(failed=len(failures))
+                bar.update()
+        except BaseException:
+            fetcher.stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _fetch(fetcher: Fetcher, id: str, url: str, folder: Path) -> None:
+    """One image: under its final name, or not there at all."""
+    part = folder / f"{id}.part"
+    try:
+        content_type = fetcher.fetch(url, part)
+        part.replace(folder / (id + _extension(part, content_type)))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _extension(path: Path, content_type: str) -> str:
+    """The ending that a file's bytes deserve, all of which have been decoded."""
+    try:
+        kind = file_format(path)
+        if kind not in EXTENSIONS:
+            raise ValueError(f"an image of the format {kind}; expected one of {', '.join(EXTENSIONS)}")
+        to_rgb(path)
+    except ValueError as error:
+        size = f"{path.stat().st_size:,} bytes"
+        raise FetchError(IMAGE, f"{error} ({size}, Content-Type {content_type or 'not given'})") from error
+    return EXTENSIONS[kind]
+
+
+def _entries(urls: Any) -> dict[str, str]:
+    """The URL of each id, once all ids can be names of files."""
+    if isinstance(urls, str | bytes) or not isinstance(urls, Iterable):
+        raise TypeError(f"urls are a mapping from id to URL, or pairs (id, url); got {type(urls).__name__}")
+    entries: dict[str, str] = {}
+    for index, item in enumerate(urls.items() if isinstance(urls, Mapping) else urls):
+        if isinstance(item, str | bytes) or not hasattr(item, "__len__") or len(item) != 2:
+            raise TypeError(f"urls are a mapping from id to URL, or pairs (id, url); item {index} is {item!r}")
+        id, url = item
+        if not isinstance(id, str) or not isinstance(url, str):
+            raise TypeError(f"ids and URLs are strings; item {index} is {item!r}")
+        if entries.setdefault(id, url) != url:
+            raise ValueError(f"id {id!r} has two URLs: {entries[id]} and {url}")
+    bad = [id for id in entries if not _ID.fullmatch(id)]
+    if bad:
+        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise ValueError(
+            "ids become names of files, so they consist of the letters A to Z and a to z, digits, _ and -; "
+            f"got {', '.join(map(repr, bad[:SHOWN]))}{more}"
+        )
+    return entries
+
+
+def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
+    """Makes the folder, and clears it of what an earlier run left half written."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    spelled: dict[str, str] = {}
+    twins = [(other, id) for id in ids if (other := spelled.setdefault(id.casefold(), id)) != id]
+    if twins and _ignores_case(folder):
+        one, other = twins[0]
+        raise ValueError(f"{folder} takes the ids {one!r} and {other!r} for the same file: rename one of them")
+    for part in folder.glob("*.part"):
+        if part.stem in ids:
+            part.unlink()
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether names of files that differ in case alone are the same file there."""
+    probe = folder / "probe.part"
+    probe.touch()
+    try:
+        return (folder / "PROBE.PART").exists()
+    finally:
+        probe.unlink()
+
+
+def _images(folder: Path, ids: Mapping[str, str]) -> dict[str, Path]:
+    """The image file of each id that has one, in the order of the ids."""
+    endings = set(EXTENSIONS.values())
+    found = {
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix in endings and path.stem in ids and path.is_file() and path.stat().st_size
+    }
+    return {id: found[id] for id in ids if id in found}

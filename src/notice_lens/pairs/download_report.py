@@ -1,0 +1,96 @@
+"""What a download brought, and what failed: nothing that was asked for is in neither."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from notice_lens.pairs.problems import SHOWN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FAILED = "failed.csv"
+"""The file in the folder of the images that names what failed."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that is missing.
+
+    Attributes:
+        id: The image's.
+        url: Where it was looked for.
+        reason: The kind of failure, by which they are counted: a constant of `fetch` or `problems`, or HTTP 404.
+        detail: What was asked, what arrived, and what is allowed.
+    """
+
+    id: str
+    url: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class DownloadReport:
+    """What came of every image asked for.
+
+    Attributes:
+        folder: Where the images lie.
+        files: The file of each id that has one, new or from before, in the order asked for.
+        fetched: How many of them are new.
+        failed: What is missing and why, in the order asked for.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    fetched: int
+    failed: tuple[Failure, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images failed for each reason, the most frequent first."""
+        return dict(Counter(failure.reason for failure in self.failed).most_common())
+
+    def __str__(self) -> str:
+        asked, there = len(self.files) + len(self.failed), len(self.files)
+        lines = [f"{there} of {asked} images in {self.folder}: {self.fetched} new, {there - self.fetched} from before"]
+        if self.failed:
+            lines.append(f"{len(self.failed)} missing; {FAILED} there names all")
+        for reason, number in self.counts.items():
+            lines.append(f"  {reason}: {number}")
+            found = [failure for failure in self.failed if failure.reason == reason]
+            lines += [f"    {failure.id}: {failure.detail}" for failure in found[:SHOWN]]
+            if number > SHOWN:
+                lines.append(f"    ... and {number - SHOWN} more")
+        return "\n".join(lines)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """What failed: one row for each image, with id, url, reason and detail."""
+        import pandas as pd
+
+        return pd.DataFrame(map(_row, self.failed), columns=pd.Index(_COLUMNS))
+
+    def to_csv(self, path: str | PathLike[str]) -> None:
+        """Writes what failed into a file, as `failed.csv` in the folder has it."""
+        write_csv(self.failed, Path(path))
+
+
+_COLUMNS = [field.name for field in fields(Failure)]
+
+
+def _row(failure: Failure) -> list[str]:
+    return [getattr(failure, name) for name in _COLUMNS]
+
+
+def write_csv(failed: Iterable[Failure], path: Path) -> None:
+    """Writes failures into a file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        writer.writerows(map(_row, failed))
+    part.replace(path)

@@ -5,7 +5,7 @@
 2. Write what comes, as it comes. Time is looked at between any two bytes that arrive, size before each write; what
    is compressed on its way is unpacked in pieces, so that a small answer cannot become a huge one at once.
 3. What may pass is tried again after a pause (no connection, no answer in time, cut off, 429 and 5xx): urllib3's
-   `Retry` says how often and how long, and a server's own Retry-After counts, unless it asks for more time than is left.
+   `Retry` says how often and how long, and a server's own Retry-After counts, unless it asks for more than is left.
 
 Neither proxies nor passwords are taken from the environment, and no cookies are kept.
 
@@ -157,8 +157,7 @@ class Fetcher:
             if not response.is_redirect:
                 return response
             response.close()
-            url = urljoin(url, response.headers["location"])
-            _check_scheme(url, REDIRECT, "it leads to")
+            url = _target(url, response.headers["location"])
         raise FetchError(REDIRECT, f"{MAX_REDIRECTS} redirects are followed, and there is another, to {url}")
 
     def _ask(self, url: str, deadline: float) -> requests.Response:
@@ -245,6 +244,18 @@ def _check_scheme(url: str, reason: str, what: str) -> None:
         valid = False
     if not valid:
         raise FetchError(reason, f"{what} {url!r}; expected http:// or https://")
+
+
+def _target(url: str, location: str) -> str:
+    """Where a redirect leads."""
+    # Headers are read as Latin-1, and servers write UTF-8.
+    location = location.encode("latin-1", "replace").decode("utf-8", "replace")
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        target = location
+    _check_scheme(target, REDIRECT, "it leads to")
+    return target
 
 
 def _check_status(response: requests.Response) -> None:

@@ -271,9 +271,10 @@ def _check_status(response: requests.Response) -> None:
 def _retry_after(retry: Retry, response: requests.Response | None) -> float | None:
     """Seconds that the server asks to wait; None where it says nothing that can be understood."""
     try:
-        return retry.get_retry_after(response.raw) if response is not None else None
+        seconds = retry.get_retry_after(response.raw) if response is not None else None
     except (InvalidHeader, ValueError, OverflowError):
         return None
+    return None if seconds is None else float(seconds)
 
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:

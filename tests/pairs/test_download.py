@@ -86,7 +86,11 @@ def server() -> Iterator[Server]:
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+    # A download that waits for ever should fail its test and not hold up all others.
+    patience = threading.Timer(8, server.over.set)
+    patience.start()
     yield server
+    patience.cancel()
     server.over.set()
     server.shutdown()
     server.server_close()

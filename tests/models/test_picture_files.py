@@ -5,6 +5,7 @@ import io
 import re
 import struct
 import threading
+import time
 import warnings
 import zlib
 from contextlib import suppress
@@ -217,8 +218,14 @@ def test_threads_leave_the_filters_of_warnings_alone(monkeypatch, picture):
     good, large = encoded(picture), bomb(12, 12)
     before, wrong = list(warnings.filters), []
 
+    def slowly(file: Any, open: Any = Image.open) -> Image.Image:
+        time.sleep(0.001)
+        return open(file)
+
+    monkeypatch.setattr(Image, "open", slowly)
+
     def read() -> None:
-        for _ in range(100):
+        for _ in range(20):
             to_rgb(good)
             try:
                 wrong.append(to_rgb(large))

@@ -151,11 +151,14 @@ def test_half_written_files_are_cleared_and_fetched_anew(server, get, tmp_path):
     server.routes["/a"] = serve(JPEG)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.part").write_bytes(JPEG[:99])
+    (tmp_path / "images" / "b.part").write_bytes(JPEG[:99])
+    (tmp_path / "images" / "b.jpg").write_bytes(JPEG)
     (tmp_path / "images" / "mine.part").write_bytes(b"somebody else's")
     (tmp_path / "images" / "a.png").touch()
-    report = get({"a": "/a"})
+    report = get({"a": "/a", "b": "/b"})
     assert report.files["a"].read_bytes() == JPEG
-    assert names(tmp_path) == ["a.jpg", "a.png", "failed.csv", "mine.part"]
+    assert report.fetched == 1
+    assert names(tmp_path) == ["a.jpg", "a.png", "b.jpg", "failed.csv", "mine.part"]
 
 
 def stall(handler: Handler) -> None:
@@ -421,18 +424,17 @@ def test_ctrl_c_leaves_a_folder_to_go_on_from(server, get, tmp_path):
     server.routes |= dict.fromkeys(paths.values(), serve(JPEG))
 
     def interrupt(handler: Handler) -> None:
-        handler.answer(body=JPEG[:100], length=len(JPEG))
+        handler.answer(body=JPEG[:100], length=10**6)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        trickle_on = JPEG[100:120]
-        for byte in trickle_on:
-            handler.wfile.write(bytes([byte]))
-            handler.server.over.wait(0.05)
+        while not handler.server.over.wait(0.05):
+            handler.wfile.write(b"x")
 
     server.routes["/5"] = interrupt
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before, start = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
             get(paths, workers=2)
+        assert time.monotonic() - start < 3, "what is under way is not waited for"
     finally:
         signal.signal(signal.SIGINT, before)
     there = [name.removesuffix(".jpg") for name in names(tmp_path) if name.endswith(".jpg")]

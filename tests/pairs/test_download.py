@@ -38,18 +38,22 @@ JPEG = encoded()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: "Server"
 
     def do_GET(self) -> None:
-        self.server.visits[self.path] += 1
-        self.server.headers.append(dict(self.headers))
+        self.site.visits[self.path] += 1
+        self.site.headers.append(dict(self.headers))
         self.close_connection = True
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.server.routes[self.path](self)
+            self.site.routes[self.path](self)
+
+    @property
+    def site(self) -> "Server":
+        assert isinstance(self.server, Server)
+        return self.server
 
     @property
     def visit(self) -> int:
-        return self.server.visits[self.path]
+        return self.site.visits[self.path]
 
     def answer(self, status: int = 200, body: bytes = b"", length: int | None = -1, **headers: str) -> None:
         """Sends an answer; a length of None leaves Content-Length out, so that the end of the connection ends it."""
@@ -61,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -162,26 +166,26 @@ def test_half_written_files_are_cleared_and_fetched_anew(server, get, tmp_path):
 
 
 def stall(handler: Handler) -> None:
-    handler.server.over.wait()
+    handler.site.over.wait()
 
 
 def stall_midway(handler: Handler) -> None:
     handler.answer(body=JPEG[:100], length=len(JPEG))
-    handler.server.over.wait()
+    handler.site.over.wait()
 
 
 def trickle(handler: Handler) -> None:
     """A byte now and then, each in time for the read time-out."""
     handler.answer(body=JPEG[:100], length=len(JPEG))
     for byte in JPEG[100:]:
-        if handler.server.over.wait(0.1):
+        if handler.site.over.wait(0.1):
             break
         handler.wfile.write(bytes([byte]))
 
 
 def endless(handler: Handler) -> None:
     handler.answer(length=None)
-    while not handler.server.over.is_set():
+    while not handler.site.over.is_set():
         handler.wfile.write(JPEG)
 
 
@@ -273,7 +277,7 @@ def test_a_slow_chunk_ends_in_time(server, get):
     def send(handler: Handler) -> None:
         handler.answer(length=None, Transfer_Encoding="chunked")
         handler.wfile.write(b"ffff\r\n")
-        while not handler.server.over.wait(0.1):
+        while not handler.site.over.wait(0.1):
             handler.wfile.write(b"x")
 
     server.routes["/x"] = send
@@ -426,7 +430,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_from(server, get, tmp_path):
     def interrupt(handler: Handler) -> None:
         handler.answer(body=JPEG[:100], length=10**6)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        while not handler.server.over.wait(0.05):
+        while not handler.site.over.wait(0.05):
             handler.wfile.write(b"x")
 
     server.routes["/5"] = interrupt

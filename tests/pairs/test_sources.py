@@ -31,9 +31,7 @@ def write_csv(path, rows, encoding="utf-8"):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_csv_file(folder, encoding):
     Image.fromarray(np.eye(16, 24, dtype=bool)).save(folder / "mask.png")
-    rows = [
-        table_row(n, corrupt_answer="", clean_regions={"object": "mask.png"}, comment=COMMENT) for n in range(3)
-    ]
+    rows = [table_row(n, corrupt_answer="", clean_regions={"object": "mask.png"}, comment=COMMENT) for n in range(3)]
     pairs = MinimalPairs.from_csv(write_csv(folder / "pairs.csv", rows, encoding))
     assert pairs[2].clean_image.tobytes() == picture(4).tobytes()
     assert pairs[1].roles == {"noun": (8, 13), "correct": (14, 17), "incorrect": (21, 26)}

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from notice_lens.pairs.builders.mini_world import mini_world
     from notice_lens.pairs.builders.mit_states import mit_states
     from notice_lens.pairs.builders.svo import svo_probes
-    from notice_lens.pairs.downloader import download
     from notice_lens.pairs.minimal_pair import MinimalPair
     from notice_lens.pairs.minimal_pairs import MinimalPairs
     from notice_lens.pairs.noise import Noise
     from notice_lens.pairs.problems import PairsError
     from notice_lens.pairs.slots import symmetric_replacement
+    from notice_lens.pairs.web.downloader import download
 
 _HOMES = {
     "MinimalPairs": "notice_lens.pairs.minimal_pairs",
@@ -24,7 +24,7 @@ _HOMES = {
     "Noise": "notice_lens.pairs.noise",
     "behaviour_filter": "notice_lens.pairs.behaviour",
     "symmetric_replacement": "notice_lens.pairs.slots",
-    "download": "notice_lens.pairs.downloader",
+    "download": "notice_lens.pairs.web.downloader",
     "mini_world": "notice_lens.pairs.builders.mini_world",
     "svo_probes": "notice_lens.pairs.builders.svo",
     "mit_states": "notice_lens.pairs.builders.mit_states",

@@ -21,9 +21,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from notice_lens.models.pictures import file_format, to_rgb
-from notice_lens.pairs.download_report import FAILED, DownloadReport, Failure, write_csv
-from notice_lens.pairs.fetch import INTERRUPTED, Fetcher, FetchError, Limits
 from notice_lens.pairs.problems import IMAGE, SHOWN
+from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
+from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
 
 EXTENSIONS = {
     "AVIF": ".avif",

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from notice_lens import __version__
-from notice_lens.pairs.download import download
-from notice_lens.pairs.download_report import DownloadReport
-from notice_lens.pairs.fetch import Limits
+from notice_lens.pairs.web.downloader import download
+from notice_lens.pairs.web.fetch import Limits
+from notice_lens.pairs.web.report import DownloadReport
 
 HOUR = 3600
 
@@ -458,7 +458,7 @@ def test_a_disk_that_takes_nothing_ends_the_run(server, get, monkeypatch):
         raise OSError(28, "No space left on device")
 
     server.routes["/x"] = serve(JPEG)
-    monkeypatch.setattr("notice_lens.pairs.fetch.Path.replace", lambda *_: full(None))
+    monkeypatch.setattr("notice_lens.pairs.web.fetch.Path.replace", lambda *_: full(None))
     with pytest.raises(OSError, match="No space left on device"):
         get({"x": "/x"})
 
@@ -543,7 +543,7 @@ def test_pairs_may_repeat_themselves(server, tmp_path):
 
 def test_ids_that_a_file_system_mixes_up(server, get, tmp_path, monkeypatch):
     server.routes |= {"/1": serve(JPEG), "/2": serve(encoded("PNG"))}
-    monkeypatch.setattr("notice_lens.pairs.download._ignores_case", lambda _: True)
+    monkeypatch.setattr("notice_lens.pairs.web.downloader._ignores_case", lambda _: True)
     with pytest.raises(ValueError, match="images takes the ids 'Ab' and 'aB' for the same file: rename one of them"):
         get({"Ab": "/1", "aB": "/2"})
     monkeypatch.undo()

@@ -29,11 +29,17 @@ def write(path: Path, **content: Any) -> Path:
     return path
 
 
-def data_uri(image: Image.Image) -> str:
-    """The image itself as an address."""
+def data_uri(image: Image.Image, kind: str = "png", **options: Any) -> str:
+    """The image itself as an address.
+
+    Args:
+        image: What is written.
+        kind: `png`, which loses nothing, or `jpeg`.
+        **options: Of the writer, such as `quality`.
+    """
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def figure_html(figure: "Figure") -> Any:

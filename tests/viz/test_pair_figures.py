@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from notice_lens import viz
-from notice_lens.pairs.mini_world import mini_world
+from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.viz.pair_figures import CORRECT, INCORRECT, REPLACED

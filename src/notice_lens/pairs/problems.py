@@ -16,6 +16,7 @@ FIRST_TOKEN = "answers share their first token"
 UNKNOWN_WORD = "[UNK]"
 NO_REPLACEMENT = "no replacement of the same token length"
 KIND = "unknown kind"
+LABELS = "contradicting labels"
 SHOWN = 5
 """How many problems of one reason a report spells out."""
 

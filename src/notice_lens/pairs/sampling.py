@@ -92,15 +92,23 @@ def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> li
 def option_orders(
     candidates: Sequence[C], seed: int = 0, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
 ) -> list[bool]:
-    """For each candidate, whether its first option comes first: as often as not, to one.
+    """For each candidate, whether the right answer is the first option: as often as not; balanced as `halves` is."""
+    return halves(candidates, seed, "option order", strata)
+
+
+def halves(
+    candidates: Sequence[C], seed: int, what: str, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
+) -> list[bool]:
+    """Yes or no for each candidate: both equally often, to one.
 
     The balance holds within each group and, nested in it, within everything that `strata` names; for instance within
     each pair of words, and there within each right answer.
 
     Args:
         candidates: Each with an `id` of its own and a `group`.
-        seed: Decides where in each group the alternation starts, and who gets which order.
-        strata: From the coarsest to the finest, what else the orders are to be balanced over.
+        seed: Decides where in each group the alternation starts, and who gets which.
+        what: What is decided; under another name the same seed decides anew.
+        strata: From the coarsest to the finest, what else is to be balanced over.
 
     Returns:
         In the order of the candidates.
@@ -113,15 +121,15 @@ def option_orders(
     # Strata are runs of this order, nested ones too; an alternation is balanced to one in any run.
     order = sorted(
         range(len(candidates)),
-        key=lambda i: (candidates[i].group, strata(candidates[i]), chance(seed, candidates[i].id)),
+        key=lambda i: (candidates[i].group, strata(candidates[i]), chance(seed, f"{what}\0{candidates[i].id}")),
     )
-    first: dict[str, bool] = {}
-    orders = [False] * len(candidates)
+    following: dict[str, bool] = {}
+    chosen = [False] * len(candidates)
     for i in order:
         group = candidates[i].group
-        orders[i] = first.setdefault(group, bool(chance(seed, f"first order\0{group}")[0] & 1))
-        first[group] = not orders[i]
-    return orders
+        chosen[i] = following.setdefault(group, bool(chance(seed, f"{what}\0\0{group}")[0] & 1))
+        following[group] = not chosen[i]
+    return chosen
 
 
 def _check_ids(candidates: Sequence[Candidate]) -> None:

@@ -1,0 +1,71 @@
+"""How far apart pictures are for the model: the cosine distance between what its vision stack makes of them.
+
+A picture's state is the mean over patches of the states after the vision stack, without the class token: where in the
+picture a thing is counts for little, what is in it for much.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from notice_lens.models.inputs import BLIPInputs, to_pixel_values
+
+if TYPE_CHECKING:
+    from notice_lens.models.hooked_blip import HookedBLIP
+
+
+def picture_states(
+    blip: "HookedBLIP", images: Sequence[Any], batch_size: int = 16, progress: bool = True
+) -> Float[Tensor, "picture d_model"]:
+    """The mean patch state of each picture after the vision stack, in float32 on the CPU.
+
+    Args:
+        blip: The model, with its processor.
+        images: What `HookedBLIP.prepare` takes; files are read batch by batch.
+        batch_size: How many pictures run at a time.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: The model has no processor, the batch size is none, or a picture cannot be read.
+    """
+    from tqdm import tqdm
+
+    if blip.processor is None:
+        raise ValueError("pictures are needed, and this model has no processor: from_hf(model, processor) takes one")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+    states = [torch.empty(0, blip.cfg.vision.d_model)]
+    starts = range(0, len(images), batch_size)
+    for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
+        pixels = to_pixel_values(list(images[start : start + batch_size]), blip.processor.image_processor)
+        with torch.no_grad():
+            after = blip.run_stack("vision", BLIPInputs(pixel_values=pixels).to(blip.device))
+        states.append(after[:, 1:].float().mean(1).cpu())
+    return torch.cat(states)
+
+
+def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> Float[Tensor, "n m"]:
+    """Cosine distances: 0 where two states point the same way, 1 at right angles, 2 where they are opposite."""
+    a, b = (torch.nn.functional.normalize(states, dim=-1) for states in (a, b))
+    return 1 - a @ b.T
+
+
+def closest(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], times: int) -> list[tuple[int, int]]:
+    """Which rows of `a` and `b` to pair, each at most once.
+
+    All are assigned to each other so that the sum of distances is smallest; of these the closest are kept.
+
+    Args:
+        a: States of some pictures.
+        b: States of others.
+        times: How many pairs to keep.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cost = distances(a, b).numpy()
+    rows, columns = linear_sum_assignment(cost)
+    order = cost[rows, columns].argsort(kind="stable")[:times]
+    return [(int(rows[i]), int(columns[i])) for i in order]

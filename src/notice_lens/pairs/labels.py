@@ -1,0 +1,102 @@
+"""Folders whose names say what their pictures show: read once, and only what can be trusted is kept."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from notice_lens.pairs.inventory import checksum, distinct, read_pictures, relative_name
+from notice_lens.pairs.near_synonyms import NearSynonyms
+from notice_lens.pairs.pairing import Labelled, Place
+from notice_lens.pairs.problems import LABELS, UNKNOWN_WORD, Problem
+from notice_lens.pairs.tokens import has_unknown
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a folder's name says about the pictures in it.
+
+    Attributes:
+        folder: The folder, from the one that was asked for.
+        files: The pictures.
+        group: What the value is a value of.
+        noun: What can be seen.
+        value: How it is; the answer.
+    """
+
+    folder: str
+    files: Sequence[Path]
+    group: str
+    noun: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What was read.
+
+    Attributes:
+        pictures: Those that can be used, each content once, sorted by name.
+        checksum: SHA-256 of all that can be read.
+        problems: Why the others cannot.
+    """
+
+    pictures: list[Labelled]
+    checksum: str
+    problems: list[Problem]
+
+
+def read_labels(labels: Iterable[Label], root: Path, tokenizer: Any, near: NearSynonyms, progress: bool) -> Labels:
+    """The pictures of labelled folders.
+
+    Args:
+        labels: The folders.
+        root: The folder above them all.
+        tokenizer: The model's: a folder with a word that it does not know is not used.
+        near: Labels that mean nearly the same do not contradict each other.
+        progress: Whether to show a progress bar.
+    """
+    problems: list[Problem] = []
+    of = {path: label for label in labels if _known(label, tokenizer, problems) for path in label.files}
+    inventory = read_pictures(of, root=root, progress=progress)
+    problems += inventory.problems
+    labelled = {
+        path: Labelled(picture, relative_name(path, root), of[path].group, of[path].noun, of[path].value)
+        for path, picture in inventory.pictures.items()
+    }
+    usable, contradictions = without_contradictions(labelled.values(), near)
+    kept, again = distinct([picture.picture for picture in usable], root)
+    return Labels(
+        [labelled[picture.path] for picture in kept],
+        checksum(root, inventory.pictures.values()),
+        [*problems, *contradictions, *again],
+    )
+
+
+def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
+    """Whether the vocabulary has the label's words; if not, that is a problem of the whole folder."""
+    unknown = [word for word in (label.noun, label.value) if has_unknown(tokenizer, word)]
+    if unknown:
+        detail = f"the tokenizer knows {unknown[0]!r} only as [UNK]; {len(label.files)} pictures are not used"
+        problems.append(Problem(label.folder, UNKNOWN_WORD, detail))
+    return not unknown
+
+
+def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
+    """The pictures by name, without any copy of one for which two answers to one question are said to be right."""
+    same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
+    for picture in sorted(pictures, key=lambda picture: picture.name):
+        same[picture.picture.digest, picture.place].append(picture)
+    kept: list[Labelled] = []
+    problems: list[Problem] = []
+    for copies in same.values():
+        values = sorted({picture.value for picture in copies})
+        if any(not near.near(a, b) for a, b in combinations(values, 2)):
+            names = ", ".join(picture.name for picture in copies)
+            detail = f"one picture is said to be {' and '.join(values)}: {names}"
+            problems += [Problem(picture.name, LABELS, detail) for picture in copies]
+        else:
+            kept += copies
+    return sorted(kept, key=lambda picture: picture.name), problems

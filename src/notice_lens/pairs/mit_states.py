@@ -1,0 +1,148 @@
+"""Pairs from MIT-States: one noun in two states, such as an old car and a new one.
+
+The data: Isola, Lim and Adelson, *Discovering States and Transformations in Image Collections*, CVPR 2015. The paper
+that asks such questions: arXiv 2406.16320.
+"""
+
+import difflib
+import tomllib
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.pairs.built import Built
+from notice_lens.pairs.folder_pairs import Task, build_pairs, check_options
+from notice_lens.pairs.inventory import contents, existing_folder, images_in, is_content, relative_name
+from notice_lens.pairs.labels import Label
+from notice_lens.pairs.replacement import Pool
+from notice_lens.pairs.tokens import as_tokenizer
+
+if TYPE_CHECKING:
+    from notice_lens.pairs.minimal_pairs import MinimalPairs
+
+GROUPS = ("colour", "shape", "texture")
+QUESTION = ("is this", "{noun}")
+INSIDE = (".", "images", "release_dataset/images")
+"""Where the labelled folders are, from the one that is asked for."""
+
+_NO_ADJECTIVE = "adj"
+
+
+def mit_states(
+    folder: str | PathLike[str],
+    tokenizer: Any,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    groups: Iterable[str] = GROUPS,
+    match: str | None = None,
+    progress: bool = True,
+) -> "MinimalPairs":
+    """Minimal pairs of one noun with two adjectives, asked as in "is this box large or tiny?".
+
+    Both pictures show the noun; they are of different adjectives of one group, which do not mean nearly the same. The
+    corrupted prompt has two other adjectives of that group, with as many word pieces. The donor picture shows the noun
+    with a third adjective of the group, the donor prompt has two more adjectives; where there is none, it is None.
+
+    Every picture is in one pair at most, as the clean or the corrupted one. Pairs are balanced over groups, in them
+    over pairs of adjectives, over which adjective is the clean one, and over the order of the options.
+
+    Args:
+        folder: MIT-States as published: folders named `{adjective} {noun}`, or a folder that holds them in `images` or
+            `release_dataset/images`. Folders named `adj {noun}` say nothing of the adjective and are skipped.
+        tokenizer: A HookedBLIP, a Hugging Face tokenizer, a hub id or a folder.
+        n: How many pairs; fewer where the pictures do not suffice. None makes all that can be made.
+        seed: Of everything that is drawn.
+        groups: Which of colour (with brightness), shape (with size) and texture.
+        match: "nearest" pairs pictures that are near each other for the model's vision stack; needs a HookedBLIP. None
+            takes them as they come.
+        progress: Whether to show progress bars.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        NotADirectoryError: It is a file.
+        ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
+        TypeError: The tokenizer is none, or `match="nearest"` without a HookedBLIP.
+    """
+    return build_mit_states(folder, tokenizer, n=n, seed=seed, groups=groups, match=match, progress=progress).pairs()
+
+
+def build_mit_states(
+    folder: Any,
+    tokenizer: Any,
+    *,
+    n: Any = None,
+    seed: Any = 0,
+    groups: Any = GROUPS,
+    match: Any = None,
+    progress: bool = True,
+) -> Built:
+    """The rows of `mit_states`, with the same arguments."""
+    check_options(n, seed, match, tokenizer)
+    wanted = _check_groups(groups)
+    root = labelled_folder(existing_folder(folder))
+    group_of = {word: group for group, words in adjectives().items() for word in words}
+    labels, left_out = [], {"adjectives_in_no_group": Counter(), "folders_without_adjective": Counter()}
+    for path in _labelled(root):
+        adjective, noun = path.name.lower().split(maxsplit=1)
+        label = Label(relative_name(path, root), images_in(path), group_of.get(adjective, ""), noun, adjective)
+        if adjective == _NO_ADJECTIVE:
+            left_out["folders_without_adjective"][noun] += len(label.files)
+        elif not label.group:
+            left_out["adjectives_in_no_group"][adjective] += len(label.files)
+        elif label.group in wanted:
+            labels.append(label)
+    words = as_tokenizer(tokenizer)
+    pools = {group: Pool(words, adjectives()[group]) for group in wanted}
+    task = Task("mit_states", root, QUESTION, lambda group, value: pools[group], lambda group, value: pools[group])
+    options = {
+        "groups": list(wanted),
+        "empty_folders": sum(not label.files for label in labels),
+        **{name: dict(sorted(counts.items())) for name, counts in left_out.items()},
+    }
+    return build_pairs(task, labels, tokenizer, n=n, seed=seed, match=match, progress=progress, options=options)
+
+
+@cache
+def adjectives() -> dict[str, list[str]]:
+    """The adjectives that are used, by group."""
+    return tomllib.loads(files("notice_lens.pairs").joinpath("data", "adjectives.toml").read_text(encoding="utf-8"))
+
+
+def labelled_folder(folder: Path) -> Path:
+    """Where in a download the labelled folders are.
+
+    Raises:
+        ValueError: Nowhere; the message says what was found instead.
+    """
+    for inside in INSIDE:
+        if (folder / inside).is_dir() and _labelled(folder / inside):
+            return folder / inside
+    raise ValueError(
+        f"{str(folder)!r} is no MIT-States: expected folders named like 'old car', in it or in its "
+        f"{' or '.join(map(repr, INSIDE[1:]))}; it holds {contents(folder)}"
+    )
+
+
+def _labelled(folder: Path) -> list[Path]:
+    """The folders named by an adjective and a noun, sorted."""
+    return sorted(
+        path for path in folder.iterdir() if is_content(path) and len(path.name.split()) > 1 and path.is_dir()
+    )
+
+
+def _check_groups(groups: Any) -> tuple[str, ...]:
+    """The groups in their usual order. Raises ValueError where one is none, with the nearest valid one."""
+    asked = [groups] if isinstance(groups, str) else list(groups)
+    for group in asked:
+        if group not in GROUPS:
+            near = difflib.get_close_matches(str(group), GROUPS, 1, cutoff=0.4)
+            hint = f"; nearest: {near[0]!r}" if near else ""
+            raise ValueError(f"no group {group!r} of adjectives: there are {', '.join(GROUPS)}{hint}")
+    if not asked:
+        raise ValueError(f"no groups asked for; expected some of {', '.join(GROUPS)}")
+    return tuple(group for group in GROUPS if group in asked)

@@ -74,6 +74,7 @@ class Maker:
     seed: int
     near: NearSynonyms = field(default_factory=NearSynonyms.load)
     problems: list[Problem] = field(default_factory=list)
+    _differing: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def edges(self, pictures: Iterable[Labelled]) -> dict[Place, list[tuple[str, str]]]:
         """By place, the pairs of values that may be offered against each other."""
@@ -138,7 +139,10 @@ class Maker:
         return donor
 
     def _differ(self, a: str, b: str) -> bool:
-        return not self.near.near(a, b) and self._apart(a, b)
+        """Whether an answer of the one is no answer of the other; every pair asks this of a few dozen words."""
+        if (a, b) not in self._differing:
+            self._differing[a, b] = not self.near.near(a, b) and self._apart(a, b)
+        return self._differing[a, b]
 
     def row(self, couple: Couple, first: bool, donor: Labelled | None) -> dict[str, Any]:
         """The columns of one pair.

@@ -2,8 +2,8 @@
 
 1. `plan` decides how many pairs each two values get with each noun. With a number of pairs it spreads them: the group
    with the fewest pairs so far is next, and in it the two values with the fewest. Where that cannot reach the number,
-   or all pairs are wanted, pictures are used up instead: a value that half or more of a noun's pictures have is always
-   one of the two, or some of its pictures would be left without a partner.
+   or all pairs are wanted, pictures are used up instead: values that have no more pictures to be paired with than they
+   have themselves go first, or some would be left without a partner.
 2. `couples` takes the pictures and decides which one of the two is clean.
 """
 
@@ -12,6 +12,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 from notice_lens.pairs.inventory import Picture
 from notice_lens.pairs.sampling import chance, halves, quotas, shuffled
@@ -140,32 +142,56 @@ def _spread(stock: Stock, edges: Edges, n: int, seed: int) -> Counter[Slot]:
 
 
 def _use_up(stock: Stock, edges: Edges, seed: int) -> Counter[Slot]:
-    """As many as can be; among those, two values that have the fewest pairs so far go first."""
+    """As many as can be, but for a few; among those, two values that have the fewest pairs so far go first."""
     done: Counter[Slot] = Counter()
     made: Counter[tuple[str, Values]] = Counter()
     for place in shuffled(edges, seed, "\0".join):
         left = Counter(stock[place])
-        order = shuffled(edges[place], seed, "\0".join)
-        while open_ := [values for values in order if all(left[value] for value in values)]:
-            pressed = _pressed(left, open_)
-            values = min(
-                (values for values in open_ if pressed is None or pressed in values),
-                key=lambda values: made[place[0], values],
-            )
-            left.subtract(values)
-            made[place[0], values] += 1
-            done[Slot(*place, *values)] += 1
+        open_ = shuffled(edges[place], seed, "\0".join)
+        while open_ := [values for values in open_ if all(left[value] for value in values)]:
+            rivals = _Rivals(open_)
+            # Who the rivals are changes only when a value has run out.
+            while all(left[value] for value in rivals.values):
+                values = min(rivals.harmless(left), key=lambda values: made[place[0], values])
+                left.subtract(values)
+                made[place[0], values] += 1
+                done[Slot(*place, *values)] += 1
     return done
 
 
-def _pressed(left: Mapping[str, int], open_: Iterable[Values]) -> str | None:
-    """The value with the fewest pictures to spare for it, if it has as many as all its partners together, or more."""
-    surplus: dict[str, int] = {}
-    for first, second in open_:
-        surplus[first] = surplus.get(first, left[first]) - left[second]
-        surplus[second] = surplus.get(second, left[second]) - left[first]
-    most = max(surplus, key=lambda value: surplus[value])
-    return most if surplus[most] >= 0 else None
+class _Rivals:
+    """Which pairs can be taken without leaving more pictures alone than have to be.
+
+    Values that may not be offered against each other are rivals for the partners of them all: where they have more
+    pictures than these partners, the surplus stays alone. The largest surplus of any set of rivals, a value by itself
+    included, must not grow.
+
+    Args:
+        edges: Which values may be offered against each other.
+    """
+
+    def __init__(self, edges: Sequence[Values]) -> None:
+        self.edges = edges
+        partners: dict[str, set[str]] = defaultdict(set)
+        for first, second in edges:
+            partners[first].add(second)
+            partners[second].add(first)
+        self.values = sorted(partners)
+        sets: list[set[str]] = []
+        for value in self.values:
+            sets += [{value}, *({value, *rivals} for rivals in sets if not partners[value] & rivals)]
+        around = [set().union(*(partners[value] for value in rivals)) for rivals in sets]
+        rows = zip(sets, around, strict=True)
+        self.sign = np.array([[(value in some) - (value in other) for value in self.values] for some, other in rows])
+        at = {value: i for i, value in enumerate(self.values)}
+        first, second = ([at[values[i]] for values in edges] for i in (0, 1))
+        self.change = self.sign[:, first] + self.sign[:, second]
+
+    def harmless(self, left: Mapping[str, int]) -> list[Values]:
+        """The pairs after which the largest surplus is as small as it can be."""
+        surplus = self.sign @ np.array([left[value] for value in self.values])
+        after = np.maximum((surplus[:, None] - self.change).max(0), 0)
+        return [values for values, worst in zip(self.edges, after, strict=True) if worst == after.min()]
 
 
 def _cut(plan: Counter[Slot], n: int, seed: int) -> Counter[Slot]:

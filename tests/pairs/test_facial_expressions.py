@@ -122,8 +122,8 @@ def test_layout_that_is_unknown(bert, tmp_path: Path):
     folders(tmp_path / "train", **{"1": 1, "2": 1})
     with pytest.raises(
         ValueError,
-        match="holds no faces by emotion: expected folders named angry, disgust, .*, in it or in its 'train', 'test' or "
-        "'validation'; it holds 'train/'",
+        match="holds no faces by emotion: expected folders named angry, disgust, .*, in it or in its 'train', 'test' "
+        "or 'validation'; it holds 'train/'",
     ):
         build(tmp_path, bert)
     with pytest.raises(FileNotFoundError, match="no folder"):

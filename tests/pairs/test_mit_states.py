@@ -14,13 +14,15 @@ from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import DUPLICATE, FIRST_TOKEN, IMAGE, LABELS, NO_REPLACEMENT, UNKNOWN_WORD, PairsError
 from picture_folders import check_rows, folders, pairs_of, picture, words
 
-PUBLISHED = """ancient barren bent blunt bright broken browned brushed burnt caramelized chipped clean clear closed
-cloudy cluttered coiled cooked cored cracked creased crinkled crumpled crushed curved cut damp dark deflated dented diced dirty
-draped dry dull empty engraved eroded fallen filled foggy folded frayed fresh frozen full grimy heavy huge inflated
-large lightweight loose mashed melted modern moldy molten mossy muddy murky narrow new old open painted peeled pierced
+PUBLISHED = """
+ancient barren bent blunt bright broken browned brushed burnt caramelized chipped clean clear closed cloudy cluttered
+coiled cooked cored cracked creased crinkled crumpled crushed curved cut damp dark deflated dented diced dirty draped
+dry dull empty engraved eroded fallen filled foggy folded frayed fresh frozen full grimy heavy huge inflated large
+lightweight loose mashed melted modern moldy molten mossy muddy murky narrow new old open painted peeled pierced
 pressed pureed raw ripe ripped rough ruffled runny rusty scratched sharp shattered shiny short sliced small smooth
 spilled splintered squished standing steaming straight sunny tall thawed thick thin tight tiny toppled torn unpainted
-unripe upright verdant viscous weathered wet whipped wide wilted windblown winding worn wrinkled young""".split()
+unripe upright verdant viscous weathered wet whipped wide wilted windblown winding worn wrinkled young
+""".split()
 
 VALUES = ("bright", "dark", "large", "tiny", "bent", "smooth", "wet", "rusty", "wrinkled")
 

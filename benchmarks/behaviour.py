@@ -22,10 +22,13 @@ def main(n: int, seed: int) -> None:
     for task, groups in GROUPS.items():
         pairs = mini_world(task, n, seed)
         kept = {what: behaviour_filter(blip, pairs, what, progress=False) for what in ("image", "text")}
-        for group in ([None, *groups] if len(groups) > 1 else [None]):
+        for group in [None, *groups] if len(groups) > 1 else [None]:
             part = pairs if group is None else pairs.filter(group=group)
-            shares = [len(kept[what] if group is None else kept[what].filter(group=group)) / len(part) for what in kept]
-            print(f"| `{task}` | {f'`{group}`' if group else 'all'} | {len(part)} | {shares[0]:.1%} | {shares[1]:.1%} |")
+            left = [pairs if group is None else pairs.filter(group=group) for pairs in kept.values()]
+            shares = [len(pairs) / len(part) for pairs in left]
+            print(
+                f"| `{task}` | {f'`{group}`' if group else 'all'} | {len(part)} | {shares[0]:.1%} | {shares[1]:.1%} |"
+            )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def measure(name: str, root: Path) -> None:
     """Prints a line about one builder, in a process of its own: memory is the most that it ever took."""
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
-    from notice_lens.pairs.facial_expressions import build_facial_expressions
-    from notice_lens.pairs.mit_states import build_mit_states
+    from notice_lens.pairs.builders.facial_expressions import build_facial_expressions
+    from notice_lens.pairs.builders.mit_states import build_mit_states
 
     tokenizer = BertTokenizer(vocab=str(VOCABULARY))
     build = {"mit_states": build_mit_states, "facial_expressions": build_facial_expressions}[name]

@@ -5,10 +5,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.pairs.builders.folder_pairs import Task, build_pairs, check_options
+from notice_lens.pairs.builders.labels import Label
 from notice_lens.pairs.built import Built
-from notice_lens.pairs.folder_pairs import Task, build_pairs, check_options
 from notice_lens.pairs.inventory import contents, existing_folder, images_in, is_content, relative_name
-from notice_lens.pairs.labels import Label
 from notice_lens.pairs.replacement import Pool
 from notice_lens.pairs.tokens import as_tokenizer
 

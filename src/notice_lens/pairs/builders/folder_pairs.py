@@ -16,10 +16,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from notice_lens.pairs.builders.labels import Label, read_labels
+from notice_lens.pairs.builders.pairing import Couple, Labelled, Nearest, Place, couples, offered, plan
 from notice_lens.pairs.built import Built
-from notice_lens.pairs.labels import Label, read_labels
 from notice_lens.pairs.near_synonyms import NearSynonyms
-from notice_lens.pairs.pairing import Couple, Labelled, Nearest, Place, couples, offered, plan
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, PairsError, Problem
 from notice_lens.pairs.replacement import Pool, replace_roles
 from notice_lens.pairs.sampling import chance, check_draw, option_orders

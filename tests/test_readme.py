@@ -31,6 +31,32 @@ def test_the_ten_lines(blocks):
     assert names["effects"].std() > 0
 
 
+def test_minimal_pairs(blocks):
+    names: dict = {}
+    exec(blocks[1], names)
+    assert names["pairs"][0].clean_prompt == "is this circle green or purple?"
+    assert names["pairs"].token_spans(names["blip"])[0]["correct"] == (4, 5)
+    assert 95 <= len(names["pairs"]) <= 100
+
+
+DOCS = README.parent / "docs" / "pairs.md"
+
+
+def test_the_docs_of_pairs(tmp_path, monkeypatch):
+    """Its blocks run in their order, but for those that read downloads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for color in ("red", "green"):
+        Image.new("RGB", (80, 60), color).save(f"{color}_apple.jpg")
+    names: dict = {"HookedBLIP": HookedBLIP}
+    first, own, raw = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    exec(first, names)
+    assert len(names["pairs"]) > 90
+    exec(own.partition('pairs = MinimalPairs.from_csv("')[0], names)
+    assert names["pairs"][0].corrupt_prompt == "is this apple blue or black?"
+    compile(raw, "docs/pairs.md", "exec")
+
+
 def test_what_is_there(blocks):
     blip = HookedBLIP.from_pretrained("checkpoint")
     seen = []
@@ -41,6 +67,6 @@ def test_what_is_there(blocks):
         "my_hook": lambda z, hook: seen.append(z.shape),
     }
     with torch.no_grad():
-        exec(blocks[1], names)
+        exec(blocks[2], names)
     assert seen == [(2, 8, 6, 16)]
     assert len(names["cache"]) > 100

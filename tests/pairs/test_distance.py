@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from notice_lens import HookedBLIP
+from notice_lens.pairs import mini_world
 from notice_lens.pairs.distance import closest, distances, picture_states
 
 
@@ -65,3 +66,22 @@ def test_model_without_a_processor(vqa):
 def test_batch_size_that_is_none(vqa):
     with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
         picture_states(vqa.blip, images(1), batch_size=0)
+
+
+def test_minimality_by_hand(mini):
+    pairs = mini_world("states", 12)
+    found = pairs.minimality(mini, batch_size=5, progress=False)
+    assert found["id"].tolist() == pairs["id"]
+    clean = picture_states(mini, [pair.clean_image for pair in pairs], progress=False)
+    corrupt = picture_states(mini, [pair.corrupt_image for pair in pairs], progress=False)
+    apart = distances(clean, corrupt).numpy()
+    others = [n for n, group in enumerate(pairs["group"]) if group == pairs["group"][3] and n != 3]
+    row = found.iloc[3]
+    assert row["distance"] == pytest.approx(apart[3, 3], abs=1e-5)
+    assert row["random"] == pytest.approx(apart[3, others].mean(), abs=1e-5)
+    assert row["closer_than"] == (apart[3, others] > apart[3, 3]).mean()
+    # The mini world's pairs differ in one meaning and in nothing else.
+    assert found["closer_than"].mean() > 0.9
+    alone = pairs[:1].minimality(mini, progress=False)
+    assert alone["distance"].notna().all()
+    assert alone[["random", "closer_than"]].isna().all(axis=None)

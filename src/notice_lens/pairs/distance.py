@@ -14,7 +14,10 @@ from torch import Tensor
 from notice_lens.models.inputs import BLIPInputs, to_pixel_values
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from notice_lens.models.hooked_blip import HookedBLIP
+    from notice_lens.pairs.minimal_pairs import MinimalPairs
 
 
 def picture_states(
@@ -69,3 +72,52 @@ def closest(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], times:
     rows, columns = linear_sum_assignment(cost)
     order = cost[rows, columns].argsort(kind="stable")[:times]
     return [(int(rows[i]), int(columns[i])) for i in order]
+
+
+class _Images(Sequence[Any]):
+    """The images of a column of pairs, decoded slice by slice."""
+
+    def __init__(self, pairs: "MinimalPairs", column: str) -> None:
+        self.pairs, self.column = pairs, column
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [getattr(pair, self.column) for pair in self.pairs[index]]
+
+
+def minimality(blip: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
+    """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
+
+    Args:
+        blip: The model.
+        pairs: The pairs; compared are those of the same task and group.
+        batch_size: How many pictures run at a time.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A row a pair: `id`, `distance` of its images (cosine, 0 to 2), `random`, the mean distance to the others'
+        corrupted images, and `closer_than`, the share of these that are farther away than its own: 1 is as minimal as
+        it can be, one half no better than chance. NaN where there are no others.
+    """
+    import pandas as pd
+
+    ids, tasks, groups = (pairs[column] for column in ("id", "task", "group"))
+    digests = pairs["corrupt_digest"]
+    clean, corrupt = (
+        picture_states(blip, _Images(pairs, column), batch_size, progress)
+        for column in ("clean_image", "corrupt_image")
+    )
+    apart = distances(clean, corrupt).double().numpy()
+    kinds = list(zip(tasks, groups, strict=True))
+    rows = []
+    for number, name in enumerate(ids):
+        alike = (other for other, kind in enumerate(kinds) if kind == kinds[number])
+        others = [other for other in alike if digests[other] != digests[number]]
+        own, random = apart[number, number], apart[number, others]
+        some = len(others) > 0
+        rows.append((name, own, random.mean() if some else None, (random > own).mean() if some else None))
+    return pd.DataFrame(rows, columns=["id", "distance", "random", "closer_than"]).astype(
+        {"distance": float, "random": float, "closer_than": float}
+    )

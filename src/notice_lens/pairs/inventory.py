@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from PIL import Image
-
 from notice_lens.models.pictures import digest, to_rgb
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, Problem
 
@@ -72,11 +70,9 @@ def read_pictures(
     files = list(dict.fromkeys(Path(path) for path in paths))
     pictures: dict[Path, Picture] = {}
     problems: list[Problem] = []
-    # One guard around all threads: filters are global, and threads that each set and restored them would leave them
-    # changed. It makes a bomb an error in every thread; oddities of a file's metadata do not matter to its pixels.
+    # One guard around all threads, since filters are global: oddities of a file's metadata do not matter to its pixels.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         reading = pool.map(_read, files)
         for path, found in tqdm(
             zip(files, reading, strict=True), "reading pictures", len(files), disable=not progress, unit="file"

@@ -31,6 +31,7 @@ from notice_lens.pairs.validation import check_records, check_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from pandas import DataFrame
 
     from notice_lens.models import BLIPInputs, HookedBLIP
 
@@ -410,6 +411,12 @@ class MinimalPairs:
             if lacking:
                 raise ValueError(f"{len(lacking)} of {len(self)} pairs have no {which}_{what}, such as {lacking[0]!r}")
         return blip.prepare(read["image"], read["prompt"], read.get("answer"))
+
+    def minimality(self, blip: "HookedBLIP", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
+        """How far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
+        from notice_lens.pairs.distance import minimality
+
+        return minimality(blip, self, batch_size, progress)
 
     def __repr__(self) -> str:
         manifest = self.manifest

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notice_lens.pairs.builders.grammar import SLOTS, ing, preposition, svo_question
+from notice_lens.pairs.builders.grammar import SLOTS, Prepositions, ing, preposition, svo_question
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_ing_again_changes_nothing(verb):
         ("A man is picking up the trash", "pick up", "trash", ""),
         ("A GIRL SITTING ON THE BEACH", "Sit", "Beach", "on"),
         ("A girl sits in the living room", "sit", "living room", "in"),
-        ("On the beach a girl sits", "sit", "beach", ""),
-        ("A girl sits on the grass", "sit", "beach", ""),
-        ("A girl stands on the beach", "sit", "beach", ""),
-        ("sitting", "sit", "beach", ""),
-        ("sit", "sit", "", ""),
-        ("", "sit", "beach", ""),
-        (None, "sit", "beach", ""),
-        (float("nan"), "sit", "beach", ""),
+        ("On the beach a girl sits", "sit", "beach", None),
+        ("A girl sits on the grass", "sit", "beach", None),
+        ("A girl stands on the beach", "sit", "beach", None),
+        ("sitting", "sit", "beach", None),
+        ("sit", "sit", "", None),
+        ("", "sit", "beach", None),
+        (None, "sit", "beach", None),
+        (float("nan"), "sit", "beach", None),
     ],
 )
 def test_preposition(sentence, verb, obj, expected):
@@ -68,7 +68,19 @@ def test_preposition(sentence, verb, obj, expected):
 
 @given(st.text(), st.text(max_size=8), st.text(max_size=8))
 def test_preposition_of_anything(sentence, verb, obj):
-    assert isinstance(preposition(sentence, verb, obj), str)
+    assert isinstance(preposition(sentence, verb, obj), str | None)
+
+
+def test_the_usual_preposition_where_a_sentence_does_not_say():
+    on, at, rides = "A dog sits on a beach", "A dog walks at the beach", "A man rides a horse"
+    usual = Prepositions([(on, "sit", "beach"), (at, "walk", "beach"), (at, "walk", "beach"), (rides, "ride", "horse")])
+    assert usual.usual(None, ["sit"], "beach") == "on"
+    assert usual.usual("A girl sits near the beach", ["sit"], "beach") == "near"
+    assert usual.usual("nothing", ["sleep", "sit"], "beach") == "on"
+    assert usual.usual(None, ["sleep"], "beach") == "at"
+    assert usual.usual(None, ["sit"], "sofa") == "on"
+    assert usual.usual(None, ["ride"], "horse") == ""
+    assert usual.usual(None, ["eat"], "apple") == ""
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 1. The verb takes its -ing form, from the lexicon of lemminflect.
 2. The preposition before the object is read off the sentence that describes the picture: "A girl is sitting on the
-   beach." gives "on"; articles are dropped.
+   beach." gives "on"; articles are dropped. Where a sentence does not say, others of the file do (`Prepositions`).
 3. A template puts them together: "is girl sitting on beach or grass?". It knows where each word stands, so roles need
    no search.
 
 Limits: tense is always the progressive; a preposition is taken from the words before the object alone, without parsing.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from notice_lens.models.names import one_of
@@ -66,11 +67,11 @@ def _known(verb: str) -> bool:
     return bool(getLemma(verb, upos="VERB", lemmatize_oov=False))
 
 
-def preposition(sentence: object, verb: str, obj: str) -> str:
+def preposition(sentence: object, verb: str, obj: str) -> str | None:
     """The preposition between verb and object in a sentence, without articles: "on", "in front of"; "" for none.
 
-    Of several, it is the one that stands last before the object. Where the sentence is missing, or does not have the
-    verb followed by the object, there is none.
+    Of several, it is the one that stands last before the object. None where the sentence does not say: where it is
+    missing, or does not have the verb followed by the object.
 
     Args:
         sentence: The description of a picture; anything that is no string counts as missing.
@@ -78,17 +79,49 @@ def preposition(sentence: object, verb: str, obj: str) -> str:
         obj: Of the picture's triplet.
     """
     if not isinstance(sentence, str):
-        return ""
+        return None
     words = [word for word in (part.strip(".,;:!?\"'()").lower() for part in sentence.split()) if word]
     after = _find(words, verb)
     if after is None:
-        return ""
+        return None
     between = words[after:]
     end = _find(between, obj)
     if end is None:
-        return ""
+        return None
     between = [word for word in between[: end - len(obj.split())] if word not in _DETERMINERS]
     return " ".join(_last_run(between))
+
+
+class Prepositions:
+    """Which preposition is the usual one, for triplets whose own sentence does not say.
+
+    Args:
+        seen: Sentences with the verbs and objects of their pictures.
+    """
+
+    def __init__(self, seen: Iterable[tuple[object, str, str]]) -> None:
+        self._counts: dict[tuple[str, str], Counter[str]] = {}
+        for sentence, verb, obj in seen:
+            found = preposition(sentence, verb, obj)
+            if found is not None:
+                for key in ((verb, obj), ("", obj), (verb, "")):
+                    self._counts.setdefault(key, Counter())[found] += 1
+
+    def usual(self, sentence: object, verbs: Sequence[str], obj: str) -> str:
+        """What the sentence says; else what is most usual with these verbs and this object, the object, a verb.
+
+        Args:
+            sentence: The description of a picture, about the first of the verbs.
+            verbs: One, or the two that the question offers.
+            obj: The object.
+        """
+        own = preposition(sentence, verbs[0], obj)
+        if own is not None:
+            return own
+        keys = [*((verb, obj) for verb in verbs), ("", obj), *((verb, "") for verb in verbs)]
+        known = next((self._counts[key] for key in keys if key in self._counts), Counter({"": 1}))
+        # Ties are broken by the alphabet, not by the order of the file.
+        return min(known, key=lambda word: (-known[word], word))
 
 
 def _find(words: Sequence[str], sought: str) -> int | None:

@@ -1,12 +1,12 @@
 """The words of SVO-Probes: what each row asks, and the words that replace its options."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from notice_lens.pairs.builders.grammar import SLOTS, Triplet, ing, preposition, svo_question
+from notice_lens.pairs.builders.grammar import SLOTS, Prepositions, Triplet, ing, svo_question
 from notice_lens.pairs.builders.svo_csv import SvoRow
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, UNKNOWN_WORD, Problem
@@ -51,12 +51,13 @@ class Asked:
 class Words:
     """The words of a file, by slot, and the questions that can be made of them."""
 
-    def __init__(self, rows: Iterable[SvoRow], tokenizer: Any) -> None:
+    def __init__(self, rows: Sequence[SvoRow], tokenizer: Any) -> None:
         self.near = NearSynonyms.load()
         # A file has some hundred words in tens of thousands of rows.
         self._pieces = cache(lambda word: pieces(tokenizer, word))
         self._unknown = tokenizer.unk_token_id
         triplets = {_as_asked(triplet) for row in rows for triplet in (row.positive, row.negative)}
+        self._prepositions = Prepositions((row.sentence, *row.positive[1:]) for row in rows)
         self.pools = [Pool(tokenizer, words, self.near) for words in zip(*triplets, strict=True)]
 
     def ask(self, row: SvoRow, seed: int) -> Asked | Problem:
@@ -77,7 +78,8 @@ class Words:
         if corrupt is None:
             return Problem(line, NO_REPLACEMENT, f"no two other words of the slot {row.slot} replace {quoted}")
         donor = self._replace(options, row, rng, [*context, *corrupt])
-        prep = preposition(row.sentence, row.positive[1], row.positive[2])
+        verbs = [row.positive[1]] if row.slot != "verb" else list(row.options)
+        prep = self._prepositions.usual(row.sentence, verbs, row.positive[2])
         return Asked(row.slot, triplet, prep, options, corrupt, donor)
 
     def _readable(self, word: str) -> bool:

@@ -253,6 +253,21 @@ def test_resizing_takes_regions_along():
         some(1).resize(0)
 
 
+def test_a_fingerprint_tells_pairs_apart(tmp_path):
+    pairs = mini_world("states", 4)
+    assert pairs.fingerprint == mini_world("states", 4).fingerprint
+    assert MinimalPairs.load(pairs.save(tmp_path / "saved")).fingerprint == pairs.fingerprint
+    others = [
+        pairs[:3],
+        pairs.select([1, 0, 2, 3]),
+        mini_world("states", 4, seed=1),
+        pairs.with_column("corrupt_answer", [None] * 4),
+        pairs.with_column("donor_image", [row["clean_image"] for row in pairs.dataset]),
+        pairs.resize(32),
+    ]
+    assert len({other.fingerprint for other in [pairs, *others]}) == 7
+
+
 def test_the_manifest_tells_what_was_done():
     pairs = mini_world("states", 6, seed=2).filter(group="colour").shuffle(1)
     manifest = pairs.manifest

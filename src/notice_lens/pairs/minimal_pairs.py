@@ -4,6 +4,8 @@ Rows of any origin take one way: `records.store` makes them plain values, `valid
 with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -279,6 +281,17 @@ class MinimalPairs:
         if feature is not None:
             dataset = dataset.remove_columns(name)
         return MinimalPairs(dataset.add_column(name, list(values), feature=feature), self.manifest, self.dropped)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these pairs from others: a hash of all rows in their order, images by their content."""
+        found = hashlib.blake2b(digest_size=16)
+        donors = self.dataset["donor_image"] if len(self) else []
+        for record, donor in zip(self._records(), donors, strict=True):
+            found.update(json.dumps(record, sort_keys=True, default=str).encode())
+            if donor is not None:
+                found.update(donor["bytes"] or Path(donor["path"]).name.encode())
+        return found.hexdigest()
 
     # On disk
 

@@ -4,6 +4,7 @@ import pytest
 
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
 from notice_lens.pairs.behaviour import CLEAN_WRONG, NOT_INCORRECT, STILL_CORRECT, answers
+from notice_lens.pairs.tokens import same_answer
 from pairs.conftest import make_row
 
 
@@ -64,6 +65,25 @@ def test_captions_are_judged_by_the_likeliest_answer(caption):
         assert answer == candidates[scores.argmax()]
 
 
+def test_each_caption_is_judged_by_its_own_answers(caption):
+    rows = [
+        make_row(n, kind="caption", clean_prompt="a picture of", roles=None, correct_answer="a red apple",
+                 corrupt_prompt=..., incorrect_answer="a dog", corrupt_answer=None if n == 0 else "a cat")
+        for n in range(5)
+    ]  # fmt: skip
+    pairs = MinimalPairs.from_rows(rows)
+    alone = [answers(caption.blip, pairs[number : number + 1])[0] for number in range(5)]
+    assert answers(caption.blip, pairs) == alone
+
+
+def test_answers_are_compared_by_their_pieces(bert):
+    for answer in ("t-shirt", "3.5", "café", "o'clock", "10:30"):
+        said = bert.decode(bert(answer, add_special_tokens=False)["input_ids"])
+        assert same_answer(bert, said, answer)
+    assert not same_answer(bert, "shirt", "t-shirt")
+    assert not same_answer(bert, "", "t-shirt")
+
+
 def test_matches_are_judged_by_their_logits(match):
     rows = [make_row(n, kind="match", clean_prompt="a red apple", correct_answer=..., incorrect_answer=..., roles=None,
                      corrupt_prompt="a red table") for n in range(4)]  # fmt: skip
@@ -80,6 +100,10 @@ def test_wrong_arguments(mini):
         behaviour_filter(mini, pairs, "images")
     with pytest.raises(ValueError, match="no require 'others'; did you mean 'other'"):
         behaviour_filter(mini, pairs, require="others")
+    with pytest.raises(TypeError, match="takes a model and then pairs; got HookedBLIP for the pairs"):
+        behaviour_filter(pairs, mini)
+    with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
+        behaviour_filter(mini, pairs, batch_size=0)
     bare = pairs.with_column("corrupt_prompt", [None, None])
     with pytest.raises(ValueError, match="2 of 2 pairs have no corrupt_prompt"):
         behaviour_filter(mini, bare, "text")

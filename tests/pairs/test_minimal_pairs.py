@@ -1,9 +1,12 @@
 """MinimalPairs: rows in, checked pairs out, nothing lost on the way."""
 
+import io
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +69,8 @@ def test_a_sequence_of_pairs():
         pairs[5]
     with pytest.raises(IndexError, match="pair 7 asked for; there are 5"):
         pairs.select([0, 7])
+    with pytest.raises(TypeError, match="select takes numbers of pairs, not a mask"):
+        pairs.select(np.array([True, False, True, False, False]))
     with pytest.raises(KeyError, match="no column 'promt'"):
         pairs["promt"]
     with pytest.raises(KeyError, match="no column 'gruop'; did you mean 'group'"):
@@ -85,9 +90,14 @@ def test_pairs_that_share_their_images_are_not_split():
     assert {digest for column in ("clean_digest", "corrupt_digest") for digest in parts["train"][column]}.isdisjoint(
         parts["test"]["clean_digest"]
     )
+    crossed = [
+        make_row(4 * a + b, clean_image=picture(a), corrupt_image=picture(10 + b)) for a in range(4) for b in range(4)
+    ]
+    with pytest.raises(ValueError, match="16 pairs in 1 clusters"):
+        MinimalPairs.from_rows(crossed).train_test_split(together="image")
     with pytest.raises(ValueError, match="test_size is a share of the pairs, above 0 and below 1; got 3.0"):
         parts["train"].train_test_split(test_size=3.0)
-    with pytest.raises(ValueError, match="1 pairs of 1 image pairs leave no two parts"):
+    with pytest.raises(ValueError, match="1 pairs in 1 clusters leave no two parts"):
         some(1).train_test_split()
 
 
@@ -105,8 +115,8 @@ BAD = {
     ),
     "equal corrupt answer": (changed(corrupt_answer="red"), "correct_answer and corrupt_answer are both 'red'"),
     "unreadable": (changed(clean_image=b"no image"), "clean_image: an image: the bytes are not an image"),
-    "no such file": (changed(corrupt_image="nowhere.png"), "corrupt_image: nowhere.png: no such file"),
-    "no image at all": (changed(clean_image=object()), "clean_image (object): an array of shape []"),
+    "no such file": (changed(corrupt_image="nowhere.png"), "nowhere.png: no such file"),
+    "no image at all": (changed(clean_image=object()), "clean_image: object: an array of shape []"),
     "role elsewhere": (changed(roles={"noun": "pear"}), "role 'noun' is 'pear', which occurs 0 times"),
     "roles of no shape": (changed(roles=7), "roles are a mapping by name; got int"),
     "roles in no JSON": (changed(roles="{noun"), "roles are written as JSON"),
@@ -122,7 +132,7 @@ BAD = {
         changed(clean_regions={"object": np.ones((3, 3), bool)}),
         "clean_regions: it is 3 x 3 pixels, its picture 16 x 24",
     ),
-    "same id": (changed(id="pair-0"), "pair-0: there are several pairs of this id"),
+    "same id": (changed(id="pair-0"), "pair-0: there is another pair of this id"),
 }  # fmt: skip
 
 
@@ -141,6 +151,60 @@ def test_what_is_wrong_is_said_or_dropped(case):
     )
     # Nothing is lost: what could be read of the row is there.
     assert pairs.dropped[0]["clean_prompt"] == rows[1]["clean_prompt"]
+
+
+def test_a_bad_row_costs_no_good_one_of_its_id():
+    good, bad = make_row(0), make_row(0, clean_image=b"no image", note="bad")
+    for rows in ([good, bad], [bad, good]):
+        pairs = MinimalPairs.from_rows(rows, on_error="drop")
+        assert pairs["id"] == ["pair-0"]
+        assert pairs[0].clean_image.size == (24, 16)
+        assert pairs.dropped["note"] == ["bad"]
+        assert pairs.manifest.dropped == {IMAGE: 1}
+
+
+def test_images_of_every_sort():
+    array = np.asarray(picture(0))
+    buffer = io.BytesIO()
+    picture(0).save(buffer, format="PNG")
+    for image in (array, torch.from_numpy(array.copy()).movedim(-1, 0), buffer.getvalue(), picture(0)):
+        pair = MinimalPairs.from_rows([make_row(0, clean_image=image, donor_image=image)])[0]
+        assert pair.clean_image.tobytes() == pair.donor_image.tobytes() == picture(0).tobytes()
+
+
+def test_a_pair_has_to_differ_in_something():
+    same = picture(0)
+    with pytest.raises(PairsError, match="nothing differs: 1\n.*clean_image and corrupt_image are the same picture"):
+        MinimalPairs.from_rows([make_row(0, clean_image=same, corrupt_image=same, corrupt_prompt=...)])
+    with pytest.raises(PairsError, match="clean_prompt and corrupt_prompt are both"):
+        MinimalPairs.from_rows([make_row(0, corrupt_prompt="is this apple red or green?")])
+    # Another question about one image is a pair for text corruptions.
+    assert len(MinimalPairs.from_rows([make_row(0, clean_image=same, corrupt_image=same)])) == 1
+
+
+def test_what_is_derived_of_a_saved_folder_leaves_it_alone(tmp_path):
+    folder = mini_world("states", 6).save(tmp_path / "saved")
+    before = sorted(path.name for path in folder.iterdir())
+    loaded = MinimalPairs.load(folder)
+    small = loaded.resize(32)
+    changed = loaded.shuffle(1).with_column("corrupt_answer", list("abcdef"))
+    assert small[3].clean_image.size == (32, 32)
+    assert changed["corrupt_answer"] == list("abcdef")
+    assert sorted(changed["id"]) == sorted(loaded["id"])
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert loaded.save(folder, overwrite=True) == folder
+    assert len(MinimalPairs.load(folder)) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
+def test_columns_of_ones_own_may_have_any_name_and_mixed_values():
+    rows = [
+        {**make_row(n), "step": f"s{n % 2}", "kept": n, "conf": [1, "n/a", 2.5][n], "weird": {1, 2}} for n in range(3)
+    ]
+    pairs = MinimalPairs.from_rows(rows)
+    assert pairs["conf"] == ["1", "n/a", "2.5"]
+    assert pairs.filter(step="s0", kept=[0, 1])["id"] == ["pair-0"]
+    assert pairs.filter(step="s0", kept=frozenset({0, 1})).manifest.steps[-1]["step"] == "filter"
 
 
 def test_all_problems_are_in_one_report():
@@ -162,8 +226,12 @@ def test_open_questions_and_yes_and_no_are_good():
                  corrupt_prompt="what color is the cat?"),
         make_row(1, clean_prompt="is this a dog or a cat?", correct_answer="yes", incorrect_answer="no", roles=None),
         make_row(2, clean_prompt="what is for sale?", correct_answer="fruit", incorrect_answer="meat", roles=None),
+        make_row(3, clean_prompt="how many cats or dogs are there?", correct_answer="2", incorrect_answer="3",
+                 roles=None),
     ]  # fmt: skip
-    assert len(MinimalPairs.from_rows(rows)) == 3
+    assert len(MinimalPairs.from_rows(rows)) == 4
+    with pytest.raises(PairsError, match="a match is answered 'match' or 'no match', not 'yes'"):
+        MinimalPairs.from_rows([make_row(0, kind="match", correct_answer="yes", incorrect_answer="no", roles=None)])
 
 
 def test_captions_and_matches():
@@ -182,6 +250,10 @@ def test_columns_that_are_missing_altogether():
         MinimalPairs.from_rows(rows)
     with pytest.raises(TypeError, match="a row is a mapping by column; row 0 is a str"):
         MinimalPairs.from_rows(["pair"])
+    with pytest.raises(TypeError, match="rows are an iterable of mappings, one a pair; got one dict"):
+        MinimalPairs.from_rows(make_row())
+    with pytest.raises(TypeError, match="got one DataFrame"):
+        MinimalPairs.from_rows(pd.DataFrame([make_row()]))
     with pytest.raises(ValueError, match="no on_error 'warn'"):
         MinimalPairs.from_rows([make_row()], on_error="warn")
 
@@ -249,8 +321,9 @@ def test_resizing_takes_regions_along():
     np.testing.assert_array_equal(np.flatnonzero(pair.clean_regions["object"].any(1)), [0, 1, 2, 3])
     assert pair.clean_digest != some(1)[0].clean_digest
     assert some(1).resize(5)[0].clean_image.size == (5, 5)
-    with pytest.raises(ValueError, match="a size is one pixel or more; got 0"):
-        some(1).resize(0)
+    for size in (0, "64", (8, 0), (8, 8, 8)):
+        with pytest.raises(ValueError, match=re.escape(f"one pixel or more; got {size!r}")):
+            some(1).resize(size)
 
 
 def test_a_fingerprint_tells_pairs_apart(tmp_path):
@@ -295,7 +368,10 @@ def test_a_data_set_of_images(folder):
     assert pairs[2].clean_image.tobytes() == rows[2]["clean_image"].tobytes()
     again = MinimalPairs.from_dataset(pairs.dataset)
     assert again.dataset.to_list() == pairs.dataset.to_list()
-    with pytest.raises(ValueError, match="the data set has no column 'photo'; it has id, task"):
+    paths = [make_row(n, clean_image=str(folder / f"{n}.png")) for n in range(2)]
+    on_disk = MinimalPairs.from_dataset(MinimalPairs.from_rows(paths).dataset)
+    assert on_disk[1].clean_image.tobytes() == picture(1).tobytes()
+    with pytest.raises(ValueError, match="the data set has no column 'photo'; it has clean_digest, clean_image"):
         MinimalPairs.from_dataset(pairs.dataset, columns={"clean_image": "photo"})
     with pytest.raises(ValueError, match="columns are missing: clean_prompt"):
         MinimalPairs.from_dataset(pairs.dataset.remove_columns("clean_prompt"))

@@ -62,6 +62,9 @@ def test_wrong_noise(mini, caption, pairs):
         Noise(samples=0)
     with pytest.raises(ValueError, match="kind 'vqa' takes noise at vision.hook_embed or text.hook_embed, not decoder"):
         Noise("decoder.hook_embed").std(mini, pairs)
+    for ids in (["one"], "tenletters"):
+        with pytest.raises(ValueError, match="10 pairs in the batch, and ids"):
+            Noise().hooks(mini, pairs.prepare(mini), ids, 1.0, 0)
     Noise("decoder.hook_embed").check(caption.blip)
     with pytest.raises(ValueError, match="takes noise at vision.hook_embed or decoder.hook_embed, not text.hook_embed"):
         Noise("text.hook_embed").check(caption.blip)

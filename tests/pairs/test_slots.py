@@ -53,6 +53,18 @@ def test_an_answer_is_filled_in_where_some_pair_knows_it(bert):
     assert pairs["corrupt_answer"] == ["green", "green"]
 
 
+def test_a_question_with_the_same_answer_is_no_replacement(bert):
+    images = {"clean_image": picture(1), "corrupt_image": picture(2)}
+    rows = [
+        make_row(n, **images, clean_prompt=f"is this {noun} red or green?", corrupt_prompt=..., roles={"noun": noun})
+        for n, noun in enumerate(["apple", "pear", "plum"])
+    ]
+    # All three are red on picture 1: to ask for another one leaves the answer as it is.
+    assert len(symmetric_replacement(MinimalPairs.from_rows(rows), bert, slots="noun")) == 0
+    more = symmetric_replacement(MinimalPairs.from_rows(rows), bert, ["apple", "pear", "plum", "table"], slots="noun")
+    assert more["corrupt_prompt"] == ["is this table red or green?"] * 3
+
+
 def test_the_mini_world_knows_what_flips_the_answer(mini):
     pairs = mini_world("states", 40)
     control = symmetric_replacement(pairs, mini, slots="noun")
@@ -71,8 +83,16 @@ def test_pairs_without_a_replacement_are_dropped_and_counted(bert):
     pairs = symmetric_replacement(fruit(), bert, pool=["crimson", "red", "green", "blue"])
     assert len(pairs) + pairs.manifest.dropped[NO_REPLACEMENT] == 4
     assert "nothing in the pool replaces 'red', 'green'" in pairs.dropped["detail"]
-    open_ended = MinimalPairs.from_rows([make_row(0, roles={"noun": "apple"})])
-    dropped = symmetric_replacement(open_ended, bert)
+    with pytest.raises(ValueError, match="no slot 'anwsers'; did you mean 'answers'"):
+        symmetric_replacement(fruit(), bert, slots="anwsers")
+    with pytest.raises(ValueError, match="no slots given"):
+        symmetric_replacement(fruit(), bert, slots=[])
+    with pytest.raises(ValueError, match="pool='red blue': expected words, such as"):
+        symmetric_replacement(fruit(), bert, pool="red blue")
+    inside = MinimalPairs.from_rows([make_row(0), make_row(1, roles={"noun": (8, 11)})])
+    assert "cuts through a token" in symmetric_replacement(inside, bert, ["pear"], slots="noun").dropped[0]["detail"]
+    open_ended = MinimalPairs.from_rows([make_row(0, roles={"noun": "apple"}), *(fruit().select([1]).dataset)])
+    dropped = symmetric_replacement(open_ended, bert, pool=["pink", "orange"])
     assert dropped.manifest.dropped == {ROLE: 1}
     assert dropped.dropped[0]["detail"] == "it has no role 'correct'; it has noun"
 

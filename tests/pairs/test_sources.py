@@ -87,6 +87,7 @@ def test_paths_stay_in_their_folder(folder, path):
         (b"id,task\n1,caf\xe9\n", "pairs.csv is not in UTF-8: byte 0xe9 in line 2; save it as UTF-8"),
         (b"id,task\n1,states\n", "columns are missing: clean_image, corrupt_image, clean_prompt, correct_answer"),
         (b"id,task\n1,states,7\n", "pairs.csv, line 2: 3 cells, but the header has 2 columns: id, task"),
+        (b"id,task,id\n1,a,2\n", "pairs.csv has the column 'id' more than once; expected each once"),
         (b"id,task\n1\n", "pairs.csv, line 2: 1 cells, but the header has 2"),
         (b'id,task\n"1,states\n', "pairs.csv, line 2: no CSV: unexpected end"),
     ],
@@ -118,3 +119,24 @@ def test_broken_files_are_problems_of_their_rows(folder):
     for what in ("0.png: ", "2.png: the file is empty (0 bytes)", "4.png: it is a folder, not an image file"):
         assert what in report
     assert len(MinimalPairs.from_csv(table, on_error="drop").dropped) == 3
+
+
+def test_long_cells_and_columns_that_stand_for_two(folder):
+    mask = {"size": [16, 24], "counts": [1, 383]}
+    long = {"object": mask, **{f"r{n}": mask for n in range(4000)}}
+    rows = [table_row(0, clean_regions=long, task=..., group=..., category="colour")]
+    path = write_csv(folder / "pairs.csv", rows)
+    pairs = MinimalPairs.from_csv(path, columns={"task": "category", "group": "category"})
+    assert (pairs[0].task, pairs[0].group) == ("colour", "colour")
+    assert len(pairs[0].clean_regions) == 4001
+    with pytest.raises(ValueError, match="gives our names first: no column 'category'"):
+        MinimalPairs.from_csv(path, columns={"category": "task"})
+    with pytest.raises(FileNotFoundError, match="images='nowhere': there is no such folder"):
+        MinimalPairs.from_csv(path, images="nowhere")
+
+
+def test_images_may_be_mappings(folder):
+    row = {**make_row(0), "clean_image": {"path": "0.png"}, "corrupt_image": {"path": "../1.png", "bytes": None}}
+    (folder / "pairs.jsonl").write_text(json.dumps(row))
+    with pytest.raises(PairsError, match=re.escape("the path '../1.png' leads out of")):
+        MinimalPairs.from_jsonl(folder / "pairs.jsonl")

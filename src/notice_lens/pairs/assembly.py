@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from notice_lens.models.names import one_of
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.problems import DUPLICATE, PairsError, Problem
+from notice_lens.pairs.records import Stored
 from notice_lens.pairs.storage import to_dataset
+from notice_lens.pairs.validation import check_meaning
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,8 +20,7 @@ HINT = "\non_error='drop' keeps the others"
 
 
 def assemble(
-    records: Sequence[dict[str, Any]],
-    found: Sequence[Problem],
+    stored: Sequence[Stored],
     manifest: Manifest,
     on_error: str,
     before: Sequence[Problem] = (),
@@ -27,34 +28,40 @@ def assemble(
     """The pairs, their manifest, and what was dropped.
 
     Args:
-        records: Candidates.
-        found: What is wrong with some of them, by their ids.
+        stored: Candidates, with what is wrong with each by itself.
         manifest: Where they come from; what was kept and dropped is filled in.
-        on_error: `raise` or `drop`.
+        on_error: `raise` or `drop`, see `check_on_error`.
         before: Why other candidates became no records.
 
     Raises:
         PairsError: Records have problems, and `on_error` is `raise`.
     """
-    if on_error not in ON_ERROR:
-        raise ValueError(one_of("on_error", on_error, ON_ERROR))
-    if found and on_error == "raise":
-        raise PairsError(list(found), len(records), HINT)
-    first = {problem.id: problem for problem in reversed(found)}
-    seen: set[str] = set()
+    found: list[Problem] = []
+    ids: set[str] = set()
     kept, lost = [], []
-    for record in records:
-        problem = first.get(record["id"])
-        # Of several pairs of one id the first is kept: it is the others that are duplicates.
-        if problem is None or (problem.reason == DUPLICATE and record["id"] not in seen):
-            kept.append(record)
+    for record, noted in stored:
+        problems = [*noted, *check_meaning(record)]
+        # Of several pairs of one id the first good one is kept: it is the others that are duplicates.
+        if not problems and record["id"] in ids:
+            problems = [Problem(record["id"], DUPLICATE, "there is another pair of this id")]
+        if problems:
+            lost.append({**record, **why(problems[0])})
+            found += problems
         else:
-            lost.append({**record, **why(problem)})
-        seen.add(record["id"])
+            kept.append(record)
+            ids.add(record["id"])
+    if found and on_error == "raise":
+        raise PairsError(found, len(stored), HINT)
     lost += [{"id": problem.id, **why(problem)} for problem in before]
     counts = Counter(row["reason"] for row in lost)
     manifest = replace(manifest, kept=len(kept), dropped=dict(counts.most_common()))
     return to_dataset(kept), manifest, to_dataset(lost, dropped=True)
+
+
+def check_on_error(on_error: Any) -> None:
+    """Raises ValueError where it is no way to deal with problems."""
+    if on_error not in ON_ERROR:
+        raise ValueError(one_of("on_error", on_error, ON_ERROR))
 
 
 def why(problem: Problem) -> dict[str, str]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from notice_lens.models.answers import answer_log_probs, greedy, is_correct
+from notice_lens.models.answers import answer_log_probs, greedy
 from notice_lens.models.names import one_of
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
 from notice_lens.pairs.records import MATCH_ANSWERS
-from notice_lens.pairs.tokens import pieces
+from notice_lens.pairs.tokens import pieces, same_answer
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -29,8 +29,8 @@ RUNS = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
 
 @torch.no_grad()
 def behaviour_filter(
-    blip: "HookedBLIP",
-    pairs: MinimalPairs,
+    blip: Any,
+    pairs: Any,
     corruption: str = "image",
     *,
     require: str = "other",
@@ -60,6 +60,10 @@ def behaviour_filter(
     """
     from tqdm import tqdm
 
+    if not isinstance(pairs, MinimalPairs):
+        raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
     if corruption not in RUNS:
         raise ValueError(one_of("corruption", corruption, RUNS))
     if require not in ("other", "any"):
@@ -83,19 +87,19 @@ def behaviour_filter(
         known = [answer or own or None for answer, own in zip(pairs["corrupt_answer"], said, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)
     settings = {"corruption": corruption, "require": require, "model": blip.cfg.name_or_path}
-    return pairs.without(found, "behaviour_filter", **settings)
+    return pairs.without(found, "behaviour_filter", settings)
 
 
 def _judge(pair: Any, before: str, after: str, require_other: bool, tokenizer: Any) -> str | None:
     """Why a pair does not pass; None where it does."""
-    if not is_correct(before, pair.correct_answer):
+    if not same_answer(tokenizer, before, pair.correct_answer):
         return CLEAN_WRONG
-    if is_correct(after, pair.correct_answer):
+    if same_answer(tokenizer, after, pair.correct_answer):
         return STILL_CORRECT
     if not after:
         return SAYS_NOTHING
     if require_other:
-        return None if is_correct(after, pair.incorrect_answer) else NOT_INCORRECT
+        return None if same_answer(tokenizer, after, pair.incorrect_answer) else NOT_INCORRECT
     if pair.kind != "match" and pieces(tokenizer, after)[:1] == pieces(tokenizer, pair.correct_answer)[:1]:
         return FIRST_TOKEN
     return None
@@ -119,14 +123,17 @@ def _greedy(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str) ->
 
 
 def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str) -> list[str]:
-    candidates = ["correct", "incorrect"]
-    if all(answer is not None for answer in pairs["corrupt_answer"]):
-        candidates.append("corrupt")
+    candidates = ["correct", "incorrect", "corrupt"]
+    known = torch.tensor([answer is not None for answer in pairs["corrupt_answer"]])
+    # Where none is known, another one stands in its place and never wins.
+    stand_in = [a or b for a, b in zip(pairs["corrupt_answer"], pairs["correct_answer"], strict=True)]
+    filled = pairs.with_column("corrupt_answer", stand_in)
     scores = []
     for candidate in candidates:
-        inputs = pairs.prepare(blip, image, prompt, candidate)
+        inputs = filled.prepare(blip, image, prompt, candidate)
         assert inputs.target_ids is not None, "answers were given"
         scores.append(answer_log_probs(blip(inputs), inputs.target_ids))
+    scores[-1] = scores[-1].masked_fill(~known.to(scores[-1].device), -torch.inf)
     best = torch.stack(scores).argmax(0).tolist()
     return [pairs[number][f"{candidates[choice]}_answer"] for number, choice in enumerate(best)]
 

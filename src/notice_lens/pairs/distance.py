@@ -109,15 +109,17 @@ def minimality(blip: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, 
         picture_states(blip, _Images(pairs, column), batch_size, progress)
         for column in ("clean_image", "corrupt_image")
     )
-    apart = distances(clean, corrupt).double().numpy()
-    kinds = list(zip(tasks, groups, strict=True))
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, kind in enumerate(zip(tasks, groups, strict=True)):
+        kinds.setdefault(kind, []).append(number)
     rows = []
-    for number, name in enumerate(ids):
-        alike = (other for other, kind in enumerate(kinds) if kind == kinds[number])
-        others = [other for other in alike if digests[other] != digests[number]]
-        own, random = apart[number, number], apart[number, others]
-        some = len(others) > 0
-        rows.append((name, own, random.mean() if some else None, (random > own).mean() if some else None))
+    for alike in kinds.values():
+        for place, number in enumerate(alike):
+            apart = distances(clean[[number]], corrupt[alike])[0].double().numpy()
+            random = apart[[digests[other] != digests[number] for other in alike]]
+            own, some = apart[place], len(random) > 0
+            rows.append((number, own, random.mean() if some else None, (random > own).mean() if some else None))
+    rows = [(ids[number], *values) for number, *values in sorted(rows)]
     return pd.DataFrame(rows, columns=["id", "distance", "random", "closer_than"]).astype(
         {"distance": float, "random": float, "closer_than": float}
     )

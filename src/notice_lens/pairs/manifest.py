@@ -38,18 +38,24 @@ class Manifest:
     dropped: Mapping[str, int] = field(default_factory=dict)
     steps: tuple[Mapping[str, Any], ...] = ()
 
-    def after(self, step: str, kept: int, dropped: Mapping[str, int] | None = None, **settings: Any) -> "Manifest":
+    def after(
+        self,
+        step: str,
+        kept: int,
+        dropped: Mapping[str, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> "Manifest":
         """The manifest after one more step.
 
         Args:
             step: What was done.
             kept: How many pairs are left.
             dropped: How many were dropped, by reason.
-            **settings: Of the step, plain values.
+            settings: Of the step, plain values.
         """
         total = Counter(self.dropped)
         total.update(dropped or {})
-        done = {"step": step, **settings, "kept": kept}
+        done = {**(settings or {}), "step": step, "kept": kept}
         return replace(self, kept=kept, dropped=dict(total), steps=(*self.steps, done))
 
     def write(self, path: Path) -> None:

@@ -87,7 +87,7 @@ class MinimalPair:
         return self._masks("corrupt_regions")
 
     def _masks(self, column: str) -> dict[str, Bool[np.ndarray, "height width"]]:
-        return {item["region"]: as_mask(item, tuple(item["size"])) for item in self.record[column]}
+        return {item["region"]: as_mask(item) for item in self.record[column]}
 
     def __getitem__(self, column: str) -> Any:
         if column in COLUMNS:

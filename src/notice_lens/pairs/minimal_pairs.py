@@ -19,17 +19,18 @@ from torch import Tensor
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs import problems as reasons
-from notice_lens.pairs.assembly import assemble, why
+from notice_lens.pairs.assembly import assemble, check_on_error, why
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
-from notice_lens.pairs.records import IMAGES
+from notice_lens.pairs.records import DIGESTS, IMAGES, look, stored_image
 from notice_lens.pairs.regions import resample
 from notice_lens.pairs.roles import as_mapping, token_spans
-from notice_lens.pairs.storage import read_folder, to_dataset, write_folder
+from notice_lens.pairs.sources import read_file, resized, rows_of_dataset, store_all, store_built
+from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
 from notice_lens.pairs.tokens import Span, as_tokenizer
-from notice_lens.pairs.validation import check_records, check_tokens
+from notice_lens.pairs.validation import check_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,32 +90,34 @@ class MinimalPairs:
         Raises:
             PairsError: Rows have problems; all are in the message. A ValueError.
         """
-        from notice_lens.pairs.sources import store_all
-
-        stored = store_all(rows, progress)
-        found = [*stored.problems, *check_records(stored.records)]
+        check_on_error(on_error)
         manifest = manifest or Manifest("from_rows", "rows in memory")
-        return cls(*assemble(stored.records, found, manifest, on_error, before))
+        return cls(*assemble(store_all(rows, progress), manifest, on_error, before))
 
     @classmethod
     def from_built(cls, built: Built) -> "MinimalPairs":
         """Pairs from what a builder hands over; it has read the images, so they are not read again."""
-        from notice_lens.pairs.sources import store_built
-
-        stored = store_built(built)
-        found = [*stored.problems, *check_records(stored.records)]
         manifest = Manifest(built.builder, built.source, built.checksum, built.seed, options=built.options)
-        return cls(*assemble(stored.records, found, manifest, "drop", built.problems))
+        return cls(*assemble(store_built(built), manifest, "drop", built.problems))
 
     @classmethod
-    def from_csv(cls, path: str | PathLike[str], **options: Any) -> "MinimalPairs":
+    def from_csv(
+        cls,
+        path: str | PathLike[str],
+        *,
+        images: str | PathLike[str] | None = None,
+        columns: Mapping[str, str] | None = None,
+        on_error: str = "raise",
+        progress: bool = True,
+    ) -> "MinimalPairs":
         """Pairs from a CSV file, in UTF-8; `roles` and regions are JSON in their cells.
 
         Args:
             path: The file.
-            **options: `images`, the folder that paths of images start from and stay in (default: the file's own);
-                `columns`, what the file calls our columns, such as `{"clean_image": "img_pos"}`; `on_error` and
-                `progress` as of `from_rows`.
+            images: The folder that paths of images start from and stay in; None for the file's own.
+            columns: What the file calls our columns, such as `{"clean_image": "img_pos"}`.
+            on_error: As `from_rows`.
+            progress: As `from_rows`.
 
         Raises:
             ValueError: The file is empty, not in UTF-8, or lacks columns; the message says where or which.
@@ -122,14 +125,24 @@ class MinimalPairs:
         """
         from notice_lens.pairs.tables import read_csv
 
-        return _from_table(cls, "from_csv", path, read_csv(path), **options)
+        rows, manifest = read_file("from_csv", read_csv, path, images, columns)
+        return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
 
     @classmethod
-    def from_jsonl(cls, path: str | PathLike[str], **options: Any) -> "MinimalPairs":
+    def from_jsonl(
+        cls,
+        path: str | PathLike[str],
+        *,
+        images: str | PathLike[str] | None = None,
+        columns: Mapping[str, str] | None = None,
+        on_error: str = "raise",
+        progress: bool = True,
+    ) -> "MinimalPairs":
         """Pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
         from notice_lens.pairs.tables import read_jsonl
 
-        return _from_table(cls, "from_jsonl", path, read_jsonl(path), **options)
+        rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns)
+        return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
 
     @classmethod
     def from_dataset(
@@ -152,8 +165,6 @@ class MinimalPairs:
             ValueError: Columns are missing.
             PairsError: As `from_rows`.
         """
-        from notice_lens.pairs.sources import rows_of_dataset
-
         source = f"a data set of {len(dataset)} rows"
         manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
         return cls.from_rows(
@@ -186,13 +197,16 @@ class MinimalPairs:
     def __iter__(self) -> Iterator[MinimalPair]:
         return (self[number] for number in range(len(self)))
 
-    def _records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         """The rows as they are stored, without their images."""
         return self.dataset.remove_columns(list(IMAGES)).to_list()
 
-    def select(self, numbers: Iterable[int]) -> "MinimalPairs":
+    def select(self, numbers: Any) -> "MinimalPairs":
         """The pairs of these numbers, in this order. Raises IndexError for a number that no pair has."""
-        chosen = [int(number) for number in numbers]
+        asked = np.asarray(list(numbers))
+        if asked.dtype == bool:
+            raise TypeError("select takes numbers of pairs, not a mask; numpy.flatnonzero(mask) gives them")
+        chosen = [int(number) for number in asked]
         wrong = [number for number in chosen if not -len(self) <= number < len(self)]
         if wrong:
             raise IndexError(f"pair {wrong[0]} asked for; there are {len(self)}")
@@ -210,87 +224,91 @@ class MinimalPairs:
         """
         fits = np.ones(len(self), bool)
         for column, wanted in columns.items():
-            allowed = wanted if isinstance(wanted, list | tuple | set) else [wanted]
+            allowed = wanted if isinstance(wanted, list | tuple | set | frozenset | np.ndarray) else [wanted]
             fits &= np.array([value in allowed for value in self[column]], bool)
         chosen = [int(number) for number in np.flatnonzero(fits)]
         if keep is not None:
             chosen = [number for number in chosen if keep(self[number])]
-        return self._chosen(chosen, "filter", **columns)
+        return self._chosen(chosen, "filter", columns)
 
     def shuffle(self, seed: int = 0) -> "MinimalPairs":
         """The pairs in another order, the same for the same seed."""
         order = np.random.default_rng(seed).permutation(len(self))
-        return self._chosen([int(number) for number in order], "shuffle", seed=seed)
+        return self._chosen([int(number) for number in order], "shuffle", {"seed": seed})
 
-    def train_test_split(self, test_size: float = 0.2, seed: int = 0) -> dict[str, "MinimalPairs"]:
-        """Two parts, `train` and `test`; pairs that share their two images stay together.
+    def train_test_split(
+        self, test_size: float = 0.2, seed: int = 0, *, together: str = "pair"
+    ) -> dict[str, "MinimalPairs"]:
+        """Two parts, `train` and `test`; pairs that share images stay together.
 
         Args:
             test_size: The share of pairs in `test`, above 0 and below 1. With pairs that stay together it may end
                 a little above.
             seed: Of the draw.
+            together: `pair`: pairs of the same two images stay together. `image`: pairs that share any image do, and
+                those that share one with these; of a data set whose images recur that may be all of it.
 
         Raises:
             ValueError: The share is out of range, or one of the parts would be empty.
         """
         if not 0 < test_size < 1:
             raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size}")
-        clusters: dict[frozenset[str], list[int]] = {}
-        for number, images in enumerate(zip(self["clean_digest"], self["corrupt_digest"], strict=True)):
-            clusters.setdefault(frozenset(images), []).append(number)
-        together = list(clusters.values())
+        _check_choice("together", together, ("pair", "image"))
+        clusters = clustered(list(zip(self["clean_digest"], self["corrupt_digest"], strict=True)), together)
         test: list[int] = []
-        for place in np.random.default_rng(seed).permutation(len(together)):
+        for place in np.random.default_rng(seed).permutation(len(clusters)):
             if len(test) >= round(test_size * len(self)):
                 break
-            test += together[place]
+            test += clusters[place]
         if not test or len(test) == len(self):
-            raise ValueError(f"{len(self)} pairs of {len(together)} image pairs leave no two parts at {test_size=}")
+            raise ValueError(f"{len(self)} pairs in {len(clusters)} clusters leave no two parts at {test_size=}")
         train = sorted(set(range(len(self))) - set(test))
-        settings = {"seed": seed, "test_size": test_size}
+        settings = {"seed": seed, "test_size": test_size, "together": together}
         parts = {"train": train, "test": sorted(test)}
-        return {name: self._chosen(numbers, f"{name} split", **settings) for name, numbers in parts.items()}
+        return {name: self._chosen(numbers, f"{name} split", settings) for name, numbers in parts.items()}
 
-    def _chosen(self, numbers: Sequence[int], step: str, **settings: Any) -> "MinimalPairs":
-        manifest = self.manifest.after(step, len(numbers), **settings)
+    def _chosen(self, numbers: Sequence[int], step: str, settings: Mapping[str, Any] | None = None) -> "MinimalPairs":
+        manifest = self.manifest.after(step, len(numbers), settings=settings)
         return MinimalPairs(self.dataset.select(numbers), manifest, self.dropped)
 
-    def without(self, found: Sequence[Problem], step: str, **settings: Any) -> "MinimalPairs":
+    def without(self, found: Sequence[Problem], step: str, settings: Mapping[str, Any] | None = None) -> "MinimalPairs":
         """The pairs that have no problem; the others go to `dropped` and are counted by their first reason.
 
         Args:
             found: Problems of pairs of these ids.
             step: What found them, for the manifest.
-            **settings: Of the step.
+            settings: Of the step.
         """
         first = {problem.id: problem for problem in reversed(found)}
         ids = self["id"]
         kept = [number for number, name in enumerate(ids) if name not in first]
         lost: list[Mapping[str, Any]] = list(cast("Iterable[Mapping[str, Any]]", self.dropped))
         lost += [{**self.dataset[number], **why(first[name])} for number, name in enumerate(ids) if name in first]
-        manifest = self.manifest.after(
-            step, len(kept), Counter(first[name].reason for name in ids if name in first), **settings
-        )
+        counts = Counter(first[name].reason for name in ids if name in first)
+        manifest = self.manifest.after(step, len(kept), counts, settings)
         return MinimalPairs(self.dataset.select(kept), manifest, to_dataset(lost, dropped=True))
 
     def with_column(self, name: str, values: Sequence[Any]) -> "MinimalPairs":
-        """The pairs with a column replaced or added. Raises ValueError where the number of values differs."""
+        """The pairs with a column replaced or added; nothing is checked but images, which have to be readable.
+
+        Raises:
+            ValueError: The number of values differs, or an image cannot be read.
+        """
         if len(values) != len(self):
             raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
-        dataset, feature = self.dataset, self.dataset.features.get(name)
-        if feature is not None:
-            dataset = dataset.remove_columns(name)
-        return MinimalPairs(dataset.add_column(name, list(values), feature=feature), self.manifest, self.dropped)
+        dataset = self.dataset
+        if name in DIGESTS:
+            values = [stored_image(image) for image in values]
+            digests = [None if image is None else look(image).digest for image in values]
+            dataset = replace_column(dataset, DIGESTS[name], digests)
+        return MinimalPairs(replace_column(dataset, name, values), self.manifest, self.dropped)
 
     @property
     def fingerprint(self) -> str:
         """What tells these pairs from others: a hash of all rows in their order, images by their content."""
         found = hashlib.blake2b(digest_size=16)
-        donors = self.dataset["donor_image"] if len(self) else []
-        for record, donor in zip(self._records(), donors, strict=True):
+        for record in self.records():
             found.update(json.dumps(record, sort_keys=True, default=str).encode())
-            if donor is not None:
-                found.update(donor["bytes"] or Path(donor["path"]).name.encode())
         return found.hexdigest()
 
     # On disk
@@ -312,18 +330,16 @@ class MinimalPairs:
         """Pairs from a folder that `save` wrote. Raises FileNotFoundError where there is none."""
         return cls(*read_folder(Path(path)))
 
-    def resize(self, size: int | tuple[int, int]) -> "MinimalPairs":
+    def resize(self, size: Any) -> "MinimalPairs":
         """The pairs with images of another size, stretched as BLIP stretches them, and regions that fit them.
 
         Args:
             size: (height, width) or side, in pixels. Of a region's pixels those count that it covers by half or more.
         """
-        from notice_lens.pairs.sources import resized
-
-        sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        if min(sides) < 1:
-            raise ValueError(f"a size is one pixel or more; got {size}")
-        manifest = self.manifest.after("resize", len(self), size=list(sides))
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"a size is (height, width) or a side, one pixel or more; got {size!r}")
+        manifest = self.manifest.after("resize", len(self), settings={"size": list(sides)})
         return MinimalPairs(resized(self.dataset, sides), manifest, self.dropped)
 
     # To a model
@@ -341,10 +357,10 @@ class MinimalPairs:
         Raises:
             PairsError: Pairs do not hold; all problems are in the message.
         """
-        _check_choice("on_error", on_error, ("raise", "drop"))
+        check_on_error(on_error)
         found = []
         kind = getattr(getattr(model, "cfg", None), "kind", None)
-        records = self._records()
+        records = self.records()
         for record in records if kind else ():
             if record["kind"] != kind:
                 found.append(
@@ -440,7 +456,8 @@ class MinimalPairs:
             by_task.setdefault(task, Counter())[group] += 1
         for task, groups in by_task.items():
             lines.append(f"  {task}: " + ", ".join(f"{group} {count}" for group, count in groups.items()))
-        has = {name: sum(bool(value) for value in self[name]) for name in ("corrupt_prompt", "donor_image", "roles")}
+        columns = {"corrupt_prompt": "corrupt_prompt", "donor_image": "donor_digest", "roles": "roles"}
+        has = {name: sum(bool(value) for value in self[column]) for name, column in columns.items()}
         has["regions"] = sum(bool(regions) for regions in self["clean_regions"])
         lines.append("  with " + ", ".join(f"{name} {count}" for name, count in has.items()))
         if manifest.dropped:
@@ -448,24 +465,25 @@ class MinimalPairs:
         return "\n".join(lines)
 
 
-def _from_table(
-    cls: type[MinimalPairs],
-    builder: str,
-    path: str | PathLike[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    images: str | PathLike[str] | None = None,
-    columns: Mapping[str, str] | None = None,
-    on_error: str = "raise",
-    progress: bool = True,
-) -> MinimalPairs:
-    """Pairs from the rows of a file, their paths resolved."""
-    from notice_lens.pairs.manifest import sha256
-    from notice_lens.pairs.sources import resolve
+def clustered(images: Sequence[tuple[str, str]], together: str) -> list[list[int]]:
+    """Numbers of pairs that stay together: of the same two images, or linked by any they share.
 
-    rows = resolve(rows, Path(path), Path(path).parent if images is None else Path(images), columns or {})
-    manifest = Manifest(builder, Path(path).name, sha256(path))
-    return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
+    Args:
+        images: The two images of each pair.
+        together: `pair` or `image`.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = [[frozenset(pair)] if together == "pair" else list(pair) for pair in images]
+    known = {name: number for number, name in enumerate(dict.fromkeys(name for own in names for name in own))}
+    ends = [(known[own[0]], known[own[-1]]) for own in names]
+    links = coo_array((np.ones(len(ends)), tuple(zip(*ends, strict=True)) or ([], [])), shape=(len(known), len(known)))
+    _, component = connected_components(links, directed=False)
+    found: dict[int, list[int]] = {}
+    for number, (first, _) in enumerate(ends):
+        found.setdefault(int(component[first]), []).append(number)
+    return list(found.values())
 
 
 def _check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:

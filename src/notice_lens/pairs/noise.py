@@ -114,6 +114,8 @@ class Noise:
             std: What `std` gives.
             sample: Which draw, 0 to `samples` - 1.
         """
+        if isinstance(ids, str) or len(ids) != len(inputs):
+            raise ValueError(f"{len(inputs)} pairs in the batch, and ids {ids!r}; expected the id of each")
         places = self.noisy(blip, inputs)
 
         def add(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:

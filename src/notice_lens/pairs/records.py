@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ KINDS = ("vqa", "caption", "match")
 MATCH_ANSWERS = {"correct_answer": "match", "incorrect_answer": "no match"}
 """What a row of kind `match` answers where it does not say."""
 IMAGES = ("clean_image", "corrupt_image", "donor_image")
-DIGESTS = {"clean_image": "clean_digest", "corrupt_image": "corrupt_digest"}
+DIGESTS = {"clean_image": "clean_digest", "corrupt_image": "corrupt_digest", "donor_image": "donor_digest"}
 """The column that tells an image by its content, for finding pairs that share their images."""
 OBLIGATORY = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
 TEXTS = ("id", "task", "group", "kind", "clean_prompt", "corrupt_prompt", "correct_answer", "incorrect_answer")
@@ -93,9 +94,12 @@ def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]
     record["id"] = name
     sizes: dict[str, tuple[int, int]] = {}
     for column in IMAGES:
-        record[column] = as_stored_image(row.get(column), column, note)
-        if column in DIGESTS:
-            record[DIGESTS[column]] = row.get(DIGESTS[column]) if look is None else None
+        try:
+            record[column] = stored_image(row.get(column))
+        except ValueError as error:
+            record[column] = None
+            note(IMAGE, f"{column}: {error}")
+        record[DIGESTS[column]] = row.get(DIGESTS[column]) if look is None else None
         if record[column] is not None and look is not None:
             try:
                 seen = look(record[column])
@@ -103,8 +107,7 @@ def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]
                 note(IMAGE, f"{column}: {error}")
                 continue
             sizes[column] = (seen.height, seen.width)
-            if column in DIGESTS:
-                record[DIGESTS[column]] = seen.digest
+            record[DIGESTS[column]] = seen.digest
     record["roles"] = _roles(row.get("roles"), record["clean_prompt"], note)
     for column, image in REGIONS.items():
         record[column] = _regions(row.get(column), column, sizes.get(image), note)
@@ -123,7 +126,7 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
         texts |= {column: texts[column] or answer for column, answer in MATCH_ANSWERS.items()}
     for column in OBLIGATORY:
         value = texts[column] if column in texts else row.get(column)
-        if _is_missing(value) or (value == "" and column not in MAY_BE_EMPTY):
+        if _is_missing(value) or (isinstance(value, str) and not value and column not in MAY_BE_EMPTY):
             note(MISSING, f"{column} is missing")
     return texts
 
@@ -137,24 +140,27 @@ def _as_text(value: Any) -> str | None:
     return None if _is_missing(value) else str(value).strip()
 
 
-def as_stored_image(image: Any, column: str, note: Any) -> dict[str, Any] | None:
-    """An image as `datasets` stores it: a path as it is, anything else as the bytes of a PNG."""
+def stored_image(image: Any) -> dict[str, Any] | None:
+    """An image as `datasets` stores it: a path as it is, anything else as the bytes of a PNG; None where there is none.
+
+    Raises:
+        ValueError: It is nothing that can be read as an image.
+    """
     if _is_missing(image) or (isinstance(image, str) and not image):
         return None
     if isinstance(image, Mapping):  # as `datasets` has it
         return {"path": image.get("path"), "bytes": image.get("bytes")}
     if isinstance(image, str | PathLike):
-        return {"path": str(image), "bytes": None}
+        # Absolute, so that it stays the same file when the working folder changes.
+        return {"path": str(Path(image).absolute()), "bytes": None}
     if isinstance(image, bytes):
         return {"path": None, "bytes": image}
     if isinstance(image, Refused):
-        note(IMAGE, f"{column}: {image.why}")
-        return None
+        raise ValueError(image.why)
     try:
         return {"path": None, "bytes": as_png(to_rgb(image))}
     except ValueError as error:
-        note(IMAGE, f"{column} ({type(image).__name__}): {error}")
-        return None
+        raise ValueError(f"{type(image).__name__}: {error}") from error
 
 
 def as_png(image: Image.Image) -> bytes:
@@ -207,7 +213,7 @@ def _regions(regions: Any, column: str, size: tuple[int, int] | None, note: Any)
                 raise ValueError(value.why)
             if value is not None:
                 stored.append({"region": region, **as_run_lengths(value, size)})
-    except ValueError as error:
+    except (TypeError, ValueError, OverflowError) as error:
         note(REGION, f"{column}: {error}")
     return stored
 

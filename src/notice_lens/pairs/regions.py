@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from PIL import Image
 
+from notice_lens.models.pictures import to_rgb
 from notice_lens.world.write import run_lengths
 
 Mask = NDArray[np.bool_]
@@ -33,20 +34,24 @@ def as_run_lengths(region: Any, size: tuple[int, int]) -> dict[str, list[int]]:
     return run_lengths(mask)
 
 
-def as_mask(region: Any, size: tuple[int, int]) -> Mask:
-    """A region as a mask, bool [height, width]; arguments and errors as of `as_run_lengths`."""
+def as_mask(region: Any, size: tuple[int, int] | None = None) -> Mask:
+    """A region as a mask, bool [height, width]; arguments and errors as of `as_run_lengths`.
+
+    Without a size, run lengths may have any, and a box has to be given one.
+    """
     if isinstance(region, Mapping):
-        return _from_run_lengths(region)
+        return _from_run_lengths(region, size)
     if isinstance(region, str | PathLike):
         try:
-            with Image.open(region) as opened:
-                return _brighter(np.asarray(opened.convert("L")))
-        except OSError as error:
+            return _brighter(np.asarray(to_rgb(region).convert("L")))
+        except ValueError as error:
             raise ValueError(f"{region} cannot be read: {error}") from error
     if isinstance(region, Image.Image):
-        return _brighter(np.asarray(region.convert("L")))
+        return _brighter(np.asarray(to_rgb(region).convert("L")))
     array = np.asarray(region)
     if array.shape == (4,) and array.dtype.kind in "iuf":
+        if size is None:
+            raise ValueError("a box needs the size of its picture")
         return _from_box(array.astype(float), size)
     if array.ndim == 2 and array.dtype.kind in "biuf":
         return array if array.dtype == bool else _brighter(array)
@@ -65,14 +70,18 @@ def _from_box(box: NDArray[np.float64], size: tuple[int, int]) -> Mask:
     x, y, width, height = box
     if not np.isfinite(box).all() or width <= 0 or height <= 0:
         raise ValueError(f"the box {box.tolist()} has no area; expected x, y, width, height in pixels")
+    if x + width <= 0 or y + height <= 0 or x >= size[1] or y >= size[0]:
+        raise ValueError(f"the box {box.tolist()} lies outside of the picture, {size[0]} x {size[1]} pixels")
     rows, columns = (np.arange(n) + 0.5 for n in size)
     return ((rows >= y) & (rows < y + height))[:, None] & ((columns >= x) & (columns < x + width))
 
 
-def _from_run_lengths(region: Mapping[str, Any]) -> Mask:
+def _from_run_lengths(region: Mapping[str, Any], expected: tuple[int, int] | None) -> Mask:
     if "size" not in region or "counts" not in region:
         raise ValueError(f"run lengths have 'size' and 'counts'; got {', '.join(map(str, region)) or 'nothing'}")
     height, width = (int(side) for side in region["size"])
+    if expected is not None and (height, width) != tuple(expected):
+        raise ValueError(f"it is {height} x {width} pixels, its picture {expected[0]} x {expected[1]}")
     counts = region["counts"]
     if isinstance(counts, str | bytes):
         counts = _uncompressed(counts.encode() if isinstance(counts, str) else counts)

@@ -6,15 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from notice_lens.models.names import one_of
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
 from notice_lens.pairs.replacement import Pool, replace_roles
+from notice_lens.pairs.roles import token_spans
 from notice_lens.pairs.tokens import as_tokenizer, pieces
 
 Words = Iterable[str] | Mapping[str, Iterable[str]]
-Facts = dict[str, dict[str, str]]
-"""Answers that are known, by the image's digest, and there by the question."""
+Facts = dict[str, dict[str, tuple[str, str | None]]]
+"""Questions with known answers, by the image's digest, and there by the question in lower case."""
 
 
 def symmetric_replacement(
@@ -47,7 +49,8 @@ def symmetric_replacement(
     """
     tokenizer = as_tokenizer(tokenizer)
     names = ["correct", "incorrect"] if slots == "answers" else [slots] if isinstance(slots, str) else list(slots)
-    everyone = list(pairs)
+    everyone = [MinimalPair.of(record) for record in pairs.records()]
+    _check(names, pool, everyone)
     pools = _Pools(tokenizer, pool, everyone)
     facts = _known(everyone)
     columns: dict[str, list[str | None]] = {"corrupt_prompt": [], "corrupt_answer": [], "donor_prompt": []}
@@ -59,20 +62,43 @@ def symmetric_replacement(
         if absent:
             detail = f"it has no role {absent[0]!r}; it has {', '.join(pair.roles) or 'none'}"
             found.append(Problem(pair.id, ROLE, detail))
+        elif cut := _cuts(tokenizer, pair):
+            found.append(Problem(pair.id, ROLE, cut))
         else:
             own = {name: pools.of(pair, name) for name in names}
-            new = _known_flip(pair, names, facts, tokenizer) or _replace(pair, names, own, rng)
+            new = _known_flip(pair, names, facts, tokenizer) or _fresh(pair, names, own, rng, facts)
             if new is None:
                 words = ", ".join(repr(pair.clean_prompt[slice(*pair.roles[name])]) for name in names)
                 found.append(Problem(pair.id, NO_REPLACEMENT, f"nothing in the pool replaces {words}"))
             else:
                 donor = _replace(pair, names, own, rng, avoid=_words(new))
         columns["corrupt_prompt"].append(new)
-        columns["corrupt_answer"].append(None if new is None else facts[pair.clean_digest].get(_key(new)))
+        columns["corrupt_answer"].append(None if new is None else _answer(facts, pair, new))
         columns["donor_prompt"].append(donor)
     for column, values in columns.items():
         pairs = pairs.with_column(column, values)
-    return pairs.without(found, "symmetric_replacement", slots=names, seed=seed)
+    return pairs.without(found, "symmetric_replacement", {"slots": names, "seed": seed})
+
+
+def _check(names: Sequence[str], pool: Any, pairs: Sequence[MinimalPair]) -> None:
+    """Raises ValueError where slots or pool cannot be meant."""
+    roles = list(dict.fromkeys(role for pair in pairs for role in pair.roles))
+    if not names:
+        raise ValueError("no slots given; expected 'answers', a role, or several roles")
+    for name in names:
+        if name not in roles and pairs:
+            raise ValueError(one_of("slot", name, ("answers", *roles)))
+    if isinstance(pool, str):
+        raise ValueError(f"pool={pool!r}: expected words, such as {pool.split()!r}")
+
+
+def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
+    """What is wrong with a pair's roles to this tokenizer; "" where nothing is."""
+    try:
+        token_spans(tokenizer, pair.clean_prompt, pair.roles, pair.kind)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class _Pools:
@@ -110,6 +136,23 @@ def _replace(
     return None if new is None else new[0]
 
 
+def _fresh(
+    pair: MinimalPair, slots: Sequence[str], pools: Mapping[str, Pool], rng: random.Random, facts: Facts
+) -> str | None:
+    """A replacement whose answer is not known to be the correct one still."""
+    tried: set[str] = set()
+    while (new := _replace(pair, slots, pools, rng, avoid=tried)) is not None:
+        if _answer(facts, pair, new) != pair.correct_answer:
+            return new
+        tried |= _words(new) - _words(pair.clean_prompt)
+    return None
+
+
+def _answer(facts: Facts, pair: MinimalPair, prompt: str) -> str | None:
+    """The answer to a question about the pair's clean image, where it is known."""
+    return facts[pair.clean_digest].get(_key(prompt), ("", None))[1]
+
+
 def _words(prompt: str) -> set[str]:
     return set(re.findall(r"\w+", prompt))
 
@@ -131,7 +174,7 @@ def _known(pairs: Iterable[MinimalPair]) -> Facts:
         ]
         for image, prompt, answer in known:
             if prompt and answer:
-                facts[image][_key(prompt)] = answer
+                facts[image][_key(prompt)] = (prompt, answer)
     return facts
 
 
@@ -145,7 +188,7 @@ def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer
         pattern, done = pattern + re.escape(pair.clean_prompt[done:start]) + r"(\S+)", end
     pattern += re.escape(pair.clean_prompt[done:])
     length = len(pieces(tokenizer, pair.clean_prompt))
-    for prompt, answer in facts[pair.clean_digest].items():
+    for prompt, answer in facts[pair.clean_digest].values():
         other = answer != pair.correct_answer
         if other and re.fullmatch(pattern, prompt, re.IGNORECASE) and len(pieces(tokenizer, prompt)) == length:
             return prompt

@@ -2,15 +2,16 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.inventory import read_pictures
-from notice_lens.pairs.problems import Problem
+from notice_lens.pairs.manifest import Manifest, sha256
 from notice_lens.pairs.records import (
     COLUMNS,
     DIGESTS,
@@ -20,12 +21,14 @@ from notice_lens.pairs.records import (
     REGIONS,
     Refused,
     Seen,
+    Stored,
     as_png,
     look,
     open_image,
     store,
 )
 from notice_lens.pairs.regions import as_mask, resample, run_lengths
+from notice_lens.pairs.storage import scratch_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,26 +37,21 @@ MANY = 500
 """From so many images on a progress bar is worth its line."""
 
 
-class StoredRows(NamedTuple):
-    """Rows as records, and what is wrong with them."""
-
-    records: list[dict[str, Any]]
-    problems: list[Problem]
-
-
-def store_all(rows: Iterable[Any], progress: bool = True) -> StoredRows:
+def store_all(rows: Iterable[Any], progress: bool = True) -> list[Stored]:
     """Rows as records; files are read once each, several at a time.
 
     Raises:
         ValueError: No row has an obligatory column.
         TypeError: A row is no mapping.
     """
+    if isinstance(rows, Mapping | str) or hasattr(rows, "to_dict"):
+        raise TypeError(f"rows are an iterable of mappings, one a pair; got one {type(rows).__name__}")
     rows = list(rows)
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"a row is a mapping by column; row {number} is a {type(row).__name__}")
     check_columns({column for row in rows for column in row}, rows)
-    paths = {str(row[column]) for row in rows for column in IMAGES if _is_path(row.get(column))}
+    paths = {path for row in rows for column in IMAGES if (path := _path_of(row.get(column))) is not None}
     inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY)
     unreadable = {problem.id: problem.detail for problem in inventory.problems}
 
@@ -66,18 +64,19 @@ def store_all(rows: Iterable[Any], progress: bool = True) -> StoredRows:
         picture = inventory.pictures[path]
         return Seen(picture.digest, picture.height, picture.width)
 
-    stored = [store(row, number, seen) for number, row in enumerate(rows)]
-    return StoredRows([one.record for one in stored], [problem for one in stored for problem in one.problems])
+    return [store(row, number, seen) for number, row in enumerate(rows)]
 
 
-def _is_path(image: Any) -> bool:
-    return isinstance(image, str | PathLike) and bool(str(image))
+def _path_of(image: Any) -> Path | None:
+    """The file that an image is in; None where its bytes are given, or it is something else."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else None
+    return Path(image).absolute() if isinstance(image, str | PathLike) and str(image) else None
 
 
-def store_built(built: Built) -> StoredRows:
+def store_built(built: Built) -> list[Stored]:
     """Rows of a builder as records. Their images were read by it, and are not read again."""
-    stored = [store(row, number, None) for number, row in enumerate(built.rows)]
-    return StoredRows([one.record for one in stored], [problem for one in stored for problem in one.problems])
+    return [store(row, number, None) for number, row in enumerate(built.rows)]
 
 
 def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -95,9 +94,15 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
 
 
 def renamed(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows under our column names."""
-    ours = {theirs: name for name, theirs in columns.items()}
-    return [{ours.get(name, name): value for name, value in row.items()} for row in rows]
+    """The rows under our column names; one of their columns may stand for several of ours."""
+    taken = set(columns.values())
+    return [
+        {
+            **{name: value for name, value in row.items() if name not in taken and name not in columns},
+            **{ours: row[theirs] for ours, theirs in columns.items() if theirs in row},
+        }
+        for row in rows
+    ]
 
 
 def resolve(
@@ -107,16 +112,17 @@ def resolve(
 
     A path that leads out of the folder is refused: one problem of its row, which costs no other.
     """
+    rows = list(rows)
+    _check_names(columns, {column for row in rows for column in row}, str(path))
     resolved = renamed(rows, columns)
-    have = {column for row in resolved for column in row}
-    absent = [theirs for ours, theirs in columns.items() if ours not in have]
-    if absent:
-        raise ValueError(f"{path} has no column {absent[0]!r}; it has {', '.join(sorted(have))}")
-    check_columns(have, resolved)
+    check_columns({column for row in resolved for column in row}, resolved)
     for row in resolved:
         for column in IMAGES:
-            if _is_path(row.get(column)):
-                row[column] = within(folder, str(row[column]))
+            image = row.get(column)
+            if isinstance(image, Mapping):
+                image = image.get("path") if image.get("bytes") is None else None
+            if isinstance(image, str | PathLike) and str(image):
+                row[column] = within(folder, str(image))
         for column in REGIONS:
             row[column] = _masks_within(folder, row.get(column))
     return resolved
@@ -142,6 +148,44 @@ def _masks_within(folder: Path, regions: Any) -> Any:
     return {name: within(folder, value) if isinstance(value, str) else value for name, value in regions.items()}
 
 
+def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> None:
+    """Raises ValueError where renamed columns are not there, or are none of ours."""
+    have = list(have)
+    for ours, theirs in columns.items():
+        if ours not in COLUMNS:
+            raise ValueError(f"columns={dict(columns)} gives our names first: " + one_of("column", ours, COLUMNS))
+        if theirs not in have:
+            raise ValueError(f"{what} has no column {theirs!r}; it has {', '.join(sorted(have))}")
+
+
+def read_file(
+    builder: str,
+    read: Callable[[Path], list[dict[str, Any]]],
+    path: str | PathLike[str],
+    images: str | PathLike[str] | None,
+    columns: Mapping[str, str] | None,
+) -> tuple[list[dict[str, Any]], Manifest]:
+    """The rows of a file under our column names, their paths resolved, and where they come from.
+
+    Args:
+        builder: For the manifest.
+        read: Reads the file.
+        path: The file.
+        images: The folder that paths start from and stay in; None for the file's own.
+        columns: What the file calls our columns.
+
+    Raises:
+        FileNotFoundError: There is no such file, or folder of images.
+        ValueError: As `read`, or columns are missing.
+    """
+    path = Path(path)
+    folder = path.parent if images is None else Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"images={str(folder)!r}: there is no such folder")
+    rows = resolve(read(path), path, folder, columns or {})
+    return rows, Manifest(builder, path.name, sha256(path))
+
+
 def rows_of_dataset(dataset: "Dataset", columns: Mapping[str, str]) -> list[dict[str, Any]]:
     """The rows of a data set under our column names, images not decoded.
 
@@ -153,17 +197,24 @@ def rows_of_dataset(dataset: "Dataset", columns: Mapping[str, str]) -> list[dict
     for name, feature in dataset.features.items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(name, Image(decode=False))
-    absent = [theirs for theirs in columns.values() if theirs not in dataset.column_names]
-    if absent:
-        raise ValueError(f"the data set has no column {absent[0]!r}; it has {', '.join(dataset.column_names)}")
-    ours = {theirs: name for name, theirs in columns.items()}
-    check_columns({ours.get(name, name) for name in dataset.column_names}, [{}] if not len(dataset) else [dataset[0]])
-    return renamed(cast("Iterable[Mapping[str, Any]]", dataset), columns)
+    _check_names(columns, dataset.column_names, "the data set")
+    rows = renamed(cast("Iterable[Mapping[str, Any]]", dataset), columns)
+    left = set(dataset.column_names) - set(columns.values())
+    check_columns(left | set(columns), rows)
+    return rows
 
 
 def resized(dataset: "Dataset", size: tuple[int, int]) -> "Dataset":
     """A data set of pairs with images of another size (height, width), and regions that fit them."""
-    return dataset.map(_resize, fn_kwargs={"size": size}, features=dataset.features, desc="resizing")
+    # Never from a cache: that of a saved folder would lie in it, and answer for code that has changed.
+    return dataset.map(
+        _resize,
+        fn_kwargs={"size": size},
+        features=dataset.features,
+        desc="resizing",
+        load_from_cache_file=False,
+        cache_file_name=scratch_file(),
+    )
 
 
 def _resize(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -173,9 +224,8 @@ def _resize(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
             continue
         image = open_image(row[column]).resize((size[1], size[0]))
         changed[column] = {"path": None, "bytes": as_png(image)}
-        if column in DIGESTS:
-            changed[DIGESTS[column]] = digest(image)
+        changed[DIGESTS[column]] = digest(image)
     for column in REGIONS:
-        masks = {item["region"]: as_mask(item, (0, 0)) for item in row[column]}
+        masks = {item["region"]: as_mask(item) for item in row[column]}
         changed[column] = [{"region": name, **run_lengths(resample(mask, size))} for name, mask in masks.items()]
     return changed

@@ -12,6 +12,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from pyarrow.lib import ArrowInvalid, ArrowTypeError
 
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import IMAGES, features
@@ -21,6 +24,26 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 64
 """Rows whose images are in memory together while they are written."""
+
+
+_SCRATCH: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def scratch_file() -> str:
+    """A file for what does not fit into memory; gone when Python ends. Never beside a saved folder's own files."""
+    if not _SCRATCH:
+        _SCRATCH.append(tempfile.TemporaryDirectory(prefix="notice-lens-"))
+    return str(Path(_SCRATCH[0].name) / f"{uuid4().hex}.arrow")
+
+
+def replace_column(dataset: "Dataset", name: str, values: Sequence[Any]) -> "Dataset":
+    """The data set with a column replaced or added."""
+    feature = dataset.features.get(name)
+    if feature is not None:
+        dataset = dataset.remove_columns(name)
+    if dataset._indices is not None:
+        dataset = dataset.flatten_indices(cache_file_name=scratch_file())
+    return dataset.add_column(name, list(values), feature=feature)
 
 
 def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "Dataset":
@@ -36,10 +59,15 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
     if dropped:
         known = type(known)({**known, "reason": Value("string"), "detail": Value("string")})
     others = list(dict.fromkeys(column for record in records for column in record if column not in known))
-    if others:
-        found = Dataset.from_list([{column: record.get(column) for column in others} for record in records])
+    columns = {column: [record.get(column) for record in records] for column in (*known, *others)}
+    for column in others:
+        try:
+            found = Dataset.from_dict({column: columns[column]})
+        except (ArrowInvalid, ArrowTypeError, OverflowError):
+            # Values of several types: as text, rather than not at all.
+            columns[column] = [None if value is None else str(value) for value in columns[column]]
+            found = Dataset.from_dict({column: columns[column]})
         known = type(known)({**known, **found.features})
-    columns = {column: [record.get(column) for record in records] for column in known}
     return Dataset.from_dict(columns, features=known)
 
 
@@ -61,10 +89,14 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
         _write(dataset, beside / "pairs.arrow")
         _write(dropped, beside / "dropped.arrow", broken_images=True)
         manifest.write(beside / "manifest.json")
-        if path.exists():
-            shutil.rmtree(path)
         beside.chmod(0o755)
-        beside.rename(path)
+        if path.exists():
+            # The old pairs go last: whatever fails, one of the two is there.
+            path.rename(old := Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent)) / path.name)
+            beside.rename(path)
+            shutil.rmtree(old.parent, ignore_errors=True)
+        else:
+            beside.rename(path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return path

@@ -45,7 +45,7 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """
     # A cell may hold line breaks of any sort, so it is the csv module that looks for them.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
+    before, line = csv.field_size_limit(len(text) + 1), 1
     try:
         for cells in reader:
             if cells:
@@ -53,6 +53,8 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{name}, line {reader.line_num}: no CSV: {error}; is a quotation mark left open?") from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
@@ -65,6 +67,9 @@ def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
     path = Path(path)
     (_, header), *rows = csv_rows(decode(path.read_bytes(), path.name), path.name)
     header = [column.strip() for column in header]
+    twice = [column for column in header if header.count(column) > 1]
+    if twice:
+        raise ValueError(f"{path.name} has the column {twice[0]!r} more than once; expected each once")
     for line, cells in rows:
         if len(cells) != len(header):
             raise ValueError(

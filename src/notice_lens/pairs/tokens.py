@@ -39,6 +39,15 @@ def pieces(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def same_answer(tokenizer: Any, said: str, expected: str) -> bool:
+    """Whether two answers are the same to a model, that is, have the same word pieces.
+
+    "t - shirt", as pieces are put together again, is "t-shirt".
+    """
+    said, expected = said.strip().lower(), expected.strip().lower()
+    return said == expected or (bool(said) and pieces(tokenizer, said) == pieces(tokenizer, expected))
+
+
 def has_unknown(tokenizer: Any, text: str) -> bool:
     """Whether the text has a piece that the vocabulary does not know, `[UNK]`."""
     return tokenizer.unk_token_id in pieces(tokenizer, text)

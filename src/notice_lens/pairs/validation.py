@@ -6,35 +6,38 @@ from functools import lru_cache
 from typing import Any
 
 from notice_lens.pairs.problems import (
-    DUPLICATE,
     EQUAL_ANSWERS,
     FIRST_TOKEN,
     LENGTH,
+    NOTHING,
     OPTION,
     ROLE,
     UNKNOWN_WORD,
     Problem,
 )
+from notice_lens.pairs.records import MATCH_ANSWERS
 from notice_lens.pairs.roles import as_mapping, token_spans
 
 YES_NO = {"yes", "no"}
+OPENINGS = ("what", "which", "who", "where", "when", "why", "how")
 Record = Mapping[str, Any]
 
 
-def check_records(records: Iterable[Record]) -> list[Problem]:
-    """What is wrong with pairs, seen without a tokenizer: everything that `records.store` has not noted."""
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    for record in records:
-        name = record["id"]
-        if name in seen:
-            problems.append(Problem(name, DUPLICATE, "there are several pairs of this id"))
-        seen.add(name)
-        problems += [Problem(name, reason, detail) for reason, detail in _check_meaning(record)]
-    return problems
+def check_meaning(record: Record) -> list[Problem]:
+    """What is wrong with a pair by itself, seen without a tokenizer, beside what `records.store` notes."""
+    return [Problem(record["id"], reason, detail) for reason, detail in (*_answers(record), *_differences(record))]
 
 
-def _check_meaning(record: Record) -> Iterable[tuple[str, str]]:
+def _differences(record: Record) -> Iterable[tuple[str, str]]:
+    """A pair has to differ in something."""
+    prompt, corrupt = record["clean_prompt"], record["corrupt_prompt"]
+    if corrupt is not None and prompt is not None and _same(prompt, corrupt):
+        yield NOTHING, f"clean_prompt and corrupt_prompt are both {prompt!r}"
+    elif corrupt is None and record["clean_digest"] and record["clean_digest"] == record["corrupt_digest"]:
+        yield NOTHING, "clean_image and corrupt_image are the same picture, and there is no corrupt_prompt"
+
+
+def _answers(record: Record) -> Iterable[tuple[str, str]]:
     """Answers, options and option roles of one pair."""
     prompt, correct, incorrect = (record[column] for column in ("clean_prompt", "correct_answer", "incorrect_answer"))
     if not correct or not incorrect or prompt is None:
@@ -43,12 +46,19 @@ def _check_meaning(record: Record) -> Iterable[tuple[str, str]]:
         yield EQUAL_ANSWERS, f"correct_answer and incorrect_answer are both {correct!r}"
     if record["corrupt_answer"] is not None and _same(correct, record["corrupt_answer"]):
         yield EQUAL_ANSWERS, f"correct_answer and corrupt_answer are both {correct!r}"
+    if record["kind"] == "match":
+        for answer in (correct, incorrect):
+            if answer not in MATCH_ANSWERS.values():
+                yield OPTION, f"a match is answered {' or '.join(map(repr, MATCH_ANSWERS.values()))}, not {answer!r}"
     if record["kind"] != "vqa":
         return
     answers = {"correct": correct, "incorrect": incorrect}
     if _stands_in("or", prompt) and not {correct.lower(), incorrect.lower()} <= YES_NO:
-        for answer in answers.values():
-            if not _stands_in(answer, prompt):
+        absent = [answer for answer in answers.values() if not _stands_in(answer, prompt)]
+        # "how many cats or dogs are there?" is open: its "or" offers no answers.
+        is_open = len(absent) == 2 and prompt.lower().startswith(OPENINGS)
+        for answer in absent:
+            if not is_open:
                 yield OPTION, f"{prompt!r} offers a choice, and the answer {answer!r} is not in it"
     for span in record["roles"]:
         words = prompt[span["start"] : span["end"]]

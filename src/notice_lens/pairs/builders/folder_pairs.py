@@ -171,6 +171,7 @@ class Maker:
             "incorrect_answer": corrupt.value,
             "corrupt_answer": None,
             "donor_image": None if donor is None else donor.picture.path,
+            "donor_digest": None if donor is None else donor.picture.digest,
             "donor_prompt": None if third is None else third.text,
             "roles": dict(question.roles),
             "clean_digest": clean.picture.digest,

@@ -181,7 +181,7 @@ def _repeated(row: SvoRow, pictures: Mapping[str, Picture], seen: dict[Any, int]
 
 
 def _pairs(
-    row: SvoRow, asked: Asked, pictures: Mapping[str, Picture], donor: Path | None, swap: bool
+    row: SvoRow, asked: Asked, pictures: Mapping[str, Picture], donor: Picture | None, swap: bool
 ) -> Iterable[dict[str, Any]]:
     """Both directions of a row: the same questions, with the pictures and the answers exchanged."""
     positive, negative = pictures[row.positive_id], pictures[row.negative_id]
@@ -205,11 +205,12 @@ def _pairs(
             "correct_answer": question.answer,
             "incorrect_answer": answers[1],
             "corrupt_answer": None,
-            "donor_image": donor,
+            "donor_image": None if donor is None else donor.path,
             "donor_prompt": None if asked.donor is None else asked.question(asked.donor, swap).text,
             "roles": question.roles,
             "clean_digest": clean.digest,
             "corrupt_digest": corrupt.digest,
+            "donor_digest": None if donor is None else donor.digest,
             "clean_triplet": ",".join(row.positive if forward else row.negative),
             "corrupt_triplet": ",".join(row.negative if forward else row.positive),
         }

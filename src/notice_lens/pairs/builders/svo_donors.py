@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
 from notice_lens.pairs.builders.svo_csv import SvoRow
@@ -22,7 +21,7 @@ class Donors:
 
     def __init__(self, rows: Iterable[SvoRow], pictures: Mapping[str, Picture], near: NearSynonyms) -> None:
         self._near = near
-        self._paths: dict[str, Path] = {}
+        self._pictures: dict[str, Picture] = {}
         self._shows: dict[str, set[Triplet]] = defaultdict(set)
         by_id = {}
         for row in rows:
@@ -31,13 +30,13 @@ class Donors:
                 self._shows[pictures[image_id].digest].add(triplet)
         # One picture may have several ids: the first in their order stands for it, whatever the order of the rows.
         for _, picture in sorted(by_id.items()):
-            self._paths.setdefault(picture.digest, picture.path)
+            self._pictures.setdefault(picture.digest, picture)
         self._sharing: dict[tuple[tuple[int, str], ...], list[str]] = defaultdict(list)
-        for digest in self._paths:
+        for digest in self._pictures:
             for key in sorted({key for triplet in self._shows[digest] for key in _keys(triplet)}):
                 self._sharing[key].append(digest)
 
-    def of(self, row: SvoRow, seed: int) -> Path | None:
+    def of(self, row: SvoRow, seed: int) -> Picture | None:
         """A picture with a third word in the row's slot; None where there is none.
 
         It shares the two other words, or, where no picture does, one of them, sooner the subject. Every triplet that is
@@ -50,7 +49,7 @@ class Donors:
             start = int.from_bytes(chance(seed, f"donor\0{row.id}"), "big") % max(1, len(sharing))
             for digest in sharing[start:] + sharing[:start]:
                 if all(taken.isdisjoint(forms(shown[row.index])) for shown in self._shows[digest]):
-                    return self._paths[digest]
+                    return self._pictures[digest]
         return None
 
 

@@ -13,6 +13,7 @@ import torch
 from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.random_blip import processor, random_hf
 from oracle import Oracle
+from pair_rows import picture
 
 torch.set_num_threads(1)
 KINDS = ("vqa", "caption", "match")
@@ -56,6 +57,20 @@ def make_small_pair(kind: str = "vqa", dtype: torch.dtype = torch.float64) -> Pa
     """Two layers of three heads, four patches: for sweeps over everything."""
     few = {"num_hidden_layers": 2, "num_attention_heads": 3}
     return make_pair(kind, dtype, text=few, vision={**few, "image_size": 32})
+
+
+@pytest.fixture(scope="session")
+def mini() -> HookedBLIP:
+    """The trained model that ships with the package."""
+    return HookedBLIP.mini()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with `0.png` to `5.png`."""
+    for number in range(6):
+        picture(number).save(tmp_path / f"{number}.png")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

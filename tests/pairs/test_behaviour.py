@@ -5,7 +5,7 @@ import pytest
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
 from notice_lens.pairs.behaviour import CLEAN_WRONG, NOT_INCORRECT, STILL_CORRECT, answers
 from notice_lens.pairs.tokens import same_answer
-from pairs.conftest import make_row
+from pair_rows import make_row
 
 
 def by_hand(mini, pair, image, prompt):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
 from notice_lens.pairs.problems import IMAGE
-from pairs.conftest import make_row, picture
+from pair_rows import make_row, picture
 
 MASK = np.zeros((16, 24), bool)
 MASK[:8, :12] = True

@@ -4,7 +4,7 @@ import pytest
 
 from notice_lens.pairs import MinimalPairs, mini_world, symmetric_replacement
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE
-from pairs.conftest import make_row, picture
+from pair_rows import make_row, picture
 
 COLOURS = [("red", "green"), ("blue", "black"), ("white", "brown"), ("pink", "orange")]
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from notice_lens.pairs import MinimalPairs, PairsError
-from pairs.conftest import make_row, picture
+from pair_rows import make_row, picture
 
 COMMENT = 'é, "quoted",\nof two\u2028or three lines'
 

@@ -8,7 +8,7 @@ import torch
 
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
 from notice_lens.world import GROUPS
-from pairs.conftest import make_row
+from pair_rows import make_row
 
 BAD = {
     "length": (

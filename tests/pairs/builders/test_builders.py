@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from notice_lens.pairs import MinimalPairs, facial_expressions, mit_states, svo_probes
-from pairs.conftest import picture
+from pair_rows import picture
 
 
 def write_pictures(folder, count, start):

@@ -1,13 +1,9 @@
-"""Rows and files that tests of pairs are made of."""
+"""Rows and pictures that tests of pairs are made of."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from notice_lens import HookedBLIP
 
 
 def picture(number: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -32,16 +28,3 @@ def make_row(number: int = 0, **changes: Any) -> dict[str, Any]:
         **changes,
     }
     return {column: value for column, value in row.items() if value is not ...}
-
-
-@pytest.fixture(scope="session")
-def mini() -> HookedBLIP:
-    return HookedBLIP.mini()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with `0.png` to `5.png`."""
-    for number in range(6):
-        picture(number).save(tmp_path / f"{number}.png")
-    return tmp_path

@@ -129,7 +129,7 @@ def boxes(figure: Any) -> list[tuple[float, float, float, float]]:
 
 def test_pictures_keep_their_shape_and_stand_in_columns_and_rows():
     sizes = [(64, 64), (1200, 300), (300, 1200), (200, 150)]
-    rows = [{"clean_image": photo(*size), "corrupt_image": photo(*size[::-1])} for size in sizes]
+    rows = [{"clean_image": photo(*size), "corrupt_image": photo(*size[::-1]).rotate(180)} for size in sizes]
     figure = viz.pairs(of_rows(*rows))
     places = boxes(figure)
     shapes = [image.size for row in rows for image in (row["clean_image"], row["corrupt_image"])]

@@ -45,16 +45,19 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     """
     # A cell may hold line breaks of any sort, so it is the csv module that looks for them.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    before, line = csv.field_size_limit(len(text) + 1), 1
+    rows, line = [], 1
+    usual = csv.field_size_limit()
+    csv.field_size_limit(max(usual, len(text) + 1))
     try:
         for cells in reader:
             if cells:
-                yield line, cells
+                rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{name}, line {reader.line_num}: no CSV: {error}; is a quotation mark left open?") from error
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(usual)
+    return iter(rows)
 
 
 def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:

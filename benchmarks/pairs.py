@@ -33,15 +33,14 @@ def measure(name: str, root: Path) -> None:
     """Prints a line about one builder, in a process of its own: memory is the most that it ever took."""
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
-    from notice_lens.pairs.builders.facial_expressions import build_facial_expressions
-    from notice_lens.pairs.builders.mit_states import build_mit_states
+    from notice_lens.pairs import facial_expressions, mit_states
 
     tokenizer = BertTokenizer(vocab=str(VOCABULARY))
-    build = {"mit_states": build_mit_states, "facial_expressions": build_facial_expressions}[name]
+    build = {"mit_states": mit_states, "facial_expressions": facial_expressions}[name]
     before, start = _megabytes(), time.perf_counter()
     built = build(root, tokenizer, progress=False)
     took = time.perf_counter() - start
-    print(f"{name}: {len(built.rows):,} pairs in {took:.1f} s; {_megabytes():.0f} MB, {before:.0f} MB of it before")
+    print(f"{name}: {len(built):,} pairs in {took:.1f} s; {_megabytes():.0f} MB, {before:.0f} MB of it before")
 
 
 def _megabytes() -> float:

@@ -1,0 +1,253 @@
+"""Numbers over pairs: means, what carried the answer, and the effects of causal mediation analysis.
+
+A result holds for each pair the change of the logit difference (`logit_diff_change`, from the base run to the patched
+one) and the two baselines (`logit_diff_clean`, `logit_diff_corrupt`). The *gap* is what a patch could change at most in
+the sense of the method: clean minus corrupted where clean is patched into the corrupted run (`denoise`), corrupted
+minus clean the other way around (`noise`). A patching effect is change over gap: 0 is nothing and 1 is all, either way.
+
+The mean of such ratios explodes where one gap is small, so means of patching effects are ratios of sums here: the sum
+of the changes over the sum of the gaps, over the pairs that have both. It is the mean weighted by the gaps.
+
+Limits: what is NaN is left out, so cells may rest on different pairs; `n` says on how many.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.models.names import one_of
+
+DIRECTIONS = ("denoise", "noise")
+RATIO, CHANGE, CONTROL = "patching_effect", "logit_diff_change", "_mismatched"
+ROUNDING = 1e-9
+"""Six gaps of 0.1 sum to less than 6 * 0.1."""
+TOLERANCE = 1e-3
+"""In logits, between the baselines of two sweeps of the same pairs: chunks of other sizes move the last bits."""
+BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
+
+
+def aggregate(
+    effects: xr.Dataset, metric: str = RATIO, over: str | Sequence[str] = "pair", by: str | None = None
+) -> xr.DataArray:
+    """The mean of a metric, with how many values it is of as the coordinate `n`.
+
+    For `patching_effect` and its control it is the ratio of sums: sum of `logit_diff_change` over sum of gaps, where
+    the change is not NaN and the gap is at least `min_gap`; NaN where the gaps cancel, so that their mean is smaller.
+    For everything else it is the plain mean of what is not NaN. Where there is nothing it is NaN.
+
+    Args:
+        effects: A result.
+        metric: One of its variables.
+        over: The dimension, or dimensions, to average over.
+        by: A coordinate along `pair`, such as `group`: a mean for each of its values, along a dimension of that name.
+            Pairs without a value are left out.
+
+    Returns:
+        The dimensions of the metric that are left; with `by`, that one first.
+
+    Raises:
+        ValueError: The result lacks the metric, the dimension, the coordinate, or what the gap is made of.
+    """
+    if by is not None:
+        return _by_group(effects, metric, over, by)
+    values, weights = _sums(effects, metric)
+    over = [over] if isinstance(over, str) else list(over)
+    for dim in over:
+        if dim not in values.dims:
+            raise ValueError(one_of(f"dimension of {metric!r}", dim, map(str, values.dims)))
+    there = values.notnull() & weights.notnull()
+    n = there.sum(over)
+    total, weight = values.where(there, 0).sum(over), weights.where(there, 0).sum(over)
+    enough = abs(weight) >= (1 - ROUNDING) * _min_gap(effects, metric) * n
+    mean = total / weight.where((n > 0) & enough & (weight != 0))
+    return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs)
+
+
+def carried(effects: xr.Dataset, metric: str = RATIO) -> xr.Dataset:
+    """Matched minus mismatched, per pair: what a patch from the right run does beyond one from any other.
+
+    A patch from the clean run into the corrupted one also *erases* what was corrupted, and so does a patch from a run
+    about something else. What is left when that is taken off is evidence for *carrying the answer*.
+
+    Args:
+        effects: A result with `{metric}_mismatched`, the same patches from the mismatched donor.
+        metric: One of its variables.
+
+    Returns:
+        The metric, the baselines and the coordinates of the result. With `patching_effect` comes
+        `logit_diff_change`, so that `aggregate(carried(effects))` is a ratio of sums. NaN for a pair without a donor;
+        the attribute `pairs_without_donor` counts those that have an effect and no control at all.
+
+    Raises:
+        ValueError: The result lacks the metric or its control.
+    """
+    names = [metric, CHANGE] if metric == RATIO else [metric]
+    for name in names:
+        _variable(effects, name)
+        if name + CONTROL not in effects:
+            controls = [str(key) for key in effects.data_vars if str(key).endswith(CONTROL)]
+            none = f"no control {name + CONTROL!r}: this result was made without a mismatched donor"
+            raise ValueError(one_of("control", name + CONTROL, controls) if controls else none)
+    lost = _per_pair(effects[names[-1]].notnull()) & ~_per_pair(effects[names[-1] + CONTROL].notnull())
+    kept = [name for name in effects.data_vars if str(name).endswith(("_clean", "_corrupt")) or name == "noise_floor"]
+    differences = {name: effects[name] - effects[name + CONTROL] for name in names}
+    return effects[kept].assign(differences).assign_attrs(pairs_without_donor=int(lost.sum()))
+
+
+def mediation(effects_denoise: xr.Dataset | None = None, effects_noise: xr.Dataset | None = None) -> xr.Dataset:
+    """Total, indirect and direct effects (Pearl 2001, Direct and Indirect Effects; Vig et al. 2020, arXiv 2004.12265).
+
+    Y(x, m) is the logit difference of a run on the input x whose patched activation is set to m; M(x) is what it is by
+    itself. The input changes from corrupted to clean. Effects are differences of logit differences (Vig et al. take
+    relative changes of probabilities), per pair:
+
+    - `total_effect` [pair]: Y(clean, M(clean)) - Y(corrupt, M(corrupt)), that is `logit_diff_clean` -
+      `logit_diff_corrupt`, whichever the direction.
+    - `indirect_effect`, from denoising: Y(corrupt, M(clean)) - Y(corrupt, M(corrupt)), that is `logit_diff_change`.
+      Pearl's natural indirect effect: what the activation restores alone (sufficiency).
+    - `total_minus_direct`, from noising: Y(clean, M(clean)) - Y(clean, M(corrupt)), that is minus `logit_diff_change`:
+      what is lost without the activation (necessity). Pearl's indirect effect of the way back, with its sign turned.
+    - `direct_effect`, from noising: Y(clean, M(corrupt)) - Y(corrupt, M(corrupt)), that is `total_effect` plus
+      `logit_diff_change`. Pearl's natural direct effect: what the input does past the activation.
+
+    The total is direct effect plus `total_minus_direct`, always, and direct plus indirect effect only where nothing
+    interacts; so the two directions stay apart, and nothing here is a number of both. Each `{effect}_share` is the sum
+    over pairs over that of the total effects, by the rules of `aggregate`: the aggregated `patching_effect` of that
+    direction, and for the direct effect one minus it.
+
+    Args:
+        effects_denoise: A result with the direction `denoise`, or None: then nothing indirect is returned.
+        effects_noise: One with the direction `noise`, of the same pairs, or None: then nothing direct is.
+
+    Returns:
+        The variables above, in logits; the shares without `pair`, with `{effect}_n`, the pairs that they are of.
+
+    Raises:
+        ValueError: No result, one in the place of the other direction, or two of other pairs.
+    """
+    given = {"denoise": effects_denoise, "noise": effects_noise}
+    given = {direction: effects for direction, effects in given.items() if effects is not None}
+    if not given:
+        raise ValueError("mediation needs a result: effects_denoise, effects_noise, or both")
+    for direction, effects in given.items():
+        _refuse_other_direction(effects, direction)
+    totals = {direction: _total(effects) for direction, effects in given.items()}
+    _refuse_other_pairs(totals)
+    found = {"total_effect": next(iter(totals.values()))}
+    if effects_denoise is not None:
+        share = aggregate(effects_denoise)
+        found |= {"indirect_effect": effects_denoise[CHANGE], **_named("indirect_effect", share)}
+    if effects_noise is not None:
+        share = aggregate(effects_noise)
+        found |= {"total_minus_direct": -effects_noise[CHANGE], **_named("total_minus_direct", share)}
+        found |= {"direct_effect": totals["noise"] + effects_noise[CHANGE], **_named("direct_effect", 1 - share)}
+    try:
+        return xr.merge([values.rename(name) for name, values in found.items()], join="exact", compat="override")
+    except ValueError as error:
+        raise ValueError(f"effects_denoise and effects_noise are of other places: {error}") from error
+
+
+def gap(effects: xr.Dataset) -> xr.DataArray:
+    """The logit difference that a patch could make up, per pair, [pair]: the other run's minus the base run's.
+
+    Raises:
+        ValueError: The result lacks a baseline or says no direction.
+    """
+    clean, corrupt = (_variable(effects, name) for name in BASELINES)
+    return (clean - corrupt if _direction(effects) == "denoise" else corrupt - clean).rename("gap")
+
+
+def _sums(effects: xr.Dataset, metric: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Of what the mean is the sum, and by the sum of what it is divided: gaps that are large enough, or ones."""
+    if metric not in (RATIO, RATIO + CONTROL):
+        values = _variable(effects, metric)
+        return values.astype(float), xr.ones_like(values, dtype=float)
+    change = _variable(effects, CHANGE + metric.removeprefix(RATIO))
+    gaps = gap(effects)
+    return change.astype(float), gaps.astype(float).where(abs(gaps) >= _min_gap(effects, metric)).broadcast_like(change)
+
+
+def _by_group(effects: xr.Dataset, metric: str, over: str | Sequence[str], by: str) -> xr.DataArray:
+    """A mean for each value of a coordinate along `pair`."""
+    along = [str(name) for name, values in effects.coords.items() if values.dims == ("pair",)]
+    if by not in along:
+        raise ValueError(one_of("coordinate along `pair`", by, along))
+    if "pair" not in ([over] if isinstance(over, str) else over):
+        raise ValueError(f"by={by!r} groups pairs, and over={over!r} averages over something else; add 'pair' to it")
+    groups = np.asarray(effects[by].values, dtype=object)
+    known = [group for group in groups.tolist() if group is not None and group == group]
+    parts = [aggregate(effects.isel(pair=np.flatnonzero(groups == group)), metric, over) for group in sorted({*known})]
+    if not parts:
+        raise ValueError(f"no pair has a value of the coordinate {by!r}")
+    index = xr.Variable(by, np.array(sorted({*known})))
+    return xr.concat(parts, dim=by, coords=["n"], compat="override", join="exact").assign_coords({by: index})
+
+
+def _total(effects: xr.Dataset) -> xr.DataArray:
+    clean, corrupt = (_variable(effects, name) for name in BASELINES)
+    return clean - corrupt
+
+
+def _named(effect: str, share: xr.DataArray) -> dict[str, xr.DataArray]:
+    """A share and its count as variables of their own."""
+    return {f"{effect}_share": share.drop_vars("n"), f"{effect}_n": share["n"].drop_vars("n")}
+
+
+def _refuse_other_direction(effects: xr.Dataset, expected: str) -> None:
+    if (direction := _direction(effects)) != expected:
+        reason = "denoising gives the indirect effect, noising the total minus the direct one; no number is of both"
+        raise ValueError(f"effects_{expected} has the direction {direction!r}: {reason}. Pass effects_{direction}")
+
+
+def _refuse_other_pairs(totals: Mapping[str, xr.DataArray]) -> None:
+    """Two results must have the same pairs in the same order, so the same total effects but for float32's last bits."""
+    if len(totals) < 2:
+        return
+    one, other = totals["denoise"], totals["noise"]
+    if one.sizes != other.sizes or not one.coords.to_dataset().equals(other.coords.to_dataset()):
+        raise ValueError(
+            f"the two results are of other pairs: {one.sizes['pair']} denoised, {other.sizes['pair']} noised"
+        )
+    close = np.isclose(one.values, other.values, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    if not close.all():
+        places = np.flatnonzero(~close)
+        pairs = f"{len(places)} of {close.size} total effects differ, first number {places[0]}"
+        raise ValueError(f"the two results are of other pairs or models: {pairs}")
+
+
+def _per_pair(cells: xr.DataArray) -> xr.DataArray:
+    """Which pairs have any true cell."""
+    return cells.any([dim for dim in cells.dims if dim != "pair"])
+
+
+def _variable(effects: xr.Dataset, name: str) -> xr.DataArray:
+    """A variable of numbers by pair."""
+    valid: list[Hashable] = [key for key, values in effects.data_vars.items() if _is_metric(values)]
+    if name not in valid:
+        raise ValueError(one_of("metric or baseline", name, map(str, valid)))
+    return effects[name]
+
+
+def _is_metric(values: xr.DataArray) -> bool:
+    return "pair" in values.dims and values.dtype.kind in "fiu"
+
+
+def _attribute(effects: xr.Dataset, name: str) -> Any:
+    if name not in effects.attrs:
+        raise ValueError(one_of("attribute of this result", name, map(str, effects.attrs)))
+    return effects.attrs[name]
+
+
+def _direction(effects: xr.Dataset) -> str:
+    """The direction of a result."""
+    direction = str(_attribute(effects, "direction"))
+    if direction not in DIRECTIONS:
+        raise ValueError(one_of("direction", direction, DIRECTIONS))
+    return direction
+
+
+def _min_gap(effects: xr.Dataset, metric: str) -> float:
+    """The smallest gap that counts, in logits; 0 for a plain mean."""
+    return float(_attribute(effects, "min_gap")) if metric in (RATIO, RATIO + CONTROL) else 0.0

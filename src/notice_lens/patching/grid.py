@@ -1,0 +1,200 @@
+"""The shape of a result: its dimensions and coordinates, and the cell of each entry."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.measure import Cell, CellEdit
+from notice_lens.patching.places import Places
+from notice_lens.patching.sites import Site, axes
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+SOURCES = ("other", "zero", "mean", "donor")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of a variant: a site with an index and a source.
+
+    Attributes:
+        site: Stack and activation, such as `text.cross_attn.z`.
+        layer: The layer; None for embeddings.
+        head: The head; None for all.
+        positions: A role, a region, a number, several of them, or `all`. Keys for `q`, `k` and `v` of the source.
+        keys: The same for the keys of scores and patterns.
+        source: `other` (the run that is patched in), `donor`, `zero` or `mean`.
+    """
+
+    site: str
+    layer: int | None = None
+    head: int | None = None
+    positions: Any = "all"
+    keys: Any = "all"
+    source: str = "other"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A result without its numbers.
+
+    Attributes:
+        dims: Dimensions behind `pair`.
+        coords: Labels of each.
+        cells: What is measured; each at its place in the result.
+    """
+
+    dims: tuple[str, ...]
+    coords: Mapping[str, list[Any]]
+    cells: Sequence[Cell]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the dimensions."""
+        return tuple(len(self.coords[dim]) for dim in self.dims)
+
+    @property
+    def hooks(self) -> list[str]:
+        """Every hook point that is edited."""
+        return list(dict.fromkeys(edit.hook for cell in self.cells for edit in cell.edits))
+
+
+def grid_of_sites(
+    blip: "HookedBLIP", places: Places, sites: Sequence[Site], source: str, answer_length: int, with_sites: bool
+) -> Grid:
+    """Every layer, head and label of some sites.
+
+    Args:
+        blip: The model.
+        places: Positions of the pairs.
+        sites: With the same dimensions.
+        source: Where edits take their values from.
+        answer_length: Positions of the longest answer.
+        with_sites: Whether there is a dimension of sites, though there may be one site alone.
+
+    Raises:
+        ValueError: The sites differ in their dimensions, or a label is known to no pair.
+    """
+    parts = [_Part.of(blip, places, site, answer_length) for site in sites]
+    first = parts[0]
+    for part in parts:
+        if part.dims != first.dims:
+            raise ValueError(
+                f"sites of one sweep share their dimensions: {first.site.name} has {_some(first.dims)}, "
+                f"{part.site.name} {_some(part.dims)}; sweep them one after the other"
+            )
+    coords = {
+        dim: sorted({label for part in parts for label in part.coords[dim]})
+        if dim in ("layer", "head", "position", "key_position")
+        else list(dict.fromkeys(label for part in parts for label in part.coords[dim]))
+        for dim in first.dims
+    }
+    names = [part.site.name for part in parts]
+    if with_sites:
+        coords["site"] = names
+    dims = (*(["site"] if with_sites else []), *first.dims)
+    at = {dim: {label: number for number, label in enumerate(labels)} for dim, labels in coords.items()}
+    cells = [
+        Cell((*([at["site"][part.site.name]] if with_sites else []), *(at[dim][label] for dim, label in zip(part.dims, labels, strict=True))), (edit,))
+        for part in parts
+        for labels, edit in part.edits(source)
+    ]  # fmt: skip
+    return Grid(dims, coords, cells)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One site of a grid."""
+
+    site: Site
+    dims: tuple[str, ...]
+    coords: dict[str, list[Any]]
+    axis: str
+    key_axis: str | None
+
+    @classmethod
+    def of(cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int) -> "_Part":
+        axis, key_axis = axes(blip, site.stack, site.activation)
+        coords: dict[str, list[Any]] = {}
+        if site.layers:
+            coords["layer"] = list(site.layers)
+        if site.heads is not None:
+            coords["head"] = list(site.heads)
+        dim, labels = places.labels(site.positions, axis, site.name, answer_length)
+        if dim is not None:
+            coords[dim] = labels
+        if key_axis is not None:
+            dim, labels = places.labels(site.keys, key_axis, f"keys of {site.name}", answer_length)
+            if dim is not None:
+                coords[f"key_{dim}"] = labels
+        return cls(site, tuple(coords), coords, axis, key_axis)
+
+    def edits(self, source: str) -> list[tuple[tuple[Any, ...], CellEdit]]:
+        """Labels along the dimensions, and the edit there."""
+        found = []
+        for labels in product(*self.coords.values()):
+            at = dict(zip(self.dims, labels, strict=True))
+            label = next((at[dim] for dim in ("role", "region", "position") if dim in at), None)
+            key = next((at[f"key_{dim}"] for dim in ("role", "region", "position") if f"key_{dim}" in at), None)
+            hook = self.site.hook(at.get("layer"))
+            found.append((labels, CellEdit(hook, at.get("head"), label, self.axis, key, self.key_axis, source)))
+        return found
+
+
+def grid_of_variants(blip: "HookedBLIP", places: Places, variants: Mapping[str, Any], answer_length: int) -> Grid:
+    """One entry for each variant.
+
+    Args:
+        blip: The model.
+        places: Positions of the pairs.
+        variants: By name, one or several `Edit`s.
+        answer_length: Positions of the longest answer.
+
+    Raises:
+        ValueError: There are no variants, one has no edits, or an edit does not fit the model or the pairs.
+    """
+    if not variants:
+        raise ValueError("no variants given; expected a mapping of names to edits")
+    cells = []
+    for number, (name, edits) in enumerate(variants.items()):
+        several = [edits] if isinstance(edits, Edit) else list(edits)
+        if not several or not all(isinstance(edit, Edit) for edit in several):
+            raise ValueError(f"variant {name!r} is {edits!r}; expected one or more Edits")
+        cells.append(
+            Cell((number,), tuple(one for edit in several for one in _resolved(blip, places, edit, answer_length)))
+        )
+    return Grid(("variant",), {"variant": list(variants)}, cells)
+
+
+def _resolved(blip: "HookedBLIP", places: Places, edit: Edit, answer_length: int) -> list[CellEdit]:
+    """An edit of a variant, checked; several labels are edits of each."""
+    if edit.source not in SOURCES:
+        raise ValueError(one_of("source", edit.source, SOURCES))
+    heads = None if edit.head is None else [edit.head]
+    site = Site.of(blip, edit.site, layers=edit.layer, heads=heads, positions=_spec(edit.positions))
+    axis, key_axis = axes(blip, site.stack, site.activation)
+    if key_axis is not None:
+        site = Site.of(
+            blip, edit.site, layers=edit.layer, heads=heads, positions=_spec(edit.positions), keys=_spec(edit.keys)
+        )
+    if site.layers and edit.layer is None:
+        raise ValueError(f"an edit of {site.name} needs a layer, 0 to {len(site.layers) - 1}")
+    if edit.head is not None and site.heads is None:
+        raise ValueError(f"an edit of {site.name} has no heads; got head {edit.head}")
+    _, labels = places.labels(site.positions, axis, site.name, answer_length)
+    keys = [None] if key_axis is None else places.labels(site.keys, key_axis, f"keys of {site.name}", answer_length)[1]
+    hook = site.hook(edit.layer if site.layers else None)
+    return [CellEdit(hook, edit.head, label, axis, key, key_axis, edit.source) for label, key in product(labels, keys)]
+
+
+def _spec(positions: Any) -> Any:
+    """Positions of an edit: a single role or region is a list of one."""
+    single = isinstance(positions, str) and positions not in ("all", "each", "roles", "regions")
+    return [positions] if single else positions
+
+
+def _some(dims: Sequence[str]) -> str:
+    return ", ".join(dims) or "none"

@@ -1,0 +1,171 @@
+"""From cells of a sweep to numbers: rows for the wave, chunks that fit, and what each row says.
+
+A *cell* is one entry of a result: edits of a layer, a head, positions by label. For each pair it becomes a row of the
+wave (none where the pair lacks the label), once with the other run as its source, once with the mismatched donor, and
+beside them rows that patch the base run into itself: whatever these change is noise of the arithmetic.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from notice_lens.models.names import HookName
+from notice_lens.patching.batch import Context, contrasted
+from notice_lens.patching.metrics import Said
+from notice_lens.patching.places import Places
+from notice_lens.patching.plan import Patch, Plan
+from notice_lens.patching.wave import Wave
+
+log = logging.getLogger("notice_lens.patching")
+MATCHED, MISMATCHED, SELF = "matched", "mismatched", "self"
+
+
+class CellEdit(NamedTuple):
+    """One edit of a cell, positions by label.
+
+    Attributes:
+        hook: The hook point.
+        head: The head, or None.
+        label: A role, region or position; None for all.
+        axis: What the positions are.
+        key_label: The same for keys of scores and patterns.
+        key_axis: What the keys are; None where there are none.
+        source: `other`, `zero`, `mean` or `donor`.
+    """
+
+    hook: str
+    head: int | None
+    label: Any
+    axis: str
+    key_label: Any = None
+    key_axis: str | None = None
+    source: str = "other"
+
+
+class Cell(NamedTuple):
+    """One entry of a result.
+
+    Attributes:
+        place: Where in the result, the pair left out.
+        edits: What is edited.
+    """
+
+    place: tuple[int, ...]
+    edits: tuple[CellEdit, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of one pair: a cell with one source.
+
+    Attributes:
+        pair: Of the batch.
+        cell: The cell.
+        role: `matched`, `mismatched` or `self`.
+    """
+
+    pair: int
+    cell: Cell
+    role: str
+
+    def patches(self, context: Context, places: Places, offset: Sequence[int]) -> list[Patch] | None:
+        """The row's patches; None where the pair lacks a label.
+
+        Args:
+            context: The runs.
+            places: Of all pairs.
+            offset: The number among all pairs of each pair of the batch.
+        """
+        found = []
+        for edit in self.cell.edits:
+            positions = places.of(offset[self.pair], edit.label, edit.axis, context.real_length(edit.axis, self.pair))
+            keys = None
+            if edit.key_axis is not None:
+                length = context.real_length(edit.key_axis, self.pair)
+                keys = places.of(offset[self.pair], edit.key_label, edit.key_axis, length)
+            if not len(positions) or (keys is not None and not len(keys)):
+                return None
+            swaps = {MISMATCHED: {"other": "donor"}, SELF: dict.fromkeys(("other", "donor", "zero", "mean"), "self")}
+            source = swaps.get(self.role, {}).get(edit.source, edit.source)
+            found.append(Patch(edit.hook, positions, source, edit.head, keys))
+        return found
+
+
+class Measured(NamedTuple):
+    """What rows say, and what the base row of each says in the same call.
+
+    Attributes:
+        rows: The rows.
+        said: Of the rows.
+        base: Of their base rows.
+    """
+
+    rows: list[Row]
+    said: Said
+    base: Said
+
+
+def measure(
+    contexts: Sequence[Context], places: Places, offset: Sequence[int], rows: Sequence[Row], fit: int
+) -> Iterator[Measured]:
+    """Sends rows through the model, as many at a time as fit.
+
+    Args:
+        contexts: The runs of a batch, for each thing that the decoder is made to say.
+        places: Of all pairs.
+        offset: The number among all pairs of each pair of the batch.
+        rows: What to measure.
+        fit: How many rows to send at a time, at most; halved where the device runs out of memory.
+    """
+    # Rows that join early are aboard for long: those of one layer together, so that a chunk starts as late as it can.
+    stacks = contexts[0].run.blip.cfg.stacks
+    waiting = sorted(rows, key=lambda row: (*_depth(row, stacks), row.pair))
+    while waiting:
+        chunk = waiting[:fit]
+        try:
+            yield _send(contexts, places, offset, chunk)
+        except torch.OutOfMemoryError:
+            if len(chunk) == 1:
+                raise
+            fit = max(1, len(chunk) // 2)
+            torch.cuda.empty_cache()
+            log.warning("out of memory with %d variants at a time; going on with %d", len(chunk), fit)
+            continue
+        waiting = waiting[len(chunk) :]
+
+
+def _depth(row: Row, stacks: Sequence[str]) -> tuple[int, int]:
+    names = [HookName.parse(edit.hook) for edit in row.cell.edits]
+    return min((stacks.index(name.stack or stacks[0]), -1 if name.layer is None else name.layer) for name in names)
+
+
+def _send(contexts: Sequence[Context], places: Places, offset: Sequence[int], rows: list[Row]) -> Measured:
+    n_pairs = contexts[0].run.base.inputs.pixel_values.shape[0]
+    said, own = [], None
+    for number, context in enumerate(contexts):
+        patches = [row.patches(context, places, offset) or [] for row in rows]
+        stacks = context.run.blip.cfg.stacks
+        plan = Plan(stacks, [row.pair for row in rows], patches, context.lengths(), n_pairs)
+        wave = Wave(context.run, plan)
+        own = wave.encode() if number == 0 else own
+        said.append(context.say(wave.read_out(own), plan.pair_of))
+    everyone = contrasted(said)
+    pairs = torch.tensor([row.pair for row in rows], device=everyone.logit_diff.device)
+    return Measured(rows, everyone.take(slice(n_pairs, None)), everyone.take(pairs))
+
+
+def numbers(measured: Measured) -> dict[str, np.ndarray]:
+    """The metrics of each row, by name."""
+    said, base = measured.said, measured.base
+    found = {
+        "answer_prob": said.answer_prob,
+        "prob_change": said.answer_prob - base.answer_prob,
+        "logit_diff_change": said.logit_diff - base.logit_diff,
+        "kl": said.kl,
+        **said.custom,
+    }
+    return {name: value.cpu().numpy() for name, value in found.items()}

@@ -1,0 +1,72 @@
+"""Attention, three ways: what the wave needs beside the fused kernel."""
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from notice_lens.models.attention import Attention
+
+
+def fused_attention(
+    q: Float[Tensor, "row query_pos head d_head"],
+    k: Float[Tensor, "row key_pos head d_head"],
+    v: Float[Tensor, "row key_pos head d_head"],
+    mask: Bool[Tensor, "row 1 query_or_1 key_pos"] | None = None,
+) -> Float[Tensor, "row query_pos head d_head"]:
+    """Z by PyTorch's fused kernel."""
+    q, k, v = (rearrange(x, "row pos head d_head -> row head pos d_head") for x in (q, k, v))
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return rearrange(z, "row head pos d_head -> row pos head d_head")
+
+
+def scores_of(
+    q: Float[Tensor, "row query_pos head d_head"],
+    k: Float[Tensor, "row key_pos head d_head"],
+    mask: Bool[Tensor, "row 1 query_or_1 key_pos"] | None = None,
+) -> Float[Tensor, "row head query_pos key_pos"]:
+    """The scores as `hook_attn_scores` has them: scaled, and lowest where masked."""
+    scores = einsum(q, k, "row query_pos head d, row key_pos head d -> row head query_pos key_pos") / q.shape[-1] ** 0.5
+    return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+
+
+def mixed(
+    pattern: Float[Tensor, "row head query_pos key_pos"], v: Float[Tensor, "row key_pos head d_head"]
+) -> Float[Tensor, "row query_pos head d_head"]:
+    """The values, mixed by a pattern: z."""
+    return einsum(pattern, v, "row head query_pos key_pos, row key_pos head d -> row query_pos head d")
+
+
+def folded_attention(
+    attn: Attention,
+    q: Float[Tensor, "row query_pos head d_head"],
+    states: Float[Tensor, "row key_pos d_source"],
+    mask: Bool[Tensor, "row 1 1 key_pos"] | None = None,
+) -> Float[Tensor, "row query_pos head d_head"]:
+    """Z of cross-attention to states whose keys and values are never computed.
+
+    A score is q (W_K s + b_K) = (q W_K) s + q b_K: fold the key weights into the query and score against the states
+    themselves; the last term is the same for all keys of a query, so that the softmax does not see it. The mixed values
+    are sum_s p_s (W_V s + b_V) = W_V (sum_s p_s s) + b_V, since a pattern sums to one. With fewer queries than keys
+    that is less work, and the same numbers up to rounding.
+    """
+    n_queries = q.shape[1]
+    asked = einsum(q, attn.W_K, "row query_pos head d_head, head d_source d_head -> row head query_pos d_source")
+    scores = rearrange(asked, "row head query_pos d_source -> row (head query_pos) d_source") @ states.mT
+    scores = scores / attn.d_head**0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, 0], torch.finfo(scores.dtype).min)
+    read = rearrange(scores.softmax(-1) @ states, "row (head query_pos) d -> row query_pos head d", query_pos=n_queries)
+    return (
+        einsum(read, attn.W_V, "row query_pos head d_source, head d_source d_head -> row query_pos head d_head")
+        + attn.b_V
+    )
+
+
+def folding_pays(attn: Attention, n_queries: int, n_keys: int) -> bool:
+    """Whether `folded_attention` takes fewer multiplications than projecting keys and values of a source for itself."""
+    d_model, d_source = attn.query.in_features, attn.key.in_features
+    projected = 2 * n_keys * d_source * d_model + 2 * n_queries * n_keys * d_model
+    folded = 2 * n_queries * d_source * d_model + 2 * attn.n_heads * n_queries * n_keys * d_source
+    return folded < projected

@@ -1,0 +1,329 @@
+"""Carries out a sweep: batches of pairs, their rows, and one labelled result."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from notice_lens import __version__
+from notice_lens.models.names import HookName
+from notice_lens.pairs.noise import Noise
+from notice_lens.pairs.tokens import pieces
+from notice_lens.patching.batch import Batch, Context, Setting, contrasted, contrasts
+from notice_lens.patching.grid import Grid
+from notice_lens.patching.means import Means
+from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure, numbers
+from notice_lens.patching.memory import bytes_per_row, rows_that_fit
+from notice_lens.patching.metrics import check_metrics
+from notice_lens.patching.options import Options
+from notice_lens.patching.places import Places
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+MOST_PAIRS = 64
+"""Pairs that are encoded together, at most."""
+COLUMNS = (
+    "task",
+    "group",
+    "kind",
+    "clean_prompt",
+    "correct_answer",
+    "incorrect_answer",
+    "clean_digest",
+    "corrupt_digest",
+)
+BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
+Arrays = dict[str, np.ndarray]
+
+
+class Sweep:
+    """One sweep over pairs.
+
+    Args:
+        blip: The model.
+        pairs: The pairs.
+        options: Everything but what is patched.
+        make_grid: The grid, from places and the length of the longest answer.
+        described: What is patched, in plain values.
+
+    Raises:
+        ValueError: There are hooks on the model, or pairs lack what the corruption needs.
+    """
+
+    def __init__(
+        self,
+        blip: "HookedBLIP",
+        pairs: "MinimalPairs",
+        options: Options,
+        make_grid: Callable[[Places, int], Grid],
+        described: Any,
+    ) -> None:
+        _refuse_hooks(blip)
+        self.blip, self.options = blip, options
+        self.names, self.custom = check_metrics(options.metrics)
+        self.pairs = pairs.validate(blip)
+        _check_pairs(self.pairs, options)
+        self.places = Places(blip, self.pairs)
+        self.contrast = contrasts(blip, self.pairs, options.corruption, options.contrast)
+        self.grid = make_grid(self.places, self._longest_answer())
+        self.described = described
+        self.mismatched = "mismatched" in options.controls
+        metrics = [name for name in ("answer_prob", "prob_change", "logit_diff_change", "kl") if name in self._needed()]
+        self.metrics = [*metrics, *self.custom]
+
+    def _needed(self) -> set[str]:
+        needed = set(self.names)
+        return needed | {"logit_diff_change"} if "patching_effect" in needed else needed
+
+    def _longest_answer(self) -> int:
+        if self.blip.cfg.kind == "match":
+            return 1
+        lengths = {
+            len(pieces(self.blip.tokenizer, answer)) for answer in {*self.pairs["correct_answer"], *self.contrast}
+        }
+        return 1 if lengths <= {1} and self.blip.cfg.kind == "vqa" else max(lengths, default=0) + 1
+
+    @torch.no_grad()
+    def run(self) -> "xr.Dataset":
+        """The result."""
+        from tqdm import tqdm
+
+        result = self.template()
+        done = np.zeros(len(self.pairs), bool)
+        settings = self._settings()
+        means = None
+        if any(edit.source == "mean" for cell in self.grid.cells for edit in cell.edits):
+            means = Means(self.blip, self.pairs, self.places, self.grid.hooks)
+        total = len(self.pairs) * len(self.grid.cells)
+        with tqdm(
+            total=total, desc="patching", unit="patch", unit_scale=True, disable=not self.options.progress
+        ) as bar:
+            for several in self._batches(done):
+                arrays = self._averaged([self._batch(several, setting, means) for setting in settings])
+                for name, values in arrays.items():
+                    result[name][several] = values
+                bar.update(len(several) * len(self.grid.cells))
+        return self.labelled(result)
+
+    def _settings(self) -> list[Setting]:
+        """What is done: once, or once for each draw of the noise."""
+        noise = self.options.corruption
+        if not isinstance(noise, Noise):
+            return [Setting(noise, self.options.direction, self.custom)]
+        std = noise.std(self.blip, self.pairs)
+        return [Setting(noise, self.options.direction, self.custom, sample, std) for sample in range(noise.samples)]
+
+    def _batches(self, done: np.ndarray) -> Iterator[list[int]]:
+        """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for number in np.flatnonzero(~done).tolist():
+            by_length[self.places.tokens[number]].append(number)
+        rows = max(1, len(self.grid.cells) * (1 + self.mismatched))
+        size = int(np.clip(self._fit(max(by_length, default=1)) // rows, 1, MOST_PAIRS))
+        for several in by_length.values():
+            for start in range(0, len(several), size):
+                yield several[start : start + size]
+
+    def _streams(self) -> list[str]:
+        """The stacks that variants pass through: from the first that is edited on."""
+        edited = [HookName.parse(hook).stack for hook in self.grid.hooks]
+        stacks = self.blip.cfg.stacks
+        return list(stacks[min(stacks.index(stack) for stack in edited if stack) :])
+
+    def _fit(self, tokens: int) -> int:
+        """How many variants fit into the budget."""
+        answer = self._longest_answer()
+        lengths = {"vision": self.places.patches, "text": tokens, "decoder": answer}
+        if self.blip.cfg.kind == "caption":
+            lengths["decoder"] = tokens + answer
+        passed = {stack: lengths[stack] for stack in self._streams()}
+        d_vocab = 2 if self.blip.cfg.kind == "match" else self.blip.decoder.cfg.d_vocab or 0
+        return rows_that_fit(self.blip, self.options.memory, bytes_per_row(self.blip, passed, d_vocab))
+
+    def _batch(self, several: list[int], setting: Setting, means: Means | None) -> Arrays:
+        """The numbers of some pairs."""
+        batch = Batch(
+            self.blip,
+            self.pairs.select(several),
+            [self.contrast[number] for number in several],
+            setting,
+            self.grid.hooks,
+            self._streams(),
+            self.mismatched,
+        )
+        contexts = list(batch.runs(None if means is None else lambda like: means.of(several, like)))
+        arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
+        self._baselines(contexts, arrays)
+        rows = list(self._rows(batch, contexts[0], several))
+        for measured in measure(contexts, self.places, several, rows, self._fit(self.places.tokens[several[0]])):
+            found = numbers(measured)
+            for number, row in enumerate(measured.rows):
+                if row.role == SELF:
+                    change = abs(found["logit_diff_change"][number])
+                    arrays["noise_floor"][row.pair] = np.fmax(arrays["noise_floor"][row.pair], change)
+                    continue
+                behind = "" if row.role == MATCHED else "_mismatched"
+                for name in self.metrics:
+                    arrays[name + behind][(row.pair, *row.cell.place)] = found[name][number]
+        return arrays
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every array of a result, the pair left out."""
+        behind = ["", "_mismatched"] if self.mismatched else [""]
+        shapes = {name + ending: self.grid.shape for name in self.metrics for ending in behind}
+        return {**shapes, **dict.fromkeys(BASELINES, ())}
+
+    def _rows(self, batch: Batch, context: Context, several: Sequence[int]) -> Iterator[Row]:
+        """Every row of a batch: each cell of each pair that has it, with its controls."""
+        for pair in range(len(several)):
+            tested: set[tuple[str, ...]] = set()
+            for cell in self.grid.cells:
+                row = Row(pair, cell, MATCHED)
+                if row.patches(context, self.places, several) is None:
+                    continue
+                yield row
+                if batch.donors and batch.has_donor[pair] and any(edit.source == "other" for edit in cell.edits):
+                    yield Row(pair, cell, MISMATCHED)
+                hooks = tuple(edit.hook for edit in cell.edits)
+                if "self" in self.options.controls and hooks not in tested:
+                    tested.add(hooks)
+                    yield Row(pair, cell, SELF)
+
+    @staticmethod
+    def _baselines(contexts: Sequence[Context], arrays: Arrays) -> None:
+        """What the two unpatched runs say."""
+        everyone = np.arange(len(contexts[0].batch.pairs))
+        for which in ("clean", "corrupt"):
+            said = contrasted([context.say_logits(getattr(context, which).logits, everyone) for context in contexts])
+            arrays[f"logit_diff_{which}"][:] = said.logit_diff.cpu().numpy()
+            arrays[f"answer_prob_{which}"][:] = said.answer_prob.cpu().numpy()
+
+    @staticmethod
+    def _averaged(draws: Sequence[Arrays]) -> Arrays:
+        """The mean over draws of noise; of the noise floor the largest."""
+        if len(draws) == 1:
+            return draws[0]
+        mean = {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
+        return {**mean, "noise_floor": np.max([draw["noise_floor"] for draw in draws], axis=0)}
+
+    # The result
+
+    def template(self) -> Arrays:
+        """All arrays, empty."""
+        dtype = np.dtype(self.options.dtype or ("float64" if self.blip.dtype == torch.float64 else "float32"))
+        return {name: np.full((len(self.pairs), *shape), np.nan, dtype) for name, shape in self._shapes().items()}
+
+    def labelled(self, arrays: Arrays) -> "xr.Dataset":
+        """The arrays with their names; what follows from them is added."""
+        import xarray as xr
+
+        dims = ("pair", *self.grid.dims)
+        coords: dict[str, Any] = {
+            dim: np.array(labels, dtype=_dtype(labels)) for dim, labels in self.grid.coords.items()
+        }
+        coords["pair"] = np.array(self.pairs["id"], dtype=object)
+        for column in COLUMNS:
+            coords[column] = ("pair", np.array(self.pairs[column], dtype=object))
+        coords["contrast_answer"] = ("pair", np.array(self.contrast, dtype=object))
+        variables = {name: (dims if values.ndim > 1 or (not self.grid.dims and name not in BASELINES) else ("pair",), values)
+                     for name, values in arrays.items()}  # fmt: skip
+        effects = xr.Dataset(variables, coords=coords, attrs=self.attrs())
+        return self._completed(effects)
+
+    def _completed(self, effects: "xr.Dataset") -> "xr.Dataset":
+        """The result with what follows from its numbers: normalised effects, what is below the noise."""
+        sign = 1 if self.options.direction == "denoise" else -1
+        gap = sign * (effects.logit_diff_clean - effects.logit_diff_corrupt)
+        usable = gap.where(abs(gap) >= self.options.min_gap)
+        if "patching_effect" in self.names:
+            effects["patching_effect"] = effects.logit_diff_change / usable
+            if self.mismatched:
+                effects["patching_effect_mismatched"] = effects.logit_diff_change_mismatched / usable
+        if "logit_diff_change" in effects and "self" in self.options.controls:
+            effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
+        effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
+        effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
+        unwanted = (
+            {"logit_diff_change", "logit_diff_change_mismatched"} if "logit_diff_change" not in self.names else set()
+        )
+        return effects.drop_vars(unwanted & set(effects.data_vars))
+
+    def _without_donor(self) -> int:
+        column = "donor_prompt" if Setting(self.options.corruption).by_text else "donor_image"
+        return sum(value is None for value in self.pairs.dataset[column])
+
+    def attrs(self) -> dict[str, Any]:
+        """Everything needed to repeat the run, in plain values."""
+        import json
+
+        options = self.options
+        noise = options.corruption
+        return {
+            "model": self.blip.cfg.name_or_path or "",
+            "model_fingerprint": fingerprint(self.blip),
+            "kind": self.blip.cfg.kind,
+            "model_dtype": str(self.blip.dtype),
+            "pairs": self.pairs.fingerprint,
+            "pairs_source": f"{self.pairs.manifest.builder}: {self.pairs.manifest.source}",
+            "sites": json.dumps(self.described, default=str),
+            "corruption": repr(noise) if isinstance(noise, Noise) else noise,
+            "direction": options.direction,
+            "contrast": options.contrast,
+            "source": options.source,
+            "metrics": [*self.names, *self.custom],
+            "controls": list(options.controls),
+            "min_gap": options.min_gap,
+            "seed": options.seed,
+            "notice_lens": __version__,
+            **{
+                package.replace("-", "_"): version(package) for package in ("torch", "transformers", "transformer-lens")
+            },
+        }
+
+
+def fingerprint(blip: "HookedBLIP") -> str:
+    """What tells models apart by their weights: a hash of up to a thousand values of each tensor, evenly spread."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, value in blip.state_dict().items():
+        flat = value.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // 1000)].double().cpu().numpy()
+        found.update(f"{name} {tuple(value.shape)}".encode() + some.tobytes())
+    return found.hexdigest()
+
+
+def _refuse_hooks(blip: "HookedBLIP") -> None:
+    """A sweep runs a forward pass of its own: hooks of the caller would be passed by, so they are refused."""
+    watched = [name for name, point in blip.hook_dict.items() if getattr(point, "watched", False)]
+    if watched:
+        raise ValueError(
+            f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which would "
+            "pass them by; remove them first (blip.reset_hooks())"
+        )
+
+
+def _check_pairs(pairs: "MinimalPairs", options: Options) -> None:
+    """Raises where pairs lack what the corruption needs."""
+    if not len(pairs):
+        raise ValueError("there are no pairs")
+    column = {"text": "corrupt_prompt", "image": "corrupt_image"}.get(
+        options.corruption if isinstance(options.corruption, str) else ""
+    )
+    if column == "corrupt_prompt":
+        lacking = [name for name, value in zip(pairs["id"], pairs[column], strict=True) if value is None]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(pairs)} pairs have no {column}, such as {lacking[0]!r}; symmetric_replacement "
+                "writes them, corruption='image' needs none"
+            )
+
+
+def _dtype(labels: Sequence[Any]) -> Any:
+    return object if any(isinstance(label, str) for label in labels) else int

@@ -1,0 +1,100 @@
+"""Recorded runs: the base run that the wave grows from, and the runs that edits take their values from."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from notice_lens.models.hooked_blip import HookedBLIP
+from notice_lens.models.inputs import BLIPInputs
+from notice_lens.models.stacks import attention_mask
+
+Hook = tuple[str, Callable[..., Any]]
+
+
+@dataclass
+class Trace:
+    """One run over some pairs, recorded.
+
+    Attributes:
+        inputs: What it ran on.
+        states: What each stack handed on, by stack.
+        activations: What passed the hook points that were asked for.
+        logits: What it said.
+    """
+
+    inputs: BLIPInputs
+    states: dict[str, Tensor]
+    activations: dict[str, Tensor]
+    logits: Tensor
+
+
+def trace(
+    blip: HookedBLIP,
+    inputs: BLIPInputs,
+    names: Iterable[str] = (),
+    corrupting: Sequence[Hook] = (),
+    upstream: Trace | None = None,
+) -> Trace:
+    """Runs the model and records.
+
+    Args:
+        blip: The model.
+        inputs: What to run on.
+        names: Hook points to record.
+        corrupting: Hooks that corrupt the run, such as those of `Noise`.
+        upstream: A run whose stacks up to the last one are taken over, for other answers to the same question.
+    """
+    last = blip.cfg.stacks[-1]
+    wanted = [name for name in dict.fromkeys(names) if upstream is None or name.startswith(f"{last}.")]
+    found: dict[str, Tensor] = {} if upstream is None else dict(upstream.activations)
+    states: dict[str, Tensor] = {} if upstream is None else dict(upstream.states)
+
+    def keep(value: Tensor, hook: Any) -> None:
+        found[hook.name] = value
+
+    before = None
+    with blip.hooks([*(corrupting if upstream is None else ()), *((name, keep) for name in wanted)]):
+        for stack in blip.cfg.stacks:
+            if upstream is None or stack == last:
+                states[stack] = blip.run_stack(stack, inputs, before)
+            before = states[stack]
+        logits = blip.head(states[last])
+    return Trace(inputs, states, found, logits)
+
+
+class Run:
+    """The base run of some pairs, with the runs that edits take their values from.
+
+    Args:
+        blip: The model.
+        base: The base run; the streams of the stacks that are edited or read an edited stack are recorded.
+        sources: Other runs by name, such as `other` and `donor`.
+    """
+
+    def __init__(self, blip: HookedBLIP, base: Trace, sources: Mapping[str, Any]) -> None:
+        self.blip, self.base = blip, base
+        self._sources = {"self": base.activations, **sources}
+
+    def resid_pre(self, stack: str, layer: int) -> Float[Tensor, "pair pos d_model"]:
+        """The base run's stream before a layer."""
+        return self.base.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
+
+    def values(self, source: str, hook: str) -> Tensor:
+        """What passed a hook point in a run: [pair, pos, ...]; scores and patterns [pair, head, query_pos, key_pos]."""
+        return self._sources[source][hook]
+
+    def source(self, stack: str) -> Float[Tensor, "pair key_pos d_source"]:
+        """What the cross-attention of a stack looks at in the base run."""
+        stacks = self.blip.cfg.stacks
+        return self.base.states[stacks[stacks.index(stack) - 1]]
+
+    def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
+        """Which positions of its own, and of its source, a stack may look at; None for all."""
+        inputs = self.base.inputs
+        own = None
+        if inputs.attention_mask is not None and stack == ("decoder" if self.blip.cfg.kind == "caption" else "text"):
+            own = attention_mask(inputs.attention_mask.bool())
+        return own, attention_mask(self.blip.source_mask(stack, inputs))

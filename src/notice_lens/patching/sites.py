@@ -1,0 +1,164 @@
+"""Sites: what can be patched. A site is checked against its model when it is built, so that no edit can miss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.plan import EMBEDDING, POST_NORM, PRE_NORM
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
+TABLES = ("hook_attn_scores", "hook_pattern")
+"""Activations with a query axis and a key axis."""
+POSITIONS = ("each", "all", "roles", "regions")
+Positions = str | Sequence[int] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a sweep patches, one cell of it after the other. Built by `Site.of`, which checks it.
+
+    Attributes:
+        stack: `vision`, `text` or `decoder`.
+        activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
+        layers: Which layers, one at a time; empty for embeddings.
+        heads: Which heads, one at a time; None for all heads at once, or an activation without heads.
+        positions: `each` position by itself, `all` at once, `roles` (tokens) or `regions` (image positions) at once, or
+            some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
+        keys: The same for the keys of scores and patterns; None elsewhere.
+    """
+
+    stack: str
+    activation: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None
+    positions: str | tuple[int, ...] | tuple[str, ...]
+    keys: str | tuple[int, ...] | tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        blip: "HookedBLIP",
+        name: Any,
+        *,
+        layers: int | Sequence[int] | None = None,
+        heads: Any = "each",
+        positions: Any = None,
+        keys: Any = None,
+    ) -> "Site":
+        """A site of a model.
+
+        Args:
+            blip: The model.
+            name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
+                `decoder.mlp.post`; `hook_` may stand in front of the last part or not.
+            layers: One, several, or None for all.
+            heads: `each`, one, several, or None for all at once.
+            positions: See `Site`; None takes `roles` for tokens, `all` elsewhere.
+            keys: For scores and patterns; None takes `all`.
+
+        Raises:
+            ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
+                nearest that there is.
+        """
+        if isinstance(name, Site):
+            return name
+        stack, activation = _parse(blip, str(name))
+        cfg = blip.stack(stack).cfg
+        embedded = activation in EMBEDDING
+        axis, key_axis = axes(blip, stack, activation)
+        default = "roles" if axis == "token" else "all"
+        with_heads = activation.rpartition(".")[2] in WITH_HEADS
+        if keys is not None and key_axis is None:
+            raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
+        return cls(
+            stack,
+            activation,
+            () if embedded else _numbers("layer", layers, cfg.n_layers, stack),
+            None
+            if heads is None or not with_heads
+            else _numbers("head", None if heads == "each" else heads, cfg.n_heads, stack),
+            _positions(default if positions is None else positions, axis, f"{stack}.{activation}"),
+            None
+            if key_axis is None
+            else _positions("all" if keys is None else keys, key_axis, f"keys of {stack}.{activation}"),
+        )
+
+    @property
+    def name(self) -> str:
+        """Stack and activation."""
+        return f"{self.stack}.{self.activation}"
+
+    def hook(self, layer: int | None) -> str:
+        """The hook point in a layer; None for embeddings."""
+        return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
+
+
+def axes(blip: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | None]:
+    """What the positions of an activation are, and its keys if it has an axis of them: `image`, `token` or `answer`."""
+    stream = {"vision": "image", "text": "token", "decoder": "token" if blip.cfg.kind == "caption" else "answer"}
+    stacks = blip.cfg.stacks
+    source = stream[stacks[max(stacks.index(stack) - 1, 0)]]
+    module, _, leaf = activation.rpartition(".")
+    keys = source if module == "cross_attn" else stream[stack]
+    if leaf in TABLES:
+        return stream[stack], keys
+    return (keys if leaf in ("hook_k", "hook_v") else stream[stack]), None
+
+
+def activations(blip: "HookedBLIP", stack: str) -> tuple[str, ...]:
+    """The activations of a stack that can be patched."""
+    steps = PRE_NORM if stack == "vision" else POST_NORM
+    return tuple(step for step in steps if not step.endswith("inside"))
+
+
+def _parse(blip: "HookedBLIP", name: str) -> tuple[str, str]:
+    stack, _, rest = name.partition(".")
+    if stack not in blip.cfg.stacks:
+        raise ValueError(f"site {name!r}: " + one_of("stack", stack, blip.cfg.stacks))
+    valid = activations(blip, stack)
+    short = {leaf.replace("hook_", ""): leaf for leaf in valid}
+    short |= {module: f"{module}.hook_z" for module in ("attn", "cross_attn") if f"{module}.hook_z" in valid}
+    found = short.get(rest.replace("hook_", ""))
+    if found is None:
+        raise ValueError(f"site {name!r}: " + one_of(f"activation of `{stack}`", rest, short))
+    return stack, found
+
+
+def _numbers(what: str, asked: Any, n: int, stack: str) -> tuple[int, ...]:
+    """Layers or heads, each once, in the order asked for."""
+    if asked is None:
+        return tuple(range(n))
+    several = [asked] if isinstance(asked, int) else list(asked)
+    for number in several:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < n:
+            raise ValueError(f"{what} {number!r} asked for; `{stack}` has {what}s 0 to {n - 1}")
+    if len(set(several)) < len(several) or not several:
+        raise ValueError(f"{what}s {several} asked for; expected one or more of them, each once")
+    return tuple(several)
+
+
+def _positions(asked: Any, axis: str, what: str) -> Any:
+    """A specification of positions, checked against what they are."""
+    if isinstance(asked, str):
+        if asked not in POSITIONS:
+            raise ValueError(f"{what}: " + one_of("kind of positions", asked, POSITIONS))
+        if asked == "roles" and axis != "token":
+            raise ValueError(f"{what}: roles are words of the question, and these are {axis} positions")
+        if asked == "regions" and axis != "image":
+            raise ValueError(f"{what}: regions are parts of the image, and these are {axis} positions")
+        return asked
+    several = tuple([asked] if isinstance(asked, int) else asked)
+    if not several or len(set(several)) < len(several):
+        raise ValueError(f"{what}: positions {list(several)} asked for; expected one or more, each once")
+    names = [isinstance(one, str) for one in several]
+    if any(names) != all(names) or not all(isinstance(one, int | str) for one in several):
+        raise ValueError(f"{what}: positions {list(several)} asked for; expected numbers, or names of roles or regions")
+    if all(names) and axis == "answer":
+        raise ValueError(f"{what}: positions of an answer have no names; give numbers")
+    if not all(names) and min(several) < 0:
+        raise ValueError(f"{what}: position {min(several)} asked for; they count from 0")
+    return several

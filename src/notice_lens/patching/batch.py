@@ -76,7 +76,7 @@ class Batch:
     ) -> None:
         self.blip, self.pairs, self.setting = blip, list(pairs), setting
         self.record, self.streams = list(dict.fromkeys(record)), list(streams)
-        column = "donor_prompt" if setting.by_text else "donor_image"
+        column = "donor_prompt" if setting.by_text else "donor_digest"
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
         self.donors = donors and bool(self.has_donor.any())
         self.correct, self.contrast = [pair.correct_answer for pair in self.pairs], list(contrast)
@@ -265,9 +265,9 @@ def contrasts(
 ) -> list[str]:
     """The answer that each pair's correct one is compared with.
 
-    For an image corruption, noise, and `contrast="incorrect"` the incorrect answer. For a text corruption `corrupt_answer`,
-    since the incorrect answer is no longer what the corrupted run says; a pair that has none gets the model's own answer
-    to its corrupted prompt.
+    For an image corruption, noise, and `contrast="incorrect"` the incorrect answer. For a text corruption
+    `corrupt_answer`, since the incorrect answer is no longer what the corrupted run says; a pair that has none gets the
+    model's own answer to its corrupted prompt.
     """
     if contrast == "incorrect" or corruption != "text" or blip.cfg.kind == "match":
         return list(pairs["incorrect_answer"])

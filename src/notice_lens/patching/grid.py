@@ -97,11 +97,12 @@ def grid_of_sites(
         coords["site"] = names
     dims = (*(["site"] if with_sites else []), *first.dims)
     at = {dim: {label: number for number, label in enumerate(labels)} for dim, labels in coords.items()}
-    cells = [
-        Cell((*([at["site"][part.site.name]] if with_sites else []), *(at[dim][label] for dim, label in zip(part.dims, labels, strict=True))), (edit,))
-        for part in parts
-        for labels, edit in part.edits(source)
-    ]  # fmt: skip
+    cells = []
+    for part in parts:
+        first_place = (at["site"][part.site.name],) if with_sites else ()
+        for labels, edit in part.edits(source):
+            place = (at[dim][label] for dim, label in zip(part.dims, labels, strict=True))
+            cells.append(Cell((*first_place, *place), (edit,)))
     return Grid(dims, coords, cells)
 
 
@@ -163,9 +164,8 @@ def grid_of_variants(blip: "HookedBLIP", places: Places, variants: Mapping[str, 
         several = [edits] if isinstance(edits, Edit) else list(edits)
         if not several or not all(isinstance(edit, Edit) for edit in several):
             raise ValueError(f"variant {name!r} is {edits!r}; expected one or more Edits")
-        cells.append(
-            Cell((number,), tuple(one for edit in several for one in _resolved(blip, places, edit, answer_length)))
-        )
+        resolved = [one for edit in several for one in _resolved(blip, places, edit, answer_length)]
+        cells.append(Cell((number,), tuple(resolved)))
     return Grid(("variant",), {"variant": list(variants)}, cells)
 
 
@@ -174,12 +174,11 @@ def _resolved(blip: "HookedBLIP", places: Places, edit: Edit, answer_length: int
     if edit.source not in SOURCES:
         raise ValueError(one_of("source", edit.source, SOURCES))
     heads = None if edit.head is None else [edit.head]
-    site = Site.of(blip, edit.site, layers=edit.layer, heads=heads, positions=_spec(edit.positions))
+    spec: dict[str, Any] = {"layers": edit.layer, "heads": heads, "positions": _spec(edit.positions)}
+    site = Site.of(blip, edit.site, **spec)
     axis, key_axis = axes(blip, site.stack, site.activation)
     if key_axis is not None:
-        site = Site.of(
-            blip, edit.site, layers=edit.layer, heads=heads, positions=_spec(edit.positions), keys=_spec(edit.keys)
-        )
+        site = Site.of(blip, edit.site, **spec, keys=_spec(edit.keys))
     if site.layers and edit.layer is None:
         raise ValueError(f"an edit of {site.name} needs a layer, 0 to {len(site.layers) - 1}")
     if edit.head is not None and site.heads is None:

@@ -21,8 +21,8 @@ Key = str | int
 class Means:
     """Mean activations of the clean runs of some pairs.
 
-    A token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image position
-    or position of an answer the mean over pairs of what stands at the same position.
+    A token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image
+    position or position of an answer the mean over pairs of what stands at the same position.
 
     Args:
         blip: The model.

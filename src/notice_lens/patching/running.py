@@ -1,8 +1,10 @@
 """Carries out a sweep: batches of pairs, their rows, and one labelled result."""
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching.store import Store
 
 MOST_PAIRS = 64
 """Pairs that are encoded together, at most."""
@@ -78,6 +81,9 @@ class Sweep:
         self.mismatched = "mismatched" in options.controls
         metrics = [name for name in ("answer_prob", "prob_change", "logit_diff_change", "kl") if name in self._needed()]
         self.metrics = [*metrics, *self.custom]
+        self.rows_at_a_time = self._fit(max(self.places.tokens))
+        rows = max(1, len(self.grid.cells) * (1 + self.mismatched))
+        self.pairs_at_a_time = int(np.clip(self.rows_at_a_time // rows, 1, MOST_PAIRS))
 
     def _needed(self) -> set[str]:
         needed = set(self.names)
@@ -96,22 +102,34 @@ class Sweep:
         """The result."""
         from tqdm import tqdm
 
-        result = self.template()
-        done = np.zeros(len(self.pairs), bool)
         settings = self._settings()
         means = None
         if any(edit.source == "mean" for cell in self.grid.cells for edit in cell.edits):
             means = Means(self.blip, self.pairs, self.places, self.grid.hooks)
-        total = len(self.pairs) * len(self.grid.cells)
-        with tqdm(
-            total=total, desc="patching", unit="patch", unit_scale=True, disable=not self.options.progress
-        ) as bar:
-            for several in self._batches(done):
-                arrays = self._averaged([self._batch(several, setting, means) for setting in settings])
-                for name, values in arrays.items():
-                    result[name][several] = values
-                bar.update(len(several) * len(self.grid.cells))
-        return self.labelled(result)
+        size, quiet = len(self.grid.cells), not self.options.progress
+        with (
+            self._kept() as kept,
+            tqdm(total=len(self.pairs) * size, desc="patching", unit=" patches", disable=quiet) as bar,
+        ):
+            for several in self._batches():
+                if not kept.done[several].all():
+                    arrays = [self._batch(several, setting, means) for setting in settings]
+                    kept.write(several, self._raw(several, self._averaged(arrays)))
+                bar.update(len(several) * size)
+            return self._completed(kept.load())
+
+    def _kept(self) -> "InMemory | Store":
+        """Where results go: a store on disk, which goes on where it stopped, or memory."""
+        from notice_lens.patching.store import Store
+
+        template = self._raw(list(range(len(self.pairs))), None)
+        if self.options.store is None:
+            return InMemory(template)
+        store = Store.open(self.options.store, template, self.attrs())
+        # The plan of a store that is gone on with: other batches would round otherwise.
+        plan = store.load().attrs
+        self.rows_at_a_time, self.pairs_at_a_time = int(plan["rows_at_a_time"]), int(plan["pairs_at_a_time"])
+        return store
 
     def _settings(self) -> list[Setting]:
         """What is done: once, or once for each draw of the noise."""
@@ -121,16 +139,14 @@ class Sweep:
         std = noise.std(self.blip, self.pairs)
         return [Setting(noise, self.options.direction, self.custom, sample, std) for sample in range(noise.samples)]
 
-    def _batches(self, done: np.ndarray) -> Iterator[list[int]]:
+    def _batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
         by_length: dict[int, list[int]] = defaultdict(list)
-        for number in np.flatnonzero(~done).tolist():
-            by_length[self.places.tokens[number]].append(number)
-        rows = max(1, len(self.grid.cells) * (1 + self.mismatched))
-        size = int(np.clip(self._fit(max(by_length, default=1)) // rows, 1, MOST_PAIRS))
+        for number, length in enumerate(self.places.tokens):
+            by_length[length].append(number)
         for several in by_length.values():
-            for start in range(0, len(several), size):
-                yield several[start : start + size]
+            for start in range(0, len(several), self.pairs_at_a_time):
+                yield several[start : start + self.pairs_at_a_time]
 
     def _streams(self) -> list[str]:
         """The stacks that variants pass through: from the first that is edited on."""
@@ -163,7 +179,7 @@ class Sweep:
         arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
         self._baselines(contexts, arrays)
         rows = list(self._rows(batch, contexts[0], several))
-        for measured in measure(contexts, self.places, several, rows, self._fit(self.places.tokens[several[0]])):
+        for measured in measure(contexts, self.places, several, rows, self.rows_at_a_time):
             found = numbers(measured)
             for number, row in enumerate(measured.rows):
                 if row.role == SELF:
@@ -216,27 +232,33 @@ class Sweep:
 
     # The result
 
-    def template(self) -> Arrays:
-        """All arrays, empty."""
-        dtype = np.dtype(self.options.dtype or ("float64" if self.blip.dtype == torch.float64 else "float32"))
-        return {name: np.full((len(self.pairs), *shape), np.nan, dtype) for name, shape in self._shapes().items()}
+    def _raw(self, several: list[int], arrays: Arrays | None) -> "xr.Dataset":
+        """Arrays of some pairs with their names.
 
-    def labelled(self, arrays: Arrays) -> "xr.Dataset":
-        """The arrays with their names; what follows from them is added."""
+        Args:
+            several: Which pairs.
+            arrays: Their numbers; None for a template without any, which takes no room.
+        """
         import xarray as xr
 
-        dims = ("pair", *self.grid.dims)
-        coords: dict[str, Any] = {
-            dim: np.array(labels, dtype=_dtype(labels)) for dim, labels in self.grid.coords.items()
-        }
-        coords["pair"] = np.array(self.pairs["id"], dtype=object)
-        for column in COLUMNS:
-            coords[column] = ("pair", np.array(self.pairs[column], dtype=object))
-        coords["contrast_answer"] = ("pair", np.array(self.contrast, dtype=object))
-        variables = {name: (dims if values.ndim > 1 or (not self.grid.dims and name not in BASELINES) else ("pair",), values)
-                     for name, values in arrays.items()}  # fmt: skip
-        effects = xr.Dataset(variables, coords=coords, attrs=self.attrs())
-        return self._completed(effects)
+        dtype = np.dtype(self.options.dtype or ("float64" if self.blip.dtype == torch.float64 else "float32"))
+        labels = self.grid.coords.items()
+        coords: dict[str, Any] = {dim: np.array(own, dtype=_dtype(own)) for dim, own in labels}
+        for column, values in self._columns.items():
+            own = np.array([values[number] for number in several], dtype=object)
+            coords["pair" if column == "id" else column] = ("pair", own)
+        variables = {}
+        for name, shape in self._shapes().items():
+            full = (len(several), *shape)
+            values = np.broadcast_to(np.array(np.nan, dtype), full) if arrays is None else arrays[name].astype(dtype)
+            variables[name] = (("pair",) if name in BASELINES else ("pair", *self.grid.dims), values)
+        plan = {"rows_at_a_time": self.rows_at_a_time, "pairs_at_a_time": self.pairs_at_a_time}
+        return xr.Dataset(variables, coords=coords, attrs={**self.attrs(), **plan})
+
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        """Columns of the pairs that a result has as coordinates."""
+        return {**{column: self.pairs[column] for column in ("id", *COLUMNS)}, "contrast_answer": self.contrast}
 
     def _completed(self, effects: "xr.Dataset") -> "xr.Dataset":
         """The result with what follows from its numbers: normalised effects, what is below the noise."""
@@ -251,19 +273,20 @@ class Sweep:
             effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
         effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
         effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
-        unwanted = (
-            {"logit_diff_change", "logit_diff_change_mismatched"} if "logit_diff_change" not in self.names else set()
-        )
+        asked = "logit_diff_change" in self.names
+        unwanted = set() if asked else {"logit_diff_change", "logit_diff_change_mismatched"}
         return effects.drop_vars(unwanted & set(effects.data_vars))
 
     def _without_donor(self) -> int:
-        column = "donor_prompt" if Setting(self.options.corruption).by_text else "donor_image"
-        return sum(value is None for value in self.pairs.dataset[column])
+        column = "donor_prompt" if Setting(self.options.corruption).by_text else "donor_digest"
+        return sum(value is None for value in self.pairs[column])
 
     def attrs(self) -> dict[str, Any]:
         """Everything needed to repeat the run, in plain values."""
-        import json
+        return dict(self._attrs)
 
+    @cached_property
+    def _attrs(self) -> dict[str, Any]:
         options = self.options
         noise = options.corruption
         return {
@@ -287,6 +310,29 @@ class Sweep:
                 package.replace("-", "_"): version(package) for package in ("torch", "transformers", "transformer-lens")
             },
         }
+
+
+class InMemory:
+    """Results that are kept in memory: what a `Store` is on disk."""
+
+    def __init__(self, template: "xr.Dataset") -> None:
+        self.result = template.copy(data={name: np.array(values) for name, values in template.data_vars.items()})
+        self.done = np.zeros(template.sizes["pair"], bool)
+
+    def __enter__(self) -> "InMemory":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open."""
+
+    def write(self, several: Sequence[int], part: "xr.Dataset") -> None:
+        """Takes the numbers of some pairs."""
+        for name, values in part.data_vars.items():
+            self.result[name].values[np.asarray(several)] = values.values
+
+    def load(self) -> "xr.Dataset":
+        """All of them."""
+        return self.result
 
 
 def fingerprint(blip: "HookedBLIP") -> str:
@@ -313,15 +359,12 @@ def _check_pairs(pairs: "MinimalPairs", options: Options) -> None:
     """Raises where pairs lack what the corruption needs."""
     if not len(pairs):
         raise ValueError("there are no pairs")
-    column = {"text": "corrupt_prompt", "image": "corrupt_image"}.get(
-        options.corruption if isinstance(options.corruption, str) else ""
-    )
-    if column == "corrupt_prompt":
-        lacking = [name for name, value in zip(pairs["id"], pairs[column], strict=True) if value is None]
+    if options.corruption == "text":
+        lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
         if lacking:
             raise ValueError(
-                f"{len(lacking)} of {len(pairs)} pairs have no {column}, such as {lacking[0]!r}; symmetric_replacement "
-                "writes them, corruption='image' needs none"
+                f"{len(lacking)} of {len(pairs)} pairs have no corrupt_prompt, such as {lacking[0]!r}; "
+                "symmetric_replacement writes them, corruption='image' needs none"
             )
 
 

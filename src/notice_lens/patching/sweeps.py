@@ -34,13 +34,13 @@ def sweep(
             with clean activations: sufficiency) or `noise` (the reverse: necessity). `metrics`: names of built-in ones,
             or a mapping of names to functions of logits [row, answer_pos, d_vocab] (the built-in ones to None).
             `contrast`: `auto` or `incorrect`, see `Batch`. `min_gap`: in logits; below it a pair's effect is NaN.
-            `source`: `other`, `zero` or `mean` (over all clean runs, by role). `controls`: of `self` and `mismatched`.
+            `source`: `other`, `zero` or `mean` (over all clean runs, by role). `controls`: of `self`, `mismatched`.
             `memory`: bytes that variants may take; None takes a share of what is free. `dtype`: of the result.
             `seed`: of what is drawn. `store`: a folder to write to and to go on from. `progress`: a bar.
 
     Returns:
-        Dimensions `pair`, then those of the sites. For each metric a variable, with `_mismatched` behind its name for the
-        mismatched donor; NaN where a pair has no such role, or no donor. Baselines (`logit_diff_clean`, ...), the noise
+        Dimensions `pair`, then those of the sites. For each metric a variable, with `_mismatched` behind its name for
+        the mismatched donor; NaN where a pair has no such role, or no donor. Baselines (`logit_diff_clean`, ...), the noise
         floor and `below_floor`; columns of the pairs as coordinates; everything to repeat it in `attrs`.
 
     Raises:

@@ -23,6 +23,17 @@ class Spread(NamedTuple):
         return torch.cat([value[: self.kept], value[self.copied]])
 
 
+class ByPair(NamedTuple):
+    """Cells sorted by their pair: in a `table` [pair, line], filled up to the longest pair's; and where each is.
+
+    What is at `lines` of the flattened table belongs to `cells`.
+    """
+
+    table: Tensor
+    cells: Tensor
+    lines: Tensor
+
+
 class Cells:
     """Which rows are aboard, and where their positions are.
 
@@ -74,12 +85,8 @@ class Cells:
         self.row = np.repeat(self.aboard, self.pos)
         return Spread(kept, self.index(copied))
 
-    def by_pair(self, chosen: NDArray[np.bool_], n_pairs: int) -> tuple[Tensor, Tensor]:
-        """The chosen cells, pair by pair, each pair's filled up to the length of the longest.
-
-        Returns:
-            Cells [pair, n], and which of them are real.
-        """
+    def by_pair(self, chosen: NDArray[np.bool_], n_pairs: int) -> ByPair:
+        """The chosen cells, pair by pair."""
         cells = np.flatnonzero(chosen)
         pairs = self.pair_of[self.row[cells]]
         counts = np.bincount(pairs, minlength=n_pairs)
@@ -87,18 +94,18 @@ class Cells:
         filled = np.arange(counts.max(initial=0)) < counts[:, None]
         table = np.zeros(filled.shape, dtype=np.int64)
         table[filled] = cells[order]
-        return self.index(table), torch.from_numpy(filled).to(self.device)
+        return ByPair(self.index(table), self.index(cells[order]), self.index(np.flatnonzero(filled)))
 
     def slots(self, rows: Index) -> Tensor:
         """Where rows stand among those with all positions; one that never came aboard is its base row."""
         first = self.where[:, 0] // self.pos
         return self.index(np.where(self.where[rows, 0] < 0, first[self.pair_of[rows]], first[rows]))
 
-    def of(self, rows: Index, positions: Index) -> Tensor:
+    def of(self, rows: Index, positions: Index) -> Index:
         """The cells of positions of rows that are aboard."""
         found = self.where[rows, positions]
         assert (found >= 0).all(), "an edit of a position that its row has not brought aboard"
-        return self.index(found)
+        return found
 
     def index(self, numbers: Index) -> Tensor:
         """Numbers as an index on the wave's device."""

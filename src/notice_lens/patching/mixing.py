@@ -13,7 +13,7 @@ def fused_attention(
     q: Float[Tensor, "row query_pos head d_head"],
     k: Float[Tensor, "row key_pos head d_head"],
     v: Float[Tensor, "row key_pos head d_head"],
-    mask: Bool[Tensor, "row 1 query_or_1 key_pos"] | None = None,
+    mask: Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None = None,
 ) -> Float[Tensor, "row query_pos head d_head"]:
     """Z by PyTorch's fused kernel."""
     q, k, v = (rearrange(x, "row pos head d_head -> row head pos d_head") for x in (q, k, v))
@@ -24,7 +24,7 @@ def fused_attention(
 def scores_of(
     q: Float[Tensor, "row query_pos head d_head"],
     k: Float[Tensor, "row key_pos head d_head"],
-    mask: Bool[Tensor, "row 1 query_or_1 key_pos"] | None = None,
+    mask: Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None = None,
 ) -> Float[Tensor, "row head query_pos key_pos"]:
     """The scores as `hook_attn_scores` has them: scaled, and lowest where masked."""
     scores = einsum(q, k, "row query_pos head d, row key_pos head d -> row head query_pos key_pos") / q.shape[-1] ** 0.5

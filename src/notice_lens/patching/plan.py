@@ -129,13 +129,12 @@ class Plan:
     def steps(self, stack: str) -> Steps:
         """What happens in a stack."""
         before = self.stacks[: self.stacks.index(stack)]
-        arriving = sorted({row for earlier in before for row in self._by_stack[earlier]})
+        arriving = {row for earlier in before for row in self._by_stack[earlier]}
         own = self._by_stack[stack]
-        steps = Steps(_index(arriving), _index(sorted({*arriving, *own})))
+        steps = Steps(_index(sorted(arriving)), _index(sorted({*arriving, *own})))
         joins: dict[Where, list[tuple[int, Index]]] = {}
-        before_here = set(arriving)
         for row in steps.aboard.tolist():
-            where, positions = self._join(stack, own.get(row, []), row in before_here)
+            where, positions = self._join(stack, own.get(row, []), row in arriving)
             joins.setdefault(where, []).append((row, positions))
         steps.joins = {where: _lines(found) for where, found in joins.items()}
         steps.first_layer = max(0, min((layer for layer, _ in joins), default=0))
@@ -152,23 +151,34 @@ class Plan:
         layer, step = min(where)
         if arriving or order[step] == "attn.inside":
             return (layer, order[step]), everything
-        here = [(leaf, patch) for of, leaf, patch in patches if max(of, 0) == max(layer, 0)]
-        if any(leaf in ("cross_attn.hook_k", "cross_attn.hook_v") for leaf, _ in here):
+        now = _mixings_before(layer, step)
+        here = [found[2] for found, at in zip(patches, where, strict=True) if _mixings_before(*at) == now]
+        if any(patch.hook.endswith(("cross_attn.hook_k", "cross_attn.hook_v")) for patch in here):
             return (layer, order[step]), everything
-        return (layer, order[step]), np.unique(np.concatenate([patch.positions for _, patch in here]))
+        return (layer, order[step]), np.unique(np.concatenate([patch.positions for patch in here]))
 
     def _sort_edits(self, own: dict[int, list[tuple[int, str, Patch]]], steps: Steps) -> None:
-        grouped: dict[Where, dict[tuple[str, bool], list[tuple[int, Patch]]]] = {}
+        grouped: dict[Where, dict[tuple[int, str, bool], list[tuple[int, Patch]]]] = {}
         for row, patches in own.items():
+            turns: dict[Where, tuple[int, str, bool]] = {}
             for layer, leaf, patch in patches:
                 if leaf in INSIDE and leaf not in ("attn.hook_q", "attn.hook_k", "attn.hook_v"):
                     module = leaf.partition(".")[0]
                     steps.special.setdefault((layer, module), {}).setdefault(row, []).append(patch)
                     continue
-                kinds = grouped.setdefault((layer, leaf), {})
-                kinds.setdefault((patch.source, patch.head is not None), []).append((row, patch))
+                # Where edits of a row overlap, the later one holds: it gets a later turn, in an assignment of its own.
+                kind = (patch.source, patch.head is not None)
+                turn, *before = turns.get((layer, leaf), (0, *kind))
+                turns[layer, leaf] = key = (turn + (tuple(before) != kind), *kind)
+                grouped.setdefault((layer, leaf), {}).setdefault(key, []).append((row, patch))
         for where, kinds in grouped.items():
-            steps.edits[where] = [_edits(source, found) for (source, _), found in kinds.items()]
+            by_turn = sorted(kinds, key=lambda kind: kind[0])
+            steps.edits[where] = [_edits(source, kinds[turn, source, by_head]) for turn, source, by_head in by_turn]
+
+
+def _mixings_before(layer: int, step: int) -> int:
+    """How many self-attentions come before a step: a block's first steps belong to the block before."""
+    return max(layer, 0) + (step >= PRE_NORM.index("attn.inside"))
 
 
 def _edits(source: str, found: Sequence[tuple[int, Patch]]) -> Edits:

@@ -350,8 +350,8 @@ def _refuse_hooks(blip: "HookedBLIP") -> None:
     watched = [name for name, point in blip.hook_dict.items() if getattr(point, "watched", False)]
     if watched:
         raise ValueError(
-            f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which would "
-            "pass them by; remove them first (blip.reset_hooks())"
+            f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
+            "would pass them by; remove them first (blip.reset_hooks())"
         )
 
 

@@ -40,8 +40,8 @@ def sweep(
 
     Returns:
         Dimensions `pair`, then those of the sites. For each metric a variable, with `_mismatched` behind its name for
-        the mismatched donor; NaN where a pair has no such role, or no donor. Baselines (`logit_diff_clean`, ...), the noise
-        floor and `below_floor`; columns of the pairs as coordinates; everything to repeat it in `attrs`.
+        the mismatched donor; NaN where a pair has no such role, or no donor. Baselines (`logit_diff_clean`, ...), the
+        noise floor and `below_floor`; columns of the pairs as coordinates; everything to repeat it in `attrs`.
 
     Raises:
         ValueError: A site, an option or a metric is not what it has to be, or hooks are on the model.
@@ -98,7 +98,7 @@ def patch_modules(
     layers: Any = None,
     **options: Any,
 ) -> "xr.Dataset":
-    """What attention, cross-attention and MLP of each layer write, and what its block hands on: `pair, site, layer, ...`.
+    """What attention, cross-attention and MLP of a layer write, and what its block hands on: `pair, site, layer, ...`.
 
     Args:
         blip: The model.

@@ -24,6 +24,7 @@ have one line a *cell*, which is one position of one row: [cell, d_model].
 What is edited where is a `Plan` (plan.py); where edits come from, and the base run, is a `Run` (runs.py).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,14 @@ class Wave:
         self.plan = plan
         self.blip = run.blip
 
-    def encode(self) -> Float[Tensor, "row key_pos d_source"] | None:
+    def encode(self) -> Float[Tensor, "own_row key_pos d_source"] | None:
         """The states that the last stack reads, of all variants that change them; None where none does."""
         own = None
         for stack in self.blip.cfg.stacks[:-1]:
             own = _StackWave(self, stack, own).states()
         return own
 
-    def read_out(self, own: Float[Tensor, "row key_pos d_source"] | None) -> Float[Tensor, "row pos d_model"]:
+    def read_out(self, own: Float[Tensor, "own_row key_pos d_source"] | None) -> Float[Tensor, "row pos d_model"]:
         """The states behind the last stack: of the base rows, pair by pair, and then of all variants.
 
         Args:
@@ -154,15 +155,15 @@ class _StackWave:
         z, *live_ = self._at(f"{module}.hook_z", z, *live)
         out = attn.output(rearrange(z, "cell head d_head -> cell (head d_head)"))
         out, z, *live_ = self._join(f"{module}.hook_result", out, z, *live_)
-        for edits in self.steps.edits.get((self.layer, f"{module}.hook_result"), ()):
-            cells, new = self._looked_up(f"{module}.hook_result", edits)
-            if edits.heads is None:
-                wrote = einsum(z[cells], attn.W_O, "line head d_head, head d_head d_model -> line head d_model")
-                out.index_add_(0, cells, (new - wrote).sum(1))
-            else:
-                heads = self.cells.index(edits.heads)
-                wrote = einsum(z[cells, heads], attn.W_O[heads], "line d_head, line d_head d_model -> line d_model")
-                out.index_add_(0, cells, new - wrote)
+        found = [self._looked_up(f"{module}.hook_result", edits) for edits in self._edits(f"{module}.hook_result")]
+        if found:
+            edited = np.unique(np.concatenate([cells for cells, _, _ in found]))
+            at = self.cells.index(edited)
+            result = einsum(z[at], attn.W_O, "line head d_head, head d_head d_model -> line head d_model")
+            wrote = result.sum(1)
+            for cells, heads, new in found:
+                result[self._lines(np.searchsorted(edited, cells), heads)] = new
+            out[at] += result.sum(1) - wrote
         return out, *live_
 
     def _mlp(self, mlp: MLP, normalized: Tensor, live: Tensor) -> tuple[Tensor, ...]:
@@ -194,7 +195,7 @@ class _StackWave:
         for row, patches in special.items():
             at = [int(self.cells.where[row, 0]) // self.cells.pos]
             own = mask if mask is None or len(mask) == 1 else mask[at]
-            z[at] = self._explicit(q[at], k[at], v[at], own, row, patches)
+            z[at] = self._explicit(q[at], KeyValues(k[at], v[at]), own, row, patches)
         return rearrange(z, "row pos head d_head -> (row pos) head d_head"), x
 
     def _cross_attention(self, attn: Attention, mid: Tensor) -> tuple[Tensor, ...]:
@@ -203,16 +204,17 @@ class _StackWave:
         q, mid = self._join("cross_attn.inside", q, mid)
         z = torch.empty_like(q)
         kv = attn.project_source(self.run.source(self.name))
-        cells, filled = self.cells.by_pair(~np.isin(self.cells.row, self.steps.arriving), len(kv.k))
-        z[cells[filled]] = fused_attention(q[cells], kv.k, kv.v, self.source_mask)[filled]
+        by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.steps.arriving), len(kv.k))
+        answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
+        z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]
         if self.own is not None:
             cells = self.cells.index(self.cells.where[self.steps.arriving])
             z[cells] = self._from_own_source(attn, q[cells], self.own, self.steps.arriving)
         for row, patches in self.steps.special.get((self.layer, "cross_attn"), {}).items():
-            k, v = self._keys_and_values(attn, kv, row)
             cells = self.cells.index(self.cells.where[row][self.cells.where[row] >= 0])
             mask = None if self.source_mask is None else self.source_mask[[self.pair_of[row]]]
-            z[cells] = self._explicit(q[cells][None], k, v, mask, row, patches)[0]
+            own = self._keys_and_values(attn, kv, row)
+            z[cells] = self._explicit(q[cells][None], own, mask, row, patches)[0]
         return z, mid
 
     def _from_own_source(self, attn: Attention, q: Tensor, states: Tensor, rows: Index) -> Tensor:
@@ -230,7 +232,7 @@ class _StackWave:
         return KeyValues(shared.k[[pair]].clone(), shared.v[[pair]].clone())
 
     def _explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, row: int, patches: list[Patch]
+        self, q: Tensor, kv: KeyValues, mask: Tensor | None, row: int, patches: list[Patch]
     ) -> Float[Tensor, "1 query_pos head d_head"]:
         """Z of one row whose scores or pattern, or keys or values of cross-attention, are edited."""
         pair = int(self.pair_of[row])
@@ -239,21 +241,24 @@ class _StackWave:
             leaf: [patch for patch in patches if patch.hook.endswith(leaf)]
             for leaf in ("hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
         }
-        for leaf, value in (("hook_k", k), ("hook_v", v)):
+        for leaf, value in (("hook_k", kv.k), ("hook_v", kv.v)):
             for patch in by_leaf[leaf]:
                 heads = slice(None) if patch.head is None else patch.head
                 value[0, patch.positions, heads] = self.run.values(patch.source, patch.hook)[
                     pair, patch.positions, heads
                 ]
-        table = scores_of(q, k, mask)
-        for leaf in ("hook_attn_scores", "hook_pattern"):
+        table = scores_of(q, kv.k, mask)
+        lowest = torch.finfo(table.dtype).min
+        for leaf, unseen in (("hook_attn_scores", lowest), ("hook_pattern", 0.0)):
             table = table if leaf == "hook_attn_scores" else table.softmax(-1)
             for patch in by_leaf[leaf]:
                 keys = np.arange(table.shape[-1]) if patch.keys is None else patch.keys
                 heads = np.arange(table.shape[1]) if patch.head is None else np.array([patch.head])
                 new = self.run.values(patch.source, patch.hook)[pair][np.ix_(heads, patch.positions, keys)]
                 table[0][np.ix_(heads, place[patch.positions], keys)] = new
-        return mixed(table, v)
+            # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
+            table = table if mask is None else table.masked_fill(~mask, unseen)
+        return mixed(table, kv.v)
 
     # Joining and editing
 
@@ -278,19 +283,25 @@ class _StackWave:
 
     def _edit(self, step: str, value: Tensor) -> None:
         # In place: rows that are edited have joined, so `value` is the wave's own and no recorded run's.
-        for edits in self.steps.edits.get((self.layer, step), ()):
-            cells, new = self._looked_up(step, edits)
-            value[cells if edits.heads is None else (cells, self.cells.index(edits.heads))] = new
+        for edits in self._edits(step):
+            cells, heads, new = self._looked_up(step, edits)
+            value[self._lines(cells, heads)] = new
 
-    def _looked_up(self, step: str, edits: Edits) -> tuple[Tensor, Tensor]:
-        """The cells that are edited, and their new values."""
+    def _edits(self, step: str) -> Sequence[Edits]:
+        return self.steps.edits.get((self.layer, step), ())
+
+    def _looked_up(self, step: str, edits: Edits) -> tuple[Index, Index | None, Tensor]:
+        """The cells and heads that are edited, and their new values."""
         hook = f"{self.name}.{step}" if self.layer < 0 else f"{self.name}.blocks.{self.layer}.{step}"
-        where = (self.pair_of[edits.rows], edits.positions)
-        where = where if edits.heads is None else (*where, edits.heads)
-        new = self.run.values(edits.source, hook)[tuple(map(self.cells.index, where))]
-        return self.cells.of(edits.rows, edits.positions), new
+        values = self.run.values(edits.source, hook)
+        new = values[(self.cells.index(self.pair_of[edits.rows]), *self._lines(edits.positions, edits.heads))]
+        return self.cells.of(edits.rows, edits.positions), edits.heads, new
 
-    def _own_mask(self, causal: bool) -> Bool[Tensor, "row 1 query_or_1 key_pos"] | None:
+    def _lines(self, cells: Index, heads: Index | None) -> tuple[Tensor, ...]:
+        """An index of cells, or of their heads."""
+        return tuple(map(self.cells.index, (cells,) if heads is None else (cells, heads)))
+
+    def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
         """Which positions of their own the rows that are aboard may look at."""
         if not causal and self.mask is None:
             return None

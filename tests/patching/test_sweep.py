@@ -5,10 +5,22 @@ import pytest
 import torch
 
 from conftest import make_pair
+from made_up import made_up_pairs
+from notice_lens import HookedBLIP
 from notice_lens.models.inputs import BLIPInputs
+from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Edit, patch_heads, patch_modules, run_variants, sweep
 from notice_lens.patching.sites import Site
-from patching.conftest import made_up_pairs
+
+
+@pytest.fixture(scope="module")
+def mini64() -> HookedBLIP:
+    return HookedBLIP.mini(dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def states() -> MinimalPairs:
+    return mini_world("states", 6, seed=1)
 
 
 class Plain:
@@ -84,8 +96,10 @@ CASES = [
     ("vqa", "vision.attn", "regions"), ("vqa", "vision.resid_post", "all"), ("vqa", "text.resid_mid_cross", "roles"),
     ("vqa", "text.cross_attn.v", "regions"), ("vqa", "text.attn.result", "each"), ("vqa", "decoder.cross_attn", "all"),
     ("vqa", "decoder.cross_attn.k", "roles"), ("vqa", "text.hook_embed", "each"), ("vqa", "decoder.mlp.post", "each"),
-    ("caption", "decoder.cross_attn", "all"), ("caption", "decoder.attn", "each"), ("caption", "vision.attn_out", "all"),
-    ("match", "text.cross_attn", "each"), ("match", "text.normalized_resid_post", "all"), ("match", "vision.attn.q", "regions"),
+    ("caption", "decoder.cross_attn", "all"), ("caption", "decoder.attn", "each"),
+    ("caption", "vision.attn_out", "all"),
+    ("match", "text.cross_attn", "each"), ("match", "text.normalized_resid_post", "all"),
+    ("match", "vision.attn.q", "regions"),
 ]  # fmt: skip
 
 
@@ -94,9 +108,8 @@ def models():
     return {kind: make_pair(kind, torch.float64).blip for kind in ("vqa", "caption", "match")}
 
 
-def positions_of(pairs, blip, number, site, label, spoken):
+def positions_of(pairs, blip, number, site, label):
     """The positions of a label, by hand."""
-    pair = pairs[number]
     if isinstance(label, str) and site.positions == "regions":
         return np.flatnonzero(pairs.patch_masks(blip)[number][label].numpy())
     if isinstance(label, str):
@@ -119,11 +132,12 @@ def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corrupti
         at = dict(zip(effects.logit_diff_change.dims, place.tolist(), strict=True))
         number, labels = at["pair"], {dim: effects[dim].values[n] for dim, n in at.items() if dim != "pair"}
         plain = Plain(blip, pairs[number], corruption, direction, effects.contrast_answer.values[number])
-        label = next((labels[dim] for dim in ("role", "region", "position") if dim in labels), None)
+        labels = {dim: label.item() if isinstance(label, np.generic) else label for dim, label in labels.items()}
         hook, head = site.hook(labels.get("layer")), labels.get("head")
+        label = next((labels[dim] for dim in ("role", "region", "position") if dim in labels), None)
         results = []
         for run, source in ((plain.base, "other"), (plain.base, "donor")):
-            where = slice(None) if label is None else positions_of(pairs, blip, number, site, label, None)
+            where = slice(None) if label is None else positions_of(pairs, blip, number, site, label)
             keys = slice(None) if name.endswith("pattern") else None
             if keys is not None and label is None:
                 where = range(blip.prepare(pairs[number].clean_image, pairs[number].clean_prompt).input_ids.shape[1])
@@ -147,10 +161,9 @@ def test_shuffled_pairs_and_small_chunks_give_the_same(mini64, states):
     for name in whole.data_vars:
         if name in ("noise_floor", "below_floor"):
             continue
-        np.testing.assert_allclose(
-            shuffled[name].sel(pair=whole.pair, role=whole.role) if "role" in whole[name].dims else shuffled[name].sel(pair=whole.pair),
-            whole[name], atol=1e-9,
-        )  # fmt: skip
+        ours = shuffled[name].sel(pair=whole.pair)
+        ours = ours.sel(role=whole.role) if "role" in ours.dims else ours
+        np.testing.assert_allclose(ours, whole[name], atol=1e-9)
 
 
 def test_all_positions_of_the_residual_give_the_clean_answer_where_they_must(mini64, states):
@@ -173,6 +186,11 @@ def test_a_self_patch_is_zero_in_both_directions(mini64, states):
         effects = patch_heads(mini64, states, direction=direction, progress=False)
         assert 0 <= effects.noise_floor.max() < 1e-10
         np.testing.assert_array_equal(effects.below_floor, abs(effects.logit_diff_change) <= effects.noise_floor)
+
+
+def key_to_zero(k, hook):
+    k[0, 1, 0] = 0
+    return k
 
 
 def test_variants_join_their_edits(models):
@@ -200,7 +218,7 @@ def test_variants_join_their_edits(models):
                 _, donor = blip.run_with_cache(plain.inputs("donor", spoken), names_filter=names)
                 hooks = [
                     (names[0], plain._setter(clean[names[0]], where[0], 2)),
-                    ("text.blocks.2.attn.hook_k", lambda k, hook: k.index_put((torch.tensor([0]), torch.tensor([1]), torch.tensor([0])), torch.zeros(1, k.shape[-1], dtype=k.dtype))),
+                    ("text.blocks.2.attn.hook_k", key_to_zero),
                     (names[1], plain._setter(donor[names[1]], where[2], 1)),
                 ]  # fmt: skip
                 values.append(plain._say(blip.run_with_hooks(inputs, fwd_hooks=hooks)[0], inputs, spoken))

@@ -39,6 +39,9 @@ Where = tuple[int, str]
 class Patch(NamedTuple):
     """One edit of one row.
 
+    Where patches of one hook overlap, the later one in the row holds. A patch of scores or of a pattern never opens
+    what is masked: padding, and what comes after a causal position, stay unseen whatever its source has there.
+
     Attributes:
         hook: The hook point, with its stack.
         positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.

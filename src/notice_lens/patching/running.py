@@ -178,7 +178,7 @@ class Sweep:
         contexts = list(batch.runs(None if means is None else lambda like: means.of(several, like)))
         arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
         self._baselines(contexts, arrays)
-        rows = list(self._rows(batch, contexts[0], several))
+        rows = list(self._rows(batch, contexts, several))
         for measured in measure(contexts, self.places, several, rows, self.rows_at_a_time):
             found = numbers(measured)
             for number, row in enumerate(measured.rows):
@@ -197,13 +197,13 @@ class Sweep:
         shapes = {name + ending: self.grid.shape for name in self.metrics for ending in behind}
         return {**shapes, **dict.fromkeys(BASELINES, ())}
 
-    def _rows(self, batch: Batch, context: Context, several: Sequence[int]) -> Iterator[Row]:
+    def _rows(self, batch: Batch, contexts: Sequence[Context], several: Sequence[int]) -> Iterator[Row]:
         """Every row of a batch: each cell of each pair that has it, with its controls."""
         for pair in range(len(several)):
             tested: set[tuple[str, ...]] = set()
             for cell in self.grid.cells:
                 row = Row(pair, cell, MATCHED)
-                if row.patches(context, self.places, several) is None:
+                if any(row.patches(context, self.places, several) is None for context in contexts):
                     continue
                 yield row
                 if batch.donors and batch.has_donor[pair] and any(edit.source == "other" for edit in cell.edits):

@@ -117,7 +117,7 @@ class _StackWave:
         """The stream before block 0, with edits of the embeddings."""
         self.layer = -1
         embed, positions = (
-            rearrange(self.run.values("self", f"{self.name}.{hook}"), "row pos d_model -> (row pos) d_model").clone()
+            rearrange(self.run.values("self", f"{self.name}.{hook}"), "row pos d_model -> (row pos) d_model")
             for hook in ("hook_embed", "hook_pos_embed")
         )
         embed, positions = self._at("hook_embed", embed, positions)
@@ -179,8 +179,7 @@ class _StackWave:
         if inside is not None:
             self.cells.board(inside.rows)
         special = self.steps.special.get((self.layer, "attn"), {})
-        edited = [(self.layer, f"attn.hook_{name}") in self.steps.edits for name in "qkv"]
-        alone = self.cells.pos == 1 and not special and not edited[0] and not edited[1]
+        alone = self.cells.pos == 1 and not special
         projections = [attn.value] if alone else [attn.query, attn.key, attn.value]
         projected = [self._heads(attn, project(normalized)) for project in projections]
         spread = self.cells.spread()

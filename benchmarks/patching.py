@@ -1,0 +1,238 @@
+"""Sweeps against the usual loops, side by side, on the architecture of blip-vqa-base with random weights.
+
+    python benchmarks/patching.py                # every table; about ten minutes on two cores
+    python benchmarks/patching.py --only loop lens
+
+- `loop`: every cross-attention head, layer and token of a pair, against a full forward of (clean, corrupted, patched)
+  on the Hugging Face model for each patch. A few of those are timed, and multiplied.
+- `lens`: against `transformer_lens.patching` on our own lens, which has the image encoded and projected already.
+- `peak`: arithmetic over time, beside this machine's own float32 matrix products in the same run.
+- `vision`: every vision head of a pair at all positions.
+- `mini`: the mini model on 100 pairs, both corruptions, both controls.
+
+Ratios are of times of one run; machines are noisy, and absolute times mean little.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from notice_lens import HookedBLIP, patching
+from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.pairs import MinimalPairs, mini_world
+
+VOCABULARY = Path(__file__).parents[1] / "tests" / "data" / "bert" / "vocab.txt"
+LAYERS, HEADS, TOKENS, PATCHES, WIDTH, VOCAB = 12, 12, 9, 577, 768, 30524
+OPTIONS: dict[str, Any] = {"controls": (), "progress": False}
+
+
+def make_pairs(n: int) -> MinimalPairs:
+    """Pairs of noise images with one question of nine tokens."""
+
+    def noise(number: int) -> Image.Image:
+        return Image.fromarray(np.random.default_rng(number).integers(0, 255, (384, 384, 3), dtype=np.uint8))
+
+    return MinimalPairs.from_rows(
+        {
+            "id": f"p{number}", "task": "noise",
+            "clean_image": noise(2 * number), "corrupt_image": noise(2 * number + 1),
+            "clean_prompt": "is this apple red or green?",
+            "correct_answer": "red", "incorrect_answer": "green",
+            "corrupt_prompt": "is this apple blue or black?",
+        }
+        for number in range(n)
+    )  # fmt: skip
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one run, and what it gave."""
+    start = time.perf_counter()
+    found = run()
+    return time.perf_counter() - start, found
+
+
+def loop_patch(hf: Any, blip: HookedBLIP, pairs: MinimalPairs, layer: int, position: int, head: int) -> float:
+    """One patch as the circulated code does it: a full forward of clean, corrupted and patched. Logit difference."""
+    inputs = pairs.prepare(blip)
+    pixels = torch.cat([inputs.pixel_values, *[pairs.prepare(blip, image="corrupt").pixel_values] * 2])
+
+    def patch(module: Any, args: Any, output: Any) -> Any:
+        z = output[0].unflatten(-1, (HEADS, -1)).clone()
+        z[2, position, head] = z[0, position, head]
+        return (z.flatten(-2), *output[1:])
+
+    handle = hf.text_encoder.encoder.layer[layer].crossattention.self.register_forward_hook(patch)
+    try:
+        images = hf.vision_model(pixel_values=pixels).last_hidden_state
+        states = hf.text_encoder(
+            input_ids=inputs.input_ids.expand(3, -1), encoder_hidden_states=images
+        ).last_hidden_state
+        start = torch.full((3, 1), hf.decoder_start_token_id)
+        logits = hf.text_decoder(input_ids=start, encoder_hidden_states=states).logits[:, -1]
+    finally:
+        handle.remove()
+    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
+    return (logits[2, red] - logits[2, green]).item()
+
+
+def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
+    """Prints how often faster, and how equal."""
+    pairs = make_pairs(1)
+    patches = LAYERS * HEADS * TOKENS
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ours = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS)) for _ in range(2)]
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    effects = ours[0][1]
+    generator, each, errors = np.random.default_rng(0), [], []
+    gap = float(effects.logit_diff_clean - effects.logit_diff_corrupt)
+    for _ in range(some):
+        layer, position, head = (int(generator.integers(n)) for n in (LAYERS, TOKENS, HEADS))
+        seconds, plain = timed(lambda at=(layer, position, head): loop_patch(hf, blip, pairs, *at))
+        each.append(seconds)
+        own = float(effects.logit_diff_change[0, layer, head, position] + effects.logit_diff_corrupt[0])
+        errors.append(abs(own - plain) / abs(gap))
+    seconds, loop = min(time_ for time_, _ in ours), statistics.median(each)
+    print(f"loop: {patches} patches in {seconds:.1f} s (first {ours[0][0]:.1f} s); a patch of the loop {loop:.2f} s")
+    print(f"  ratio {loop * patches / seconds:.0f}; largest difference {max(errors):.1e} of the gap")
+    print(f"  peak {peak:.2f} GB above what was there")
+    several = make_pairs(16)
+    many, _ = timed(lambda: patching.patch_heads(blip, several, positions="each", **OPTIONS))
+    print(f"  16 pairs: {many / 16:.1f} s a pair, {many / 16 / seconds:.2f} of one pair's")
+
+
+def against_the_lens(blip: HookedBLIP) -> None:
+    """Prints how often faster than TransformerLens's own sweep on our lens, with one pair and with 16."""
+    for n, some in ((1, 12), (16, 4)):
+        pairs = make_pairs(n)
+        loop = statistics.median(lens_patches(blip, pairs, some)) * LAYERS * HEADS * TOKENS
+        ours, _ = timed(lambda pairs=pairs: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
+        print(f"lens, {n} pairs: {ours:.1f} s, images encoded too; TransformerLens {loop:.0f} s without that")
+        print(f"  ratio {loop / ours:.1f}")
+
+
+def lens_patches(blip: HookedBLIP, pairs: MinimalPairs, some: int) -> list[float]:
+    """Seconds of some patches as `get_act_patch_attn_head_out_by_pos` runs them: one forward of the lens each."""
+    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
+    clean = blip.lens("text.cross_attn", pairs.prepare(blip))
+    corrupt = blip.lens("text.cross_attn", pairs.prepare(blip, image="corrupt"))
+    _, cache = clean.run_with_cache(clean.tokens)
+
+    def run(number: int) -> torch.Tensor:
+        where = (slice(None), number % TOKENS, number % HEADS)
+
+        def patch(z: torch.Tensor, hook: Any) -> torch.Tensor:
+            z[where] = cache[hook.name][where]
+            return z
+
+        hooks = [(f"blocks.{number % LAYERS}.attn.hook_z", patch)]
+        logits = corrupt.run_with_hooks(corrupt.tokens, fwd_hooks=hooks)
+        return (logits[:, 0, red] - logits[:, 0, green]).mean()
+
+    return [timed(lambda number=number: run(number))[0] for number in range(some)]
+
+
+def gigaflops_of_products(rows: int = 4096, rounds: int = 5) -> float:
+    """GFLOP/s of 768 -> 3072 products, the median of several."""
+    a, w = torch.randn(rows, WIDTH), torch.randn(4 * WIDTH, WIDTH)
+    rates = []
+    for _ in range(rounds):
+        seconds, _ = timed(lambda: torch.nn.functional.linear(a, w))
+        rates.append(2 * rows * 4 * WIDTH**2 / seconds / 1e9)
+    return statistics.median(rates)
+
+
+def text_sweep_flops() -> float:
+    """Arithmetic of the text sweep, as `docs/performance.md` writes it, in FLOP."""
+    unit = WIDTH**2
+    per_layer = HEADS * TOKENS
+    cross = 2 * TOKENS * PATCHES * WIDTH / unit
+    itself = 2 * TOKENS * TOKENS * WIDTH / unit
+    blocks = sum(
+        9 + (0 if left == 0 else 3 + 11 * TOKENS + (left - 1) * 14 * TOKENS + left * (cross + itself))
+        for left in range(LAYERS)
+    )
+    decoder = LAYERS * 12 + (LAYERS - 1) * 2 + LAYERS * 2 * HEADS * TOKENS / WIDTH + 1 + VOCAB / WIDTH
+    images = 2 * LAYERS * (12 * PATCHES + 2 * PATCHES**2 / WIDTH)
+    keys = 3 * LAYERS * 2 * PATCHES
+    return 2 * unit * (per_layer * blocks + LAYERS * per_layer * decoder + images + keys)
+
+
+def vision_sweep_flops() -> float:
+    """Arithmetic of the vision sweep in FLOP."""
+    unit = WIDTH**2
+    block = 12 * PATCHES + 2 * PATCHES**2 / WIDTH
+    vision = sum(HEADS * (9 * PATCHES + left * block) for left in range(LAYERS))
+    folded = 2 * TOKENS + 2 * HEADS * TOKENS * PATCHES / WIDTH
+    text = LAYERS * (12 * TOKENS + folded + 2 * TOKENS * TOKENS / WIDTH)
+    decoder = LAYERS * 12 + (LAYERS - 1) * 2 + 1 + VOCAB / WIDTH
+    return 2 * unit * (vision + LAYERS * HEADS * (text + decoder) + 3 * LAYERS * block)
+
+
+def share_of_peak(blip: HookedBLIP) -> None:
+    """Prints arithmetic over time, products measured before and after."""
+    pairs = make_pairs(1)
+    patching.patch_heads(blip, pairs, positions="each", layers=[11], **OPTIONS)
+    before = gigaflops_of_products()
+    seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
+    after = gigaflops_of_products()
+    rate, peak = text_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
+    print(
+        f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {seconds:.1f} s, {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}"
+    )
+
+
+def vision_heads(hf: Any, blip: HookedBLIP) -> None:
+    """Prints the time of all vision heads of a pair, beside the loop and the peak."""
+    pairs = make_pairs(1)
+    before = gigaflops_of_products()
+    seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, "vision.attn", positions="all", **OPTIONS))
+    after = gigaflops_of_products()
+    each = statistics.median(timed(lambda: loop_patch(hf, blip, pairs, 0, 0, 0))[0] for _ in range(2))
+    rate, peak = vision_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
+    print(f"vision: 144 heads in {seconds:.1f} s; loop {each * 144:.0f} s, ratio {each * 144 / seconds:.1f}; "
+          f"{rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")  # fmt: skip
+
+
+def mini_model() -> None:
+    """Prints the time of the mini model's sweep."""
+    blip, pairs = HookedBLIP.mini(), mini_world("states", 100)
+    seconds, _ = timed(
+        lambda: [patching.patch_heads(blip, pairs, corruption=c, progress=False) for c in ("image", "text")]
+    )
+    print(f"mini: 100 pairs, image and text corruption, roles, both controls: {seconds:.1f} s")
+
+
+def main() -> None:
+    """Prints the tables asked for."""
+    tables = ("loop", "lens", "peak", "vision", "mini")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables)
+    asked = parser.parse_args().only
+    if "mini" in asked:
+        mini_model()
+    if set(asked) == {"mini"}:
+        return
+    own = processor(VOCABULARY, image_size=384)
+    hf = random_hf("vqa", "base")
+    blip = HookedBLIP.from_hf(hf, own)
+    with torch.no_grad():
+        if "peak" in asked:
+            share_of_peak(blip)
+        if "loop" in asked:
+            against_the_loop(hf, blip)
+        if "lens" in asked:
+            against_the_lens(blip)
+        if "vision" in asked:
+            vision_heads(hf, blip)
+
+
+if __name__ == "__main__":
+    main()

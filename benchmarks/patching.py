@@ -62,6 +62,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 def loop_patch(hf: Any, blip: HookedBLIP, pairs: MinimalPairs, layer: int, position: int, head: int) -> float:
     """One patch as the circulated code does it: a full forward of clean, corrupted and patched. Logit difference."""
     inputs = pairs.prepare(blip)
+    assert inputs.input_ids is not None, "questions were given"
     pixels = torch.cat([inputs.pixel_values, *[pairs.prepare(blip, image="corrupt").pixel_values] * 2])
 
     def patch(module: Any, args: Any, output: Any) -> Any:

@@ -94,7 +94,7 @@ class Attention(nn.Module):
             )
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if self.causal and mask is not None:
-            mask = _causal(mask)
+            mask = causal_mask(mask, mask.shape[-1], mask.device)
         looked_at = self.hook_attn_scores.watched or self.hook_pattern.watched
         z = self.hook_z((self._mix_looked_at if looked_at else self._mix)(q, k, v, mask))
         return self._write(z)
@@ -218,7 +218,11 @@ class Attention(nn.Module):
         return self.output.bias
 
 
-def _causal(mask: Bool[Tensor, "batch 1 1 pos"]) -> Bool[Tensor, "batch 1 pos pos"]:
+def causal_mask(
+    mask: Bool[Tensor, "batch 1 1 pos"] | None, pos: int, device: torch.device
+) -> Bool[Tensor, "batch_or_1 1 pos pos"]:
     """The mask, and nothing later than oneself; padding sees itself, so that no row is empty and turns into NaN."""
-    itself = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
-    return (mask | itself).tril()
+    earlier = torch.ones(pos, pos, dtype=torch.bool, device=device).tril()
+    if mask is None:
+        return earlier[None, None]
+    return earlier & (mask | torch.eye(pos, dtype=torch.bool, device=device))

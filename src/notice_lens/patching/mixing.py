@@ -1,12 +1,15 @@
 """Attention, three ways: what the wave needs beside the fused kernel."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.models.attention import Attention
+from notice_lens.models.attention import Attention, KeyValues
 
 
 def fused_attention(
@@ -36,6 +39,49 @@ def mixed(
 ) -> Float[Tensor, "row query_pos head d_head"]:
     """The values, mixed by a pattern: z."""
     return einsum(pattern, v, "row head query_pos key_pos, row key_pos head d -> row query_pos head d")
+
+
+class TableEdit(NamedTuple):
+    """One edit of one row inside of attention.
+
+    Attributes:
+        leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
+        where: Index of keys or values [key_pos, head, d_head], or of the table [head, query_pos, key_pos].
+        new: What is put there.
+    """
+
+    leaf: str
+    where: Any
+    new: Tensor
+
+
+def edited_attention(
+    q: Float[Tensor, "1 query_pos head d_head"],
+    kv: KeyValues,
+    mask: Bool[Tensor, "1 1 query_or_1 key_pos"] | None,
+    edits: Sequence[TableEdit],
+) -> Float[Tensor, "1 query_pos head d_head"]:
+    """Z of one row, step by step, with edits of its keys, values, scores and pattern.
+
+    Args:
+        q: Its queries.
+        kv: Its keys and values, which are edited in place.
+        mask: Where it may look; edits open nothing.
+        edits: In their order.
+    """
+
+    def edit(leaf: str, value: Tensor) -> Tensor:
+        for one in edits:
+            if one.leaf == leaf:
+                value[0][one.where] = one.new
+        return value
+
+    k, v = edit("hook_k", kv.k), edit("hook_v", kv.v)
+    table = edit("hook_attn_scores", scores_of(q, k, mask))
+    # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
+    table = table if mask is None else table.masked_fill(~mask, torch.finfo(table.dtype).min)
+    table = edit("hook_pattern", table.softmax(-1))
+    return mixed(table if mask is None else table.masked_fill(~mask, 0.0), v)
 
 
 def folded_attention(

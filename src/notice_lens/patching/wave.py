@@ -33,10 +33,10 @@ from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.models.attention import Attention, KeyValues
+from notice_lens.models.attention import Attention, KeyValues, causal_mask
 from notice_lens.models.blocks import MLP, PostNormBlock, PreNormBlock
 from notice_lens.patching.cells import Cells, Index
-from notice_lens.patching.mixing import folded_attention, folding_pays, fused_attention, mixed, scores_of
+from notice_lens.patching.mixing import TableEdit, edited_attention, folded_attention, folding_pays, fused_attention
 from notice_lens.patching.plan import Edits, Patch, Plan
 from notice_lens.patching.runs import Run
 
@@ -236,28 +236,18 @@ class _StackWave:
         """Z of one row whose scores or pattern, or keys or values of cross-attention, are edited."""
         pair = int(self.pair_of[row])
         place = np.cumsum(self.cells.where[row] >= 0) - 1  # of each position among the row's queries
-        by_leaf = {
-            leaf: [patch for patch in patches if patch.hook.endswith(leaf)]
-            for leaf in ("hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
-        }
-        for leaf, value in (("hook_k", kv.k), ("hook_v", kv.v)):
-            for patch in by_leaf[leaf]:
-                heads = slice(None) if patch.head is None else patch.head
-                value[0, patch.positions, heads] = self.run.values(patch.source, patch.hook)[
-                    pair, patch.positions, heads
-                ]
-        table = scores_of(q, kv.k, mask)
-        lowest = torch.finfo(table.dtype).min
-        for leaf, unseen in (("hook_attn_scores", lowest), ("hook_pattern", 0.0)):
-            table = table if leaf == "hook_attn_scores" else table.softmax(-1)
-            for patch in by_leaf[leaf]:
-                keys = np.arange(table.shape[-1]) if patch.keys is None else patch.keys
-                heads = np.arange(table.shape[1]) if patch.head is None else np.array([patch.head])
-                new = self.run.values(patch.source, patch.hook)[pair][np.ix_(heads, patch.positions, keys)]
-                table[0][np.ix_(heads, place[patch.positions], keys)] = new
-            # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
-            table = table if mask is None else table.masked_fill(~mask, unseen)
-        return mixed(table, kv.v)
+        edits = []
+        for patch in patches:
+            values, leaf = self.run.values(patch.source, patch.hook)[pair], patch.hook.rpartition(".")[2]
+            if leaf in ("hook_k", "hook_v"):
+                there = where = (patch.positions, slice(None) if patch.head is None else patch.head)
+            else:
+                keys = np.arange(kv.k.shape[1]) if patch.keys is None else patch.keys
+                heads = np.arange(q.shape[2]) if patch.head is None else np.array([patch.head])
+                there = np.ix_(heads, patch.positions, keys)
+                where = np.ix_(heads, place[patch.positions], keys)
+            edits.append(TableEdit(leaf, where, values[there]))
+        return edited_attention(q, kv, mask, edits)
 
     # Joining and editing
 
@@ -302,18 +292,8 @@ class _StackWave:
 
     def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
         """Which positions of their own the rows that are aboard may look at."""
-        if not causal and self.mask is None:
-            return None
         mask = None if self.mask is None else self.mask[self.cells.index(self.pair_of[self.cells.aboard])]
-        if not causal:
-            return mask
-        earlier = torch.ones(self.cells.pos, self.cells.pos, dtype=torch.bool, device=self.cells.device).tril()
-        # Padding sees itself, so that no query is left without a key.
-        return (
-            earlier[None, None]
-            if mask is None
-            else earlier & (mask | torch.eye(len(earlier), dtype=torch.bool, device=mask.device))
-        )
+        return causal_mask(mask, self.cells.pos, self.cells.device) if causal else mask
 
     @staticmethod
     def _heads(attn: Attention, x: Tensor) -> Tensor:

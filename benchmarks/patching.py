@@ -185,9 +185,8 @@ def share_of_peak(blip: HookedBLIP) -> None:
     seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
     after = gigaflops_of_products()
     rate, peak = text_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
-    print(
-        f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {seconds:.1f} s, {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}"
-    )
+    print(f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {seconds:.1f} s")
+    print(f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")
 
 
 def vision_heads(hf: Any, blip: HookedBLIP) -> None:
@@ -198,8 +197,8 @@ def vision_heads(hf: Any, blip: HookedBLIP) -> None:
     after = gigaflops_of_products()
     each = statistics.median(timed(lambda: loop_patch(hf, blip, pairs, 0, 0, 0))[0] for _ in range(2))
     rate, peak = vision_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
-    print(f"vision: 144 heads in {seconds:.1f} s; loop {each * 144:.0f} s, ratio {each * 144 / seconds:.1f}; "
-          f"{rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")  # fmt: skip
+    print(f"vision: 144 heads in {seconds:.1f} s; loop {each * 144:.0f} s, ratio {each * 144 / seconds:.1f}")
+    print(f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")
 
 
 def mini_model() -> None:

@@ -37,6 +37,8 @@ def test_minimal_pairs(blocks):
     assert names["pairs"][0].clean_prompt == "is this circle green or purple?"
     assert names["pairs"].token_spans(names["blip"])[0]["correct"] == (4, 5)
     assert 95 <= len(names["pairs"]) <= 100
+    exec(blocks[2], names)
+    assert dict(names["effects"].sizes) == {"pair": 20, "layer": 3, "head": 8, "role": 6}
 
 
 DOCS = README.parent / "docs" / "pairs.md"
@@ -69,6 +71,6 @@ def test_what_is_there(blocks):
         "my_hook": lambda z, hook: seen.append(z.shape),
     }
     with torch.no_grad():
-        exec(blocks[2], names)
+        exec(blocks[3], names)
     assert seen == [(2, 8, 6, 16)]
     assert len(names["cache"]) > 100

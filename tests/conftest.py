@@ -48,7 +48,7 @@ class Pair:
 
 
 def make_pair(kind: str, dtype: torch.dtype = torch.float32, size: str = "tiny", **config: Any) -> Pair:
-    tiny = processor(image_size=64)
+    tiny = processor(image_size=config.get("vision", {}).get("image_size", 64))
     hf = random_hf(kind, size, tokenizer=tiny.tokenizer if size == "tiny" else None, **config).to(dtype)
     return Pair(kind, hf, HookedBLIP.from_hf(hf, tiny))
 

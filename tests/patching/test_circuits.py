@@ -182,7 +182,7 @@ def plant_decoder(blip, channels):
 
 
 def plant_read_out(blip, reads):
-    """Behind the GELU a channel is (1, 0) or (0, 1), times a constant: of `red` the first counts, of `green` the other."""
+    """Behind the GELU a channel is (1, 0) or (0, 1), times a constant; `red` reads the first, `green` the other."""
     head = blip.head
     red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
     for parameter in (head.dense.weight, head.dense.bias, head.ln.bias, head.unembed.weight, head.unembed.bias):

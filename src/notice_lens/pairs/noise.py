@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -109,7 +110,7 @@ class Noise:
 
         Args:
             blip: The model.
-            inputs: Of the clean run.
+            inputs: Of the clean run; where the run goes on behind them, with an answer, there is no noise.
             ids: The pairs' ids, in the order of the batch.
             std: What `std` gives.
             sample: Which draw, 0 to `samples` - 1.
@@ -120,7 +121,9 @@ class Noise:
 
         def add(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
             drawn = torch.stack([self.draw(name, sample, value.shape[1:]) for name in ids]).to(value)
-            return value + self.scale * std * drawn * places[..., None]
+            # A caption's answer stands behind its prompt.
+            noisy = F.pad(places, (0, value.shape[1] - places.shape[1]))
+            return value + self.scale * std * drawn * noisy[..., None]
 
         return [(self.hook, add)]
 

@@ -61,6 +61,11 @@ class Grid:
         """Every hook point that is edited."""
         return list(dict.fromkeys(edit.hook for cell in self.cells for edit in cell.edits))
 
+    @property
+    def sources(self) -> set[str]:
+        """Where edits take their values from."""
+        return {edit.source for cell in self.cells for edit in cell.edits}
+
 
 def grid_of_sites(
     blip: "HookedBLIP", places: Places, sites: Sequence[Site], source: str, answer_length: int, with_sites: bool

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from notice_lens.models.names import HookName
+from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.batch import attn_results
 from notice_lens.patching.places import Places
 from notice_lens.patching.runs import trace
@@ -22,7 +23,8 @@ class Means:
     """Mean activations of the clean runs of some pairs.
 
     A token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image
-    position or position of an answer the mean over pairs of what stands at the same position.
+    position or position of an answer the mean over pairs of what stands at the same position. Answers are the correct
+    ones; captions have means for their prompts alone.
 
     Args:
         blip: The model.
@@ -45,7 +47,10 @@ class Means:
         self.axis = {hook: _axis(blip, hook) for hook in hooks}
         self.sums: dict[str, dict[Key, Tensor]] = {hook: {} for hook in hooks}
         self.counts: dict[str, dict[Key, int]] = {hook: {} for hook in hooks}
-        spoken = "correct" if blip.cfg.kind == "caption" else None
+        spoken = None if blip.cfg.kind == "match" else "correct"
+        self.answers = [
+            1 if spoken is None else len(pieces(blip.tokenizer, said)) + 1 for said in pairs["correct_answer"]
+        ]
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
             with attn_results(blip, hooks):
@@ -64,7 +69,7 @@ class Means:
         return keys
 
     def _add(self, hook: str, values: Tensor, pair: int) -> None:
-        length = self.places.tokens[pair] if self.axis[hook] == "token" else len(values)
+        length = {"token": self.places.tokens, "answer": self.answers}.get(self.axis[hook], {pair: len(values)})[pair]
         for key, value in zip(self._keys(hook, pair, length), values.double(), strict=False):
             self.sums[hook][key] = self.sums[hook].get(key, 0) + value
             self.counts[hook][key] = self.counts[hook].get(key, 0) + 1

@@ -79,6 +79,7 @@ class Sweep:
         self.grid = make_grid(self.places, self._longest_answer())
         self.described = described
         self.mismatched = "mismatched" in options.controls
+        self.with_donors = self.mismatched or "donor" in self.grid.sources
         metrics = [name for name in ("answer_prob", "prob_change", "logit_diff_change", "kl") if name in self._needed()]
         self.metrics = [*metrics, *self.custom]
         self.rows_at_a_time = self._fit(max(self.places.tokens))
@@ -102,10 +103,6 @@ class Sweep:
         """The result."""
         from tqdm import tqdm
 
-        settings = self._settings()
-        means = None
-        if any(edit.source == "mean" for cell in self.grid.cells for edit in cell.edits):
-            means = Means(self.blip, self.pairs, self.places, self.grid.hooks)
         size, quiet = len(self.grid.cells), not self.options.progress
         with (
             self._kept() as kept,
@@ -113,7 +110,7 @@ class Sweep:
         ):
             for several in self._batches():
                 if not kept.done[several].all():
-                    arrays = [self._batch(several, setting, means) for setting in settings]
+                    arrays = [self._batch(several, setting) for setting in self._settings]
                     kept.write(several, self._raw(several, self._averaged(arrays)))
                 bar.update(len(several) * size)
             return self._completed(kept.load())
@@ -131,6 +128,7 @@ class Sweep:
         self.rows_at_a_time, self.pairs_at_a_time = int(plan["rows_at_a_time"]), int(plan["pairs_at_a_time"])
         return store
 
+    @cached_property
     def _settings(self) -> list[Setting]:
         """What is done: once, or once for each draw of the noise."""
         noise = self.options.corruption
@@ -138,6 +136,11 @@ class Sweep:
             return [Setting(noise, self.options.direction, self.custom)]
         std = noise.std(self.blip, self.pairs)
         return [Setting(noise, self.options.direction, self.custom, sample, std) for sample in range(noise.samples)]
+
+    @cached_property
+    def _means(self) -> Means | None:
+        """Mean activations, where edits take their values from them."""
+        return Means(self.blip, self.pairs, self.places, self.grid.hooks) if "mean" in self.grid.sources else None
 
     def _batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
@@ -164,8 +167,9 @@ class Sweep:
         d_vocab = 2 if self.blip.cfg.kind == "match" else self.blip.decoder.cfg.d_vocab or 0
         return rows_that_fit(self.blip, self.options.memory, bytes_per_row(self.blip, passed, d_vocab))
 
-    def _batch(self, several: list[int], setting: Setting, means: Means | None) -> Arrays:
+    def _batch(self, several: list[int], setting: Setting) -> Arrays:
         """The numbers of some pairs."""
+        means = self._means
         batch = Batch(
             self.blip,
             self.pairs.select(several),
@@ -173,7 +177,7 @@ class Sweep:
             setting,
             self.grid.hooks,
             self._streams(),
-            self.mismatched,
+            self.with_donors,
         )
         contexts = list(batch.runs(None if means is None else lambda like: means.of(several, like)))
         arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
@@ -198,15 +202,18 @@ class Sweep:
         return {**shapes, **dict.fromkeys(BASELINES, ())}
 
     def _rows(self, batch: Batch, contexts: Sequence[Context], several: Sequence[int]) -> Iterator[Row]:
-        """Every row of a batch: each cell of each pair that has it, with its controls."""
+        """Every row of a batch: each cell of each pair that has it, and its donor, with its controls."""
         for pair in range(len(several)):
             tested: set[tuple[str, ...]] = set()
             for cell in self.grid.cells:
                 row = Row(pair, cell, MATCHED)
                 if any(row.patches(context, self.places, several) is None for context in contexts):
                     continue
+                sources = {edit.source for edit in cell.edits}
+                if "donor" in sources and not batch.has_donor[pair]:
+                    continue
                 yield row
-                if batch.donors and batch.has_donor[pair] and any(edit.source == "other" for edit in cell.edits):
+                if self.mismatched and batch.has_donor[pair] and "other" in sources:
                     yield Row(pair, cell, MISMATCHED)
                 hooks = tuple(edit.hook for edit in cell.edits)
                 if "self" in self.options.controls and hooks not in tested:
@@ -264,7 +271,7 @@ class Sweep:
         """The result with what follows from its numbers: normalised effects, what is below the noise."""
         sign = 1 if self.options.direction == "denoise" else -1
         gap = sign * (effects.logit_diff_clean - effects.logit_diff_corrupt)
-        usable = gap.where(abs(gap) >= self.options.min_gap)
+        usable = gap.where((abs(gap) >= self.options.min_gap) & (gap != 0))
         if "patching_effect" in self.names:
             effects["patching_effect"] = effects.logit_diff_change / usable
             if self.mismatched:
@@ -272,7 +279,7 @@ class Sweep:
         if "logit_diff_change" in effects and "self" in self.options.controls:
             effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
         effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
-        effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
+        effects.attrs["pairs_without_donor"] = self._without_donor() if self.with_donors else 0
         asked = "logit_diff_change" in self.names
         unwanted = set() if asked else {"logit_diff_change", "logit_diff_change_mismatched"}
         return effects.drop_vars(unwanted & set(effects.data_vars))

@@ -56,7 +56,7 @@ def trace(
         found[hook.name] = value
 
     before = None
-    with blip.hooks([*(corrupting if upstream is None else ()), *((name, keep) for name in wanted)]):
+    with blip.hooks([*corrupting, *((name, keep) for name in wanted)]):
         for stack in blip.cfg.stacks:
             if upstream is None or stack == last:
                 states[stack] = blip.run_stack(stack, inputs, before)

@@ -342,7 +342,6 @@ def test_a_negative_head_keeps_its_sign(direction):
         blip, light_and_dark(), {"both": [head_edit(0, 0), head_edit(1, 1)]}, direction=direction, progress=False
     )
     np.testing.assert_allclose(both.patching_effect, 1.0, atol=EXACT)
-    # Probability says less: the answer's is below its own value in the clean run, but bounded.
     assert (forward * effects.prob_change[:, 1, 1] < 0).all()
 
 

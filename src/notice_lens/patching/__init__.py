@@ -5,18 +5,35 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
+    from notice_lens.patching.aggregates import aggregate, carried, mediation
     from notice_lens.patching.grid import Edit
     from notice_lens.patching.sites import Site
+    from notice_lens.patching.store import Store
     from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
 
 
 _HOMES = {
     "Edit": "notice_lens.patching.grid",
     "Site": "notice_lens.patching.sites",
+    "Store": "notice_lens.patching.store",
+    "aggregate": "notice_lens.patching.aggregates",
+    "carried": "notice_lens.patching.aggregates",
+    "mediation": "notice_lens.patching.aggregates",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
     "run_variants": "notice_lens.patching.sweeps",
     "sweep": "notice_lens.patching.sweeps",
 }
-__all__ = ["Edit", "Site", "patch_heads", "patch_modules", "run_variants", "sweep"]
+__all__ = [
+    "Edit",
+    "Site",
+    "Store",
+    "aggregate",
+    "carried",
+    "mediation",
+    "patch_heads",
+    "patch_modules",
+    "run_variants",
+    "sweep",
+]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -14,7 +14,7 @@ from notice_lens.models.inputs import IGNORED, BLIPInputs
 from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.cells import Index
-from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, precise
+from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise
 from notice_lens.patching.runs import Run, Trace, trace
 
 if TYPE_CHECKING:
@@ -199,10 +199,7 @@ class Context:
             base: Log-probabilities of the base runs' first tokens [pair, d_vocab]; None where they do not matter.
         """
         batch, index = self.batch, torch.from_numpy(pairs).to(logits.device)
-        custom = {name: precise(function(logits)) for name, function in batch.setting.custom.items()}
-        for name, value in custom.items():
-            if value.shape != (len(pairs),):
-                raise ValueError(f"metric {name!r} gave {list(value.shape)} for {len(pairs)} rows; expected one a row")
+        custom = {name: own_metric(name, function, logits) for name, function in batch.setting.custom.items()}
         first = self._first(logits, pairs)
         kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base[index], first)
         if self.targets is None:

@@ -30,11 +30,11 @@ class Edit:
     """
 
     site: str
-    layer: int | None = None
-    head: int | None = None
+    layer: Any = None
+    head: Any = None
     positions: Any = "all"
     keys: Any = "all"
-    source: str = "other"
+    source: Any = "other"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ def grid_of_sites(
     Raises:
         ValueError: The sites differ in their dimensions, or a label is known to no pair.
     """
+    names = [site.name for site in sites]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"site {name} comes {names.count(name)} times; each goes into a sweep once")
+    if len(names) > 1 and not with_sites:
+        raise ValueError(f"with_sites=False is for one site; got {', '.join(names)}")
     parts = [_Part.of(blip, places, site, answer_length) for site in sites]
     first = parts[0]
     for part in parts:
@@ -97,7 +103,6 @@ def grid_of_sites(
         else list(dict.fromkeys(label for part in parts for label in part.coords[dim]))
         for dim in first.dims
     }
-    names = [part.site.name for part in parts]
     if with_sites:
         coords["site"] = names
     dims = (*(["site"] if with_sites else []), *first.dims)
@@ -150,26 +155,45 @@ class _Part:
         return found
 
 
+def check_variants(variants: Any) -> None:
+    """Raises where variants are not one or more edits each, by name.
+
+    Raises:
+        TypeError: It is no mapping of names.
+        ValueError: There are no variants, or one is something else than edits.
+    """
+    expected = "expected a mapping of names to one or more Edits"
+    if not isinstance(variants, Mapping):
+        raise TypeError(f"variants are of type {type(variants).__name__}; {expected}")
+    if not variants:
+        raise ValueError(f"no variants given; {expected}")
+    for name, edits in variants.items():
+        if not isinstance(name, str):
+            raise TypeError(f"variant {name!r}: a name is text; {expected}")
+        several = edits if isinstance(edits, list | tuple) else [edits]
+        if not several or not all(isinstance(edit, Edit) for edit in several):
+            raise ValueError(f"variant {name!r} is {edits!r}; {expected}")
+
+
 def grid_of_variants(blip: "HookedBLIP", places: Places, variants: Mapping[str, Any], answer_length: int) -> Grid:
     """One entry for each variant.
 
     Args:
         blip: The model.
         places: Positions of the pairs.
-        variants: By name, one or several `Edit`s.
+        variants: By name, one or several `Edit`s; as `check_variants` lets through.
         answer_length: Positions of the longest answer.
 
     Raises:
-        ValueError: There are no variants, one has no edits, or an edit does not fit the model or the pairs.
+        ValueError: An edit does not fit the model or the pairs.
     """
-    if not variants:
-        raise ValueError("no variants given; expected a mapping of names to edits")
     cells = []
     for number, (name, edits) in enumerate(variants.items()):
-        several = [edits] if isinstance(edits, Edit) else list(edits)
-        if not several or not all(isinstance(edit, Edit) for edit in several):
-            raise ValueError(f"variant {name!r} is {edits!r}; expected one or more Edits")
-        resolved = [one for edit in several for one in _resolved(blip, places, edit, answer_length)]
+        several = [edits] if isinstance(edits, Edit) else edits
+        try:
+            resolved = [one for edit in several for one in _resolved(blip, places, edit, answer_length)]
+        except ValueError as error:
+            raise ValueError(f"variant {name!r}: {error}") from error
         cells.append(Cell((number,), tuple(resolved)))
     return Grid(("variant",), {"variant": list(variants)}, cells)
 
@@ -178,16 +202,17 @@ def _resolved(blip: "HookedBLIP", places: Places, edit: Edit, answer_length: int
     """An edit of a variant, checked; several labels are edits of each."""
     if edit.source not in SOURCES:
         raise ValueError(one_of("source", edit.source, SOURCES))
+    for what, asked in (("layer", edit.layer), ("head", edit.head)):
+        if asked is not None and not isinstance(asked, int):
+            raise ValueError(f"{what} {asked!r} asked for; an edit of {edit.site} is in one {what}, given as a number")
     heads = None if edit.head is None else [edit.head]
     spec: dict[str, Any] = {"layers": edit.layer, "heads": heads, "positions": _spec(edit.positions)}
     site = Site.of(blip, edit.site, **spec)
     axis, key_axis = axes(blip, site.stack, site.activation)
-    if key_axis is not None:
+    if key_axis is not None or edit.keys != "all":
         site = Site.of(blip, edit.site, **spec, keys=_spec(edit.keys))
     if site.layers and edit.layer is None:
         raise ValueError(f"an edit of {site.name} needs a layer, 0 to {len(site.layers) - 1}")
-    if edit.head is not None and site.heads is None:
-        raise ValueError(f"an edit of {site.name} has no heads; got head {edit.head}")
     _, labels = places.labels(site.positions, axis, site.name, answer_length)
     keys = [None] if key_axis is None else places.labels(site.keys, key_axis, f"keys of {site.name}", answer_length)[1]
     hook = site.hook(edit.layer if site.layers else None)

@@ -17,6 +17,13 @@ from notice_lens.models.names import one_of
 
 BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
+TAKEN = (
+    "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
+    "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
+    "corrupt_digest", "noise_floor", "below_floor", "done", "n",
+)  # fmt: skip
+"""What a result has beside metrics, and endings of the names of controls and baselines."""
+ENDINGS = ("_mismatched", "_clean", "_corrupt")
 Custom = Callable[[Tensor], Tensor]
 
 
@@ -56,6 +63,8 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
         ValueError: There is no metric of that name, or one of the caller's has a built-in name.
         TypeError: It is neither a name nor a function.
     """
+    if metrics is None or not len(metrics):
+        raise ValueError(f"no metrics given; there are {', '.join(map(repr, BUILT_IN))}, and functions of your own")
     own: dict[str, Any] = {}
     names: list[str] = []
     for name in [metrics] if isinstance(metrics, str) else metrics:
@@ -66,6 +75,10 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
             names.append(name)
         elif name in BUILT_IN:
             raise ValueError(f"{name!r} is a metric already; call yours something else")
+        elif not isinstance(name, str) or not name:
+            raise ValueError(f"metric {name!r}: a name is text")
+        elif name in TAKEN or name.endswith(ENDINGS):
+            raise ValueError(f"metric {name!r}: a result has that, or may have; call yours something else")
         elif not callable(function):
             raise TypeError(f"metric {name!r} has to be a function of logits, got {type(function).__name__}")
         else:
@@ -76,6 +89,22 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
 def precise(logits: Tensor) -> Tensor:
     """Logits in float32, or as they are in float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def own_metric(name: str, function: Custom, logits: Tensor) -> Tensor:
+    """What one of the caller's metrics says, [row].
+
+    Raises:
+        TypeError: It is no tensor.
+        ValueError: It is not one number a row.
+    """
+    value: Any = function(logits)
+    expected = f"{len(logits)} rows of logits {list(logits.shape)}; expected a tensor with one number a row"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"metric {name!r} gave a {type(value).__name__} for {expected}")
+    if value.shape != (len(logits),):
+        raise ValueError(f"metric {name!r} gave {list(value.shape)} for {expected}")
+    return precise(value)
 
 
 def entries_said(

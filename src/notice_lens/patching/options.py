@@ -1,7 +1,12 @@
 """Everything about a sweep but its sites."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Real
+from os import PathLike
 from typing import Any
+
+import numpy as np
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs.noise import Noise
@@ -9,6 +14,8 @@ from notice_lens.patching.grid import SOURCES
 from notice_lens.patching.metrics import BUILT_IN
 
 CONTROLS = ("self", "mismatched")
+DTYPES = ("float16", "float32", "float64")
+OF_SITES = ("layers", "heads", "positions", "keys")
 
 
 @dataclass(frozen=True)
@@ -16,27 +23,68 @@ class Options:
     """Everything about a sweep but its sites; `sweep` says what each is."""
 
     corruption: Any = "image"
-    direction: str = "denoise"
+    direction: Any = "denoise"
     metrics: Any = BUILT_IN
-    contrast: str = "auto"
-    min_gap: float = 1e-3
-    source: str = "other"
+    contrast: Any = "auto"
+    min_gap: Any = 1e-3
+    source: Any = "other"
     controls: Any = CONTROLS
-    memory: int | None = None
+    memory: Any = None
     dtype: Any = None
-    seed: int = 0
+    seed: Any = 0
     store: Any = None
-    progress: bool = True
+    progress: Any = True
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "Options":
+        """Options by name.
+
+        Raises:
+            TypeError: There is no option of that name.
+            ValueError: An option is out of range.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name in OF_SITES:
+                raise TypeError(f"{name} belong to a site: Site.of(blip, name, {name}=...)")
+            if name not in names:
+                raise TypeError(one_of("option", name, names))
+        return cls(**given)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.corruption, Noise) and self.corruption not in ("image", "text"):
+        if not isinstance(self.corruption, Noise) and not _among(self.corruption, ("image", "text")):
             raise ValueError(one_of("corruption", self.corruption, ("image", "text")) + ", or Noise(...)")
         choices = {"direction": ("denoise", "noise"), "contrast": ("auto", "incorrect"), "source": SOURCES[:3]}
         for what, valid in choices.items():
-            if getattr(self, what) not in valid:
+            if not _among(getattr(self, what), valid):
                 raise ValueError(one_of(what, getattr(self, what), valid))
-        for control in self.controls:
-            if control not in CONTROLS:
-                raise ValueError(one_of("control", control, CONTROLS))
-        if not self.min_gap >= 0:
-            raise ValueError(f"min_gap={self.min_gap}: expected a logit difference, 0 or more")
+        controls = self.controls if isinstance(self.controls, list | tuple | set | frozenset) else [self.controls]
+        for control in controls:
+            if not _among(control, CONTROLS):
+                raise ValueError(one_of("control", control, CONTROLS) + "; () for none")
+        object.__setattr__(self, "controls", tuple(control for control in CONTROLS if control in controls))
+        self._check_numbers()
+        if not isinstance(self.store, str | PathLike | None):
+            raise TypeError(f"store={self.store!r}: expected the path of a folder, or None")
+
+    def _check_numbers(self) -> None:
+        if not isinstance(self.min_gap, Real) or not float(self.min_gap) >= 0:
+            raise ValueError(f"min_gap={self.min_gap!r}: expected a logit difference, 0 or more")
+        if self.memory is not None and (not isinstance(self.memory, Real) or not float(self.memory) >= 1):
+            raise ValueError(f"memory={self.memory!r}: expected a number of bytes, 1 or more, or None")
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed={self.seed!r}: expected a whole number")
+        if self.dtype is not None and _name(self.dtype) not in DTYPES:
+            raise ValueError(one_of("dtype of a result", self.dtype, DTYPES))
+
+
+def _among(asked: Any, valid: tuple[str, ...]) -> bool:
+    return isinstance(asked, str) and asked in valid
+
+
+def _name(dtype: Any) -> str:
+    """NumPy's name of a type; empty for what is none."""
+    try:
+        return np.dtype(dtype).name
+    except TypeError:
+        return ""

@@ -72,8 +72,8 @@ class Sweep:
         _refuse_hooks(blip)
         self.blip, self.options = blip, options
         self.names, self.custom = check_metrics(options.metrics)
+        _check_pairs(pairs, options)
         self.pairs = pairs.validate(blip)
-        _check_pairs(self.pairs, options)
         self.places = Places(blip, self.pairs)
         self.contrast = contrasts(blip, self.pairs, options.corruption, options.contrast)
         self.grid = make_grid(self.places, self._longest_answer())
@@ -279,10 +279,8 @@ class Sweep:
         if "logit_diff_change" in effects and "self" in self.options.controls:
             effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
         effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
-        effects.attrs["pairs_without_donor"] = self._without_donor() if self.with_donors else 0
-        asked = "logit_diff_change" in self.names
-        unwanted = set() if asked else {"logit_diff_change", "logit_diff_change_mismatched"}
-        return effects.drop_vars(unwanted & set(effects.data_vars))
+        effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
+        return effects
 
     def _without_donor(self) -> int:
         column = "donor_prompt" if Setting(self.options.corruption).by_text else "donor_digest"
@@ -365,7 +363,8 @@ def _refuse_hooks(blip: "HookedBLIP") -> None:
 def _check_pairs(pairs: "MinimalPairs", options: Options) -> None:
     """Raises where pairs lack what the corruption needs."""
     if not len(pairs):
-        raise ValueError("there are no pairs")
+        dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
+        raise ValueError(f"there are no pairs to patch{dropped}")
     if options.corruption == "text":
         lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
         if lacking:

@@ -1,8 +1,10 @@
 """Sites: what can be patched. A site is checked against its model when it is built, so that no edit can miss."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from notice_lens.models.names import one_of
 from notice_lens.patching.plan import EMBEDDING, POST_NORM, PRE_NORM
@@ -44,7 +46,7 @@ class Site:
         blip: "HookedBLIP",
         name: Any,
         *,
-        layers: int | Sequence[int] | None = None,
+        layers: Any = None,
         heads: Any = "each",
         positions: Any = None,
         keys: Any = None,
@@ -54,7 +56,7 @@ class Site:
         Args:
             blip: The model.
             name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
-                `decoder.mlp.post`; `hook_` may stand in front of the last part or not.
+                `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
             layers: One, several, or None for all.
             heads: `each`, one, several, or None for all at once.
             positions: See `Site`; None takes `roles` for tokens, `all` elsewhere.
@@ -65,7 +67,7 @@ class Site:
                 nearest that there is.
         """
         if isinstance(name, Site):
-            return name
+            return cls._checked(blip, name, (layers, heads, positions, keys))
         stack, activation = _parse(blip, str(name))
         cfg = blip.stack(stack).cfg
         embedded = activation in EMBEDDING
@@ -74,6 +76,12 @@ class Site:
         with_heads = activation.rpartition(".")[2] in WITH_HEADS
         if keys is not None and key_axis is None:
             raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
+        if embedded and layers is not None:
+            raise ValueError(
+                f"layers {layers!r} asked for; {stack}.{activation} is before the first layer, and has none"
+            )
+        if not with_heads and heads is not None and heads != "each":
+            raise ValueError(f"heads {heads!r} asked for; {stack}.{activation} has no heads")
         return cls(
             stack,
             activation,
@@ -85,6 +93,21 @@ class Site:
             None
             if key_axis is None
             else _positions("all" if keys is None else keys, key_axis, f"keys of {stack}.{activation}"),
+        )
+
+    @classmethod
+    def _checked(cls, blip: "HookedBLIP", site: "Site", given: Any) -> "Site":
+        """A site that was built already: for this model, or perhaps for another."""
+        if given != (None, "each", None, None):
+            raise ValueError(f"{site.name} is a Site already; give layers, heads, positions and keys when it is built")
+        with_heads = site.activation.rpartition(".")[2] in WITH_HEADS
+        return cls.of(
+            blip,
+            site.name,
+            layers=site.layers or None,
+            heads=site.heads if with_heads else "each",
+            positions=site.positions,
+            keys=site.keys,
         )
 
     @property
@@ -132,7 +155,8 @@ def _numbers(what: str, asked: Any, n: int, stack: str) -> tuple[int, ...]:
     """Layers or heads, each once, in the order asked for."""
     if asked is None:
         return tuple(range(n))
-    several = [asked] if isinstance(asked, int) else list(asked)
+    single = isinstance(asked, str) or not isinstance(asked, Iterable)
+    several = [_plain(number) for number in ([asked] if single else asked)]
     for number in several:
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < n:
             raise ValueError(f"{what} {number!r} asked for; `{stack}` has {what}s 0 to {n - 1}")
@@ -145,20 +169,26 @@ def _positions(asked: Any, axis: str, what: str) -> Any:
     """A specification of positions, checked against what they are."""
     if isinstance(asked, str):
         if asked not in POSITIONS:
-            raise ValueError(f"{what}: " + one_of("kind of positions", asked, POSITIONS))
+            listed = f"; a role or region by its name goes into a list: [{asked!r}]"
+            raise ValueError(f"{what}: " + one_of("kind of positions", asked, POSITIONS) + listed)
         if asked == "roles" and axis != "token":
             raise ValueError(f"{what}: roles are words of the question, and these are {axis} positions")
         if asked == "regions" and axis != "image":
             raise ValueError(f"{what}: regions are parts of the image, and these are {axis} positions")
         return asked
-    several = tuple([asked] if isinstance(asked, int) else asked)
+    several = tuple(_plain(one) for one in (asked if isinstance(asked, Iterable) else [asked]))
     if not several or len(set(several)) < len(several):
         raise ValueError(f"{what}: positions {list(several)} asked for; expected one or more, each once")
     names = [isinstance(one, str) for one in several]
-    if any(names) != all(names) or not all(isinstance(one, int | str) for one in several):
+    if any(names) != all(names) or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in several):
         raise ValueError(f"{what}: positions {list(several)} asked for; expected numbers, or names of roles or regions")
     if all(names) and axis == "answer":
         raise ValueError(f"{what}: positions of an answer have no names; give numbers")
     if not all(names) and min(several) < 0:
         raise ValueError(f"{what}: position {min(several)} asked for; they count from 0")
     return several
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's."""
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,10 +1,10 @@
 """Sweeps: what every patch does to the answer of every pair, as one labelled result."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.patching.grid import Edit, Grid, grid_of_sites, grid_of_variants
+from notice_lens.models.names import one_of
+from notice_lens.patching.grid import Grid, check_variants, grid_of_sites, grid_of_variants
 from notice_lens.patching.options import Options
 from notice_lens.patching.places import Places
 from notice_lens.patching.running import Sweep
@@ -45,10 +45,11 @@ def sweep(
 
     Raises:
         ValueError: A site, an option or a metric is not what it has to be, or hooks are on the model.
+        TypeError: There is no option of that name.
         PairsError: The pairs do not hold for this model.
     """
-    chosen = Options(**options)
-    several = [sites] if isinstance(sites, Site | str) else list(sites)
+    chosen = Options.of(options)
+    several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
         raise ValueError("no sites given; a site is, for instance, 'text.cross_attn'")
     checked = [Site.of(blip, site) for site in several]
@@ -64,7 +65,7 @@ def sweep(
 def patch_heads(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: str = "text.cross_attn",
+    site: Any = "text.cross_attn",
     *,
     positions: Any = None,
     layers: Any = None,
@@ -92,7 +93,7 @@ def patch_heads(
 def patch_modules(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",
-    stack: str = "text",
+    stack: Any = "text",
     *,
     positions: Any = None,
     layers: Any = None,
@@ -108,24 +109,31 @@ def patch_modules(
         layers: One, several, or None for all.
         **options: As `sweep`.
     """
+    if stack not in blip.cfg.stacks:
+        raise ValueError(one_of("stack", stack, blip.cfg.stacks))
     block = "resid_post" if stack == "vision" else "normalized_resid_post"
     names = ["attn_out", "mlp_out", block] if stack == "vision" else ["attn_out", "cross_attn_out", "mlp_out", block]
     sites = [Site.of(blip, f"{stack}.{name}", layers=layers, positions=positions) for name in names]
     return sweep(blip, pairs, sites, with_sites=True, **options)
 
 
-def run_variants(
-    blip: "HookedBLIP", pairs: "MinimalPairs", variants: Mapping[str, "Edit | Sequence[Edit]"], **options: Any
-) -> "xr.Dataset":
+def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **options: Any) -> "xr.Dataset":
     """What arbitrary sets of edits do: groups of heads, knock-outs, circuits. Dimensions `pair, variant`.
 
     Args:
         blip: The model.
         pairs: The pairs.
-        variants: By name, one or several `Edit`s, made at once.
+        variants: A mapping of names to one or several `Edit`s, made at once.
         **options: As `sweep`; each edit has its own source.
+
+    Raises:
+        TypeError: The variants are no mapping of names, or an option has no such name.
+        ValueError: A variant has no edits, or an edit does not fit the model or the pairs.
     """
-    chosen = Options(**options)
+    if "source" in options:
+        raise TypeError("source belongs to the edits of variants: Edit(..., source=...)")
+    check_variants(variants)
+    chosen = Options.of(options)
 
     def grid(places: Places, answer_length: int) -> Grid:
         return grid_of_variants(blip, places, variants, answer_length)

@@ -67,7 +67,7 @@ def unknown_hook(name: str, valid: Iterable[str], n_layers: Mapping[str | None, 
     return message + (f"; nearest: {', '.join(close)}" if close else f"; for example {next(iter(valid))}")
 
 
-def one_of(what: str, name: str, valid: Iterable[str]) -> str:
+def one_of(what: str, name: object, valid: Iterable[str]) -> str:
     """Says that `name` is no valid `what`, with the nearest valid one first."""
     valid = list(valid)
     close = difflib.get_close_matches(str(name), valid, 1, cutoff=0.4)

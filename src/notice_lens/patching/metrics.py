@@ -63,6 +63,8 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
         ValueError: There is no metric of that name, or one of the caller's has a built-in name.
         TypeError: It is neither a name nor a function.
     """
+    if callable(metrics):
+        raise TypeError("metrics are names, or a mapping of names to functions; got a function without a name")
     if metrics is None or not len(metrics):
         raise ValueError(f"no metrics given; there are {', '.join(map(repr, BUILT_IN))}, and functions of your own")
     own: dict[str, Any] = {}

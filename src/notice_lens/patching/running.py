@@ -352,11 +352,16 @@ def fingerprint(blip: "HookedBLIP") -> str:
 
 def _refuse_hooks(blip: "HookedBLIP") -> None:
     """A sweep runs a forward pass of its own: hooks of the caller would be passed by, so they are refused."""
-    watched = [name for name, point in blip.hook_dict.items() if getattr(point, "watched", False)]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    watched = [
+        name or "the model itself"
+        for name, module in blip.named_modules()
+        if any(getattr(module, own) for own in kinds)
+    ]
     if watched:
         raise ValueError(
             f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
-            "would pass them by; remove them first (blip.reset_hooks())"
+            "would pass them by; remove them first (blip.reset_hooks() removes those of hook points)"
         )
 
 

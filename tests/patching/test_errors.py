@@ -1,0 +1,475 @@
+"""Messages: what was asked, what is valid, and the nearest name."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from conftest import make_pair
+from made_up import made_up_pairs
+from notice_lens import HookedBLIP
+from notice_lens.pairs import MinimalPairs, Noise, mini_world
+from notice_lens.patching import Edit, Site, Store, patch_heads, patch_modules, run_variants, sweep
+
+
+@pytest.fixture(scope="module")
+def blip() -> HookedBLIP:
+    """Three layers of eight heads, 65 image positions. The module's own: its hooks are looked at."""
+    return HookedBLIP.mini()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> MinimalPairs:
+    return mini_world("states", 2, seed=1)
+
+
+def says(message: str) -> str:
+    """A pattern for a message that begins so, whatever its brackets mean to regular expressions."""
+    return "^" + re.escape(message)
+
+
+# Sites
+
+LAYERS = "`text` has layers 0 to 2"
+HEADS = "`text` has heads 0 to 7"
+SITES: list[tuple[Any, dict[str, Any], str]] = [
+    ("test.attn", {}, "site 'test.attn': no stack 'test'; did you mean 'text'? valid: 'vision', 'text', 'decoder'"),
+    ("", {}, "site '': no stack ''; valid: 'vision', 'text', 'decoder'"),
+    (3, {}, "site '3': no stack '3'; valid: 'vision'"),
+    ("text", {}, "site 'text': no activation of `text` ''; valid: 'embed'"),
+    ("text.cross_atn", {}, "site 'text.cross_atn': no activation of `text` 'cross_atn'; did you mean 'cross_attn'?"),
+    ("vision.cross_attn", {}, "site 'vision.cross_attn': no activation of `vision` 'cross_attn'; did you mean"),
+    ("text.attn.inside", {}, "site 'text.attn.inside': no activation of `text` 'attn.inside'; did you mean"),
+    ("text.attn", {"layers": 12}, f"layer 12 asked for; {LAYERS}"),
+    ("text.attn", {"layers": [0, -1]}, f"layer -1 asked for; {LAYERS}"),
+    ("text.attn", {"layers": True}, f"layer True asked for; {LAYERS}"),
+    ("text.attn", {"layers": 1.5}, f"layer 1.5 asked for; {LAYERS}"),
+    ("text.attn", {"layers": "last"}, f"layer 'last' asked for; {LAYERS}"),
+    ("text.attn", {"layers": []}, "layers [] asked for; expected one or more of them, each once"),
+    ("text.attn", {"layers": [1, 1]}, "layers [1, 1] asked for; expected one or more of them, each once"),
+    ("text.attn", {"heads": 8}, f"head 8 asked for; {HEADS}"),
+    ("text.attn", {"heads": "eahc"}, f"head 'eahc' asked for; {HEADS}"),
+    ("text.attn", {"heads": [0, 0]}, "heads [0, 0] asked for; expected one or more of them, each once"),
+    ("text.resid_pre", {"heads": [0]}, "heads [0] asked for; text.hook_resid_pre has no heads"),
+    ("text.embed", {"layers": 0}, "layers 0 asked for; text.hook_embed is before the first layer, and has none"),
+    ("text.attn", {"keys": "all"}, "keys are for scores and patterns; text.attn.hook_z has positions alone"),
+    ("text.attn", {"positions": "rolse"}, "text.attn.hook_z: no kind of positions 'rolse'; did you mean 'roles'?"),
+    ("text.attn", {"positions": "roles of words"}, "text.attn.hook_z: no kind of positions 'roles of words'"),
+    ("text.attn", {"positions": "regions"}, "text.attn.hook_z: regions are parts of the image, and these are token"),
+    ("vision.attn", {"positions": "roles"}, "vision.attn.hook_z: roles are words of the question, and these are image"),
+    ("text.cross_attn.k", {"positions": "roles"}, "text.cross_attn.hook_k: roles are words of the question, and these"),
+    ("decoder.attn", {"positions": ["noun"]}, "decoder.attn.hook_z: positions of an answer have no names; give"),
+    ("text.attn", {"positions": []}, "text.attn.hook_z: positions [] asked for; expected one or more, each once"),
+    ("text.attn", {"positions": [2, 2]}, "text.attn.hook_z: positions [2, 2] asked for; expected one or more, each"),
+    (
+        "text.attn",
+        {"positions": [1, "noun"]},
+        "text.attn.hook_z: positions [1, 'noun'] asked for; expected numbers, or",
+    ),
+    ("text.attn", {"positions": 1.5}, "text.attn.hook_z: positions [1.5] asked for; expected numbers, or names of"),
+    ("text.attn", {"positions": True}, "text.attn.hook_z: positions [True] asked for; expected numbers, or names of"),
+    ("text.attn", {"positions": [0, -2]}, "text.attn.hook_z: position -2 asked for; they count from 0"),
+    (
+        "text.attn.pattern",
+        {"keys": "regions"},
+        "keys of text.attn.hook_pattern: regions are parts of the image, and these are token positions",
+    ),
+    ("text.cross_attn.pattern", {"keys": ["a", 1]}, "keys of text.cross_attn.hook_pattern: positions ['a', 1] asked"),
+]
+
+
+@pytest.mark.parametrize(("name", "where", "message"), SITES, ids=lambda value: str(value)[:40])
+def test_a_site_that_is_not_there(blip: HookedBLIP, name: Any, where: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=says(message)):
+        Site.of(blip, name, **where)
+
+
+def test_a_name_of_positions_goes_into_a_list(blip: HookedBLIP) -> None:
+    with pytest.raises(ValueError, match="a role or region by its name goes into a list: \\['noun'\\]"):
+        Site.of(blip, "text.attn", positions="noun")
+
+
+def test_numbers_of_numpy_and_ranges_are_numbers(blip: HookedBLIP) -> None:
+    site = Site.of(blip, "text.attn", layers=np.arange(2), heads=range(1, 3), positions=np.array([4, 2]))
+    assert site == Site.of(blip, "text.attn", layers=[0, 1], heads=[1, 2], positions=[4, 2])
+    assert {type(number) for number in (*site.layers, *(site.heads or ()), *site.positions)} == {int}
+    assert Site.of(blip, "text.attn", layers=np.int64(2)).layers == (2,)
+
+
+def test_a_site_is_checked_against_every_model(blip: HookedBLIP) -> None:
+    larger = make_pair("vqa", text={"num_hidden_layers": 6}).blip
+    caption = make_pair("caption").blip
+    for site in ("text.attn", "text.embed", "text.resid_post", "text.cross_attn.pattern"):
+        for heads in ("each", None):
+            built = Site.of(blip, site, heads=heads)
+            assert Site.of(blip, built) == built
+    with pytest.raises(ValueError, match=says("layer 3 asked for; `text` has layers 0 to 2")):
+        Site.of(blip, Site.of(larger, "text.attn", layers=[3, 5], heads=0))
+    with pytest.raises(ValueError, match=says("site 'text.attn.hook_z': no stack 'text'; valid: 'vision', 'decoder'")):
+        Site.of(caption, Site.of(blip, "text.attn"))
+    with pytest.raises(ValueError, match=says("text.attn.hook_z is a Site already; give layers, heads, positions and")):
+        Site.of(blip, Site.of(blip, "text.attn"), positions="all")
+
+
+# Roles, regions and positions that pairs do not have
+
+PLACES = [
+    ("text.attn", ["nuon"], "text.attn.hook_z: no role 'nuon'; did you mean 'noun'? valid: '[CLS]', 'noun'"),
+    ("vision.attn", ["objct"], "vision.attn.hook_z: no region 'objct'; did you mean 'object'? valid: 'object'"),
+    ("text.attn", [9], "text.attn.hook_z: position 9 asked for; there are 0 to 8"),
+    ("vision.attn", [65], "vision.attn.hook_z: position 65 asked for; there are 0 to 64"),
+    ("decoder.attn", [1], "decoder.attn.hook_z: position 1 asked for; there are 0 to 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "positions", "message"), PLACES, ids=lambda value: str(value)[:30])
+def test_places_that_no_pair_has(
+    blip: HookedBLIP, pairs: MinimalPairs, name: str, positions: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=says(message)):
+        sweep(blip, pairs, Site.of(blip, name, positions=positions), progress=False)
+
+
+def test_pairs_without_regions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    rows = [{**pair.record, "clean_image": pair.clean_image, "corrupt_image": pair.corrupt_image} for pair in pairs]
+    kept = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
+    bare = MinimalPairs.from_rows([{column: row[column] for column in kept} for row in rows])
+    with pytest.raises(ValueError, match=says("vision.attn.hook_z: these pairs have no regions; positions='all' or")):
+        sweep(blip, bare, Site.of(blip, "vision.attn", positions="regions"), progress=False)
+
+
+# Options
+
+OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"corrupton": "text"}, TypeError, "no option 'corrupton'; did you mean 'corruption'? valid: 'corruption', 'dir"),
+    ({"batch_size": 3}, TypeError, "no option 'batch_size'; "),
+    ({"positions": "all"}, TypeError, "positions belong to a site: Site.of(blip, name, positions=...)"),
+    ({"keys": "all"}, TypeError, "keys belong to a site: Site.of(blip, name, keys=...)"),
+    ({"corruption": "txt"}, ValueError, "no corruption 'txt'; did you mean 'text'? valid: 'image', 'text', or Noise("),
+    ({"corruption": None}, ValueError, "no corruption None; valid: 'image', 'text', or Noise(...)"),
+    ({"corruption": ["image"]}, ValueError, "no corruption ['image']; did you mean 'image'?"),
+    ({"direction": "denoising"}, ValueError, "no direction 'denoising'; did you mean 'denoise'? valid: 'denoise', 'n"),
+    ({"contrast": "incorect"}, ValueError, "no contrast 'incorect'; did you mean 'incorrect'? valid: 'auto', 'incor"),
+    ({"source": "zeros"}, ValueError, "no source 'zeros'; did you mean 'zero'? valid: 'other', 'zero', 'mean'"),
+    ({"source": "donor"}, ValueError, "no source 'donor'; "),
+    ({"controls": ["self", "mismatch"]}, ValueError, "no control 'mismatch'; did you mean 'mismatched'? valid: 'self'"),
+    ({"controls": None}, ValueError, "no control None; valid: 'self', 'mismatched'; () for none"),
+    ({"min_gap": -1}, ValueError, "min_gap=-1: expected a logit difference, 0 or more"),
+    ({"min_gap": float("nan")}, ValueError, "min_gap=nan: expected a logit difference, 0 or more"),
+    ({"min_gap": "small"}, ValueError, "min_gap='small': expected a logit difference, 0 or more"),
+    ({"memory": 0}, ValueError, "memory=0: expected a number of bytes, 1 or more, or None"),
+    ({"memory": "2GB"}, ValueError, "memory='2GB': expected a number of bytes, 1 or more, or None"),
+    ({"seed": None}, ValueError, "seed=None: expected a whole number"),
+    ({"dtype": "flaot32"}, ValueError, "no dtype of a result 'flaot32'; did you mean 'float32'? valid: 'float16', 'f"),
+    ({"dtype": torch.float64}, ValueError, "no dtype of a result torch.float64; did you mean 'float64'?"),
+    ({"dtype": "int64"}, ValueError, "no dtype of a result 'int64'; did you mean"),
+    ({"store": 3}, TypeError, "store=3: expected the path of a folder, or None"),
+    ({"metrics": "logit_dif"}, ValueError, "no metric 'logit_dif'; did you mean 'logit_diff_change'? valid: 'answer_p"),
+    ({"metrics": ["kl", "mine"]}, ValueError, "no metric 'mine'; "),
+    ({"metrics": []}, ValueError, "no metrics given; there are 'answer_prob', "),
+    ({"metrics": None}, ValueError, "no metrics given; there are 'answer_prob', "),
+    ({"metrics": len}, TypeError, "metrics are names, or a mapping of names to functions; got a function"),
+    ({"metrics": {"kl": len}}, ValueError, "'kl' is a metric already; call yours something else"),
+    ({"metrics": {"mine": 3}}, TypeError, "metric 'mine' has to be a function of logits, got int"),
+    ({"metrics": {3: len}}, ValueError, "metric 3: a name is text"),
+    ({"metrics": {"noise_floor": len}}, ValueError, "metric 'noise_floor': a result has that, or may have; call yours"),
+    ({"metrics": {"kl_mismatched": len}}, ValueError, "metric 'kl_mismatched': a result has that, or may have"),
+    ({"metrics": {"mine_clean": len}}, ValueError, "metric 'mine_clean': a result has that, or may have"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=lambda value: str(value)[:40])
+def test_options_that_are_not_there(
+    blip: HookedBLIP, pairs: MinimalPairs, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=says(message)):
+        sweep(blip, pairs, "text.attn", **options)
+    if options.keys() & {"positions", "source"}:
+        return
+    with pytest.raises(error, match=says(message)):
+        patch_heads(blip, pairs, **options)
+    with pytest.raises(error, match=says(message)):
+        patch_modules(blip, pairs, **options)
+    with pytest.raises(error, match=says(message)):
+        run_variants(blip, pairs, {"one": Edit("text.attn", 0)}, **options)
+
+
+def test_one_control_needs_no_list(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    effects = sweep(blip, pairs, Site.of(blip, "text.attn", layers=0, heads=0), controls="self", progress=False)
+    assert effects.attrs["controls"] == ["self"]
+    assert effects.noise_floor.notnull().all()
+    assert "kl_mismatched" not in effects
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        (lambda logits: logits.mean(), ValueError, "metric 'mine' gave [] for 2 rows of logits [2, 1, "),
+        (lambda logits: logits[:, 0], ValueError, "metric 'mine' gave [2, "),
+        (lambda logits: 3.0, TypeError, "metric 'mine' gave a float for 2 rows of logits [2, 1, "),
+        (lambda logits: logits.numpy()[:, 0, 0], TypeError, "metric 'mine' gave a ndarray for 2 rows"),
+    ],
+)
+def test_a_metric_of_another_shape(
+    blip: HookedBLIP, pairs: MinimalPairs, function: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=says(message) + ".*; expected a tensor with one number a row"):
+        sweep(blip, pairs, "text.attn", metrics={"mine": function}, progress=False)
+
+
+def test_noise_that_this_model_does_not_take(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(ValueError, match=says("no hook for noise 'text.hook_embd'; did you mean 'text.hook_embed'?")):
+        sweep(blip, pairs, "text.attn", corruption=Noise("text.hook_embd"), progress=False)
+    message = "a model of kind 'vqa' takes noise at vision.hook_embed or text.hook_embed, not decoder.hook_embed"
+    with pytest.raises(ValueError, match=says(message)):
+        sweep(blip, pairs, "text.attn", corruption=Noise("decoder.hook_embed"), progress=False)
+
+
+# Several sites
+
+
+def test_sites_that_do_not_go_together(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(ValueError, match=says("no sites given; a site is, for instance, 'text.cross_attn'")):
+        sweep(blip, pairs, [])
+    message = (
+        "sites of one sweep share their dimensions: text.attn.hook_z has layer, head, role, text.hook_mlp_out layer, "
+        "role; sweep them one after the other"
+    )
+    with pytest.raises(ValueError, match=says(message)):
+        sweep(blip, pairs, ["text.attn", "text.mlp_out"])
+    with pytest.raises(ValueError, match="vision.hook_embed has none, "):
+        sweep(blip, pairs, ["vision.embed", "text.attn"])
+    with pytest.raises(ValueError, match=says("site text.attn.hook_z comes 2 times; each goes into a sweep once")):
+        sweep(blip, pairs, ["text.attn", Site.of(blip, "text.attn.z", layers=0)])
+    with pytest.raises(
+        ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross_att")
+    ):
+        sweep(blip, pairs, ["text.attn", "text.cross_attn"], with_sites=False)
+    with pytest.raises(ValueError, match=says("site '3': no stack '3'")):
+        sweep(blip, pairs, 3)
+
+
+def test_heads_and_modules(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(ValueError, match=says("text.hook_mlp_out has no heads; patch_modules is for what whole modul")):
+        patch_heads(blip, pairs, "text.mlp_out")
+    with pytest.raises(ValueError, match=says("layer 3 asked for; `vision` has layers 0 to 2")):
+        patch_heads(blip, pairs, "vision.attn", layers=3)
+    with pytest.raises(ValueError, match=says("no stack 'txt'; did you mean 'text'? valid: 'vision', 'text', 'decod")):
+        patch_modules(blip, pairs, "txt")
+    with pytest.raises(ValueError, match=says("layer 3 asked for; `decoder` has layers 0 to ")):
+        patch_modules(blip, pairs, "decoder", layers=[0, 3])
+
+
+def test_the_mean_is_not_for_patterns(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(ValueError, match=says("source='mean' is not for scores and patterns (text.blocks.0.cross_att")):
+        sweep(blip, pairs, "text.cross_attn.pattern", source="mean", progress=False)
+
+
+# Variants
+
+EDITS: list[tuple[Any, str]] = [
+    (Edit("text.attn"), "variant 'one': an edit of text.attn.hook_z needs a layer, 0 to 2"),
+    (Edit("text.attn", 3), f"variant 'one': layer 3 asked for; {LAYERS}"),
+    (Edit("text.attn", [0, 1]), "variant 'one': layer [0, 1] asked for; an edit of text.attn is in one layer, given"),
+    (Edit("text.attn", 0, [1, 2]), "variant 'one': head [1, 2] asked for; an edit of text.attn is in one head, given"),
+    (Edit("text.attn", 0, 8), f"variant 'one': head 8 asked for; {HEADS}"),
+    (Edit("text.mlp_out", 0, 1), "variant 'one': heads [1] asked for; text.hook_mlp_out has no heads"),
+    (Edit("vision.embed", 0), "variant 'one': layers 0 asked for; vision.hook_embed is before the first layer"),
+    (Edit("text.mpl_out", 0), "variant 'one': site 'text.mpl_out': no activation of `text` 'mpl_out'; did you mean 'm"),
+    (Edit("text.attn", 0, positions="nuon"), "variant 'one': text.attn.hook_z: no role 'nuon'; did you mean 'noun'?"),
+    (Edit("vision.attn", 0, positions="sky"), "variant 'one': vision.attn.hook_z: no region 'sky'; valid: 'object'"),
+    (Edit("text.attn", 0, positions=99), "variant 'one': text.attn.hook_z: position 99 asked for; there are 0 to 8"),
+    (Edit("text.attn", 0, keys="noun"), "variant 'one': keys are for scores and patterns; text.attn.hook_z has"),
+    (
+        Edit("text.cross_attn.pattern", 0, keys="objet"),
+        "variant 'one': keys of text.cross_attn.hook_pattern: no region 'objet'; did you mean 'object'?",
+    ),
+    (Edit("text.attn", 0, source="donr"), "variant 'one': no source 'donr'; did you mean 'donor'? valid: 'other', 'z"),
+    ([], "variant 'one' is []; expected a mapping of names to one or more Edits"),
+    (["text.attn"], "variant 'one' is ['text.attn']; expected a mapping of names to one or more Edits"),
+    (None, "variant 'one' is None; expected a mapping of names to one or more Edits"),
+]
+
+
+@pytest.mark.parametrize(("edits", "message"), EDITS, ids=lambda value: str(value)[:50])
+def test_edits_that_are_not_there(blip: HookedBLIP, pairs: MinimalPairs, edits: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=says(message)):
+        run_variants(blip, pairs, {"one": edits}, progress=False)
+
+
+def test_variants_that_are_none(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    edit = Edit("text.attn", 0)
+    with pytest.raises(TypeError, match=says("variants are of type list; expected a mapping of names to one or more")):
+        run_variants(blip, pairs, [edit])
+    with pytest.raises(ValueError, match=says("no variants given; expected a mapping of names to one or more Edits")):
+        run_variants(blip, pairs, {})
+    with pytest.raises(TypeError, match=says("variant 3: a name is text; expected a mapping of names")):
+        run_variants(blip, pairs, {3: edit})
+    with pytest.raises(TypeError, match=says("source belongs to the edits of variants: Edit(..., source=...)")):
+        run_variants(blip, pairs, {"one": edit}, source="zero")
+
+
+# Pairs
+
+
+def test_no_pairs(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(ValueError, match=says("there are no pairs to patch")):
+        patch_heads(blip, pairs[:0])
+
+
+def test_pairs_of_another_kind() -> None:
+    with pytest.raises(ValueError, match="the pair is of kind 'caption', the model 'vqa'"):
+        sweep(make_pair("vqa").blip, made_up_pairs("caption"), "text.attn", progress=False)
+
+
+def test_pairs_without_a_corrupted_prompt(blip: HookedBLIP) -> None:
+    faces = mini_world("states", 3, seed=1)
+    rows = [{**pair.record, "clean_image": pair.clean_image, "corrupt_image": pair.corrupt_image} for pair in faces]
+    kept = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
+    bare = MinimalPairs.from_rows([{column: row[column] for column in kept} for row in rows])
+    message = f"3 of 3 pairs have no corrupt_prompt, such as {bare['id'][0]!r}; symmetric_replacement writes them, corr"
+    with pytest.raises(ValueError, match=says(message)):
+        sweep(blip, bare, "text.attn", corruption="text", progress=False)
+
+
+# Models
+
+
+def hooked_points(blip: HookedBLIP) -> list[str]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    return [name for name, module in blip.named_modules() if any(getattr(module, kind) for kind in kinds)]
+
+
+def test_hooks_on_the_model_are_refused(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    message = "there are hooks on the model, at text.blocks.1.hook_mlp_out: a sweep runs its own forward pass, which"
+    with blip.hooks([("text.blocks.1.hook_mlp_out", lambda value, hook: None)]):
+        with pytest.raises(ValueError, match=says(message)):
+            patch_heads(blip, pairs)
+        assert hooked_points(blip) == ["text.blocks.1.hook_mlp_out"]
+    handle = blip.text.blocks[0].register_forward_hook(lambda *_: None)
+    try:
+        with pytest.raises(ValueError, match=says("there are hooks on the model, at text.blocks.0: a sweep runs its")):
+            patch_heads(blip, pairs)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("corruption", ["image", Noise(samples=1)])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+def test_nothing_is_left_on_the_model_by_an_exception(
+    blip: HookedBLIP, pairs: MinimalPairs, corruption: Any, calls: int, tmp_path: Path
+) -> None:
+    left = [calls]
+
+    def breaks(logits: torch.Tensor) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("of the caller's own")
+        return logits[:, 0, 0]
+
+    site = Site.of(blip, "text.attn.result", layers=0)
+    options: dict[str, Any] = {"corruption": corruption, "memory": 1, "progress": False}
+    with pytest.raises(RuntimeError, match="of the caller's own"):
+        sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
+    assert hooked_points(blip) == []
+    assert not any(getattr(module, "use_attn_result", False) for module in blip.modules())
+    left[0] = 10**6
+    sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)  # its lock is free, too
+
+
+def test_an_exception_in_a_recorded_run_leaves_nothing_on_the_model(
+    blip: HookedBLIP, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: Any) -> Any:
+        raise RuntimeError("within a block")
+
+    last = blip.text.blocks[-1]
+    monkeypatch.setattr(type(last.mlp), "forward", breaks)
+    for source in ("other", "mean"):
+        with pytest.raises(RuntimeError, match="within a block"):
+            sweep(blip, pairs, "text.attn.result", source=source, corruption=Noise(samples=1), progress=False)
+        assert hooked_points(blip) == []
+        assert not any(getattr(module, "use_attn_result", False) for module in blip.modules())
+
+
+def test_switches_of_the_model_change_nothing(pairs: MinimalPairs) -> None:
+    blip = HookedBLIP.mini()
+    plain = patch_heads(blip, pairs, layers=1, progress=False)
+    blip.set_use_attn_result(True)
+    blip.set_use_split_qkv_input(True)
+    blip.train()
+    for parameter in blip.parameters():
+        parameter.requires_grad_(True)
+    switched = patch_heads(blip, pairs, layers=1, progress=False)
+    xr.testing.assert_allclose(switched.drop_vars("below_floor"), plain.drop_vars("below_floor"), atol=1e-4)
+    assert all(module.use_attn_result for module in blip.modules() if hasattr(module, "use_attn_result"))
+
+
+# Stores
+
+
+@pytest.fixture(scope="module")
+def stored(blip: HookedBLIP, pairs: MinimalPairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "heads.zarr"
+    patch_heads(blip, pairs, layers=1, store=path, progress=False)
+    return path
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"corruption": "text"}, "corruption: 'image' in the store, 'text' asked for"),
+    ({"direction": "noise"}, "direction: 'denoise' in the store, 'noise' asked for"),
+    ({"contrast": "incorrect"}, "contrast: 'auto' in the store, 'incorrect' asked for"),
+    ({"source": "zero"}, "source: 'other' in the store, 'zero' asked for"),
+    ({"metrics": ["kl"]}, "asked for"),
+    ({"controls": ["self"]}, "controls: ['self', 'mismatched'] in the store, ['self'] asked for"),
+    ({"min_gap": 0.5}, "min_gap: 0.001 in the store, 0.5 asked for"),
+    ({"seed": 1}, "seed: 0 in the store, 1 asked for"),
+    ({"dtype": "float64"}, "variable kl.dtype: "),
+    ({"layers": 2}, "coordinate 'layer': 1 of 1 differ, first number 0: 1 in the store, 2 asked for"),
+    ({"heads": [0]}, "coordinate 'head': 8 along 'head' in the store, 1 along 'head' asked for"),
+    ({"positions": ["noun"]}, "coordinate 'role': 6 along 'role' in the store, 1 along 'role' asked for"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:30])
+def test_a_store_of_other_settings(
+    blip: HookedBLIP, pairs: MinimalPairs, stored: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(
+        ValueError, match="(?s)is the store of another sweep; name another folder.*" + re.escape(message)
+    ):
+        patch_heads(blip, pairs, store=stored, progress=False, **{"layers": 1, **options})
+
+
+def test_a_store_of_other_pairs_or_another_model(pairs: MinimalPairs, stored: Path) -> None:
+    blip = HookedBLIP.mini()
+    other = mini_world("states", 2, seed=2)
+    with pytest.raises(ValueError, match=f"(?s)another sweep.*coordinate 'pair': 2 of 2 differ.*{other['id'][0]!r}"):
+        patch_heads(blip, other, layers=1, store=stored, progress=False)
+    with torch.no_grad():
+        blip.text.blocks[0].mlp.output.weight += 0.01
+    with pytest.raises(
+        ValueError, match="(?s)another sweep; name another folder.*model_fingerprint: '.*' in the store"
+    ):
+        patch_heads(blip, pairs, layers=1, store=stored, progress=False)
+
+
+def test_a_folder_that_is_no_store(blip: HookedBLIP, pairs: MinimalPairs, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=re.escape(str(tmp_path))):
+        patch_heads(blip, pairs, layers=1, store=tmp_path, progress=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_store_that_somebody_writes_to(blip: HookedBLIP, pairs: MinimalPairs, stored: Path) -> None:
+    whole = patch_heads(blip, pairs, layers=1, progress=False)
+    folder = stored.parent / "open.zarr"
+    with (
+        Store.open(folder, whole[["kl"]], {}),
+        pytest.raises(RuntimeError, match="is writing to this store; wait for it"),
+    ):
+        patch_heads(blip, pairs, layers=1, store=folder, progress=False)

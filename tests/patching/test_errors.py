@@ -68,7 +68,7 @@ SITES: list[tuple[Any, dict[str, Any], str]] = [
     (
         "text.attn",
         {"positions": [1, "noun"]},
-        "text.attn.hook_z: positions [1, 'noun'] asked for; expected numbers, or",
+        "text.attn.hook_z: positions [1, 'noun'] asked for; expected numbers,",
     ),
     ("text.attn", {"positions": 1.5}, "text.attn.hook_z: positions [1.5] asked for; expected numbers, or names of"),
     ("text.attn", {"positions": True}, "text.attn.hook_z: positions [True] asked for; expected numbers, or names of"),
@@ -218,7 +218,7 @@ def test_a_metric_of_another_shape(
     blip: HookedBLIP, pairs: MinimalPairs, function: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=says(message) + ".*; expected a tensor with one number a row"):
-        sweep(blip, pairs, "text.attn", metrics={"mine": function}, progress=False)
+        sweep(blip, pairs, Site.of(blip, "text.attn", layers=2), metrics={"mine": function}, progress=False)
 
 
 def test_noise_that_this_model_does_not_take(blip: HookedBLIP, pairs: MinimalPairs) -> None:
@@ -245,9 +245,7 @@ def test_sites_that_do_not_go_together(blip: HookedBLIP, pairs: MinimalPairs) ->
         sweep(blip, pairs, ["vision.embed", "text.attn"])
     with pytest.raises(ValueError, match=says("site text.attn.hook_z comes 2 times; each goes into a sweep once")):
         sweep(blip, pairs, ["text.attn", Site.of(blip, "text.attn.z", layers=0)])
-    with pytest.raises(
-        ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross_att")
-    ):
+    with pytest.raises(ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross")):
         sweep(blip, pairs, ["text.attn", "text.cross_attn"], with_sites=False)
     with pytest.raises(ValueError, match=says("site '3': no stack '3'")):
         sweep(blip, pairs, 3)
@@ -256,8 +254,8 @@ def test_sites_that_do_not_go_together(blip: HookedBLIP, pairs: MinimalPairs) ->
 def test_heads_and_modules(blip: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("text.hook_mlp_out has no heads; patch_modules is for what whole modul")):
         patch_heads(blip, pairs, "text.mlp_out")
-    with pytest.raises(ValueError, match=says("layer 3 asked for; `vision` has layers 0 to 2")):
-        patch_heads(blip, pairs, "vision.attn", layers=3)
+    with pytest.raises(ValueError, match=says("layer 4 asked for; `vision` has layers 0 to 3")):
+        patch_heads(blip, pairs, "vision.attn", layers=4)
     with pytest.raises(ValueError, match=says("no stack 'txt'; did you mean 'text'? valid: 'vision', 'text', 'decod")):
         patch_modules(blip, pairs, "txt")
     with pytest.raises(ValueError, match=says("layer 3 asked for; `decoder` has layers 0 to ")):
@@ -371,7 +369,7 @@ def test_nothing_is_left_on_the_model_by_an_exception(
             raise RuntimeError("of the caller's own")
         return logits[:, 0, 0]
 
-    site = Site.of(blip, "text.attn.result", layers=0)
+    site = Site.of(blip, "text.attn.result", layers=0, heads=0, positions=["noun"])
     options: dict[str, Any] = {"corruption": corruption, "memory": 1, "progress": False}
     with pytest.raises(RuntimeError, match="of the caller's own"):
         sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
@@ -452,9 +450,7 @@ def test_a_store_of_other_pairs_or_another_model(pairs: MinimalPairs, stored: Pa
         patch_heads(blip, other, layers=1, store=stored, progress=False)
     with torch.no_grad():
         blip.text.blocks[0].mlp.output.weight += 0.01
-    with pytest.raises(
-        ValueError, match="(?s)another sweep; name another folder.*model_fingerprint: '.*' in the store"
-    ):
+    with pytest.raises(ValueError, match="(?s)another sweep; name another.*model_fingerprint: '.*' in the store"):
         patch_heads(blip, pairs, layers=1, store=stored, progress=False)
 
 

@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from notice_lens import HookedBLIP, patching
+from notice_lens.pairs import mini_world
 from notice_lens.patching.aggregates import aggregate, carried, gap, mediation
 
 nan = float("nan")
@@ -361,3 +363,40 @@ def test_attributes_that_are_missing_are_named() -> None:
         del short.attrs[name]
         with pytest.raises(ValueError, match=f"no attribute of this result '{name}'"):
             aggregate(short)
+
+
+# A sweep's own result
+
+
+def test_a_sweep_of_its_own(mini: HookedBLIP) -> None:
+    pairs = mini_world("states", 4, seed=1)
+    site = patching.Site.of(mini, "text.cross_attn", layers=2, heads=[1, 2])
+    effects = patching.sweep(mini, pairs, site, progress=False)
+    full = effects.logit_diff_clean - effects.logit_diff_corrupt
+    xr.testing.assert_allclose(gap(effects), full)
+    mean = patching.aggregate(effects)
+    assert mean.dims == ("layer", "head", "role")
+    assert mean.sel(role="correct").n.values.tolist() == [[4, 4]]
+    np.testing.assert_allclose(mean, effects.logit_diff_change.sum("pair") / full.sum(), rtol=1e-5)
+    np.testing.assert_allclose(patching.aggregate(effects, "kl"), effects.kl.mean("pair"))
+    grouped = patching.aggregate(effects, by="group")
+    assert grouped.group.values.tolist() == sorted(set(effects.group.values))
+    own = patching.carried(effects)
+    np.testing.assert_allclose(
+        own.logit_diff_change, effects.logit_diff_change - effects.logit_diff_change_mismatched, rtol=1e-6
+    )
+    assert patching.aggregate(own).notnull().all()
+    noised = patching.sweep(mini, pairs, site, direction="noise", progress=False)
+    found = patching.mediation(effects, noised)
+    total = found.direct_effect + found.total_minus_direct
+    np.testing.assert_allclose(total, found.total_effect.broadcast_like(total), rtol=1e-5)
+    np.testing.assert_allclose(found.indirect_effect_share, mean)
+
+
+def test_a_sweep_of_patching_effects_alone_can_be_averaged(mini: HookedBLIP) -> None:
+    pairs = mini_world("states", 3, seed=1)
+    site = patching.Site.of(mini, "text.cross_attn", layers=2, heads=2)
+    effects = patching.sweep(mini, pairs, site, metrics="patching_effect", progress=False)
+    whole = patching.sweep(mini, pairs, site, progress=False)
+    xr.testing.assert_equal(patching.aggregate(effects), patching.aggregate(whole))
+    xr.testing.assert_equal(patching.aggregate(patching.carried(effects)), patching.aggregate(patching.carried(whole)))

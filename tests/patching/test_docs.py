@@ -1,0 +1,29 @@
+"""The blocks of docs/patching.md run as printed, in their order."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs" / "patching.md"
+
+
+def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 6
+    exec(blocks[0], names)
+    assert names["effects"].logit_diff_change.dims == ("pair", "layer", "head", "role")
+    assert names["own"].dims == ("layer", "head", "role")
+    assert names["modules"].kl.dims == ("pair", "site", "layer", "role")
+    exec(blocks[1], names)
+    assert names["figure"].data[0].z.shape == (3, 8)
+    exec(blocks[2], names)
+    assert (names["effects"].entropy > 0).any()
+    exec(blocks[3], names)
+    assert names["looks"].kl.dims == ("pair", "layer", "head", "role", "key_region")
+    exec(blocks[4], names)
+    assert names["groups"]["variant"].values.tolist() == ["two heads", "blind"]
+    exec(blocks[5], names)
+    assert (tmp_path / "heads.zarr").is_dir()

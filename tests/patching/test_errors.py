@@ -13,7 +13,10 @@ from conftest import make_pair
 from made_up import made_up_pairs
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise, mini_world
+from notice_lens.pairs.problems import Problem
 from notice_lens.patching import Edit, Site, Store, patch_heads, patch_modules, run_variants, sweep
+from notice_lens.patching.options import Options
+from notice_lens.patching.running import check_pairs
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +320,31 @@ def test_variants_that_are_none(blip: HookedBLIP, pairs: MinimalPairs) -> None:
 def test_no_pairs(blip: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("there are no pairs to patch")):
         patch_heads(blip, pairs[:0])
+
+
+def test_pairs_that_are_none() -> None:
+    with pytest.raises(
+        TypeError, match=says("pairs are of type list; expected MinimalPairs, see MinimalPairs.from_rows")
+    ):
+        check_pairs([1, 2], Options())
+
+
+def test_pairs_that_were_dropped(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    none = pairs.without([Problem(name, "another reason", "of ours") for name in pairs["id"]], "a test")
+    with pytest.raises(ValueError, match=says("there are no pairs to patch (2 were dropped, see pairs.dropped)")):
+        patch_heads(blip, none)
+
+
+def test_donors_of_another_length() -> None:
+    columns = ("id", "task", "clean_prompt", "corrupt_prompt", "donor_prompt", "correct_answer", "incorrect_answer")
+    images = ("clean_image", "corrupt_image", "donor_image")
+    rows = [
+        {column: pair.record[column] for column in columns} | {image: getattr(pair, image) for image in images}
+        for pair in made_up_pairs("vqa")
+    ]
+    rows[1]["donor_prompt"] += " red"
+    with pytest.raises(ValueError, match="clean_prompt 'is .*' has 7 tokens, donor_prompt 'where .* red' 8"):
+        sweep(make_pair("vqa").blip, MinimalPairs.from_rows(rows), "text.attn", corruption="text", progress=False)
 
 
 def test_pairs_of_another_kind() -> None:

@@ -72,7 +72,7 @@ class Sweep:
         _refuse_hooks(blip)
         self.blip, self.options = blip, options
         self.names, self.custom = check_metrics(options.metrics)
-        _check_pairs(pairs, options)
+        check_pairs(pairs, options)
         self.pairs = pairs.validate(blip)
         self.places = Places(blip, self.pairs)
         self.contrast = contrasts(blip, self.pairs, options.corruption, options.contrast)
@@ -365,8 +365,12 @@ def _refuse_hooks(blip: "HookedBLIP") -> None:
         )
 
 
-def _check_pairs(pairs: "MinimalPairs", options: Options) -> None:
-    """Raises where pairs lack what the corruption needs."""
+def check_pairs(pairs: Any, options: Options) -> None:
+    """Raises where pairs are none, or lack what the corruption needs."""
+    from notice_lens.pairs import MinimalPairs
+
+    if not isinstance(pairs, MinimalPairs):
+        raise TypeError(f"pairs are of type {type(pairs).__name__}; expected MinimalPairs, see MinimalPairs.from_rows")
     if not len(pairs):
         dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
         raise ValueError(f"there are no pairs to patch{dropped}")

@@ -123,7 +123,7 @@ def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **opt
     Args:
         blip: The model.
         pairs: The pairs.
-        variants: A mapping of names to one or several `Edit`s, made at once.
+        variants: A mapping of names to one or several edits (`Edit`), made at once.
         **options: As `sweep`; each edit has its own source.
 
     Raises:

@@ -14,14 +14,15 @@ Ratios are of times of one run; machines are noisy, and absolute times mean litt
 """
 
 import argparse
-import resource
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -50,6 +51,31 @@ def make_pairs(n: int) -> MinimalPairs:
         }
         for number in range(n)
     )  # fmt: skip
+
+
+class Peak:
+    """How much memory this process takes at most within a `with` block, above what it took before."""
+
+    def __enter__(self) -> "Peak":
+        self.process, self.open = psutil.Process(), True
+        self.before = self.most = self.process.memory_info().rss
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while self.open:
+            self.most = max(self.most, self.process.memory_info().rss)
+            time.sleep(0.005)
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+        self.thread.join()
+
+    @property
+    def gigabytes(self) -> float:
+        """The difference, in GB."""
+        return (self.most - self.before) / 2**30
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -88,9 +114,8 @@ def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
     """Prints how often faster, and how equal."""
     pairs = make_pairs(1)
     patches = LAYERS * HEADS * TOKENS
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ours = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS)) for _ in range(2)]
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    with Peak() as peak:
+        ours = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS)) for _ in range(2)]
     effects = ours[0][1]
     generator, each, errors = np.random.default_rng(0), [], []
     gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).item()
@@ -103,7 +128,7 @@ def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
     seconds, loop = min(time_ for time_, _ in ours), statistics.median(each)
     print(f"loop: {patches} patches in {seconds:.1f} s (first {ours[0][0]:.1f} s); a patch of the loop {loop:.2f} s")
     print(f"  ratio {loop * patches / seconds:.0f}; largest difference {max(errors):.1e} of the gap")
-    print(f"  peak {peak:.2f} GB above what was there")
+    print(f"  peak memory {peak.gigabytes:.2f} GB above the weights")
     several = make_pairs(16)
     many, _ = timed(lambda: patching.patch_heads(blip, several, positions="each", **OPTIONS))
     print(f"  16 pairs: {many / 16:.1f} s a pair, {many / 16 / seconds:.2f} of one pair's")

@@ -85,11 +85,19 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def loop_patch(hf: Any, blip: HookedBLIP, pairs: MinimalPairs, layer: int, position: int, head: int) -> float:
-    """One patch as the circulated code does it: a full forward of clean, corrupted and patched. Logit difference."""
+def loop_inputs(blip: HookedBLIP, pairs: MinimalPairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """The three images of a pair (clean, corrupted, patched) and its question, preprocessed once."""
     inputs = pairs.prepare(blip)
     assert inputs.input_ids is not None, "questions were given"
-    pixels = torch.cat([inputs.pixel_values, *[pairs.prepare(blip, image="corrupt").pixel_values] * 2])
+    corrupted = pairs.prepare(blip, image="corrupt").pixel_values
+    return torch.cat([inputs.pixel_values, corrupted, corrupted]), inputs.input_ids.expand(3, -1)
+
+
+def loop_patch(
+    hf: Any, blip: HookedBLIP, inputs: tuple[torch.Tensor, torch.Tensor], layer: int, position: int, head: int
+) -> float:
+    """One patch of the plain loop: a full forward of clean, corrupted and patched. Logit difference."""
+    pixels, ids = inputs
 
     def patch(module: Any, args: Any, output: Any) -> Any:
         z = output[0].unflatten(-1, (HEADS, -1)).clone()
@@ -99,9 +107,7 @@ def loop_patch(hf: Any, blip: HookedBLIP, pairs: MinimalPairs, layer: int, posit
     handle = hf.text_encoder.encoder.layer[layer].crossattention.self.register_forward_hook(patch)
     try:
         images = hf.vision_model(pixel_values=pixels).last_hidden_state
-        states = hf.text_encoder(
-            input_ids=inputs.input_ids.expand(3, -1), encoder_hidden_states=images
-        ).last_hidden_state
+        states = hf.text_encoder(input_ids=ids, encoder_hidden_states=images).last_hidden_state
         start = torch.full((3, 1), hf.decoder_start_token_id)
         logits = hf.text_decoder(input_ids=start, encoder_hidden_states=states).logits[:, -1]
     finally:
@@ -117,11 +123,12 @@ def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
     with Peak() as peak:
         ours = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS)) for _ in range(2)]
     effects = ours[0][1]
+    inputs = loop_inputs(blip, pairs)
     generator, each, errors = np.random.default_rng(0), [], []
     gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).item()
     for _ in range(some):
         layer, position, head = (int(generator.integers(n)) for n in (LAYERS, TOKENS, HEADS))
-        seconds, plain = timed(lambda at=(layer, position, head): loop_patch(hf, blip, pairs, *at))
+        seconds, plain = timed(lambda at=(layer, position, head): loop_patch(hf, blip, inputs, *at))
         each.append(seconds)
         own = effects.logit_diff_change[0, layer, head, position].item() + effects.logit_diff_corrupt[0].item()
         errors.append(abs(own - plain) / abs(gap))
@@ -221,10 +228,11 @@ def share_of_peak(blip: HookedBLIP) -> None:
 def vision_heads(hf: Any, blip: HookedBLIP) -> None:
     """Prints the time of all vision heads of a pair, beside the loop and the peak."""
     pairs = make_pairs(1)
+    inputs = loop_inputs(blip, pairs)
     before = gigaflops_of_products()
     seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, "vision.attn", positions="all", **OPTIONS))
     after = gigaflops_of_products()
-    each = statistics.median(timed(lambda: loop_patch(hf, blip, pairs, 0, 0, 0))[0] for _ in range(2))
+    each = statistics.median(timed(lambda: loop_patch(hf, blip, inputs, 0, 0, 0))[0] for _ in range(2))
     rate, peak = vision_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
     print(f"vision: 144 heads in {seconds:.1f} s; loop {each * 144:.0f} s, ratio {each * 144 / seconds:.1f}")
     print(f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from notice_lens.models.attention import KeyValues
 from notice_lens.models.hooked_blip import HookedBLIP
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stacks import attention_mask
 
+if TYPE_CHECKING:
+    from notice_lens.models.blocks import PostNormBlock
+
+KEPT = 256 * 2**20
+"""Bytes of keys and values that are kept from wave to wave, at most."""
 Hook = tuple[str, Callable[..., Any]]
 
 
@@ -77,6 +83,7 @@ class Run:
     def __init__(self, blip: HookedBLIP, base: Trace, sources: Mapping[str, Any]) -> None:
         self.blip, self.base = blip, base
         self._sources = {"self": base.activations, **sources}
+        self._key_values: dict[tuple[str, int], KeyValues] = {}
 
     def resid_pre(self, stack: str, layer: int) -> Float[Tensor, "pair pos d_model"]:
         """The base run's stream before a layer."""
@@ -90,6 +97,19 @@ class Run:
         """What the cross-attention of a stack looks at in the base run."""
         stacks = self.blip.cfg.stacks
         return self.base.states[stacks[stacks.index(stack) - 1]]
+
+    def key_values(self, stack: str, layer: int) -> KeyValues:
+        """Keys and values of what the cross-attention of a layer looks at in the base run.
+
+        They are kept for the next wave where those of all layers are small.
+        """
+        if (stack, layer) not in self._key_values:
+            source, blocks = self.source(stack), self.blip.stack(stack).blocks
+            projected = cast("PostNormBlock", blocks[layer]).cross_attn.project_source(source)
+            if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEPT:
+                return projected
+            self._key_values[stack, layer] = projected
+        return self._key_values[stack, layer]
 
     def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
         """Which positions of its own, and of its source, a stack may look at; None for all."""

@@ -202,7 +202,7 @@ class _StackWave:
         q, mid = self._at("cross_attn.hook_q", self._heads(attn, attn.query(mid)), mid)
         q, mid = self._join("cross_attn.inside", q, mid)
         z = torch.empty_like(q)
-        kv = attn.project_source(self.run.source(self.name))
+        kv = self.run.key_values(self.name, self.layer)
         by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.steps.arriving), len(kv.k))
         answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
         z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]

@@ -15,6 +15,7 @@ import xarray as xr
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
 from notice_lens.patching import Site, running, sweep
+from notice_lens.patching.batch import Setting
 from notice_lens.patching.store_format import read
 
 
@@ -74,12 +75,12 @@ def test_a_sweep_goes_on_with_the_plan_of_its_store(
     left, begun = [2], []
     computed = running.Sweep._batch
 
-    def breaks(own: running.Sweep, several: list[int], *others: object) -> object:
+    def breaks(own: running.Sweep, several: list[int], setting: Setting) -> object:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         begun.append(several)
-        return computed(own, several, *others)  # type: ignore[arg-type]
+        return computed(own, several, setting)
 
     monkeypatch.setattr(running.Sweep, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,6 @@
 """MinimalPairs: a data set of minimal pairs, checked, and with its manifest.
 
-Rows of any origin take one way: `records.store` makes them plain values, `validation.check_records` says what is wrong
+Rows of any origin take one way: `records.store` makes them plain values, `validation.check_meaning` says what is wrong
 with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
 """
 
@@ -21,6 +21,7 @@ from notice_lens.models.names import one_of
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.assembly import assemble, check_on_error, why
 from notice_lens.pairs.built import Built
+from notice_lens.pairs.clusters import clustered
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
@@ -463,27 +464,6 @@ class MinimalPairs:
         if manifest.dropped:
             lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
         return "\n".join(lines)
-
-
-def clustered(images: Sequence[tuple[str, str]], together: str) -> list[list[int]]:
-    """Numbers of pairs that stay together: of the same two images, or linked by any they share.
-
-    Args:
-        images: The two images of each pair.
-        together: `pair` or `image`.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    names = [[frozenset(pair)] if together == "pair" else list(pair) for pair in images]
-    known = {name: number for number, name in enumerate(dict.fromkeys(name for own in names for name in own))}
-    ends = [(known[own[0]], known[own[-1]]) for own in names]
-    links = coo_array((np.ones(len(ends)), tuple(zip(*ends, strict=True)) or ([], [])), shape=(len(known), len(known)))
-    _, component = connected_components(links, directed=False)
-    found: dict[int, list[int]] = {}
-    for number, (first, _) in enumerate(ends):
-        found.setdefault(int(component[first]), []).append(number)
-    return list(found.values())
 
 
 def _check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:

@@ -124,8 +124,8 @@ class _Pools:
             raise ValueError(f"no pool for the slot {name!r}; there are {', '.join(self.given)}")
         key = name if self.given is not None else "all" if self.all is not None else self._slot(pair, name)
         if key not in self.made:
-            words = self.given[name] if self.given is not None else self.all or self.found[self._slot(pair, name)]
-            self.made[key] = Pool(self.tokenizer, words)
+            found = self.found[self._slot(pair, name)] if self.all is None else self.all
+            self.made[key] = Pool(self.tokenizer, found if self.given is None else self.given[name])
         return self.made[key]
 
 

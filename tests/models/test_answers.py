@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from conftest import make_pair
-from notice_lens.models.answers import answer_log_probs, is_correct
+from notice_lens.models.answers import answer_log_probs
 from notice_lens.models.inputs import IGNORED
 
 QUESTIONS = ["is this red?", "is this a red apple or a green apple?", "what color is the dog"]
@@ -96,10 +96,3 @@ def test_an_answer_without_end_stops_at_the_last_position():
 def test_no_candidates(vqa):
     with pytest.raises(TypeError, match="no candidates given"):
         vqa.blip.rank_answers(pictures(1), "is this red?", [])
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected", "correct"), [(" Red ", "red", True), ("red", "RED", True), ("reddish", "red", False)]
-)
-def test_correct_means_equal_without_case_and_blanks(answer, expected, correct):
-    assert is_correct(answer, expected) == correct

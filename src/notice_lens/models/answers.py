@@ -17,11 +17,6 @@ ROWS_AT_ONCE = 256
 """Rows of the decoder that are ranked in one call; each needs a row of logits over the vocabulary."""
 
 
-def is_correct(answer: str, expected: str) -> bool:
-    """Whether a greedy answer, stripped and lower-cased, equals the expected one."""
-    return answer.strip().lower() == expected.strip().lower()
-
-
 def answer_log_probs(
     logits: Float[Tensor, "batch answer_pos d_vocab"], target_ids: Int[Tensor, "batch answer_pos"]
 ) -> Float[Tensor, " batch"]:

@@ -81,6 +81,7 @@ class Batch:
         self.donors = donors and bool(self.has_donor.any())
         self.correct, self.contrast = [pair.correct_answer for pair in self.pairs], list(contrast)
         self.single = one_token(blip, [*self.correct, *self.contrast])
+        self._preprocessed: dict[str, Tensor] = {}
 
     # Runs
 
@@ -90,12 +91,18 @@ class Batch:
         image, prompt = ("clean", which) if self.setting.by_text else (which, "clean")
         if noisy:
             image = prompt = "clean"
-        images = [getattr(pair, f"{image}_image") or pair.clean_image for pair in self.pairs]
         prompts = [
             pair[f"{prompt}_prompt"] if pair[f"{prompt}_prompt"] is not None else pair.clean_prompt
             for pair in self.pairs
         ]
-        return self.blip.prepare(images, prompts, spoken)
+        return self.blip.prepare(list(self._pixels(image)), prompts, spoken)
+
+    def _pixels(self, image: str) -> Tensor:
+        """The clean, corrupt or donor images, preprocessed once."""
+        if image not in self._preprocessed:
+            images = [getattr(pair, f"{image}_image") or pair.clean_image for pair in self.pairs]
+            self._preprocessed[image] = self.blip.prepare(images).pixel_values
+        return self._preprocessed[image]
 
     def contexts(self) -> list[list[str] | None]:
         """What the decoder is made to say, one after the other: nothing, or the correct answers and the contrasts."""
@@ -109,26 +116,43 @@ class Batch:
         Args:
             means: Gives mean activations, from recorded ones for shapes.
         """
-        clean_first = self.setting.direction == "noise"
+        from_clean = self.setting.direction == "noise"
         before: dict[str, Trace] = {}
         for spoken in self.contexts():
             found: dict[str, Trace] = {}
             for which in ("clean", "corrupt", *(["donor"] if self.donors else [])):
-                names = list(self.record)
-                if which == ("clean" if clean_first else "corrupt"):
-                    names += self._base_names()
-                hooks = self._noise_hooks(which)
-                with attn_results(self.blip, names):
-                    inputs = self._inputs(which, spoken)
-                    found[which] = trace(self.blip, inputs, names, hooks, before.get(which))
+                found[which] = self._traced(which, spoken, from_clean, before, found.get("clean"))
             before = before or found
-            base, other = (found["clean"], found["corrupt"]) if clean_first else (found["corrupt"], found["clean"])
+            base, other = (found["clean"], found["corrupt"]) if from_clean else (found["corrupt"], found["clean"])
             sources: dict[str, Any] = {"other": other.activations, "zero": Zeros(base.activations)}
             if self.donors:
                 sources["donor"] = found["donor"].activations
             if means is not None:
                 sources["mean"] = means(base.activations)
             yield Context(self, Run(self.blip, base, sources), found["clean"], found["corrupt"], spoken)
+
+    def _traced(
+        self, which: str, spoken: list[str] | None, from_clean: bool, before: Mapping[str, Trace], clean: Trace | None
+    ) -> Trace:
+        """One run, recorded; stacks that an earlier run has been through with the same inputs are taken over.
+
+        Args:
+            which: `clean`, `corrupt` or `donor`.
+            spoken: What the decoder is made to say.
+            from_clean: Whether the clean run is the base run.
+            before: The runs while the decoder said something else.
+            clean: The clean run while it says this, if it is there already.
+        """
+        of_base = self._base_names()
+        if which != ("clean" if from_clean else "corrupt"):
+            # Where only words differ, the images of the corrupted run are the clean run's.
+            of_base = [name for name in of_base if self.setting.by_text and name.startswith("vision.")]
+        upstream, start = before.get(which), None
+        if upstream is None and self.setting.by_text and clean is not None:
+            upstream, start = clean, self.blip.cfg.stacks[1]
+        names = [*self.record, *of_base]
+        with attn_results(self.blip, names):
+            return trace(self.blip, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
 
     def _base_names(self) -> list[str]:
         layers = {stack: self.blip.stack(stack).cfg.n_layers for stack in self.streams}

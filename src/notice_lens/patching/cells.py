@@ -110,3 +110,7 @@ class Cells:
     def index(self, numbers: Index) -> Tensor:
         """Numbers as an index on the wave's device."""
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device, non_blocking=True)
+
+    def lines(self, cells: Index, heads: Index | None) -> tuple[Tensor, ...]:
+        """An index of cells, or of their heads."""
+        return tuple(map(self.index, (cells,) if heads is None else (cells, heads)))

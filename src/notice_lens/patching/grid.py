@@ -61,6 +61,11 @@ class Grid:
         """Every hook point that is edited."""
         return list(dict.fromkeys(edit.hook for cell in self.cells for edit in cell.edits))
 
+    def hooks_from(self, source: str) -> list[str]:
+        """Every hook point that takes its values from a source."""
+        edits = (edit for cell in self.cells for edit in cell.edits)
+        return list(dict.fromkeys(edit.hook for edit in edits if edit.source == source))
+
     @property
     def sources(self) -> set[str]:
         """Where edits take their values from."""

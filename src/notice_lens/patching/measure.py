@@ -66,33 +66,51 @@ class Row:
         pair: Of the batch.
         cell: The cell.
         role: `matched`, `mismatched` or `self`.
+        patches: What is patched, for each thing that the decoder is made to say.
     """
 
     pair: int
     cell: Cell
     role: str
+    patches: tuple[list[Patch], ...]
 
-    def patches(self, context: Context, places: Places, offset: Sequence[int]) -> list[Patch] | None:
-        """The row's patches; None where the pair lacks a label.
+    @classmethod
+    def of(cls, contexts: Sequence[Context], places: Places, number: int, pair: int, cell: Cell) -> "Row | None":
+        """The row of a cell with its own sources; None where the pair lacks a label.
 
         Args:
-            context: The runs.
+            contexts: The runs.
             places: Of all pairs.
-            offset: The number among all pairs of each pair of the batch.
+            number: The pair among all.
+            pair: The pair in its batch.
+            cell: The cell.
         """
         found = []
-        for edit in self.cell.edits:
-            positions = places.of(offset[self.pair], edit.label, edit.axis, context.real_length(edit.axis, self.pair))
-            keys = None
-            if edit.key_axis is not None:
-                length = context.real_length(edit.key_axis, self.pair)
-                keys = places.of(offset[self.pair], edit.key_label, edit.key_axis, length)
-            if not len(positions) or (keys is not None and not len(keys)):
+        for context in contexts:
+            patches = [_patch(context, places, number, pair, edit) for edit in cell.edits]
+            found.append([patch for patch in patches if patch is not None])
+            if len(found[-1]) < len(patches):
                 return None
-            swaps = {MISMATCHED: {"other": "donor"}, SELF: dict.fromkeys(("other", "donor", "zero", "mean"), "self")}
-            source = swaps.get(self.role, {}).get(edit.source, edit.source)
-            found.append(Patch(edit.hook, positions, source, edit.head, keys))
-        return found
+        return cls(pair, cell, MATCHED, tuple(found))
+
+    def control(self, role: str) -> "Row":
+        """The same row with the sources of a control."""
+
+        def source(own: str) -> str:
+            return "self" if role == SELF else "donor" if own == "other" else own
+
+        patches = [[patch._replace(source=source(patch.source)) for patch in several] for several in self.patches]
+        return Row(self.pair, self.cell, role, tuple(patches))
+
+
+def _patch(context: Context, places: Places, number: int, pair: int, edit: CellEdit) -> Patch | None:
+    positions = places.of(number, edit.label, edit.axis, context.real_length(edit.axis, pair))
+    keys = None
+    if edit.key_axis is not None:
+        keys = places.of(number, edit.key_label, edit.key_axis, context.real_length(edit.key_axis, pair))
+    if not len(positions) or (keys is not None and not len(keys)):
+        return None
+    return Patch(edit.hook, positions, edit.source, edit.head, keys)
 
 
 class Measured(NamedTuple):
@@ -109,15 +127,11 @@ class Measured(NamedTuple):
     base: Said
 
 
-def measure(
-    contexts: Sequence[Context], places: Places, offset: Sequence[int], rows: Sequence[Row], fit: int
-) -> Iterator[Measured]:
+def measure(contexts: Sequence[Context], rows: Sequence[Row], fit: int) -> Iterator[Measured]:
     """Sends rows through the model, as many at a time as fit.
 
     Args:
         contexts: The runs of a batch, for each thing that the decoder is made to say.
-        places: Of all pairs.
-        offset: The number among all pairs of each pair of the batch.
         rows: What to measure.
         fit: How many rows to send at a time, at most; halved where the device runs out of memory.
     """
@@ -127,7 +141,7 @@ def measure(
     while waiting:
         chunk = waiting[:fit]
         try:
-            yield _send(contexts, places, offset, chunk)
+            yield _send(contexts, chunk)
         except torch.OutOfMemoryError:
             if len(chunk) == 1:
                 raise
@@ -143,11 +157,11 @@ def _depth(row: Row, stacks: Sequence[str]) -> tuple[int, int]:
     return min((stacks.index(name.stack or stacks[0]), -1 if name.layer is None else name.layer) for name in names)
 
 
-def _send(contexts: Sequence[Context], places: Places, offset: Sequence[int], rows: list[Row]) -> Measured:
+def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
     n_pairs = contexts[0].run.base.inputs.pixel_values.shape[0]
     said, own = [], None
     for number, context in enumerate(contexts):
-        patches = [row.patches(context, places, offset) or [] for row in rows]
+        patches = [row.patches[number] for row in rows]
         stacks = context.run.blip.cfg.stacks
         plan = Plan(stacks, [row.pair for row in rows], patches, context.lengths(), n_pairs)
         wave = Wave(context.run, plan)

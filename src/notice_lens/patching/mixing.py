@@ -1,8 +1,9 @@
 """Attention, three ways: what the wave needs beside the fused kernel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -10,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.models.attention import Attention, KeyValues
+from notice_lens.patching.cells import Index
+from notice_lens.patching.plan import Patch
 
 
 def fused_attention(
@@ -53,6 +56,32 @@ class TableEdit(NamedTuple):
     leaf: str
     where: Any
     new: Tensor
+
+
+def table_edits(
+    patches: Sequence[Patch], values: Callable[[Patch], Tensor], place: Index, n_heads: int, n_keys: int
+) -> list[TableEdit]:
+    """Patches of one row inside of attention, as edits of its keys, values, scores and pattern.
+
+    Args:
+        patches: In their order.
+        values: Gives what a patch's source has, of all heads, positions and keys.
+        place: Of each position, which of the row's queries it is.
+        n_heads: Heads.
+        n_keys: Keys.
+    """
+    edits = []
+    for patch in patches:
+        leaf = patch.hook.rpartition(".")[2]
+        if leaf in ("hook_k", "hook_v"):
+            there = where = (patch.positions, slice(None) if patch.head is None else patch.head)
+        else:
+            keys = np.arange(n_keys) if patch.keys is None else patch.keys
+            heads = np.arange(n_heads) if patch.head is None else np.array([patch.head])
+            there = np.ix_(heads, patch.positions, keys)
+            where = np.ix_(heads, place[patch.positions], keys)
+        edits.append(TableEdit(leaf, where, values(patch)[there] if patch.value is None else patch.value))
+    return edits
 
 
 def edited_attention(
@@ -108,6 +137,18 @@ def folded_attention(
         einsum(read, attn.W_V, "row query_pos head d_source, head d_source d_head -> row query_pos head d_head")
         + attn.b_V
     )
+
+
+def attend(
+    attn: Attention,
+    q: Float[Tensor, "row query_pos head d_head"],
+    states: Float[Tensor, "row key_pos d_source"],
+    mask: Bool[Tensor, "row 1 1 key_pos"] | None = None,
+) -> Float[Tensor, "row query_pos head d_head"]:
+    """Z of rows that each look at states of their own, the shorter way."""
+    if folding_pays(attn, q.shape[1], states.shape[1]):
+        return folded_attention(attn, q, states, mask)
+    return fused_attention(q, *attn.project_source(states), mask)
 
 
 def folding_pays(attn: Attention, n_queries: int, n_keys: int) -> bool:

@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from notice_lens.models.names import HookName
 from notice_lens.patching.cells import Index
@@ -20,18 +22,22 @@ _CROSS = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_attn_scores
 INSIDE = {**dict.fromkeys(_SELF, "attn.inside"), **dict.fromkeys(_CROSS, "cross_attn.inside")}
 """Edits inside of an attention step: where their rows join."""
 EMBEDDING = ("hook_embed", "hook_pos_embed")
+OUTPUT, END = "output", 10_000
+"""What a stack hands on: a step behind its last block, in a layer that no stack reaches."""
 PRE_NORM = (
     *EMBEDDING, "hook_resid_pre", "attn.inside", *_SELF, "attn.hook_z", "attn.hook_result", "hook_attn_out",
-    "hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post",
+    "hook_resid_mid", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post", OUTPUT,
 )  # fmt: skip
 """The steps of a block of the vision stack, in their order."""
 POST_NORM = (
     *EMBEDDING, "hook_resid_pre", "attn.inside", *_SELF, "attn.hook_z", "attn.hook_result", "hook_attn_out",
     "hook_resid_mid", "cross_attn.hook_q", "cross_attn.inside", *_CROSS, "cross_attn.hook_z", "cross_attn.hook_result",
     "hook_cross_attn_out", "hook_resid_mid_cross", "mlp.hook_pre", "mlp.hook_post", "hook_mlp_out", "hook_resid_post",
-    "hook_normalized_resid_post",
+    "hook_normalized_resid_post", OUTPUT,
 )  # fmt: skip
 """The steps of a block of the text and decoder stacks, in their order."""
+GIVEN = "given"
+"""The source of a patch that brings its value along."""
 Where = tuple[int, str]
 """Layer and step; the embedding is layer -1."""
 
@@ -43,11 +49,12 @@ class Patch(NamedTuple):
     what is masked: padding, and what comes after a causal position, stay unseen whatever its source has there.
 
     Attributes:
-        hook: The hook point, with its stack.
+        hook: The hook point, with its stack; `<stack>.output` is what the stack hands on.
         positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.
-        source: The run that the new value comes from.
+        source: The run that the new value comes from; `GIVEN` where the patch brings it.
         head: The head, or None for all, or where there are none.
         keys: Of scores and patterns, the keys; None for all.
+        value: What is put there, [position, ...], where the source is `GIVEN`; not for scores and patterns.
     """
 
     hook: str
@@ -55,6 +62,7 @@ class Patch(NamedTuple):
     source: str
     head: int | None = None
     keys: Index | None = None
+    value: Tensor | None = None
 
 
 class Edits(NamedTuple):
@@ -64,6 +72,7 @@ class Edits(NamedTuple):
     rows: Index
     positions: Index
     heads: Index | None
+    given: Tensor | None
 
 
 class Joins(NamedTuple):
@@ -125,7 +134,8 @@ class Plan:
             for patch in patches:
                 name = HookName.parse(patch.hook)
                 assert name.stack is not None, "sites are checked"
-                place = (-1 if name.layer is None else name.layer, name.leaf, patch)
+                outside = END if name.leaf == OUTPUT else -1
+                place = (outside if name.layer is None else name.layer, name.leaf, patch)
                 found[name.stack].setdefault(row, []).append(place)
         return found
 
@@ -188,7 +198,8 @@ def _edits(source: str, found: Sequence[tuple[int, Patch]]) -> Edits:
     lines = _lines([(row, patch.positions) for row, patch in found])
     heads = [patch.head for _, patch in found if patch.head is not None]
     times = [len(patch.positions) for _, patch in found]
-    return Edits(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None)
+    given = torch.cat([patch.value for _, patch in found if patch.value is not None]) if source == GIVEN else None
+    return Edits(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None, given)
 
 
 def _lines(found: Sequence[tuple[int, Index]]) -> Joins:

@@ -1,21 +1,18 @@
 """Carries out a sweep: batches of pairs, their rows, and one labelled result."""
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from notice_lens import __version__
 from notice_lens.models.names import HookName
 from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.batch import Batch, Context, Setting, contrasted, contrasts
+from notice_lens.patching.checks import check_pairs, refuse_hooks
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.means import Means
 from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure, numbers
@@ -23,6 +20,7 @@ from notice_lens.patching.memory import bytes_per_row, rows_that_fit
 from notice_lens.patching.metrics import check_metrics
 from notice_lens.patching.options import Options
 from notice_lens.patching.places import Places
+from notice_lens.patching.results import BASELINES, COLUMNS, Arrays, InMemory, completed, provenance
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,18 +31,6 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 64
 """Pairs that are encoded together, at most."""
-COLUMNS = (
-    "task",
-    "group",
-    "kind",
-    "clean_prompt",
-    "correct_answer",
-    "incorrect_answer",
-    "clean_digest",
-    "corrupt_digest",
-)
-BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
-Arrays = dict[str, np.ndarray]
 
 
 class Sweep:
@@ -69,7 +55,7 @@ class Sweep:
         make_grid: Callable[[Places, int], Grid],
         described: Any,
     ) -> None:
-        _refuse_hooks(blip)
+        refuse_hooks(blip)
         self.blip, self.options = blip, options
         self.names, self.custom = check_metrics(options.metrics)
         check_pairs(pairs, options)
@@ -140,7 +126,8 @@ class Sweep:
     @cached_property
     def _means(self) -> Means | None:
         """Mean activations, where edits take their values from them."""
-        return Means(self.blip, self.pairs, self.places, self.grid.hooks) if "mean" in self.grid.sources else None
+        hooks = self.grid.hooks_from("mean")
+        return Means(self.blip, self.pairs, self.places, hooks) if hooks else None
 
     def _batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
@@ -183,7 +170,7 @@ class Sweep:
         arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
         self._baselines(contexts, arrays)
         rows = list(self._rows(batch, contexts, several))
-        for measured in measure(contexts, self.places, several, rows, self.rows_at_a_time):
+        for measured in measure(contexts, rows, self.rows_at_a_time):
             found = numbers(measured)
             for number, row in enumerate(measured.rows):
                 if row.role == SELF:
@@ -206,19 +193,17 @@ class Sweep:
         for pair in range(len(several)):
             tested: set[tuple[str, ...]] = set()
             for cell in self.grid.cells:
-                row = Row(pair, cell, MATCHED)
-                if any(row.patches(context, self.places, several) is None for context in contexts):
-                    continue
+                row = Row.of(contexts, self.places, several[pair], pair, cell)
                 sources = {edit.source for edit in cell.edits}
-                if "donor" in sources and not batch.has_donor[pair]:
+                if row is None or ("donor" in sources and not batch.has_donor[pair]):
                     continue
                 yield row
                 if self.mismatched and batch.has_donor[pair] and "other" in sources:
-                    yield Row(pair, cell, MISMATCHED)
+                    yield row.control(MISMATCHED)
                 hooks = tuple(edit.hook for edit in cell.edits)
                 if "self" in self.options.controls and hooks not in tested:
                     tested.add(hooks)
-                    yield Row(pair, cell, SELF)
+                    yield row.control(SELF)
 
     @staticmethod
     def _baselines(contexts: Sequence[Context], arrays: Arrays) -> None:
@@ -268,19 +253,9 @@ class Sweep:
         return {**{column: self.pairs[column] for column in ("id", *COLUMNS)}, "contrast_answer": self.contrast}
 
     def _completed(self, effects: "xr.Dataset") -> "xr.Dataset":
-        """The result with what follows from its numbers: normalised effects, what is below the noise."""
-        sign = 1 if self.options.direction == "denoise" else -1
-        gap = sign * (effects.logit_diff_clean - effects.logit_diff_corrupt)
-        usable = gap.where((abs(gap) >= self.options.min_gap) & (gap != 0))
-        if "patching_effect" in self.names:
-            effects["patching_effect"] = effects.logit_diff_change / usable
-            if self.mismatched:
-                effects["patching_effect_mismatched"] = effects.logit_diff_change_mismatched / usable
-        if "logit_diff_change" in effects and "self" in self.options.controls:
-            effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
-        effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
+        """The result with what follows from its numbers."""
         effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
-        return effects
+        return completed(effects, self.options, self.names)
 
     def _without_donor(self) -> int:
         column = "donor_prompt" if Setting(self.options.corruption).by_text else "donor_digest"
@@ -292,95 +267,7 @@ class Sweep:
 
     @cached_property
     def _attrs(self) -> dict[str, Any]:
-        options = self.options
-        noise = options.corruption
-        return {
-            "model": self.blip.cfg.name_or_path or "",
-            "model_fingerprint": fingerprint(self.blip),
-            "kind": self.blip.cfg.kind,
-            "model_dtype": str(self.blip.dtype),
-            "pairs": self.pairs.fingerprint,
-            "pairs_source": f"{self.pairs.manifest.builder}: {self.pairs.manifest.source}",
-            "sites": json.dumps(self.described, default=str),
-            "corruption": repr(noise) if isinstance(noise, Noise) else noise,
-            "direction": options.direction,
-            "contrast": options.contrast,
-            "source": options.source,
-            "metrics": [*self.names, *self.custom],
-            "controls": list(options.controls),
-            "min_gap": options.min_gap,
-            "seed": options.seed,
-            "notice_lens": __version__,
-            **{
-                package.replace("-", "_"): version(package) for package in ("torch", "transformers", "transformer-lens")
-            },
-        }
-
-
-class InMemory:
-    """Results that are kept in memory: what a `Store` is on disk."""
-
-    def __init__(self, template: "xr.Dataset") -> None:
-        self.result = template.copy(data={name: np.array(values) for name, values in template.data_vars.items()})
-        self.done = np.zeros(template.sizes["pair"], bool)
-
-    def __enter__(self) -> "InMemory":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is open."""
-
-    def write(self, several: Sequence[int], part: "xr.Dataset") -> None:
-        """Takes the numbers of some pairs."""
-        for name, values in part.data_vars.items():
-            self.result[name].values[np.asarray(several)] = values.values
-
-    def load(self) -> "xr.Dataset":
-        """All of them."""
-        return self.result
-
-
-def fingerprint(blip: "HookedBLIP") -> str:
-    """What tells models apart by their weights: a hash of up to a thousand values of each tensor, evenly spread."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, value in blip.state_dict().items():
-        flat = value.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // 1000)].double().cpu().numpy()
-        found.update(f"{name} {tuple(value.shape)}".encode() + some.tobytes())
-    return found.hexdigest()
-
-
-def _refuse_hooks(blip: "HookedBLIP") -> None:
-    """A sweep runs a forward pass of its own: hooks of the caller would be passed by, so they are refused."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    watched = [
-        name or "the model itself"
-        for name, module in blip.named_modules()
-        if any(getattr(module, own) for own in kinds)
-    ]
-    if watched:
-        raise ValueError(
-            f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
-            "would pass them by; remove them first (blip.reset_hooks() removes those of hook points)"
-        )
-
-
-def check_pairs(pairs: Any, options: Options) -> None:
-    """Raises where pairs are none, or lack what the corruption needs."""
-    from notice_lens.pairs import MinimalPairs
-
-    if not isinstance(pairs, MinimalPairs):
-        raise TypeError(f"pairs are of type {type(pairs).__name__}; expected MinimalPairs, see MinimalPairs.from_rows")
-    if not len(pairs):
-        dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
-        raise ValueError(f"there are no pairs to patch{dropped}")
-    if options.corruption == "text":
-        lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
-        if lacking:
-            raise ValueError(
-                f"{len(lacking)} of {len(pairs)} pairs have no corrupt_prompt, such as {lacking[0]!r}; "
-                "symmetric_replacement writes them, corruption='image' needs none"
-            )
+        return provenance(self.blip, self.pairs, self.options, [*self.names, *self.custom], self.described)
 
 
 def _dtype(labels: Sequence[Any]) -> Any:

@@ -11,6 +11,7 @@ from notice_lens.models.attention import KeyValues
 from notice_lens.models.hooked_blip import HookedBLIP
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stacks import attention_mask
+from notice_lens.patching.plan import END
 
 if TYPE_CHECKING:
     from notice_lens.models.blocks import PostNormBlock
@@ -43,6 +44,7 @@ def trace(
     names: Iterable[str] = (),
     corrupting: Sequence[Hook] = (),
     upstream: Trace | None = None,
+    start: str | None = None,
 ) -> Trace:
     """Runs the model and records.
 
@@ -51,23 +53,29 @@ def trace(
         inputs: What to run on.
         names: Hook points to record.
         corrupting: Hooks that corrupt the run, such as those of `Noise`.
-        upstream: A run whose stacks up to the last one are taken over, for other answers to the same question.
+        upstream: A run whose first stacks are taken over, with what was recorded there: for other words about the same
+            image, or other answers to the same question.
+        start: The first stack that runs anew; None for the last one.
     """
-    last = blip.cfg.stacks[-1]
-    wanted = [name for name in dict.fromkeys(names) if upstream is None or name.startswith(f"{last}.")]
-    found: dict[str, Tensor] = {} if upstream is None else dict(upstream.activations)
-    states: dict[str, Tensor] = {} if upstream is None else dict(upstream.states)
+    stacks = blip.cfg.stacks
+    anew = stacks if upstream is None else stacks[stacks.index(start or stacks[-1]) :]
+    wanted = [name for name in dict.fromkeys(names) if name.startswith(tuple(f"{stack}." for stack in anew))]
+    found: dict[str, Tensor] = {}
+    states: dict[str, Tensor] = {}
+    if upstream is not None:
+        states = {stack: value for stack, value in upstream.states.items() if stack not in anew}
+        found = {name: value for name, value in upstream.activations.items() if name.partition(".")[0] in states}
 
     def keep(value: Tensor, hook: Any) -> None:
         found[hook.name] = value
 
     before = None
     with blip.hooks([*corrupting, *((name, keep) for name in wanted)]):
-        for stack in blip.cfg.stacks:
-            if upstream is None or stack == last:
+        for stack in stacks:
+            if stack in anew:
                 states[stack] = blip.run_stack(stack, inputs, before)
             before = states[stack]
-        logits = blip.head(states[last])
+        logits = blip.head(states[stacks[-1]])
     return Trace(inputs, states, found, logits)
 
 
@@ -86,7 +94,9 @@ class Run:
         self._key_values: dict[tuple[str, int], KeyValues] = {}
 
     def resid_pre(self, stack: str, layer: int) -> Float[Tensor, "pair pos d_model"]:
-        """The base run's stream before a layer."""
+        """The base run's stream before a layer; what the stack hands on where the layer is `END`."""
+        if layer == END:
+            return self.base.states[stack]
         return self.base.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
 
     def values(self, source: str, hook: str) -> Tensor:

@@ -36,8 +36,8 @@ from torch import Tensor
 from notice_lens.models.attention import Attention, KeyValues, causal_mask
 from notice_lens.models.blocks import MLP, PostNormBlock, PreNormBlock
 from notice_lens.patching.cells import Cells, Index
-from notice_lens.patching.mixing import TableEdit, edited_attention, folded_attention, folding_pays, fused_attention
-from notice_lens.patching.plan import Edits, Patch, Plan
+from notice_lens.patching.mixing import attend, edited_attention, fused_attention, table_edits
+from notice_lens.patching.plan import END, OUTPUT, Edits, Patch, Plan
 from notice_lens.patching.runs import Run
 
 
@@ -108,7 +108,9 @@ class _StackWave:
         for layer, block in enumerate(self.stack.blocks[first:], start=first):
             self.layer = layer
             x = self._pre_norm(block, x) if isinstance(block, PreNormBlock) else self._post_norm(block, x)
-        x = rearrange(self.cells.spread()(self.stack.ln_final(x)), "(row pos) d_model -> row pos d_model", pos=pos)
+        self.layer = END
+        (x,) = self._at(OUTPUT, x if first == END else self.stack.ln_final(x))
+        x = rearrange(self.cells.spread()(x), "(row pos) d_model -> row pos d_model", pos=pos)
         return x[self.cells.slots(np.arange(len(self.pair_of)) if everything else self.steps.aboard)]
 
     # The blocks, step by step as in models/blocks.py; at every step rows may join, and are edited
@@ -162,7 +164,7 @@ class _StackWave:
             result = einsum(z[at], attn.W_O, "line head d_head, head d_head d_model -> line head d_model")
             wrote = result.sum(1)
             for cells, heads, new in found:
-                result[self._lines(np.searchsorted(edited, cells), heads)] = new
+                result[self.cells.lines(np.searchsorted(edited, cells), heads)] = new
             out[at] += result.sum(1) - wrote
         return out, *live_
 
@@ -208,20 +210,15 @@ class _StackWave:
         z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]
         if self.own is not None:
             cells = self.cells.index(self.cells.where[self.steps.arriving])
-            z[cells] = self._from_own_source(attn, q[cells], self.own, self.steps.arriving)
+            pairs = self.cells.index(self.pair_of[self.steps.arriving])
+            mask = None if self.source_mask is None else self.source_mask[pairs]
+            z[cells] = attend(attn, q[cells], self.own, mask)
         for row, patches in self.steps.special.get((self.layer, "cross_attn"), {}).items():
             cells = self.cells.index(self.cells.where[row][self.cells.where[row] >= 0])
             mask = None if self.source_mask is None else self.source_mask[[self.pair_of[row]]]
             own = self._keys_and_values(attn, kv, row)
             z[cells] = self._explicit(q[cells][None], own, mask, row, patches)[0]
         return z, mid
-
-    def _from_own_source(self, attn: Attention, q: Tensor, states: Tensor, rows: Index) -> Tensor:
-        """Z [row, pos, head, d_head] of rows that each look at states of their own."""
-        mask = None if self.source_mask is None else self.source_mask[self.cells.index(self.pair_of[rows])]
-        if folding_pays(attn, q.shape[1], states.shape[1]):
-            return folded_attention(attn, q, states, mask)
-        return fused_attention(q, *attn.project_source(states), mask)
 
     def _keys_and_values(self, attn: Attention, shared: KeyValues, row: int) -> KeyValues:
         """Keys and values that one row looks at, to be edited."""
@@ -236,17 +233,9 @@ class _StackWave:
         """Z of one row whose scores or pattern, or keys or values of cross-attention, are edited."""
         pair = int(self.pair_of[row])
         place = np.cumsum(self.cells.where[row] >= 0) - 1  # of each position among the row's queries
-        edits = []
-        for patch in patches:
-            values, leaf = self.run.values(patch.source, patch.hook)[pair], patch.hook.rpartition(".")[2]
-            if leaf in ("hook_k", "hook_v"):
-                there = where = (patch.positions, slice(None) if patch.head is None else patch.head)
-            else:
-                keys = np.arange(kv.k.shape[1]) if patch.keys is None else patch.keys
-                heads = np.arange(q.shape[2]) if patch.head is None else np.array([patch.head])
-                there = np.ix_(heads, patch.positions, keys)
-                where = np.ix_(heads, place[patch.positions], keys)
-            edits.append(TableEdit(leaf, where, values[there]))
+        edits = table_edits(
+            patches, lambda patch: self.run.values(patch.source, patch.hook)[pair], place, q.shape[2], kv.k.shape[1]
+        )
         return edited_attention(q, kv, mask, edits)
 
     # Joining and editing
@@ -274,21 +263,20 @@ class _StackWave:
         # In place: rows that are edited have joined, so `value` is the wave's own and no recorded run's.
         for edits in self._edits(step):
             cells, heads, new = self._looked_up(step, edits)
-            value[self._lines(cells, heads)] = new
+            value[self.cells.lines(cells, heads)] = new
 
     def _edits(self, step: str) -> Sequence[Edits]:
         return self.steps.edits.get((self.layer, step), ())
 
     def _looked_up(self, step: str, edits: Edits) -> tuple[Index, Index | None, Tensor]:
         """The cells and heads that are edited, and their new values."""
+        cells = self.cells.of(edits.rows, edits.positions)
+        if edits.given is not None:
+            return cells, edits.heads, edits.given
         hook = f"{self.name}.{step}" if self.layer < 0 else f"{self.name}.blocks.{self.layer}.{step}"
         values = self.run.values(edits.source, hook)
-        new = values[(self.cells.index(self.pair_of[edits.rows]), *self._lines(edits.positions, edits.heads))]
-        return self.cells.of(edits.rows, edits.positions), edits.heads, new
-
-    def _lines(self, cells: Index, heads: Index | None) -> tuple[Tensor, ...]:
-        """An index of cells, or of their heads."""
-        return tuple(map(self.cells.index, (cells,) if heads is None else (cells, heads)))
+        new = values[(self.cells.index(self.pair_of[edits.rows]), *self.cells.lines(edits.positions, edits.heads))]
+        return cells, edits.heads, new
 
     def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
         """Which positions of their own the rows that are aboard may look at."""

@@ -22,6 +22,7 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/patching_gpu.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.grid import Edit
     from notice_lens.patching.sites import Site
     from notice_lens.patching.store import Store
-    from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
+    from notice_lens.patching.sweeps import patch_heads, patch_modules, patch_paths, run_variants, sweep
 
 
 _HOMES = {
@@ -21,6 +21,7 @@ _HOMES = {
     "mediation": "notice_lens.patching.aggregates",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
+    "patch_paths": "notice_lens.patching.sweeps",
     "run_variants": "notice_lens.patching.sweeps",
     "sweep": "notice_lens.patching.sweeps",
 }
@@ -33,6 +34,7 @@ __all__ = [
     "mediation",
     "patch_heads",
     "patch_modules",
+    "patch_paths",
     "run_variants",
     "sweep",
 ]

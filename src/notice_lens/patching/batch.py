@@ -15,6 +15,7 @@ from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.cells import Index
 from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise
+from notice_lens.patching.plan import EMBEDDING
 from notice_lens.patching.runs import Run, Trace, trace
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Batch:
         setting: What is done.
         record: Hook points that edits take their values from.
         streams: Stacks whose base stream the wave grows from.
+        also: Hook points that are recorded of the base run alone.
         donors: Whether mismatched runs are needed.
     """
 
@@ -72,10 +74,12 @@ class Batch:
         setting: Setting,
         record: Iterable[str],
         streams: Iterable[str],
+        also: Iterable[str],
         donors: bool,
     ) -> None:
         self.blip, self.pairs, self.setting = blip, list(pairs), setting
         self.record, self.streams = list(dict.fromkeys(record)), list(streams)
+        self.also = list(also)
         column = "donor_prompt" if setting.by_text else "donor_digest"
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
         self.donors = donors and bool(self.has_donor.any())
@@ -155,11 +159,14 @@ class Batch:
             return trace(self.blip, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
 
     def _base_names(self) -> list[str]:
+        """What is recorded of the base run alone."""
         layers = {stack: self.blip.stack(stack).cfg.n_layers for stack in self.streams}
-        return [f"{stack}.blocks.{layer}.hook_resid_pre" for stack, n in layers.items() for layer in range(n)] + [
-            f"{stack}.{hook}" for stack in self.streams for hook in ("hook_embed", "hook_pos_embed")
-            if any(name.startswith(f"{stack}.hook_") for name in self.record)
-        ]  # fmt: skip
+        embedded = [stack for stack in self.streams if any(name.startswith(f"{stack}.hook_") for name in self.record)]
+        return [
+            *(f"{stack}.blocks.{layer}.hook_resid_pre" for stack, n in layers.items() for layer in range(n)),
+            *(f"{stack}.{hook}" for stack in embedded for hook in EMBEDDING),
+            *self.also,
+        ]
 
     def _noise_hooks(self, which: str) -> list[Any]:
         noise = self.setting.corruption

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from notice_lens.models.names import one_of
 from notice_lens.patching.measure import Cell, CellEdit
+from notice_lens.patching.paths import Receiver
 from notice_lens.patching.places import Places
 from notice_lens.patching.sites import Site, axes
 
@@ -60,6 +61,11 @@ class Grid:
     def hooks(self) -> list[str]:
         """Every hook point that is edited."""
         return list(dict.fromkeys(edit.hook for cell in self.cells for edit in cell.edits))
+
+    @property
+    def receivers(self) -> list[Receiver]:
+        """Every end of a path."""
+        return list(dict.fromkeys(cell.receiver for cell in self.cells if cell.receiver is not None))
 
     def hooks_from(self, source: str) -> list[str]:
         """Every hook point that takes its values from a source."""

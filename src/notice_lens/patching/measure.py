@@ -16,8 +16,9 @@ import torch
 from notice_lens.models.names import HookName
 from notice_lens.patching.batch import Context, contrasted
 from notice_lens.patching.metrics import Said
+from notice_lens.patching.paths import Receiver, received
 from notice_lens.patching.places import Places
-from notice_lens.patching.plan import Patch, Plan
+from notice_lens.patching.plan import END, Patch, Plan
 from notice_lens.patching.wave import Wave
 
 log = logging.getLogger("notice_lens.patching")
@@ -51,11 +52,13 @@ class Cell(NamedTuple):
 
     Attributes:
         place: Where in the result, the pair left out.
-        edits: What is edited.
+        edits: What is edited; of a path, what its sender has.
+        receiver: Where a path ends; None where the edits themselves are the patch.
     """
 
     place: tuple[int, ...]
     edits: tuple[CellEdit, ...]
+    receiver: Receiver | None = None
 
 
 @dataclass(frozen=True)
@@ -153,15 +156,31 @@ def measure(contexts: Sequence[Context], rows: Sequence[Row], fit: int) -> Itera
 
 
 def _depth(row: Row, stacks: Sequence[str]) -> tuple[int, int]:
-    names = [HookName.parse(edit.hook) for edit in row.cell.edits]
-    return min((stacks.index(name.stack or stacks[0]), -1 if name.layer is None else name.layer) for name in names)
+    """The stack and layer in which a row joins."""
+    receiver = row.cell.receiver
+    hooks = [edit.hook for edit in row.cell.edits] if receiver is None else [receiver.hook]
+    names = [HookName.parse(hook) for hook in hooks]
+    outside = END if receiver is not None else -1
+    return min((stacks.index(name.stack or stacks[0]), outside if name.layer is None else name.layer) for name in names)
+
+
+def _patches(context: Context, rows: Sequence[Row], number: int) -> list[list[Patch]]:
+    """What is patched in each row; of paths what their receivers take, which is computed here."""
+    patches = [row.patches[number] for row in rows]
+    ends = {place: row.cell.receiver for place, row in enumerate(rows) if row.cell.receiver is not None}
+    if ends:
+        senders = [patches[place] for place in ends]
+        taken = received(context.run, [rows[place].pair for place in ends], senders, list(ends.values()))
+        for place, patch in zip(ends, taken, strict=True):
+            patches[place] = [patch]
+    return patches
 
 
 def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
     n_pairs = contexts[0].run.base.inputs.pixel_values.shape[0]
     said, own = [], None
     for number, context in enumerate(contexts):
-        patches = [row.patches[number] for row in rows]
+        patches = _patches(context, rows, number)
         stacks = context.run.blip.cfg.stacks
         plan = Plan(stacks, [row.pair for row in rows], patches, context.lengths(), n_pairs)
         wave = Wave(context.run, plan)

@@ -19,6 +19,7 @@ from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure
 from notice_lens.patching.memory import bytes_per_row, rows_that_fit
 from notice_lens.patching.metrics import check_metrics
 from notice_lens.patching.options import Options
+from notice_lens.patching.paths import walk_hooks
 from notice_lens.patching.places import Places
 from notice_lens.patching.results import BASELINES, COLUMNS, Arrays, InMemory, completed, provenance
 
@@ -164,6 +165,7 @@ class Sweep:
             setting,
             self.grid.hooks,
             self._streams(),
+            walk_hooks(self.blip, self.grid.receivers),
             self.with_donors,
         )
         contexts = list(batch.runs(None if means is None else lambda like: means.of(several, like)))
@@ -191,7 +193,7 @@ class Sweep:
     def _rows(self, batch: Batch, contexts: Sequence[Context], several: Sequence[int]) -> Iterator[Row]:
         """Every row of a batch: each cell of each pair that has it, and its donor, with its controls."""
         for pair in range(len(several)):
-            tested: set[tuple[str, ...]] = set()
+            tested: set[Any] = set()
             for cell in self.grid.cells:
                 row = Row.of(contexts, self.places, several[pair], pair, cell)
                 sources = {edit.source for edit in cell.edits}
@@ -200,7 +202,7 @@ class Sweep:
                 yield row
                 if self.mismatched and batch.has_donor[pair] and "other" in sources:
                     yield row.control(MISMATCHED)
-                hooks = tuple(edit.hook for edit in cell.edits)
+                hooks = (*(edit.hook for edit in cell.edits), cell.receiver and cell.receiver.hook)
                 if "self" in self.options.controls and hooks not in tested:
                     tested.add(hooks)
                     yield row.control(SELF)

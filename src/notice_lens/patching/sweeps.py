@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from notice_lens.models.names import one_of
 from notice_lens.patching.grid import Grid, check_variants, grid_of_sites, grid_of_variants
 from notice_lens.patching.options import Options
+from notice_lens.patching.path_grid import RECEIVERS, Paths, grid_of_paths
 from notice_lens.patching.places import Places
+from notice_lens.patching.plan import OUTPUT
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.sites import Site
 
@@ -115,6 +117,111 @@ def patch_modules(
     names = ["attn_out", "mlp_out", block] if stack == "vision" else ["attn_out", "cross_attn_out", "mlp_out", block]
     sites = [Site.of(blip, f"{stack}.{name}", layers=layers, positions=positions) for name in names]
     return sweep(blip, pairs, sites, with_sites=True, **options)
+
+
+def patch_paths(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    sender: Any = "text.cross_attn",
+    receiver: Any = "text.output",
+    *,
+    positions: Any = None,
+    sender_layers: Any = None,
+    sender_heads: Any = "each",
+    receiver_layers: Any = None,
+    receiver_heads: Any = "each",
+    joint: bool = False,
+    freeze_layernorm: bool = False,
+    freeze_mlp: bool = True,
+    **options: Any,
+) -> "xr.Dataset":
+    """What one part of the model tells another: the effect of each path from a sender to a receiver.
+
+    Four runs define it, and `direction` says which of clean and corrupted is the base:
+
+    1. The base run.
+    2. The other run.
+    3. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
+       nodes *between* sender and receiver in those stacks are frozen at the base run. What the receiver takes in is
+       recorded.
+    4. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
+
+    So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
+    not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
+
+    Args:
+        blip: The model.
+        pairs: The pairs.
+        sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
+            `text.embed`, `vision.attn`, ...; a `Site`; or several of them.
+        receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), what a stack hands on
+            (`text.output`), or `logits`: what the senders' stack hands on, since all later stacks run free. Keys and
+            values of cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
+        positions: Of the sender, as `patch_heads`; the receiver takes its input at the same positions, since nothing
+            else moves between positions while attention is frozen.
+        sender_layers: One, several, or None for all.
+        sender_heads: `each`, one, several, or None for all at once.
+        receiver_layers: As `sender_layers`.
+        receiver_heads: As `sender_heads`.
+        joint: Whether all senders are sent together.
+        freeze_layernorm: Whether LayerNorms on the path divide by the base run's scale; else they are recomputed.
+        freeze_mlp: Whether MLPs on the path write what they write in the base run; else they read the changed stream.
+        **options: As `sweep`.
+
+    Returns:
+        Dimensions `pair, sender_layer, sender_head`, then `role`, `region`, `position` or none, then `receiver_layer`
+        and `receiver_head` where there are; variables as of `sweep`; NaN where there is no such path.
+
+    Raises:
+        ValueError: There is no path from there to there, or as `sweep`.
+
+    Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
+    """
+    chosen = Options.of(options)
+    if chosen.source != "other":
+        raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
+    several = list(sender) if isinstance(sender, list | tuple) else [sender]
+    senders = [_sender(blip, one, sender_layers, sender_heads, positions) for one in several]
+    ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
+    paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
+
+    def grid(places: Places, answer_length: int) -> Grid:
+        return grid_of_paths(blip, places, paths, answer_length)
+
+    return Sweep(blip, pairs, chosen, grid, asdict(paths)).run()
+
+
+def _sender(blip: "HookedBLIP", name: Any, layers: Any, heads: Any, positions: Any) -> Site:
+    """A sender with its layers and heads; embeddings and MLPs have none."""
+    if isinstance(name, Site):
+        return Site.of(blip, name)
+    found = Site.of(blip, name, positions=positions)
+    return Site.of(
+        blip,
+        name,
+        layers=layers if found.layers else None,
+        heads=heads if found.heads else "each",
+        positions=positions,
+    )
+
+
+def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
+    """A receiver as a site, or by its name where it is what a stack hands on."""
+    if isinstance(name, Site):
+        return Site.of(blip, name)
+    outputs = [f"{stack}.{OUTPUT}" for stack in blip.cfg.stacks]
+    if name in (*outputs, "logits"):
+        if layers is not None or heads != "each":
+            raise ValueError(f"{name} has no layers and heads to choose")
+        return name
+    try:
+        site = Site.of(blip, name, layers=layers, heads=heads, positions="all")
+    except ValueError as error:
+        raise ValueError(f"receiver {name!r}: {error}; or {', '.join(outputs)}, logits") from error
+    if site.activation not in RECEIVERS:
+        short = [f"{site.stack}.{own.replace('hook_', '')}" for own in RECEIVERS]
+        raise ValueError(one_of("receiver", site.name, [*short, *outputs, "logits"]))
+    return site
 
 
 def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **options: Any) -> "xr.Dataset":

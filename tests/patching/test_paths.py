@@ -1,68 +1,64 @@
-"""Path patching equals its definition, carried out literally: PyTorch hooks on the Hugging Face model, a path at a time.
+"""Path patching equals its definition, literally: PyTorch hooks on the Hugging Face model, one path at a time.
 
 Run 3 freezes each head and MLP of the sender's stack by hand, and reads the receiver; run 4 is a forward of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from notice_lens.models.layer_norm import LayerNorm
 from notice_lens.patching.paths import Receiver, Walk, _Sender, received
 from notice_lens.patching.plan import END, OUTPUT, Patch
 from wave_bench import MODELS, N_PAIRS, Bench, Row, some
 
-DIRECTIONS = pytest.mark.parametrize("denoise", [True, False], ids=["denoise", "noise"])
 CORRUPTIONS = pytest.mark.parametrize("corruption", ["image", "text"])
-FREEZE = pytest.mark.parametrize(
-    "freeze", [(False, True), (True, True), (False, False)], ids=["", "layernorm", "no mlp"]
-)
+AS_IS, FROZEN_LAYERNORM, LIVE_MLP = (False, True), (True, True), (False, False)
+WAYS = [
+    *((corruption, denoise, AS_IS) for corruption in ("image", "text") for denoise in (True, False)),
+    ("image", True, FROZEN_LAYERNORM), ("text", False, FROZEN_LAYERNORM), ("image", True, LIVE_MLP),
+]  # fmt: skip
 FLOAT64, FLOAT32 = 1e-9, 1e-4
 bench = cache(Bench)
 
 
+MODULES = {"vision": ("attn", "mlp"), "text": ("attn", "cross_attn", "mlp"), "decoder": ("attn", "cross_attn", "mlp")}
+
+
 def nodes(here: Bench, stack: str) -> list[str]:
     """Every head module, MLP and embedding of a stack, in the order of the forward pass."""
-    modules = (
-        ["attn.hook_z", "hook_mlp_out"] if stack == "vision" else ["attn.hook_z", "cross_attn.hook_z", "hook_mlp_out"]
-    )
+    writes = ["hook_mlp_out" if module == "mlp" else f"{module}.hook_z" for module in MODULES[stack]]
     layers = range(here.n_layers(stack))
-    return [f"{stack}.hook_embed", *(f"{stack}.blocks.{layer}.{leaf}" for layer in layers for leaf in modules)]
+    return [f"{stack}.hook_embed", *(f"{stack}.blocks.{layer}.{leaf}" for layer in layers for leaf in writes)]
 
 
 def receivers(here: Bench, stack: str) -> list[tuple[int, str]]:
     """Everything that may end a path of a stack, with how many of its nodes come before."""
-    modules = ["attn", "mlp"] if stack == "vision" else ["attn", "cross_attn", "mlp"]
-    found = []
+    modules, found = MODULES[stack], []
     for layer in range(here.n_layers(stack)):
         for number, module in enumerate(modules):
-            own = {"attn": "qkv", "cross_attn": "q", "mlp": ["pre"]}[module]
+            leaves = {"attn": "qkv", "cross_attn": "q", "mlp": ["pre"]}[module]
             before = 1 + layer * len(modules) + number
-            found += [(before, f"{stack}.blocks.{layer}.{module}.hook_{leaf}") for leaf in own]
-    everything = 1 + here.n_layers(stack) * len(modules)
-    following = here.stacks[here.stacks.index(stack) + 1 :][:1]
-    across = [
-        f"{one}.blocks.{layer}.cross_attn.hook_{leaf}"
-        for one in following
-        for layer in (0, here.n_layers(one) - 1)
-        for leaf in "kv"
-    ]
-    return found + [(everything, name) for name in (f"{stack}.output", *across)]
-
-
-def stretch(g: np.random.Generator, here: Bench, hook: str, pair: int, source: str, positions: np.ndarray) -> Patch:
-    head = (
-        int(g.integers(here.n_heads(hook.partition(".")[0]))) if hook.endswith("hook_z") and g.random() < 0.8 else None
-    )
-    return Patch(hook, positions, source, head)
+            found += [(before, f"{stack}.blocks.{layer}.{module}.hook_{leaf}") for leaf in leaves]
+    ends = [f"{stack}.output"]
+    for following in here.stacks[here.stacks.index(stack) + 1 :][:1]:
+        layers = (0, here.n_layers(following) - 1)
+        ends += [f"{following}.blocks.{layer}.cross_attn.hook_{leaf}" for layer in layers for leaf in "kv"]
+    return found + [(1 + here.n_layers(stack) * len(modules), end) for end in ends]
 
 
 def sample(here: Bench, seed: int, freeze: tuple[bool, bool]) -> list[tuple[int, list[Patch], Receiver]]:
     """One path to each receiver of each stack, of one sender or of three."""
     g = np.random.default_rng(seed)
+
+    def a_head(hook: str, often: float) -> int | None:
+        with_heads = hook.endswith(("_z", "_q", "_k", "_v")) and g.random() < often
+        return int(g.integers(here.n_heads(hook.partition(".")[0]))) if with_heads else None
+
     found = []
     for stack in here.stacks:
         for before, hook in receivers(here, stack):
@@ -70,43 +66,66 @@ def sample(here: Bench, seed: int, freeze: tuple[bool, bool]) -> list[tuple[int,
             several = nodes(here, stack)[:before]
             chosen = g.choice(several, size=min(len(several), int(g.choice([1, 1, 3]))), replace=False)
             positions = np.sort(some(g, here.length(stack, pair)))
-            senders = [stretch(g, here, str(name), pair, source, positions) for name in chosen]
-            end = hook.partition(".")[0]
-            head = (
-                int(g.integers(here.n_heads(end))) if hook.endswith(("_q", "_k", "_v")) and g.random() < 0.7 else None
-            )
-            found.append((pair, senders, Receiver(hook, head, *freeze)))
+            senders = [Patch(str(name), positions, source, a_head(str(name), 0.8)) for name in chosen]
+            found.append((pair, senders, Receiver(hook, a_head(hook, 0.7), *freeze)))
     return found
 
 
 # The definition, literally
 
 
-def norms(here: Bench, stack: str) -> list:
-    """Hugging Face's LayerNorms of a stack, but that of the embedding."""
-    modules = here.pair.hf.vision_model if stack == "vision" else here.pair.oracle.layers(stack)
-    return [module for module in modules.modules() if isinstance(module, torch.nn.LayerNorm)] + (
-        []
-        if stack == "vision"
-        else [(here.pair.hf.text_encoder if stack == "text" else here.pair.hf.text_decoder.bert).embeddings.LayerNorm]
-    )
+def norms(here: Bench, stack: str) -> list[nn.LayerNorm]:
+    """Hugging Face's LayerNorms of a stack."""
+    if stack == "vision":
+        whole = here.pair.hf.vision_model
+    else:
+        whole = here.pair.hf.text_encoder if stack == "text" else here.pair.hf.text_decoder.bert
+    return [module for module in whole.modules() if isinstance(module, nn.LayerNorm)]
 
 
-def output(here: Bench, stack: str):
+def output(here: Bench, stack: str) -> nn.Module:
     """The module whose output a stack hands on."""
     return here.pair.hf.vision_model.post_layernorm if stack == "vision" else here.pair.oracle.layers(stack)[-1]
+
+
+def run(here: Bench, pair: int, edits: dict, hooks: Sequence[tuple[nn.Module, Callable]] = ()) -> torch.Tensor:
+    """The logits of the base run with edits, and with hooks on modules for whatever has three axes."""
+
+    def guarded(hook: Callable) -> Callable:
+        return lambda m, args, out: hook(m, args, out) if args[0].ndim == 3 else None
+
+    handles = [module.register_forward_hook(guarded(hook)) for module, hook in hooks]
+    try:
+        return here.pair.oracle.run(here.as_tuple("self", pair), edits)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def frozen_norms(here: Bench, pair: int, stack: str) -> list[tuple[nn.Module, Callable]]:
+    """Hooks that make LayerNorms divide by the base run's scale."""
+    scales = {}
+
+    def keep(m, args, out):
+        scales[m] = (args[0].var(-1, correction=0, keepdim=True) + m.eps).sqrt()
+
+    def divide(m, args, out):
+        return (args[0] - args[0].mean(-1, keepdim=True)) / scales[m] * m.weight + m.bias
+
+    run(here, pair, {}, [(norm, keep) for norm in norms(here, stack)])
+    return [(norm, divide) for norm in norms(here, stack)]
 
 
 def literal(here: Bench, pair: int, senders: Sequence[Patch], receiver: Receiver) -> torch.Tensor:
     """The logits of run 4 of one path."""
     stack = senders[0].hook.partition(".")[0]
     base = here.recorded["self"][pair][1]
-    inputs = here.as_tuple("self", pair)
     taken: list[torch.Tensor] = []
 
-    def sent(hook):
+    def node(hook: str) -> Callable:
         def edit(x):
-            x = x if hook.endswith("hook_embed") or ("mlp" in hook and not receiver.freeze_mlp) else base[hook].clone()
+            free = hook.endswith("hook_embed") or ("mlp" in hook and not receiver.freeze_mlp)
+            x = x if free else base[hook].clone()
             for patch in (patch for patch in senders if patch.hook == hook):
                 where = (0, patch.positions) if patch.head is None else (0, patch.positions, patch.head)
                 x[where] = here.value(patch.source, hook, pair, x.shape)[where]
@@ -114,69 +133,28 @@ def literal(here: Bench, pair: int, senders: Sequence[Patch], receiver: Receiver
 
         return edit
 
-    def keep(module, args, out):
-        value = out[0] if isinstance(out, tuple) else out
-        if value.ndim == 3:
-            taken.append(value.clone())
+    def whole(out):
+        return out[0] if isinstance(out, tuple) else out
 
-    scales: dict[int, torch.Tensor] = {}
-    handles = []
-    if receiver.freeze_layernorm:
-        for module in norms(here, stack):
-            handles.append(
-                module.register_forward_hook(
-                    lambda m, args, out: (
-                        scales.update({id(m): (args[0].var(-1, correction=0, keepdim=True) + m.eps).sqrt()})
-                        if args[0].ndim == 3
-                        else None
-                    )
-                )
-            )
-        here.pair.oracle.run(inputs, {})
-        [handle.remove() for handle in handles]
-        handles = [
-            module.register_forward_hook(
-                lambda m, args, out: (
-                    (args[0] - args[0].mean(-1, keepdim=True)) / scales[id(m)] * m.weight + m.bias
-                    if args[0].ndim == 3
-                    else out
-                )
-            )
-            for module in norms(here, stack)
-        ]
-    edits = {
-        hook: sent(hook)
-        for hook in nodes(here, stack)
-        if not hook.endswith("hook_embed") or any(patch.hook == hook for patch in senders)
-    }
-    if receiver.hook.endswith(f".{OUTPUT}"):
-        handles.append(output(here, stack).register_forward_hook(keep))
+    hooks = frozen_norms(here, pair, stack) if receiver.freeze_layernorm else []
+    edits = {hook: node(hook) for hook in nodes(here, stack)}
+    at_end = receiver.hook.endswith(f".{OUTPUT}")
+    if at_end:
+        hooks.append((output(here, stack), lambda m, args, out: taken.append(whole(out).clone())))
     else:
-        edits[receiver.hook] = lambda x: (taken.append(x.clone()), x)[1]
-    here.pair.oracle.run(inputs, edits)
-    [handle.remove() for handle in handles]
-    changed, where = (
-        taken[0],
-        (slice(None), slice(None)) if receiver.head is None else (slice(None), slice(None), receiver.head),
-    )
+        edits[receiver.hook] = lambda x: taken.append(x.clone()) or x
+    run(here, pair, edits, hooks)
+    if at_end:
+        handed_on = taken[0]
+        hand_on = lambda m, args, out: (handed_on, *out[1:]) if isinstance(out, tuple) else handed_on  # noqa: E731
+        return run(here, pair, {}, [(output(here, stack), hand_on)])
+    where = (slice(None), slice(None), slice(None) if receiver.head is None else receiver.head)[: taken[0].ndim]
 
     def put(x):
-        x[where] = changed[where]
+        x[where] = taken[0][where]
         return x
 
-    if not receiver.hook.endswith(f".{OUTPUT}"):
-        return here.pair.oracle.run(inputs, {receiver.hook: put})
-
-    def hand_on(module, args, out):
-        if isinstance(out, tuple):
-            return (changed, *out[1:])
-        return changed if out.ndim == 3 else out
-
-    handle = output(here, stack).register_forward_hook(hand_on)
-    try:
-        return here.pair.oracle.run(inputs, {})
-    finally:
-        handle.remove()
+    return run(here, pair, {receiver.hook: put})
 
 
 def ours(here: Bench, paths: Sequence[tuple[int, list[Patch], Receiver]]) -> torch.Tensor:
@@ -186,9 +164,7 @@ def ours(here: Bench, paths: Sequence[tuple[int, list[Patch], Receiver]]) -> tor
     return here.wave([Row(pair, (patch,)) for pair, patch in zip(pairs, taken, strict=True)])[N_PAIRS:]
 
 
-@DIRECTIONS
-@CORRUPTIONS
-@FREEZE
+@pytest.mark.parametrize(("corruption", "denoise", "freeze"), WAYS)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_path_equals_its_definition(model, corruption, denoise, freeze):
     here = bench(model, corruption, denoise)
@@ -237,14 +213,13 @@ def test_all_senders_together_give_the_other_runs_input(model, corruption):
             with torch.no_grad():
                 walked = dict(Walk(here.run, stack, [everyone], False, False).streams())
                 frozen = dict(Walk(here.run, stack, [everyone]).streams())
-            name = {"attn": "hook_resid_pre", "cross_attn": None, "mlp": "hook_resid_mid_cross", OUTPUT: None}
             other = here.traces["other"]
             for (layer, module), stream in frozen.items():
                 torch.testing.assert_close(walked[layer, module], stream, rtol=0, atol=1e-10)
                 if layer == END:
                     expected = other.states[stack][pair, positions]
                 elif module == "attn":
-                    resid = other.activations[f"{stack}.blocks.{layer}.{name[module]}"][pair, positions]
+                    resid = other.activations[f"{stack}.blocks.{layer}.hook_resid_pre"][pair, positions]
                     expected = here.blip.stack(stack).blocks[layer].ln1(resid) if stack == "vision" else resid
                 else:
                     hook, project = _projection(here, stack, layer, module)

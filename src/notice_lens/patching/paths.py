@@ -253,7 +253,8 @@ class Walk:
     def _mlp_out(self, block: Any, layer: int, normalized: Tensor) -> Tensor:
         """What an MLP writes: as in the base run, or from the changed stream; a sender has the other run's."""
         base = self._at("hook_mlp_out", layer, slice(0, len(normalized)))
-        out = base.clone() if self.freeze_mlp else block.mlp(normalized)
+        mlp = block.mlp
+        out = base.clone() if self.freeze_mlp else mlp.output(mlp.act_fn(mlp.input(normalized)))
         for lines, patch in self.sent.get((layer, "hook_mlp_out"), ()):
             out[lines] = base[lines] + self._difference(lines, patch)
         return out

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -54,9 +54,17 @@ def completed(effects: "xr.Dataset", options: Options, metrics: Sequence[str]) -
 
 
 def provenance(
-    blip: "HookedBLIP", pairs: "MinimalPairs", options: Options, metrics: Sequence[str], described: Any
+    blip: "HookedBLIP", pairs: "MinimalPairs", options: Options, metrics: Sequence[str], described: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything needed to repeat a run, in plain values."""
+    """Everything needed to repeat a run, in plain values.
+
+    Args:
+        blip: The model.
+        pairs: The pairs.
+        options: Of the sweep.
+        metrics: Their names.
+        described: What is patched, by name: plain values, written as JSON.
+    """
     noise = options.corruption
     packages = ("torch", "transformers", "transformer-lens")
     return {
@@ -66,7 +74,7 @@ def provenance(
         "model_dtype": str(blip.dtype),
         "pairs": pairs.fingerprint,
         "pairs_source": f"{pairs.manifest.builder}: {pairs.manifest.source}",
-        "sites": json.dumps(described, default=str),
+        **{name: json.dumps(value, default=str) for name, value in described.items()},
         "corruption": repr(noise) if isinstance(noise, Noise) else noise,
         "direction": options.direction,
         "contrast": options.contrast,

@@ -1,7 +1,7 @@
 """Carries out a sweep: batches of pairs, their rows, and one labelled result."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Sweep:
         pairs: The pairs.
         options: Everything but what is patched.
         make_grid: The grid, from places and the length of the longest answer.
-        described: What is patched, in plain values.
+        described: What is patched, by name, in plain values.
 
     Raises:
         ValueError: There are hooks on the model, or pairs lack what the corruption needs.
@@ -54,7 +54,7 @@ class Sweep:
         pairs: "MinimalPairs",
         options: Options,
         make_grid: Callable[[Places, int], Grid],
-        described: Any,
+        described: Mapping[str, Any],
     ) -> None:
         refuse_hooks(blip)
         self.blip, self.options = blip, options

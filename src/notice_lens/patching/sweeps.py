@@ -61,7 +61,7 @@ def sweep(
             blip, places, checked, chosen.source, answer_length, len(checked) > 1 if with_sites is None else with_sites
         )
 
-    return Sweep(blip, pairs, chosen, grid, [asdict(site) for site in checked]).run()
+    return Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in checked]}).run()
 
 
 def patch_heads(
@@ -181,7 +181,10 @@ def patch_paths(
     if chosen.source != "other":
         raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
     several = list(sender) if isinstance(sender, list | tuple) else [sender]
-    senders = [_sender(blip, one, sender_layers, sender_heads, positions) for one in several]
+    if len(several) == 1 and not isinstance(several[0], Site):
+        senders = [Site.of(blip, several[0], layers=sender_layers, heads=sender_heads, positions=positions)]
+    else:
+        senders = [_one_of_several(blip, one, sender_layers, sender_heads, positions) for one in several]
     ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
 
@@ -191,18 +194,13 @@ def patch_paths(
     return Sweep(blip, pairs, chosen, grid, asdict(paths)).run()
 
 
-def _sender(blip: "HookedBLIP", name: Any, layers: Any, heads: Any, positions: Any) -> Site:
-    """A sender with its layers and heads; embeddings and MLPs have none."""
+def _one_of_several(blip: "HookedBLIP", name: Any, layers: Any, heads: Any, positions: Any) -> Site:
+    """One of several senders: layers and heads are for those that have them."""
+    found = Site.of(blip, name) if isinstance(name, Site) else Site.of(blip, name, positions=positions)
     if isinstance(name, Site):
-        return Site.of(blip, name)
-    found = Site.of(blip, name, positions=positions)
-    return Site.of(
-        blip,
-        name,
-        layers=layers if found.layers else None,
-        heads=heads if found.heads else "each",
-        positions=positions,
-    )
+        return found
+    layers, heads = layers if found.layers else None, heads if found.heads else "each"
+    return Site.of(blip, name, layers=layers, heads=heads, positions=positions)
 
 
 def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
@@ -246,4 +244,4 @@ def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **opt
         return grid_of_variants(blip, places, variants, answer_length)
 
     described = {name: repr(edits) for name, edits in variants.items()}
-    return Sweep(blip, pairs, chosen, grid, described).run()
+    return Sweep(blip, pairs, chosen, grid, {"sites": described}).run()

@@ -23,6 +23,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/patching_gpu.py
+	$(BIN)/python benchmarks/paths.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build

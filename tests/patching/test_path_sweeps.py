@@ -61,9 +61,8 @@ def test_a_path_ends_at_what_comes_later_and_elsewhere_there_is_none(blip, pairs
 
 
 def test_roles_that_a_pair_lacks_and_donors_it_lacks_are_missing(blip):
-    rows = [
-        make_row(0, donor_image=None, roles={}), make_row(1, donor_image=picture(9)), make_row(2, donor_image=picture(8))
-    ]  # fmt: skip
+    lacking = make_row(0, donor_image=None, roles={})
+    rows = [lacking, *(make_row(number, donor_image=picture(90 + number)) for number in (1, 2))]
     found = patch_paths(blip, MinimalPairs.from_rows(rows), sender_layers=0, sender_heads=[0], **QUIET)
     first = found.isel(pair=0, sender_layer=0, sender_head=0)
     assert first.logit_diff_change.sel(role="correct").isnull()

@@ -6,6 +6,7 @@ from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
     from notice_lens.patching.aggregates import aggregate, carried, mediation
+    from notice_lens.patching.attribution import attribute
     from notice_lens.patching.grid import Edit
     from notice_lens.patching.sites import Site
     from notice_lens.patching.store import Store
@@ -17,6 +18,7 @@ _HOMES = {
     "Site": "notice_lens.patching.sites",
     "Store": "notice_lens.patching.store",
     "aggregate": "notice_lens.patching.aggregates",
+    "attribute": "notice_lens.patching.attribution",
     "carried": "notice_lens.patching.aggregates",
     "mediation": "notice_lens.patching.aggregates",
     "patch_heads": "notice_lens.patching.sweeps",
@@ -30,6 +32,7 @@ __all__ = [
     "Site",
     "Store",
     "aggregate",
+    "attribute",
     "carried",
     "mediation",
     "patch_heads",

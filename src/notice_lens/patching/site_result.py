@@ -1,0 +1,116 @@
+"""The result of one site of an attribution: laid out, labelled and kept as a sweep of that site is."""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.patching.batch import Context, Setting
+from notice_lens.patching.grid import Grid
+from notice_lens.patching.options import Options
+from notice_lens.patching.places import Places
+from notice_lens.patching.running import Arrays, InMemory, Sweep
+from notice_lens.patching.sites import Site
+from notice_lens.patching.targets import Target
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching.store import Store
+
+
+class SiteResult(Sweep):
+    """One of the sites of an attribution; `several` makes those of all sites.
+
+    Attributes:
+        target: The site, and how its result is laid out.
+    """
+
+    target: Target
+
+    @classmethod
+    def several(
+        cls,
+        blip: "HookedBLIP",
+        pairs: "MinimalPairs",
+        options: Options,
+        sites: Sequence[tuple[Site, bool]],
+        method: Mapping[str, Any],
+    ) -> "list[SiteResult]":
+        """One for each site; pairs are checked and contrasts are found once for all.
+
+        Args:
+            blip: The model.
+            pairs: The pairs.
+            options: Everything but the sites.
+            sites: Each with whether its neurons have a dimension.
+            method: What `attrs` says beside what a sweep's do.
+        """
+        targets: list[Target] = []
+        corrected = bool(method["attention_correction"])
+
+        def first(places: Places, answer_length: int) -> Grid:
+            targets.extend(Target.of(blip, places, site, answer_length, by, corrected) for site, by in sites)
+            return targets[0].grid
+
+        template = cls(blip, pairs, options, first, None)
+        shared = {**template.attrs(), **method}
+        return [template._of(target, shared) for target in targets]
+
+    def _of(self, target: Target, shared: Mapping[str, Any]) -> "SiteResult":
+        """The same for another site."""
+        own = copy.copy(self)
+        own.target, own.grid, own.described = target, target.grid, [asdict(target.site)]
+        own.__dict__["_attrs"] = {**shared, "sites": json.dumps(own.described, default=str)}
+        folder = self.options.store
+        own.options = replace(self.options, store=None if folder is None else Path(folder) / target.site.name)
+        return own
+
+    def _streams(self) -> list[str]:
+        """All stacks: there are no cells to tell which are patched."""
+        return list(self.blip.cfg.stacks)
+
+    @property
+    def name(self) -> str:
+        """The site's."""
+        return self.target.site.name
+
+    @property
+    def settings(self) -> list[Setting]:
+        """What is done: once, or once for each draw of the noise."""
+        return self._settings
+
+    def kept(self) -> "InMemory | Store":
+        """Where results go."""
+        return self._kept()
+
+    @property
+    def answer_length(self) -> int:
+        """Positions of the longest answer."""
+        return self._longest_answer()
+
+    def batches(self) -> Iterator[list[int]]:
+        """Pairs of one length of question that go together."""
+        return self._batches()
+
+    def zeros(self, contexts: Sequence[Context]) -> Arrays:
+        """Arrays of some pairs to add effects to; baselines are filled in."""
+        n_pairs = len(contexts[0].batch.pairs)
+        arrays = {name: np.full((n_pairs, *shape), np.nan) for name, shape in self._shapes().items()}
+        arrays["logit_diff_change"] = np.zeros((n_pairs, *self.grid.shape))
+        self._baselines(contexts, arrays)
+        return arrays
+
+    def part(self, several: list[int], draws: Sequence[Arrays]) -> "xr.Dataset":
+        """The result of some pairs, over draws of the noise."""
+        return self._raw(several, self._averaged(draws))
+
+    def completed(self, effects: "xr.Dataset") -> "xr.Dataset":
+        """The result with what follows from its numbers."""
+        return self._completed(effects)

@@ -1,0 +1,48 @@
+"""Results of many sites in one tree, found by their names as they are written."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+from notice_lens.models.names import one_of
+
+
+class SiteTree(xr.DataTree):
+    """An `xarray.DataTree` with a group for each site.
+
+    A group is called as its site, `text.cross_attn.hook_z`; `text.cross_attn.z` and `text.cross_attn` find it too.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> "SiteTree":
+        """The tree of some sites' results.
+
+        Args:
+            groups: By name of the site.
+            attrs: Of the whole.
+        """
+        children: Any = {name: xr.DataTree(dataset) for name, dataset in groups.items()}
+        tree = cls(xr.Dataset(attrs=dict(attrs)), children=children)
+        return tree
+
+    def __getitem__(self, key: Any) -> Any:
+        """A site's group.
+
+        Raises:
+            KeyError: There is no such site; the message names the nearest.
+        """
+        if isinstance(key, str) and key not in self.children and "/" not in key:
+            named = {short(name): name for name in self.children}
+            if short(key) not in named:
+                raise KeyError(one_of("site", key, self.children))
+            key = named[short(key)]
+        return super().__getitem__(key)
+
+
+def short(name: str) -> str:
+    """A site's name without what may be left out."""
+    plain = name.replace("hook_", "")
+    return plain.removesuffix(".z") if plain.endswith("attn.z") else plain

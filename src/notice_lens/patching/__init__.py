@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.aggregates import aggregate, carried, mediation
     from notice_lens.patching.attribution import attribute
     from notice_lens.patching.grid import Edit
+    from notice_lens.patching.screening import screen
     from notice_lens.patching.sites import Site
     from notice_lens.patching.store import Store
     from notice_lens.patching.sweeps import patch_heads, patch_modules, patch_paths, run_variants, sweep
@@ -25,6 +26,7 @@ _HOMES = {
     "patch_modules": "notice_lens.patching.sweeps",
     "patch_paths": "notice_lens.patching.sweeps",
     "run_variants": "notice_lens.patching.sweeps",
+    "screen": "notice_lens.patching.screening",
     "sweep": "notice_lens.patching.sweeps",
 }
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "patch_modules",
     "patch_paths",
     "run_variants",
+    "screen",
     "sweep",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

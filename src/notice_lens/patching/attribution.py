@@ -33,7 +33,7 @@ from notice_lens.patching.gradients import Backward
 from notice_lens.patching.memory import budget
 from notice_lens.patching.options import Options
 from notice_lens.patching.reruns import EMBEDDING, Blocks
-from notice_lens.patching.running import Arrays
+from notice_lens.patching.results import Arrays
 from notice_lens.patching.site_result import SiteResult
 from notice_lens.patching.sites import TABLES, Site
 from notice_lens.patching.targets import NEURONS, Target

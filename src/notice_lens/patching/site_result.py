@@ -13,7 +13,8 @@ from notice_lens.patching.batch import Context, Setting
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.options import Options
 from notice_lens.patching.places import Places
-from notice_lens.patching.running import Arrays, InMemory, Sweep
+from notice_lens.patching.results import Arrays, InMemory
+from notice_lens.patching.running import Sweep
 from notice_lens.patching.sites import Site
 from notice_lens.patching.targets import Target
 

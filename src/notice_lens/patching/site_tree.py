@@ -34,11 +34,12 @@ class SiteTree(xr.DataTree):
         Raises:
             KeyError: There is no such site; the message names the nearest.
         """
-        if isinstance(key, str) and key not in self.children and "/" not in key:
+        if isinstance(key, str) and key.strip("/"):
+            site, *inside = key.strip("/").split("/")
             named = {short(name): name for name in self.children}
-            if short(key) not in named:
-                raise KeyError(one_of("site", key, self.children))
-            key = named[short(key)]
+            if short(site) not in named:
+                raise KeyError(one_of("site", site, self.children))
+            key = "/".join([named[short(site)], *inside])
         return super().__getitem__(key)
 
 

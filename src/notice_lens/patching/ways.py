@@ -90,7 +90,8 @@ def _between(blocks: Blocks, base: Node, other: Node, share: float) -> Node:
         for stack in blocks.blip.cfg.stacks:
             name = f"{stack}.hook_embed"
             hooks.append((name, _replaced(here.activations[name].lerp(there.activations[name], share))))
-        found.append(trace(blocks.blip, here.inputs, blocks.recorded, hooks, *found[:1]))
+        upstream = found[0] if found else None
+        found.append(trace(blocks.blip, here.inputs, blocks.recorded, hooks, upstream))
     return found
 
 

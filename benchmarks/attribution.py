@@ -4,8 +4,8 @@
     python benchmarks/attribution.py --only cost
 
 - `mini`: over the heads of the mini model, by site, task and corruption: Pearson correlation with exact patches, how
-  often the sign agrees where the exact effect is 0.1 % of the gap or more, and how many of the ten largest are the same.
-  Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head).
+  often the sign agrees where the exact effect is 0.1 % of the gap or more, and how many of the ten largest are the
+  same. Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head).
 - `cost`: all sites of a pair on the architecture of blip-vqa-base with random weights, in plain forwards of it.
 
 Ratios are of times of one run; machines are noisy, and absolute times mean little.
@@ -87,6 +87,7 @@ def cost(repeats: int) -> None:
     pairs = make_pairs(1)
     inputs = pairs.prepare(blip)
     forwards, attributions, gigabytes = [], [], 0.0
+    found = patching.attribute(blip, pairs, "text.attn", progress=False)
     with torch.no_grad():
         blip(inputs)
     for _ in range(repeats):

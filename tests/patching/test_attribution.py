@@ -229,7 +229,7 @@ CUTS = [
 
 @pytest.mark.parametrize(("site", "of", "corruption", "path"), CUTS, ids=[f"{cut[0]} {cut[3]}" for cut in CUTS])
 def test_integrated_gradients_over_a_cut_sum_to_the_change(mini, pairs, site, of, corruption, path):
-    """Within 1 % at 32 steps. Heads' z of several layers lie on no straight line; along the embeddings they are a cut."""
+    """Within 1 % at 32 steps. Heads' z of several layers lie on no line; along the embeddings they are a cut."""
     asked = Site.of(mini, site, positions="each", **of)
     options = {"corruption": corruption, "integrated_gradients": 32, "path": path, **QUIET}
     found = attribute(mini, pairs[:2], asked, **options)[site]

@@ -68,8 +68,8 @@ def screen(
     Returns:
         `estimate` and `exact` (`pair`, then the cells' dimensions): changes of the logit difference, to first order and
         exactly, `exact` NaN where it was not verified. By cell: `picked`, `sampled`, `verified` (either) and `matters`
-        (verified, and found to). Baselines. In `attrs` how many there were of each, `missed_share` of the rejected cells
-        with `missed_low` and `missed_high`, and `missed`, which says it in words.
+        (verified, and found to). Baselines. In `attrs` how many there were of each, `missed_share` of the rejected
+        cells with `missed_low` and `missed_high`, and `missed`, which says it in words.
 
     Raises:
         ValueError: As `attribute`, or a number is out of range.

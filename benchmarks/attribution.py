@@ -35,12 +35,16 @@ LEAST = 1e-3
 
 
 def agreement(estimate: Any, exact: Any) -> str:
-    """Pearson correlation, agreement of signs, and overlap of the ten largest; a dash where nothing moves."""
+    """Pearson correlation, agreement of signs, and overlap of the ten largest; a dash where nothing moves.
+
+    Nothing does where the model says of the corrupted question what it says of the clean one: the contrast is then the
+    correct answer itself.
+    """
     gap = float(abs(exact.logit_diff_clean - exact.logit_diff_corrupt).mean())
     found, true = (own.logit_diff_change.mean("pair").values.ravel() for own in (estimate, exact))
     found, true = found[~np.isnan(true)], true[~np.isnan(true)]
     counted = abs(true) >= LEAST * gap
-    if not counted.any():
+    if gap < LEAST or not counted.any():
         return "-"
     r = np.corrcoef(found, true)[0, 1] if found.std() else np.nan
     signs = (np.sign(found) == np.sign(true))[counted].mean()

@@ -22,6 +22,8 @@ def test_the_blocks_run() -> None:
     assert names["line"].attrs["integrated_gradients"] == 8
     exec(blocks[3], names)
     assert names["screened"].exact.dims == ("pair", "layer", "head", "role")
-    assert names["screened"].attrs["missed"].startswith(
-        "15 of 144 cells were picked, 30 of the 129 others were verified: "
+    assert (
+        names["screened"]
+        .attrs["missed"]
+        .startswith("15 of 144 cells were picked, 30 of the 129 others were verified: ")
     )

@@ -234,7 +234,7 @@ class Attribution:
         """The same at once."""
         first = self.first
         pairs, contrast = first.pairs.select(several), [first.contrast[number] for number in several]
-        batch = Batch(self.blip, pairs, contrast, setting, Blocks(self.blip).recorded, (), donors=False)
+        batch = Batch(self.blip, pairs, contrast, setting, Blocks(self.blip).recorded, (), (), donors=False)
         contexts = list(batch.runs())
         results = [self.results[number] for number in left]
         arrays, members = [result.zeros(contexts) for result in results], Members(contexts, first.places, several)

@@ -92,7 +92,7 @@ def screen(
         return replace(full, cells=[cell for cell in full.cells if choice[0].verified[cell.place]])
 
     chosen = replace(chosen, store=None if folder is None else folder / "exact")
-    exact = Sweep(blip, pairs, chosen, grid, [asdict(site) for site in several]).run()
+    exact = Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in several]}).run()
     return _result(exact, choice[0], float(threshold), float(confidence))
 
 

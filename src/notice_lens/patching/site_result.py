@@ -60,15 +60,15 @@ class SiteResult(Sweep):
             targets.extend(Target.of(blip, places, site, answer_length, by, corrected) for site, by in sites)
             return targets[0].grid
 
-        template = cls(blip, pairs, options, first, None)
+        template = cls(blip, pairs, options, first, {"sites": []})
         shared = {**template.attrs(), **method}
         return [template._of(target, shared) for target in targets]
 
     def _of(self, target: Target, shared: Mapping[str, Any]) -> "SiteResult":
         """The same for another site."""
         own = copy.copy(self)
-        own.target, own.grid, own.described = target, target.grid, [asdict(target.site)]
-        own.__dict__["_attrs"] = {**shared, "sites": json.dumps(own.described, default=str)}
+        own.target, own.grid, own.described = target, target.grid, {"sites": [asdict(target.site)]}
+        own.__dict__["_attrs"] = {**shared, "sites": json.dumps(own.described["sites"], default=str)}
         folder = self.options.store
         own.options = replace(self.options, store=None if folder is None else Path(folder) / target.site.name)
         return own

@@ -1,0 +1,135 @@
+"""What each head looks at: attention maps of many pairs, scored against the regions of their images."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.circuits.maps import KINDS, attention_maps
+from notice_lens.circuits.outliers import FACTOR
+from notice_lens.circuits.scores import BACKGROUND, SMALLEST_EFFECT, score_maps
+from notice_lens.models.names import one_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+
+def head_functions(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    site: Any = "text.cross_attn",
+    *,
+    roles: Any = None,
+    regions: Any = None,
+    maps: Any = KINDS,
+    outlier_factor: float = FACTOR,
+    smallest_effect: float = SMALLEST_EFFECT,
+    attention: "xr.Dataset | None" = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """What each head does by where it looks from each role: segmentation, object avoidance, outlier avoidance.
+
+    The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
+    `notice_lens.circuits.scores`.
+
+    Args:
+        blip: The model.
+        pairs: With `clean_regions`, or nothing can be tested.
+        site: An attention from words to the image.
+        roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
+            discoveries.
+        regions: Names of regions; None takes all but `background`.
+        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them by itself, since
+            they are two readings of the same heads.
+        outlier_factor: An outlier's norm over its image's median.
+        smallest_effect: Of interest, as of `score_maps`.
+        attention: What `attention_maps` gave for these pairs; None computes it.
+        batch_size: Pairs at a time.
+        progress: Whether to show a bar.
+
+    Returns:
+        What `score_maps` gives, with `maps` as the first dimension of all but `outlier`; and `class_token`
+        [maps, role, layer, head]: the mean share of the attention, class token included, that the class token has.
+        Attributes say what the numbers are.
+
+    Raises:
+        ValueError: There is no such site, role, region or kind of map, or the maps are of other pairs.
+    """
+    import xarray as xr
+
+    masks = region_masks(blip, pairs, regions)
+    if attention is None:
+        attention = attention_maps(blip, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
+    else:
+        attention = _given(attention, pairs, roles, maps)
+    clusters = clusters_of(pairs)
+    parts = []
+    for kind in attention["maps"].values:
+        own = attention.sel(maps=kind)
+        scores = score_maps(
+            own["weight"],
+            masks,
+            own["norm"].values,
+            clusters=clusters,
+            outlier_factor=outlier_factor,
+            smallest_effect=smallest_effect,
+        )
+        share = own["class_token"] / (own["class_token"] + own["weight"].sum("patch", skipna=False))
+        parts.append(scores.assign(class_token=share.mean("pair").astype(float)))
+    shared = parts[0]["outlier"]
+    kinds = xr.Variable("maps", attention["maps"].values)
+    joined = xr.concat([part.drop_vars(["outlier", "maps"], errors="ignore") for part in parts], dim=kinds)
+    attrs = {**parts[0].attrs, **attention.attrs, "pairs": pairs.fingerprint}
+    return joined.assign(outlier=shared.drop_vars("maps", errors="ignore")).assign_attrs(attrs)
+
+
+def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
+    """Masks of the clean images' patches by region, bool [pair, patch], the class token left out.
+
+    Args:
+        blip: Its patch grid counts.
+        pairs: The pairs.
+        names: Which regions; None takes all but `background`.
+
+    Raises:
+        ValueError: No pair has a region of that name.
+    """
+    found = pairs.patch_masks(blip)
+    known = list(dict.fromkeys(name for own in found for name in own))
+    if names is None:
+        chosen = [name for name in known if name != BACKGROUND]
+    else:
+        chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(one_of("region of these pairs", name, known))
+    n_patches = (blip.cfg.image_size // blip.cfg.patch_size) ** 2
+    empty = np.zeros(n_patches, bool)
+    return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
+
+
+def clusters_of(pairs: "MinimalPairs") -> Sequence[int]:
+    """For each pair the number of its cluster: pairs of the same two images, in either order, are one."""
+    names = [frozenset(pair) for pair in zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)]
+    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return [known[name] for name in names]
+
+
+def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
+    """Maps that were made before: of these pairs, and of the roles and kinds asked for."""
+    if attention["pair"].values.tolist() != list(pairs["id"]):
+        raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
+    asked = {"role": roles, "maps": None if maps is KINDS else maps}
+    for dim, names in asked.items():
+        if names is None:
+            continue
+        several = [names] if isinstance(names, str) else list(names)
+        for name in several:
+            if name not in attention[dim].values:
+                raise ValueError(one_of(f"{dim} of these attention maps", name, attention[dim].values))
+        attention = attention.sel({dim: several})
+    return attention

@@ -1,0 +1,202 @@
+"""Attention maps: where each head looks from the words of each role, for many pairs, in one labelled array.
+
+Two kinds of map, both over the patches of the image:
+
+- `attention`: the pattern, its mean over the tokens of a role.
+- `value_weighted`: the pattern times the norm of what the head would write for that patch, ||a_p (W_V x_p + b_V) W_O||.
+  A head may look at a place whose value is nearly nothing, so that its attention there is a place to rest
+  (Kobayashi et al. 2020, Attention is Not Only a Weight, arXiv 2004.10102).
+
+The class token is no place in the image. It is kept apart, in `class_token`, and never in a map.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from notice_lens.models.names import one_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching import Site
+
+KINDS = ("attention", "value_weighted")
+DTYPES = ("float16", "float32", "float64")
+
+
+@torch.no_grad()
+def attention_maps(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    site: Any = "text.cross_attn",
+    *,
+    roles: Any = None,
+    maps: Any = KINDS,
+    image: str = "clean",
+    prompt: str = "clean",
+    batch_size: int = 32,
+    dtype: Any = "float32",
+    progress: bool = True,
+) -> "xr.Dataset":
+    """Where every head looks, for every pair: one run of the model over all pairs.
+
+    Args:
+        blip: The model.
+        pairs: The pairs.
+        site: An attention from words to the image: `text.cross_attn`, of captions `decoder.cross_attn`.
+        roles: Names of roles; None takes all that the pairs have. A role's map is the mean over its tokens.
+        maps: Of `attention`, `value_weighted`.
+        image: Which run: `clean`, `corrupt` or `donor`.
+        prompt: The same of the question.
+        batch_size: Pairs at a time.
+        dtype: Of what is kept: float16, float32 or float64.
+        progress: Whether to show a bar.
+
+    Returns:
+        `weight` [maps, pair, role, layer, head, patch]: of `attention` 0 to 1, of `value_weighted` in units of the
+        residual stream's norm; not renormalised, NaN where a pair has no such role. Patches are in rows, from the top
+        left. `class_token` [maps, pair, role, layer, head]: the same at the class token; with the patches' attention it
+        sums to 1. `norm` [pair, patch]: of the vision stack's last `hook_resid_post`. Attributes: `site`, `grid`
+        (rows, columns), `image`, `prompt`.
+
+    Raises:
+        ValueError: The site does not look from words at the image, or there is no such role or kind of map.
+    """
+    from notice_lens.patching.places import Places
+
+    found = check_site(blip, site)
+    kinds = _kinds(maps)
+    if str(dtype) not in DTYPES:
+        raise ValueError(one_of("dtype of maps", dtype, DTYPES))
+    spans = Places(blip, pairs).roles
+    names = _roles(roles, spans)
+    layers = range(blip.stack(found.stack).cfg.n_layers)
+    shape = (len(kinds), len(pairs), len(names), len(layers), blip.stack(found.stack).cfg.n_heads, _positions(blip))
+    weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
+    leaves = [f"{found.stack}.blocks.{layer}.{found.activation}" for layer in layers]
+    last = f"vision.blocks.{blip.stack('vision').cfg.n_layers - 1}.hook_resid_post"
+    watched = [*leaves, *(leaf.replace("hook_pattern", "hook_v") for leaf in leaves), last]
+    for start in tqdm(range(0, len(pairs), batch_size), desc="attention maps", disable=not progress):
+        numbers = range(start, min(start + batch_size, len(pairs)))
+        inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)
+        _, cache = blip.run_with_cache(inputs, names_filter=watched)
+        norm[start : numbers.stop] = cache[last].float().norm(dim=-1).cpu().numpy()
+        mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
+        for layer, leaf in enumerate(leaves):
+            pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
+            for number, kind in enumerate(kinds):
+                scaled = pattern if kind == "attention" else pattern * _value_norms(blip, leaf, cache)[:, None]
+                weight[number, start : numbers.stop, :, layer] = scaled.cpu().numpy()
+    return _dataset(weight, norm, pairs, (kinds, names), {"site": found.name, "image": image, "prompt": prompt})
+
+
+def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
+    """A map minus the mean map of all heads of all layers: for the eye alone.
+
+    It sums to zero over heads, so that beside a few heads that look at an object even a uniform head shows less of it
+    than the mean and looks as if it shunned it. No test here reads it.
+
+    Args:
+        maps: What `attention_maps` gives, or its `weight`; any array with the dimensions `layer` and `head`.
+
+    Returns:
+        The same dimensions.
+    """
+    import xarray as xr
+
+    weight = maps["weight"] if isinstance(maps, xr.Dataset) else maps
+    return (weight - weight.mean(["layer", "head"])).rename("relative_attention").assign_attrs(weight.attrs)
+
+
+def check_site(blip: "HookedBLIP", site: Any) -> "Site":
+    """The pattern of an attention from words to the image, as a site.
+
+    Raises:
+        ValueError: It looks from something else, or at something else.
+    """
+    from notice_lens.patching.sites import Site, axes
+
+    name = site if isinstance(site, str) else site.name
+    module = name.removesuffix(".pattern").removesuffix(".hook_pattern").removesuffix(".z").removesuffix(".hook_z")
+    found = Site.of(blip, f"{module}.pattern")
+    if axes(blip, found.stack, found.activation) != ("token", "image"):
+        looking = "decoder.cross_attn" if blip.cfg.kind == "caption" else "text.cross_attn"
+        raise ValueError(f"site {name!r} does not look from words at the image; of this model {looking!r} does")
+    return found
+
+
+def _kinds(maps: Any) -> list[str]:
+    kinds = [maps] if isinstance(maps, str) else list(maps)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(one_of("kind of map", kind, KINDS))
+    if not kinds:
+        raise ValueError(f"no kinds of map given; there are {', '.join(KINDS)}")
+    return kinds
+
+
+def _roles(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
+    known = list(dict.fromkeys(role for found in spans for role in found))
+    names = known if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    for name in names:
+        if name not in known:
+            raise ValueError(one_of("role of these pairs", name, known))
+    if not names:
+        raise ValueError("no roles: there are no pairs, or none were given")
+    return names
+
+
+def _positions(blip: "HookedBLIP") -> int:
+    return (blip.cfg.image_size // blip.cfg.patch_size) ** 2 + 1
+
+
+def _role_weights(
+    spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
+) -> Float[Tensor, "pair role query"]:
+    """What takes the mean over each role's tokens; NaN where a pair has no such role."""
+    mean = torch.zeros(len(spans), len(names), pattern.shape[-2])
+    for pair, own in enumerate(spans):
+        for number, name in enumerate(names):
+            places = own.get(name, np.arange(0))
+            if len(places):
+                mean[pair, number, places] = 1 / len(places)
+            else:
+                mean[pair, number] = torch.nan
+    return mean.to(pattern.device)
+
+
+def _value_norms(blip: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
+    """Norm of what each head writes for each patch where its attention is 1, by the Gram matrix of its W_O."""
+    W_O = blip.attention_of(leaf).W_O.float()
+    gram = einsum(W_O, W_O, "head d_head d_model, head other d_model -> head d_head other")
+    v = cache[leaf.replace("hook_pattern", "hook_v")].float()
+    square = einsum(v, gram, v, "pair key head d_head, head d_head other, pair key head other -> pair head key")
+    return square.clamp(min=0).sqrt()
+
+
+def _dataset(weight: Any, norm: Any, pairs: "MinimalPairs", labels: Any, attrs: dict[str, Any]) -> "xr.Dataset":
+    """The arrays with their names, the class token apart."""
+    import xarray as xr
+
+    kinds, roles = labels
+    side = round((weight.shape[-1] - 1) ** 0.5)
+    dims = ("maps", "pair", "role", "layer", "head")
+    coords = {
+        "maps": np.array(kinds, object), "pair": np.array(pairs["id"], object), "role": np.array(roles, object),
+        "layer": np.arange(weight.shape[3]), "head": np.arange(weight.shape[4]), "patch": np.arange(side * side),
+    }  # fmt: skip
+    variables = {
+        "weight": ((*dims, "patch"), weight[..., 1:]),
+        "class_token": (dims, weight[..., 0]),
+        "norm": (("pair", "patch"), norm[:, 1:]),
+    }
+    return xr.Dataset(variables, coords, {**attrs, "grid": [side, side]})

@@ -12,8 +12,10 @@ third moment (Hoeffding 1951, A Combinatorial Central Limit Theorem): with d = A
     mean = sum A / n,    variance = sum d^2 / (n - 1),    third = n / ((n - 1) (n - 2)) * sum d^3,
 
 so its tails are taken from Pearson's type III distribution with these moments, or from the normal one where that is
-thicker. Differences of less than a margin are of no interest: the null is moved by it, since with pairs enough every head
-differs from its null in something. No permutation is drawn, and p-values are as small as control over thousands of tests needs.
+thicker. No permutation is drawn, and p-values are as small as control over thousands of tests needs.
+
+With pairs enough every head differs from its null in something. So the null is moved by a margin: a share of the room
+that is left above the null's mean, up to 1, or below it, down to 0.
 
 Pairs that share their images move as one cluster.
 """
@@ -84,7 +86,7 @@ def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: f
     Args:
         sums: What `by_cluster` gives.
         n_pairs: In all clusters.
-        margin: How far from the mean of the null a value is of no interest, per pair; the null is moved by it.
+        margin: Share of the room beyond the mean of the null, 0 to 1, that is of no interest.
     """
     n = sums.shape[-1]
     expected = sums.sum((1, 2)) / n
@@ -95,10 +97,10 @@ def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: f
     spread = np.sqrt(np.where(varies, variance, 1))
     skew = np.where(varies, n / ((n - 1) * (n - 2)) * (apart**3).sum((1, 2)) / spread**3, 0)
     far = np.where(varies, (observed - expected) / spread, 0)
-    edge = n_pairs * margin / spread
+    room = {1: n_pairs - expected, -1: expected}
     # No assignment of n is rarer than one of them.
     least = np.exp(-gammaln(n + 1))
-    above, below = (np.clip(_upper(sign * far - edge, sign * skew), least, 1) for sign in (1, -1))
+    above, below = (np.clip(_upper(sign * far - margin * room[sign] / spread, sign * skew), least, 1) for sign in (1, -1))
     return Tails(expected / n_pairs, np.where(varies, above, 1.0), np.where(varies, below, 1.0))
 
 

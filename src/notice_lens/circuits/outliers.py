@@ -4,10 +4,10 @@ A vision transformer may keep numbers of its own in patches of the background, w
 (Darcet et al. 2023, Vision Transformers Need Registers, arXiv 2309.16588). Here a patch is an outlier where its norm in
 the vision stack's last `hook_resid_post` is above three times the image's median and it lies outside every region.
 
-Whether a head *avoids* them is asked within the patches outside the regions, and against the head's habits of place: the
-rank of its attention at an outlier is compared with that at the same place in other images where it is no outlier.
-Without the reason for it being high-norm, the difference is as often above as below zero, so its sign is flipped by
-image (by cluster of images); the null of the sum has variance sum d^2 and is taken as normal.
+Whether a head *avoids* them is asked within the patches outside the regions, and against the head's habits of place:
+the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
+head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
+(by cluster of images); the sum under flips has variance sum d^2 and is taken as normal.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,7 @@ def avoidance(
         outlier: Which patches are outliers.
         outside: Which patches lie outside every region.
         clusters: Numbers of pairs that share images.
-        margin: Difference of ranks, 0 to 1, that is of no interest.
+        margin: Share of the usual rank, 0 to 1, whose loss is of no interest.
     """
     ordinary = outside & ~outlier
     ranks, relative = _within(maps, outside)
@@ -82,7 +82,7 @@ def avoidance(
             continue
         where = others[:, None, places]
         usual = np.mean(ranks[:, :, places], axis=0, where=where)
-        differences[pair] = (usual - ranks[pair][:, places]).mean(-1) - margin
+        differences[pair] = ((1 - margin) * usual - ranks[pair][:, places]).mean(-1)
         seen[pair] = relative[pair][:, places].mean(-1)
         habit[pair] = np.mean(relative[:, :, places], axis=0, where=where).mean(-1)
     used = ~np.isnan(differences[:, 0])

@@ -2,19 +2,20 @@
 
 For each role and region, over the pairs that have both, every head gets
 
-- `auroc`, how well its map tells patches inside from patches outside, and `auroc_null`, its mean with the masks of other
-  images (`notice_lens.circuits.mask_null`). **Segmentation** is an area above its null, **object avoidance** one below;
+- `auroc`, how well its map tells patches inside from patches outside, and `auroc_null`, its mean with the masks of
+  other images (`notice_lens.circuits.mask_null`). **Segmentation** is an area above its null, **object avoidance** one
+  below;
 - `pointing`, `iou` and `attention_inside` (`notice_lens.circuits.overlap`), which describe and are not tested;
 
-and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`; **outlier avoidance** is the
-first below the second (`notice_lens.circuits.outliers`). False discoveries are controlled over all of these tests at once:
-heads x roles x regions x labels (Benjamini and Hochberg 1995).
+and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`; **outlier avoidance** is
+the first below the second (`notice_lens.circuits.outliers`). False discoveries are controlled over all of these tests
+at once: heads x roles x regions x labels (Benjamini and Hochberg 1995).
 
-Maps are of patches alone and are renormalised to sum to one. Every head is held against its own maps: attention relative
-to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
+Maps are of patches alone and are renormalised to sum to one. Every head is held against its own maps: attention
+relative to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
 
-Limits: a head that looks where things usually are is at its null, and rightly; where the masks are the same in all images
-nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
+Limits: a head that looks where things usually are is at its null, and rightly; where the masks are the same in all
+images nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 BACKGROUND = "background"
 """What is outside of things: no region to look at, or to avoid."""
-SMALLEST_EFFECT = 0.05
-"""Difference from the null below which nobody would call it a function."""
+SMALLEST_EFFECT = 0.1
+"""Share of the room beyond the null below which nobody would call it a function."""
 MIN_CLUSTERS = 15
 """Independent images below which nothing is tested."""
 FITS = ("auroc", "auroc_null", "p_segmentation", "p_avoidance", "pointing", "iou", "attention_inside")
@@ -62,14 +63,15 @@ def score_maps(
         norms: [pair, patch], of the vision stack's last `hook_resid_post`; None tests no outliers.
         clusters: Of each pair, a label that pairs with the same images share; None takes each pair for itself.
         outlier_factor: An outlier's norm over its image's median.
-        smallest_effect: Of interest, in areas (and in ranks from 0 to 1 at outliers): what differs by less is not found.
+        smallest_effect: Of interest, 0 to 1: the share of the room between a null and the best (or worst) that there
+            could be. By default an area of .55 or .45 where the null is .5.
 
     Returns:
         Over [role, region, layer, head]: the scores in the module's docstring, `p_segmentation`, `p_avoidance` and
         `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on, and `testable`, ""
-        or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention`, `outlier_expected` (1 is as
-        much as at other patches outside the regions), `outlier_mass`, `ordinary_mass` (shares of a map), `p_outlier`,
-        `q_outlier`; over [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are NaN
+        or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention`, `outlier_expected` (1 is
+        as much as at other patches outside the regions), `outlier_mass`, `ordinary_mass` (shares of a map), `p_outlier`
+        and `q_outlier`; over [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are NaN
         where nothing can be tested.
 
     Raises:

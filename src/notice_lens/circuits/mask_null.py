@@ -1,8 +1,8 @@
 """Areas under the curve, and what they would be if the masks belonged to other images.
 
-The *area* (AUROC) of a map for a mask is the chance that a patch inside weighs more than one outside, ties counting
-half; by ranks it is (R - k (k + 1) / 2) / (k (P - k)) for k of P patches inside with the sum of ranks R
-(Mann and Whitney 1947). It does not change where a map is scaled or bent.
+The *area* (AUROC) of a map for a region is the chance that a patch of the region weighs more than one outside all
+regions, ties counting half (Mann and Whitney 1947). It does not change where a map is scaled or bent. Patches of
+*other* regions do not count: a head that looks at one thing would else seem to shun the next.
 
 A head that always looks at the middle scores well where objects stand in the middle, and sees nothing of the image. So
 the null of each head is made of its own maps and the masks of *other* images: T(s) = sum over images i of A[i, s(i)],
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import gammaln
-from scipy.stats import norm, pearson3, rankdata
+from scipy.stats import norm, pearson3
 
 FLAT = 1e-12
 """Variance of a sum of areas below which nothing varies but the last bits."""
@@ -47,18 +47,29 @@ class Tails(NamedTuple):
 
 
 def areas(
-    maps: Float[np.ndarray, "pair head patch"], masks: Bool[np.ndarray, "mask patch"]
-) -> Float[np.ndarray, "head pair mask"]:
-    """The area of every map for every mask, 0 to 1.
+    maps: Float[np.ndarray, "pair head patch"],
+    regions: Sequence[Bool[np.ndarray, "mask patch"]],
+    outside: Bool[np.ndarray, "mask patch"],
+) -> list[Float[np.ndarray, "head pair mask"]]:
+    """The area of every map for every image's masks, 0 to 1, by region; NaN where a mask has no patches, or all.
 
     Args:
         maps: Any scale; only the order within a map counts.
-        masks: Each with a patch inside and one outside at least.
+        regions: Of each region the masks of all images.
+        outside: What the regions' patches are compared with.
     """
-    ranks = rankdata(maps, axis=-1).transpose(1, 0, 2)
-    inside = masks.sum(-1)
-    total = ranks @ masks.T.astype(float)
-    return (total - inside * (inside + 1) / 2) / (inside * (masks.shape[-1] - inside))
+    found = [np.empty((maps.shape[1], len(maps), len(outside))) for _ in regions]
+    beside = outside.T.astype(np.float32)
+    for head in range(maps.shape[1]):
+        own = maps[:, head]
+        higher, same = own[:, :, None] > own[:, None, :], own[:, :, None] == own[:, None, :]
+        # For each patch, how many of the patches outside it outweighs: [pair, patch, mask], whole and half numbers.
+        won = (higher + np.float32(0.5) * same) @ beside
+        for number, inside in enumerate(regions):
+            pairs_of_patches = (inside.sum(-1) * outside.sum(-1)).astype(float)
+            pairs_of_patches[pairs_of_patches == 0] = np.nan
+            found[number][head] = np.einsum("ipm,mp->im", won, inside.astype(np.float32)) / pairs_of_patches
+    return found
 
 
 def by_cluster(
@@ -100,7 +111,9 @@ def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: f
     room = {1: n_pairs - expected, -1: expected}
     # No assignment of n is rarer than one of them.
     least = np.exp(-gammaln(n + 1))
-    above, below = (np.clip(_upper(sign * far - margin * room[sign] / spread, sign * skew), least, 1) for sign in (1, -1))
+    above, below = (
+        np.clip(_upper(sign * far - margin * room[sign] / spread, sign * skew), least, 1) for sign in (1, -1)
+    )
     return Tails(expected / n_pairs, np.where(varies, above, 1.0), np.where(varies, below, 1.0))
 
 

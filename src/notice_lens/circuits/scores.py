@@ -2,9 +2,9 @@
 
 For each role and region, over the pairs that have both, every head gets
 
-- `auroc`, how well its map tells patches inside from patches outside, and `auroc_null`, its mean with the masks of
-  other images (`notice_lens.circuits.mask_null`). **Segmentation** is an area above its null, **object avoidance** one
-  below;
+- `auroc`, how well its map tells the region's patches from those outside all regions, and `auroc_null`, its mean with
+  the masks of other images (`notice_lens.circuits.mask_null`). **Segmentation** is an area above its null, **object
+  avoidance** one below;
 - `pointing`, `iou` and `attention_inside` (`notice_lens.circuits.overlap`), which describe and are not tested;
 
 and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`; **outlier avoidance** is
@@ -19,14 +19,16 @@ images nothing can be tested, and `testable` says so. Regions may overlap; each 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from notice_lens.circuits.flips import grouped
 from notice_lens.circuits.mask_null import areas, by_cluster, tails
 from notice_lens.circuits.outliers import FACTOR, avoidance, outlier_patches
 from notice_lens.circuits.overlap import crossfitted_iou, inside, pointing
+from notice_lens.circuits.tables import Table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,8 +73,8 @@ def score_maps(
         `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on, and `testable`, ""
         or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention`, `outlier_expected` (1 is
         as much as at other patches outside the regions), `outlier_mass`, `ordinary_mass` (shares of a map), `p_outlier`
-        and `q_outlier`; over [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are NaN
-        where nothing can be tested.
+        and `q_outlier`; over [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are
+        NaN where nothing can be tested.
 
     Raises:
         ValueError: Shapes do not fit, or weights are negative.
@@ -89,13 +91,13 @@ def score_maps(
     high = np.zeros(outside.shape, bool)
     if norms is not None and any(name != BACKGROUND and mask.any() for name, mask in masks.items()):
         high = outlier_patches(_norms(norms, outside.shape), outside, outlier_factor)
-    fits, aside = _Table(FITS, ("role", "region"), weight, masks), _Table(ASIDE, ("role",), weight, masks)
+    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(ASIDE, ("role",), weight, masks)
     for number in range(values.shape[1]):
-        maps = values[:, number]
-        has_role = ~np.isnan(maps).any((1, 2))
-        for place, mask in enumerate(masks.values()):
-            fits.put((number, place), *_fit(maps, mask, has_role, labels, smallest_effect))
-        aside.put((number,), *_beside(maps, high, outside, has_role, labels, smallest_effect))
+        there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
+        of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])
+        for place, (mask, found) in enumerate(of.areas()):
+            fits.put((number, place), *_fit(of.maps, mask, found, labels[there], smallest_effect))
+        aside.put((number,), *_beside(of.maps, high[there], of.outside, labels[there], smallest_effect))
     found = xr.Dataset(
         {
             **fits.variables("n_pairs", "testable"),
@@ -120,41 +122,34 @@ def with_q(scores: "xr.Dataset") -> "xr.Dataset":
                           for label, part in parts})  # fmt: skip
 
 
-class _Table:
-    """Scores by name, filled place by place: with heads along the end, and a count and a reason for each place."""
+class _Role(NamedTuple):
+    """The pairs that have a role.
 
-    def __init__(self, names: Sequence[str], dims: tuple[str, ...], weight: "xr.DataArray", masks: Any) -> None:
-        self.dims, self.names = dims, names
-        heads = {dim: weight[dim].values for dim in ("layer", "head")}
-        self.coords = {
-            "role": weight["role"].values,
-            **({"region": np.array(list(masks), object)} if "region" in dims else {}),
-            **heads,
-        }
-        self.shape = tuple(len(self.coords[dim]) for dim in dims)
-        self.heads = tuple(map(len, heads.values()))
-        self.values = {name: np.full((*self.shape, *self.heads), np.nan) for name in names}
-        self.count, self.reason = np.zeros(self.shape, int), np.full(self.shape, "", object)
+    Attributes:
+        maps: [pair, head, patch].
+        masks: [pair, patch] by region.
+        outside: Outside every region, [pair, patch].
+    """
 
-    def put(self, place: tuple[int, ...], numbers: Mapping[str, Any], count: int, reason: str) -> None:
-        """Fills one place."""
-        for name, own in numbers.items():
-            self.values[name][place] = own.reshape(self.heads)
-        self.count[place], self.reason[place] = count, reason
+    maps: Any
+    masks: dict[str, Any]
+    outside: Any
 
-    def variables(self, count: str, reason: str) -> dict[str, Any]:
-        """All of them, as a data set takes them."""
-        found = {name: ((*self.dims, "layer", "head"), own) for name, own in self.values.items()}
-        return {**found, count: (self.dims, self.count), reason: (self.dims, self.reason)}
+    def areas(self) -> list[tuple[Any, Any]]:
+        """Each region's masks, and the areas [head, pair, mask] of all maps for them."""
+        things = {name: mask for name, mask in self.masks.items() if name != BACKGROUND}
+        found = dict(zip(things, areas(self.maps, list(things.values()), self.outside), strict=True))
+        if BACKGROUND in self.masks:
+            (found[BACKGROUND],) = areas(self.maps, [self.masks[BACKGROUND]], ~self.masks[BACKGROUND])
+        return [(mask, found[name]) for name, mask in self.masks.items()]
 
 
-def _fit(maps: Any, mask: Any, has_role: Any, labels: Any, margin: float) -> tuple[dict[str, Any], int, str]:
+def _fit(maps: Any, mask: Any, values: Any, labels: Any, margin: float) -> tuple[dict[str, Any], int, str]:
     """Scores of all heads for one role and region: by name, of how many pairs, and why not tested."""
-    used = np.flatnonzero(has_role & mask.any(-1) & ~mask.all(-1))
+    used = np.flatnonzero(~np.isnan(values).any((0, 1)))
     if not len(used):
         return {}, 0, NO_REGIONS
-    maps, mask, clusters = maps[used], mask[used], grouped(labels[used])
-    values = areas(maps, mask)
+    maps, mask, clusters, values = maps[used], mask[used], grouped(labels[used]), values[:, used][:, :, used]
     found = {
         "auroc": np.trace(values, axis1=1, axis2=2) / len(used),
         "pointing": pointing(maps, mask),
@@ -170,14 +165,11 @@ def _fit(maps: Any, mask: Any, has_role: Any, labels: Any, margin: float) -> tup
     return found | tested, len(used), ""
 
 
-def _beside(
-    maps: Any, high: Any, outside: Any, has_role: Any, labels: Any, margin: float
-) -> tuple[dict[str, Any], int, str]:
+def _beside(maps: Any, high: Any, outside: Any, labels: Any, margin: float) -> tuple[dict[str, Any], int, str]:
     """The same for outliers."""
-    used = np.flatnonzero(has_role)
-    if not high[used].any():
+    if not high.any():
         return {}, 0, NO_OUTLIERS
-    own = avoidance(maps[used], high[used], outside[used], grouped(labels[used]), margin)
+    own = avoidance(maps, high, outside, grouped(labels), margin)
     count = int(own.pairs.sum())
     if not count:
         return {}, 0, SAME_PLACES
@@ -188,12 +180,6 @@ def _beside(
     if own.n_clusters < MIN_CLUSTERS:
         return found, count, too_few(own.n_clusters)
     return found | {"p_outlier": own.p}, count, ""
-
-
-def grouped(labels: Any) -> list[Any]:
-    """The places of each label, in the order in which labels first come."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return [np.flatnonzero(inverse == number) for number in np.argsort(first)]
 
 
 def too_few(n: int) -> str:

@@ -1,0 +1,220 @@
+"""Labels of heads: what a head's attention shows, and what cutting it confirms.
+
+1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, at the
+   role and region where that is clearest.
+2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
+   other heads of its layer. `notice_lens.circuits.predictions` says what each label predicts, with its sign.
+3. *Tests.* Four predictions over pairs, by sign flips; a label's p-value is the largest of the four, since it claims
+   all of them (an intersection-union test, Berger 1982). False discoveries are controlled over all claims.
+4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
+
+Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
+cuts; the first says nothing of the second, but which role and region are cut is chosen by it. No label is no proof of
+no function: the tests may lack power.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
+from notice_lens.circuits.flips import Means
+from notice_lens.circuits.functions import clusters_of
+from notice_lens.circuits.predictions import KINDS, OUTLIERS, SCORES, Changes, agreements
+from notice_lens.circuits.scores import BACKGROUND, MIN_CLUSTERS, NO_REGIONS, too_few
+from notice_lens.circuits.verdicts import Claim, Table, not_testable
+from notice_lens.models.names import one_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
+"""Regions that the answer is not about: the predictions are not about them."""
+IN_WORDS = {
+    "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
+    "agreement": "what is predicted to be above 0, in logits; of outliers contrast and peers are per unit of attention",
+    "label_rule": "all four predictions hold: p_causal is their largest p, q_causal controls false discoveries",
+}
+
+
+def label_heads(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    functions: "xr.Dataset",
+    heads: Iterable[tuple[int, int]],
+    *,
+    maps: str = "attention",
+    regions: Any = None,
+    ablation: str = "mean",
+    alpha: float = 0.05,
+    n_flips: int = 9999,
+    n_resamples: int = 1999,
+    seed: int = 0,
+    **options: Any,
+) -> "xr.Dataset":
+    """What each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
+
+    Args:
+        blip: The model.
+        pairs: The pairs that `functions` is of.
+        functions: What `head_functions` gave.
+        heads: (layer, head) of each candidate.
+        maps: Which kind of map shows the attention.
+        regions: Which regions a label can be about; None takes all but `distractor` and `background`, which the answer
+            is not about.
+        ablation: What takes an ablated head's place: `mean` over all clean runs by role, or `zero`.
+        alpha: Rate of false discoveries, for attention and for cuts.
+        n_flips: Of the sign-flip tests.
+        n_resamples: Of the bootstrap.
+        seed: Of both.
+        **options: `memory`, `progress`, `contrast`, ... as `notice_lens.patching.sweep`.
+
+    Returns:
+        Over [candidate] (coordinates `layer`, `head`): `label`, "" where none is given; of several the one with the
+        smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or why not; `role`, `region` and `q_attention`
+        of the claim; `cut_inside`, `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with
+        their signs; `n_pairs`, `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is
+        predicted to be above zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and
+        `all`: `joint_change` when its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`,
+        `joint_sum` of the single ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the
+        clean runs minus that of the corrupted ones, says how much a change is; NaN where nothing was cut.
+
+    Raises:
+        ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
+            few for any label to pass.
+    """
+    candidates = _candidates(heads, functions)
+    _check(pairs, functions, maps, ablation)
+    scores = functions.sel(maps=maps, region=_regions(functions, regions))
+    table = Table(candidates)
+    claims = _claims(scores, candidates, alpha, table)
+    if len(claims) > alpha * (n_flips + 1):
+        raise ValueError(
+            f"{len(claims)} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "
+            f"alpha={alpha}; n_flips={int(np.ceil(len(claims) / alpha))} can"
+        )
+    knife = Knife(blip, pairs, functions, ablation, **options)
+    means = Means(np.asarray(clusters_of(pairs)), n_flips, n_resamples, np.random.default_rng(seed))
+    changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
+    for claim in claims:
+        table.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
+    table.decide(alpha)
+    joint = _jointly(table, claims, changes, knife, means)
+    settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
+    attrs = {"site": functions.attrs["site"], **settings, "gap": knife.gap, **IN_WORDS}
+    return table.dataset().merge(joint).assign_attrs(attrs)
+
+
+def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
+    found = [(int(layer), int(head)) for layer, head in heads]
+    for layer, head in found:
+        for dim, number in (("layer", layer), ("head", head)):
+            if number not in functions[dim].values:
+                raise ValueError(f"{dim} {number} asked for; the functions are of {functions[dim].values.tolist()}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"heads {found} asked for; expected each once")
+    return found
+
+
+def _check(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, ablation: str) -> None:
+    if functions.attrs.get("pairs") != pairs.fingerprint:
+        raise ValueError("the functions are of other pairs: head_functions(blip, pairs) makes those of these")
+    if maps not in functions["maps"].values:
+        raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
+    if ablation not in ("mean", "zero"):
+        raise ValueError(one_of("ablation", ablation, ("mean", "zero")))
+
+
+def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
+    known = functions["region"].values.tolist()
+    if asked is None:
+        return [name for name in known if name not in NOT_OF_THE_ANSWER]
+    chosen = [asked] if isinstance(asked, str) else list(asked)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(one_of("region of these functions", name, known))
+    return chosen
+
+
+def _claims(scores: "xr.Dataset", candidates: Sequence[tuple[int, int]], alpha: float, table: Table) -> list[Claim]:
+    """What attention suggests: for each head and label the role and region where it is clearest."""
+    found = []
+    for number, (layer, head) in enumerate(candidates):
+        for kind in KINDS:
+            q = scores[f"q_{SCORES[kind]}"].sel(layer=layer, head=head)
+            if not q.size or q.isnull().all():
+                table.refuse(number, kind, not_testable(_reasons(scores, kind)))
+                continue
+            best = {dim: q[dim].values[place.item()] for dim, place in q.argmin(list(q.dims)).items()}
+            smallest = float(q.min())
+            if smallest > alpha:
+                table.refuse(number, kind, f"its attention does not show it (q = {smallest:.2g})")
+            else:
+                cut = Cut(layer, str(best["role"]), str(best.get("region", AT_OUTLIERS)))
+                found.append(Claim(number, head, kind, cut, smallest))
+    return found
+
+
+def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
+    reasons = scores["testable_outlier" if kind == OUTLIERS else "testable"].values.ravel()
+    return [reason for reason in dict.fromkeys(reasons) if reason] or [NO_REGIONS]
+
+
+def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: Means) -> tuple[dict[str, Any], str]:
+    """Numbers of a claim by name, and why it cannot be tested, or nothing."""
+    there = np.flatnonzero(~np.isnan(np.concatenate(changes, axis=-1)).any(-1))
+    changes, labels = changes.take(there), means.labels[there]
+    numbers: dict[str, Any] = {"n_pairs": len(there)}
+    if not len(there) or changes.inside.shape[1] < 2:
+        return numbers, NO_REGIONS if not len(there) else "there is no other head in its layer"
+    raw = zip(("cut_inside", "cut_outside", "ablation"), changes, strict=True)
+    numbers |= {name: own[:, claim.head].mean() for name, own in raw}
+    n_clusters = len(set(labels.tolist()))
+    if n_clusters < MIN_CLUSTERS:
+        return numbers, too_few(n_clusters)
+    masses = None
+    if claim.kind == OUTLIERS:
+        at = scores.sel(role=claim.cut.role, layer=claim.cut.layer)
+        masses = (at["outlier_mass"].values, at["ordinary_mass"].values)
+    values = agreements(claim.kind, changes, claim.head, masses)
+    p = means.p(values, there)
+    low, high = zip(*(means.interval(own, there) for own in values), strict=True)
+    tested = {"agreement": values.mean(-1), "low": low, "high": high, "p": p, "p_causal": p.max()}
+    return numbers | tested, ""
+
+
+def _jointly(
+    table: Table, claims: Sequence[Claim], changes: dict[Cut, Changes], knife: Knife, means: Means
+) -> "xr.Dataset":
+    """All heads of a label ablated at once, and all that have any; each at the role that its label is about."""
+    import xarray as xr
+
+    given = [claim for claim in claims if table.given(claim)]
+    groups = {kind: [claim for claim in given if claim.kind == kind] for kind in KINDS}
+    groups = {kind: own for kind, own in groups.items() if own} | ({"all": given} if given else {})
+    places = {
+        group: list(dict.fromkeys((claim.cut.layer, claim.head, claim.cut.role) for claim in own))
+        for group, own in groups.items()
+    }
+    found = knife.measure({group: [knife.ablated(*place) for place in own] for group, own in places.items()})
+    single = {
+        (claim.cut.layer, claim.head, claim.cut.role): changes[claim.cut].ablated[:, claim.head] for claim in given
+    }
+    columns: dict[str, list[Any]] = {f"joint_{name}": [] for name in ("change", "low", "high", "p", "sum", "heads")}
+    for group, own in places.items():
+        together, apart = found[group], sum(single[place] for place in own)
+        there = np.flatnonzero(~np.isnan(together) & ~np.isnan(apart))
+        low, high = means.interval(together[there], there)
+        p = means.p(together[None, there], there, two_sided=True)[0]
+        names = ", ".join(f"L{layer}.H{head} at {role}" for layer, head, role in own)
+        row = (together[there].mean(), low, high, p, apart[there].mean(), names)
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    variables = {
+        name: ("group", np.array(own, object if name == "joint_heads" else float)) for name, own in columns.items()
+    }
+    return xr.Dataset(variables, {"group": np.array(list(groups), object)})

@@ -206,7 +206,7 @@ def _jointly(
     }
     columns: dict[str, list[Any]] = {f"joint_{name}": [] for name in ("change", "low", "high", "p", "sum", "heads")}
     for group, own in places.items():
-        together, apart = found[group], sum(single[place] for place in own)
+        together, apart = found[group], np.sum([single[place] for place in own], axis=0)
         there = np.flatnonzero(~np.isnan(together) & ~np.isnan(apart))
         low, high = means.interval(together[there], there)
         p = means.p(together[None, there], there, two_sided=True)[0]

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.stats import norm as normal
 from scipy.stats import rankdata
+
+from notice_lens.circuits.flips import grouped
 
 FACTOR = 3.0
 """Times the median norm of an image."""
@@ -28,7 +30,7 @@ class Avoided(NamedTuple):
     """What heads do with outliers.
 
     Attributes:
-        pairs: Which pairs were used.
+        pairs: The numbers of the pairs used: they have an outlier where others have none.
         attention: At an outlier, relative to the mean patch outside the regions (1 is as much).
         expected: The same at the same places of images where they are no outliers.
         p: Of avoidance.
@@ -37,7 +39,7 @@ class Avoided(NamedTuple):
         n_clusters: Clusters among the pairs used.
     """
 
-    pairs: Bool[np.ndarray, " pair"]
+    pairs: Int[np.ndarray, " used"]
     attention: Float[np.ndarray, " head"]
     expected: Float[np.ndarray, " head"]
     p: Float[np.ndarray, " head"]
@@ -71,30 +73,37 @@ def avoidance(
     """
     ordinary = outside & ~outlier
     ranks, relative = _within(maps, outside)
-    differences, seen, habit = (np.full(maps.shape[:2], np.nan) for _ in range(3))
-    member = np.concatenate([np.full(len(own), number) for number, own in enumerate(clusters)])
-    of_pair = np.empty(len(maps), int)
-    of_pair[np.concatenate(clusters)] = member
+    cluster_of = np.empty(len(maps), int)
+    for number, own in enumerate(clusters):
+        cluster_of[own] = number
+    used, rows = [], []
     for pair in np.flatnonzero(outlier.any(-1)):
-        others = ordinary & (of_pair != of_pair[pair])[:, None]
+        others = ordinary & (cluster_of != cluster_of[pair])[:, None]
         places = np.flatnonzero(outlier[pair] & others.any(0))
-        if not len(places):
-            continue
-        where = others[:, None, places]
-        usual = np.mean(ranks[:, :, places], axis=0, where=where)
-        differences[pair] = ((1 - margin) * usual - ranks[pair][:, places]).mean(-1)
-        seen[pair] = relative[pair][:, places].mean(-1)
-        habit[pair] = np.mean(relative[:, :, places], axis=0, where=where).mean(-1)
-    used = ~np.isnan(differences[:, 0])
-    sums = np.stack([differences[own].sum(0, where=used[own][:, None]) for own in clusters])
+        if len(places):
+            there = others[:, None, places]
+            usual, habit = (np.mean(own[:, :, places], axis=0, where=there) for own in (ranks, relative))
+            lost = (1 - margin) * usual - ranks[pair][:, places]
+            used.append(pair)
+            rows.append([own.mean(-1) for own in (lost, relative[pair][:, places], habit)])
+    if not used:
+        nothing = np.full(maps.shape[1], np.nan)
+        return Avoided(np.array([], int), nothing, nothing, nothing, nothing, nothing, 0)
+    lost, seen, habit = np.stack(rows, axis=1)
+    share = maps[used] / np.maximum(maps[used].sum(-1, keepdims=True), np.finfo(float).tiny)
+    at, beside = ((share * mask[used][:, None]).sum(-1).mean(0) for mask in (outlier, ordinary))
+    own_clusters = grouped(cluster_of[used])
+    return Avoided(
+        np.array(used), seen.mean(0), habit.mean(0), _flipped(lost, own_clusters), at, beside, len(own_clusters)
+    )
+
+
+def _flipped(lost: Float[np.ndarray, "pair head"], clusters: Sequence[np.ndarray]) -> Float[np.ndarray, " head"]:
+    """Chance of a sum this high by flipped signs of clusters, by the normal approximation."""
+    sums = np.stack([lost[own].sum(0) for own in clusters])
     spread = np.sqrt((sums**2).sum(0))
     varies = spread > FLAT
-    z = np.divide(sums.sum(0), spread, out=np.zeros_like(spread), where=varies)
-    share = maps / np.maximum(maps.sum(-1, keepdims=True), np.finfo(float).tiny)
-    masses = [(share * mask[:, None]).sum(-1)[used].mean(0) for mask in (outlier, ordinary)] if used.any() else [z, z]
-    n_clusters = sum(bool(used[own].any()) for own in clusters)
-    means = [values[used].mean(0) if used.any() else z for values in (seen, habit)]
-    return Avoided(used, means[0], means[1], np.where(varies, normal.sf(z), 1.0), *masses, n_clusters)
+    return np.where(varies, normal.sf(sums.sum(0) / np.where(varies, spread, 1)), 1.0)
 
 
 def _within(

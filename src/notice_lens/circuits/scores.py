@@ -170,7 +170,7 @@ def _beside(maps: Any, high: Any, outside: Any, labels: Any, margin: float) -> t
     if not high.any():
         return {}, 0, NO_OUTLIERS
     own = avoidance(maps, high, outside, grouped(labels), margin)
-    count = int(own.pairs.sum())
+    count = len(own.pairs)
     if not count:
         return {}, 0, SAME_PLACES
     found = {

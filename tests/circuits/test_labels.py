@@ -1,6 +1,6 @@
 """Labels: planted changes with either sign, cuts against hooks, and the mini model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,22 +72,26 @@ class Planted(Knife):
     def ablated(self, layer: int, head: int, role: str) -> Any:
         return layer, head, role
 
-    def measure(self, variants: dict[str, Any]) -> dict[str, Any]:
+    def measure(self, variants: Mapping[str, Any]) -> dict[str, Any]:
         return {name: np.full(N, 0.25 * len(places)) for name, places in variants.items()}
 
 
 CANDIDATES = [LOOKS, SHUNS, KEEPS_AWAY, (0, 0)]
 
 
-def labelled(functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch, knife: type) -> xr.Dataset:
-    monkeypatch.setattr(module, "Knife", knife)
-    return circuits.label_heads(None, pairs, functions, CANDIDATES)
+@pytest.fixture
+def labelled(mini: HookedBLIP, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Labels of the candidates by a knife."""
+
+    def label(functions: xr.Dataset, knife: type) -> xr.Dataset:
+        monkeypatch.setattr(module, "Knife", knife)
+        return circuits.label_heads(mini, pairs, functions, CANDIDATES)
+
+    return label
 
 
-def test_labels_are_given_where_the_prediction_holds(
-    functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
-):
-    found = labelled(functions, pairs, monkeypatch, Planted)
+def test_labels_are_given_where_the_prediction_holds(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions, Planted)
     assert found.label.values.tolist() == [SEGMENTATION, INHIBITION, OUTLIERS, ""]
     first = found.sel(kind=SEGMENTATION).isel(candidate=0)
     assert first.region.item() == "object"
@@ -104,51 +108,47 @@ def test_labels_are_given_where_the_prediction_holds(
     assert found.attrs["gap"] == 4.0
 
 
-def test_no_label_where_the_sign_is_the_other(
-    functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
-):
-    found = labelled(functions, pairs, monkeypatch, type("Turned", (Planted,), {"sign": -1.0}))
+def test_no_label_where_the_sign_is_the_other(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions, type("Turned", (Planted,), {"sign": -1.0}))
     assert found.label.values.tolist() == [""] * 4
     assert found.verdict.values[0, 0].startswith("what it predicts fails: cut (p = 1), contrast (p = 1)")
     assert found.sizes["group"] == 0
 
 
-def test_no_label_where_every_head_of_the_layer_does_it(
-    functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, labelled: Any):
     class Alike(Planted):
         def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
             noise = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
             quiet = Changes(noise - 0.5, noise[::-1], noise - 0.5)
             return dict.fromkeys(cuts, quiet)
 
-    found = labelled(functions, pairs, monkeypatch, Alike)
+    found = labelled(functions, Alike)
     assert found.label[0].item() == ""
     assert found.verdict.values[0, 0].startswith("what it predicts fails: peers (p = 0.")
     assert "," not in found.verdict.values[0, 0]
 
 
-def test_each_prediction_is_needed(functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch):
+def test_each_prediction_is_needed(functions: xr.Dataset, labelled: Any):
     class Unharmed(Planted):
         def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
             return {cut: own._replace(ablated=-own.ablated) for cut, own in super().changes(cuts).items()}
 
-    found = labelled(functions, pairs, monkeypatch, Unharmed)
+    found = labelled(functions, Unharmed)
     assert found.label.values.tolist() == [""] * 4
     assert found.verdict.values[1, 1] == "what it predicts fails: ablation (p = 1)"
 
 
-def test_what_is_not_testable_says_why(functions: xr.Dataset, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     masks = np.repeat(boxes(1), N, axis=0)
     scores = circuits.score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
     same = scores.assign_attrs(functions.attrs)
-    found = labelled(same, pairs, monkeypatch, Planted)
+    found = labelled(same, Planted)
     reason = "not testable: the masks are the same in all images"
     assert (found.verdict.sel(kind=[SEGMENTATION, INHIBITION]) == reason).all()
     assert (found.verdict.sel(kind=OUTLIERS) == "not testable: no outlier patches").all()
     only = functions.assign_coords(region=["distractor"])
-    assert (labelled(only, pairs, monkeypatch, Planted).verdict[:, 0] == "not testable: no regions").all()
+    assert (labelled(only, Planted).verdict[:, 0] == "not testable: no regions").all()
 
 
 def test_agreements_are_worked_out_by_hand():
@@ -172,14 +172,14 @@ def test_agreements_are_worked_out_by_hand():
         ({"n_flips": 9}, "with n_flips=9 no p-value can pass .* n_flips=20 can"),
     ],
 )
-def test_messages(functions: xr.Dataset, pairs: MinimalPairs, changes: dict, message: str):
+def test_messages(mini: HookedBLIP, functions: xr.Dataset, pairs: MinimalPairs, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        circuits.label_heads(None, pairs, functions, **{"heads": [LOOKS], **changes})
+        circuits.label_heads(mini, pairs, functions, **{"heads": [LOOKS], **changes})
 
 
-def test_functions_of_other_pairs_are_refused(functions: xr.Dataset, pairs: MinimalPairs):
+def test_functions_of_other_pairs_are_refused(mini: HookedBLIP, functions: xr.Dataset, pairs: MinimalPairs):
     with pytest.raises(ValueError, match="the functions are of other pairs"):
-        circuits.label_heads(None, pairs[:5], functions, [LOOKS])
+        circuits.label_heads(mini, pairs[:5], functions, [LOOKS])
 
 
 # On a model
@@ -246,6 +246,7 @@ def test_cuts_are_those_of_hooks(mini: HookedBLIP, pairs: MinimalPairs, inside: 
 
 
 def test_labels_of_the_mini_model(mini: HookedBLIP, pairs: MinimalPairs):
+    pairs = pairs[:24]
     own = circuits.head_functions(mini, pairs, roles="correct", regions="object", maps="attention", progress=False)
     found = circuits.label_heads(mini, pairs, own, [(2, 2), (2, 0)], n_resamples=499, progress=False)
     assert found.label[0].item() == SEGMENTATION

@@ -1,6 +1,7 @@
 """Areas and their null, against counting, Mann-Whitney and all permutations."""
 
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import mannwhitneyu, norm, pearson3
 
 from notice_lens.circuits.flips import grouped
 from notice_lens.circuits.mask_null import areas, by_cluster, tails
+from notice_lens.circuits.overlap import THRESHOLDS, crossfitted_iou, inside, pointing
 
 
 def some_maps(n: int, heads: int = 2, patches: int = 16, seed: int = 0) -> np.ndarray:
@@ -102,3 +104,30 @@ def test_heads_that_see_nothing_are_found_as_often_as_promised():
         assert 0.03 < (p < 0.05).mean() < 0.05 + 3 * np.sqrt(0.05 * 0.95 / heads)
     careless = tails(values, n)
     assert (careless.above < 0.05).mean() > 0.08, "twice the same is no more evidence"
+
+
+def test_iou_is_that_of_thresholds_chosen_on_other_images():
+    maps, masks = some_maps(11, 3, seed=9), some_masks(11, seed=10)
+    maps[:, 0] += masks
+    folds = np.arange(11) % 5
+    expected = np.zeros((11, 3))
+
+    def overlap(pair: Any, head: int, share: float) -> float:
+        above = maps[pair, head] >= share * maps[pair, head].max()
+        return (above & masks[pair]).sum() / (above | masks[pair]).sum()
+
+    for head in range(3):
+        for pair in range(11):
+            others = np.flatnonzero(folds != folds[pair])
+            means = [np.mean([overlap(other, head, share) for other in others]) for share in THRESHOLDS]
+            expected[pair, head] = overlap(pair, head, THRESHOLDS[int(np.argmax(means))])
+    found = crossfitted_iou(maps, masks, [np.array([number]) for number in range(11)])
+    assert found == pytest.approx(expected.mean(0))
+    assert found[0] > found[1]
+
+
+def test_pointing_and_share_inside():
+    maps = np.array([[[0.1, 0.5, 0.4, 0.0]], [[0.25, 0.25, 0.25, 0.25]], [[0.0, 0.4, 0.4, 0.2]]])
+    masks = np.array([[False, True, False, False]] * 3)
+    assert pointing(maps, masks) == pytest.approx((1 + 0.25 + 0.5) / 3)
+    assert inside(maps, masks)[:, 0] == pytest.approx([0.5, 0.25, 0.4])

@@ -27,7 +27,7 @@ def test_every_variable_that_is_explained_exists():
     names: dict = {}
     text = DOCS.read_text(encoding="utf-8")
     exec(
-        re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0].replace("n=24", "n=4").replace("[(2, 2), (2, 4)]", "[]"),
+        re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0].replace("n=32", "n=4").replace("[(2, 2), (2, 4)]", "[]"),
         names,
     )
     explained = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)

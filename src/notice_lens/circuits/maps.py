@@ -62,6 +62,7 @@ def attention_maps(
         progress: Whether to show a bar.
 
     Returns:
+        Maps by name, with their dimensions in brackets.
         `weight` [maps, pair, role, layer, head, patch]: of `attention` 0 to 1, of `value_weighted` in units of the
         residual stream's norm; not renormalised, NaN where a pair has no such role. Patches are in rows, from the top
         left. `class_token` [maps, pair, role, layer, head]: the same at the class token; with the patches' attention it
@@ -106,7 +107,7 @@ def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
     than the mean and looks as if it shunned it. No test here reads it.
 
     Args:
-        maps: What `attention_maps` gives, or its `weight`; any array with the dimensions `layer` and `head`.
+        maps: What `attention_maps` gives, or its `weight`, or any array over [..., layer, head, ...].
 
     Returns:
         The same dimensions.

@@ -69,6 +69,7 @@ def score_maps(
             could be. By default an area of .55 or .45 where the null is .5.
 
     Returns:
+        The scores by name, with their dimensions in brackets.
         Over [role, region, layer, head]: the scores in the module's docstring, `p_segmentation`, `p_avoidance` and
         `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on, and `testable`, ""
         or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention`, `outlier_expected` (1 is

@@ -12,7 +12,7 @@ from known_attention import HEADS, LAYERS, SIDE, attention, boxes
 from notice_lens import circuits
 from notice_lens.circuits import labels as module
 from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.predictions import INHIBITION, KINDS, OUTLIERS, SEGMENTATION, Changes, agreements
+from notice_lens.circuits.predictions import INHIBITION, KINDS, LEAST, OUTLIERS, SEGMENTATION, Changes, agreements
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 
@@ -100,6 +100,11 @@ def test_labels_are_given_where_the_prediction_holds(functions: xr.Dataset, labe
     assert first.low.sel(test="cut").item() < 0.5 < first.high.sel(test="cut").item()
     assert first.p_causal.item() == first.p.max().item() == pytest.approx(1e-4)
     assert found.sel(kind=OUTLIERS).region[2].item() == ""
+    place = {"maps": 0, "role": 0, "layer": KEEPS_AWAY[0], "head": KEEPS_AWAY[1]}
+    at, beside = (functions[f"{where}_mass"].isel(place).item() for where in ("outlier", "ordinary"))
+    cut = [own[:, KEEPS_AWAY[1]].mean() for own in planted(KEEPS_AWAY[0], AT_OUTLIERS)]
+    contrast = found.agreement.sel(kind=OUTLIERS, test="contrast")[2].item()
+    assert contrast == pytest.approx(cut[0] / max(at, LEAST) - cut[1] / beside)
     assert found.verdict.values[3, 0].startswith("its attention does not show it (q = ")
     assert found.group.values.tolist() == [*KINDS, "all"]
     assert found.joint_change.values.tolist() == [0.25, 0.25, 0.25, 0.75]

@@ -76,7 +76,7 @@ def label_heads(
     Returns:
         Labels and their evidence by name, with their dimensions in brackets.
         Over [candidate], with layer and head as coordinates: `label`, "" where none is given; of several the one with
-        the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or why not; `role`, `region` and `q_attention`
+        the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or why not; `role`, `region`, `q_attention`
         of the claim; `cut_inside`, `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with
         their signs; `n_pairs`, `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is
         predicted to be above zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and

@@ -1,22 +1,43 @@
-"""Circuits: which heads matter, and what they do."""
+"""Circuits: which heads carry the answer, in one task or in all of them, how sure that is, and what they do."""
 
 from typing import TYPE_CHECKING
 
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
+    from notice_lens.circuits.clusters import FewClusters
+    from notice_lens.circuits.corruptions import compare_corruptions
     from notice_lens.circuits.functions import head_functions
+    from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.labels import label_heads
+    from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.maps import attention_maps, relative_attention
     from notice_lens.circuits.scores import score_maps
+    from notice_lens.circuits.universal import universal_heads
 
 
 _HOMES = {
+    "FewClusters": "notice_lens.circuits.clusters",
     "attention_maps": "notice_lens.circuits.maps",
+    "compare_corruptions": "notice_lens.circuits.corruptions",
     "head_functions": "notice_lens.circuits.functions",
+    "important_heads": "notice_lens.circuits.important",
     "label_heads": "notice_lens.circuits.labels",
+    "layer_profile": "notice_lens.circuits.layers",
     "relative_attention": "notice_lens.circuits.maps",
     "score_maps": "notice_lens.circuits.scores",
+    "universal_heads": "notice_lens.circuits.universal",
 }
-__all__ = ["attention_maps", "head_functions", "label_heads", "relative_attention", "score_maps"]
+__all__ = [
+    "FewClusters",
+    "attention_maps",
+    "compare_corruptions",
+    "head_functions",
+    "important_heads",
+    "label_heads",
+    "layer_profile",
+    "relative_attention",
+    "score_maps",
+    "universal_heads",
+]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

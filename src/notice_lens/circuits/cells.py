@@ -1,0 +1,191 @@
+"""A cell: the effects of one task (or group) under one corruption, read at one role, as plain numbers by pair and head.
+
+Everything in this package starts from a sweep over heads. What is ranked is the *change* of the logit difference that
+a patch makes, never the level that it reaches. Under an image corruption, where pairs have a mismatched donor, it is
+matched minus mismatched: a patch from any other image erases what was corrupted too, and only what is left is evidence
+for carrying the answer (see `patching.carried`).
+
+Effects are read at one role, named beforehand. The best of several roles is no effect but a maximum: it is large where
+nothing is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.aggregates import CONTROL, gap
+
+PLACE = ("layer", "head")
+BASELINES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
+"""The metrics whose change has a gap to be a share of, and what that gap is a difference of."""
+DIFFERENCE, MATCHED = "matched minus mismatched", "matched"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The numbers of one cell.
+
+    Attributes:
+        effects: The pairs that count, with their coordinates; `pair, layer, head`.
+        matched: The change that the patch from the right run makes, in logits, [pair, place].
+        mismatched: The one that the donor's makes, [pair, place]; None where there is no donor.
+        gap: What could be changed, [pair]; its sum is positive.
+        ranked_by: What `change` is: matched minus mismatched, or matched.
+        left_out: Pairs that lack the role, the donor, or a gap that is large enough.
+    """
+
+    effects: xr.Dataset
+    matched: np.ndarray
+    mismatched: np.ndarray | None
+    gap: np.ndarray
+    ranked_by: str
+    left_out: int
+
+    @property
+    def change(self) -> np.ndarray:
+        """The change that heads are ranked by, [pair, place]."""
+        if self.ranked_by == MATCHED or self.mismatched is None:
+            return self.matched
+        return self.matched - self.mismatched
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and heads."""
+        return self.effects.sizes["layer"], self.effects.sizes["head"]
+
+    @property
+    def coords(self) -> dict[str, Any]:
+        """The layers' and the heads' numbers."""
+        return {dim: self.effects[dim].values for dim in PLACE if dim in self.effects.coords}
+
+    def share(self, change: np.ndarray) -> np.ndarray:
+        """Share of the gap that a change is, as a ratio of sums over pairs, [place]."""
+        return change.sum(0) / self.gap.sum()
+
+    def place(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Numbers by place, [..., place], as layers and heads."""
+        return PLACE, values.reshape(*values.shape[:-1], *self.shape)
+
+    def attrs(self) -> dict[str, Any]:
+        """What a result says about its cell."""
+        return {
+            "task": _named(self.effects, "task"),
+            "group": _named(self.effects, "group"),
+            "role": str(self.effects["role"].item()) if "role" in self.effects.coords else "all positions",
+            "corruption": str(self.effects.attrs.get("corruption", "")),
+            "direction": str(self.effects.attrs.get("direction", "")),
+            "ranked_by": self.ranked_by,
+            "pairs": len(self.gap),
+            "pairs_left_out": self.left_out,
+        }
+
+
+def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", control: bool | None = None) -> Cell:
+    """The numbers of a cell.
+
+    Args:
+        effects: A result of `patching.patch_heads`.
+        role: The role at which effects are read; None for a sweep that patches all positions at once.
+        metric: `logit_diff_change` or `prob_change`.
+        control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
+            donors.
+
+    Raises:
+        ValueError: There is no such role or metric, other dimensions are left, there is no donor and `control` is
+            true, no pair counts, or the gaps cancel.
+    """
+    effects = _at_role(_checked(effects, metric), role)
+    matched, mismatched = _values(effects, metric), _values(effects, metric + CONTROL)
+    if mismatched is not None and not np.isfinite(mismatched).all(1).any():
+        mismatched = None
+    if control and mismatched is None:
+        raise ValueError("control=True asks for matched minus mismatched, and no pair of these effects has a donor")
+    by_image = str(effects.attrs.get("corruption")) == "image"
+    differs = mismatched is not None and (by_image if control is None else control)
+    gaps = _gap(effects, metric)
+    counts = np.isfinite(gaps) & np.isfinite(matched).all(1)
+    if differs and mismatched is not None:
+        counts &= np.isfinite(mismatched).all(1)
+    if not counts.any():
+        raise ValueError(f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_roles(role)}")
+    total = gaps[counts].sum()
+    if abs(total) < _min_gap(effects) * counts.sum() or total == 0:
+        raise ValueError(f"the gaps of {counts.sum()} pairs cancel (their mean is {total / counts.sum():.2g}): no share")
+    # In the direction `noise` the gap is negative and what carries the answer lowers the logit difference.
+    sign = np.sign(total)
+    some = None if mismatched is None else sign * mismatched[counts]
+    ranked_by = DIFFERENCE if differs else MATCHED
+    return Cell(effects.isel(pair=counts), sign * matched[counts], some, sign * gaps[counts], ranked_by, int((~counts).sum()))
+
+
+def _checked(effects: Any, metric: str) -> xr.Dataset:
+    """The result, if it is one of a sweep over heads that has the metric."""
+    if not isinstance(effects, xr.Dataset):
+        raise TypeError(f"effects are of type {type(effects).__name__}; expected the Dataset of patching.patch_heads")
+    if metric not in BASELINES:
+        raise ValueError(one_of("metric that is a share of a gap", metric, BASELINES))
+    if metric not in effects:
+        raise ValueError(one_of("metric of these effects", metric, map(str, effects.data_vars)))
+    for dim in ("pair", *PLACE):
+        if dim not in effects[metric].dims:
+            raise ValueError(one_of("dimension of these effects", dim, map(str, effects[metric].dims)))
+    others = [str(dim) for dim in effects[metric].dims if dim not in ("pair", *PLACE, "role")]
+    if others:
+        raise ValueError(
+            f"effects have the dimensions {', '.join(others)} besides pair, layer, head and role; select one of each, "
+            f"such as effects.isel({others[0]}=0)"
+        )
+    return effects
+
+
+def _at_role(effects: xr.Dataset, role: Any) -> xr.Dataset:
+    """The effects at one role."""
+    if "role" in effects.dims:
+        names = [str(name) for name in effects["role"].values]
+        if role is None:
+            raise ValueError(f"effects are by role, and role=None: say which is read; valid: {', '.join(names)}")
+        if role not in names:
+            raise ValueError(one_of("role of these effects", role, names))
+        return effects.isel(role=names.index(role))
+    own = str(effects["role"].item()) if "role" in effects.coords else None
+    if role not in (None, own):
+        reason = f"they are those of {own!r}" if own else "they have no dimension `role`; pass role=None"
+        raise ValueError(f"role {role!r} asked for of effects without roles: {reason}")
+    return effects
+
+
+def _values(effects: xr.Dataset, name: str) -> np.ndarray | None:
+    """A variable by pair and place."""
+    if name not in effects:
+        return None
+    values = effects[name].transpose("pair", *PLACE).values.astype(float)
+    return values.reshape(len(values), -1)
+
+
+def _gap(effects: xr.Dataset, metric: str) -> np.ndarray:
+    """The gap of each pair; NaN where that of the logit difference is below `min_gap`."""
+    logits = gap(effects)
+    if metric == "logit_diff_change":
+        found = logits
+    else:
+        clean, corrupt = (effects[f"{BASELINES[metric]}_{which}"] for which in ("clean", "corrupt"))
+        found = clean - corrupt if effects.attrs["direction"] == "denoise" else corrupt - clean
+    return found.where(abs(logits) >= _min_gap(effects)).values.astype(float)
+
+
+def _min_gap(effects: xr.Dataset) -> float:
+    return float(effects.attrs.get("min_gap", 0.0))
+
+
+def _roles(role: Any) -> str:
+    return "all positions" if role is None else repr(role)
+
+
+def _named(effects: xr.Dataset, name: str) -> str:
+    """What the pairs say of themselves, each value once."""
+    values: Sequence[Any] = effects[name].values.tolist() if name in effects.coords else []
+    return ", ".join(dict.fromkeys(str(value) for value in np.atleast_1d(np.array(values, object)) if value is not None))

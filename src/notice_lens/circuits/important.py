@@ -1,0 +1,179 @@
+"""Important heads of one cell: two rules side by side.
+
+`two_sigma` is the method's own rule (arXiv 2406.16320): |effect| at least the mean plus two standard deviations over
+heads. It describes: some head is far out in nearly every table, and the rule knows nothing of pairs. `significant` says
+that the effect is larger than a smallest effect of interest, with the error rate over all heads controlled; see
+`minimum_effect`. Effects and the gap are those of `patching.aggregate`, ratios of sums over pairs.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.cells import PLACE, Cell, read_cell
+from notice_lens.circuits.clusters import Sums, crossed, labels, warn_if_few
+from notice_lens.circuits.intervals import bootstrap_t
+from notice_lens.circuits.minimum_effect import MinimumEffect, Null, flips, over_heads, resamples
+from notice_lens.circuits.rules import SIGMAS, Rules
+
+
+def important_heads(
+    effects: Any,
+    *,
+    role: Any = "correct",
+    metric: str = "logit_diff_change",
+    smallest_effect: float = 0.02,
+    alpha: float = 0.05,
+    method: str = "max_t",
+    n_permutations: int = 10_000,
+    n_bootstrap: int = 2_000,
+    confidence: float = 0.95,
+    cluster: Any = "pair",
+    control: bool | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Which heads carry the answer, with interval, p and rank of each.
+
+    Args:
+        effects: A result of `patching.patch_heads` for one cell: one task (or group) under one corruption.
+        role: The role at which effects are read, fixed beforehand; None for a sweep of all positions at once.
+        metric: The change that is measured, `logit_diff_change` or `prob_change`.
+        smallest_effect: The smallest effect of interest, as a share of the gap.
+        alpha: The error rate over heads.
+        method: `max_t` controls the family-wise error rate, `fdr` the rate of false discoveries.
+        n_permutations: Sign flips, and as many bootstrap resamples.
+        n_bootstrap: Resamples for intervals.
+        confidence: Of the intervals, between 0 and 1.
+        cluster: What makes pairs one piece of evidence: `pair` (the same two images), `image` (any shared image), a
+            coordinate along `pair`, or two of these for two-way clusters.
+        control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
+            donors.
+        seed: Of all resampling.
+
+    Returns:
+        By `layer, head`: `effect` (share of the gap; what is ranked), `effect_matched` and `effect_mismatched` (of the
+        same pairs; NaN without donors), `sign` (-1, 0, 1), `low` and `high` (bootstrap-t interval of `effect`), `p`
+        (that |effect| is no larger than `smallest_effect`, each head by itself), `q` (with all heads allowed for, by
+        `method`), `two_sigma`, `significant` (q at most alpha) and `rank` (1 is the largest |effect|). The attributes
+        say both rules in words (`rule_two_sigma`, `rule_significant`), what the cell is, and all options. Below 15
+        clusters p and q are NaN, with the warning `FewClusters`.
+
+    Raises:
+        ValueError: There is no such role, metric or method, an option is out of range, no pair counts, or no p could
+            be small enough to reject.
+    """
+    rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
+    cell = read_cell(effects, role, metric, control)
+    own = labels([cell.effects], cluster)[0]
+    return examined(cell, own, rules).table()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A cell with the sums over its clusters.
+
+    Attributes:
+        cell: Its numbers.
+        partitions: Sums over clusters.
+        crossed: Sums over what two partitions have in common.
+        rules: The options.
+        few: Whether there are too few clusters for p-values.
+    """
+
+    cell: Cell
+    partitions: list[Sums]
+    crossed: Sums | None
+    rules: Rules
+    few: bool
+
+    @property
+    def clusters(self) -> int:
+        """Clusters of the coarsest partition."""
+        return min(map(len, self.partitions))
+
+    @property
+    def test(self) -> MinimumEffect:
+        """The test of the smallest effect of interest."""
+        return MinimumEffect(self.partitions, self.crossed, self.rules.smallest_effect)
+
+    def nulls(self) -> list[Null]:
+        """The two null distributions: sign flips, and a bootstrap of centred values."""
+        size, test = self.rules.n_permutations, self.test
+        return [
+            test.null(flips, size, self.rng("flips"), centred=False),
+            test.null(resamples, size, self.rng("null"), centred=True),
+        ]
+
+    def rng(self, what: str) -> np.random.Generator:
+        """A stream of its own for each use, so that more flips do not move intervals."""
+        return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
+
+    def p_values(self) -> tuple[np.ndarray, np.ndarray]:
+        """p of each head by itself, and with all heads allowed for, [place]."""
+        heads, rules = self.partitions[0].change.shape[1], self.rules
+        if self.few:
+            return np.full(heads, np.nan), np.full(heads, np.nan)
+        rules.refuse_coarse(heads if rules.method == "fdr" else 1, self.clusters)
+        nulls, statistic = self.nulls(), self.test.statistic
+        p = np.maximum.reduce([null.p(statistic) for null in nulls])
+        if rules.method == "fdr":
+            return p, over_heads(p)
+        return p, np.maximum.reduce([null.family_wise(statistic) for null in nulls])
+
+    def table(self) -> xr.Dataset:
+        """The result of `important_heads`."""
+        cell, rules = self.cell, self.rules
+        effect = cell.share(cell.change)
+        some = np.full(len(effect), np.nan) if cell.mismatched is None else cell.share(cell.mismatched)
+        p, q = self.p_values()
+        low, high = bootstrap_t(
+            self.partitions, self.crossed, rules.n_bootstrap, rules.confidence, self.rng("intervals")
+        )
+        far, threshold = two_sigma(effect)
+        found = {
+            "effect": effect,
+            "effect_matched": cell.share(cell.matched),
+            "effect_mismatched": some,
+            "sign": np.sign(effect).astype(int),
+            "low": low,
+            "high": high,
+            "p": p,
+            "q": q,
+            "two_sigma": far,
+            "significant": q <= rules.alpha,
+            "rank": np.argsort(np.argsort(-np.abs(effect), kind="stable"), kind="stable") + 1,
+        }
+        return xr.Dataset(
+            {name: cell.place(values) for name, values in found.items()},
+            coords={dim: (dim, values) for dim, values in cell.coords.items()},
+            attrs={**cell.attrs(), **rules.attrs(), "clusters": self.clusters, **self._rules(threshold)},
+        )
+
+    def _rules(self, threshold: float) -> dict[str, str]:
+        two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {PLACE[1]}s: {threshold:.4f} of the gap"
+        return {"rule_two_sigma": two, "rule_significant": self.rules.in_words}
+
+
+def examined(cell: Cell, own: list[np.ndarray], rules: Rules, what: str = "") -> Examined:
+    """A cell with the sums over its clusters; warns where these are few.
+
+    Args:
+        cell: Its numbers.
+        own: The cluster of each pair in each partition.
+        rules: The options.
+        what: Which cell it is, for the warning.
+    """
+    partitions = [Sums.of(cell.change, cell.gap, one) for one in own]
+    both = Sums.of(cell.change, cell.gap, crossed(*own)) if len(own) == 2 else None
+    few = warn_if_few([len(sums) for sums in partitions], what)
+    return Examined(cell, partitions, both, rules, few)
+
+
+def two_sigma(effect: np.ndarray) -> tuple[np.ndarray, float]:
+    """The method's rule over heads, [place], and the threshold, as a share of the gap."""
+    size = np.abs(effect)
+    threshold = float(size.mean() + SIGMAS * size.std())
+    return (size >= threshold) & (size > 0), threshold

@@ -1,0 +1,133 @@
+"""Intervals by resampling whole clusters of pairs.
+
+For effects of heads the bootstrap-t (Efron & Tibshirani 1993, section 12.5; for ratios Hinkley 1977): resamples give
+the distribution of (effect* - effect) / standard error*, whose quantiles are read off in standard errors of the data.
+A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed.
+
+For statistics that fold effects (shares of |effect|, rank correlations) noise pushes every resample to one side, which
+the bias-corrected and accelerated interval takes back (BCa, Efron 1987; `scipy.stats.bootstrap`).
+
+Two-way clusters: both partitions are resampled independently and a pair's weight is the sum of both minus one, so that
+variances add up; the data's standard error is Cameron, Gelbach and Miller's.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy import stats
+
+from notice_lens.circuits.clusters import Sums
+from notice_lens.circuits.minimum_effect import resamples
+
+
+def bootstrap_t(
+    partitions: Sequence[Sums], crossed: Sums | None, n_bootstrap: int, confidence: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of each ratio of sums, change over gap, [place]; NaN for fewer than two clusters.
+
+    Args:
+        partitions: Sums over clusters; two for two-way clustering.
+        crossed: Sums over what two partitions have in common.
+        n_bootstrap: Resamples.
+        confidence: Between 0 and 1.
+        rng: Where resamples come from.
+    """
+    places = partitions[0].change.shape[1]
+    if min(map(len, partitions)) < 2:
+        return np.full(places, np.nan), np.full(places, np.nan)
+    effect = partitions[0].change.sum(0) / partitions[0].gap.sum()
+    error = _standard_error(partitions, crossed, effect)
+    weights = [resamples(rng, len(sums), n_bootstrap) for sums in partitions]
+    drawn, change, gap = resampled_ratio(partitions, weights)
+    variance = sum(_resampled_variance(sums, own, drawn) for sums, own in zip(partitions, weights, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (drawn - effect) / np.sqrt(variance) * np.abs(gap)
+    # Resamples of one cluster alone have no spread; an effect without any has an interval of no width.
+    t[~np.isfinite(t)] = np.nan
+    t[:, error == 0] = 0
+    tail = (1 - confidence) / 2
+    below, above = np.nanquantile(t, [tail, 1 - tail], axis=0)
+    return effect - above * error, effect - below * error
+
+
+def resampled_ratio(
+    partitions: Sequence[Sums], weights: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Change over gap in resamples, [resample, place], with its numerator and its denominator, [resample, 1]."""
+    again, first = len(partitions) - 1, partitions[0]
+    change, gap = -again * first.change.sum(0), -again * first.gap.sum()
+    for sums, own in zip(partitions, weights, strict=True):
+        change, gap = change + own @ sums.change, gap + own @ sums.gap
+    return change / gap, change, gap
+
+
+def bca(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    partitions: Sequence[Sums],
+    n_bootstrap: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the interval of statistics of the effects; the percentile ones where all resamples are on one side.
+
+    Args:
+        statistic: Gives numbers [..., resample] for effects [resample, place].
+        partitions: Sums over clusters.
+        n_bootstrap: Resamples.
+        confidence: Between 0 and 1.
+        rng: Where resamples come from.
+    """
+
+    def of(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        weights = [_counts(own, len(sums)) for own, sums in zip(drawn, partitions, strict=True)]
+        return statistic(resampled_ratio(partitions, weights)[0]).reshape(-1, *drawn[0].shape[:-1])
+
+    if min(map(len, partitions)) < 2:
+        nothing = np.full(of(*[np.arange(len(sums)) for sums in partitions]).shape, np.nan)
+        return nothing, nothing
+    data = tuple(np.arange(len(sums)) for sums in partitions)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        warnings.simplefilter("ignore")
+        found = stats.bootstrap(
+            data,
+            of,
+            vectorized=True,
+            n_resamples=n_bootstrap,
+            confidence_level=confidence,
+            method="BCa",
+            random_state=rng,
+        )
+    tail = (1 - confidence) / 2
+    plain = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    own = found.confidence_interval
+    usable = np.isfinite(own.low) & np.isfinite(own.high)
+    return np.where(usable, own.low, plain[0]), np.where(usable, own.high, plain[1])
+
+
+def _standard_error(partitions: Sequence[Sums], crossed: Sums | None, effect: np.ndarray) -> np.ndarray:
+    """Of the ratio, [place]: by the residuals change - effect · gap of clusters."""
+    variances = [_residual_variance(sums, effect) for sums in partitions]
+    variance = np.maximum.reduce(variances)
+    if crossed is not None:
+        variance = np.maximum(variance, sum(variances) - _residual_variance(crossed, effect))
+    return np.sqrt(variance) / abs(partitions[0].gap.sum())
+
+
+def _residual_variance(sums: Sums, effect: np.ndarray) -> np.ndarray:
+    n = len(sums)
+    return ((sums.change - effect * sums.gap) ** 2).sum(0) * n / max(1, n - 1)
+
+
+def _resampled_variance(sums: Sums, weights: np.ndarray, effect: np.ndarray) -> np.ndarray:
+    """The same in resamples, [resample, place]: the square of the residual multiplied out."""
+    n, d, g = len(sums), sums.change, sums.gap
+    square = weights @ d**2 - 2 * effect * (weights @ (d * g)) + effect**2 * (weights @ g**2)
+    return np.maximum(square, 0) * n / (n - 1)
+
+
+def _counts(drawn: np.ndarray, clusters: int) -> np.ndarray:
+    """How often each cluster was drawn, [resample, cluster], from numbers of clusters, [..., draw]."""
+    rows = drawn.reshape(-1, drawn.shape[-1]).astype(int)
+    places = rows + clusters * np.arange(len(rows))[:, None]
+    return np.bincount(places.ravel(), minlength=clusters * len(rows)).reshape(len(rows), clusters).astype(float)

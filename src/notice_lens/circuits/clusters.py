@@ -31,7 +31,7 @@ class Sums:
 
     Attributes:
         change: By cluster and place, [cluster, place].
-        gap: By cluster, [cluster, 1].
+        gap: By cluster, [cluster, 1]; [cluster, place] where places have gaps of their own.
     """
 
     change: np.ndarray
@@ -39,11 +39,12 @@ class Sums:
 
     @classmethod
     def of(cls, change: np.ndarray, gap: np.ndarray, labels: np.ndarray) -> "Sums":
-        """The sums, from [pair, place], [pair] and each pair's cluster, [pair]."""
-        found, rows = np.unique(labels, return_inverse=True)
-        total = np.zeros((len(found), change.shape[1] + 1))
+        """The sums, from [pair, place], [pair] (or [pair, place]) and each pair's cluster, [pair]."""
+        found, rows = first_seen(labels)
+        places = change.shape[1]
+        total = np.zeros((len(found), places + (gap.shape[1] if gap.ndim == 2 else 1)))
         np.add.at(total, rows, np.column_stack([change, gap]))
-        return cls(total[:, :-1], total[:, -1:])
+        return cls(total[:, :places], total[:, places:])
 
     def __len__(self) -> int:
         return len(self.gap)
@@ -87,6 +88,16 @@ def warn_if_few(sizes: Sequence[int], what: str = "") -> bool:
     message = f"{fewest} clusters of pairs{what}: below {ENOUGH} intervals are rough, and there are no p-values"
     warnings.warn(message, FewClusters, stacklevel=4)
     return True
+
+
+def first_seen(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that there are, in the order in which they come, and the number of each pair's among them.
+
+    That order is the same whatever clusters are called, so a seed gives a cell the same resamples in any company.
+    """
+    found, first, rows = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return found[order], np.argsort(order)[rows.reshape(-1)]
 
 
 def crossed(one: np.ndarray, other: np.ndarray) -> np.ndarray:

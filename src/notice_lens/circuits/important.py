@@ -8,6 +8,7 @@ that the effect is larger than a smallest effect of interest, with the error rat
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,9 @@ def important_heads(
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
     cell = read_cell(effects, role, metric, control)
     own = labels([cell.effects], cluster)[0]
-    return examined(cell, own, rules).table()
+    found = examined(cell, own, rules)
+    found.refuse_coarse()
+    return found.table(found.nulls())
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Examined:
         cell: Its numbers.
         partitions: Sums over clusters.
         crossed: Sums over what two partitions have in common.
+        labels: The cluster of each pair in each partition, [pair].
         rules: The options.
         few: Whether there are too few clusters for p-values.
     """
@@ -86,6 +90,7 @@ class Examined:
     cell: Cell
     partitions: list[Sums]
     crossed: Sums | None
+    labels: list[np.ndarray]
     rules: Rules
     few: bool
 
@@ -94,13 +99,21 @@ class Examined:
         """Clusters of the coarsest partition."""
         return min(map(len, self.partitions))
 
-    @property
+    @cached_property
     def test(self) -> MinimumEffect:
         """The test of the smallest effect of interest."""
         return MinimumEffect(self.partitions, self.crossed, self.rules.smallest_effect)
 
+    def refuse_coarse(self) -> None:
+        """Raises where no p could be small enough to reject."""
+        if not self.few:
+            heads = self.partitions[0].change.shape[1]
+            self.rules.refuse_coarse(heads if self.rules.method == "fdr" else 1, self.clusters)
+
     def nulls(self) -> list[Null]:
-        """The two null distributions: sign flips, and a bootstrap of centred values."""
+        """The two null distributions, sign flips and a bootstrap of centred values; none where clusters are few."""
+        if self.few:
+            return []
         size, test = self.rules.n_permutations, self.test
         return [
             test.null(flips, size, self.rng("flips"), centred=False),
@@ -111,24 +124,25 @@ class Examined:
         """A stream of its own for each use, so that more flips do not move intervals."""
         return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
 
-    def p_values(self) -> tuple[np.ndarray, np.ndarray]:
-        """p of each head by itself, and with all heads allowed for, [place]."""
-        heads, rules = self.partitions[0].change.shape[1], self.rules
-        if self.few:
-            return np.full(heads, np.nan), np.full(heads, np.nan)
-        rules.refuse_coarse(heads if rules.method == "fdr" else 1, self.clusters)
-        nulls, statistic = self.nulls(), self.test.statistic
-        p = np.maximum.reduce([null.p(statistic) for null in nulls])
-        if rules.method == "fdr":
-            return p, over_heads(p)
-        return p, np.maximum.reduce([null.family_wise(statistic) for null in nulls])
+    def p_values(self, nulls: list[Null], statistic: np.ndarray) -> np.ndarray:
+        """p of each head by itself, for statistics [..., place]: the larger one; NaN without null distributions."""
+        if not nulls:
+            return np.full(statistic.shape, np.nan)
+        return np.maximum.reduce([null.p(statistic) for null in nulls])
 
-    def table(self) -> xr.Dataset:
+    def q_values(self, nulls: list[Null], p: np.ndarray) -> np.ndarray:
+        """p with all heads allowed for, [place]."""
+        if self.rules.method == "fdr" or not nulls:
+            return over_heads(p)
+        return np.maximum.reduce([null.family_wise(self.test.statistic) for null in nulls])
+
+    def table(self, nulls: list[Null]) -> xr.Dataset:
         """The result of `important_heads`."""
         cell, rules = self.cell, self.rules
         effect = cell.share(cell.change)
         some = np.full(len(effect), np.nan) if cell.mismatched is None else cell.share(cell.mismatched)
-        p, q = self.p_values()
+        p = self.p_values(nulls, self.test.statistic)
+        q = self.q_values(nulls, p)
         low, high = bootstrap_t(
             self.partitions, self.crossed, rules.n_bootstrap, rules.confidence, self.rng("intervals")
         )
@@ -169,7 +183,7 @@ def examined(cell: Cell, own: list[np.ndarray], rules: Rules, what: str = "") ->
     partitions = [Sums.of(cell.change, cell.gap, one) for one in own]
     both = Sums.of(cell.change, cell.gap, crossed(*own)) if len(own) == 2 else None
     few = warn_if_few([len(sums) for sums in partitions], what)
-    return Examined(cell, partitions, both, rules, few)
+    return Examined(cell, partitions, both, own, rules, few)
 
 
 def two_sigma(effect: np.ndarray) -> tuple[np.ndarray, float]:

@@ -36,7 +36,7 @@ def bootstrap_t(
     places = partitions[0].change.shape[1]
     if min(map(len, partitions)) < 2:
         return np.full(places, np.nan), np.full(places, np.nan)
-    effect = partitions[0].change.sum(0) / partitions[0].gap.sum()
+    effect = partitions[0].change.sum(0) / partitions[0].gap.sum(0)
     error = _standard_error(partitions, crossed, effect)
     weights = [resamples(rng, len(sums), n_bootstrap) for sums in partitions]
     drawn, change, gap = resampled_ratio(partitions, weights)
@@ -56,7 +56,7 @@ def resampled_ratio(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Change over gap in resamples, [resample, place], with its numerator and its denominator, [resample, 1]."""
     again, first = len(partitions) - 1, partitions[0]
-    change, gap = -again * first.change.sum(0), -again * first.gap.sum()
+    change, gap = -again * first.change.sum(0), -again * first.gap.sum(0)
     for sums, own in zip(partitions, weights, strict=True):
         change, gap = change + own @ sums.change, gap + own @ sums.gap
     return change / gap, change, gap
@@ -111,7 +111,7 @@ def _standard_error(partitions: Sequence[Sums], crossed: Sums | None, effect: np
     variance = np.maximum.reduce(variances)
     if crossed is not None:
         variance = np.maximum(variance, sum(variances) - _residual_variance(crossed, effect))
-    return np.sqrt(variance) / abs(partitions[0].gap.sum())
+    return np.sqrt(variance) / abs(partitions[0].gap.sum(0))
 
 
 def _residual_variance(sums: Sums, effect: np.ndarray) -> np.ndarray:

@@ -44,11 +44,11 @@ class Moments:
     cube: np.ndarray
 
     @classmethod
-    def of(cls, n: int, total: np.ndarray, square: np.ndarray, cube: np.ndarray) -> "Moments":
+    def of(cls, n: int | np.ndarray, total: np.ndarray, square: np.ndarray, cube: np.ndarray) -> "Moments":
         """From the sums of n values, of their squares and cubes; the variance unbiased."""
         mean = total / n
         centred = square - mean * total
-        variance = np.where(centred > ROUNDING * square, centred, 0) * (n / max(1, n - 1))
+        variance = np.where(centred > ROUNDING * square, centred, 0) * (n / np.maximum(1, n - 1))
         return cls(total, variance, cube - 3 * mean * square + 2 * mean**2 * total)
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -63,14 +63,14 @@ class Null:
 
     @cached_property
     def _ordered(self) -> np.ndarray:
-        return np.sort(self.draws, axis=0)
+        return np.sort(self.draws.T, axis=1)
 
     def p(self, statistic: np.ndarray) -> np.ndarray:
         """Each head's p by itself, for statistics [..., place]."""
         size = len(self.draws)
-        below = [
-            np.searchsorted(own, statistic[..., place], "left") for place, own in enumerate(self._ordered.T)
-        ]
+        if statistic.ndim == 1:
+            return (1 + (self.draws >= statistic).sum(0)) / (size + 1)
+        below = [np.searchsorted(own, statistic[..., place], "left") for place, own in enumerate(self._ordered)]
         return (1 + size - np.stack(below, -1)) / (size + 1)
 
     def family_wise(self, statistic: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class MinimumEffect:
 
     def __init__(self, partitions: Sequence[Sums], crossed: Sums | None = None, smallest: float = 0.02) -> None:
         self.partitions, self.crossed = partitions, crossed
-        self.edge = smallest * partitions[0].gap.sum()
+        self.edge = smallest * partitions[0].gap.sum(0)
         self.smallest = smallest
         self.sign = np.where(partitions[0].change.sum(0) < 0, -1.0, 1.0)
 
@@ -103,9 +103,20 @@ class MinimumEffect:
         return self.sign * sums.change - self.smallest * sums.gap
 
     @cached_property
+    def moments(self) -> Moments:
+        """Of the excesses of the data, [place]."""
+        found = [_moments(self.excess(sums)) for sums in self.partitions]
+        if self.crossed is None:
+            return found[0]
+        one, other, both = *found, _moments(self.excess(self.crossed))
+        least = np.maximum(one.square, other.square)
+        square = np.maximum(least, one.square + other.square - both.square)
+        return Moments(one.total, square, one.cube + other.cube - both.cube)
+
+    @cached_property
     def statistic(self) -> np.ndarray:
         """The statistic of each head, [place]."""
-        return larger_side(self._own(self.partitions, self.crossed), self.edge)
+        return larger_side(self.moments, self.edge)
 
     def null(self, draw: Draw, size: int, rng: np.random.Generator, centred: bool) -> Null:
         """The statistic under the null.
@@ -134,7 +145,8 @@ class MinimumEffect:
         """The statistic in resamples of the data, the sign of each head chosen anew, [resample, place].
 
         Args:
-            weights: For each partition how often each cluster is drawn, [resample, cluster].
+            weights: For each partition how often each cluster is drawn, [resample, cluster]. How many are drawn in all
+                may differ, as where several cells are resampled together.
         """
         return np.concatenate(
             [
@@ -148,7 +160,7 @@ class MinimumEffect:
         first = self.partitions[0]
         pairs = list(zip(weights, self.partitions, strict=True))
         change = sum(own @ sums.change for own, sums in pairs) - again * first.change.sum(0)
-        gap = sum(own @ sums.gap for own, sums in pairs) - again * first.gap.sum()
+        gap = sum(own @ sums.gap for own, sums in pairs) - again * first.gap.sum(0)
         sign, delta = np.where(change < 0, -1.0, 1.0), self.smallest
         found = []
         for own, sums in pairs:
@@ -156,20 +168,10 @@ class MinimumEffect:
             square = own @ d**2 - 2 * delta * sign * (own @ (d * g)) + delta**2 * (own @ g**2)
             cube = sign * (own @ d**3) - 3 * delta * (own @ (d**2 * g)) + 3 * delta**2 * sign * (own @ (d * g**2))
             total = sign * (own @ d) - delta * (own @ g)
-            found.append(Moments.of(len(sums), total, square, cube - delta**3 * (own @ g**3)))
+            drawn = np.maximum(1, own.sum(1, keepdims=True))
+            found.append(Moments.of(drawn, total, square, cube - delta**3 * (own @ g**3)))
         moments = _added(found)
         return larger_side(Moments(sign * change - delta * gap, moments.square, moments.cube), delta * gap)
-
-    def _own(self, partitions: Sequence[Sums], crossed: Sums | None) -> Moments:
-        """The moments of the data."""
-        found = [_moments(self.excess(sums)) for sums in partitions]
-        if crossed is None:
-            return found[0]
-        both = _moments(self.excess(crossed))
-        one, other = found
-        least = np.maximum(one.square, other.square)
-        square = np.maximum(least, one.square + other.square - both.square)
-        return Moments(one.total, square, one.cube + other.cube - both.cube)
 
 
 def flips(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""In which layers heads matter: shares of |effect|, their centre, and whether it is the middle layers.
+
+The share of a layer is the sum of |effect| over its heads by that over all heads. Noise has a size too, so a layer of
+heads that do nothing has a small share and not none; intervals are bias-corrected for that (BCa).
+
+The *middle* is the layers whose centre lies in the middle third of the depth. Whether effects sit there is tested by
+permuting layers: of all choices of as many layers, how many have a share as large? Heads of a layer stay together, so
+with three layers the smallest p is 1/3, and with twelve 1/495.
+"""
+
+from itertools import combinations
+from math import comb
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.cells import read_cell
+from notice_lens.circuits.clusters import labels
+from notice_lens.circuits.important import examined
+from notice_lens.circuits.intervals import bca
+from notice_lens.circuits.rules import Rules
+
+MOST = 100_000
+"""Choices of layers that are all looked at; of more, that many are drawn."""
+
+
+def layer_profile(
+    effects: Any,
+    *,
+    role: Any = "correct",
+    metric: str = "logit_diff_change",
+    n_bootstrap: int = 2_000,
+    confidence: float = 0.95,
+    cluster: Any = "pair",
+    control: bool | None = None,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How |effect| is spread over layers.
+
+    Args:
+        effects: As in `important_heads`.
+        role: As there.
+        metric: As there.
+        n_bootstrap: Resamples for intervals.
+        confidence: Of the intervals.
+        cluster: As there.
+        control: As there.
+        seed: Of all resampling.
+
+    Returns:
+        By `layer`: `share` of |effect| with `low` and `high`, and `middle` (whether it is a middle layer). Numbers:
+        `centre_of_mass` (mean layer number, weighted by share; `centre_low`, `centre_high`), `middle_share` (0 to 1;
+        `middle_low`, `middle_high`) and `middle_p`, that of permuted layers; NaN where no layer is in the middle or
+        all are. All is NaN where no head has an effect.
+
+    Raises:
+        ValueError: As `important_heads`.
+    """
+    rules = Rules(n_bootstrap=n_bootstrap, confidence=confidence, cluster=cluster, seed=seed)
+    cell = read_cell(effects, role, metric, control)
+    own = examined(cell, labels([cell.effects], cluster)[0], rules)
+    number = np.asarray(cell.coords.get("layer", np.arange(cell.shape[0])), float)
+    middle = in_the_middle(len(number))
+
+    def statistics(effect: np.ndarray) -> np.ndarray:
+        """Shares, centre and middle share, [number, resample]."""
+        share = layer_shares(effect.reshape(*effect.shape[:-1], *cell.shape))
+        return np.stack([*np.moveaxis(share, -1, 0), share @ number, share @ middle])
+
+    found = statistics(cell.share(cell.change)[None])[:, 0]
+    low, high = bca(statistics, own.partitions, n_bootstrap, confidence, own.rng("layers"))
+    ends = {"low": (("layer",), low[:-2]), "high": (("layer",), high[:-2])}
+    named = {"centre_of_mass": found[-2], "centre_low": low[-2], "centre_high": high[-2]}
+    named |= {"middle_share": found[-1], "middle_low": low[-1], "middle_high": high[-1]}
+    return xr.Dataset(
+        {"share": ("layer", found[:-2]), **ends, "middle": ("layer", middle), **named,
+         "middle_p": permuted_layers(found[:-2], middle, own.rng("permuted layers"))},
+        coords={"layer": number.astype(int)},
+        attrs={**cell.attrs(), "clusters": own.clusters, "confidence": confidence, "seed": seed,
+               "rule_middle": "layers whose centre lies in the middle third of the depth"},
+    )  # fmt: skip
+
+
+def layer_shares(effect: np.ndarray) -> np.ndarray:
+    """Each layer's share of |effect|, [..., layer], from [..., layer, head]; NaN where there is none."""
+    size = np.abs(effect).sum(-1)
+    total = size.sum(-1, keepdims=True)
+    return np.divide(size, total, out=np.full(size.shape, np.nan), where=total > 0)
+
+
+def in_the_middle(layers: int) -> np.ndarray:
+    """Which layers' centres lie in the middle third, [layer]."""
+    # In sixths of a layer, whole numbers: no layer is in or out by rounding.
+    centre = 3 * (2 * np.arange(layers) + 1)
+    return (centre >= 2 * layers) & (centre <= 4 * layers)
+
+
+def permuted_layers(share: np.ndarray, middle: np.ndarray, rng: np.random.Generator) -> float:
+    """Of all choices of as many layers as are in the middle, how many have a share as large."""
+    layers, chosen = len(share), int(middle.sum())
+    if chosen in (0, layers) or np.isnan(share).any():
+        return float("nan")
+    seen = share[middle].sum() - 1e-12
+    if comb(layers, chosen) <= MOST:
+        sums = [share[list(some)].sum() for some in combinations(range(layers), chosen)]
+        return float(np.mean(np.array(sums) >= seen))
+    drawn = rng.permuted(np.broadcast_to(share, (MOST, layers)), axis=1)[:, :chosen].sum(1)
+    return float((1 + (drawn >= seen).sum()) / (MOST + 1))

@@ -1,0 +1,214 @@
+"""Universal heads: those that matter in every cell, or in at least k of them.
+
+1. Each cell gives every head a p, that its effect is no larger than the smallest effect of interest.
+2. A head matters in at least k of m cells: the partial-conjunction p-value (Benjamini & Heller 2008, *Screening for
+   partial conjunction hypotheses*, Biometrics 64). With p₁ ≤ ... ≤ pₘ it is (m - k + 1) · pₖ, for all cells the
+   largest p. Of their combinations this one holds under any dependence, and cells do share images.
+3. False discoveries over heads: Benjamini and Hochberg.
+
+Beside it stand how often resampled pairs give the same answer, and how many heads would pass if what a layer's heads
+do in one cell said nothing about which of them do it in another.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.cells import read_cell
+from notice_lens.circuits.clusters import first_seen, labels
+from notice_lens.circuits.important import Examined, examined
+from notice_lens.circuits.minimum_effect import over_heads, resamples
+from notice_lens.circuits.rules import Rules
+from notice_lens.models.names import one_of
+
+PER_CELL = (
+    "effect", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma", "rank"
+)  # fmt: skip
+SAID = ("task", "group", "corruption", "ranked_by", "pairs", "clusters")
+
+
+def universal_heads(
+    cells: Mapping[str, Any],
+    *,
+    at_least: Any = "all",
+    role: Any = "correct",
+    metric: str = "logit_diff_change",
+    control: bool | None = None,
+    n_null: int = 1_000,
+    **options: Any,
+) -> xr.Dataset:
+    """Which heads matter in every cell, or in at least k.
+
+    Args:
+        cells: Effects by the cell's name; each as in `important_heads`.
+        at_least: `all`, or a number of cells.
+        role: The role at which all cells are read.
+        metric: As in `important_heads`.
+        control: As in `important_heads`.
+        n_null: Draws of the null that permutes heads within layers.
+        **options: Options of `important_heads`: `smallest_effect`, `alpha`, `method`, `n_permutations`, `n_bootstrap`,
+            `confidence`, `cluster`, `seed`. `method` is that of the single cells; over heads it is always the
+            false-discovery rate, at `alpha`.
+
+    Returns:
+        By `layer, head`: `p` (partial conjunction), `q` (over heads), `universal` (q at most alpha), `count` and
+        `two_sigma_count` (cells in which the head is significant, or stands out), `same_sign` (over the k cells with
+        the smallest p, that is those that p rests on) and `selection_frequency` (share of bootstrap resamples of the
+        clusters in which the head is universal; the null distributions are those of the data). By `cell, layer, head`:
+        what `important_heads` gives, its p as `p_cell` and its q as `q_cell`. Numbers: `null_expected` and `null_p`,
+        how many universal heads the null gives on average, and how often as many as there are. Along `cell`: task,
+        group, corruption, `ranked_by`, pairs and clusters. Where too few cells have a p, everything about p is NaN.
+
+    Raises:
+        ValueError: There are fewer than two cells, cells have other heads, k is no number of cells, or no p could be
+            small enough to reject.
+    """
+    rules = _rules(options)
+    found = _examine(cells, role, metric, control, rules)
+    k = _number(at_least, len(found))
+    heads = int(np.prod(next(iter(found.values())).cell.shape))
+    if not any(own.few for own in found.values()):
+        rules.refuse_coarse(heads, min(own.clusters for own in found.values()), len(found) - k + 1)
+    weights = _weights(list(found.values()))
+    tables, resampled = [], []
+    # One cell at a time: null distributions take room.
+    for own, drawn in zip(found.values(), weights, strict=True):
+        nulls = own.nulls()
+        tables.append(own.table(nulls))
+        resampled.append(own.p_values(nulls, own.test.resampled(drawn)))
+    p_cell = np.stack([table.p.values.ravel() for table in tables])
+    p = partial_conjunction(p_cell, k)
+    q = over_heads(p)
+    sign = np.stack([table.sign.values.ravel() for table in tables])
+    by_head = {
+        "p": p,
+        "q": q,
+        "universal": q <= rules.alpha,
+        "same_sign": _same_sign(p_cell, sign, k),
+        "count": sum(table.significant.values.ravel().astype(int) for table in tables),
+        "two_sigma_count": sum(table.two_sigma.values.ravel().astype(int) for table in tables),
+        "selection_frequency": _selected(np.stack(resampled), k, rules.alpha),
+    }
+    expected, null_p = _within_layers(p_cell, k, next(iter(found.values())), n_null)
+    place = next(iter(found.values())).cell.place
+    result = _together(list(found), tables).assign({name: place(values) for name, values in by_head.items()})
+    result = result.assign(null_expected=expected, null_p=null_p)
+    return result.assign_attrs(_attrs(tables[0], rules, k, list(found), n_null))
+
+
+def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:
+    """The p-value that a head matters in at least k cells, [..., place], from p by cell, [cell, ..., place].
+
+    A cell without a p is no evidence, so it counts as 1; where fewer than k have one the result is NaN.
+    """
+    ordered = np.sort(np.where(np.isnan(p), 1.0, p), axis=0)
+    found = np.minimum(1.0, (len(p) - k + 1) * ordered[k - 1])
+    return np.where((~np.isnan(p)).sum(0) >= k, found, np.nan)
+
+
+def _rules(options: Mapping[str, Any]) -> Rules:
+    """The options of the single cells."""
+    unknown = set(options) - set(Rules.__dataclass_fields__)
+    if unknown:
+        raise TypeError(one_of("option", min(unknown), [*Rules.__dataclass_fields__, "at_least", "n_null"]))
+    return Rules(**options)
+
+
+def _examine(
+    cells: Mapping[str, Any], role: Any, metric: str, control: bool | None, rules: Rules
+) -> dict[str, Examined]:
+    """The cells with the sums over their clusters, which have the same number in all cells."""
+    if not isinstance(cells, Mapping) or len(cells) < 2:
+        raise ValueError("universal heads are those of several cells: expected effects by name, two or more")
+    read = {}
+    for name, effects in cells.items():
+        try:
+            read[str(name)] = read_cell(effects, role, metric, control)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"cell {name!r}: {error}") from error
+    first, *others = read.items()
+    for name, cell in others:
+        if cell.shape != first[1].shape or any((cell.coords[dim] != own).any() for dim, own in first[1].coords.items()):
+            shapes = [f"{layers} x {heads}" for layers, heads in (cell.shape, first[1].shape)]
+            raise ValueError(f"cell {name!r} has other heads than {first[0]!r}: layers x heads {' and '.join(shapes)}")
+    own = labels([cell.effects for cell in read.values()], rules.cluster)
+    return {
+        name: examined(cell, one, rules, f" in cell {name!r}")
+        for (name, cell), one in zip(read.items(), own, strict=True)
+    }
+
+
+def _number(at_least: Any, cells: int) -> int:
+    if at_least == "all":
+        return cells
+    if isinstance(at_least, bool) or not isinstance(at_least, int) or not 1 <= at_least <= cells:
+        raise ValueError(f"at_least={at_least!r}: expected 'all' or a number from 1 to the {cells} cells there are")
+    return at_least
+
+
+def _same_sign(p: np.ndarray, sign: np.ndarray, k: int) -> np.ndarray:
+    """Whether the k cells with the smallest p have one sign, [place]."""
+    best = np.argsort(np.where(np.isnan(p), 1.0, p), axis=0, kind="stable")[:k]
+    return np.abs(np.take_along_axis(sign, best, axis=0).sum(0)) == k
+
+
+def _weights(found: Sequence[Examined]) -> list[list[np.ndarray]]:
+    """How often each cluster is drawn, by cell and partition; a cluster that cells share is drawn for all of them."""
+    rng, by_partition = found[0].rng("selection"), []
+    for number in range(len(found[0].labels)):
+        here = [first_seen(own.labels[number])[0] for own in found]
+        known = np.unique(np.concatenate(here))
+        drawn = resamples(rng, len(known), found[0].rules.n_bootstrap)
+        by_partition.append([drawn[:, np.searchsorted(known, own)] for own in here])
+    return [list(own) for own in zip(*by_partition, strict=True)]
+
+
+def _selected(p: np.ndarray, k: int, alpha: float) -> np.ndarray:
+    """Share of resamples in which a head is universal, [place], from their p by cell, [cell, resample, place]."""
+    conjunction = partial_conjunction(p, k)
+    if np.isnan(conjunction).any():
+        return np.full(p.shape[-1], np.nan)
+    return (over_heads(conjunction) <= alpha).mean(0)
+
+
+def _within_layers(p: np.ndarray, k: int, own: Examined, n_null: int) -> tuple[float, float]:
+    """How many heads are universal where heads of a layer are permuted in each cell: the mean, and p for the data."""
+    conjunction = partial_conjunction(p, k)
+    if np.isnan(conjunction).any():
+        return np.nan, np.nan
+    alpha, shape = own.rules.alpha, own.cell.shape
+    seen = int((over_heads(conjunction) <= alpha).sum())
+    tiled = np.broadcast_to(p.reshape(len(p), 1, *shape), (len(p), n_null, *shape))
+    permuted = own.rng("layers").permuted(tiled, axis=-1).reshape(len(p), n_null, -1)
+    counts = (over_heads(partial_conjunction(permuted, k)) <= alpha).sum(-1)
+    return float(counts.mean()), float((1 + (counts >= seen).sum()) / (n_null + 1))
+
+
+def _together(names: list[str], tables: list[xr.Dataset]) -> xr.Dataset:
+    """What the single cells say, along `cell`."""
+    renamed = [table[[*PER_CELL, "p", "q"]].rename(p="p_cell", q="q_cell").drop_attrs() for table in tables]
+    joined = xr.concat(renamed, dim=xr.Variable("cell", np.array(names, dtype=object)), join="exact")
+    said = {name: ("cell", np.array([table.attrs[name] for table in tables])) for name in SAID}
+    return joined.assign_coords({name: (dim, values.astype(object) if values.dtype.kind == "U" else values)
+                                 for name, (dim, values) in said.items()})  # fmt: skip
+
+
+def _attrs(table: xr.Dataset, rules: Rules, k: int, names: list[str], n_null: int) -> dict[str, Any]:
+    which = f"all {len(names)} cells" if k == len(names) else f"at least {k} of {len(names)} cells"
+    rule = (
+        f"|effect| larger than {rules.smallest_effect:g} of the gap in {which}: partial-conjunction p, "
+        f"false-discovery rate over heads (BH) at most {rules.alpha:g}"
+    )
+    return {
+        **rules.attrs(),
+        "role": table.attrs["role"],
+        "cells": names,
+        "at_least": k,
+        "n_null": n_null,
+        "rule_universal": rule,
+        "rule_significant": rules.in_words,
+        "rule_two_sigma": table.attrs["rule_two_sigma"].partition(":")[0],
+        "rule_null": "heads permuted within layers, in each cell by itself",
+    }

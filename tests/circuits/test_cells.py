@@ -1,0 +1,101 @@
+"""What a cell's numbers are: read at one role, of the pairs that count, as shares of the gap."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from notice_lens import patching
+from notice_lens.circuits import important_heads
+from notice_lens.circuits.cells import DIFFERENCE, MATCHED, read_cell
+from notice_lens.circuits.synthetic import synthetic_effects
+
+ROLES = ["[CLS]", "noun", "correct"]
+
+
+def with_roles(pairs: int = 20) -> xr.Dataset:
+    """Effects at three roles; every third pair lacks a donor, and one has no gap."""
+    parts = [synthetic_effects(np.full((2, 3), 0.1 * number), pairs, seed=7) for number in range(3)]
+    effects = parts[0].drop_vars("logit_diff_change").assign_coords(role=np.array(ROLES, object))
+    change = np.moveaxis(np.stack([part.logit_diff_change.values for part in parts]), 0, -1)
+    effects["logit_diff_change"] = (("pair", "layer", "head", "role"), change)
+    donor = np.random.default_rng(1).normal(size=change.shape)
+    donor[::3] = np.nan
+    effects["logit_diff_change_mismatched"] = (("pair", "layer", "head", "role"), donor)
+    effects["logit_diff_clean"][4] = effects["logit_diff_corrupt"][4] + 1e-4
+    return effects
+
+
+def test_effects_are_ratios_of_sums_at_the_role() -> None:
+    effects = with_roles()
+    expected = patching.aggregate(patching.carried(effects, "logit_diff_change")).sel(role="correct")
+    cell = read_cell(effects, "correct")
+    np.testing.assert_allclose(cell.share(cell.change), expected.values.ravel())
+    assert cell.attrs()["ranked_by"] == DIFFERENCE
+    # seven pairs without a donor, and pair 4 without a gap
+    assert (cell.attrs()["pairs"], cell.left_out) == (12, 8)
+    plain = read_cell(effects, "correct", control=False)
+    np.testing.assert_allclose(plain.share(plain.change), patching.aggregate(effects).sel(role="correct").values.ravel())
+    assert len(plain.gap) == 19
+
+
+def test_both_parts_are_of_the_same_pairs() -> None:
+    table = important_heads(with_roles(60), n_permutations=99, n_bootstrap=50)
+    np.testing.assert_allclose(table.effect, table.effect_matched - table.effect_mismatched)
+
+
+def test_other_corruptions_are_ranked_by_the_matched_change() -> None:
+    effects = with_roles().assign_attrs(corruption="text")
+    assert read_cell(effects, "noun").ranked_by == MATCHED
+    assert read_cell(effects, "noun", control=True).ranked_by == DIFFERENCE
+    assert read_cell(effects.drop_vars("logit_diff_change_mismatched"), "noun").mismatched is None
+
+
+def test_noising_is_the_mirror_of_denoising() -> None:
+    effects = synthetic_effects(np.full((2, 2), 0.2), 20)
+    turned = effects.assign(logit_diff_change=-effects.logit_diff_change).assign_attrs(direction="noise")
+    one, other = read_cell(effects, None), read_cell(turned, None)
+    np.testing.assert_allclose(other.change, one.change)
+    np.testing.assert_allclose(other.gap, one.gap)
+
+
+def test_probabilities_have_a_gap_of_their_own() -> None:
+    effects = synthetic_effects(np.zeros((1, 2)), 3)
+    effects["prob_change"] = (("pair", "layer", "head"), np.array([[[0.1, 0.2]], [[0.3, 0.0]], [[0.2, 0.1]]]))
+    effects["answer_prob_clean"], effects["answer_prob_corrupt"] = ("pair", [0.9, 0.8, 1.0]), ("pair", [0.1, 0.2, 0.1])
+    cell = read_cell(effects, None, "prob_change")
+    np.testing.assert_allclose(cell.share(cell.change), [0.6 / 2.3, 0.3 / 2.3])
+
+
+def test_a_role_that_was_selected_before_is_said() -> None:
+    effects = with_roles().sel(role="noun")
+    assert read_cell(effects, None).attrs()["role"] == read_cell(effects, "noun").attrs()["role"] == "noun"
+    with pytest.raises(ValueError, match="role 'correct' asked for of effects without roles: they are those of 'noun'"):
+        read_cell(effects, "correct")
+
+
+def test_messages() -> None:
+    effects = with_roles()
+    with pytest.raises(ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"):
+        important_heads(effects, role="corect")
+    with pytest.raises(ValueError, match=r"effects are by role, and role=None: say which is read; valid: \[CLS\], noun"):
+        important_heads(effects, role=None)
+    with pytest.raises(ValueError, match="they have no dimension `role`; pass role=None"):
+        important_heads(synthetic_effects(np.zeros((1, 2))))
+    with pytest.raises(ValueError, match="no metric that is a share of a gap 'kl'; valid: 'logit_diff_change'"):
+        important_heads(effects, metric="kl")
+    with pytest.raises(ValueError, match="no metric of these effects 'prob_change'; "):
+        important_heads(effects, metric="prob_change")
+    with pytest.raises(ValueError, match=r"dimensions region besides .* select one of each, such as effects.isel"):
+        important_heads(effects.expand_dims(region=2))
+    with pytest.raises(ValueError, match="no dimension of these effects 'head'"):
+        important_heads(effects.isel(head=0))
+    with pytest.raises(ValueError, match="control=True asks for matched minus mismatched, and no pair"):
+        important_heads(synthetic_effects(np.zeros((1, 2))), role=None, control=True)
+    with pytest.raises(TypeError, match="effects are of type dict; expected the Dataset"):
+        important_heads({})
+    with pytest.raises(ValueError, match="none of 3 pairs has a gap and an effect of every head at this role: 'noun'"):
+        important_heads(effects.isel(pair=slice(0, 3)).where(effects.role != "noun"), role="noun")
+    half = synthetic_effects(np.zeros((1, 2)), 2)
+    half["logit_diff_clean"], half["logit_diff_corrupt"] = ("pair", [1.0, -1.0]), ("pair", [0.0, 0.0])
+    with pytest.raises(ValueError, match=r"the gaps of 2 pairs cancel \(their mean is 0\): no share"):
+        important_heads(half, role=None)

@@ -81,7 +81,7 @@ def line(name: str, runs: list[Found], real: np.ndarray) -> None:
     for method in ("max_t", "fdr"):
         found = np.array([getattr(run, method) for run in runs])
         false = found[:, ~real]
-        error = false.any(1) if method == "max_t" else false.sum(1) / np.maximum(1, found.sum(1))
+        error = false.any(1).astype(float) if method == "max_t" else false.sum(1) / np.maximum(1, found.sum(1))
         cells.append(rate(error) if false.size else "-")
         cells.append(rate(found[:, real].mean(1)) if real.any() else "-")
     print("| " + " | ".join(cells) + " |", flush=True)
@@ -153,7 +153,9 @@ def coverage(runs: int, rules: Rules) -> None:
 
 def mini(runs: int, rules: Rules, n: int = 400) -> None:
     """The table `mini`: a sweep of the mini model in which donors are drawn at random, twice."""
-    print("\n| mini model | runs | max-T: any false | - | FDR: false share | - |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "\n| mini model | runs | max-T: any false | - | FDR: false share | - |\n| --- | --- | --- | --- | --- | --- |"
+    )
     rng = np.random.default_rng(rules.seed)
     for task in ("states", "scenes", "faces"):
         effects = two_donors(task, n, rng)

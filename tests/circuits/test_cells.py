@@ -34,7 +34,9 @@ def test_effects_are_ratios_of_sums_at_the_role() -> None:
     # seven pairs without a donor, and pair 4 without a gap
     assert (cell.attrs()["pairs"], cell.left_out) == (12, 8)
     plain = read_cell(effects, "correct", control=False)
-    np.testing.assert_allclose(plain.share(plain.change), patching.aggregate(effects).sel(role="correct").values.ravel())
+    np.testing.assert_allclose(
+        plain.share(plain.change), patching.aggregate(effects).sel(role="correct").values.ravel()
+    )
     assert len(plain.gap) == 19
 
 
@@ -75,9 +77,13 @@ def test_a_role_that_was_selected_before_is_said() -> None:
 
 def test_messages() -> None:
     effects = with_roles()
-    with pytest.raises(ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"):
+    with pytest.raises(
+        ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"
+    ):
         important_heads(effects, role="corect")
-    with pytest.raises(ValueError, match=r"effects are by role, and role=None: say which is read; valid: \[CLS\], noun"):
+    with pytest.raises(
+        ValueError, match=r"effects are by role, and role=None: say which is read; valid: \[CLS\], noun"
+    ):
         important_heads(effects, role=None)
     with pytest.raises(ValueError, match="they have no dimension `role`; pass role=None"):
         important_heads(synthetic_effects(np.zeros((1, 2))))

@@ -1,7 +1,5 @@
 """Important heads: what the table says, what it does not depend on, and what it refuses."""
 
-import warnings
-
 import numpy as np
 import pytest
 import xarray as xr
@@ -87,16 +85,17 @@ def test_two_way_intervals_see_what_pairs_of_a_noun_share(effects: xr.Dataset) -
     made = made.assign_coords(noun=("pair", [f"noun {one}" for one in noun]))
     by_pair, both = (important_heads(made, cluster=own, **QUICK) for own in ("pair", ("image", "noun")))
     assert ((both.high - both.low) > 1.3 * (by_pair.high - by_pair.low)).mean() > 0.9
-    assert (both.p >= by_pair.p).mean() > 0.9
+    clear = by_pair.p < 0.2
+    assert clear.sum() >= 3
+    assert (both.p >= by_pair.p).values[clear].all()
     assert (both.attrs["cluster"], both.attrs["clusters"]) == ("image and noun", 20)
 
 
 def test_intervals_hold_the_truth() -> None:
     truth, covered = np.linspace(-0.1, 0.3, 144).reshape(12, 12), []
     for seed in range(12):
-        made = synthetic_effects(truth, 60, 40, skewness=2, seed=seed)
-        with warnings.catch_warnings():
-            table = important_heads(made, role=None, n_permutations=19, n_bootstrap=400)
+        made = synthetic_effects(truth, 60, 40, skewness=2.0, seed=seed)
+        table = important_heads(made, role=None, n_permutations=19, n_bootstrap=400)
         covered.append(((table.low <= truth) & (truth <= table.high)).mean().item())
     assert np.mean(covered) >= 0.92
 

@@ -99,9 +99,9 @@ def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", contro
             true, no pair counts, or the gaps cancel.
     """
     effects = _at_role(_checked(effects, metric), role)
-    matched, mismatched = _values(effects, metric), _values(effects, metric + CONTROL)
-    if mismatched is not None and not np.isfinite(mismatched).all(1).any():
-        mismatched = None
+    matched, mismatched = _values(effects[metric]), None
+    if metric + CONTROL in effects and effects[metric + CONTROL].notnull().any():
+        mismatched = _values(effects[metric + CONTROL])
     if control and mismatched is None:
         raise ValueError("control=True asks for matched minus mismatched, and no pair of these effects has a donor")
     by_image = str(effects.attrs.get("corruption")) == "image"
@@ -111,15 +111,21 @@ def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", contro
     if differs and mismatched is not None:
         counts &= np.isfinite(mismatched).all(1)
     if not counts.any():
-        raise ValueError(f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_roles(role)}")
+        raise ValueError(
+            f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_roles(role)}"
+        )
     total = gaps[counts].sum()
     if abs(total) < _min_gap(effects) * counts.sum() or total == 0:
-        raise ValueError(f"the gaps of {counts.sum()} pairs cancel (their mean is {total / counts.sum():.2g}): no share")
+        raise ValueError(
+            f"the gaps of {counts.sum()} pairs cancel (their mean is {total / counts.sum():.2g}): no share"
+        )
     # In the direction `noise` the gap is negative and what carries the answer lowers the logit difference.
     sign = np.sign(total)
     some = None if mismatched is None else sign * mismatched[counts]
     ranked_by = DIFFERENCE if differs else MATCHED
-    return Cell(effects.isel(pair=counts), sign * matched[counts], some, sign * gaps[counts], ranked_by, int((~counts).sum()))
+    return Cell(
+        effects.isel(pair=counts), sign * matched[counts], some, sign * gaps[counts], ranked_by, int((~counts).sum())
+    )
 
 
 def _checked(effects: Any, metric: str) -> xr.Dataset:
@@ -158,11 +164,9 @@ def _at_role(effects: xr.Dataset, role: Any) -> xr.Dataset:
     return effects
 
 
-def _values(effects: xr.Dataset, name: str) -> np.ndarray | None:
-    """A variable by pair and place."""
-    if name not in effects:
-        return None
-    values = effects[name].transpose("pair", *PLACE).values.astype(float)
+def _values(variable: xr.DataArray) -> np.ndarray:
+    """A variable by pair and place, [pair, place]."""
+    values = variable.transpose("pair", *PLACE).values.astype(float)
     return values.reshape(len(values), -1)
 
 
@@ -188,4 +192,6 @@ def _roles(role: Any) -> str:
 def _named(effects: xr.Dataset, name: str) -> str:
     """What the pairs say of themselves, each value once."""
     values: Sequence[Any] = effects[name].values.tolist() if name in effects.coords else []
-    return ", ".join(dict.fromkeys(str(value) for value in np.atleast_1d(np.array(values, object)) if value is not None))
+    return ", ".join(
+        dict.fromkeys(str(value) for value in np.atleast_1d(np.array(values, object)) if value is not None)
+    )

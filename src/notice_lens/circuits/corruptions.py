@@ -155,10 +155,8 @@ def _common(effects: Mapping[str, Any], role: Any, metric: str, control: bool | 
     if not shared:
         sizes = ", ".join(f"{name} {len(own)}" for name, own in zip(first, kept, strict=True))
         raise ValueError(f"the corruptions have no pair in common ({sizes}); sweep the same pairs under each")
-    cells = {}
     order = [pair for pair in next(iter(first.values())).effects["pair"].values.tolist() if pair in shared]
-    for name, cell in first.items():
-        cells[name] = read_cell(effects[name].sel(pair=order), role, metric, control)
+    cells = {str(name): read_cell(one.sel(pair=order), role, metric, control) for name, one in effects.items()}
     shapes = {cell.shape for cell in cells.values()}
     if len(shapes) > 1:
         raise ValueError(f"the corruptions have other heads ({' x '.join(PLACE)}: {sorted(shapes)})")

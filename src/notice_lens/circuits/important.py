@@ -125,13 +125,13 @@ class Examined:
         return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
 
     def p_values(self, nulls: list[Null], statistic: np.ndarray) -> np.ndarray:
-        """p of each head by itself, for statistics [..., place]: the larger one; NaN without null distributions."""
+        """The p of each head by itself, for statistics [..., place]: the larger one; NaN without null distributions."""
         if not nulls:
             return np.full(statistic.shape, np.nan)
         return np.maximum.reduce([null.p(statistic) for null in nulls])
 
     def q_values(self, nulls: list[Null], p: np.ndarray) -> np.ndarray:
-        """p with all heads allowed for, [place]."""
+        """The p with all heads allowed for, [place]."""
         if self.rules.method == "fdr" or not nulls:
             return over_heads(p)
         return np.maximum.reduce([null.family_wise(self.test.statistic) for null in nulls])

@@ -13,6 +13,7 @@ variances add up; the data's standard error is Cameron, Gelbach and Miller's.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -39,7 +40,7 @@ def bootstrap_t(
     effect = partitions[0].change.sum(0) / partitions[0].gap.sum(0)
     error = _standard_error(partitions, crossed, effect)
     weights = [resamples(rng, len(sums), n_bootstrap) for sums in partitions]
-    drawn, change, gap = resampled_ratio(partitions, weights)
+    drawn, gap = resampled_ratio(partitions, weights)
     variance = sum(_resampled_variance(sums, own, drawn) for sums, own in zip(partitions, weights, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (drawn - effect) / np.sqrt(variance) * np.abs(gap)
@@ -51,15 +52,13 @@ def bootstrap_t(
     return effect - above * error, effect - below * error
 
 
-def resampled_ratio(
-    partitions: Sequence[Sums], weights: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Change over gap in resamples, [resample, place], with its numerator and its denominator, [resample, 1]."""
+def resampled_ratio(partitions: Sequence[Sums], weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Change over gap in resamples, [resample, place], and the gap, [resample, 1] (or by place)."""
     again, first = len(partitions) - 1, partitions[0]
     change, gap = -again * first.change.sum(0), -again * first.gap.sum(0)
     for sums, own in zip(partitions, weights, strict=True):
         change, gap = change + own @ sums.change, gap + own @ sums.gap
-    return change / gap, change, gap
+    return change / gap, gap
 
 
 def bca(
@@ -87,19 +86,16 @@ def bca(
         nothing = np.full(of(*[np.arange(len(sums)) for sums in partitions]).shape, np.nan)
         return nothing, nothing
     data = tuple(np.arange(len(sums)) for sums in partitions)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        warnings.simplefilter("ignore")
-        found = stats.bootstrap(
-            data,
-            of,
-            vectorized=True,
-            n_resamples=n_bootstrap,
-            confidence_level=confidence,
-            method="BCa",
-            random_state=rng,
-        )
+    options: dict[str, Any] = {"random_state": rng}  # scipy's newer name for it, rng, is unknown to its older versions
     tail = (1 - confidence) / 2
-    plain = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # Where all resamples are on one side of the estimate, or are not defined, there is no correction.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        found = stats.bootstrap(
+            data, of, vectorized=True, n_resamples=n_bootstrap, confidence_level=confidence, method="BCa", **options
+        )
+        plain = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
     own = found.confidence_interval
     usable = np.isfinite(own.low) & np.isfinite(own.high)
     return np.where(usable, own.low, plain[0]), np.where(usable, own.high, plain[1])

@@ -75,9 +75,7 @@ class Rules:
     @property
     def controlled(self) -> str:
         """The error rate in words."""
-        return (
-            "family-wise error rate (max-T, step-down)" if self.method == "max_t" else "false-discovery rate (BH)"
-        )
+        return "family-wise error rate (max-T, step-down)" if self.method == "max_t" else "false-discovery rate (BH)"
 
     @property
     def in_words(self) -> str:

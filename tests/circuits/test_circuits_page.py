@@ -1,0 +1,27 @@
+"""The blocks of docs/circuits.md run as printed, in their order, on the mini model."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from notice_lens import patching
+
+DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
+
+
+def test_the_blocks_run() -> None:
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(block, names)
+    heads = names["heads"]
+    assert heads.significant.dims == ("layer", "head")
+    own = patching.aggregate(patching.carried(names["sweeps"]["states image"])).sel(role="correct")
+    np.testing.assert_allclose(heads.effect, own, rtol=1e-5, atol=1e-7)
+    assert (heads.attrs["task"], heads.attrs["corruption"], heads.attrs["role"]) == ("states", "image", "correct")
+    assert names["universal"].effect.dims == ("cell", "layer", "head")
+    assert abs(names["profile"].share.sum() - 1) < 1e-9
+    assert names["agreement"].attrs["noise"] == "noise"
+    assert names["agreement"].spearman.sel(corruption="SMP", other="noise").notnull()

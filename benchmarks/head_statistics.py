@@ -3,9 +3,9 @@
     python benchmarks/head_statistics.py                        # every table; about an hour on one quiet core
     python benchmarks/head_statistics.py --only power --runs 100
 
-- `none`: no head has an effect. How often is any found (max-T), and what share of what is found is false (FDR)?
-- `boundary`: every head is as large as the smallest effect of interest, which is the worst that the null allows, with
-  tails of single pairs along the effect, on either side, and against it.
+- `none`: no head has an effect. How often is any found (max-T), and what share of what is found is false (FDR)? Then
+  every head is as large as the smallest effect of interest, which is the worst that the null allows, with tails of
+  single pairs along the effect, on either side, and against it.
 - `power`: ten of 144 heads have three times the smallest effect; the others have none, or are at the boundary.
 - `coverage`: of the 95 % intervals.
 - `mini`: the trained mini model; matched and mismatched patches are both from pictures drawn at random, so that their

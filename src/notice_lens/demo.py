@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from notice_lens.viz import figures, report
+from notice_lens.viz import demo_page
+from notice_lens.viz.pictures import data_uri
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -61,15 +62,15 @@ def run_demo(out: Path, say: Callable[[str], None] = lambda text: None) -> Path:
     hooks.frame.to_csv(out / "hooks.csv", index=False)
     cached.to_csv(out / "cache.csv", index=False)
     patching.share.to_csv(out / "patching.csv")
-    return report.write(
+    return demo_page.write(
         out / "report.html",
         title="notice-lens demo",
         model=repr(blip),
         checks=checks,
         question=QUESTION,
-        images={name: report.data_uri(image.resize((256, 256))) for name, image in images.items()},
+        images={name: data_uri(image.resize((256, 256))) for name, image in images.items()},
         patching=patching,
-        heads=report.figure_html(figures.heads(patching.share, title="Patching each cross-attention head")),
+        heads=demo_page.figure_html(demo_page.heads(patching.share, title="Patching each cross-attention head")),
         cached=cached,
         hooks=hooks.frame,
         answers=ANSWERS,

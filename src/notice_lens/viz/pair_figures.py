@@ -14,7 +14,7 @@ from notice_lens.pairs.regions import resample
 from notice_lens.viz.canvas import FONT, GAP, SPACING, TITLE, Box, Canvas, axes
 from notice_lens.viz.marked_text import Piece, cut, ems, escape, lines, replaced
 from notice_lens.viz.outlines import outline
-from notice_lens.viz.report import data_uri
+from notice_lens.viz.pictures import CRISP, data_uri, shrunk
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 TALLEST, LABEL = 300.0, 78.0
 """Pixels: a picture's height at most, and the width of the column of labels."""
-CRISP, SHRUNK = 128, 320
-"""Pixels along the longest side: up to the first a picture shows its pixels, beyond the second it is shrunk."""
 
 CORRECT, INCORRECT, REPLACED, QUIET = "#00795c", "#c2410c", "#7e22ce", "#667085"
 COLOURS = ("#1d4ed8", "#be185d", "#a16207", "#4d7c0f", "#0e7490", "#7c2d12", "#a21caf", "#475569", "#1e3a8a", "#3f6212")
@@ -198,52 +196,43 @@ def _draw_view(canvas: Canvas, x: float, view: _View, colours: dict[str, str], n
     image = view.image
     scale = min(canvas.cell / image.width, TALLEST / image.height)
     width, height = image.width * scale, image.height * scale
-    shrunk = _shrunk(image)
-    canvas.boxes.append(Box(x, canvas.y, width, height, shrunk.size))
+    small = shrunk(image)
+    canvas.boxes.append(Box(x, canvas.y, width, height, small.size))
     on = axes(len(canvas.boxes))
-    canvas.traces.append(_picture(shrunk, view, name).update(on))
+    canvas.traces.append(_picture(small, view, name).update(on))
     # The largest first, so that what lies inside another region is not hidden by it.
     for region, mask in sorted(view.regions.items(), key=lambda item: -item[1].sum()):
         if mask.any():
-            canvas.traces.append(_region(region, mask, shrunk, colours[region]).update(on))
+            canvas.traces.append(_region(region, mask, small, colours[region]).update(on))
     return height
 
 
 # What is drawn
 
 
-def _shrunk(image: Image.Image) -> Image.Image:
-    """The image, or a smaller one of the same shape."""
-    share = SHRUNK / max(image.size)
-    if share >= 1:
-        return image
-    width, height = (max(1, round(side * share)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _picture(shrunk: Image.Image, view: _View, name: str) -> Any:
+def _picture(small: Image.Image, view: _View, name: str) -> Any:
     from plotly.graph_objects import Image as Picture
 
     size = f"{view.image.width} x {view.image.height} pixels"
-    if shrunk.size != view.image.size:
-        size += f", shown with {shrunk.width} x {shrunk.height}"
+    if small.size != view.image.size:
+        size += f", shown with {small.width} x {small.height}"
     told = [f"<b>{view.which} image</b>", size]
     if view.answer is not None:
         told += lines([Piece("answer: "), Piece(view.answer, bold=True)], 40.0)
-    crisp = max(shrunk.size) <= CRISP
+    crisp = max(small.size) <= CRISP
     return Picture(
-        source=data_uri(shrunk) if crisp else data_uri(shrunk, "jpeg", quality=80),
+        source=data_uri(small) if crisp else data_uri(small, "jpeg", quality=80),
         zsmooth=False if crisp else "fast",
         name=escape(f"{name}, {view.which} image"),
         hovertemplate="<br>".join(told) + "<extra></extra>",
     )
 
 
-def _region(name: str, mask: Any, shrunk: Image.Image, colour: str) -> Any:
+def _region(name: str, mask: Any, small: Image.Image, colour: str) -> Any:
     from plotly.graph_objects import Scatter
 
-    if mask.shape != (shrunk.height, shrunk.width):
-        mask = resample(mask, (shrunk.height, shrunk.width))
+    if mask.shape != (small.height, small.width):
+        mask = resample(mask, (small.height, small.width))
     x, y = outline(mask)
     return Scatter(
         x=x,

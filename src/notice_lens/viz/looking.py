@@ -1,0 +1,129 @@
+"""What heads look at in the image: attention maps at the words of a question, in 8 bits where they are kept.
+
+A map is the pattern of one head: for the words of a role (their mean where there are several), the share of attention
+that each image patch gets. The class token, which belongs to no place, is kept apart: patches and class token sum to 1.
+Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from notice_lens.models.names import one_of
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+RUNS = {"clean": ("clean", "clean"), "image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
+"""Which image and which prompt, by run: the clean one, and those of the two corruptions."""
+STEPS = 255
+DIMS = ("pair", "run", "role", "layer", "head")
+
+
+def attention_maps(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    *,
+    runs: Sequence[str] = ("clean", "image"),
+    roles: Sequence[str] | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> xr.DataArray:
+    """Where every cross-attention head looks in the image, for each pair, run and role.
+
+    Args:
+        blip: The model.
+        pairs: Any that it can read.
+        runs: Of `clean`; `image`, the corrupted image; and `text`, the corrupted prompt.
+        roles: Which words ask; None takes all roles of the pairs.
+        batch_size: Pairs that run at a time.
+        progress: Whether there is a bar.
+
+    Returns:
+        float32 [pair, run, role, layer, head, patch], shares of attention from 0 to 1, with the coordinate
+        `class_token` [pair, run, role, layer, head]; NaN where a pair has no such run or role. Patches are in rows; the
+        attribute `grid` has their rows and columns.
+
+    Raises:
+        ValueError: There is no such run or role.
+    """
+    for run in runs:
+        if run not in RUNS:
+            raise ValueError(one_of("run", run, RUNS))
+    spans = pairs.token_spans(blip)
+    known = list(dict.fromkeys(role for found in spans for role in found))
+    for role in roles or ():
+        if role not in known:
+            raise ValueError(one_of("role of these pairs", role, known))
+    wanted = list(roles or known)
+    cfg = blip.stack(looking_stack(blip)).cfg
+    side = blip.cfg.image_size // blip.cfg.patch_size
+    shape = (len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side)
+    found = np.full(shape, np.nan, np.float32)
+    for place, run in enumerate(runs):
+        _fill(
+            found[:, place],
+            blip,
+            pairs,
+            run,
+            [[each.get(role) for role in wanted] for each in spans],
+            batch_size,
+            progress,
+        )
+    labels = [np.array(pairs["id"], object), list(runs), wanted, range(cfg.n_layers), range(cfg.n_heads)]
+    coords: dict[str, Any] = dict(zip(DIMS, labels, strict=True))
+    coords["class_token"] = (DIMS, found[..., 0])
+    attrs = {"grid": (side, side), "site": f"{looking_stack(blip)}.cross_attn"}
+    return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", attrs)
+
+
+def looking_stack(blip: "HookedBLIP") -> str:
+    """The stack whose cross-attention reads the image: the one behind `vision`."""
+    return blip.cfg.stacks[blip.cfg.stacks.index("vision") + 1]
+
+
+def _fill(
+    found: Any, blip: "HookedBLIP", pairs: "MinimalPairs", run: str, spans: Any, batch_size: int, progress: bool
+) -> None:
+    """Writes the maps of one run, [pair, role, layer, head, position]; pairs that lack it stay NaN."""
+    from tqdm.auto import tqdm
+
+    image, prompt = RUNS[run]
+    there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
+    names = [f"{looking_stack(blip)}.blocks.{layer}.cross_attn.hook_pattern" for layer in range(found.shape[2])]
+    starts = range(0, len(there), batch_size)
+    for start in tqdm(starts, desc=f"attention, {run} run", unit="batch", disable=not progress):
+        numbers = there[start : start + batch_size]
+        with torch.no_grad():
+            inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)
+            _, cache = blip.run_with_cache(inputs, names_filter=names)
+        patterns = np.stack([cache[name].float().cpu().numpy() for name in names], 1)
+        for row, number in enumerate(numbers):
+            for role, span in enumerate(spans[number]):
+                if span is not None:
+                    found[number, role] = patterns[row, :, :, span[0] : span[1]].mean(2)
+
+
+def packed(maps: xr.DataArray) -> xr.Dataset:
+    """Maps in 8 bits: `attention` (0 to 255, of the map's largest patch), `largest` and `class_token` (float32).
+
+    A map that is not there has NaN for its largest patch.
+    """
+    largest = maps.max("patch", skipna=False)
+    steps = (maps / largest.where(largest > 0, 1.0) * STEPS).round().fillna(0).astype(np.uint8)
+    parts = {
+        "attention": steps.drop_vars("class_token"),
+        "largest": largest.drop_vars("class_token").astype(np.float32),
+    }
+    class_token = maps["class_token"].drop_vars("class_token").astype(np.float32)
+    return xr.Dataset(parts | {"class_token": class_token}, attrs={"grid": tuple(maps.attrs["grid"])})
+
+
+def unpacked(kept: xr.Dataset) -> xr.DataArray:
+    """Maps as `attention_maps` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
+    maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(STEPS))).rename("attention")
+    return maps.assign_coords(class_token=kept["class_token"]).assign_attrs(grid=kept.attrs["grid"])

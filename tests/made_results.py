@@ -1,0 +1,112 @@
+"""Made-up results in the layout of the analysis: effects of heads, statistics over cells, functions, labels."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+
+def important(layers: int = 3, heads: int = 8, seed: int = 0, **attrs: Any) -> xr.Dataset:
+    """As of `circuits.important_heads`: two heads stand out, one of them with the wrong sign."""
+    g = np.random.default_rng(seed)
+    effect = g.normal(0, 0.01, (layers, heads))
+    effect[1, 2], effect[-1, 5 % heads] = 0.31, -0.18
+    mismatched = g.normal(0.02, 0.01, (layers, heads))
+    width = 0.02 + abs(effect) / 8
+    p = np.where(abs(effect) > 0.1, 1e-4, g.uniform(0.1, 1, (layers, heads)))
+    found = {
+        "effect": effect,
+        "effect_matched": effect + mismatched,
+        "effect_mismatched": mismatched,
+        "low": effect - width,
+        "high": effect + width,
+        "p": p,
+        "q": np.minimum(1, p * 3),
+        "two_sigma": abs(effect) > 0.15,
+        "significant": abs(effect) > 0.1,
+        "sign": np.sign(effect).astype(int),
+        "rank": (-abs(effect)).ravel().argsort().argsort().reshape(effect.shape) + 1,
+    }
+    said = {
+        "task": "states",
+        "corruption": "image",
+        "role": "correct",
+        "pairs": 60,
+        "clusters": 58,
+        "ranked_by": "matched minus mismatched",
+        "rule_two_sigma": "|mean| at least mean + 2 standard deviations over heads",
+        "rule_significant": "|effect| above 2 % of the gap, q at most 0.05",
+    }
+    dims = ("layer", "head")
+    coords = {"layer": np.arange(layers), "head": np.arange(heads)}
+    return xr.Dataset({name: (dims, values) for name, values in found.items()}, coords, said | attrs)
+
+
+def universal(cells: dict[str, xr.Dataset], none: bool = False) -> xr.Dataset:
+    """As of `circuits.universal_heads`."""
+    kept = ["effect", "low", "high", "significant", "two_sigma", "sign"]
+    joined = xr.concat(
+        [one[kept].drop_attrs() for one in cells.values()], xr.IndexVariable("cell", list(cells)), join="exact"
+    )
+    p = xr.concat([one["p"] for one in cells.values()], "cell").max("cell")
+    count = joined["significant"].sum("cell")
+    passed = count == len(cells)
+    found = {
+        "p": p,
+        "q": np.minimum(1, 3 * p),
+        "universal": passed & (not none),
+        "count": count,
+        "same_sign": abs(joined["sign"].sum("cell")) == len(cells),
+        "selection_frequency": 1 - p,
+        "two_sigma_count": joined["two_sigma"].sum("cell"),
+    }
+    return joined.assign(found).assign_attrs(rule="significant in all cells; q at most 0.05 over heads")
+
+
+def profile(layers: int = 3) -> xr.Dataset:
+    """As of `circuits.layer_profile`."""
+    share = np.linspace(1, 2, layers) / np.linspace(1, 2, layers).sum()
+    by_layer = {"share": share, "low": share * 0.8, "high": share * 1.2}
+    single = {"centre_of_mass": 1.1, "centre_low": 0.9, "centre_high": 1.3, "middle_share": 0.33, "p": 0.4}
+    return xr.Dataset(
+        {name: ("layer", values) for name, values in by_layer.items()} | single, {"layer": np.arange(layers)}
+    )
+
+
+def functions(layers: int = 3, heads: int = 8) -> xr.Dataset:
+    """As of `circuits.head_functions`."""
+    dims = ("maps", "role", "region", "layer", "head")
+    coords = {
+        "maps": ["attention", "value_weighted"],
+        "role": ["correct", "noun"],
+        "region": ["object", "distractor"],
+        "layer": np.arange(layers),
+        "head": np.arange(heads),
+    }
+    g = np.random.default_rng(3)
+    shape = tuple(len(coords[dim]) for dim in dims)
+    names = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidance")
+    return xr.Dataset({name: (dims, g.uniform(size=shape)) for name in names}, coords)
+
+
+def labels() -> list[dict[str, Any]]:
+    """As of `circuits.label_heads`."""
+    return [
+        {
+            "layer": 1,
+            "head": 2,
+            "label": "implicit segmentation",
+            "evidence": "cutting inside the object costs 12 % of the gap [8, 16], p = 0.001; peers 1 %",
+            "testable": True,
+        },
+        {"layer": 2, "head": 5, "label": None, "testable": False, "reason": "constant masks"},
+    ]
+
+
+def paths(layers: int = 2, heads: int = 3) -> xr.Dataset:
+    """As of path patching, without baselines: a mean over pairs already."""
+    dims = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
+    g = np.random.default_rng(5)
+    shape = (layers, heads, layers, heads)
+    coords = {dim: np.arange(n) for dim, n in zip(dims, shape, strict=True)}
+    return xr.Dataset({"patching_effect": (dims, g.normal(0, 0.1, shape))}, coords)

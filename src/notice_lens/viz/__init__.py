@@ -8,18 +8,33 @@ if TYPE_CHECKING:
     from notice_lens.viz.attention_figures import attention
     from notice_lens.viz.flow_figures import modules, paths, profile
     from notice_lens.viz.head_figures import heads, universal
-    from notice_lens.viz.looking import attention_maps
     from notice_lens.viz.pair_figures import pairs
+    from notice_lens.viz.report_data import ReportData
+    from notice_lens.viz.report_page import report
+    from notice_lens.viz.widget import explore
 
-__all__ = ["attention", "attention_maps", "heads", "modules", "pairs", "paths", "profile", "universal"]
 _HOMES = {
+    "ReportData": "notice_lens.viz.report_data",
     "attention": "notice_lens.viz.attention_figures",
-    "attention_maps": "notice_lens.viz.looking",
+    "explore": "notice_lens.viz.widget",
     "heads": "notice_lens.viz.head_figures",
     "modules": "notice_lens.viz.flow_figures",
     "pairs": "notice_lens.viz.pair_figures",
     "paths": "notice_lens.viz.flow_figures",
     "profile": "notice_lens.viz.flow_figures",
+    "report": "notice_lens.viz.report_page",
     "universal": "notice_lens.viz.head_figures",
 }
+__all__ = [
+    "ReportData",
+    "attention",
+    "explore",
+    "heads",
+    "modules",
+    "pairs",
+    "paths",
+    "profile",
+    "report",
+    "universal",
+]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

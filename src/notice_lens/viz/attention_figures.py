@@ -1,5 +1,6 @@
 """Where a head looks: its attention over the images of a pair, side by side."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ RELATIVE = [[0.0, "rgba(31,78,158,0.8)"], [0.5, "rgba(250,250,250,0.15)"], [1.0,
 
 
 def attention(
-    maps: xr.DataArray,
+    maps: Any,
     pairs: "MinimalPairs",
     pair: Any = 0,
     *,
@@ -43,7 +44,9 @@ def attention(
     """Overlays of a head's attention on the images of a pair; the class token's share is said apart.
 
     Args:
-        maps: As `viz.attention_maps` gives them, with or without the dimension `run`.
+        maps: An array [pair, role, layer, head, patch], with `run` or without, with the coordinate `class_token`, as
+            `ReportData.maps` gives it; or what `circuits.attention_maps` gives, of which attention is drawn; or several
+            of these by run: `clean`, `image`, `text`.
         pairs: The pairs that they are of.
         pair: Its number, or its id.
         layer: From 0.
@@ -55,13 +58,12 @@ def attention(
         title: None says what is drawn.
 
     Raises:
-        TypeError: `maps` is no DataArray.
+        TypeError: `maps` is none of these.
         ValueError: There is no such pair, role, layer or head, or the pair has no map there.
     """
     from plotly.subplots import make_subplots
 
-    if not isinstance(maps, xr.DataArray) or "patch" not in maps.dims:
-        raise TypeError(f"viz.attention takes maps with a dimension `patch`, of viz.attention_maps; got {_said(maps)}")
+    maps = _one_array(maps)
     of = _found(pairs, pair)
     shown = chosen(chosen(maps, "pair", of.id), "role", role)
     if relative:
@@ -92,6 +94,23 @@ def attention(
     return finish(
         figure, said, of.clean_prompt, (round(len(panels) * (WIDTH + 14) + 210), round(tall + 195))
     ).update_layout(margin_t=125)
+
+
+def _one_array(maps: Any) -> xr.DataArray:
+    """Maps in any of their forms as one array with the coordinate `class_token`, where they say it."""
+    if isinstance(maps, Mapping) and not isinstance(maps, xr.Dataset) and maps:
+        for run in maps:
+            if run not in RUNS:
+                raise ValueError(one_of("run", run, RUNS))
+        runs = xr.IndexVariable("run", list(maps))
+        return xr.concat([_one_array(each) for each in maps.values()], runs, join="outer", combine_attrs="override")
+    if isinstance(maps, xr.Dataset) and "weight" in maps:
+        kinds = maps.sel(maps="attention") if "maps" in maps.dims else maps
+        array = kinds["weight"].drop_vars("maps", errors="ignore").assign_attrs(maps.attrs)
+        return array.assign_coords(class_token=kinds["class_token"].variable) if "class_token" in maps else array
+    if isinstance(maps, xr.DataArray) and "patch" in maps.dims:
+        return maps
+    raise TypeError(f"viz.attention takes attention maps, an array with a dimension `patch`; got {_said(maps)}")
 
 
 def _said(maps: Any) -> str:

@@ -99,9 +99,8 @@ def profile(profile: Any, *, title: str | None = None) -> "Figure":
             )
         )
         _centre(figure, result, colour, len(several) == 1)
-    figure.update_layout(
-        barmode="group", bargap=0.3, showlegend=len(several) > 1, legend={"orientation": "h", "y": -0.2}
-    )
+    legend = {"orientation": "h", "y": -0.2}
+    figure.update_layout(barmode="group", bargap=0.3, showlegend=len(several) > 1, legend=legend)
     figure.update_xaxes(title="layer", dtick=1, showgrid=False)
     figure.update_yaxes(title="share of all |effect|", tickformat=".0%", rangemode="tozero", gridcolor="#e4e7ec")
     first = next(iter(several.values()))
@@ -114,8 +113,8 @@ def paths(
     """Senders down, receivers across: what is restored when one talks to the other, signed and symmetric about zero.
 
     Args:
-        effects: Dims sender_layer, sender_head, receiver_layer, receiver_head (and pair). Without receivers, or with one
-            chosen by `receiver_layer=3, receiver_head=1`, senders are drawn as layer x head.
+        effects: Dims sender_layer, sender_head, receiver_layer, receiver_head (and pair). Without receivers, or
+            with one chosen by `receiver_layer=3, receiver_head=1`, senders are drawn as layer x head.
         metric: A variable of it; None takes `patching_effect`.
         top: How many senders and receivers at most: those with the largest effects, in the order of the network.
         title: None says what is drawn.

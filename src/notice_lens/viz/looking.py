@@ -24,7 +24,7 @@ STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")
 
 
-def attention_maps(
+def maps_of_runs(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",
     *,
@@ -124,6 +124,6 @@ def packed(maps: xr.DataArray) -> xr.Dataset:
 
 
 def unpacked(kept: xr.Dataset) -> xr.DataArray:
-    """Maps as `attention_maps` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
+    """Maps as `maps_of_runs` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
     maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(STEPS))).rename("attention")
     return maps.assign_coords(class_token=kept["class_token"]).assign_attrs(grid=kept.attrs["grid"])

@@ -1,0 +1,324 @@
+"""What the page's template is filled with: every sentence, table and small picture, from the data of a report."""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.viz import page_words as words
+from notice_lens.viz.head_figures import HEADS, ranked
+from notice_lens.viz.page_data import Kept
+from notice_lens.viz.report_data import Cell, ReportData
+from notice_lens.viz.results import bound
+
+STRONGEST, MOST_UNIVERSAL = 6, 12
+"""Heads of a cell in the comparison with mismatched donors, and of all in the table of universal heads."""
+WIDE = 10
+"""Heads a layer: from here on each heat map has the full width."""
+
+
+def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
+    """The template's `page`.
+
+    Args:
+        data: Of the report.
+        kept: What of the attention is on the page.
+    """
+    tested = any("significant" in cell.heads for cell in data.cells)
+    controlled = [cell for cell in data.cells if "effect_mismatched" in cell.heads]
+    return {
+        "title": data.title,
+        "findings": findings(data),
+        "about": _about(data),
+        "cells": [_cell(cell, _limit(data)) for cell in data.cells],
+        "tested": tested,
+        "intervals": any("low" in cell.heads for cell in data.cells),
+        "contrasts": [{"name": cell.name, "rows": _contrast(cell, _ends(controlled))} for cell in controlled],
+        "ranked": str(data.cells[0].heads.attrs.get("ranked_by", "the effect")),
+        "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
+        "layers": _labels(data, "layer"),
+        "heads": _labels(data, "head"),
+        "roles": list(kept.roles),
+        "no_attention": "Where these heads look is not part of this report: they do not look at the image, or no model "
+        "was at hand when the data were collected.",
+        "fewer": _fewer(kept),
+        "universal": _universal(data),
+        "labels": [_label(row) for row in data.labels],
+        "profiles": [_profile(cell) for cell in data.cells if cell.profile is not None],
+        "notes": list(data.notes),
+        "settings": [(name.replace("_", " "), words.one_line(value)) for name, value in data.settings.items()],
+    }
+
+
+def findings(data: ReportData) -> list[str]:
+    """What was found, in a few sentences: they stand first on the page, and a command can print them."""
+    count = data.cells[0].heads.sizes["layer"] * data.cells[0].heads.sizes["head"]
+    said = [_strongest_said(data)]
+    if data.universal is not None:
+        passed = [_name(*place) for place in _places(data.universal["universal"])]
+        cells = words.counted(data.universal.sizes["cell"], "cell")
+        if passed:
+            verb = "is" if len(passed) == 1 else "are"
+            said.insert(0, f"{len(passed)} of {count} heads {verb} universal over {cells}: {', '.join(passed)}.")
+        else:
+            said.insert(0, f"No head is universal: none of {count} passes in all of {cells}.{_nearest(data.universal)}")
+    if data.labels:
+        found = [f"{_name(row['layer'], row['head'])} ({row['label']})" for row in data.labels if row.get("label")]
+        said.append(
+            f"With causal evidence for what they do: {', '.join(found)}." if found else
+            "No head has a function with causal evidence."
+        )  # fmt: skip
+    return said
+
+
+def _about(data: ReportData) -> str:
+    """What was looked at, in one line."""
+    heads, said = data.cells[0].heads, []
+    sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.cells[0].facts.get("sites", "")))
+    said.append(
+        f"{heads.sizes['layer']} layers × {heads.sizes['head']} heads" + (f" of {'.'.join(sites[0])}" if sites else "")
+    )
+    said.append(words.counted(len(data.cells), "cell"))
+    if model := str(data.settings.get("model", "")):
+        said.append(f"model {PurePath(model).name}")
+    return " · ".join([*said, f"notice-lens {data.settings.get('notice_lens', '')}".strip()])
+
+
+def _strongest_said(data: ReportData) -> str:
+    cell = max(
+        data.cells, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
+    )
+    best = _best(cell)
+    what = " beyond what a mismatched image does" if "effect_mismatched" in cell.heads else ""
+    return f"Strongest: {_name(best['layer'], best['head'])} in {cell.name}, {best['said']} of the gap{what}."
+
+
+def _nearest(universal: xr.Dataset) -> str:
+    if "count" not in universal:
+        return ""
+    flat = universal.stack(place=HEADS, create_index=False)
+    order = ranked(universal)
+    first = flat.isel(place=int(order[flat["count"].values[order].argmax()]))
+    if int(first["count"]) == 0:
+        return " No head is significant in any of them."
+    name = _name(int(first["layer"]), int(first["head"]))
+    return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['cell']}."
+
+
+def _name(layer: Any, head: Any) -> str:
+    return f"L{layer}.H{head}"
+
+
+def _labels(data: ReportData, dim: str) -> list[int]:
+    return sorted({int(label) for cell in data.cells for label in cell.heads[dim].values})
+
+
+def _places(found: xr.DataArray) -> list[tuple[int, int]]:
+    table = found.transpose(*HEADS)
+    rows, columns = table["layer"].values, table["head"].values
+    return [(int(rows[i]), int(columns[j])) for i, j in np.argwhere(table.values.astype(bool))]
+
+
+def _best(cell: Cell) -> dict[str, Any]:
+    """The head with the largest effect, either way."""
+    sizes = abs(cell.heads["effect"]).fillna(-1.0).values
+    row, column = np.unravel_index(int(sizes.argmax()), sizes.shape)
+    one = cell.heads.isel(layer=int(row), head=int(column))
+    return {"layer": int(one["layer"]), "head": int(one["head"]), "said": words.with_interval(one)}
+
+
+def _cell(cell: Cell, limit: float) -> dict[str, Any]:
+    attrs, facts = cell.heads.attrs, cell.facts
+    pairs = str(attrs.get("pairs", facts.get("pairs", "")))
+    pairs += f" ({attrs['clusters']} clusters)" if "clusters" in attrs else ""
+    ends = [facts.get(f"logit_diff_{run}") for run in ("clean", "corrupt")]
+    counts = {name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads}
+    centre = cell.profile.get("centre_of_mass") if cell.profile is not None else None
+    said = {name: value for name, value in attrs.items() if name not in facts}
+    return {
+        "name": cell.name,
+        "role": cell.role,
+        "pairs": pairs,
+        "gap": " → ".join(words.one_line(float(end)) for end in ends if end is not None),
+        "best": _best(cell),
+        "significant": counts.get("significant", "none"),
+        "two_sigma": counts.get("two_sigma", "none"),
+        "centre": "none" if centre is None else f"layer {float(centre):.1f}",
+        "heads": cell.heads["head"].values.tolist(),
+        "rows": _rows(cell, limit),
+        "empty": not np.isfinite(cell.heads["effect"]).any(),
+        "facts": [(name.replace("_", " "), words.one_line(value)) for name, value in {**facts, **said}.items()],
+    }
+
+
+def _rows(cell: Cell, limit: float) -> list[dict[str, Any]]:
+    """A heat map's rows, one button a cell."""
+    return [
+        {
+            "layer": layer,
+            "cells": [
+                _button(cell.heads.isel(layer=i, head=j), layer, head, limit, first=i == j == 0)
+                for j, head in enumerate(cell.heads["head"].values.tolist())
+            ],
+        }
+        for i, layer in enumerate(cell.heads["layer"].values.tolist())
+    ]
+
+
+def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool) -> dict[str, Any]:
+    label = f"{_name(layer, head)}: {words.with_interval(one)}"
+    if "significant" in one or "two_sigma" in one:
+        label += f"; rules passed: {words.rules(one)}"
+    shade, text = words.shade(one["effect"], limit), words.whole(one["effect"])
+    return {"head": head, "shade": shade, "frame": words.frame(one), "label": label, "text": text, "first": first}
+
+
+def _contrast(cell: Cell, ends: tuple[float, float]) -> list[dict[str, Any]]:
+    """The strongest heads of a cell: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
+    flat = cell.heads.stack(place=HEADS, create_index=False)
+    order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
+    drawn = flat.isel(place=order)
+    scale = 220 / (ends[1] - ends[0] or 1.0)
+
+    def x(value: Any) -> float:
+        return round(10 + scale * (float(np.nan_to_num(value)) - ends[0]), 1)
+
+    return [
+        {
+            "layer": int(one["layer"]),
+            "head": int(one["head"]),
+            "matched": words.percent(one["effect_matched"]),
+            "mismatched": words.percent(one["effect_mismatched"]),
+            "x_matched": x(one["effect_matched"]),
+            "x_mismatched": x(one["effect_mismatched"]),
+            "zero": x(0.0),
+            "said": words.with_interval(one),
+            "p": words.small(one["p"]) if "p" in one else "none",
+            "q": words.small(one["q"]) if "q" in one else "none",
+            "rules": words.rules(one),
+        }
+        for one in (drawn.isel(place=place) for place in range(drawn.sizes["place"]))
+    ]
+
+
+def _limit(data: ReportData) -> float:
+    """What the scale of all heat maps ends at: the same for all, so that cells can be compared."""
+    every = [cell.heads[name] for cell in data.cells for name in cell.heads.data_vars if str(name).startswith("effect")]
+    return bound(*every)
+
+
+def _ends(cells: Sequence[Cell]) -> tuple[float, float]:
+    """The smallest and the largest effect that is compared, and zero between them."""
+    names = ("effect_matched", "effect_mismatched")
+    values = np.concatenate([np.zeros(1), *(cell.heads[name].values.ravel() for cell in cells for name in names)])
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def _universal(data: ReportData) -> dict[str, Any] | None:
+    """The table of universal heads, or of those that come nearest."""
+    if data.universal is None:
+        return None
+    flat = data.universal.stack(place=HEADS, create_index=False)
+    count = int(flat["universal"].sum())
+    order = ranked(data.universal)[: max(count, MOST_UNIVERSAL)]
+    limit = bound(flat["effect"])
+    more = "below them those that come nearest" if count else "these come nearest"
+    said = f"{count or 'No'} head{'' if count == 1 else 's'} of {flat.sizes['place']} " + (
+        "passes" if count == 1 else "pass"
+    )
+    attrs = {name: str(value) for name, value in data.universal.attrs.items() if "rule" in str(name)}
+    return {
+        "said": f"{said} in all {words.counted(data.universal.sizes['cell'], 'cell')}; {more}.",
+        "cells": [str(name) for name in data.universal["cell"].values],
+        "rows": [_universal_row(flat.isel(place=int(place)), limit, data.labels) for place in order],
+        "rules": [f"{str(name).replace('_', ' ')}: {value}" for name, value in attrs.items()],
+    }
+
+
+def _universal_row(one: xr.Dataset, limit: float, labels: Sequence[Any]) -> dict[str, Any]:
+    layer, head = int(one["layer"]), int(one["head"])
+    cells = []
+    for number in range(one.sizes["cell"]):
+        at = one.isel(cell=number)
+        said = {"shade": words.shade(at["effect"], limit), "frame": words.frame(at), "text": words.whole(at["effect"])}
+        cells.append(said | {"label": words.with_interval(at)})
+    found = [row for row in labels if (row.get("layer"), row.get("head")) == (layer, head) and row.get("label")]
+    frequency = one.get("selection_frequency")
+    return {
+        "layer": layer,
+        "head": head,
+        "universal": bool(one["universal"]),
+        "cells": cells,
+        "p": words.small(one["p"]) if "p" in one else "none",
+        "q": words.small(one["q"]) if "q" in one else "none",
+        "selected": f"{float(frequency):.0%}" if frequency is not None and frequency.ndim == 0 else "none",
+        "functions": ", ".join(dict.fromkeys(str(row["label"]) for row in found)) or "none found",
+    }
+
+
+def _label(row: Any) -> dict[str, Any]:
+    """A label with its evidence; where nothing could be tested, why."""
+    untested = row.get("testable") is False
+    evidence = [words.one_line(row[name]) for name in ("evidence", "reason") if row.get(name)]
+    known = ("layer", "head", "label", "evidence", "reason", "testable")
+    evidence += [
+        f"{name.replace('_', ' ')}: {words.one_line(value)}" for name, value in row.items() if name not in known
+    ]
+    said = row.get("label") or ("not testable" if untested else "none")
+    return {"layer": row.get("layer"), "head": row.get("head"), "label": said, "evidence": "; ".join(evidence)}
+
+
+def _profile(cell: Cell) -> dict[str, Any]:
+    """A cell's shares by layer as bars in a picture 150 pixels high, whose base line is at 120."""
+    profile = cell.profile
+    assert profile is not None
+    shares = profile["share"].values
+    tops = profile["high"].values if "high" in profile else shares
+    scale = 110 / float(np.nanmax(np.concatenate([tops, shares, [1e-9]])))
+    step = max(18.0, 240 / len(shares))
+    bars = [
+        {
+            "layer": int(layer),
+            "x": round(number * step + step * 0.15, 1),
+            "middle": round((number + 0.5) * step, 1),
+            "width": round(step * 0.7, 1),
+            "y": round(120 - scale * float(share), 1),
+            "height": round(scale * float(share), 1),
+            "low": round(120 - scale * float(profile["low"].values[number]), 1) if "low" in profile else None,
+            "high": round(120 - scale * float(profile["high"].values[number]), 1) if "high" in profile else None,
+        }
+        for number, (layer, share) in enumerate(zip(profile["layer"].values, shares, strict=True))
+    ]
+    listed = ", ".join(f"layer {bar['layer']} {share:.0%}" for bar, share in zip(bars, shares, strict=True))
+    centre = float(profile["centre_of_mass"]) if "centre_of_mass" in profile else None
+    first = float(profile["layer"].values[0])
+    return {
+        "name": cell.name,
+        "width": round(step * len(shares), 1),
+        "bars": bars,
+        "centre": None if centre is None else round((centre - first + 0.5) * step, 1),
+        "label": f"{cell.name}: {listed}",
+        "said": _centre_said(profile, centre),
+    }
+
+
+def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
+    said = [] if centre is None else [f"centre of mass {centre:.2f}"]
+    if centre is not None and "centre_low" in profile:
+        said[0] += f" [{float(profile['centre_low']):.2f}, {float(profile['centre_high']):.2f}]"
+    if "middle_share" in profile:
+        said.append(f"middle layers {float(profile['middle_share']):.0%}")
+    if "p" in profile and profile["p"].ndim == 0:
+        said.append(f"p = {words.small(profile['p'])}")
+    return "; ".join(said)
+
+
+def _fewer(kept: Kept) -> str:
+    if kept.most is None:
+        return ""
+    pairs = words.counted(kept.most, "pair")
+    said = f"it has the attention of {pairs} a cell at {', '.join(kept.roles)}; the saved data have all"
+    return f"To keep this file small, {said}."

@@ -1,0 +1,140 @@
+"""The data of a report on disk: one folder that needs nothing beside it.
+
+report.json     cells, pairs, statistics, settings; written last, so that a folder without it is not complete
+attention.npz   maps in 8 bits
+pictures/       each pair's two pictures, by number
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.models.names import one_of
+from notice_lens.viz.plain import as_plain, from_plain, plain
+from notice_lens.viz.report_data import Cell, Picture, ReportData, ShownPair
+
+FORMAT = 1
+INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
+KINDS = ("png", "jpeg", "webp")
+
+
+def save(data: ReportData, folder: Path) -> Path:
+    """Writes the folder beside its place and moves it there when it is complete; see `ReportData.save`."""
+    folder = folder.resolve()
+    if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something that is no report's data; choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        made = Path(scratch) / "made"
+        _write(data, made)
+        if folder.exists():
+            folder.replace(Path(scratch) / "old")
+        made.replace(folder)
+    return folder
+
+
+def _write(data: ReportData, folder: Path) -> None:
+    (folder / PICTURES).mkdir(parents=True)
+    for number, pair in enumerate(data.pairs):
+        for side, picture in pair.pictures.items():
+            (folder / _picture(number, side, picture.kind)).write_bytes(picture.content)
+    index = {
+        "format": FORMAT,
+        "title": data.title,
+        "cells": [_plain_cell(cell) for cell in data.cells],
+        "pairs": [_plain_pair(pair) for pair in data.pairs],
+        "universal": None if data.universal is None else as_plain(data.universal),
+        "functions": {name: as_plain(one) for name, one in data.functions.items()},
+        "labels": plain(data.labels),
+        "notes": list(data.notes),
+        "settings": plain(data.settings),
+        "attention": None,
+    }
+    if data.attention is not None:
+        labels = {str(dim): plain(data.attention[dim].values) for dim in data.attention["largest"].dims}
+        index["attention"] = {"labels": labels, "grid": plain(data.attention.attrs["grid"])}
+        arrays = {str(name): values.values for name, values in data.attention.data_vars.items()}
+        np.savez_compressed(folder / MAPS, allow_pickle=False, **arrays)
+    (folder / INDEX).write_text(json.dumps(index, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+
+
+def load(folder: Path) -> ReportData:
+    """Reads the folder; see `ReportData.load`."""
+    if not (folder / INDEX).is_file():
+        what = "is no folder" if not folder.is_dir() else f"has no {INDEX}, so it is no report's data, or not complete"
+        raise FileNotFoundError(f"{folder} {what}; ReportData.save writes one")
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    if index.get("format") != FORMAT:
+        raise ValueError(f"{folder} has the format {index.get('format')!r}; this version reads {FORMAT}")
+    stored = index["universal"]
+    return ReportData(
+        title=index["title"],
+        cells=tuple(map(_cell, index["cells"])),
+        pairs=tuple(_pair(folder, number, one) for number, one in enumerate(index["pairs"])),
+        attention=_attention(folder, index["attention"]),
+        universal=None if stored is None else from_plain(stored),
+        functions={name: from_plain(one) for name, one in index["functions"].items()},
+        labels=tuple(index["labels"]),
+        notes=tuple(index["notes"]),
+        settings=index["settings"],
+    )
+
+
+def _picture(number: int, side: str, kind: str) -> Path:
+    """Where a picture is; nothing that a user wrote is in its name."""
+    if kind not in KINDS:
+        raise ValueError(one_of("kind of picture", kind, KINDS))
+    return Path(PICTURES) / f"{number:04d}-{side}.{kind}"
+
+
+def _plain_cell(cell: Cell) -> dict[str, Any]:
+    found = {each.name: getattr(cell, each.name) for each in fields(cell)}
+    found |= {"heads": as_plain(cell.heads), "profile": None if cell.profile is None else as_plain(cell.profile)}
+    return plain(found | {"by_pair": {"shape": cell.by_pair.shape, "data": cell.by_pair.ravel()}})
+
+
+def _cell(stored: Mapping[str, Any]) -> Cell:
+    by_pair = np.array(stored["by_pair"]["data"], np.float32).reshape(stored["by_pair"]["shape"])
+    read = {"heads": from_plain(stored["heads"]), "shown": tuple(stored["shown"]), "by_pair": by_pair}
+    read["profile"] = None if stored["profile"] is None else from_plain(stored["profile"])
+    return Cell(**{**stored, **read})
+
+
+def _plain_pair(pair: ShownPair) -> dict[str, Any]:
+    found = {each.name: getattr(pair, each.name) for each in fields(pair)}
+    return plain(found | {"pictures": {side: picture.kind for side, picture in pair.pictures.items()}})
+
+
+def _pair(folder: Path, number: int, stored: Mapping[str, Any]) -> ShownPair:
+    pictures = {
+        side: Picture((folder / _picture(number, _side(side), kind)).read_bytes(), kind)
+        for side, kind in stored["pictures"].items()
+    }
+    spans = {
+        side: {role: (span[0], span[1]) for role, span in found.items()} for side, found in stored["spans"].items()
+    }
+    regions = {
+        side: {name: np.array(mask, bool) for name, mask in found.items()} for side, found in stored["regions"].items()
+    }
+    return ShownPair(**{**stored, "pictures": pictures, "spans": spans, "regions": regions})
+
+
+def _side(side: str) -> str:
+    if side not in ("clean", "corrupt"):
+        raise ValueError(one_of("picture of a pair", side, ("clean", "corrupt")))
+    return side
+
+
+def _attention(folder: Path, stored: Mapping[str, Any] | None) -> xr.Dataset | None:
+    if stored is None:
+        return None
+    labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
+    with np.load(folder / MAPS, allow_pickle=False) as arrays:
+        parts = {name: ((*labels, "patch")[: arrays[name].ndim], arrays[name]) for name in arrays.files}
+    return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})

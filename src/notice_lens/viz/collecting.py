@@ -146,10 +146,10 @@ def plain_means(effects: xr.Dataset, where: Mapping[str, Any]) -> xr.Dataset:
     matched = averaged(effects, "patching_effect", where, HEADS, "report").drop_vars("n")
     control = effects.get("patching_effect_mismatched")
     if control is None or not bool(control.notnull().any()):
-        return xr.Dataset({"effect": matched}, attrs={"ranked_by": "the effect"})
+        return xr.Dataset({"effect": matched}).drop_attrs().assign_attrs(ranked_by="the effect")
     mismatched = averaged(effects, "patching_effect_mismatched", where, HEADS, "report").drop_vars("n")
     parts = {"effect": matched - mismatched, "effect_matched": matched, "effect_mismatched": mismatched}
-    return xr.Dataset(parts, attrs={"ranked_by": "matched minus mismatched"})
+    return xr.Dataset(parts).drop_attrs().assign_attrs(ranked_by="matched minus mismatched")
 
 
 def _facts(effects: xr.Dataset) -> dict[str, Any]:

@@ -19,7 +19,8 @@ TITLES = {
     "attn_out": "attention",
     "cross_attn_out": "cross-attention",
     "mlp_out": "MLP",
-    "resid": "residual stream",
+    "normalized_resid_post": "residual stream",
+    "resid_post": "residual stream",
 }
 PATTERNS = ("", "/", ".", "x", "-", "+")
 GREYS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")

@@ -76,7 +76,7 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
 
     _check_universal(universal, top)
     flat = universal.stack(place=HEADS, create_index=False)
-    order = ranked(universal)[:top]
+    order = ranked(universal)[:top].tolist()
     names = [f"L{flat['layer'].values[place]}.H{flat['head'].values[place]}" for place in order]
     found = [str(cell) for cell in universal["cell"].values]
     values = flat["effect"].transpose("place", "cell").values[order]

@@ -71,7 +71,7 @@ def _short(value: float, unit: Unit) -> str:
     return format(value, ".2g").replace("-", MINUS).replace("+", "")
 
 
-def outlined(figure: "Figure", places: Iterable[tuple[int, int]], *, dotted: bool = False, **axes: str) -> None:
+def outlined(figure: "Figure", places: Iterable[Any], *, dotted: bool = False, **axes: str) -> None:
     """Draws a frame around cells.
 
     Args:

@@ -79,7 +79,7 @@ def _about(data: ReportData) -> str:
     heads, said = data.cells[0].heads, []
     sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.cells[0].facts.get("sites", "")))
     said.append(
-        f"{heads.sizes['layer']} layers × {heads.sizes['head']} heads" + (f" of {'.'.join(sites[0])}" if sites else "")
+        f"{heads.sizes['layer']} layers x {heads.sizes['head']} heads" + (f" of {'.'.join(sites[0])}" if sites else "")
     )
     said.append(words.counted(len(data.cells), "cell"))
     if model := str(data.settings.get("model", "")):

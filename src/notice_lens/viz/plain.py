@@ -56,11 +56,14 @@ def _variable(name: Any, values: xr.DataArray) -> dict[str, Any]:
         "dtype": dtype,
         "shape": list(values.shape),
         "data": plain(values.values.ravel()),
+        "attrs": plain(values.attrs),
     }
 
 
 def _read(stored: Mapping[str, Any]) -> dict[str, xr.Variable]:
-    return {
-        name: xr.Variable(one["dims"], np.array(one["data"], np.dtype(one["dtype"])).reshape(one["shape"]))
-        for name, one in stored.items()
-    }
+    return {name: _read_one(one) for name, one in stored.items()}
+
+
+def _read_one(stored: Mapping[str, Any]) -> xr.Variable:
+    values = np.array(stored["data"], np.dtype(stored["dtype"])).reshape(stored["shape"])
+    return xr.Variable(stored["dims"], values, stored["attrs"])

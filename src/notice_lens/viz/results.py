@@ -23,9 +23,10 @@ class Unit(NamedTuple):
     name: str
     form: str
 
-    def text(self, value: float) -> str:
+    def text(self, value: Any) -> str:
         """The number as it is read, such as `+23.4%`; `none` where there is none."""
-        return format(float(value), self.form).replace("-", MINUS) if np.isfinite(value) else "none"
+        number = float(value)
+        return format(number, self.form).replace("-", MINUS) if np.isfinite(number) else "none"
 
 
 SHARE = Unit("share of the gap restored", "+.1%")

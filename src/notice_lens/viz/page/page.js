@@ -9,13 +9,16 @@ const FIRST = 6; // pairs that are shown before "all"
 const HEAT = [[0, 12, 8, 38, .52], [.35, 120, 28, 109, .6], [.65, 237, 105, 37, .68], [1, 252, 250, 150, .8]];
 const MORE = [[0, 250, 250, 250, .08], [1, 214, 90, 10, .85]];
 const LESS = [[0, 250, 250, 250, .08], [1, 31, 78, 158, .85]];
-const LINES = [["#ffffff", []], ["#ffe08a", [6, 4]], ["#9be7ff", [2, 3]], ["#ffb3c7", [8, 3, 2, 3]]];
+const LINES = [["#ffffff", [], "solid"], ["#ffe08a", [6, 4], "dashed"], ["#9be7ff", [2, 3], "dotted"], ["#ffb3c7", [9, 3, 2, 3], "dash-dotted"]];
 
 function start(root, data) {
   const find = (selector) => root.querySelector(selector);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const form = find("form.choices");
   const state = { cell: 0, layer: 0, head: 0, every: false };
+  const regionNames = [...new Set(data.pairs.flatMap((pair) => Object.values(pair.regions).flatMap(Object.keys)))]
+    .filter((name) => name !== "background");
+  const lineOf = (name) => LINES[regionNames.indexOf(name) % LINES.length];
   const pictures = new Map();
   const decoded = new Map();
   let turn = 0;
@@ -167,7 +170,7 @@ function start(root, data) {
       pen.fillRect(x, y, wide, high);
       if (relative && value < 0 && part > .15) stripe(pen, x, y, wide, high);
     });
-    Object.entries(regions).forEach(([, bits], number) => outline(pen, bits, columns, wide, high, LINES[number % 4]));
+    Object.entries(regions).forEach(([name, bits]) => outline(pen, bits, columns, wide, high, lineOf(name)));
   }
 
   // Less than the mean has a stroke, so that it can be told without colour.
@@ -240,8 +243,8 @@ function start(root, data) {
     if (look) {
       const best = look.raw.indexOf(Math.max(...look.raw)), columns = data.attention.grid[1];
       const parts = Object.entries(regions).filter(([, bits]) => bits.includes("1"))
-        .map(([key, bits]) => `${share(inRegion(look, bits))} in ${key} (${share(bits.split("1").length / bits.length - 1 / bits.length)} of the image)`);
-      const said = [...parts, `${share(look.token)} at the class token`];
+        .map(([key, bits]) => `${key} ${share(inRegion(look, bits))} (${share((bits.split("1").length - 1) / bits.length)})`);
+      const said = [...parts, `class token ${share(look.token)}`];
       said.forEach((text) => caption.append(make("span", "", text)));
       alt += `: L${state.layer}.H${state.head} looks most at row ${Math.floor(best / columns) + 1}, column ` +
         `${best % columns + 1} (${share(look.raw[best])}); ${said.join("; ")}`;
@@ -297,7 +300,7 @@ function start(root, data) {
     if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
     if (values.p) say("p, q", `${small(values.p[place])}, ${small((values.q || values.p)[place])}`);
     const rules = [["significant", "significant"], ["two_sigma", "two-sigma rule"]].filter(([key]) => values[key]);
-    if (rules.length) say("rules", rules.map(([key, text]) => (values[key][place] ? "\u2713 " : "\u2717 ") + text).join(", "));
+    if (rules.length) say("rules", rules.map(([key, text]) => (values[key][place] ? "\u2713 " : "\u2717 ") + text).join(" "));
     const labels = data.labels.filter((row) => row.layer === state.layer && row.head === state.head && row.label);
     if (labels.length) say("function", [...new Set(labels.map((row) => row.label))].join(", "));
   }
@@ -313,7 +316,7 @@ function start(root, data) {
         const get = (name) => found.scores[name] && found.scores[name][place] != null ? found.scores[name][place].toFixed(2) : "none";
         const row = make("tr");
         row.append(make("th", "", data.functions.length > 1 ? `${found.name}: ${region}` : region));
-        ["auroc", "auroc_null", "pointing", "iou"].forEach((name) => row.append(make("td", "", get(name))));
+        ["auroc", "auroc_null", "pointing", "iou"].forEach((name) => row.append(make("td", "number", get(name))));
         table.append(row);
       });
     }
@@ -336,6 +339,8 @@ function start(root, data) {
     more.hidden = visible.length === places.length;
     more.textContent = `Show all ${places.length} pairs`;
     find(".scale-note").hidden = !settings.relative;
+    find(".region-note").hidden = !(settings.outlines && regionNames.length);
+    find(".region-note").textContent = regionNames.map((each) => `${each}: ${lineOf(each)[2]}`).join(", ");
     await Promise.all(cards.map((each) => each.drawn));
     if (mine === turn) {
       find(".said").textContent = `Layer ${state.layer}, head ${state.head} in ${cell.name}: ` +

@@ -1,0 +1,127 @@
+"""Figures of heads: the numbers, the frames, what is said on hover, and what is said to wrong results."""
+
+import numpy as np
+import plotly.io
+import pytest
+import xarray as xr
+
+import made_results as made
+from notice_lens import patching, viz
+from notice_lens.pairs import mini_world
+
+
+@pytest.fixture(scope="module")
+def effects() -> xr.Dataset:
+    return made.swept(mini_world("states", 6))
+
+
+def frames(figure, dash: str) -> set[tuple[int, int]]:
+    """Row and column of each frame of a kind."""
+    found = [shape for shape in figure.layout.shapes if shape.line.dash == dash]
+    return {(round((shape.y0 + shape.y1) / 2), round((shape.x0 + shape.x1) / 2)) for shape in found}
+
+
+def test_effects_are_drawn_as_ratios_of_sums_at_the_correct_role(effects):
+    figure = viz.heads(effects)
+    expected = effects.logit_diff_change.sum("pair") / (effects.logit_diff_clean - effects.logit_diff_corrupt).sum()
+    assert np.allclose(figure.data[0].z, expected.sel(role="correct"))
+    axis = figure.layout.coloraxis
+    assert axis.cmin == -axis.cmax == pytest.approx(-abs(expected.sel(role="correct")).max())
+    assert "restored" in axis.colorbar.title.text
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("head", "layer")
+    assert "correct" in figure.layout.title.text
+    other = viz.heads(effects, role="[CLS]", metric="logit_diff_change")
+    assert np.allclose(other.data[0].z, effects.logit_diff_change.sel(role="[CLS]").mean("pair"))
+    assert "logit" in other.layout.coloraxis.colorbar.title.text
+
+
+def test_important_heads_are_framed_by_their_rules():
+    important = made.important()
+    important["significant"][:] = False
+    important["significant"][1, 2] = True
+    important["two_sigma"][:] = False
+    important["two_sigma"][1, 2] = important["two_sigma"][2, 5] = True
+    figure = viz.heads(important)
+    assert frames(figure, "solid") == {(1, 2)}
+    assert frames(figure, "dot") == {(2, 5)}
+    hover = figure.data[0].customdata[1][2]
+    assert "+31.0%" in hover
+    assert "[+25.1%, +36.9%]" in hover
+    assert "mismatched" in hover
+    assert "q = 0.0003" in hover
+    assert "states, image corruption" in figure.layout.title.text
+
+
+def test_statistics_go_with_effects_by_label_not_by_place(effects):
+    important = made.important().isel(layer=[2, 1, 0])
+    assert frames(viz.heads(effects, important=important), "solid") == {(1, 2), (2, 5)}
+
+
+def test_the_sign_can_be_read_without_colour():
+    few = viz.heads(made.important())
+    assert few.data[0].text[2][5] == "\N{MINUS SIGN}18"
+    assert few.data[0].text[1][2] == "31"
+    many = viz.heads(made.important(24, 24)).data[0].text
+    assert many[1][2] == ""
+    assert many[23][5] == "\N{MINUS SIGN}"
+
+
+def test_an_array_and_nothing_at_all():
+    figure = viz.heads(xr.DataArray(np.zeros((2, 2)), dims=("layer", "head")))
+    assert figure.layout.coloraxis.cmax == 1
+    empty = viz.heads(xr.DataArray(np.full((2, 2), np.nan), dims=("layer", "head")))
+    assert empty.data[0].text[0][0] == ""
+
+
+def test_figures_set_no_global_renderer_and_escape_names():
+    before = plotly.io.renderers.default, plotly.io.templates.default
+    figure = viz.heads(made.important(task="<b>$x$</b>"))
+    assert (plotly.io.renderers.default, plotly.io.templates.default) == before
+    assert "<b>" not in figure.layout.title.text
+    assert "$" not in figure.layout.title.text
+
+
+def test_messages(effects):
+    with pytest.raises(ValueError, match=r"no metric or baseline 'patching_efect'; did you mean 'patching_effect'"):
+        viz.heads(effects, metric="patching_efect")
+    with pytest.raises(ValueError, match=r"no role 'corect'; did you mean 'correct'"):
+        viz.heads(effects, role="corect")
+    with pytest.raises(
+        ValueError, match=r"draws layer x head, and this result has 'role' too: choose one, such as role='\[CLS\]'"
+    ):
+        viz.heads(effects.sel(role=["[CLS]", "[SEP]"]))
+    with pytest.raises(ValueError, match="no dimension of this result 'rol'; did you mean 'role'"):
+        viz.heads(effects, rol="correct")
+    with pytest.raises(ValueError, match="this result has no dimension 'head'"):
+        viz.heads(effects.isel(head=0, drop=True))
+    with pytest.raises(TypeError, match="takes an xarray result, a Dataset or DataArray; got list"):
+        viz.heads([1])
+
+
+def test_universal_heads_come_first_and_are_framed():
+    cells = {name: made.important(seed=seed) for seed, name in enumerate(["states, image", "faces, image"])}
+    figure = viz.universal(made.universal(cells), top=5)
+    assert list(figure.data[0].y[:2]) == ["L1.H2", "L2.H5"]
+    assert list(figure.data[0].x) == list(cells)
+    assert np.allclose(figure.data[0].z[0], 0.31)
+    assert figure.data[0].text[0][0] == "31*"
+    assert figure.data[0].text[2][0][-1:] != "*"
+    assert frames(figure, "solid") == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert figure.layout.title.text == "2 universal heads of 24"
+    assert "No universal heads" in viz.universal(made.universal(cells, none=True)).layout.title.text
+
+
+def test_messages_of_universal():
+    with pytest.raises(ValueError, match="takes a result of circuits.universal_heads, with 'universal'"):
+        viz.universal(made.important())
+    with pytest.raises(TypeError, match="got DataArray"):
+        viz.universal(made.important().effect)
+    with pytest.raises(ValueError, match="top=0: expected a number of heads, 1 or more"):
+        viz.universal(made.universal({"one": made.important()}), top=0)
+
+
+def test_what_a_real_sweep_gives(mini):
+    pairs = mini_world("states", 2)
+    figure = viz.heads(patching.patch_heads(mini, pairs, "text.cross_attn", layers=[1, 2], progress=False))
+    assert list(figure.data[0].y) == ["1", "2"]
+    assert len(figure.data[0].x) == 8

@@ -1,0 +1,250 @@
+"""The report in a real browser: a click or a key shows where a head looks; nothing is loaded, and nothing complains."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import made_results as made
+from browsing import browser, needs_browser, opened, until
+from notice_lens import viz
+from notice_lens.pairs import mini_world
+from notice_lens.pairs.minimal_pairs import MinimalPairs
+from notice_lens.viz.report_data import ReportData
+
+pytestmark = needs_browser
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def data(mini) -> ReportData:
+    pairs = mini_world("states", 8)
+    cells = {"states, image": pairs, "states, text": pairs}
+    effects = {name: made.swept(pairs, name.split(", ")[1], seed=number) for number, name in enumerate(cells)}
+    important = {name: made.important(seed=number) for number, name in enumerate(cells)}
+    return ReportData.collect(
+        mini, cells, effects, important=important, universal=made.universal(important), functions=made.functions(),
+        labels=made.labels(), profiles=dict.fromkeys(cells, made.profile()), progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def path(data, tmp_path_factory) -> Path:
+    return viz.report(data, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found
+
+
+def button(page: Any, cell: int, layer: int, head: int) -> Any:
+    return page.locator(f"[data-map='{cell}'] button[data-layer='{layer}'][data-head='{head}']")
+
+
+def shown(page: Any, cell: int, layer: int, head: int) -> None:
+    page.wait_for_selector(f".notice-lens[data-shown='{cell}/{layer}/{head}']")
+
+
+def overlays(page: Any) -> list[str]:
+    return page.locator(".pairs canvas").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
+
+
+def said_of(data: ReportData, pair: int, run: str, layer: int, head: int, role: str = "correct") -> str:
+    """Where a map is largest, as an overlay says it."""
+    one = data.maps().isel(pair=pair).sel(run=run, role=role, layer=layer, head=head)
+    best = int(one.values.argmax())
+    return f"L{layer}.H{head} looks most at row {best // 8 + 1}, column {best % 8 + 1}"
+
+
+def test_a_click_on_a_head_shows_its_overlays(chromium, path, data):
+    one = opened(chromium, path)
+    shown(one.page, 0, 1, 2)  # the strongest head of the first cell
+    button(one.page, 0, 0, 5).click()
+    shown(one.page, 0, 0, 5)
+    found = overlays(one.page)
+    assert len(found) == 2 * 6
+    for place, number in enumerate(data.cells[0].shown[:6]):
+        assert said_of(data, number, "clean", 0, 5) in found[2 * place]
+        assert said_of(data, number, "image", 0, 5) in found[2 * place + 1]
+        assert found[2 * place + 1].startswith("corrupted image")
+    assert one.page.locator(".chosen").inner_text() == "L0.H5 \u2014 states, image"
+    assert button(one.page, 0, 0, 5).get_attribute("aria-pressed") == "true"
+    assert one.page.locator("[aria-pressed=true]").count() >= 1
+    one.calm()
+
+
+def test_overlays_are_painted_where_the_head_looks(chromium, path, data):
+    one = opened(chromium, path)
+    button(one.page, 0, 2, 2).click()
+    shown(one.page, 0, 2, 2)
+    number = data.cells[0].shown[0]
+    maps = data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).values
+    brightness = [
+        one.page.locator(".pairs canvas").first.evaluate(RED, divmod(int(place), 8)) for place in maps.argsort()
+    ]
+    assert brightness[-1] > np.median(brightness) + 40, "the brightest patch is where most of the attention is"
+    one.page.select_option("select[name=role]", "[SEP]")
+    until(one.page, "[...document.querySelectorAll('.pairs mark')].some((one) => one.textContent === '[SEP]')")
+    assert said_of(data, number, "clean", 2, 2, "[SEP]") in overlays(one.page)[0]
+    one.calm()
+
+
+def test_the_keyboard_does_it_too(chromium, path, data):
+    one = opened(chromium, path)
+    shown(one.page, 0, 1, 2)
+    button(one.page, 0, 1, 2).focus()
+    for key in ("ArrowDown", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowUp"):
+        one.page.keyboard.press(key)
+    place = one.page.evaluate("[document.activeElement.dataset.layer, document.activeElement.dataset.head]")
+    assert place == ["0", "3"], "the first row ends the way up"
+    outline = one.page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+    assert float(outline.removesuffix("px")) >= 2, "the focus can be seen"
+    one.page.keyboard.press("Enter")
+    shown(one.page, 0, 0, 3)
+    assert said_of(data, data.cells[0].shown[0], "clean", 0, 3) in overlays(one.page)[0]
+    one.page.keyboard.press("End")
+    one.page.keyboard.press("Space")
+    shown(one.page, 0, 0, 7)
+    assert "Layer 0, head 7" in one.page.locator(".said").inner_text()
+    assert one.page.locator("[data-map='0'] button[tabindex='0']").count() == 1
+    one.calm()
+
+
+def test_text_cells_compare_prompts(chromium, path, data):
+    one = opened(chromium, path)
+    button(one.page, 1, 1, 2).click()
+    shown(one.page, 1, 1, 2)
+    number = data.cells[1].shown[0]
+    assert said_of(data, number, "text", 1, 2) in overlays(one.page)[1]
+    questions = one.page.locator(".pair").first.locator(".question").all_inner_texts()
+    assert questions == [data.pairs[number].prompts["clean"], data.pairs[number].prompts["corrupt"]]
+    one.calm()
+
+
+def test_what_is_chosen_by_hand(chromium, path, data):
+    one = opened(chromium, path)
+    shown(one.page, 0, 1, 2)
+    one.page.locator(".more").click()
+    until(one.page, "document.querySelectorAll('.pair').length === 8")
+    one.page.select_option("select[name=order]", "effect")
+    effects = [re.sub(r"[^0-9\u2212]", "", text) for text in one.page.locator(".pair .effect").all_inner_texts()]
+    numbers = [int(text.replace("\u2212", "-")) for text in effects]
+    assert numbers == sorted(numbers, reverse=True)
+    one.page.select_option("select[name=scale]", "relative")
+    assert one.page.locator(".scale-note").is_visible()
+    one.page.locator("input[name=regions]").check()
+    assert "object: solid" in one.page.locator(".region-note").inner_text()
+    before = button(one.page, 0, 1, 2).inner_text()
+    one.page.locator("input[data-values=effect_mismatched]").check()
+    assert before == "31"
+    assert button(one.page, 0, 1, 2).inner_text() == str(
+        round(100 * float(data.cells[0].heads.effect_mismatched[1, 2]))
+    )
+    assert "mismatched" in button(one.page, 0, 1, 2).get_attribute("aria-label")
+    one.page.locator("details.looks summary").click()
+    auroc = float(
+        data.functions["all pairs"].auroc.sel(maps="attention", role="correct", region="object", layer=1, head=2)
+    )
+    assert f"{auroc:.2f}" in one.page.locator(".scores tr").first.inner_text()
+    one.page.locator("#universal button.head").nth(1).click()
+    shown(one.page, 0, 2, 5)
+    one.calm()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_and_text_can_be_read(chromium, path, width, scheme):
+    one = opened(chromium, path, width=width, scheme=scheme)
+    shown(one.page, 0, 1, 2)
+    assert one.page.evaluate("document.documentElement.scrollWidth") == width
+    ratios = one.page.evaluate(CONTRAST)
+    assert len(ratios) > 100
+    assert min(ratio for ratio, _ in ratios) >= 4.5, min(ratios)
+    assert one.page.evaluate(UNNAMED) == []
+    one.calm()
+
+
+def test_on_a_phone_the_pairs_come_to_the_head_and_back(chromium, path):
+    one = opened(chromium, path, width=390)
+    shown(one.page, 0, 1, 2)
+    button(one.page, 0, 0, 1).click()
+    shown(one.page, 0, 0, 1)
+    until(one.page, "Math.abs(document.querySelector('.browser').getBoundingClientRect().top) < 60")
+    one.page.locator(".back").click()
+    assert one.page.evaluate("document.activeElement.dataset.head") == "1"
+    one.calm()
+
+
+def test_prompts_and_names_that_are_tags_do_no_harm(chromium, mini, tmp_path):
+    image = tmp_path / "<img src=x onerror=alert(2)>.png"
+    drawn = mini_world("states", 1)[0]
+    drawn.clean_image.save(image)
+    row = {
+        "id": NASTY, "task": "</script><b>task", "group": "<i>group", "clean_image": str(image),
+        "corrupt_image": drawn.corrupt_image,
+        "clean_prompt": f"is this {NASTY} red or green?", "correct_answer": "red", "incorrect_answer": "green",
+        "roles": {NASTY: [8, 8 + len(NASTY)], "correct": "red"}, "clean_regions": {NASTY: [0, 0, 32, 32]},
+    }  # fmt: skip
+    pairs = MinimalPairs.from_rows([row], progress=False)
+    name = f"{NASTY}, \u2028image"
+    data = ReportData.collect(
+        mini, {name: pairs}, {name: made.swept(pairs)}, title=NASTY, notes=[NASTY], progress=False
+    )
+    one = opened(
+        chromium, viz.report(replace(data, labels=({"layer": 1, "head": 2, "label": NASTY},)), tmp_path / "report.html")
+    )
+    shown(one.page, 0, 1, 2)
+    button(one.page, 0, 2, 7).click()
+    shown(one.page, 0, 2, 7)
+    one.page.select_option("select[name=role]", NASTY)
+    one.page.locator("input[name=regions]").check()
+    assert NASTY in one.page.locator(".pair .question").inner_text()
+    assert one.page.locator("h1").inner_text() == NASTY
+    assert (
+        one.page.locator("main script, .notice-lens script, .notice-lens img, .notice-lens b, .notice-lens i").count()
+        == 0
+    )
+    one.calm()
+
+
+RED = """(one, [row, column]) => {
+  const size = one.width / 8;
+  const { data } = one.getContext("2d").getImageData(column * size + 4, row * size + 4, size - 8, size - 8);
+  return data.filter((_, place) => place % 4 === 0).reduce((sum, value) => sum + value, 0) / (data.length / 4);
+}"""
+
+UNNAMED = """[...document.querySelectorAll("button, select, input, canvas, svg[role=img]")].filter((one) =>
+  !(one.getAttribute("aria-label") || one.textContent.trim() || one.closest("label"))).map((one) => one.outerHTML)"""
+
+CONTRAST = """() => {
+  const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const parse = (text) => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255];
+  };
+  const light = ([r, g, b]) => {
+    const part = (value) => (value /= 255) <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+    return .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  };
+  const behind = (element) => {
+    for (let one = element; one; one = one.parentElement) {
+      const colour = parse(getComputedStyle(one).backgroundColor);
+      if (colour[3] > .99) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll(".notice-lens *")) {
+    const text = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!text || element.closest(".hidden") || !element.checkVisibility() || element.closest("svg")) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
+    const name = element.className + ": " + element.textContent.trim().slice(0, 40);
+    found.push([(Math.max(a, b) + .05) / (Math.min(a, b) + .05), name]);
+  }
+  return found;
+}"""

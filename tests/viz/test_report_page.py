@@ -1,0 +1,223 @@
+"""The report's text, its safety and its size, without a browser."""
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+import made_results as made
+from notice_lens import viz
+from notice_lens.pairs import mini_world
+from notice_lens.viz.page_context import findings
+from notice_lens.viz.page_data import fitting, page_data, safe_json
+from notice_lens.viz.page_words import percent, shade, small, whole
+from notice_lens.viz.report_data import ReportData
+
+
+@pytest.fixture(scope="module")
+def data(mini) -> ReportData:
+    """A third of a demo's: one task, two corruptions, 24 pairs each."""
+    states = mini_world("states", 24)
+    pairs = {"states, image": states, "states, text": states}
+    effects = {name: made.swept(one, name.split(", ")[1]) for name, one in pairs.items()}
+    important = {name: made.important(seed=number) for number, name in enumerate(pairs)}
+    return ReportData.collect(
+        mini,
+        pairs,
+        effects,
+        important=important,
+        profiles=dict.fromkeys(pairs, made.profile()),
+        universal=made.universal(important),
+        functions=made.functions(),
+        labels=made.labels(),
+        notes=["Outlier avoidance is not testable: there are no outliers."],
+        progress=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def text(data, tmp_path_factory) -> str:
+    return viz.report(data, tmp_path_factory.mktemp("page") / "report.html").read_text(encoding="utf-8")
+
+
+def stored(text: str) -> Any:
+    """The JSON that the script reads."""
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
+
+
+class Reader(HTMLParser):
+    """The page's elements, and its text outside of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.open):
+            self.text += data
+
+
+def test_a_demo_of_three_such_tasks_is_small(text):
+    assert 0.5e6 < len(text.encode()) < 12e6 / 3
+
+
+def test_the_numbers_that_matter_are_said(text):
+    said = " ".join(Reader(text).text.split())
+    assert "2 of 24 heads are universal over 2 cells: L1.H2, L2.H5." in said
+    assert "With causal evidence for what they do: L1.H2 (implicit segmentation)." in said
+    assert "cutting inside the object costs 12 % of the gap [8, 16], p = 0.001" in said
+    assert "constant masks" in said
+    assert "not testable: there are no outliers" in said
+    assert "+31.0 % [+25.1, +36.9]" in said
+    assert "60 (58 clusters)" in said
+    assert "centre of mass 1.10 [0.90, 1.30]" in said
+    assert "arXiv:2406.16320" in said
+    assert "q at most 0.05" in said
+
+
+def test_every_cell_has_a_heat_map_of_all_heads(text, data):
+    buttons = [
+        attrs for tag, attrs in Reader(text).tags if tag == "button" and attrs.get("class", "").startswith("cell ")
+    ]
+    assert len(buttons) == 2 * 24
+    assert sum(button["tabindex"] == "0" for button in buttons) == 2, "one stop for the tab key in each map"
+    best = next(button for button in buttons if (button["data-layer"], button["data-head"]) == ("1", "2"))
+    assert best["class"].split()[0] == "cell"
+    assert best["class"].split()[-1] == "significant"
+    assert {"p7", "p8"} & set(best["class"].split())
+    assert best["aria-label"] == "L1.H2: +31.0 % [+25.1, +36.9]; rules passed: significant, two-sigma"
+
+
+def test_nothing_is_loaded_and_the_policy_has_the_hashes(text):
+    tags = Reader(text).tags
+    assert not [tag for tag, _ in tags if tag in ("link", "iframe", "img", "object", "embed", "base")]
+    assert not [name for _, attrs in tags for name in attrs if name in ("src", "style") or name.startswith("on")]
+    hrefs = [attrs["href"] for tag, attrs in tags if tag == "a"]
+    assert hrefs
+    assert all(href.startswith("#") for href in hrefs)
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {href[1:] for href in hrefs} <= set(ids)
+    policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "unsafe" not in policy
+    for kind, tag in (("style-src", "style"), ("script-src", "script")):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
+        assert f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'" in policy
+
+
+NASTY = "</script><script>alert(1)</script><!--\u2028\u2029<img src=x onerror=alert(2)> \"&'"
+
+
+def test_nothing_that_a_user_wrote_becomes_markup(data, tmp_path):
+    pair = replace(
+        data.pairs[0], id=NASTY, task=NASTY, group=NASTY, prompts={"clean": NASTY, "corrupt": NASTY},
+        spans={"clean": {NASTY: (0, 5)}},
+        answers={"clean": NASTY, "image": NASTY}, regions={"clean": {NASTY: np.eye(8, dtype=bool)}, "corrupt": {}},
+    )  # fmt: skip
+    heads = data.cells[0].heads.assign_attrs(ranked_by=NASTY, rule=NASTY)
+    cell = replace(data.cells[0], name=NASTY, task=NASTY, role=NASTY, facts={NASTY: NASTY, "sites": NASTY}, heads=heads)
+    labels = (
+        {"layer": 1, "head": 2, "label": NASTY, "evidence": NASTY},
+        {"layer": None, "reason": NASTY, "testable": False},
+    )
+    nasty = replace(
+        data, title=NASTY, cells=(cell, *data.cells[1:]), pairs=(pair, *data.pairs[1:]), labels=labels, notes=(NASTY,),
+        settings={NASTY: NASTY, "model": NASTY}, functions={NASTY: made.functions()},
+    )  # fmt: skip
+    text = viz.report(nasty, tmp_path / "report.html").read_text(encoding="utf-8")
+    clean = viz.report(data, tmp_path / "clean.html").read_text(encoding="utf-8")
+    count = [tag for tag, _ in Reader(text).tags].count
+    expected = [tag for tag, _ in Reader(clean).tags].count
+    assert (count("script"), count("img"), count("style")) == (expected("script"), 0, 1)
+    assert not [name for _, attrs in Reader(text).tags for name in attrs if name.startswith("on")]
+    assert "<!--" not in text
+    assert stored(text)["pairs"][0]["id"] == NASTY
+    assert nasty.title in Reader(text).text
+
+
+def test_json_has_no_character_that_ends_its_element():
+    value = {"<!--": ["</script>", "\u2028\u2029", "&lt;", 'quote " and \\']}
+    text = safe_json(value)
+    assert not set(text) & set("<>&\u2028\u2029")
+    assert json.loads(text) == value
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        safe_json([float("nan")])
+
+
+def test_attention_on_the_page_is_what_was_kept(data, text):
+    sent = stored(text)["attention"]
+    number, run, role = 3, "image", "correct"
+    one = sent["maps"][str(number)][run]
+    row = one["roles"].index(sent["roles"].index(role))
+    patches = np.frombuffer(base64.b64decode(one["patches"]), np.uint8).reshape(len(one["roles"]), 3, 8, 64)
+    sizes = np.frombuffer(base64.b64decode(one["sizes"]), "<u2").reshape(2, len(one["roles"]), 3, 8) / 65535
+    kept = data.maps().isel(pair=number).sel(run=run, role=role)
+    found = patches[row] / 255 * sizes[0, row][..., None]
+    assert np.allclose(found, kept, atol=1e-4)
+    assert np.allclose(sizes[1, row], kept.class_token, atol=1e-4)
+
+
+def test_a_budget_takes_roles_first_and_then_pairs(data):
+    full = fitting(data, 10**9)
+    assert full.most is None
+    assert set(full.roles) > {"correct", "noun"}
+    roles = fitting(data, 200_000)
+    assert roles == (("correct",), None)
+    few = fitting(data, 60_000)
+    assert few.roles == ("correct",)
+    assert 1 <= few.most < 24
+    sent = page_data(data, 60_000)
+    assert {len(cell["shown"]) for cell in sent["cells"]} == {few.most}
+    assert sum(len(run["patches"]) for maps in sent["attention"]["maps"].values() for run in maps.values()) <= 60_000
+
+
+def test_no_universal_head_is_said_plainly(data):
+    important = {cell.name: cell.heads for cell in data.cells}
+    none = replace(data, universal=made.universal(important, none=True), labels=())
+    assert findings(none)[0].startswith("No head is universal: none of 24 passes in all of 2 cells.")
+    assert findings(none)[0].endswith("The nearest is L1.H2, significant in 2 of 2.")
+
+
+def test_plain_means_alone_and_a_cell_without_any_effect(data, tmp_path):
+    heads = data.cells[0].heads[["effect"]]
+    heads.attrs = {}
+    alone = replace(
+        data, cells=(replace(data.cells[0], heads=heads),), universal=None, labels=(), functions={}, attention=None
+    )
+    text = viz.report(alone, tmp_path / "alone.html").read_text(encoding="utf-8")
+    for absent in ("Matched against", "Universal heads", "What heads do", "significant"):
+        assert absent not in Reader(text).text
+    assert "do not look at the image" in text
+    nothing = replace(alone, cells=(replace(alone.cells[0], heads=heads * np.nan),))
+    said = Reader(viz.report(nothing, tmp_path / "none.html").read_text(encoding="utf-8")).text
+    assert "No effect: the clean and the corrupted run answer alike" in said
+    assert "nan" not in said.lower()
+    with pytest.raises(ValueError, match="a report needs at least one cell"):
+        viz.report(replace(data, cells=()), tmp_path / "x.html")
+
+
+def test_words_of_numbers():
+    assert [percent(value) for value in (0.234, -0.5, 0.0, -0.0001, np.nan)] == [
+        "+23.4 %", "\N{MINUS SIGN}50.0 %", "0.0 %", "0.0 %", "none",
+    ]  # fmt: skip
+    assert [whole(value) for value in (0.234, -0.5, -0.001, np.nan)] == ["23", "\N{MINUS SIGN}50", "0", ""]
+    assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "none"]
+    assert [shade(value, 0.8) for value in (0.8, -0.4, 0.01, np.nan, 2.0)] == ["p8", "n4", "z", "none", "p8"]

@@ -191,7 +191,7 @@ def _overlay(values: Any, grid: tuple[int, int], image: Any, relative: bool) -> 
         text=marks,
         texttemplate="%{text}",
         coloraxis="coloraxis",
-        customdata=np.stack(np.mgrid[: grid[0], : grid[1]], -1),
+        customdata=np.moveaxis(np.indices(grid), 0, -1),
         hovertemplate="patch row %{customdata[0]}, column %{customdata[1]}<br>%{z:.2%}<extra></extra>",
     )
 

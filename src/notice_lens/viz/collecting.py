@@ -1,7 +1,7 @@
 """From results, pairs and a model to the data of a report."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -191,8 +191,9 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
         found = replaced(pair.clean_prompt, pair.corrupt_prompt)
         spans["corrupt"] = {f"replaced {number}": span for number, span in enumerate(found, 1)}
     pictures = {side: Picture(*thumbnail(getattr(pair, f"{side}_image"))) for side in ("clean", "corrupt")}
+    cells = grid or (1, 1)
     masks = {side: getattr(pair, f"{side}_regions") for side in ("clean", "corrupt")} if grid else {}
-    regions = {side: {name: resample(mask, grid) for name, mask in found.items()} for side, found in masks.items()}
+    regions = {side: {name: resample(mask, cells) for name, mask in found.items()} for side, found in masks.items()}
     return ShownPair(pair.id, pair.task, pair.group, prompts, answers, spans, pictures, regions)
 
 
@@ -216,7 +217,7 @@ def _attention(
     named = list(dict.fromkeys(role for part in parts for role in part["role"].values.tolist()))
     fill = {"attention": np.uint8(0), "largest": np.nan, "class_token": np.nan}
     same = [part.reindex(role=named, fill_value=fill) for part in parts]
-    return xr.concat(same, "pair", join="exact", combine_attrs="override")
+    return cast(xr.Dataset, xr.concat(same, "pair", join="exact", combine_attrs="override"))
 
 
 def _by_name(functions: Any) -> dict[str, xr.Dataset]:

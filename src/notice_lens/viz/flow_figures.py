@@ -198,7 +198,7 @@ def _centre_said(result: xr.Dataset) -> str:
 
 def _strongest(flat: xr.DataArray, dim: str, top: int) -> Any:
     """The labels' numbers with the largest effects, in their own order."""
-    other = next(name for name in flat.dims if name != dim)
+    other = "receiver" if dim == "sender" else "sender"
     sizes = abs(flat).max(other).fillna(-1).values
     return np.sort(np.argsort(-sizes, kind="stable")[: max(1, top)])
 

@@ -11,11 +11,12 @@ import xarray as xr
 from notice_lens.viz import page_words as words
 from notice_lens.viz.head_figures import HEADS, ranked
 from notice_lens.viz.page_data import Kept
+from notice_lens.viz.page_pictures import contrast, ends, profile
 from notice_lens.viz.report_data import Cell, ReportData
 from notice_lens.viz.results import bound
 
-STRONGEST, MOST_UNIVERSAL = 6, 12
-"""Heads of a cell in the comparison with mismatched donors, and of all in the table of universal heads."""
+MOST_UNIVERSAL = 12
+"""Heads in the table of universal heads, unless more are universal."""
 WIDE = 10
 """Heads a layer: from here on each heat map has the full width."""
 
@@ -36,7 +37,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "cells": [_cell(cell, _limit(data)) for cell in data.cells],
         "tested": tested,
         "intervals": any("low" in cell.heads for cell in data.cells),
-        "contrasts": [{"name": cell.name, "rows": _contrast(cell, _ends(controlled))} for cell in controlled],
+        "contrasts": [{"name": cell.name, "rows": contrast(cell, ends(controlled))} for cell in controlled],
         "ranked": str(data.cells[0].heads.attrs.get("ranked_by", "the effect")),
         "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
         "layers": _labels(data, "layer"),
@@ -47,7 +48,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "fewer": _fewer(kept),
         "universal": _universal(data),
         "labels": [_label(row) for row in data.labels],
-        "profiles": [_profile(cell) for cell in data.cells if cell.profile is not None],
+        "profiles": [profile(cell) for cell in data.cells if cell.profile is not None],
         "notes": list(data.notes),
         "settings": [(name.replace("_", " "), words.one_line(value)) for name, value in data.settings.items()],
     }
@@ -176,45 +177,10 @@ def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool
     return {"head": head, "shade": shade, "frame": words.frame(one), "label": label, "text": text, "first": first}
 
 
-def _contrast(cell: Cell, ends: tuple[float, float]) -> list[dict[str, Any]]:
-    """The strongest heads of a cell: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
-    flat = cell.heads.stack(place=HEADS, create_index=False)
-    order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
-    drawn = flat.isel(place=order)
-    scale = 220 / (ends[1] - ends[0] or 1.0)
-
-    def x(value: Any) -> float:
-        return round(10 + scale * (float(np.nan_to_num(value)) - ends[0]), 1)
-
-    return [
-        {
-            "layer": int(one["layer"]),
-            "head": int(one["head"]),
-            "matched": words.percent(one["effect_matched"]),
-            "mismatched": words.percent(one["effect_mismatched"]),
-            "x_matched": x(one["effect_matched"]),
-            "x_mismatched": x(one["effect_mismatched"]),
-            "zero": x(0.0),
-            "said": words.with_interval(one),
-            "p": words.small(one["p"]) if "p" in one else "none",
-            "q": words.small(one["q"]) if "q" in one else "none",
-            "rules": words.rules(one),
-        }
-        for one in (drawn.isel(place=place) for place in range(drawn.sizes["place"]))
-    ]
-
-
 def _limit(data: ReportData) -> float:
     """What the scale of all heat maps ends at: the same for all, so that cells can be compared."""
     every = [cell.heads[name] for cell in data.cells for name in cell.heads.data_vars if str(name).startswith("effect")]
     return bound(*every)
-
-
-def _ends(cells: Sequence[Cell]) -> tuple[float, float]:
-    """The smallest and the largest effect that is compared, and zero between them."""
-    names = ("effect_matched", "effect_mismatched")
-    values = np.concatenate([np.zeros(1), *(cell.heads[name].values.ravel() for cell in cells for name in names)])
-    return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def _universal(data: ReportData) -> dict[str, Any] | None:
@@ -269,51 +235,6 @@ def _label(row: Any) -> dict[str, Any]:
     ]
     said = row.get("label") or ("not testable" if untested else "none")
     return {"layer": row.get("layer"), "head": row.get("head"), "label": said, "evidence": "; ".join(evidence)}
-
-
-def _profile(cell: Cell) -> dict[str, Any]:
-    """A cell's shares by layer as bars in a picture 150 pixels high, whose base line is at 120."""
-    profile = cell.profile
-    assert profile is not None
-    shares = profile["share"].values
-    tops = profile["high"].values if "high" in profile else shares
-    scale = 110 / float(np.nanmax(np.concatenate([tops, shares, [1e-9]])))
-    step = max(18.0, 240 / len(shares))
-    bars = [
-        {
-            "layer": int(layer),
-            "x": round(number * step + step * 0.15, 1),
-            "middle": round((number + 0.5) * step, 1),
-            "width": round(step * 0.7, 1),
-            "y": round(120 - scale * float(share), 1),
-            "height": round(scale * float(share), 1),
-            "low": round(120 - scale * float(profile["low"].values[number]), 1) if "low" in profile else None,
-            "high": round(120 - scale * float(profile["high"].values[number]), 1) if "high" in profile else None,
-        }
-        for number, (layer, share) in enumerate(zip(profile["layer"].values, shares, strict=True))
-    ]
-    listed = ", ".join(f"layer {bar['layer']} {share:.0%}" for bar, share in zip(bars, shares, strict=True))
-    centre = float(profile["centre_of_mass"]) if "centre_of_mass" in profile else None
-    first = float(profile["layer"].values[0])
-    return {
-        "name": cell.name,
-        "width": round(step * len(shares), 1),
-        "bars": bars,
-        "centre": None if centre is None else round((centre - first + 0.5) * step, 1),
-        "label": f"{cell.name}: {listed}",
-        "said": _centre_said(profile, centre),
-    }
-
-
-def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
-    said = [] if centre is None else [f"centre of mass {centre:.2f}"]
-    if centre is not None and "centre_low" in profile:
-        said[0] += f" [{float(profile['centre_low']):.2f}, {float(profile['centre_high']):.2f}]"
-    if "middle_share" in profile:
-        said.append(f"middle layers {float(profile['middle_share']):.0%}")
-    if "p" in profile and profile["p"].ndim == 0:
-        said.append(f"p = {words.small(profile['p'])}")
-    return "; ".join(said)
 
 
 def _fewer(kept: Kept) -> str:

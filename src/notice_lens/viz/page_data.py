@@ -77,7 +77,7 @@ def _bytes(data: ReportData, kept: Kept) -> float:
     """Of the maps in base64."""
     assert data.attention is not None
     each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
-    there = np.isfinite(data.attention["largest"].isel(layer=0, head=0)).sel(role=list(kept.roles))
+    there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))
     return float(there.isel(pair=_mapped(data, kept)).sum()) * each * 4 / 3
 
 

@@ -39,7 +39,7 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
         raise ValueError("a report needs at least one cell; these data have none")
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    style, script = part("page.css"), part("page.js") + START
+    style, script = part("page.css"), page_script() + START
     text = render(
         "page.html.j2",
         found,
@@ -70,8 +70,13 @@ def render(template: str, data: ReportData, map_bytes: int, prefix: str = "", **
     return _environment().get_template(template).render(page=page, version=__version__, prefix=prefix, **content)
 
 
+def page_script() -> str:
+    """The page's behaviour: `start(root, data)` and what it needs."""
+    return "\n".join(part(name) for name in ("words.js", "looks.js", "page.js"))
+
+
 def part(name: str) -> str:
-    """A file of the page: `page.css` or `page.js`."""
+    """A file of the page, such as `page.css`."""
     return (resources.files("notice_lens.viz") / "page" / name).read_text(encoding="utf-8")
 
 

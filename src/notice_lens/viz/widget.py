@@ -7,7 +7,7 @@ import xarray as xr
 
 from notice_lens.viz.page_data import MAP_BYTES, page_data
 from notice_lens.viz.report_data import ReportData
-from notice_lens.viz.report_page import part, render
+from notice_lens.viz.report_page import page_script, part, render
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -63,7 +63,7 @@ def explore(
     class Explorer(anywidget.AnyWidget):
         """The page as a widget."""
 
-        _esm = part("page.js") + MODULE
+        _esm = page_script() + MODULE
         _css = part("page.css")
         html = traitlets.Unicode().tag(sync=True)
         data = traitlets.Dict().tag(sync=True)

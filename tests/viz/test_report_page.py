@@ -102,7 +102,7 @@ def test_every_cell_has_a_heat_map_of_all_heads(text, data):
     assert best["class"].split()[0] == "cell"
     assert best["class"].split()[-1] == "significant"
     assert {"p7", "p8"} & set(best["class"].split())
-    assert best["aria-label"] == "L1.H2: +31.0 % [+25.1, +36.9]; rules passed: significant, two-sigma"
+    assert best["aria-label"] == "L1.H2: +31.0\xa0% [+25.1, +36.9]; rules passed: significant, two-sigma"
 
 
 def test_nothing_is_loaded_and_the_policy_has_the_hashes(text):
@@ -216,7 +216,7 @@ def test_plain_means_alone_and_a_cell_without_any_effect(data, tmp_path):
 
 def test_words_of_numbers():
     assert [percent(value) for value in (0.234, -0.5, 0.0, -0.0001, np.nan)] == [
-        "+23.4 %", "\N{MINUS SIGN}50.0 %", "0.0 %", "0.0 %", "none",
+        "+23.4\xa0%", "\N{MINUS SIGN}50.0\xa0%", "0.0\xa0%", "0.0\xa0%", "none",
     ]  # fmt: skip
     assert [whole(value) for value in (0.234, -0.5, -0.001, np.nan)] == ["23", "\N{MINUS SIGN}50", "0", ""]
     assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "none"]

@@ -13,7 +13,7 @@ from notice_lens.viz.head_figures import HEADS, ranked
 from notice_lens.viz.page_data import Kept
 from notice_lens.viz.page_pictures import contrast, ends, profile
 from notice_lens.viz.report_data import Cell, ReportData
-from notice_lens.viz.results import bound
+from notice_lens.viz.results import MINUS, bound
 
 MOST_UNIVERSAL = 12
 """Heads in the table of universal heads, unless more are universal."""
@@ -143,7 +143,7 @@ def _cell(cell: Cell, limit: float) -> dict[str, Any]:
         "name": cell.name,
         "role": cell.role,
         "pairs": pairs,
-        "gap": " → ".join(words.one_line(float(end)) for end in ends if end is not None),
+        "gap": " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None),
         "best": _best(cell),
         "significant": counts.get("significant", "none"),
         "two_sigma": counts.get("two_sigma", "none"),

@@ -17,7 +17,7 @@ def percent(value: Any, digits: int = 1) -> str:
     number = float(value)
     if not np.isfinite(number):
         return "none"
-    return f"{_signed(number, digits)} %"
+    return f"{_signed(number, digits)}\N{NO-BREAK SPACE}%"
 
 
 def _signed(value: float, digits: int) -> str:

@@ -8,8 +8,8 @@ const signed = (value, digits = 1) => {
   const text = (100 * value).toFixed(digits);
   return Number(text) === 0 ? text.replace("-", "") : (value > 0 ? "+" : "") + text.replace("-", "\u2212");
 };
-const percent = (value, digits = 1) => value == null ? "none" : signed(value, digits) + " %";
-const share = (value) => (100 * value).toFixed(value < .0995 ? 1 : 0) + " %";
+const percent = (value, digits = 1) => value == null ? "none" : signed(value, digits) + "\u00a0%";
+const share = (value) => (100 * value).toFixed(value < .0995 ? 1 : 0) + "\u00a0%";
 const small = (value) => value == null ? "none" : value < .001 ? "< .001" : value.toFixed(3).replace(/^0/, "");
 
 function make(tag, className, text) {

@@ -86,10 +86,27 @@ def test_overlays_are_painted_where_the_head_looks(chromium, path, data):
     maps = data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).values
     brightness = np.array(one.page.locator(".pairs canvas").first.evaluate(RED))[maps.argsort()]
     assert brightness[-1] > np.median(brightness) + 40, "the brightest patch is where most of the attention is"
+    read = re.search(r"column \d+ \(([\d.]+)\xa0%\).*class token ([\d.]+)\xa0%", overlays(one.page)[0])
+    token = float(data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).class_token)
+    assert float(read[1]) == pytest.approx(100 * maps.max(), abs=0.6)
+    assert float(read[2]) == pytest.approx(100 * token, abs=0.6)
+    inside = float(maps[data.pairs[number].regions["clean"]["object"].ravel()].sum())
+    assert re.search(r"object ([\d.]+)\xa0%", overlays(one.page)[0])[1] == (f"{100 * inside:.0f}")
     one.page.select_option("select[name=role]", "[SEP]")
     until(one.page, "[...document.querySelectorAll('.pairs mark')].some((one) => one.textContent === '[SEP]')")
     assert said_of(data, number, "clean", 2, 2, "[SEP]") in overlays(one.page)[0]
     one.calm()
+
+
+def painted_relative(page: Any, data: ReportData) -> None:
+    """More than the mean of heads is orange and less is blue, on the first overlay of the chosen head L1.H2."""
+    name = page.locator(".pair header").first.get_attribute("title")
+    number = next(place for place, pair in enumerate(data.pairs) if pair.id == name)
+    maps = data.maps().isel(pair=number).sel(run="clean", role="correct")
+    relative = (maps - maps.mean(("layer", "head"))).sel(layer=1, head=2).values
+    page.wait_for_timeout(300)
+    warm = np.array(page.locator(".pairs canvas").first.evaluate(WARM))
+    assert warm[relative.argmax()] > warm[relative.argmin()] + 30
 
 
 def test_the_keyboard_does_it_too(chromium, path, data):
@@ -100,6 +117,9 @@ def test_the_keyboard_does_it_too(chromium, path, data):
         one.page.keyboard.press(key)
     place = one.page.evaluate("[document.activeElement.dataset.layer, document.activeElement.dataset.head]")
     assert place == ["0", "3"], "the first row ends the way up"
+    assert one.page.locator("[data-map='0'] button[tabindex='0']").get_attribute("data-head") == "3", (
+        "where Tab returns"
+    )
     outline = one.page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
     assert float(outline.removesuffix("px")) >= 2, "the focus can be seen"
     one.page.keyboard.press("Enter")
@@ -135,6 +155,7 @@ def test_what_is_chosen_by_hand(chromium, path, data):
     assert numbers == sorted(numbers, reverse=True)
     one.page.select_option("select[name=scale]", "relative")
     assert one.page.locator(".scale-note").is_visible()
+    painted_relative(one.page, data)
     one.page.locator("input[name=regions]").check()
     assert "object: solid" in one.page.locator(".region-note").inner_text()
     before = button(one.page, 0, 1, 2).inner_text()
@@ -212,6 +233,16 @@ RED = """(one) => {
   for (let place = 0; place < data.length / 4; place++) {
     const row = Math.floor(place / one.width / size), column = Math.floor(place % one.width / size);
     sums[row * 8 + column] += data[4 * place] / size / size;
+  }
+  return sums;
+}"""
+
+WARM = """(one) => {
+  const size = one.width / 8, { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+  const sums = new Array(64).fill(0);
+  for (let place = 0; place < data.length / 4; place++) {
+    const row = Math.floor(place / one.width / size), column = Math.floor(place % one.width / size);
+    sums[row * 8 + column] += (data[4 * place] - data[4 * place + 2]) / size / size;
   }
   return sums;
 }"""

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.viz.label_rows import label_rows
 from notice_lens.viz.looking import looking_stack, maps_of_runs, packed
 from notice_lens.viz.marked_text import replaced
 from notice_lens.viz.pictures import thumbnail
@@ -68,7 +69,7 @@ def collect(
     attention = _attention(blip, kept, runs, roles, progress) if blip is not None and looks else None
     fields = dict(rest) | {
         "functions": _by_name(rest["functions"]),
-        "labels": _rows(rest["labels"]),
+        "labels": label_rows(rest["labels"]),
         "notes": tuple(map(str, rest["notes"])),
         "settings": _shared(effects) | plain(rest["settings"]),
     }
@@ -224,11 +225,3 @@ def _by_name(functions: Any) -> dict[str, xr.Dataset]:
     if functions is None:
         return {}
     return {"all pairs": functions} if isinstance(functions, xr.Dataset) else dict(functions)
-
-
-def _rows(labels: Any) -> tuple[Mapping[str, Any], ...]:
-    """Labels as mappings, from a table of pandas or from mappings."""
-    if labels is None:
-        return ()
-    rows = labels.to_dict("records") if hasattr(labels, "to_dict") else labels
-    return tuple(plain(row) for row in rows)

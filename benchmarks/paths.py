@@ -41,15 +41,17 @@ def main() -> None:
     pairs = make_pairs(1)
     inputs = pairs.prepare(blip)
     assert inputs.input_ids is not None, "questions were given"
+    ids: torch.Tensor = inputs.input_ids
     image = hf.vision_model(pixel_values=inputs.pixel_values).last_hidden_state
     runs = {"paths": patching.patch_paths, "sweep": patching.patch_heads}
     times: dict[str, list[float]] = {name: [] for name in runs}
+    roles = len(pairs.validate(blip).token_spans(blip)[0])
     for _ in range(4):
         for name, run in runs.items():
-            seconds, found = timed(lambda run=run: run(blip, pairs, positions="roles", **OPTIONS))
+            seconds, _ = timed(lambda run=run: run(blip, pairs, positions="roles", **OPTIONS))
             times[name].append(seconds)
-    single = statistics.median(timed(lambda: one_path(hf, image, inputs.input_ids))[0] for _ in range(5))
-    n = LAYERS * HEADS * found.sizes["role"]
+    single = statistics.median(timed(lambda: one_path(hf, image, ids))[0] for _ in range(5))
+    n = LAYERS * HEADS * roles
     paths, sweep = (statistics.median(times[name][1:]) for name in runs)
     print(f"{n} paths to text.output: {paths:.2f} s; the sweep of the same heads {sweep:.2f} s")
     print(f"  ratio to the sweep {sweep / paths:.1f}; to one path at a time {single * n / paths:.0f}")

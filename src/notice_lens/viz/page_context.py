@@ -67,7 +67,8 @@ def findings(data: ReportData) -> list[str]:
         else:
             said.insert(0, f"No head is universal: none of {count} passes in all of {cells}.{_nearest(data.universal)}")
     if data.labels:
-        found = [f"{_name(row['layer'], row['head'])} ({row['label']})" for row in data.labels if row.get("label")]
+        given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
+        found = dict.fromkeys(f"{_name(row['layer'], row['head'])} ({row['label']})" for row in given)
         said.append(
             f"With causal evidence for what they do: {', '.join(found)}." if found else
             "No head has a function with causal evidence."

@@ -53,7 +53,9 @@ def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
         "attention": None if data.attention is None else _attention(data, kept),
         "functions": [{"name": name, **_scores(one)} for name, one in data.functions.items()],
         "labels": [
-            {"layer": row.get("layer"), "head": row.get("head"), "label": row.get("label")} for row in data.labels
+            {"layer": row["layer"], "head": row["head"], "label": row.get("label")}
+            for row in data.labels
+            if row.get("layer") is not None
         ],
     }
 

@@ -1,0 +1,118 @@
+"""`notice-lens pairs`: pairs from raw downloads, tables and the mini world, saved for `notice-lens patch`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from notice_lens.cli_errors import told
+
+TOKENIZER = "Salesforce/blip-vqa-base"
+SOURCE = click.Path(exists=True, path_type=Path)
+out_option = click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to."
+)
+n_option = click.option("-n", "n", type=click.IntRange(1), help="How many pairs; by default all.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+tokenizer_option = click.option(
+    "--tokenizer", default=TOKENIZER, show_default=True, help="Hub id or folder: replaced words have its token counts."
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace pairs that were saved there.")
+
+
+@click.group()
+def pairs() -> None:
+    """Make minimal pairs from raw downloads, tables or the mini world, and look at saved ones."""
+
+
+def _save(made: Any, out: Path, overwrite: bool) -> None:
+    made.save(out, overwrite=overwrite)
+    click.echo(f"{made!r}\nsaved to {out}")
+
+
+@pairs.command("mini-world")
+@click.option("--task", type=click.Choice(["scenes", "states", "faces"]), default="states", show_default=True)
+@click.option("-n", "n", type=click.IntRange(1), default=100, show_default=True, help="How many pairs.")
+@seed_option
+@out_option
+@overwrite_option
+@told
+def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None:
+    """Drawn pairs with exact regions, which the mini model answers."""
+    from notice_lens.pairs import mini_world as build
+
+    _save(build(task, n, seed), out, overwrite)
+
+
+@pairs.command()
+@click.argument("csv", type=SOURCE)
+@click.argument("images", type=SOURCE)
+@n_option
+@seed_option
+@tokenizer_option
+@out_option
+@overwrite_option
+@told
+def svo(csv: Path, images: Path, n: int | None, seed: int, tokenizer: str, out: Path, overwrite: bool) -> None:
+    """Pairs from SVO-Probes: its CSV, and the folder of IMAGES by id."""
+    from notice_lens.pairs import svo_probes
+
+    _save(svo_probes(csv, images, tokenizer, n=n, seed=seed), out, overwrite)
+
+
+def _of_folder(name: str, words: str) -> None:
+    """A command for a data set that is one folder of pictures."""
+
+    @pairs.command(name, help=words)
+    @click.argument("folder", type=SOURCE)
+    @click.option("--match", type=click.Choice(["nearest"]), help="Pair pictures that look alike otherwise.")
+    @n_option
+    @seed_option
+    @tokenizer_option
+    @out_option
+    @overwrite_option
+    @told
+    def build(
+        folder: Path, match: str | None, n: int | None, seed: int, tokenizer: str, out: Path, overwrite: bool
+    ) -> None:
+        from notice_lens import pairs as rooms
+
+        builder = {"mit-states": rooms.mit_states, "faces": rooms.facial_expressions}[name]
+        _save(builder(folder, tokenizer, n=n, seed=seed, match=match), out, overwrite)
+
+
+_of_folder("mit-states", "Pairs from MIT-States: folders named 'adjective noun'.")
+_of_folder("faces", "Pairs from folders of faces named by emotion.")
+
+
+@pairs.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
+@click.option("--skip", is_flag=True, help="Leave wrong rows out, and count them, instead of stopping.")
+@out_option
+@overwrite_option
+@told
+def table(file: Path, images: str | None, skip: bool, out: Path, overwrite: bool) -> None:
+    """Pairs of your own from a CSV or JSONL FILE with the columns of docs/pairs.md."""
+    from notice_lens.pairs import MinimalPairs
+
+    read = MinimalPairs.from_jsonl if file.suffix.lower() in (".jsonl", ".json") else MinimalPairs.from_csv
+    _save(read(file, images=images, on_error="skip" if skip else "raise"), out, overwrite)
+
+
+@pairs.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@told
+def show(folder: Path, as_json: bool) -> None:
+    """Say what saved pairs are, and what was dropped when they were made."""
+    from notice_lens.pairs import MinimalPairs
+
+    found = MinimalPairs.load(folder)
+    if not as_json:
+        click.echo(repr(found))
+        return
+    tasks = {task: found["task"].count(task) for task in dict.fromkeys(found["task"])}
+    said = {"pairs": len(found), "tasks": tasks, "fingerprint": found.fingerprint, "dropped": found.manifest.dropped}
+    click.echo(json.dumps(said, indent=2))

@@ -14,7 +14,7 @@ from notice_lens.models.inputs import IGNORED, BLIPInputs
 from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.cells import Index
-from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise
+from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise, says
 from notice_lens.patching.plan import EMBEDDING
 from notice_lens.patching.runs import Run, Trace, trace
 
@@ -238,9 +238,10 @@ class Context:
                 self._entries(said).to(index.device)[index] for said in (batch.correct, batch.contrast)
             )
             at_answer = logits if logits.ndim == 2 else logits[:, -1]
-            return Said(*entries_said(at_answer, first, correct, contrast), kl, custom)
+            accuracy = says(at_answer[:, None], correct[:, None])
+            return Said(*entries_said(at_answer, first, correct, contrast), kl, custom, accuracy)
         log_prob = answer_log_prob(logits, self.targets[index])
-        return Said(log_prob.exp(), log_prob, kl, custom)
+        return Said(log_prob.exp(), log_prob, kl, custom, says(logits, self.targets[index]))
 
     def _first(self, logits: Tensor, pairs: Index) -> Tensor:
         """Log-probabilities of the answer's first token [row, d_vocab]; of a match, of no match and match."""
@@ -275,7 +276,7 @@ class Zeros(Mapping[str, Tensor]):
 
 
 def contrasted(said: Sequence[Said]) -> Said:
-    """What rows say about both answers: the correct one's probability, and the difference of log-probabilities."""
+    """What rows say about both answers: the correct one's probability and accuracy, and the difference between both."""
     if len(said) == 1:
         return said[0]
     return said[0]._replace(logit_diff=said[0].logit_diff - said[1].logit_diff)

@@ -199,6 +199,7 @@ def numbers(measured: Measured) -> dict[str, np.ndarray]:
         "prob_change": said.answer_prob - base.answer_prob,
         "logit_diff_change": said.logit_diff - base.logit_diff,
         "kl": said.kl,
+        "accuracy": said.accuracy,
         **said.custom,
     }
     return {name: value.cpu().numpy() for name, value in found.items()}

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from notice_lens.models.names import one_of
 
-BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl")
+BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
+USUAL = BUILT_IN[:5]
+"""Those of a sweep that is not asked for others."""
 TAKEN = (
     "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
-    "corrupt_digest", "noise_floor", "below_floor", "done", "n",
+    "corrupt_digest", "noise_floor", "below_floor", "done", "n", "part", "node", "resampled_from",
 )  # fmt: skip
 """What a result has beside metrics, and endings of the names of controls and baselines."""
 ENDINGS = ("_mismatched", "_clean", "_corrupt")
@@ -35,25 +37,27 @@ class Said(NamedTuple):
         logit_diff: The logit difference.
         kl: Kullback-Leibler divergence of the answer's first token from the base run to the row, in nats.
         custom: The caller's own metrics by name.
+        accuracy: 1 where the model says the correct answer, else 0, see `says`.
     """
 
     answer_prob: Float[Tensor, " row"]
     logit_diff: Float[Tensor, " row"]
     kl: Float[Tensor, " row"]
     custom: Mapping[str, Float[Tensor, " row"]]
+    accuracy: Float[Tensor, " row"]
 
     def take(self, rows: Any) -> "Said":
         """What some of the rows say."""
         custom = {name: value[rows] for name, value in self.custom.items()}
-        return Said(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom)
+        return Said(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom, self.accuracy[rows])
 
     @classmethod
     def joined(cls, parts: Sequence["Said"]) -> "Said":
         """What rows say, from what parts of them say."""
         custom = {name: torch.cat([part.custom[name] for part in parts]) for name in parts[0].custom}
-        fields = ([getattr(part, field) for part in parts] for field in ("answer_prob", "logit_diff", "kl"))
-        answer_prob, logit_diff, kl = map(torch.cat, fields)
-        return cls(answer_prob, logit_diff, kl, custom)
+        fields = ([getattr(part, field) for part in parts] for field in ("answer_prob", "logit_diff", "kl", "accuracy"))
+        answer_prob, logit_diff, kl, accuracy = map(torch.cat, fields)
+        return cls(answer_prob, logit_diff, kl, custom, accuracy)
 
 
 def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
@@ -134,6 +138,17 @@ def answer_log_prob(
     counted = target_ids >= 0
     log_probs = precise(logits).log_softmax(-1).gather(-1, target_ids.clamp(min=0)[..., None])[..., 0]
     return (log_probs * counted).sum(-1)
+
+
+def says(
+    logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
+) -> Float[Tensor, " row"]:
+    """Whether the model says an answer: 1 where each of its tokens has the highest logit behind those before it, else 0.
+
+    It is what greedy decoding begins with; the closing `[SEP]` is not asked for. Targets below 0 do not count.
+    """
+    said = logits.argmax(-1) == target_ids
+    return precise((said | (target_ids < 0)).all(-1).to(logits.dtype))
 
 
 def kl_from(base: Float[Tensor, "row d_vocab"], patched: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:

@@ -11,7 +11,7 @@ import numpy as np
 from notice_lens.models.names import one_of
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.grid import SOURCES
-from notice_lens.patching.metrics import BUILT_IN
+from notice_lens.patching.metrics import USUAL
 
 CONTROLS = ("self", "mismatched")
 DTYPES = ("float16", "float32", "float64")
@@ -24,7 +24,7 @@ class Options:
 
     corruption: Any = "image"
     direction: Any = "denoise"
-    metrics: Any = BUILT_IN
+    metrics: Any = USUAL
     contrast: Any = "auto"
     min_gap: Any = 1e-3
     source: Any = "other"

@@ -29,6 +29,8 @@ COLUMNS = (
     "corrupt_digest",
 )
 BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
+ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
+"""Baselines of a sweep that was asked for `accuracy`."""
 Arrays = dict[str, np.ndarray]
 
 

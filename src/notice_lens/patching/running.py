@@ -17,11 +17,11 @@ from notice_lens.patching.grid import Grid
 from notice_lens.patching.means import Means
 from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure, numbers
 from notice_lens.patching.memory import bytes_per_row, rows_that_fit
-from notice_lens.patching.metrics import check_metrics
+from notice_lens.patching.metrics import BUILT_IN, check_metrics
 from notice_lens.patching.options import Options
 from notice_lens.patching.paths import walk_hooks
 from notice_lens.patching.places import Places
-from notice_lens.patching.results import BASELINES, COLUMNS, Arrays, InMemory, completed, provenance
+from notice_lens.patching.results import ACCURACIES, BASELINES, COLUMNS, Arrays, InMemory, completed, provenance
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,7 +67,7 @@ class Sweep:
         self.described = described
         self.mismatched = "mismatched" in options.controls
         self.with_donors = self.mismatched or "donor" in self.grid.sources
-        metrics = [name for name in ("answer_prob", "prob_change", "logit_diff_change", "kl") if name in self._needed()]
+        metrics = [name for name in BUILT_IN if name in self._needed() and name != "patching_effect"]
         self.metrics = [*metrics, *self.custom]
         self.rows_at_a_time = self._fit(max(self.places.tokens))
         rows = max(1, len(self.grid.cells) * (1 + self.mismatched))
@@ -188,7 +188,7 @@ class Sweep:
         """Every array of a result, the pair left out."""
         behind = ["", "_mismatched"] if self.mismatched else [""]
         shapes = {name + ending: self.grid.shape for name in self.metrics for ending in behind}
-        return {**shapes, **dict.fromkeys(BASELINES, ())}
+        return {**shapes, **dict.fromkeys((*BASELINES, *(ACCURACIES if "accuracy" in self.names else ())), ())}
 
     def _rows(self, batch: Batch, contexts: Sequence[Context], several: Sequence[int]) -> Iterator[Row]:
         """Every row of a batch: each cell of each pair that has it, and its donor, with its controls."""
@@ -215,6 +215,8 @@ class Sweep:
             said = contrasted([context.say_logits(getattr(context, which).logits, everyone) for context in contexts])
             arrays[f"logit_diff_{which}"][:] = said.logit_diff.cpu().numpy()
             arrays[f"answer_prob_{which}"][:] = said.answer_prob.cpu().numpy()
+            if f"accuracy_{which}" in arrays:
+                arrays[f"accuracy_{which}"][:] = said.accuracy.cpu().numpy()
 
     @staticmethod
     def _averaged(draws: Sequence[Arrays]) -> Arrays:
@@ -245,7 +247,7 @@ class Sweep:
         for name, shape in self._shapes().items():
             full = (len(several), *shape)
             values = np.broadcast_to(np.array(np.nan, dtype), full) if arrays is None else arrays[name].astype(dtype)
-            variables[name] = (("pair",) if name in BASELINES else ("pair", *self.grid.dims), values)
+            variables[name] = (("pair",) if name in BASELINES + ACCURACIES else ("pair", *self.grid.dims), values)
         plan = {"rows_at_a_time": self.rows_at_a_time, "pairs_at_a_time": self.pairs_at_a_time}
         return xr.Dataset(variables, coords=coords, attrs={**self.attrs(), **plan})
 

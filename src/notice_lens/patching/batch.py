@@ -1,7 +1,6 @@
 """The runs of some pairs: clean, corrupted and mismatched, recorded once for all their variants."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.cells import Index
 from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise, says
 from notice_lens.patching.plan import EMBEDDING
-from notice_lens.patching.runs import Run, Trace, trace
+from notice_lens.patching.runs import Run, Trace, attn_results, trace
+from notice_lens.patching.sources import Make, Zeros, parts
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -114,11 +114,11 @@ class Batch:
             return [None]
         return [self.correct, self.contrast]
 
-    def runs(self, means: Callable[[Mapping[str, Tensor]], Any] | None = None) -> Iterator["Context"]:
+    def runs(self, made: Make | None = None) -> Iterator["Context"]:
         """The recorded runs, for each context.
 
         Args:
-            means: Gives mean activations, from recorded ones for shapes.
+            made: Gives sources that are no runs of these pairs.
         """
         from_clean = self.setting.direction == "noise"
         before: dict[str, Trace] = {}
@@ -131,8 +131,9 @@ class Batch:
             sources: dict[str, Any] = {"other": other.activations, "zero": Zeros(base.activations)}
             if self.donors:
                 sources["donor"] = found["donor"].activations
-            if means is not None:
-                sources["mean"] = means(base.activations)
+            sources |= parts(base.activations, other.activations)
+            if made is not None:
+                sources |= made(base.activations, spoken)
             yield Context(self, Run(self.blip, base, sources), found["clean"], found["corrupt"], spoken)
 
     def _traced(
@@ -259,22 +260,6 @@ class Context:
         return torch.tensor([pieces(self.batch.blip.tokenizer, answer)[0] for answer in spoken])
 
 
-class Zeros(Mapping[str, Tensor]):
-    """Zeros of the shape of recorded activations."""
-
-    def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self.like = like
-
-    def __getitem__(self, name: str) -> Tensor:
-        return torch.zeros_like(self.like[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.like)
-
-    def __len__(self) -> int:
-        return len(self.like)
-
-
 def contrasted(said: Sequence[Said]) -> Said:
     """What rows say about both answers: the correct one's probability and accuracy, and the difference between both."""
     if len(said) == 1:
@@ -316,19 +301,3 @@ def contrasts(
 def one_token(blip: "HookedBLIP", spoken: Iterable[str]) -> bool:
     """Whether all answers are single tokens."""
     return blip.cfg.kind == "match" or all(len(pieces(blip.tokenizer, answer)) == 1 for answer in set(spoken))
-
-
-@contextmanager
-def attn_results(blip: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
-    """Computes what each head writes while it is recorded."""
-    from notice_lens.models.attention import Attention
-
-    modules = [module for module in blip.modules() if isinstance(module, Attention)]
-    before = [module.use_attn_result for module in modules]
-    if any(name.endswith("hook_result") for name in names):
-        blip.set_use_attn_result(True)
-    try:
-        yield
-    finally:
-        for module, switch in zip(modules, before, strict=True):
-            module.use_attn_result = switch

@@ -10,11 +10,12 @@ from notice_lens.patching.measure import Cell, CellEdit
 from notice_lens.patching.paths import Receiver
 from notice_lens.patching.places import Places
 from notice_lens.patching.sites import Site, axes
+from notice_lens.patching.sources import PARTS, ingredients
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-SOURCES = ("other", "zero", "mean", "donor")
+SOURCES = ("other", "zero", "mean", "resample", "donor")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Edit:
         head: The head; None for all.
         positions: A role, a region, a number, several of them, or `all`. Keys for `q`, `k` and `v` of the source.
         keys: The same for the keys of scores and patterns.
-        source: `other` (the run that is patched in), `donor`, `zero` or `mean`.
+        source: `other` (the run that is patched in), `donor`, `zero`, `mean` or `resample` (another pair's clean run).
     """
 
     site: str
@@ -71,6 +72,12 @@ class Grid:
         """Every hook point that takes its values from a source."""
         edits = (edit for cell in self.cells for edit in cell.edits)
         return list(dict.fromkeys(edit.hook for edit in edits if edit.source == source))
+
+    @property
+    def recorded(self) -> list[str]:
+        """Every hook point that is edited, or that values of an edit are made of."""
+        of_parts = {hook for source in PARTS for hook in self.hooks_from(source)}
+        return [*self.hooks, *(made for hook in self.hooks if hook in of_parts for made in ingredients(hook))]
 
     @property
     def sources(self) -> set[str]:

@@ -143,7 +143,7 @@ def answer_log_prob(
 def says(
     logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
 ) -> Float[Tensor, " row"]:
-    """Whether the model says an answer: 1 where each of its tokens has the highest logit behind those before it, else 0.
+    """Whether the model says an answer: 1 where each token has the highest logit behind those before it, else 0.
 
     It is what greedy decoding begins with; the closing `[SEP]` is not asked for. Targets below 0 do not count.
     """

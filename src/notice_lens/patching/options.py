@@ -28,6 +28,7 @@ class Options:
     contrast: Any = "auto"
     min_gap: Any = 1e-3
     source: Any = "other"
+    reference: Any = None
     controls: Any = CONTROLS
     memory: Any = None
     dtype: Any = None
@@ -54,7 +55,7 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.corruption, Noise) and not _among(self.corruption, ("image", "text")):
             raise ValueError(one_of("corruption", self.corruption, ("image", "text")) + ", or Noise(...)")
-        choices = {"direction": ("denoise", "noise"), "contrast": ("auto", "incorrect"), "source": SOURCES[:3]}
+        choices = {"direction": ("denoise", "noise"), "contrast": ("auto", "incorrect"), "source": SOURCES[:4]}
         for what, valid in choices.items():
             if not _among(getattr(self, what), valid):
                 raise ValueError(one_of(what, getattr(self, what), valid))
@@ -64,6 +65,8 @@ class Options:
                 raise ValueError(one_of("control", control, CONTROLS) + "; () for none")
         object.__setattr__(self, "controls", tuple(control for control in CONTROLS if control in controls))
         self._check_numbers()
+        if self.reference is not None:
+            check_reference(self.reference)
         if not isinstance(self.store, str | PathLike | None):
             raise TypeError(f"store={self.store!r}: expected the path of a folder, or None")
 
@@ -76,6 +79,17 @@ class Options:
             raise ValueError(f"seed={self.seed!r}: expected a whole number")
         if self.dtype is not None and _name(self.dtype) not in DTYPES:
             raise ValueError(one_of("dtype of a result", self.dtype, DTYPES))
+
+
+def check_reference(reference: Any) -> None:
+    """Raises where a reference set is no pairs, or has none."""
+    from notice_lens.pairs import MinimalPairs
+
+    if not isinstance(reference, MinimalPairs):
+        given = type(reference).__name__
+        raise TypeError(f"reference is of type {given}; expected MinimalPairs, or None for the pairs themselves")
+    if not len(reference):
+        raise ValueError("there are no pairs in the reference set; None takes the pairs themselves")
 
 
 def _among(asked: Any, valid: tuple[str, ...]) -> bool:

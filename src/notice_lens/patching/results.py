@@ -81,6 +81,7 @@ def provenance(
         "direction": options.direction,
         "contrast": options.contrast,
         "source": options.source,
+        **({} if options.reference is None else {"reference": options.reference.fingerprint}),
         "metrics": list(metrics),
         "controls": list(options.controls),
         "min_gap": options.min_gap,

@@ -14,7 +14,7 @@ from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.batch import Batch, Context, Setting, contrasted, contrasts
 from notice_lens.patching.checks import check_pairs, refuse_hooks
 from notice_lens.patching.grid import Grid
-from notice_lens.patching.means import Means
+from notice_lens.patching.made import Made
 from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure, numbers
 from notice_lens.patching.memory import bytes_per_row, rows_that_fit
 from notice_lens.patching.metrics import BUILT_IN, check_metrics
@@ -125,10 +125,10 @@ class Sweep:
         return [Setting(noise, self.options.direction, self.custom, sample, std) for sample in range(noise.samples)]
 
     @cached_property
-    def _means(self) -> Means | None:
-        """Mean activations, where edits take their values from them."""
-        hooks = self.grid.hooks_from("mean")
-        return Means(self.blip, self.pairs, self.places, hooks) if hooks else None
+    def _made(self) -> Made:
+        """Sources of edits that are no runs of their pair."""
+        hooks = {source: self.grid.hooks_from(source) for source in ("mean", "resample")}
+        return Made(self.blip, self.pairs, self.places, hooks, self.options)
 
     def _batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
@@ -157,18 +157,17 @@ class Sweep:
 
     def _batch(self, several: list[int], setting: Setting) -> Arrays:
         """The numbers of some pairs."""
-        means = self._means
         batch = Batch(
             self.blip,
             self.pairs.select(several),
             [self.contrast[number] for number in several],
             setting,
-            self.grid.hooks,
+            self.grid.recorded,
             self._streams(),
             walk_hooks(self.blip, self.grid.receivers),
             self.with_donors,
         )
-        contexts = list(batch.runs(None if means is None else lambda like: means.of(several, like)))
+        contexts = list(batch.runs(self._made.of(several)))
         arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
         self._baselines(contexts, arrays)
         rows = list(self._rows(batch, contexts, several))
@@ -198,6 +197,8 @@ class Sweep:
                 row = Row.of(contexts, self.places, several[pair], pair, cell)
                 sources = {edit.source for edit in cell.edits}
                 if row is None or ("donor" in sources and not batch.has_donor[pair]):
+                    continue
+                if "resample" in sources and not self._made.has_partner(several[pair]):
                     continue
                 yield row
                 if self.mismatched and batch.has_donor[pair] and "other" in sources:
@@ -254,7 +255,9 @@ class Sweep:
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
-        return {**{column: self.pairs[column] for column in ("id", *COLUMNS)}, "contrast_answer": self.contrast}
+        partners = {"resampled_from": self._made.partners} if "resample" in self.grid.sources else {}
+        columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
+        return {**columns, "contrast_answer": self.contrast, **partners}
 
     def _completed(self, effects: "xr.Dataset") -> "xr.Dataset":
         """The result with what follows from its numbers."""

@@ -1,6 +1,7 @@
 """Recorded runs: the base run that the wave grows from, and the runs that edits take their values from."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -128,3 +129,19 @@ class Run:
         if inputs.attention_mask is not None and stack == ("decoder" if self.blip.cfg.kind == "caption" else "text"):
             own = attention_mask(inputs.attention_mask.bool())
         return own, attention_mask(self.blip.source_mask(stack, inputs))
+
+
+@contextmanager
+def attn_results(blip: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
+    """Computes what each head writes while it is recorded."""
+    from notice_lens.models.attention import Attention
+
+    modules = [module for module in blip.modules() if isinstance(module, Attention)]
+    before = [module.use_attn_result for module in modules]
+    if any(name.endswith("hook_result") for name in names):
+        blip.set_use_attn_result(True)
+    try:
+        yield
+    finally:
+        for module, switch in zip(modules, before, strict=True):
+            module.use_attn_result = switch

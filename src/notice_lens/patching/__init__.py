@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
+    from notice_lens.patching.ablation import ablate
     from notice_lens.patching.aggregates import aggregate, carried, mediation
     from notice_lens.patching.attribution import attribute
+    from notice_lens.patching.circuit_scores import faithfulness
     from notice_lens.patching.grid import Edit
     from notice_lens.patching.screening import screen
     from notice_lens.patching.sites import Site
+    from notice_lens.patching.splitting import split
     from notice_lens.patching.store import Store
     from notice_lens.patching.sweeps import patch_heads, patch_modules, patch_paths, run_variants, sweep
 
@@ -18,30 +21,36 @@ _HOMES = {
     "Edit": "notice_lens.patching.grid",
     "Site": "notice_lens.patching.sites",
     "Store": "notice_lens.patching.store",
+    "ablate": "notice_lens.patching.ablation",
     "aggregate": "notice_lens.patching.aggregates",
     "attribute": "notice_lens.patching.attribution",
     "carried": "notice_lens.patching.aggregates",
+    "faithfulness": "notice_lens.patching.circuit_scores",
     "mediation": "notice_lens.patching.aggregates",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
     "patch_paths": "notice_lens.patching.sweeps",
     "run_variants": "notice_lens.patching.sweeps",
     "screen": "notice_lens.patching.screening",
+    "split": "notice_lens.patching.splitting",
     "sweep": "notice_lens.patching.sweeps",
 }
 __all__ = [
     "Edit",
     "Site",
     "Store",
+    "ablate",
     "aggregate",
     "attribute",
     "carried",
+    "faithfulness",
     "mediation",
     "patch_heads",
     "patch_modules",
     "patch_paths",
     "run_variants",
     "screen",
+    "split",
     "sweep",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -1,0 +1,205 @@
+"""Ablation: what the model says without some of its parts.
+
+Patching asks what an activation carries from one run of a pair to the other. Ablation asks of the clean run alone what
+it loses when a part says nothing about the pair at hand any more, one part at a time or several at once:
+
+    mean        the mean over a reference set: of words by role, elsewhere by position (Wang et al. 2022, 2211.00593)
+    resample    what the same place has in another example (Chan et al. 2022, Causal Scrubbing)
+    zero        nothing: the model has never seen that, so that much of the change may be surprise
+
+1. The base run is the clean one; an ablation is a patch of it by `Edit(source=value)`, in the wave (wave.py).
+2. Each pair is its own control: the change is ablated minus clean, of the same pair.
+3. Over pairs it gets a mean with an interval by bootstrap, where pairs that share images are drawn together.
+
+Heads stand in for each other: one that does nothing while its fellow works may take over when that is ablated
+(self-repair: McGrath et al. 2023, 2307.15771). Ablate them jointly, too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.patching.grid import Edit
+from notice_lens.patching.nodes import Node, is_node
+from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
+from notice_lens.patching.sweeps import run_variants, sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+VALUES = ("mean", "resample", "zero")
+NEEDED = ("logit_diff_change", "accuracy")
+FIXED = {
+    "direction": "an ablation edits the clean run",
+    "source": "value= says what an ablation puts in",
+}
+"""Options of sweeps that an ablation decides."""
+
+
+def ablate(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    sites: Any = None,
+    *,
+    value: Any = "mean",
+    joint: Any = False,
+    reference: "MinimalPairs | None" = None,
+    seed: Any = 0,
+    confidence: Any = 0.95,
+    **options: Any,
+) -> "xr.Dataset":
+    """What the clean run of every pair says without some of its parts, and the mean change with its interval.
+
+    Args:
+        blip: The model. Hooks on it are refused.
+        pairs: Validated for it here.
+        sites: One or several of `Site.of(blip, ...)`, or their names; not where `joint` has groups. Names have the
+            positions of a `Site` (words by role, elsewhere all at once); for `joint=True` all positions at once.
+        value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
+            another example of the same task and number of tokens has there, words aligned by role), or `zero`.
+        joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A
+            mapping of names to groups: each of one or several `Edit`s, or nodes such as `text.cross_attn.L1.H3`, made
+            at once. An edit whose source is left at `other` gets `value`.
+        reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
+        seed: Of the draw of examples, and of the bootstrap.
+        confidence: Of the intervals, between 0 and 1.
+        **options: As `sweep`: `corruption` and `contrast` say which answer the correct one is compared with; `store`,
+            `memory`, `progress`; `metrics` adds others to those needed here. `controls`: `self` or `()`.
+
+    Returns:
+        Dimensions `pair` and those of the sites, or `pair, variant`. By pair: `logit_diff_change` (ablated minus clean,
+        in logits), `logit_diff_ablated`, `accuracy_ablated` and `accuracy_change`, with the dimensions of the sites;
+        `logit_diff_clean`, `accuracy_clean` and the other baselines of a sweep without them. Accuracy is 1 where each
+        token of the correct answer has the highest logit over the vocabulary behind those before it (greedy decoding
+        says it), else 0; of a match, where the right one of two logits is higher. Over pairs, without `pair`:
+        `change_mean, change_low, change_high` of the logit difference and `accuracy_change_mean, accuracy_change_low,
+        accuracy_change_high`, paired differences with the ends of their intervals; the coordinate `n` says of how many
+        pairs. `resampled_from` is the id of each pair's example; a pair without one is NaN throughout.
+
+    Raises:
+        ValueError: A site, an option or a value is not what it has to be, the reference set lacks what is asked of it,
+            or hooks are on the model.
+        TypeError: There is no option of that name, or it is none of an ablation.
+        PairsError: The pairs do not hold for this model.
+
+    Example:
+        >>> from notice_lens import HookedBLIP, patching
+        >>> from notice_lens.pairs import mini_world
+        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> single = patching.ablate(blip, pairs, "text.cross_attn", progress=False)
+        >>> dict(single.logit_diff_change.sizes)
+        {'pair': 4, 'layer': 3, 'head': 8, 'role': 7}
+        >>> single.change_mean.dims
+        ('layer', 'head', 'role')
+        >>> groups = {"late": ["text.cross_attn.L2.H0", "text.mlp.L2"]}
+        >>> joint = patching.ablate(blip, pairs, joint=groups, value="zero", progress=False)
+        >>> dict(joint.accuracy_ablated.sizes)
+        {'pair': 4, 'variant': 1}
+    """
+    if value not in VALUES:
+        raise ValueError(one_of("value of an ablation", value, VALUES))
+    check_confidence(confidence)
+    given = {**_swept(options), "reference": reference, "seed": seed}
+    if joint is False:
+        if sites is None:
+            raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
+        effects = sweep(blip, pairs, sites, source=value, **given)
+    else:
+        effects = run_variants(blip, pairs, _groups(blip, sites, joint, value), **given)
+    effects.attrs |= {"source": value, "joint": joint is not False}
+    return summarised(effects, confidence, seed)
+
+
+def check_confidence(confidence: Any) -> None:
+    """Raises ValueError where it is no confidence."""
+    if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
+        raise ValueError(f"confidence={confidence!r}: expected a number above 0 and below 1, such as 0.95")
+
+
+def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Dataset":
+    """A sweep of the clean run as an ablation: before, after, the differences and their intervals.
+
+    Args:
+        effects: With `logit_diff_change`, `accuracy`, and the baselines of both.
+        confidence: Of the intervals.
+        seed: Of the bootstrap.
+    """
+    change = effects.logit_diff_change
+    effects = effects.rename({"accuracy": "accuracy_ablated"}).assign(
+        logit_diff_ablated=effects.logit_diff_clean + change,
+        accuracy_change=effects.accuracy - effects.accuracy_clean,
+    )
+    clusters, dims = clusters_of(effects), [str(dim) for dim in change.dims if dim != "pair"]
+    for name, values in (("change", change), ("accuracy_change", effects.accuracy_change)):
+        values = values.transpose("pair", ...).values
+        found = ratio_of_sums(values, np.ones(len(values)), clusters, confidence, seed)
+        ends = labelled(effects, found, name, dims)
+        ends[f"{name}_mean"] = ends.pop(name)
+        effects = effects.assign({own: end.assign_coords(n=(dims, found.n)) for own, end in ends.items()})
+    effects.attrs |= {"confidence": float(confidence), "resamples": RESAMPLES, "clusters": int(clusters.max()) + 1}
+    return effects
+
+
+def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the sweep underneath."""
+    for name, why in FIXED.items():
+        if name in options:
+            raise TypeError(f"{name} is no option of an ablation: {why}; patching.sweep patches from other runs")
+    controls = options.get("controls", "self")
+    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
+        raise ValueError("the mismatched donor controls a patch from the other run; an ablation has the control 'self'")
+    metrics = options.get("metrics") or {}
+    if not isinstance(metrics, Mapping):
+        metrics = dict.fromkeys([metrics] if isinstance(metrics, str) else metrics)
+    needed = {**dict.fromkeys(NEEDED), **metrics}
+    return {**options, "direction": "noise", "controls": controls, "metrics": needed}
+
+
+def _groups(blip: "HookedBLIP", sites: Any, joint: Any, value: str) -> dict[str, list[Edit]]:
+    """Variants: everything at some sites, or groups by name."""
+    if joint is True:
+        if sites is None:
+            raise ValueError("sites: name what is ablated jointly, such as 'text.cross_attn'")
+        several = list(sites) if isinstance(sites, list | tuple) else [sites]
+        return {"all": [edit for site in several for edit in _edits(blip, site, value)]}
+    if not isinstance(joint, Mapping):
+        raise TypeError(f"joint={joint!r}: expected False, True, or a mapping of names to groups of edits or nodes")
+    if sites is not None:
+        raise ValueError("sites and groups were given; the groups of joint say what is ablated, so sites stay out")
+    found = {}
+    for name, group in joint.items():
+        several = group if isinstance(group, list | tuple) and not is_node(group) else [group]
+        found[name] = [_edit(blip, name, one, value) for one in several]
+    return found
+
+
+def _edit(blip: "HookedBLIP", name: Any, one: Any, value: str) -> Edit:
+    if not isinstance(one, Edit):
+        try:
+            return Node.of(blip, one).edit(value)
+        except ValueError as error:
+            raise ValueError(f"group {name!r}: {error}") from error
+    return replace(one, source=value) if one.source == "other" else one
+
+
+def _edits(blip: "HookedBLIP", site: Any, value: str) -> list[Edit]:
+    """Everything at a site, as edits."""
+    found = site if isinstance(site, Site) else Site.of(blip, site, positions="all")
+    found = Site.of(blip, found)
+    leaf = found.activation.rpartition(".")[2]
+    keys = {"keys": found.keys} if leaf in TABLES else {}
+    heads = found.heads if leaf in WITH_HEADS and found.heads is not None else [None]
+    positions = list(found.positions) if isinstance(found.positions, tuple) else found.positions
+    return [
+        Edit(found.name, layer, head, positions, **keys, source=value)
+        for layer in found.layers or [None]
+        for head in heads
+    ]

@@ -1,0 +1,167 @@
+"""How well a circuit stands for the model: faithfulness, completeness, minimality.
+
+The *universe* is the set of nodes that an answer may be made of: attention heads (`hook_z`) and MLPs (`hook_mlp_out`),
+at all positions. A circuit is a part of it. What is not in the universe (embeddings, LayerNorms, the stream itself,
+other stacks) always runs as it does, and so reacts to what is ablated. m(S) is the logit difference of the clean run
+where all nodes of the universe outside of S are ablated, that is, set to a mean, to another example's value, to zero,
+or to what the corrupted run has there. Then with the model M, the circuit C, a node v, and nothing, 0,
+
+    faithfulness   (m(C) - m(0)) / (m(M) - m(0))         1 where the circuit alone gives what the model gives
+    completeness   (m(M) - m(M - C)) / (m(M) - m(0))     1 where nothing is left without it
+    minimality     (m(C) - m(C - v)) / (m(M) - m(0))     what leaving one node out costs; 0 where it is not needed
+
+The first is Hanna et al. 2024 (2403.17806), whose m(0) is a run with all corrupted: `value="other"`. One minus the
+second is the faithfulness of the circuit's complement (Marks et al. 2024, 2403.19647). All are ratios of sums over
+pairs, since means of ratios explode where one gap is small. None is bounded by 0 and 1.
+
+Limits: leaving out one node at a time finds neither of two that stand in for each other (minimality 0 for both); ablate
+them jointly (`ablate`).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.ablation import FIXED, VALUES, check_confidence
+from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.patching.grid import Edit
+from notice_lens.patching.nodes import Node, nodes_of, universe_of
+from notice_lens.patching.sweeps import run_variants
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+SOURCES = (*VALUES, "other")
+NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
+"""Variants: all of the universe ablated, all but the circuit, the circuit alone."""
+
+
+def faithfulness(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    circuit: Any,
+    *,
+    universe: Any = None,
+    value: Any = "mean",
+    reference: "MinimalPairs | None" = None,
+    seed: Any = 0,
+    confidence: Any = 0.95,
+    **options: Any,
+) -> "xr.Dataset":
+    """How much of the answer a circuit gives alone, how much is left without it, and what each of its nodes adds.
+
+    With m(S), the logit difference of the clean run with every node of the universe ablated that is not in S:
+    faithfulness is (m(C) - m(0)) / (m(M) - m(0)) (Hanna et al. 2024, 2403.17806), completeness (m(M) - m(M - C)) /
+    (m(M) - m(0)), and the minimality of a node v (m(C) - m(C - v)) / (m(M) - m(0)); each a ratio of sums over pairs.
+
+    Args:
+        blip: The model. Hooks on it are refused.
+        pairs: Validated for it here.
+        circuit: Heads and MLPs: `text.cross_attn.L1.H3` or `("text.cross_attn", 1, 3)`, `text.mlp.L1` or `("text.mlp",
+            1)`. An empty one needs a universe.
+        universe: The nodes that are ablated where they are not in the circuit: stacks (`text`: all heads of its
+            self-attention and cross-attention, and all its MLPs), modules (`text.cross_attn`), or nodes by name; one
+            or several. None takes the stacks of the circuit's nodes, all of each.
+        value: What is put in the place of a node: `mean`, `resample`, `zero` as in `ablate`, or `other`, what the
+            corrupted run has there.
+        reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
+        seed: Of the draw of examples, and of the bootstrap.
+        confidence: Of the intervals, between 0 and 1.
+        **options: As `sweep`: `corruption`, `contrast`, `min_gap` (a sum of gaps that is smaller on the average gives
+            NaN), `store`, `memory`, `progress`.
+
+    Returns:
+        Scalars `faithfulness` and `completeness`, and `minimality` [node], each with `_low` and `_high`. By pair, in
+        logits: `logit_diff_full` m(M), `logit_diff_ablated` m(0), `logit_diff_circuit` m(C), `logit_diff_rest`
+        m(M - C), and `logit_diff_without` [pair, node], m(C - v). `node` has the circuit's names; `attrs["universe"]`
+        those of all.
+
+    Raises:
+        ValueError: There is no such node, one is not in the universe, or an option is not what it has to be.
+        TypeError: The circuit is no list of nodes, or there is no option of that name.
+        PairsError: The pairs do not hold for this model.
+
+    Example:
+        >>> from notice_lens import HookedBLIP, patching
+        >>> from notice_lens.pairs import mini_world
+        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> circuit = ["text.cross_attn.L1.H3", ("text.mlp", 2)]
+        >>> scores = patching.faithfulness(blip, pairs, circuit, progress=False)
+        >>> scores.faithfulness.dims, dict(scores.minimality.sizes)
+        ((), {'node': 2})
+        >>> dict(scores.logit_diff_without.sizes)
+        {'pair': 4, 'node': 2}
+    """
+    if value not in SOURCES:
+        raise ValueError(one_of("value of an ablation", value, SOURCES))
+    check_confidence(confidence)
+    for name in ("metrics", *FIXED):
+        if name in options:
+            raise TypeError(f"{name} is no option of faithfulness: it is of logit differences of the clean run")
+    nodes = nodes_of(blip, circuit)
+    everything = _universe(blip, nodes, universe)
+    variants = _variants(nodes, everything, value)
+    given = {"controls": "self", **options, "reference": reference, "seed": seed}
+    effects = run_variants(blip, pairs, variants, direction="noise", metrics="logit_diff_change", **given)
+    scores = _scores(effects, nodes, confidence, seed)
+    return scores.assign_attrs(
+        {**effects.attrs, "source": value, "universe": [node.name for node in everything], "resamples": RESAMPLES}
+    )
+
+
+def _universe(blip: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list[Node]:
+    if universe is None:
+        if not nodes:
+            raise ValueError("circuit is empty; a universe says what is ablated then: universe='text'")
+        universe = list(dict.fromkeys(node.module.partition(".")[0] for node in nodes))
+    everything = universe_of(blip, universe)
+    for node in nodes:
+        if node not in everything:
+            names = [other.name for other in everything]
+            short = f"{len(names)} nodes such as {names[0]!r}"
+            raise ValueError(f"node {node.name!r} of the circuit is not in the universe, {short}")
+    return everything
+
+
+def _variants(nodes: Sequence[Node], everything: Sequence[Node], value: str) -> dict[str, list[Edit]]:
+    """What is ablated, by variant; variants that ablate nothing are the clean run, and are left out."""
+    outside = [node for node in everything if node not in nodes]
+    ablated = {NOTHING: list(everything), CIRCUIT: outside, REST: list(nodes)}
+    ablated |= {node.name: [*outside, node] for node in nodes}
+    return {name: [node.edit(value) for node in several] for name, several in ablated.items() if several}
+
+
+def _scores(effects: "xr.Dataset", nodes: Sequence[Node], confidence: float, seed: int) -> "xr.Dataset":
+    """The three scores, from what each variant says."""
+    full = effects.logit_diff_clean
+    known = set(effects["variant"].values.tolist())
+
+    def said(name: str) -> np.ndarray:
+        return (full + (effects.logit_diff_change.sel(variant=name, drop=True) if name in known else 0)).values
+
+    nothing, circuit, rest = said(NOTHING), said(CIRCUIT), said(REST)
+    without = np.array([said(node.name) for node in nodes]).reshape(len(nodes), len(full)).T
+    found = effects.drop_dims("variant").drop_vars("logit_diff_clean")
+    found = found.assign_coords(node=np.array([node.name for node in nodes], dtype=object)).assign(
+        logit_diff_full=full,
+        logit_diff_ablated=("pair", nothing),
+        logit_diff_circuit=("pair", circuit),
+        logit_diff_rest=("pair", rest),
+        logit_diff_without=(("pair", "node"), without),
+    )
+    gap, clusters = (full.values - nothing).astype(float), clusters_of(effects)
+    usable = abs(gap.mean()) >= float(effects.attrs["min_gap"])
+    tops = {
+        "faithfulness": circuit - nothing,
+        "completeness": full.values - rest,
+        "minimality": circuit[:, None] - without,
+    }
+    for name, top in tops.items():
+        ratio = ratio_of_sums(top, gap if usable else gap * np.nan, clusters, confidence, seed)
+        found = found.assign(labelled(found, ratio, name, ["node"] if name == "minimality" else []))
+    return found

@@ -1,0 +1,159 @@
+"""Nodes of a circuit: attention heads and MLPs, by name.
+
+A head is `text.cross_attn.L1.H3` or `("text.cross_attn", 1, 3)`, an MLP `text.mlp.L1` or `("text.mlp", 1)`. What a node
+does is what it gives at all positions: `hook_z` of a head, `hook_mlp_out` of an MLP.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from notice_lens.models.names import one_of
+from notice_lens.patching.grid import Edit
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+_NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
+MLP = "mlp"
+
+
+class Node(NamedTuple):
+    """One head or MLP.
+
+    Attributes:
+        module: Stack and module: `text.attn`, `text.cross_attn`, `text.mlp`.
+        layer: The layer.
+        head: The head; None for an MLP.
+    """
+
+    module: str
+    layer: int
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as `text.cross_attn.L1.H3`."""
+        return f"{self.module}.L{self.layer}" + ("" if self.head is None else f".H{self.head}")
+
+    def edit(self, source: str) -> Edit:
+        """The edit that puts something else in the place of what the node gives, at all positions."""
+        site = f"{self.module}_out" if self.head is None else f"{self.module}.z"
+        return Edit(site, self.layer, self.head, source=source)
+
+    @classmethod
+    def of(cls, blip: "HookedBLIP", asked: Any) -> "Node":
+        """A node by its name, checked against a model.
+
+        Raises:
+            ValueError: There is none of that name; the message names the nearest that there is.
+        """
+        module, layer, head = _parts(asked)
+        known = modules(blip)
+        if module not in known:
+            raise ValueError(f"node {_shown(asked)}: " + one_of("module", module, known))
+        cfg = blip.stack(module.partition(".")[0]).cfg
+        node = cls(module, layer, head)
+        with_heads = not module.endswith(f".{MLP}")
+        if with_heads != (head is not None):
+            example = cls(module, 0, 0 if with_heads else None).name
+            raise ValueError(f"node {_shown(asked)}: a node of {module} is called as {example!r} is")
+        for what, number, n in (("layer", layer, cfg.n_layers), ("head", head, cfg.n_heads)):
+            if number is not None and not 0 <= number < n:
+                raise ValueError(
+                    f"node {_shown(asked)}: {what} {number} asked for; {module} has {what}s 0 to {n - 1}; "
+                    f"the nearest is {_within(node, cfg.n_layers, cfg.n_heads).name!r}"
+                )
+        return node
+
+
+def modules(blip: "HookedBLIP", stack: str | None = None) -> list[str]:
+    """The modules of a stack, or of all, that have nodes."""
+    stacks = blip.cfg.stacks if stack is None else [stack]
+    parts = {name: ("attn", MLP) if name == "vision" else ("attn", "cross_attn", MLP) for name in stacks}
+    return [f"{name}.{part}" for name, own in parts.items() for part in own]
+
+
+def universe_of(blip: "HookedBLIP", asked: Any) -> list[Node]:
+    """Nodes by stacks (`text`: all its heads and MLPs), modules (`text.cross_attn`) or names, each once.
+
+    Raises:
+        ValueError: There is no stack, module or node of that name, or nothing was asked for.
+    """
+    several = [asked] if isinstance(asked, str) or is_node(asked) else list(asked)
+    found: dict[Node, None] = {}
+    for one in several:
+        stacks = blip.cfg.stacks
+        if isinstance(one, str) and one in stacks:
+            found |= dict.fromkeys(node for module in modules(blip, one) for node in _all(blip, module))
+        elif isinstance(one, str) and one in modules(blip):
+            found |= dict.fromkeys(_all(blip, one))
+        elif isinstance(one, str) and not _NAME.fullmatch(one):
+            valid = [*stacks, *modules(blip)]
+            raise ValueError("universe: " + one_of("stack or module", one, valid) + ", or nodes by name")
+        else:
+            found[Node.of(blip, one)] = None
+    if not found:
+        raise ValueError("universe is empty; name stacks, modules or nodes, such as 'text'")
+    return list(found)
+
+
+def nodes_of(blip: "HookedBLIP", circuit: Any) -> list[Node]:
+    """The nodes of a circuit, each once.
+
+    Raises:
+        TypeError: It is no list of nodes.
+        ValueError: There is no such node, or one comes twice.
+    """
+    if isinstance(circuit, str) or is_node(circuit):
+        circuit = [circuit]
+    if not isinstance(circuit, Iterable):
+        raise TypeError(
+            f"circuit is of type {type(circuit).__name__}; expected a list of nodes, 'text.cross_attn.L1.H3'"
+        )
+    found = [Node.of(blip, one) for one in circuit]
+    for node in found:
+        if found.count(node) > 1:
+            raise ValueError(f"node {node.name!r} comes {found.count(node)} times in the circuit; each goes in once")
+    return found
+
+
+def _parts(asked: Any) -> tuple[str, int, int | None]:
+    """Module, layer and head, from a name or a tuple."""
+    if isinstance(asked, str) and (match := _NAME.fullmatch(asked)):
+        return match["module"], int(match["layer"]), None if match["head"] is None else int(match["head"])
+    if is_node(asked):
+        head = asked[2] if len(asked) == 3 else None
+        return str(asked[0]), int(asked[1]), None if head is None else int(head)
+    raise ValueError(
+        f"node {_shown(asked)}: a head is 'text.cross_attn.L1.H3' or ('text.cross_attn', 1, 3), an MLP 'text.mlp.L1' "
+        "or ('text.mlp', 1)"
+    )
+
+
+def is_name(asked: str) -> bool:
+    """Whether it is written as a node is."""
+    return _NAME.fullmatch(asked) is not None
+
+
+def is_node(asked: Any) -> bool:
+    """Whether it is a tuple of module, layer and perhaps head."""
+    if not isinstance(asked, tuple) or not 2 <= len(asked) <= 3 or not isinstance(asked[0], str):
+        return False
+    return all(number is None or (hasattr(number, "__index__") and number is not True) for number in asked[1:])
+
+
+def _all(blip: "HookedBLIP", module: str) -> list[Node]:
+    cfg = blip.stack(module.partition(".")[0]).cfg
+    heads = [None] if module.endswith(f".{MLP}") else range(cfg.n_heads)
+    return [Node(module, layer, head) for layer in range(cfg.n_layers) for head in heads]
+
+
+def _within(node: Node, n_layers: int, n_heads: int) -> Node:
+    """The nearest node that there is."""
+    head = None if node.head is None else min(max(node.head, 0), n_heads - 1)
+    return Node(node.module, min(max(node.layer, 0), n_layers - 1), head)
+
+
+def _shown(asked: Any) -> str:
+    return repr(tuple(asked)) if isinstance(asked, tuple) else repr(asked)

@@ -96,7 +96,7 @@ def ablate(
         >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
         >>> single = patching.ablate(blip, pairs, "text.cross_attn", progress=False)
         >>> dict(single.logit_diff_change.sizes)
-        {'pair': 4, 'layer': 3, 'head': 8, 'role': 7}
+        {'pair': 4, 'layer': 3, 'head': 8, 'role': 6}
         >>> single.change_mean.dims
         ('layer', 'head', 'role')
         >>> groups = {"late": ["text.cross_attn.L2.H0", "text.mlp.L2"]}

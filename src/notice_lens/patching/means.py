@@ -88,7 +88,8 @@ class Means:
         """Raises where a word would keep what it has, since the reference set has none of its role or in its place."""
         for hook in [hook for hook, axis in self.axis.items() if axis == "token"][:1]:
             for pair, name in enumerate(self.places.pairs["id"]):
-                for key in self._keys(self.places, hook, pair, self.places.tokens[pair]):
+                keys = self._keys(self.places, hook, pair, self.places.tokens[pair])
+                for key in sorted(keys, key=lambda key: isinstance(key, int)):
                     if key not in self.sums[hook]:
                         what = f"of the role {key!r}" if isinstance(key, str) else f"without a role at position {key}"
                         raise ValueError(

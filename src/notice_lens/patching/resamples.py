@@ -56,7 +56,7 @@ class Resamples:
         reference: "MinimalPairs | None",
         seed: int,
     ) -> None:
-        self.blip, self.places, self.hooks = blip, places, list(hooks)
+        self.blip, self.pairs, self.places, self.hooks = blip, pairs, places, list(hooks)
         self.reference = pairs if reference is None else reference.validate(blip)
         self.places_there = places if reference is None else Places(blip, self.reference)
         self.numbers = self._drawn(pairs, reference is None, seed)
@@ -92,13 +92,16 @@ class Resamples:
     def of(self, several: Sequence[int]) -> Callable[[list[str] | None], Mapping[str, Tensor]]:
         """What gives values to some of the pairs, from what the decoder is made to say.
 
-        A pair without another example gets its own number's values there; nobody reads them.
+        A pair without another example gets its own; nobody reads them.
 
         Args:
             several: Which pairs.
         """
         numbers = [self.numbers[pair] for pair in several]
-        examples = self.reference.select([0 if number is None else number for number in numbers])
+        examples = [
+            self.pairs[pair] if number is None else self.reference[number]
+            for pair, number in zip(several, numbers, strict=True)
+        ]
         orders = [
             np.arange(self.places.tokens[pair]) if number is None else self._order(pair, number)
             for pair, number in zip(several, numbers, strict=True)
@@ -106,7 +109,8 @@ class Resamples:
         before: list[Trace] = []
 
         def values(spoken: list[str] | None) -> dict[str, Tensor]:
-            inputs = self.blip.prepare(list(examples["clean_image"]), examples["clean_prompt"], spoken)
+            images, prompts = zip(*((example.clean_image, example.clean_prompt) for example in examples), strict=True)
+            inputs = self.blip.prepare(list(images), list(prompts), spoken)
             with attn_results(self.blip, self.hooks):
                 found = trace(self.blip, inputs, self.hooks, upstream=before[0] if before else None)
             before.append(found)
@@ -119,8 +123,9 @@ class Resamples:
         ours, theirs = self.places.roles[pair], self.places_there.roles[number]
         order = np.full(self.places.tokens[pair], -1)
         for role, places in ours.items():
-            if role in theirs and len(theirs[role]) == len(places) and (order[places] < 0).all():
-                order[places] = theirs[role]
+            there = theirs.get(role, order[:0])
+            if len(there) == len(places) and (order[places] < 0).all() and not np.isin(there, order).any():
+                order[places] = there
         order[order < 0] = np.setdiff1d(np.arange(len(order)), order)
         return order
 

@@ -79,7 +79,7 @@ def split(
         >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
         >>> parts = patching.split(blip, pairs, "text.cross_attn", layers=1, progress=False)
         >>> dict(parts.logit_diff_change.sizes)
-        {'pair': 4, 'part': 4, 'layer': 1, 'head': 8, 'role': 7}
+        {'pair': 4, 'part': 4, 'layer': 1, 'head': 8, 'role': 6}
         >>> patching.aggregate(parts).sel(part="pattern").dims
         ('layer', 'head', 'role')
     """

@@ -36,7 +36,8 @@ def sweep(
             with clean activations: sufficiency) or `noise` (the reverse: necessity). `metrics`: names of built-in ones,
             or a mapping of names to functions of logits [row, answer_pos, d_vocab] (the built-in ones to None).
             `contrast`: `auto` or `incorrect`, see `Batch`. `min_gap`: in logits; below it a pair's effect is NaN.
-            `source`: `other`, `zero` or `mean` (over all clean runs, by role). `controls`: of `self`, `mismatched`.
+            `source`: `other`, `zero`, `mean` (over all clean runs, by role) or `resample` (another pair's clean run).
+            `reference`: pairs for means and examples; None takes these. `controls`: of `self`, `mismatched`.
             `memory`: bytes that variants may take; None takes a share of what is free. `dtype`: of the result.
             `seed`: of what is drawn. `store`: a folder to write to and to go on from. `progress`: a bar.
 

@@ -1,0 +1,100 @@
+"""Which cross-attention heads of the mini model matter by ablation, against by patching.
+
+    python benchmarks/ablation.py --n 100
+
+Prints the tables of `docs/ablation.md`.
+"""
+
+import click
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+
+from notice_lens import HookedBLIP
+from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.patching import Site, ablate, aggregate, faithfulness, patch_heads, split
+
+SITE, VALUES, SHOWN = "text.cross_attn", ("mean", "resample", "zero"), 6
+QUIET = {"progress": False}
+
+
+def flat(values: xr.DataArray) -> xr.DataArray:
+    """One entry a head, `L1.H3`."""
+    found = values.stack(place=("layer", "head"))
+    names = [f"L{layer}.H{head}" for layer, head in found.place.values]
+    return found.drop_vars(["place", "layer", "head"]).assign_coords(place=names)
+
+
+def heads(blip: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
+    """The table of the heads that patching finds largest. Returns their names, largest first."""
+    gap = {}
+    for direction in ("denoise", "noise"):
+        effects = patch_heads(blip, pairs, SITE, positions="all", direction=direction, controls=(), **QUIET)
+        gap[direction] = flat(aggregate(effects))
+    ablated = {
+        value: ablate(blip, pairs, Site.of(blip, SITE, positions="all"), value=value, **QUIET) for value in VALUES
+    }
+    change = {value: flat(found.change_mean) for value, found in ablated.items()}
+    order = [str(name) for name in gap["noise"].place.values[np.argsort(-abs(gap["noise"].values))]]
+    print(
+        f"\n`{task}`, {len(pairs)} pairs, mean logit difference {ablated['mean'].logit_diff_clean.mean().item():.1f}\n"
+    )
+    print("| head | denoise | noise | " + " | ".join(f"`{value}`" for value in VALUES) + " |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in order[:SHOWN]:
+        cells = [f"{gap[direction].sel(place=name).item():.3f}" for direction in gap]
+        for found in ablated.values():
+            mean, low, high = (flat(found[f"change_{end}"]).sel(place=name).item() for end in ("mean", "low", "high"))
+            cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    print("\n| against patching (noise) | " + " | ".join(f"`{value}`" for value in VALUES) + " |")
+    print("| --- | --- | --- | --- |")
+    ranks = [spearmanr(abs(gap["noise"]), abs(found)).statistic for found in change.values()]
+    print("| rank correlation of sizes, 24 heads | " + " | ".join(f"{rank:.2f}" for rank in ranks) + " |")
+    top = [set(found.place.values[np.argsort(-abs(found.values))][:SHOWN].tolist()) for found in change.values()]
+    print(f"| of the first {SHOWN}, in both | " + " | ".join(str(len(own & set(order[:SHOWN]))) for own in top) + " |")
+    for what, name in (("change of the logit difference", "change"), ("change of accuracy", "accuracy_change")):
+        joint = [ablate(blip, pairs, SITE, joint=True, value=value, **QUIET) for value in VALUES]
+        print(f"| all 24 at once: {what} | " + " | ".join(f"{one[f'{name}_mean'].item():.2f}" for one in joint) + " |")
+    sums = [found.change_mean.sum().item() for found in ablated.values()]
+    print("| sum of the 24 single changes | " + " | ".join(f"{total:.2f}" for total in sums) + " |")
+    return order
+
+
+def circuits(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
+    """Scores of circuits of the largest heads, by `resample`."""
+    print("\n| heads, largest first | faithfulness | completeness | smallest minimality |\n| --- | --- | --- | --- |")
+    for n in (3, 6, 12, 18):
+        names = [f"{SITE}.{name}" for name in order[:n]]
+        found = faithfulness(blip, pairs, names, universe=SITE, value="resample", **QUIET)
+        scores = [
+            f"{found[name].item():.2f} ({found[f'{name}_low'].item():.2f} to {found[f'{name}_high'].item():.2f})"
+            for name in ("faithfulness", "completeness")
+        ]
+        print(f"| {n} | {' | '.join(scores)} | {found.minimality.min().item():.3f} |")
+
+
+def parts(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
+    """What the largest heads do by pattern and by values."""
+    print("\n| head | pattern | values | interaction | both |\n| --- | --- | --- | --- | --- |")
+    for name in order[:4]:
+        mean = aggregate(split(blip, pairs, f"{SITE}.{name}", positions="all", controls=(), **QUIET))
+        shares = (mean.sel(part=part).item() for part in ("pattern", "values", "interaction", "both"))
+        print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
+
+
+@click.command()
+@click.option("--n", default=100, show_default=True, help="Pairs of each task.")
+@click.option("--seed", default=0, show_default=True)
+def main(n: int, seed: int) -> None:
+    """Prints the tables."""
+    blip = HookedBLIP.mini()
+    for task in ("states", "scenes"):
+        pairs = mini_world(task, n, seed)
+        order = heads(blip, pairs, task)
+        circuits(blip, pairs, order)
+        parts(blip, pairs, order)
+
+
+if __name__ == "__main__":
+    main()

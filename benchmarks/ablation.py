@@ -15,7 +15,6 @@ from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, ablate, aggregate, faithfulness, patch_heads, split
 
 SITE, VALUES, SHOWN = "text.cross_attn", ("mean", "resample", "zero"), 6
-QUIET = {"progress": False}
 
 
 def flat(values: xr.DataArray) -> xr.DataArray:
@@ -29,10 +28,11 @@ def heads(blip: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
     """The table of the heads that patching finds largest. Returns their names, largest first."""
     gap = {}
     for direction in ("denoise", "noise"):
-        effects = patch_heads(blip, pairs, SITE, positions="all", direction=direction, controls=(), **QUIET)
+        effects = patch_heads(blip, pairs, SITE, positions="all", direction=direction, controls=(), progress=False)
         gap[direction] = flat(aggregate(effects))
     ablated = {
-        value: ablate(blip, pairs, Site.of(blip, SITE, positions="all"), value=value, **QUIET) for value in VALUES
+        value: ablate(blip, pairs, Site.of(blip, SITE, positions="all"), value=value, progress=False)
+        for value in VALUES
     }
     change = {value: flat(found.change_mean) for value, found in ablated.items()}
     order = [str(name) for name in gap["noise"].place.values[np.argsort(-abs(gap["noise"].values))]]
@@ -49,12 +49,12 @@ def heads(blip: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
         print(f"| {name} | " + " | ".join(cells) + " |")
     print("\n| against patching (noise) | " + " | ".join(f"`{value}`" for value in VALUES) + " |")
     print("| --- | --- | --- | --- |")
-    ranks = [spearmanr(abs(gap["noise"]), abs(found)).statistic for found in change.values()]
+    ranks = [spearmanr(abs(gap["noise"]), abs(found))[0] for found in change.values()]
     print("| rank correlation of sizes, 24 heads | " + " | ".join(f"{rank:.2f}" for rank in ranks) + " |")
     top = [set(found.place.values[np.argsort(-abs(found.values))][:SHOWN].tolist()) for found in change.values()]
     print(f"| of the first {SHOWN}, in both | " + " | ".join(str(len(own & set(order[:SHOWN]))) for own in top) + " |")
     for what, name in (("change of the logit difference", "change"), ("change of accuracy", "accuracy_change")):
-        joint = [ablate(blip, pairs, SITE, joint=True, value=value, **QUIET) for value in VALUES]
+        joint = [ablate(blip, pairs, SITE, joint=True, value=value, progress=False) for value in VALUES]
         print(f"| all 24 at once: {what} | " + " | ".join(f"{one[f'{name}_mean'].item():.2f}" for one in joint) + " |")
     sums = [found.change_mean.sum().item() for found in ablated.values()]
     print("| sum of the 24 single changes | " + " | ".join(f"{total:.2f}" for total in sums) + " |")
@@ -66,7 +66,7 @@ def circuits(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
     print("\n| heads, largest first | faithfulness | completeness | smallest minimality |\n| --- | --- | --- | --- |")
     for n in (3, 6, 12, 18):
         names = [f"{SITE}.{name}" for name in order[:n]]
-        found = faithfulness(blip, pairs, names, universe=SITE, value="resample", **QUIET)
+        found = faithfulness(blip, pairs, names, universe=SITE, value="resample", progress=False)
         scores = [
             f"{found[name].item():.2f} ({found[f'{name}_low'].item():.2f} to {found[f'{name}_high'].item():.2f})"
             for name in ("faithfulness", "completeness")
@@ -78,7 +78,7 @@ def parts(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
     """What the largest heads do by pattern and by values."""
     print("\n| head | pattern | values | interaction | both |\n| --- | --- | --- | --- | --- |")
     for name in order[:4]:
-        mean = aggregate(split(blip, pairs, f"{SITE}.{name}", positions="all", controls=(), **QUIET))
+        mean = aggregate(split(blip, pairs, f"{SITE}.{name}", positions="all", controls=(), progress=False))
         shares = (mean.sel(part=part).item() for part in ("pattern", "values", "interaction", "both"))
         print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
 

@@ -122,7 +122,8 @@ def test_a_backup_head_is_missed_by_leaving_one_out_and_not_by_completeness():
 def test_nodes_by_name(mini):
     assert Node.of(mini, "text.cross_attn.L1.H3") == Node.of(mini, ("text.cross_attn", 1, 3))
     assert Node.of(mini, ("text.mlp", np.int64(2))).name == "text.mlp.L2"
-    assert len(universe_of(mini, "vision")) == 3 * (8 + 1)
+    vision = mini.cfg.vision
+    assert len(universe_of(mini, "vision")) == vision.n_layers * (vision.n_heads + 1)
     assert len(universe_of(mini, ["text", "text.attn", "text.attn.L0.H0", ("vision.mlp", 0)])) == 3 * 17 + 1
     assert [node.name for node in universe_of(mini, ("text.mlp", 0))] == ["text.mlp.L0"]
 

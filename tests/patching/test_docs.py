@@ -27,3 +27,19 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert names["groups"]["variant"].values.tolist() == ["two heads", "blind"]
     exec(blocks[5], names)
     assert (tmp_path / "heads.zarr").is_dir()
+
+
+def test_the_blocks_about_ablation_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS.parent / "ablation.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    exec(blocks[0], names)
+    assert names["single"].logit_diff_change.dims == ("pair", "layer", "head", "role")
+    assert names["single"].change_mean.dims == ("layer", "head", "role")
+    assert names["joint"].accuracy_ablated.dims == ("pair", "variant")
+    exec(blocks[1], names)
+    assert names["scores"].minimality.dims == ("node",)
+    assert names["scores"].logit_diff_without.dims == ("pair", "node")
+    exec(blocks[2], names)
+    assert names["parts"].logit_diff_change.dims == ("pair", "part", "layer", "head", "role")

@@ -69,7 +69,7 @@ def test_a_pair_without_an_example_is_nan():
     rows = [row(f"p{n}", "is the dog red" + " now" * (n == 2), {"noun": "dog"}, n) for n in range(3)]
     pairs = MinimalPairs.from_rows(rows, progress=False)
     found = ablate(blip, pairs, "text.mlp_out", value="resample", **QUIET)
-    assert found.resampled_from.values.tolist() == ["p1", "p0", None]
+    assert found.resampled_from.values.tolist() == ["p1", "p0", ""]
     assert found.logit_diff_change[2].isnull().all()
     assert found.accuracy_ablated[2].isnull().all()
     assert found.logit_diff_change[:2].notnull().all()

@@ -82,7 +82,7 @@ def ablate(
         says it), else 0; of a match, where the right one of two logits is higher. Over pairs, without `pair`:
         `change_mean, change_low, change_high` of the logit difference and `accuracy_change_mean, accuracy_change_low,
         accuracy_change_high`, paired differences with the ends of their intervals; the coordinate `n` says of how many
-        pairs. `resampled_from` is the id of each pair's example; a pair without one is NaN throughout.
+        pairs. `resampled_from` is the id of each pair's example; a pair without one has none there, and is NaN.
 
     Raises:
         ValueError: A site, an option or a value is not what it has to be, the reference set lacks what is asked of it,

@@ -48,8 +48,8 @@ class Made:
         return Resamples(self.blip, self.pairs, self.places, self.hooks["resample"], reference, seed)
 
     @property
-    def partners(self) -> list[str | None]:
-        """The id of the example that each pair's values come from; None where there is none."""
+    def partners(self) -> list[str]:
+        """The id of the example that each pair's values come from; empty where there is none."""
         return self._resamples.names
 
     def has_partner(self, pair: int) -> bool:

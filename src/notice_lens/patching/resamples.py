@@ -67,10 +67,10 @@ class Resamples:
             )
 
     @property
-    def names(self) -> list[str | None]:
-        """The ids of the examples."""
+    def names(self) -> list[str]:
+        """The ids of the examples; empty where there is none."""
         ids = self.reference["id"]
-        return [None if number is None else ids[number] for number in self.numbers]
+        return ["" if number is None else ids[number] for number in self.numbers]
 
     def _drawn(self, pairs: "MinimalPairs", own: bool, seed: int) -> list[int | None]:
         circles: dict[Any, list[int]] = defaultdict(list)

@@ -233,7 +233,7 @@ class Context:
         batch, index = self.batch, torch.from_numpy(pairs).to(logits.device)
         custom = {name: own_metric(name, function, logits) for name, function in batch.setting.custom.items()}
         first = self._first(logits, pairs)
-        kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base[index], first)
+        kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base, first, pairs)
         if self.targets is None:
             correct, contrast = (
                 self._entries(said).to(index.device)[index] for said in (batch.correct, batch.contrast)

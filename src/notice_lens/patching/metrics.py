@@ -9,11 +9,13 @@ the logit of the correct answer minus that of the other.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from notice_lens.models.names import one_of
+from notice_lens.patching.cells import Index
 
 BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
@@ -151,6 +153,20 @@ def says(
     return precise((said | (target_ids < 0)).all(-1).to(logits.dtype))
 
 
-def kl_from(base: Float[Tensor, "row d_vocab"], patched: Float[Tensor, "row d_vocab"]) -> Float[Tensor, " row"]:
-    """Kullback-Leibler divergence from the base run to the patched one, in nats: sum of p_base (log p_base - log p)."""
-    return (base.exp() * (base - patched)).sum(-1)
+def kl_from(
+    base: Float[Tensor, "pair d_vocab"], patched: Float[Tensor, "row d_vocab"], pairs: Index
+) -> Float[Tensor, " row"]:
+    """Kullback-Leibler divergence from the base run to the patched one, in nats: sum of p_base (log p_base - log p).
+
+    Args:
+        base: Log-probabilities of the base runs.
+        patched: Of each row.
+        pairs: The pair of each row.
+    """
+    found = torch.empty_like(patched[:, 0])
+    # Pair by pair, as a product: neither probabilities nor base runs are copied for every row.
+    for pair in np.unique(pairs):
+        rows = torch.from_numpy(np.flatnonzero(pairs == pair)).to(patched.device)
+        own = patched if len(rows) == len(patched) else patched[rows]
+        found[rows] = (base[pair] - own) @ base[pair].exp()
+    return found

@@ -1,4 +1,4 @@
-"""Attention, three ways: what the wave needs beside the fused kernel."""
+"""Attention, three ways, and MLPs in parts: what the wave needs beside the fused kernel."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.models.attention import Attention, KeyValues
+from notice_lens.models.blocks import MLP
 from notice_lens.patching.cells import Index
 from notice_lens.patching.plan import Patch
+
+CELLS_AT_A_TIME = 1024
+"""Of which the neurons of an MLP are computed together, on a CPU."""
 
 
 def fused_attention(
@@ -157,3 +161,14 @@ def folding_pays(attn: Attention, n_queries: int, n_keys: int) -> bool:
     projected = 2 * n_keys * d_source * d_model + 2 * n_queries * n_keys * d_model
     folded = 2 * n_queries * d_source * d_model + 2 * attn.n_heads * n_queries * n_keys * d_source
     return folded < projected
+
+
+def neurons_in_parts(mlp: MLP, x: Float[Tensor, "cell d_model"]) -> Float[Tensor, "cell d_model"]:
+    """What an MLP writes, some cells at a time.
+
+    On a CPU its neurons then stay in the cache between the two products, and their memory is used again: fresh pages
+    for every layer took a sixth of a sweep's time.
+    """
+    parts = x.split(CELLS_AT_A_TIME) if x.device.type == "cpu" else (x,)
+    written = [mlp.output(mlp.act_fn(mlp.input(part))) for part in parts]
+    return written[0] if len(written) == 1 else torch.cat(written)

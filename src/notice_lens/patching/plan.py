@@ -22,6 +22,7 @@ _CROSS = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_attn_scores
 INSIDE = {**dict.fromkeys(_SELF, "attn.inside"), **dict.fromkeys(_CROSS, "cross_attn.inside")}
 """Edits inside of an attention step: where their rows join."""
 EMBEDDING = ("hook_embed", "hook_pos_embed")
+NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 OUTPUT, END = "output", 10_000
 """What a stack hands on: a step behind its last block, in a layer that no stack reaches."""
 PRE_NORM = (

@@ -36,8 +36,8 @@ from torch import Tensor
 from notice_lens.models.attention import Attention, KeyValues, causal_mask
 from notice_lens.models.blocks import MLP, PostNormBlock, PreNormBlock
 from notice_lens.patching.cells import Cells, Index
-from notice_lens.patching.mixing import attend, edited_attention, fused_attention, table_edits
-from notice_lens.patching.plan import END, OUTPUT, Edits, Patch, Plan
+from notice_lens.patching.mixing import attend, edited_attention, fused_attention, neurons_in_parts, table_edits
+from notice_lens.patching.plan import END, NEURONS, OUTPUT, Edits, Patch, Plan
 from notice_lens.patching.runs import Run
 
 
@@ -169,8 +169,10 @@ class _StackWave:
         return out, *live_
 
     def _mlp(self, mlp: MLP, normalized: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-        pre, live = self._at("mlp.hook_pre", mlp.input(normalized), live)
-        post, live = self._at("mlp.hook_post", mlp.act_fn(pre), live)
+        if not any((self.layer, step) in table for step in NEURONS for table in (self.steps.joins, self.steps.edits)):
+            return self._at("hook_mlp_out", neurons_in_parts(mlp, normalized), live)
+        pre, live = self._at(NEURONS[0], mlp.input(normalized), live)
+        post, live = self._at(NEURONS[1], mlp.act_fn(pre), live)
         return self._at("hook_mlp_out", mlp.output(post), live)
 
     # Attention: here positions mix, so rows get all their positions, and queries find their keys

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from notice_lens.patching import Site, ablate, patch_paths
+from notice_lens.patching import Edit, Site, patch_paths, run_variants
 from planted import COPIED, READ, Gate, light_and_dark, planted
 
 EXACT = 1e-9
@@ -60,5 +60,10 @@ def test_a_backup_head_takes_over_when_the_first_is_ablated():
     told = patch_paths(blip, pairs, "text.cross_attn", "text.mlp.pre", receiver_layers=1, **options)
     np.testing.assert_allclose(told.patching_effect.sel(sender_layer=0, sender_head=1), -1, atol=EXACT)
     assert named(told) == {(0, 1, 1)}
-    singles = ablate(blip, pairs, Site.of(blip, "text.cross_attn", positions="all"), value="zero", progress=False)
-    assert abs(singles.logit_diff_change).max() <= abs(singles.logit_diff_clean).min() * 1.5
+    # So neither is necessary by itself, and both are together.
+    edits = [Edit("text.cross_attn", 0, 1), Edit("text.cross_attn", 1, 2)]
+    found = run_variants(
+        blip, pairs, {"first": edits[0], "backup": edits[1], "both": edits}, direction="noise", **QUIET
+    )
+    expected = np.broadcast_to([0, 0, 1], found.patching_effect.shape)
+    np.testing.assert_allclose(found.patching_effect, expected, atol=EXACT)

@@ -220,7 +220,7 @@ def vision_sweep_flops() -> float:
 
 
 def share_of_peak(blip: HookedBLIP) -> None:
-    """Prints arithmetic over time, products measured before, between and after: some, and for as long as a sweep."""
+    """Prints arithmetic over time, and products before, between and after: a few, and for as long as a sweep."""
     pairs = make_pairs(1)
     patching.patch_heads(blip, pairs, positions="each", layers=[11], **OPTIONS)
     rates, peaks, long = [], [gigaflops_of_products()], []

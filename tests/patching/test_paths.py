@@ -3,6 +3,7 @@
 Run 3 freezes each head and MLP of the sender's stack by hand, and reads the receiver; run 4 is a forward of its own.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -239,6 +240,7 @@ def _projection(here: Bench, stack: str, layer: int, module: str):
 def test_layer_norms_of_one_scale_make_direct_effects_add_up():
     """With LayerNorms that divide by a constant, the stream is a sum, and so is what it hands on."""
     here = Bench("vqa, one token", "image", True)
+    here.blip = copy.deepcopy(here.blip)  # other tests have the same model
 
     class Constant(LayerNorm):
         def forward(self, x):

@@ -62,8 +62,13 @@ class Null:
     draws: np.ndarray
 
     @cached_property
+    def _by_place(self) -> np.ndarray:
+        """The draws of each head one after the other, [place, draw]."""
+        return np.ascontiguousarray(self.draws.T)
+
+    @cached_property
     def _ordered(self) -> np.ndarray:
-        return np.sort(self.draws.T, axis=1)
+        return np.sort(self._by_place, axis=1)
 
     def p(self, statistic: np.ndarray) -> np.ndarray:
         """Each head's p by itself, for statistics [..., place]."""
@@ -76,10 +81,13 @@ class Null:
     def family_wise(self, statistic: np.ndarray) -> np.ndarray:
         """Each head's p with all heads allowed for: step-down over the largest statistics that are left, [place]."""
         order = np.argsort(-statistic, kind="stable")
-        largest = np.maximum.accumulate(self.draws[:, order[::-1]], axis=1)[:, ::-1]
-        p = (1 + (largest >= statistic[order]).sum(0)) / (len(self.draws) + 1)
-        found = np.empty(len(p))
-        found[order] = np.maximum.accumulate(p)
+        above, largest = np.empty(len(order)), np.full(len(self.draws), -np.inf)
+        # From the smallest statistic on, so that each largest value is that of the heads that are left.
+        for place in order[::-1]:
+            np.maximum(largest, self._by_place[place], out=largest)
+            above[place] = np.count_nonzero(largest >= statistic[place])
+        found = np.empty(len(order))
+        found[order] = np.maximum.accumulate((1 + above[order]) / (len(self.draws) + 1))
         return found
 
 
@@ -192,10 +200,14 @@ def larger_side(moments: Moments, edge: float | np.ndarray) -> np.ndarray:
         edge: The smallest effect in logits, δ Σ gap.
     """
     root = np.sqrt(moments.square)
-    spread = np.where(root > 0, root, 1)
-    skewness = np.where(root > 0, moments.cube / (spread * spread * spread), 0)
+    flat = root == 0
+    spread = np.where(flat, 1, root) if flat.any() else root
+    skewness = moments.cube / (spread * spread * spread)
     sides = [(moments.total, skewness), (-moments.total - 2 * edge, -skewness)]
-    return np.maximum(*[np.where(root > 0, _hall(t / spread, k), _without_spread(t)) for t, k in sides])
+    found = np.maximum(*[_hall(total / spread, own) for total, own in sides])
+    if flat.any():
+        found[flat] = np.maximum(*[_without_spread(total) for total, _ in sides])[flat]
+    return found
 
 
 def over_heads(p: np.ndarray) -> np.ndarray:
@@ -205,9 +217,15 @@ def over_heads(p: np.ndarray) -> np.ndarray:
 
 def _hall(t: np.ndarray, skewness: np.ndarray) -> np.ndarray:
     """Hall's cubic transformation of t; the skewness is that of the values over the root of their number."""
-    # Horner's way: numpy's general powers would take most of the test's time.
+    # Horner's way, and in place: general powers and new arrays would take most of the test's time.
     bent = skewness * t
-    return t + skewness / 6 + bent * t * (1 / 3 + bent / 27)
+    curved = bent / 27
+    curved += 1 / 3
+    curved *= bent
+    curved *= t
+    curved += t
+    curved += skewness / 6
+    return curved
 
 
 def _without_spread(total: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Rules:
 
     smallest_effect: float = 0.02
     alpha: float = 0.05
-    method: str = "max_t"
+    method: str = "fdr"
     n_permutations: int = 10_000
     n_bootstrap: int = 2_000
     confidence: float = 0.95

@@ -41,7 +41,7 @@ def test_effects_are_ratios_of_sums_at_the_role() -> None:
 
 
 def test_both_parts_are_of_the_same_pairs() -> None:
-    table = important_heads(with_roles(60), n_permutations=99, n_bootstrap=50)
+    table = important_heads(with_roles(60), n_permutations=199, n_bootstrap=50)
     np.testing.assert_allclose(table.effect, table.effect_matched - table.effect_mismatched)
 
 

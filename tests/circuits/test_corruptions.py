@@ -11,7 +11,7 @@ from notice_lens.circuits import compare_corruptions
 from notice_lens.circuits.corruptions import KINDS
 from notice_lens.circuits.synthetic import synthetic_effects
 
-QUICK: dict[str, Any] = {"role": None, "n_permutations": 199, "n_bootstrap": 60}
+QUICK: dict[str, Any] = {"role": None, "n_permutations": 299, "n_bootstrap": 60}
 
 
 def made() -> dict[str, xr.Dataset]:

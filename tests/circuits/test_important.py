@@ -34,13 +34,22 @@ def test_the_planted_heads_are_found(table: xr.Dataset) -> None:
     attrs = table.attrs
     assert (attrs["pairs"], attrs["clusters"], attrs["role"]) == (100, 80, "all positions")
     assert "larger than 0.02 of the gap" in attrs["rule_significant"]
-    assert "family-wise error rate (max-T, step-down) at most 0.05" in attrs["rule_significant"]
+    assert "false-discovery rate (BH) at most 0.05" in attrs["rule_significant"]
 
 
-def test_false_discovery_control_finds_them_too(effects: xr.Dataset) -> None:
-    table = important_heads(effects, method="fdr", **QUICK)
-    assert table.significant.values[PLANTED != 0].all()
-    assert "false-discovery rate (BH) at most 0.05" in table.attrs["rule_significant"]
+def test_family_wise_control_is_stricter(effects: xr.Dataset, table: xr.Dataset) -> None:
+    strict = important_heads(effects, method="max_t", **QUICK)
+    np.testing.assert_array_equal(strict.significant, PLANTED != 0)
+    np.testing.assert_array_equal(strict.p, table.p)
+    assert (strict.q >= strict.p).all()
+    assert "family-wise error rate (max-T, step-down) at most 0.05" in strict.attrs["rule_significant"]
+
+
+def test_false_discovery_control_is_benjamini_and_hochbergs(table: xr.Dataset) -> None:
+    p = table.p.values.ravel()
+    order = np.argsort(p)
+    by_hand = np.minimum.accumulate((p[order] * p.size / np.arange(1, p.size + 1))[::-1])[::-1]
+    np.testing.assert_allclose(table.q.values.ravel()[order], np.minimum(by_hand, 1))
 
 
 def test_heads_in_another_order_give_the_same_numbers(effects: xr.Dataset, table: xr.Dataset) -> None:
@@ -95,7 +104,7 @@ def test_intervals_hold_the_truth() -> None:
     truth, covered = np.linspace(-0.1, 0.3, 144).reshape(12, 12), []
     for seed in range(12):
         made = synthetic_effects(truth, 60, 40, skewness=2.0, seed=seed)
-        table = important_heads(made, role=None, n_permutations=19, n_bootstrap=400)
+        table = important_heads(made, role=None, method="max_t", n_permutations=19, n_bootstrap=400)
         covered.append(((table.low <= truth) & (truth <= table.high)).mean().item())
     assert np.mean(covered) >= 0.92
 
@@ -127,7 +136,7 @@ def test_coarse_p_values_are_refused() -> None:
         important_heads(effects, role=None, method="fdr", n_permutations=1000)
     important_heads(effects, role=None, method="fdr", n_permutations=2879, n_bootstrap=2)
     with pytest.raises(ValueError, match="n_permutations=19 or more can reject"):
-        important_heads(effects, role=None, n_permutations=18)
+        important_heads(effects, role=None, method="max_t", n_permutations=18)
     with pytest.raises(ValueError, match=r"15 clusters: the smallest p of their sign flips is 3.1e-05, .* 19 clusters"):
         important_heads(synthetic_effects(np.zeros((12, 12)), 15), role=None, method="fdr", alpha=3e-4,
                         n_permutations=480_000)  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
-from notice_lens.pairs.clusters import clustered
+from notice_lens.pairs.clusters import cluster_numbers
 
 ENOUGH = 15
 """Clusters below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the sample's."""
@@ -109,11 +109,7 @@ def _numbers(cells: Sequence[xr.Dataset], name: str) -> np.ndarray:
     """One partition of the pairs of all cells, end to end."""
     if name in BUILT_IN:
         images = [tuple(zip(*(_column(cell, column) for column in IMAGES), strict=True)) for cell in cells]
-        together = clustered([pair for own in images for pair in own], name)
-        found = np.empty(sum(map(len, images)), int)
-        for number, members in enumerate(together):
-            found[members] = number
-        return found
+        return cluster_numbers([pair for own in images for pair in own], name)
     values = [value for cell in cells for value in _column(cell, name)]
     missing = sum(value is None or value != value for value in values)
     if missing:

@@ -14,6 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import DegenerateDataWarning, bootstrap
 
+from notice_lens.circuits.clusters import first_seen
+from notice_lens.circuits.minimum_effect import flips
+
 
 def flip_p(
     values: Float[np.ndarray, "test pair"],
@@ -32,8 +35,7 @@ def flip_p(
         two_sided: Whether either sign counts.
     """
     sums = np.stack([values[:, own].sum(-1) for own in clusters], axis=-1)
-    signs = rng.choice(np.array([-1.0, 1.0]), size=(len(clusters), n_flips))
-    null, seen = sums @ signs, sums.sum(-1, keepdims=True)
+    null, seen = sums @ flips(rng, len(clusters), n_flips).T, sums.sum(-1, keepdims=True)
     # Sums of the same numbers in another order differ in the last bits.
     slack = 1e-12 * np.abs(sums).sum(-1, keepdims=True)
     as_high = np.abs(null) >= np.abs(seen) - slack if two_sided else null >= seen - slack
@@ -95,5 +97,5 @@ class Means:
 
 def grouped(labels: Any) -> list[Any]:
     """The places of each label, in the order in which labels first come."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return [np.flatnonzero(inverse == number) for number in np.argsort(first)]
+    found, rows = first_seen(np.asarray(labels))
+    return [np.flatnonzero(rows == number) for number in range(len(found))]

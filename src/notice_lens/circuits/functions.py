@@ -1,6 +1,5 @@
 """What each head looks at: attention maps of many pairs, scored against the regions of their images."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from notice_lens.circuits.maps import KINDS, attention_maps
 from notice_lens.circuits.outliers import FACTOR
 from notice_lens.circuits.scores import BACKGROUND, SMALLEST_EFFECT, score_maps
 from notice_lens.models.names import one_of
+from notice_lens.pairs.clusters import cluster_numbers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,11 +112,9 @@ def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -
     return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
 
 
-def clusters_of(pairs: "MinimalPairs") -> Sequence[int]:
-    """For each pair the number of its cluster: pairs of the same two images, in either order, are one."""
-    names = [frozenset(pair) for pair in zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)]
-    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return [known[name] for name in names]
+def clusters_of(pairs: "MinimalPairs") -> np.ndarray:
+    """For each pair the number of its cluster, [pair]: pairs of the same two images, in either order, are one."""
+    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)), "pair")
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":

@@ -44,7 +44,8 @@ def important_heads(
         metric: The change that is measured, `logit_diff_change` or `prob_change`.
         smallest_effect: The smallest effect of interest, as a share of the gap.
         alpha: The error rate over heads.
-        method: `max_t` controls the family-wise error rate, `fdr` the rate of false discoveries.
+        method: `fdr` controls the rate of false discoveries (as over heads of several cells), `max_t`, which is
+            stricter and finds less, the family-wise error rate.
         n_permutations: Sign flips, and as many bootstrap resamples.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals, between 0 and 1.

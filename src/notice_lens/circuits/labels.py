@@ -99,7 +99,7 @@ def label_heads(
             f"alpha={alpha}; n_flips={int(np.ceil(len(claims) / alpha))} can"
         )
     knife = Knife(blip, pairs, functions, ablation, **options)
-    means = Means(np.asarray(clusters_of(pairs)), n_flips, n_resamples, np.random.default_rng(seed))
+    means = Means(clusters_of(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
         table.put(claim, *_evidence(claim, changes[claim.cut], scores, means))

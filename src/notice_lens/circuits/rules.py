@@ -7,7 +7,7 @@ from typing import Any
 from notice_lens.circuits.clusters import names_of
 from notice_lens.models.names import one_of
 
-METHODS = ("max_t", "fdr")
+METHODS = ("fdr", "max_t")
 SIGMAS = 2.0
 
 
@@ -17,8 +17,8 @@ class Rules:
 
     Attributes:
         smallest_effect: The smallest effect of interest, as a share of the gap.
-        alpha: The error rate: family-wise with `max_t`, of false discoveries with `fdr`.
-        method: How many heads are allowed for: `max_t` or `fdr`.
+        alpha: The error rate: of false discoveries with `fdr`, family-wise with `max_t`.
+        method: How many heads are allowed for: `fdr` or `max_t`.
         n_permutations: Sign flips; as many bootstrap resamples make the second null distribution.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals.

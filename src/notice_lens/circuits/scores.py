@@ -51,7 +51,7 @@ def score_maps(
     regions: Mapping[str, Any],
     norms: Any = None,
     *,
-    clusters: Sequence[Any] | None = None,
+    clusters: Any = None,
     outlier_factor: float = FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
 ) -> "xr.Dataset":

@@ -25,3 +25,11 @@ def clustered(images: Sequence[tuple[str, str]], together: str) -> list[list[int
     for number, (first, _) in enumerate(ends):
         found.setdefault(int(component[first]), []).append(number)
     return list(found.values())
+
+
+def cluster_numbers(images: Sequence[tuple[str, str]], together: str) -> np.ndarray:
+    """The number of each pair's cluster, [pair], counted in the order in which clusters first come; see `clustered`."""
+    found = np.empty(len(images), int)
+    for number, members in enumerate(clustered(images, together)):
+        found[members] = number
+    return found

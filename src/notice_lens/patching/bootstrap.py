@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from notice_lens.pairs.clusters import clustered
+from notice_lens.pairs.clusters import cluster_numbers
 
 RESAMPLES = 2000
 AT_ONCE = 4_000_000
@@ -40,10 +40,7 @@ class Interval(NamedTuple):
 def clusters_of(effects: xr.Dataset) -> np.ndarray:
     """The cluster of each pair of a result, [pair]: pairs that share an image, clean or corrupted, are of one."""
     digests = zip(effects.clean_digest.values.tolist(), effects.corrupt_digest.values.tolist(), strict=True)
-    found = np.zeros(effects.sizes["pair"], int)
-    for cluster, pairs in enumerate(clustered(list(digests), "image")):
-        found[pairs] = cluster
-    return found
+    return cluster_numbers(list(digests), "image")
 
 
 def ratio_of_sums(

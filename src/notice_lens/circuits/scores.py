@@ -18,7 +18,7 @@ Limits: a head that looks where things usually are is at its null, and rightly; 
 images nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np

@@ -196,7 +196,9 @@ def spread(n: int) -> None:
     about = "heads of {} to {} of the gap".format(*LIKE_PLANTED)
     heading("mini model", "pairs", "largest effect", "spread, median head", f"{about}: effect, spread, skewness")
     blip = HookedBLIP.mini()
-    for task, corruption in (("states", "image"), ("states", "text"), ("scenes", "image"), ("scenes", "text")):
+    for task, corruption in (
+        ("states", "image"), ("states", "text"), ("scenes", "image"), ("scenes", "text"), ("faces", "image")
+    ):  # fmt: skip
         pairs = behaviour_filter(blip, mini_world(task, n, seed=0), corruption, progress=False)
         for positions, where in ((["correct"], "the answer's word"), ("all", "all words")):
             effects = patching.patch_heads(
@@ -206,7 +208,8 @@ def spread(n: int) -> None:
             effect = cell.share(cell.change)
             residual = cell.change - effect * cell.gap[:, None]
             wide, tail = residual.std(0, ddof=1) / cell.gap.mean(), skew(residual) * np.sign(effect)
-            like = [place for place in np.argsort(-np.abs(effect)) if LIKE_PLANTED[0] <= abs(effect[place])]
+            low, high = LIKE_PLANTED
+            like = [place for place in np.argsort(-np.abs(effect)) if low <= abs(effect[place]) <= high]
             said = "; ".join(f"{effect[i]:.3f}, {wide[i]:.3f}, {tail[i]:+.1f}" for i in like) or "none"
             largest = effect[np.abs(effect).argmax()]
             row = (f"{task}, {corruption}, {where}", len(cell.gap), f"{largest:.3f}", f"{np.median(wide):.3f}", said)

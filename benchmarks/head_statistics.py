@@ -120,7 +120,7 @@ def line(name: str, runs: list[Found], real: np.ndarray) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
-def rate(values: np.ndarray) -> str:
+def rate(values: Any) -> str:
     """A mean with its standard error."""
     return f"{values.mean():.4f} ± {values.std() / np.sqrt(len(values)):.4f}"
 

@@ -7,7 +7,7 @@ from typing import Any
 from notice_lens.circuits.clusters import names_of
 from notice_lens.models.names import one_of
 
-METHODS = ("fdr", "max_t")
+METHODS = ("max_t", "fdr")
 SIGMAS = 2.0
 
 
@@ -28,7 +28,7 @@ class Rules:
 
     smallest_effect: float = 0.02
     alpha: float = 0.05
-    method: str = "fdr"
+    method: str = "max_t"
     n_permutations: int = 10_000
     n_bootstrap: int = 2_000
     confidence: float = 0.95

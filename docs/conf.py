@@ -1,7 +1,8 @@
-"""Sphinx configuration. The tables of hook points are generated from the code at every build."""
+"""Sphinx configuration. Tables of hook points and the pages of commands are generated from the code at every build."""
 
 from pathlib import Path
 
+import click
 from sphinx.application import Sphinx
 
 project = "notice-lens"
@@ -10,8 +11,11 @@ copyright = "2026, The notice-lens developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "notice-lens"
+html_theme_options = {"sidebar_hide_name": False}
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 exclude_patterns = ["_build", "generated"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -33,6 +37,24 @@ def write_tables(app: Sphinx) -> None:
         (folder / f"{name}.md").write_text(blip.lens(name, inputs).names_table().to_markdown() + "\n")
 
 
+def helps(command: click.Command, name: str) -> str:
+    """What a command and those below it say with `--help`, a section each."""
+    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    said = f"## `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
+    below = command.commands.items() if isinstance(command, click.Group) else ()
+    return "\n".join([said, *(helps(one, f"{name} {own}") for own, one in below)])
+
+
+def write_commands(app: Sphinx) -> None:
+    """Writes what `commands.md` includes."""
+    from notice_lens.cli import main
+
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "commands.md").write_text(helps(main, "notice-lens"))
+
+
 def setup(app: Sphinx) -> None:
-    """Hooks the generator into the build."""
+    """Hooks the generators into the build."""
     app.connect("builder-inited", write_tables)
+    app.connect("builder-inited", write_commands)

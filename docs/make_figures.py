@@ -1,0 +1,105 @@
+"""Draws the pictures of README and docs: `python docs/make_figures.py --out docs/figures`.
+
+They are real results of the mini model. `notice-lens demo` is run into a folder (`--demo`; one that is there already is
+gone on with), and its report and results are drawn; the first patch of `docs/start.md` is run as that page runs it.
+Plotly figures and the page are photographed in Chromium. Sheets of the mini world are `python -m
+notice_lens.world.sheet`, the training curve is `python -m notice_lens.world.curve`, and `wavefront.svg` is by hand.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+SHARPNESS = 2
+"""Pixels of the picture for one of the page, so that text is sharp on good screens and in print."""
+PAIR = 3
+"""Of the task `states`: the one whose attention is drawn. Any would do."""
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Pages of a headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def photograph(browser: Any, figure: "Figure", path: Path, width: int, height: int) -> None:
+    """A Plotly figure as a PNG."""
+    size = {"width": width, "height": height}
+    page = browser.new_page(viewport=size, device_scale_factor=SHARPNESS)
+    figure.update_layout(**size)
+    page.set_content(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
+    page.wait_for_selector(".main-svg")
+    page.locator(".plotly-graph-div").screenshot(path=path)
+    page.close()
+
+
+def photograph_page(browser: Any, report: Path, path: Path, width: int = 1280, height: int = 860) -> None:
+    """The top of a report, as a reader first sees it."""
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+    page.goto(report.resolve().as_uri())
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+    page.close()
+
+
+def first_patch() -> "Figure":
+    """The figure of `docs/start.md`."""
+    from notice_lens import HookedBLIP, patching, viz
+    from notice_lens.pairs import behaviour_filter, mini_world
+
+    blip = HookedBLIP.mini()
+    pairs = behaviour_filter(blip, mini_world("states", n=20, seed=0))
+    return viz.heads(patching.patch_heads(blip, pairs, site="text.cross_attn", corruption="image"))
+
+
+def look(data: Any) -> "Figure":
+    """Where the strongest head of `states` looks while it reads the right answer's word."""
+    from notice_lens import viz
+    from notice_lens.pairs import mini_world
+
+    cell = next(cell for cell in data.cells if cell.name == "states, image")
+    place = cell.heads.effect.argmax(("layer", "head"))
+    layer, head = int(place["layer"]), int(place["head"])
+    shown = data.pairs[cell.shown[PAIR]].id
+    pairs = mini_world("states", n=60, seed=0)
+    return viz.attention(data.maps(), pairs, shown, layer=layer, head=head)
+
+
+@click.command(help=__doc__)
+@click.option("--out", type=FOLDER, default=Path(__file__).parent / "figures", show_default=True)
+@click.option("--demo", type=FOLDER, help="Folder of `notice-lens demo`; by default one that is thrown away.")
+def main(out: Path, demo: Path | None) -> None:
+    """Draws all of them."""
+    from notice_lens import viz
+    from notice_lens.cli import main as notice_lens
+
+    with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
+        folder = demo or Path(scratch)
+        notice_lens(["demo", "--out", str(folder)], standalone_mode=False)
+        data = viz.ReportData.load(folder / "report")
+        cells = {cell.name: cell for cell in data.cells}
+        photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
+        photograph(browser, viz.heads(cells["states, image"].heads), out / "heads.png", 720, 380)
+        photograph(browser, viz.universal(data.universal), out / "universal.png", 720, 620)
+        photograph(browser, look(data), out / "attention.png", 900, 420)
+        photograph(browser, viz.profile({name: cell.profile for name, cell in cells.items()}), out / "profile.png", 720, 420)
+        photograph_page(browser, folder / "report.html", out / "report.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What README and docs point at is there: pages, headings, pictures, tests, public names."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+PACKAGES = ("", ".models", ".pairs", ".patching", ".circuits", ".viz", ".world")
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings as they are linked to."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), f"{page.name} points at {target}"
+        assert not anchor or page.name == "reference.md" or anchor in anchors(place), f"{page.name}: {target}#{anchor}"
+
+
+def test_every_page_is_in_the_table_of_contents_once() -> None:
+    trees = re.findall(r"```\{toctree\}\n(?::[^\n]+\n)*\n(.+?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    listed = [page for tree in trees for page in tree.split()]
+    assert sorted(listed) == sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "index")
+
+
+def test_tests_that_pages_name_exist() -> None:
+    found = [one for page in PAGES for one in TEST.findall(page.read_text(encoding="utf-8"))]
+    assert len(found) > 40
+    for file, test in found:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_reference_has_every_public_name(package: str) -> None:
+    module = import_module("notice_lens" + package)
+    said = (DOCS / "reference.md").read_text(encoding="utf-8")
+    elsewhere = {"__version__", "MinimalPairs"} if not package else set()
+    if package == ".models":
+        elsewhere = {"HookedBLIP", "BLIPInputs", "Lens"}  # of the package above
+    missing = [name for name in module.__all__ if name not in elsewhere and f":: {module.__name__}.{name}\n" not in said]
+    assert not missing, f"docs/reference.md lacks {missing} of {module.__name__}"
+    assert all(f"notice_lens.{name}" in said for name in elsewhere)
+
+
+def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
+    for page in PAGES:
+        for words, source in re.findall(r"!\[(.*?)\]\((.+?)\)", page.read_text(encoding="utf-8")):
+            assert len(words) > 10, f"{page.name}: {source}"

@@ -1,6 +1,8 @@
 """Sphinx configuration. Tables of hook points and the pages of commands are generated from the code at every build."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 from sphinx.application import Sphinx
@@ -54,7 +56,13 @@ def write_commands(app: Sphinx) -> None:
     (folder / "commands.md").write_text(helps(main, "notice-lens"))
 
 
+def escape_bars(app: Sphinx, what: str, name: str, of: Any, options: Any, lines: list[str]) -> None:
+    """Absolute values in docstrings, such as |effect|, are no substitutions of reStructuredText."""
+    lines[:] = [re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     """Hooks the generators into the build."""
+    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_commands)

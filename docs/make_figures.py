@@ -1,7 +1,7 @@
 """Draws the pictures of README and docs: `python docs/make_figures.py --out docs/figures`.
 
-They are real results of the mini model. `notice-lens demo` is run into a folder (`--demo`; one that is there already is
-gone on with), and its report and results are drawn; the first patch of `docs/start.md` is run as that page runs it.
+They are real results of the mini model. `notice-lens demo` is run into a folder (`--demo`; one that has
+its report already is taken as it is), and its report and results are drawn; the first patch of `docs/start.md` is run as that page runs it.
 Plotly figures and the page are photographed in Chromium. Sheets of the mini world are `python -m
 notice_lens.world.sheet`, the training curve is `python -m notice_lens.world.curve`, and `wavefront.svg` is by hand.
 """
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 FOLDER = click.Path(file_okay=False, path_type=Path)
 SHARPNESS = 2
 """Pixels of the picture for one of the page, so that text is sharp on good screens and in print."""
-PAIR = 3
-"""Of the task `states`: the one whose attention is drawn. Any would do."""
 
 
 @contextmanager
@@ -37,9 +35,9 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def photograph(browser: Any, figure: "Figure", path: Path, width: int, height: int) -> None:
-    """A Plotly figure as a PNG."""
-    size = {"width": width, "height": height}
+def photograph(browser: Any, figure: "Figure", path: Path, width: int | None = None, height: int | None = None) -> None:
+    """A Plotly figure as a PNG, in its own size or another."""
+    size = {"width": round(width or figure.layout.width), "height": round(height or figure.layout.height)}
     page = browser.new_page(viewport=size, device_scale_factor=SHARPNESS)
     figure.update_layout(**size)
     page.set_content(figure.to_html(include_plotlyjs=True, config={"staticPlot": True}))
@@ -75,7 +73,7 @@ def look(data: Any) -> "Figure":
     cell = next(cell for cell in data.cells if cell.name == "states, image")
     place = cell.heads.effect.argmax(("layer", "head"))
     layer, head = int(place["layer"]), int(place["head"])
-    shown = data.pairs[cell.shown[PAIR]].id
+    shown = data.pairs[cell.shown[0]].id
     pairs = mini_world("states", n=60, seed=0)
     return viz.attention(data.maps(), pairs, shown, layer=layer, head=head)
 
@@ -90,14 +88,14 @@ def main(out: Path, demo: Path | None) -> None:
 
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         folder = demo or Path(scratch)
-        notice_lens(["demo", "--out", str(folder)], standalone_mode=False)
+        if not (folder / "report").is_dir():
+            notice_lens(["demo", "--out", str(folder)], standalone_mode=False)
         data = viz.ReportData.load(folder / "report")
         cells = {cell.name: cell for cell in data.cells}
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
         photograph(browser, viz.heads(cells["states, image"].heads), out / "heads.png", 720, 380)
         photograph(browser, viz.universal(data.universal), out / "universal.png", 720, 620)
-        photograph(browser, look(data), out / "attention.png", 900, 420)
-        photograph(browser, viz.profile({name: cell.profile for name, cell in cells.items()}), out / "profile.png", 720, 420)
+        photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")
 
 

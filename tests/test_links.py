@@ -29,7 +29,9 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_table_of_contents_once() -> None:
-    trees = re.findall(r"```\{toctree\}\n(?::[^\n]+\n)*\n(.+?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL)
+    trees = re.findall(
+        r"```\{toctree\}\n(?::[^\n]+\n)*\n(.+?)```", (DOCS / "index.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     listed = [page for tree in trees for page in tree.split()]
     assert sorted(listed) == sorted(page.stem for page in DOCS.glob("*.md") if page.stem != "index")
 
@@ -48,7 +50,9 @@ def test_the_reference_has_every_public_name(package: str) -> None:
     elsewhere = {"__version__", "MinimalPairs"} if not package else set()
     if package == ".models":
         elsewhere = {"HookedBLIP", "BLIPInputs", "Lens"}  # of the package above
-    missing = [name for name in module.__all__ if name not in elsewhere and f":: {module.__name__}.{name}\n" not in said]
+    missing = [
+        name for name in module.__all__ if name not in elsewhere and f":: {module.__name__}.{name}\n" not in said
+    ]
     assert not missing, f"docs/reference.md lacks {missing} of {module.__name__}"
     assert all(f"notice_lens.{name}" in said for name in elsewhere)
 

@@ -29,7 +29,9 @@ OWN = {
     "pairs.md": "test_readme.py",
     "patching.md": "patching/test_docs.py",
 }
-BLOCK = re.compile(r"(?:<!-- (?P<why>not run: .+?) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(
+    r"(?:<!-- (?P<why>not run: .+?) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.DOTALL | re.MULTILINE
+)
 LINE = re.compile(r"^\| .+ \| (.+) \|$", re.MULTILINE)
 COMMAND = re.compile(r"^\$ notice-lens (.+?)(?: +#.*)?$", re.MULTILINE)
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 WORKERS ?= auto
 
-.PHONY: demo test lint bench docs build test-lowest constraints clean
+.PHONY: demo test lint bench docs figures build test-lowest constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/notice-lens demo --out $(OUT)
@@ -27,6 +27,10 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build
+
+# The pictures of README and docs, anew; needs Chromium.
+figures: $(VENV)/.installed
+	$(BIN)/python docs/make_figures.py
 
 build: $(VENV)/.installed
 	$(BIN)/python -m build

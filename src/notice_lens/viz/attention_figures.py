@@ -92,8 +92,8 @@ def attention(
     said = title or f"L{layer}.H{head}: where it looks, {words}"
     tall = max(image.height * WIDTH / image.width for _, (image, _) in panels)
     return finish(
-        figure, said, of.clean_prompt, (round(len(panels) * (WIDTH + 14) + 210), round(tall + 195))
-    ).update_layout(margin_t=125)
+        figure, said, of.clean_prompt, (round(len(panels) * (WIDTH + 14) + 210), round(tall + 235))
+    ).update_layout(margin_t=165)
 
 
 def _one_array(maps: Any) -> xr.DataArray:

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 WORKERS ?= auto
 
-.PHONY: demo test lint bench docs figures build test-lowest constraints clean
+.PHONY: demo test lint bench docs figures tutorials build test-lowest constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/notice-lens demo --out $(OUT)
@@ -31,6 +31,10 @@ docs: $(VENV)/.installed
 # The pictures of README and docs, anew; needs Chromium.
 figures: $(VENV)/.installed
 	$(BIN)/python docs/make_figures.py
+
+# Executes the notebooks in place; the tests execute them too, and change nothing.
+tutorials: $(VENV)/.installed
+	$(BIN)/python tutorials/run.py $(ARGS)
 
 build: $(VENV)/.installed
 	$(BIN)/python -m build

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from notice_lens.viz.pair_figures import pairs
     from notice_lens.viz.report_data import ReportData
     from notice_lens.viz.report_page import report
+    from notice_lens.viz.showing import show
     from notice_lens.viz.widget import explore
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "paths": "notice_lens.viz.flow_figures",
     "profile": "notice_lens.viz.flow_figures",
     "report": "notice_lens.viz.report_page",
+    "show": "notice_lens.viz.showing",
     "universal": "notice_lens.viz.head_figures",
 }
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "paths",
     "profile",
     "report",
+    "show",
     "universal",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

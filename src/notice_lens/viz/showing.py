@@ -1,0 +1,69 @@
+"""A Plotly figure as a notebook keeps it: the interactive one, and a picture of it for pages that run no script.
+
+A code-hosting site shows a notebook's pictures and none of its scripts. Plotly can write both through a renderer,
+which is a setting of the whole process; here it is a property of one displayed object.
+"""
+
+import base64
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+INTERACTIVE, PICTURE = "application/vnd.plotly.v1+json", "image/png"
+"""MIME types: what notebooks draw with Plotly's script, and what everything draws."""
+logger = logging.getLogger("notice_lens.viz")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What `show` returns: a notebook shows it where it is the last value of a cell, or through `display`."""
+
+    figure: "Figure"
+    png: bytes | None
+    """None where there was nothing to draw it with."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """IPython's protocol: contents by MIME type, and how large the picture is meant to be, in pixels."""
+        content = json.loads(self.figure.to_json())
+        bundle: dict[str, Any] = {INTERACTIVE: {"data": content["data"], "layout": content["layout"], "config": {}}}
+        if self.png is None:
+            return bundle, {}
+        size = {side: length for side in ("width", "height") if (length := content["layout"].get(side)) is not None}
+        return bundle | {PICTURE: base64.b64encode(self.png).decode()}, {PICTURE: size}
+
+    def __repr__(self) -> str:
+        return f"Shown({len(self.figure.data)} traces, {'no' if self.png is None else len(self.png)} bytes of PNG)"
+
+
+def show(figure: "Figure", *, scale: float = 1.5) -> Shown:
+    """The figure for a notebook's output: interactive, and as a PNG that a code-hosting site shows.
+
+    The PNG is drawn by Kaleido with Chromium (`pip install kaleido`), about two seconds each. Where one of the two is
+    missing the interactive figure is shown alone, and the reason is logged under `notice_lens.viz`. No renderer is set.
+
+    Args:
+        figure: Of `viz.heads` and its like, or any Plotly figure.
+        scale: Pixels of the PNG per pixel of the figure, above 0.
+
+    Raises:
+        TypeError: It is no Plotly figure.
+        ValueError: `scale` is not above 0.
+    """
+    if not hasattr(figure, "to_plotly_json"):
+        raise TypeError(f"viz.show takes a Plotly figure, such as viz.heads(effects); got {type(figure).__name__}")
+    if not scale > 0:
+        raise ValueError(f"scale is in pixels of the PNG per pixel of the figure and above 0; got {scale}")
+    return Shown(figure, _png(figure, scale))
+
+
+def _png(figure: "Figure", scale: float) -> bytes | None:
+    """The picture, or None where Kaleido or its browser is missing: whatever that raises, the figure itself is fine."""
+    try:
+        return figure.to_image(format="png", scale=scale)
+    except Exception as error:
+        logger.warning("figure without a PNG: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+        return None

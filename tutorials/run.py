@@ -1,9 +1,9 @@
 """Executes the tutorials in place: `python tutorials/run.py [notebook ...] [--hub]`, or `make tutorials` for all.
 
 Each notebook gets a fresh kernel of this Python. A cell that fails, takes longer than `--timeout`, or writes to its
-error stream (but for progress bars) stops the run, and its notebook is left as it was. Cells tagged `needs-hub` run with
-`--hub` alone; without it the hub is switched off for the kernel, and such a cell says why it has no result. What is
-stored depends on the cells and not on the machine: no times, no versions, no progress bars.
+error stream (but for progress bars) stops the run, and its notebook is left as it was. Cells tagged `needs-hub` run
+with `--hub` alone; without it the hub is switched off for the kernel, and such a cell says why it has no result. What
+is stored depends on the cells and not on the machine: no times, no versions, no progress bars.
 """
 
 import argparse
@@ -52,11 +52,16 @@ def executed(path: Path, folder: Path, *, hub: bool = False, timeout: int = 120)
         Failed: A cell fails, takes too long or writes to its error stream.
     """
     notebook = nbformat.read(path, as_version=4)
-    tag = {} if hub else {"skip_cells_with_tag": NEEDS_HUB}
-    client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False, store_widget_state=False,
-        resources={"metadata": {"path": str(folder)}}, **tag,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "timeout": timeout,
+        "kernel_name": "python3",
+        "record_timing": False,
+        "store_widget_state": False,
+        "resources": {"metadata": {"path": str(folder)}},
+    }
+    if not hub:
+        options["skip_cells_with_tag"] = NEEDS_HUB
+    client = NotebookClient(notebook, **options)
     with _environment(hub):
         try:
             client.execute()

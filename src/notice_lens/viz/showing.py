@@ -28,7 +28,7 @@ class Shown:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """IPython's protocol: contents by MIME type, and how large the picture is meant to be, in pixels."""
-        content = json.loads(self.figure.to_json())
+        content = json.loads(str(self.figure.to_json()))
         bundle: dict[str, Any] = {INTERACTIVE: {"data": content["data"], "layout": content["layout"], "config": {}}}
         if self.png is None:
             return bundle, {}
@@ -36,7 +36,8 @@ class Shown:
         return bundle | {PICTURE: base64.b64encode(self.png).decode()}, {PICTURE: size}
 
     def __repr__(self) -> str:
-        return f"Shown({len(self.figure.data)} traces, {'no' if self.png is None else len(self.png)} bytes of PNG)"
+        traces: Any = self.figure.data
+        return f"Shown({len(traces)} traces, {'no' if self.png is None else len(self.png)} bytes of PNG)"
 
 
 def show(figure: "Figure", *, scale: float = 1.5) -> Shown:

@@ -39,7 +39,7 @@ def notebooks() -> list[Path]:
     return sorted(FOLDER.glob("[0-9]*.ipynb"))
 
 
-def executed(path: Path, folder: Path, *, hub: bool = False, timeout: int = 120) -> NotebookNode:
+def executed(path: Path, folder: Path, *, hub: bool = False, timeout: int = 300) -> NotebookNode:
     """The notebook with fresh outputs; the file stays as it is.
 
     Args:
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, help="all tutorials where none is named")
     parser.add_argument("--hub", action="store_true", help="run the cells that fetch from the Hugging Face hub")
-    parser.add_argument("--timeout", type=int, default=120, help="seconds that a cell may take (120)")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds that a cell may take (300)")
     asked = parser.parse_args()
     for path in asked.notebooks or notebooks():
         start = time.perf_counter()

@@ -38,11 +38,11 @@ def test_without_kaleido_or_its_browser_the_figure_is_shown_alone(figure, monkey
 
 def test_the_scale_reaches_the_picture(figure, monkeypatch):
     monkeypatch.setattr(Figure, "to_image", lambda self, format, scale: f"{format} {scale}".encode())
-    assert viz.show(figure, scale=3).png == b"png 3"
+    assert viz.show(figure, scale=3.0).png == b"png 3.0"
 
 
 def test_what_is_no_figure_is_named(figure):
     with pytest.raises(TypeError, match=r"takes a Plotly figure, such as viz\.heads\(effects\); got list"):
         viz.show([1])
-    with pytest.raises(ValueError, match="above 0; got 0"):
-        viz.show(figure, scale=0)
+    with pytest.raises(ValueError, match="above 0; got 0.0"):
+        viz.show(figure, scale=0.0)

@@ -40,7 +40,7 @@ class Shown:
         return f"Shown({len(traces)} traces, {'no' if self.png is None else len(self.png)} bytes of PNG)"
 
 
-def show(figure: "Figure", *, scale: float = 1.5) -> Shown:
+def show(figure: Any, *, scale: float = 1.5) -> Shown:
     """The figure for a notebook's output: interactive, and as a PNG that a code-hosting site shows.
 
     The PNG is drawn by Kaleido with Chromium (`pip install kaleido`), about two seconds each. Where one of the two is

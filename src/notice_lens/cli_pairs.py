@@ -98,7 +98,7 @@ def table(file: Path, images: str | None, skip: bool, out: Path, overwrite: bool
     from notice_lens.pairs import MinimalPairs
 
     read = MinimalPairs.from_jsonl if file.suffix.lower() in (".jsonl", ".json") else MinimalPairs.from_csv
-    _save(read(file, images=images, on_error="skip" if skip else "raise"), out, overwrite)
+    _save(read(file, images=images, on_error="drop" if skip else "raise"), out, overwrite)
 
 
 @pairs.command()

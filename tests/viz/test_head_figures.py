@@ -125,3 +125,15 @@ def test_what_a_real_sweep_gives(mini):
     figure = viz.heads(patching.patch_heads(mini, pairs, "text.cross_attn", layers=[1, 2], progress=False))
     assert list(figure.data[0].y) == ["1", "2"]
     assert len(figure.data[0].x) == 8
+
+
+def test_small_shares_keep_their_digits():
+    """Single paths are worth less than a percent each: a map of them is not one of zeros."""
+    shown = {}
+    for largest in (0.31, 0.031, 0.0031):
+        effect = xr.DataArray([[largest, -largest / 3], [0.0, np.nan]], dims=("layer", "head"), name="effect")
+        figure = viz.heads(effect.assign_coords(layer=[0, 1], head=[0, 1]))
+        shown[largest] = (*figure.data[0].text[0], *figure.data[0].text[1], figure.layout.coloraxis.colorbar.tickformat)
+    assert shown[0.31] == ("31", "\N{MINUS SIGN}10", "0", "", "+.0%")
+    assert shown[0.031] == ("3.1", "\N{MINUS SIGN}1.0", "0", "", "+.1%")
+    assert shown[0.0031] == ("0.31", "\N{MINUS SIGN}0.10", "0", "", "+.2%")

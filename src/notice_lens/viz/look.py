@@ -58,16 +58,16 @@ def cells(
 def _marks(values: Any, unit: Unit, limit: float) -> list[list[str]]:
     """What is written into the cells."""
     if values.size <= ROOM:
-        return [[_short(value, unit) for value in row] for row in values]
+        return [[_short(value, unit, limit) for value in row] for row in values]
     return [[MINUS if value < -FAINT * limit else "" for value in row] for row in values]
 
 
-def _short(value: float, unit: Unit) -> str:
+def _short(value: float, unit: Unit, limit: float) -> str:
     if not np.isfinite(value):
         return ""
     if unit.form.endswith("%"):
-        rounded = round(100 * value)
-        return "0" if rounded == 0 else str(rounded).replace("-", MINUS)
+        rounded = round(100 * float(value), digits := _digits(limit))
+        return "0" if rounded == 0 else f"{rounded:.{digits}f}".replace("-", MINUS)
     return format(value, ".2g").replace("-", MINUS).replace("+", "")
 
 
@@ -102,6 +102,11 @@ def finish(figure: "Figure", title: str, subtitle: str = "", size: tuple[int, in
     return figure
 
 
+def _digits(limit: float) -> int:
+    """Digits behind the point of percents: single paths are often worth less than one percent each."""
+    return 0 if limit >= 0.1 else 1 if limit >= 0.01 else 2
+
+
 def colour_bar(figure: "Figure", unit: Unit, limit: float) -> None:
     """The colour axis of signed numbers: symmetric about zero, named, in their unit."""
     words = unit.name.split(" ")
@@ -113,7 +118,7 @@ def colour_bar(figure: "Figure", unit: Unit, limit: float) -> None:
             "cmax": limit,
             "colorbar": {
                 "title": {"text": "<br>".join(escape(line) for line in lines), "font": {"size": 12}},
-                "tickformat": unit.form.replace(".1%", ".0%"),
+                "tickformat": unit.form.replace(".1%", f".{_digits(limit)}%"),
                 "outlinewidth": 1,
                 "outlinecolor": FRAME,
                 "thickness": 14,

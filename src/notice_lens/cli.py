@@ -1,9 +1,9 @@
-"""The command line. Heavy imports happen inside the commands, so that `--help` is quick."""
+"""The command line. Heavy imports happen inside the commands, so that `--help` is quick.
+
+What is found goes to the standard output; what is being done, progress bars and errors go to the error stream.
+"""
 
 import json
-import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,10 @@ import click
 from notice_lens import __version__
 from notice_lens.cli_errors import told
 from notice_lens.cli_pairs import pairs
+from notice_lens.cli_replicate import replicate
+from notice_lens.cli_study import REPORT, as_json, by_task, carry_out, load_model, opened, quiet, show
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-REPORT = "report.html"
-
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
-opened = click.option("--open/--no-open", "opened", default=False, help="Open the report in a browser.")
-quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +26,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for report and results.")
-@click.option("--pairs", "n", type=click.IntRange(20), default=60, show_default=True, help="Pairs of each task.")
+@click.option("--pairs", "n", type=click.IntRange(20), default=100, show_default=True, help="Pairs of each task.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the pairs, and of all that is drawn.")
 @opened
 @quiet
@@ -49,7 +45,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 
     tasks = {task: mini_world(task, n, seed) for task in GROUPS}
     choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), seed=seed)
-    _carry_out(HookedBLIP.mini(), tasks, choices, out, opened, quiet, as_json)
+    carry_out(HookedBLIP.mini(), tasks, choices, out, opened, quiet, as_json)
 
 
 @main.command()
@@ -88,8 +84,8 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
     from notice_lens.pairs import MinimalPairs, Noise
     from notice_lens.study import Choices
 
-    tasks = _by_task(MinimalPairs.load(pairs), asked["limit"])
-    corruptions = asked["corruptions"] or _corruptions(tasks)
+    tasks = by_task(MinimalPairs.load(pairs), asked["limit"])
+    corruptions = dict.fromkeys(asked["corruptions"] or _corruptions(tasks))
     choices = Choices(
         site=asked["site"],
         corruptions=tuple(Noise(seed=asked["seed"]) if one == "noise" else one for one in corruptions),
@@ -101,8 +97,8 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
         shown=asked["shown"],
         seed=asked["seed"],
     )
-    blip = _model(model, asked["device"])
-    _carry_out(blip, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
+    blip = load_model(model, asked["device"])
+    carry_out(blip, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
 
 
 @main.command()
@@ -117,7 +113,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
 
     page = viz.report(folder / SAVED if (folder / SAVED).is_dir() else folder, out or folder / REPORT)
     click.echo(page)
-    _show(page, opened)
+    show(page, opened)
 
 
 @main.command()
@@ -127,7 +123,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
 @told
 def info(model: str, device: str | None, as_json: bool) -> None:
     """Say what a MODEL is (a folder, a hub id, or `mini`), and check it."""
-    blip = _model(model, device)
+    blip = load_model(model, device)
     checks = blip.check()
     if not as_json:
         click.echo(f"{blip!r}\n{checks}")
@@ -146,65 +142,11 @@ def info(model: str, device: str | None, as_json: bool) -> None:
     click.echo(json.dumps(said, indent=2))
 
 
-def _model(name: str, device: str | None) -> Any:
-    """A model by folder, hub id or `mini`."""
-    import torch
-
-    from notice_lens import HookedBLIP
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "mini":
-        return HookedBLIP.mini(device=device)
-    return HookedBLIP.from_pretrained(name, device=device)
-
-
-def _by_task(pairs: Any, limit: int | None) -> dict[str, Any]:
-    """Pairs by their task, the first ones of each."""
-    of_task = {task: [n for n, own in enumerate(pairs["task"]) if own == task] for task in dict.fromkeys(pairs["task"])}
-    return {task: pairs.select(numbers[:limit]) for task, numbers in of_task.items()}
-
-
 def _corruptions(tasks: dict[str, Any]) -> list[str]:
     """The corruptions that pairs have: images always, questions where they are given."""
     texts = any(prompt is not None for pairs in tasks.values() for prompt in pairs["corrupt_prompt"])
     return ["image", "text"] if texts else ["image"]
 
 
-def _carry_out(
-    blip: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
-) -> Any:
-    """A study, its report, and what is printed of them."""
-    from notice_lens import viz
-    from notice_lens.study import run_study, summary
-
-    def say(text: str) -> None:
-        if not as_json:
-            click.echo(text, err=True)
-
-    with _seen(out):
-        found = run_study(blip, tasks, out, choices, say=say, progress=not (quiet or as_json), **options)
-        assert found.data is not None, "it was carried out"
-        page = viz.report(found.data, out / REPORT)
-    if as_json:
-        click.echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
-    else:
-        click.echo("\n".join(["", *found.findings(), "", f"report: {page}"]))
-    _show(page, opened)
-    return found
-
-
-@contextmanager
-def _seen(out: Path) -> Iterator[None]:
-    """Says which folder could not be written to."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"cannot write to {out}: {error}") from error
-
-
-def _show(page: Path, opened: bool) -> None:
-    if opened:
-        webbrowser.open(page.as_uri())
-
-
 main.add_command(pairs)
+main.add_command(replicate)

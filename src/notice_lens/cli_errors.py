@@ -1,4 +1,7 @@
-"""What commands say when they fail: one message, and an exit code."""
+"""What commands say when they fail: one message on the error stream, and an exit code.
+
+0 all is well, 1 what was asked for cannot be done, 2 the command line is wrong (click says so), 130 stopped by Ctrl-C.
+"""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +9,8 @@ from functools import wraps
 from typing import Any
 
 import click
+
+FAILED, STOPPED = 1, 130
 
 
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -15,11 +20,11 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **options: Any) -> Any:
         try:
             return command(*args, **options)
-        except KeyboardInterrupt:
-            click.echo("stopped; what was done is kept, and the same command goes on from there", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "stopped", err=True)
+            sys.exit(STOPPED)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
             click.echo(f"notice-lens: {error}", err=True)
-            sys.exit(1)
+            sys.exit(FAILED)
 
     return run

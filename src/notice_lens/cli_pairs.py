@@ -8,22 +8,33 @@ import click
 
 from notice_lens.cli_errors import told
 
-TOKENIZER = "Salesforce/blip-vqa-base"
+MODEL = "Salesforce/blip-vqa-base"
 SOURCE = click.Path(exists=True, path_type=Path)
 out_option = click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to."
 )
 n_option = click.option("-n", "n", type=click.IntRange(1), help="How many pairs; by default all.")
 seed_option = click.option("--seed", type=int, default=0, show_default=True)
-tokenizer_option = click.option(
-    "--tokenizer", default=TOKENIZER, show_default=True, help="Hub id or folder: replaced words have its token counts."
-)
+model_option = click.option(
+    "--model", default=MODEL, show_default=True,
+    help="Hub id, folder or `mini`: replaced words have as many tokens for it as those that they replace.",
+)  # fmt: skip
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace pairs that were saved there.")
 
 
 @click.group()
 def pairs() -> None:
     """Make minimal pairs from raw downloads, tables or the mini world, and look at saved ones."""
+
+
+def _reader(model: str, match: str | None = None) -> Any:
+    """What counts tokens: where its tokenizer is or, where pictures are compared, the whole model."""
+    from notice_lens.cli_study import load_model
+    from notice_lens.world import mini_folder
+
+    if match is not None:
+        return load_model(model, None)
+    return str(mini_folder()) if model == "mini" else model
 
 
 def _save(made: Any, out: Path, overwrite: bool) -> None:
@@ -50,15 +61,15 @@ def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None
 @click.argument("images", type=SOURCE)
 @n_option
 @seed_option
-@tokenizer_option
+@model_option
 @out_option
 @overwrite_option
 @told
-def svo(csv: Path, images: Path, n: int | None, seed: int, tokenizer: str, out: Path, overwrite: bool) -> None:
+def svo(csv: Path, images: Path, n: int | None, seed: int, model: str, out: Path, overwrite: bool) -> None:
     """Pairs from SVO-Probes: its CSV, and the folder of IMAGES by id."""
     from notice_lens.pairs import svo_probes
 
-    _save(svo_probes(csv, images, tokenizer, n=n, seed=seed), out, overwrite)
+    _save(svo_probes(csv, images, _reader(model), n=n, seed=seed), out, overwrite)
 
 
 def _of_folder(name: str, words: str) -> None:
@@ -69,17 +80,17 @@ def _of_folder(name: str, words: str) -> None:
     @click.option("--match", type=click.Choice(["nearest"]), help="Pair pictures that look alike otherwise.")
     @n_option
     @seed_option
-    @tokenizer_option
+    @model_option
     @out_option
     @overwrite_option
     @told
     def build(
-        folder: Path, match: str | None, n: int | None, seed: int, tokenizer: str, out: Path, overwrite: bool
+        folder: Path, match: str | None, n: int | None, seed: int, model: str, out: Path, overwrite: bool
     ) -> None:
         from notice_lens import pairs as rooms
 
         builder = {"mit-states": rooms.mit_states, "faces": rooms.facial_expressions}[name]
-        _save(builder(folder, tokenizer, n=n, seed=seed, match=match), out, overwrite)
+        _save(builder(folder, _reader(model, match), n=n, seed=seed, match=match), out, overwrite)
 
 
 _of_folder("mit-states", "Pairs from MIT-States: folders named 'adjective noun'.")

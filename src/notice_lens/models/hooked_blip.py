@@ -11,6 +11,7 @@ The forward pass, from a picture and a question to the logits of the answer:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -28,6 +29,9 @@ from notice_lens.models.lens import Lens
 from notice_lens.models.names import HookName
 from notice_lens.models.stacks import ProjectedSource, Stack, TextStack, VisionStack
 from notice_lens.models.tables import CheckReport, HooksTable
+
+MINI = "notice-lens mini"
+"""The name of the model that ships with the package."""
 
 
 class HookedBLIP(HookedModule):
@@ -142,7 +146,10 @@ class HookedBLIP(HookedModule):
         """
         from notice_lens.world import mini_folder
 
-        return cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
+        blip = cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
+        # Results say whose they are: a name, and not where this machine keeps the package.
+        blip.cfg = replace(blip.cfg, name_or_path=MINI)
+        return blip
 
     # Inputs
 

@@ -1,0 +1,118 @@
+"""`notice-lens replicate`: the method's BLIP experiment, conceptually, with the raw data sets."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from notice_lens.cli_errors import told
+from notice_lens.cli_study import STOPPED, as_json, load_model, make_folder, opened, quiet, show, studied
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODEL = "Salesforce/blip-vqa-base"
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--images", type=FOLDER, help="Holds what is not named below: svo_probes.csv, images, mit-states, faces.")
+@click.option("--svo-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SVO-Probes: its CSV.")
+@click.option("--svo-images", type=FOLDER, help="SVO-Probes: the folder of its pictures by id.")
+@click.option("--mit-states", type=FOLDER, help="MIT-States: folders named 'adjective noun'.")
+@click.option("--faces", type=FOLDER, help="Facial expressions: folders named by emotion.")
+@click.option("--model", default=MODEL, show_default=True, help="A hub id or folder.")
+@click.option("--pairs", "n", type=click.IntRange(2), default=500, show_default=True, help="Pairs of each data set.")
+@click.option("--role", default="correct", show_default=True, help="At which words effects are read.")
+@click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as they ask.")
+@click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
+@click.option("--memory", type=int, help="Bytes that variants may take.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for all of it.")
+@opened
+@quiet
+@as_json
+@told
+def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
+    """Repeat the method's experiment on BLIP, conceptually, with the raw data sets; at least one of them.
+
+    Role, metric and rules are fixed in OUT/plan.json before anything runs. At the end: both rules side by side, the
+    heads L5.H3, L3.H0 and L0.H11 that the paper calls universal, and what differs from the paper.
+    """
+    from notice_lens.study import Choices
+    from notice_lens.study.replication import fix, paper_heads, plan
+
+    raw = _raw(asked)
+    make_folder(out)
+    blip = load_model(model, asked["device"])
+    tasks = raw.pairs(blip, n, asked["seed"], progress=not (quiet or as_json))
+    choices = Choices(role=asked["role"], filtered=not asked["unfiltered"], seed=asked["seed"])
+    made = plan(blip, tasks, choices)
+    path = fix(made, out)
+    if not as_json:
+        click.echo("\n".join([f"fixed before it runs, in {path}:", *_said_before(made), ""]))
+    try:
+        found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, memory=asked["memory"])
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
+    table = paper_heads(found.important)
+    table.to_csv(out / "tables" / "paper_heads.csv", index=False)
+    click.echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page)))
+    show(page, opened)
+
+
+def _raw(asked: dict[str, Any]) -> Any:
+    """Where the data sets are: those of `--images`, and those that have an option of their own."""
+    from dataclasses import asdict
+
+    from notice_lens.study.replication import RawData
+
+    own = {name: asked[name] for name in ("svo_csv", "svo_images", "mit_states", "faces") if asked[name] is not None}
+    inside = {} if asked["images"] is None else asdict(RawData.inside(asked["images"]))
+    return RawData(**{**inside, **own})
+
+
+def _said_before(made: dict[str, Any]) -> list[str]:
+    pairs = ", ".join(f"{task} {own['number']}" for task, own in made["pairs"].items())
+    rows = {name: made[name] for name in ("model", "role", "metric", "rule_two_sigma", "rule_significant")}
+    return [f"  {name.replace('_', ' ')}: {value}" for name, value in {"pairs": pairs, **rows}.items()]
+
+
+def _said_after(found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path) -> list[str]:
+    """What was found: rules side by side, the paper's heads, what differs, where the report is."""
+    from notice_lens.study import summary
+
+    lines = ["", *found.findings(), "", "both rules, by cell:"]
+    for name, own in summary(found)["cells"].items():
+        lines.append(f"  {name} ({own['pairs']} pairs)")
+        lines += [f"    {rule}: {', '.join(own[key]) or 'none'}" for key, rule in _RULES.items()]
+    lines += ["", "the heads that the paper calls universal:"]
+    lines += [f"  {_looked_up(row)}" for row in table.to_dict("records")]
+    lines += ["", "what differs from the paper:", *(f"  - {one}" for one in made["differences_from_the_paper"])]
+    return [*lines, "", f"report: {page}"]
+
+
+_RULES = {"two_sigma": "two-sigma", "significant": "significant"}
+
+
+def _looked_up(row: dict[str, Any]) -> str:
+    """One of the paper's heads in one cell."""
+    from notice_lens.viz.page_words import percent, small
+
+    where = f"{row['head']} in {row['cell']}"
+    if not row["there"]:
+        return f"{where}: this model has no such head"
+    interval = f"[{percent(row['low'])}, {percent(row['high'])}]"
+    passed = [rule for key, rule in _RULES.items() if row[key]]
+    return (
+        f"{where}: rank {row['rank']} of {row['heads']}, {percent(row['effect'])} {interval} of the gap, "
+        f"q {small(row['q'])}; rules passed: {', '.join(passed) or 'neither'}"
+    )
+
+
+def _as_json(found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path) -> str:
+    from notice_lens.study import summary
+
+    rows = json.loads(table.to_json(orient="records") or "[]")
+    return json.dumps({"plan": made, **summary(found), "paper_heads": rows, "report": str(page)}, indent=2)

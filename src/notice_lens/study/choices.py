@@ -1,0 +1,118 @@
+"""What a study fixes before it runs, and what is checked before anything is patched.
+
+Role, metric and rules are chosen before effects are seen; chosen after, the best of many is taken for the truth. What
+cannot be is said at the start, not after hours of sweeping.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.circuits.rules import Rules
+from notice_lens.models.names import one_of
+from notice_lens.pairs import MinimalPairs, Noise
+from notice_lens.patching import Site
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+DIRECTIONS = ("denoise", "noise")
+METRIC = "logit_diff_change"
+"""What all statistics of a study are of: logits see heads that argue against the answer, probabilities saturate."""
+FLIPS = 10_000
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is fixed before a study runs.
+
+    Attributes:
+        site: Whose heads are patched.
+        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no cell.
+        role: At which words effects are read; None patches all positions at once.
+        direction: `denoise` or `noise`.
+        smallest_effect: Of interest, as a share of the gap.
+        alpha: Error rate over heads, between 0 and 1.
+        at_least: In how many cells a universal head matters; `all`, or a number.
+        filtered: Whether pairs that the model does not answer are dropped.
+        labelled: Heads of each task that are cut to see what they do, at most.
+        shown: Pairs of each cell in the report.
+        seed: Of all that is drawn.
+
+    Raises:
+        ValueError: A choice is none, or no cell would be left.
+    """
+
+    site: str = "text.cross_attn"
+    corruptions: tuple[Any, ...] = ("image", "text")
+    role: str | None = "correct"
+    direction: str = "denoise"
+    smallest_effect: float = 0.02
+    alpha: float = 0.05
+    at_least: int | str = "all"
+    filtered: bool = True
+    labelled: int = 8
+    shown: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        Rules(smallest_effect=self.smallest_effect, alpha=self.alpha, seed=self.seed)
+        if self.direction not in DIRECTIONS:
+            raise ValueError(one_of("direction", self.direction, DIRECTIONS))
+        for one in self.corruptions:
+            if not isinstance(one, Noise) and one not in ("image", "text"):
+                raise ValueError(one_of("corruption", one, ("image", "text")) + ", or Noise(...)")
+        names = [corruption_name(one) for one in self.corruptions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"corruptions {', '.join(names)} asked for; expected each once")
+        if not {"image", "text"} & set(names):
+            raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
+
+    def rules(self, role: str | None, heads: int, cells: int = 1) -> dict[str, Any]:
+        """Options of the statistics.
+
+        Args:
+            role: At which effects are read.
+            heads: That the error rate is over.
+            cells: That a universal head could be in.
+        """
+        # So many sign flips that the smallest p passes false-discovery control over all heads.
+        needed = math.ceil(heads * cells / self.alpha)
+        shared = {"smallest_effect": self.smallest_effect, "alpha": self.alpha, "seed": self.seed}
+        return {"role": role, "metric": METRIC, "n_permutations": max(FLIPS, needed), **shared}
+
+
+def corruption_name(corruption: Any) -> str:
+    """`image`, `text` or `noise`."""
+    return "noise" if isinstance(corruption, Noise) else str(corruption)
+
+
+def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
+    """The site, if the study can be carried out on it.
+
+    Args:
+        blip: The model.
+        tasks: Pairs by task.
+        choices: What is asked for.
+
+    Raises:
+        ValueError: There are no pairs, no such site or role, or more cells are asked for than there can be.
+        PairsError: Pairs do not hold for this model.
+    """
+    if not tasks:
+        raise ValueError("no pairs: a study needs those of one task at least")
+    site = Site.of(blip, choices.site, positions="all" if choices.role is None else "roles")
+    if site.heads is None:
+        raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
+    cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
+    if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= cells):
+        raise ValueError(
+            f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {cells} cells asked for"
+        )
+    for task, pairs in tasks.items():
+        spans = pairs.validate(blip).token_spans(blip)
+        known = list(dict.fromkeys(role for own in spans for role in own))
+        if choices.role is not None and choices.role not in known:
+            raise ValueError(one_of(f"role of the task {task!r}", choices.role, known))
+    return site

@@ -1,0 +1,195 @@
+"""A conceptual replication of the method's BLIP experiment (arXiv 2406.16320) with the raw data sets.
+
+1. Pairs are made from the raw downloads, by the rules of `notice_lens.pairs`.
+2. The plan is written before anything runs: role, metric, both rules, pairs, and what differs from the paper. Where the
+   folder has another plan already, nothing runs: a plan that is changed after a look at the results is none.
+3. The study runs over all cells.
+4. Both rules stand side by side, and the heads that the paper names are looked up: rank, effect, interval and q.
+
+It is conceptual: prompts, pairs, positions and tests are not the paper's (`DIFFERENCES`), so that agreement supports
+its claim and disagreement does not refute its numbers.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.patching.results import fingerprint
+from notice_lens.study.choices import METRIC, Choices
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+PAPER_HEADS = ((5, 3), (3, 0), (0, 11))
+"""Layer and head of those that the paper calls universal, in the question encoder's cross-attention."""
+PLAN = "plan.json"
+DIFFERENCES = (
+    "Prompts are written by rule from the labels of the data sets; the paper had a paid language model write some.",
+    "Pairs are drawn here, seeded and balanced over groups and the order of the options; which ones the paper used is "
+    "not published.",
+    "Only pairs that the model answers as they ask are kept (unless the plan says otherwise), as greedy answers.",
+    "Corrupted questions have as many tokens as the clean ones, slot by slot; pairs that have none are dropped.",
+    "Positions are repaired: roles are found in the token ids, [CLS] included. In the circulated code tokens are "
+    "counted without it, so that each effect is read one word off.",
+    "Padding of the question is masked in the decoder's cross-attention; in Hugging Face's code it is not.",
+    "Effects are changes of the logit difference as shares of the gap, ratios of sums over pairs; the paper has "
+    "probabilities of the correct answer after the patch.",
+    "Under image corruptions heads are ranked by matched minus mismatched: what a patch from a picture of a third "
+    "answer restores is not counted.",
+    "Under text corruptions the contrast is the answer to the corrupted question, since both options were replaced.",
+    "Effects are read at one role that was fixed before, the correct answer's word, never at the best of several; all "
+    "positions at once are a check.",
+    "Beside the two-sigma rule stands a test against a smallest effect of interest with the error rate over heads "
+    "controlled; universal heads are partial conjunctions over cells, not overlaps of lists.",
+)
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Where the raw data sets are; None where one is not used.
+
+    Attributes:
+        svo_csv: `svo_probes.csv`.
+        svo_images: Its pictures by id.
+        mit_states: Folders named by adjective and noun.
+        faces: Folders named by emotion.
+
+    Raises:
+        ValueError: There is none, or only one of the two of SVO-Probes.
+    """
+
+    svo_csv: Path | None = None
+    svo_images: Path | None = None
+    mit_states: Path | None = None
+    faces: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.svo_csv is None) != (self.svo_images is None):
+            raise ValueError("SVO-Probes needs both: its CSV (--svo-csv) and the folder of its pictures (--svo-images)")
+        if not any(asdict(self).values()):
+            raise ValueError("no data set given: --svo-csv with --svo-images, --mit-states, --faces, one at least")
+
+    @classmethod
+    def inside(cls, folder: Path) -> "RawData":
+        """Those that one folder holds: `svo_probes.csv` with `images`, `mit-states` and `faces`.
+
+        Raises:
+            ValueError: It holds none.
+        """
+        at = {"svo_csv": "svo_probes.csv", "svo_images": "images", "mit_states": "mit-states", "faces": "faces"}
+        found = {name: folder / inside for name, inside in at.items() if (folder / inside).exists()}
+        if not found:
+            raise ValueError(f"{folder} holds none of the data sets: expected {', '.join(at.values())} in it")
+        return cls(**found)
+
+    def pairs(self, blip: "HookedBLIP", n: int | None, seed: int, progress: bool) -> "dict[str, MinimalPairs]":
+        """Pairs by task.
+
+        Args:
+            blip: Whose tokenizer counts the tokens of replaced words.
+            n: Of each task; None takes all.
+            seed: Of what is drawn.
+            progress: Whether there are bars.
+
+        Raises:
+            FileNotFoundError: A folder or file is missing.
+            ValueError: A data set is laid out in another way, or gives no pairs.
+        """
+        from notice_lens.pairs import facial_expressions, mit_states, svo_probes
+
+        options: dict[str, Any] = {"n": n, "seed": seed, "progress": progress}
+        found = {}
+        if self.svo_csv is not None and self.svo_images is not None:
+            found["SVO-Probes"] = svo_probes(self.svo_csv, self.svo_images, blip, **options)
+        if self.mit_states is not None:
+            found["MIT-States"] = mit_states(self.mit_states, blip, **options)
+        if self.faces is not None:
+            found["faces"] = facial_expressions(self.faces, blip, **options)
+        return found
+
+
+def plan(blip: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
+    """What is fixed before anything runs, in plain values.
+
+    Args:
+        blip: The model.
+        tasks: Pairs by task.
+        choices: Of the study.
+    """
+    cfg = blip.stack(choices.site.partition(".")[0]).cfg
+    rules = choices.rules(choices.role, cfg.n_layers * cfg.n_heads)
+    return {
+        "model": blip.cfg.name_or_path,
+        "model_fingerprint": fingerprint(blip),
+        "pairs": {task: {"number": len(own), "fingerprint": own.fingerprint} for task, own in tasks.items()},
+        "role": choices.role,
+        "metric": METRIC,
+        "rule_two_sigma": "|effect| at least mean + 2 standard deviations over heads",
+        "rule_significant": f"|effect| larger than {choices.smallest_effect:g} of the gap, family-wise error rate over "
+        f"heads at most {choices.alpha:g}, {rules['n_permutations']} sign flips or more",
+        "heads_looked_up": [head_name(*head) for head in PAPER_HEADS],
+        "choices": asdict(choices) | {"corruptions": list(map(str, choices.corruptions))},
+        "differences_from_the_paper": list(DIFFERENCES),
+    }
+
+
+def fix(made: Mapping[str, Any], folder: Path) -> Path:
+    """Writes the plan; where the same one is there, it stays. Returns its path.
+
+    Raises:
+        ValueError: Another plan is there.
+    """
+    path = folder / PLAN
+    text = json.dumps(made, indent=2, ensure_ascii=False)
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in {**before, **made} if before.get(name) != json.loads(text).get(name)]
+        if other:
+            raise ValueError(
+                f"{path} is of another plan: {', '.join(other)} differ. A plan is not changed once it was fixed; "
+                "choose another folder for another plan"
+            )
+        return path
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def head_name(layer: int, head: int) -> str:
+    """As the paper writes it."""
+    return f"L{layer}.H{head}"
+
+
+def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
+    """The heads that the paper names, in each cell.
+
+    Args:
+        important: What `circuits.important_heads` gave, by cell.
+
+    Returns:
+        A row for each head and cell: `rank` (1 is the largest |effect|, of `heads`), `effect`, `low`, `high` (shares of
+        the gap), `q`, `two_sigma` and `significant`; a head that the model does not have has `there` false, and no
+        numbers.
+    """
+    import pandas as pd
+
+    rows = []
+    for layer, head in PAPER_HEADS:
+        for name, own in important.items():
+            heads = own.sizes["layer"] * own.sizes["head"]
+            there = layer in own["layer"].values and head in own["head"].values
+            row: dict[str, Any] = {"head": head_name(layer, head), "cell": name, "there": there, "heads": heads}
+            if there:
+                one = own.sel(layer=layer, head=head)
+                row |= {key: one[key].item() for key in ("rank", "effect", "low", "high", "q")}
+                row |= {key: bool(one[key]) for key in ("two_sigma", "significant")}
+            rows.append(row)
+    columns = ["head", "cell", "there", "rank", "heads", "effect", "low", "high", "q", "two_sigma", "significant"]
+    return pd.DataFrame(rows, columns=columns).astype(
+        {"rank": "Int64", "two_sigma": "boolean", "significant": "boolean"}
+    )

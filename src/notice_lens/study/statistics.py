@@ -1,0 +1,95 @@
+"""The statistics of a study: heads of each cell, universal heads, layers, corruptions beside each other, functions.
+
+All are read at the one role that was fixed before. Effects at all positions at once are tested too, as a check.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from notice_lens import circuits
+from notice_lens.circuits.clusters import FewClusters
+from notice_lens.study.choices import METRIC
+from notice_lens.study.found import Study
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+
+def statistics(found: Study) -> None:
+    """Heads of each cell, universal ones, layers, and corruptions beside each other."""
+    role = found.choices.role
+    for name in list(found.effects):
+        _one_cell(found, name)
+    cells = found.cells
+    if not cells:
+        return
+    sizes = next(iter(cells.values())).sizes
+    rules = found.choices.rules(role, sizes["layer"] * sizes["head"], len(cells))
+    if len(cells) > 1:
+        with found.noting("universal heads"), _left_out(found, "universal heads are not looked for"):
+            # Few clusters were noted for each cell already.
+            warnings.simplefilter("ignore", FewClusters)
+            found.universal = circuits.universal_heads(cells, at_least=found.choices.at_least, **rules)
+    for task in dict.fromkeys(found.task_of.values()):
+        own = {name.rpartition(", ")[2]: one for name, one in found.effects.items() if found.task_of[name] == task}
+        shared = set.intersection(*({*one["pair"].values.tolist()} for one in own.values())) if own else set()
+        if len(own) > 1 and len(shared) > 1:
+            with found.noting(task), _left_out(found, f"{task}: corruptions are not compared"):
+                warnings.simplefilter("ignore", FewClusters)
+                found.comparisons[task] = circuits.compare_corruptions(own, **rules)
+
+
+def _one_cell(found: Study, name: str) -> None:
+    """The heads and layers of one cell, and its heads at all positions; a cell without a gap is left out."""
+    role, effects = found.choices.role, found.effects[name]
+    rules = found.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
+    with found.noting(name), _left_out(found, f"{name}: left out"):
+        important = circuits.important_heads(effects, **rules)
+        if name.endswith(", noise"):
+            return
+        found.profiles[name] = circuits.layer_profile(effects, role=role, metric=METRIC, seed=found.choices.seed)
+        found.important[name] = important
+        if name in found.everywhere:
+            with _left_out(found, f"{name}, all positions: left out"):
+                every = circuits.important_heads(found.everywhere[name], **{**rules, "role": None})
+                found.important_everywhere[name] = every
+        return
+    del found.effects[name]
+
+
+@contextmanager
+def _left_out(found: Study, what: str) -> Iterator[None]:
+    """Where what cannot be computed becomes a note, so that it costs nothing else."""
+    try:
+        yield
+    except ValueError as error:
+        found.note(f"{what}: {error}.")
+
+
+def functions(blip: "HookedBLIP", task: str, found: Study, progress: bool) -> None:
+    """What heads do, on the pairs of the task's first cell; labels where cutting them confirms it."""
+    choices, cells = found.choices, found.cells_of(task)
+    if not cells:
+        return
+    pairs = found.pairs[cells[0]]
+    with found.noting(task):
+        found.functions[task] = circuits.head_functions(
+            blip, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
+        )
+        if heads := _candidates(found, cells):
+            found.labels[task] = circuits.label_heads(
+                blip, pairs, found.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
+            )
+
+
+def _candidates(found: Study, cells: list[str]) -> list[tuple[int, int]]:
+    """The heads that matter most in some cells: significant in one or standing out, the strongest first."""
+    strength: dict[tuple[int, int], float] = {}
+    for name in cells:
+        frame = found.important[name][["effect", "significant", "two_sigma"]].to_dataframe()
+        frame = frame[frame.significant | frame.two_sigma].reset_index()
+        for layer, head, effect in zip(frame.layer, frame["head"], frame.effect, strict=True):
+            strength[layer, head] = max(strength.get((layer, head), 0.0), abs(effect))
+    return sorted(strength, key=lambda head: -strength[head])[: found.choices.labelled]

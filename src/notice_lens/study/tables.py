@@ -1,0 +1,144 @@
+"""A study's results as rows and sentences."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.viz.label_rows import label_rows as of_candidates
+from notice_lens.viz.page_words import percent
+from notice_lens.viz.results import MINUS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+def label_rows(task: str, labels: "xr.Dataset") -> Iterator[Mapping[str, Any]]:
+    """What heads may be called, and what was tested in vain; then what ablating labelled heads together does.
+
+    Args:
+        task: Whose pairs.
+        labels: What `circuits.label_heads` gave.
+
+    Returns:
+        Rows as the page takes them; the evidence begins with the task.
+    """
+    for row in of_candidates(labels):
+        if row["label"] or "p_causal" in row["evidence"]:
+            yield {**row, "evidence": {"task": task, **row["evidence"]}}
+    for group in labels["group"].values if "group" in labels.dims else ():
+        one = labels.sel(group=group)
+        change, low, high, p, apart = (float(one[f"joint_{name}"]) for name in ("change", "low", "high", "p", "sum"))
+        if not np.isnan(change):
+            said = f"{_signed(change)} logits [{_signed(low)}, {_signed(high)}], p {p:.2g}"
+            evidence = {"task": task, "ablated at once": said, "one by one, summed": f"{_signed(apart)} logits"}
+            heads = "all labelled heads" if group == "all" else f"all heads labelled {group}"
+            yield {"layer": None, "head": None, "label": heads, "evidence": evidence}
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", MINUS)
+
+
+def untested(task: str, labels: "xr.Dataset") -> list[str]:
+    """Why labels could not be tested, a sentence for each reason."""
+    reasons = Counter(str(row["reason"]) for row in of_candidates(labels) if row.get("testable") is False)
+    return [
+        f"{task}: {reason} ({count} head{'' if count == 1 else 's'})." for reason, count in reasons.items()
+    ]  # fmt: skip
+
+
+def agreement(task: str, compared: "xr.Dataset") -> str:
+    """A sentence on what corruptions of a task agree about."""
+    names = [str(name) for name in compared["corruption"].values]
+    rank = compared["spearman_signed"]
+    said = [
+        f"{first} and {second} {float(rank.sel(corruption=first, other=second)):.2f}".replace("-", MINUS)
+        for number, first in enumerate(names)
+        for second in names[number + 1 :]
+    ]
+    return f"{task}: rank agreement of signed effects over heads (Spearman): {', '.join(said)}."
+
+
+def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
+    """A sentence on what is left of a cell's heads where all positions are patched at once.
+
+    Args:
+        cell: Its name.
+        at_role: What `circuits.important_heads` gave at the role.
+        at_all: What it gave for all positions at once.
+    """
+    from notice_lens.circuits.corruptions import cosine, rank_scores
+
+    both = int((at_role.significant & at_all.significant).sum())
+    one, other = (int(each.significant.sum()) for each in (at_role, at_all))
+    place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
+    strongest = at_all.sel(layer=place[0], head=place[1])
+    ranks = [rank_scores(each.effect.values.ravel(), "spearman_signed") for each in (at_role, at_all)]
+    found = f"{both} of the {one} heads that are significant at {at_role.attrs['role']!r} are so there too"
+    return (
+        f"{cell}, as a check with all positions at once: {found}, and {other - both} others; strongest "
+        f"L{place[0]}.H{place[1]}, {percent(strongest.effect)} of the gap; rank agreement with the role "
+        f"{float(cosine(*ranks)):.2f} (Spearman)."
+    ).replace(" -", f" {MINUS}")
+
+
+def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
+    """Heads of all cells in long form, the cell first.
+
+    Args:
+        important: What `circuits.important_heads` gave, by cell.
+    """
+    import pandas as pd
+
+    parts = []
+    for name, own in important.items():
+        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        frame.insert(0, "cell", name)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_tables(
+    important: Mapping[str, "xr.Dataset"],
+    everywhere: Mapping[str, "xr.Dataset"],
+    universal: "xr.Dataset | None",
+    labels: Mapping[str, "xr.Dataset"],
+    folder: Path,
+) -> None:
+    """Heads of each cell, universal heads and labels as CSV files, for those who want them in another program.
+
+    Args:
+        important: What `circuits.important_heads` gave at the role, by cell.
+        everywhere: What it gave for all positions at once.
+        universal: What `circuits.universal_heads` gave.
+        labels: What `circuits.label_heads` gave, by task.
+        folder: Where to; made where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    heads_table(important).to_csv(folder / "heads.csv", index=False)
+    if everywhere:
+        heads_table(everywhere).to_csv(folder / "heads_all_positions.csv", index=False)
+    if universal is not None:
+        over_cells = universal.drop_dims("cell", errors="ignore").to_dataframe().reset_index()
+        over_cells.to_csv(folder / "universal.csv", index=False)
+    labels_table(labels).to_csv(folder / "labels.csv", index=False)
+
+
+def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
+    """What heads may be called, a row for each head or group, the evidence in columns.
+
+    Args:
+        labels: What `circuits.label_heads` gave, by task.
+    """
+    import pandas as pd
+
+    rows = [row for task, own in labels.items() for row in label_rows(task, own)]
+    columns = ["task", "layer", "head", "label", "reason"]
+    flat = [{**{name: row.get(name) for name in columns[1:]}, **row["evidence"]} for row in rows]
+    more = dict.fromkeys(name for row in flat for name in row if name not in columns)
+    found = pd.DataFrame(flat, columns=[*columns, *more])
+    return found.astype({"layer": "Int64", "head": "Int64"})

@@ -129,3 +129,14 @@ def test_error_rate_is_at_most_nominal(skewed: bool, effect: float) -> None:
         ]
         wrong += bool((np.maximum(*q) <= 0.05).any())
     assert wrong <= 200 * 0.05 + 3 * np.sqrt(200 * 0.05 * 0.95)
+
+
+def test_heads_without_spread_do_not_hide_one_that_carries_everything():
+    """Excesses that are a constant are zero when they are centred, and not what rounding leaves of them."""
+    change = np.zeros((16, 6))
+    change[:, 5] = 0.7
+    sums = Sums.of(change, np.full(16, 0.7), np.arange(16))
+    test = MinimumEffect([sums], smallest=0.02)
+    null = test.null(resamples, 500, np.random.default_rng(0), centred=True)
+    assert np.isfinite(null.draws).all()
+    np.testing.assert_array_equal(null.family_wise(test.statistic) < 0.01, [False] * 5 + [True])

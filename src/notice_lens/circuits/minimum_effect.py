@@ -136,7 +136,7 @@ class MinimumEffect:
             centred: Whether excesses are centred first, as a bootstrap needs it.
         """
         values = [self.excess(sums) for sums in self.partitions]
-        values = [value - value.mean(0) for value in values] if centred else values
+        values = [_centred(value) for value in values] if centred else values
         powers = [(value, value**2, value**3) for value in values]
         parts = []
         for several in _chunks(size):
@@ -231,6 +231,16 @@ def _hall(t: np.ndarray, skewness: np.ndarray) -> np.ndarray:
 def _without_spread(total: np.ndarray) -> np.ndarray:
     """Where all values are the same: beyond doubt, or nothing at all."""
     return np.where(total == 0, 0, np.copysign(np.inf, total))
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Values minus their mean; exactly zero where they are the same but for rounding, which has no spread to speak of.
+
+    Otherwise a head whose excess is a constant would be beyond doubt in half of all draws, by the sign of an error of
+    arithmetic, and with it the largest statistic over heads.
+    """
+    found = values - values.mean(0)
+    return np.where(np.abs(found) > ROUNDING * np.abs(values).max(0), found, 0.0)
 
 
 def _moments(values: np.ndarray) -> Moments:

@@ -121,7 +121,7 @@ def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
     found: dict[str, Tensor] = {}
     unknown = []
     for name, weight in weights.items():
-        ours = _translate_one(name, weight, kind)
+        ours = translate_one(name, weight, kind)
         if ours is None:
             unknown.append(name)
         else:
@@ -147,8 +147,14 @@ def translate(weights: Mapping[str, Tensor], expected: Mapping[str, torch.Size],
     return found
 
 
-def _translate_one(name: str, weight: Tensor, kind: Kind) -> dict[str, Tensor] | None:
-    """Our names for one of Hugging Face's weights: none for what may be left over; None for an unknown key."""
+def translate_one(name: str, weight: Tensor, kind: Kind) -> dict[str, Tensor] | None:
+    """Our names for one of Hugging Face's weights: none for what may be left over; None for an unknown key.
+
+    Args:
+        name: Hugging Face's name.
+        weight: The weight; queries, keys and values that are one there are three here.
+        kind: Of the model.
+    """
     if any(re.fullmatch(pattern, name) for pattern in _LEFT_OVER[kind]):
         return {}
     if fused := _QKV.fullmatch(name):

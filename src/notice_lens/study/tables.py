@@ -77,12 +77,12 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
     one, other = (int(each.significant.sum()) for each in (at_role, at_all))
     place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
     strongest = at_all.sel(layer=place[0], head=place[1])
-    ranks = [rank_scores(each.effect.values.ravel(), "spearman_signed") for each in (at_role, at_all)]
+    ranks = [rank_scores(each.effect.values.reshape(1, -1), "spearman_signed") for each in (at_role, at_all)]
     found = f"{both} of the {one} heads that are significant at {at_role.attrs['role']!r} are so there too"
     return (
         f"{cell}, as a check with all positions at once: {found}, and {other - both} others; strongest "
         f"L{place[0]}.H{place[1]}, {percent(strongest.effect)} of the gap; rank agreement with the role "
-        f"{float(cosine(*ranks)):.2f} (Spearman)."
+        f"{float(cosine(*ranks)[0]):.2f} (Spearman)."
     ).replace(" -", f" {MINUS}")
 
 

@@ -156,7 +156,7 @@ def test_pairs_of_a_table_of_ones_own(pairs, tmp_path):
     row = "id,task,clean_image,corrupt_image,clean_prompt,correct_answer,incorrect_answer\n"
     (tmp_path / "own.csv").write_text(row + "a,own,one.png,two.png,is this circle red or green?,red,green\n")
     assert "1 pair" in ran("pairs", "table", tmp_path / "own.csv", "--out", tmp_path / "own").stdout
-    assert "already" in said("pairs", "table", tmp_path / "own.csv", "--out", tmp_path / "own")
+    assert "there already" in said("pairs", "table", tmp_path / "own.csv", "--out", tmp_path / "own")
     ran("pairs", "table", tmp_path / "own.csv", "--out", tmp_path / "own", "--overwrite")
 
 
@@ -203,7 +203,7 @@ WRONG = [
     (["--site", "txt.cross_attn"], "text"),
     (["--site", "vision.attn"], "roles are words of the question"),
     (["--site", "text.mlp_out"], "has no heads"),
-    (["--role", "corect"], "nearest: correct"),
+    (["--role", "corect"], "did you mean 'correct'?"),
     (["--at-least", "9"], "1 to the 2 cells"),
     (["--corruption", "noise"], "noise is a baseline"),
     (["--device", "warp"], "device 'warp' cannot be used here"),

@@ -1,0 +1,78 @@
+"""The replication: what is fixed before, the heads that the paper names, and the raw data sets from end to end."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import made_results as made
+from notice_lens.cli import main
+from notice_lens.models.random_blip import save_random_checkpoint
+from notice_lens.study.replication import DIFFERENCES, RawData, fix, paper_heads
+from study_raw import raw_folder
+
+
+def test_the_heads_that_the_paper_names_are_looked_up():
+    cells = {"a": made.important(12, 12), "b": made.important(3, 12, seed=1)}
+    table = paper_heads(cells).set_index(["head", "cell"])
+    assert list(dict.fromkeys(head for head, _ in table.index)) == ["L5.H3", "L3.H0", "L0.H11"]
+    for name, layer, head in (("L5.H3", 5, 3), ("L3.H0", 3, 0), ("L0.H11", 0, 11)):
+        one, row = cells["a"].sel(layer=layer, head=head), table.loc[name, "a"]
+        assert row[["effect", "low", "high", "q"]].tolist() == [
+            float(one[key]) for key in ("effect", "low", "high", "q")
+        ]
+        assert (row["rank"], row["heads"], bool(row["significant"])) == (int(one["rank"]), 144, bool(one.significant))
+    assert table.xs("b", level="cell").there.to_dict() == {"L5.H3": False, "L3.H0": False, "L0.H11": True}
+    assert pd.isna(table.loc["L5.H3", "b"]["rank"])
+
+
+def test_a_plan_is_not_changed_once_it_was_fixed(tmp_path):
+    first = {"role": "correct", "metric": "logit_diff_change"}
+    path = fix(first, tmp_path)
+    before = path.read_text()
+    assert fix(first, tmp_path).read_text() == before
+    with pytest.raises(ValueError, match=r"is of another plan: role differ"):
+        fix({**first, "role": "noun"}, tmp_path)
+    assert path.read_text() == before
+
+
+def test_data_sets_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match="one at least"):
+        RawData()
+    with pytest.raises(ValueError, match="needs both"):
+        RawData(svo_csv=Path("svo.csv"))
+    with pytest.raises(ValueError, match=r"holds none of the data sets: expected svo_probes\.csv, images"):
+        RawData.inside(tmp_path)
+
+
+def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
+    """A random model of four layers of six heads: it has L3.H0, and neither of the others."""
+    model, images = save_random_checkpoint(tmp_path / "model"), raw_folder(tmp_path / "raw")
+    command = ["replicate", "--images", str(images), "--model", str(model), "--pairs", "4", "--unfiltered", "--quiet"]
+    out = tmp_path / "out"
+    result = CliRunner().invoke(main, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    said = result.stdout
+    assert said.index("fixed before it runs") < said.index("both rules, by cell:")
+    plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    assert (plan["role"], plan["metric"]) == ("correct", "logit_diff_change")
+    assert set(plan["pairs"]) == {"SVO-Probes", "MIT-States", "faces"}
+    for difference in DIFFERENCES:
+        assert difference in said
+    assert "L5.H3 in MIT-States, image: this model has no such head" in said
+    assert "L3.H0 in MIT-States, image: rank " in said
+    table = pd.read_csv(out / "tables" / "paper_heads.csv")
+    assert set(table.cell) == set(pd.read_csv(out / "tables" / "heads.csv").cell)
+    assert table.groupby("head").there.all().to_dict() == {"L0.H11": False, "L3.H0": True, "L5.H3": False}
+    wrong = CliRunner().invoke(main, [*command, "--out", str(out), "--role", "incorrect"])
+    assert wrong.exit_code == 1
+    assert "is of another plan" in wrong.stderr
+
+
+def test_no_data_set_is_an_error(tmp_path):
+    result = CliRunner().invoke(main, ["replicate", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "no data set given" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -16,7 +16,10 @@ from click.testing import CliRunner
 
 from notice_lens import HookedBLIP, MinimalPairs, patching
 from notice_lens.cli import main
+from notice_lens.circuits import important_heads
 from notice_lens.pairs import mini_world
+from notice_lens.patching.running import Sweep
+from notice_lens.patching.store_format import read
 
 HEAVY = ("torch", "transformers", "transformer_lens", "xarray", "plotly", "pandas", "datasets", "scipy")
 MEMORY = "20000000"
@@ -83,7 +86,7 @@ def test_tables_have_each_head_of_each_cell(patched):
     assert list(tables["labels.csv"].columns[:5]) == ["task", "layer", "head", "label", "reason"]
 
 
-def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pairs, mini):
+def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pairs):
     """The two tables are those of two sweeps: at the correct answer's word, and at all positions at once."""
     out, _ = patched
     kept = MinimalPairs.load(pairs)
@@ -91,12 +94,7 @@ def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pair
     notes = [note for note in index["notes"] if "all positions" in note]
     assert [note.partition(", as a check")[0] for note in notes] == ["states, image", "states, text"]
     assert all(re.search(r"\d+ of the \d+ heads .* at 'correct' are so there too, and \d+ others", n) for n in notes)
-    from notice_lens.circuits import important_heads
-
-    store = out / "cells" / "states, image, all positions.zarr"
-    from notice_lens.patching.store_format import read
-
-    swept = read(store)
+    swept = read(out / "cells" / "states, image, all positions.zarr")
     assert "role" not in swept.logit_diff_change.dims
     assert swept.sizes["pair"] <= len(kept)
     frame = pd.read_csv(out / "tables" / "heads_all_positions.csv").query("cell == 'states, image'")
@@ -108,10 +106,13 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     out, _ = patched
     before = {path.name: path.read_text() for path in (out / "tables").iterdir()}
 
-    def never(*_: Any) -> None:
-        raise AssertionError("every sweep is done")
+    computed = Sweep._batch
 
-    monkeypatch.setattr(patching.running.Sweep, "_batch", never)
+    def unstored(own: Sweep, *others: Any) -> Any:
+        assert own.options.store is None, "every sweep of the study is done; heads are cut anew"
+        return computed(own, *others)
+
+    monkeypatch.setattr(Sweep, "_batch", unstored)
     options = ["--corruption", "image", "--corruption", "text", "--shown", 3, "--memory", MEMORY, "--json"]
     result = ran("patch", "mini", pairs, "--out", out, *options)
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == before

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from notice_lens import circuits
+from notice_lens.circuits.cells import read_cell
 from notice_lens.circuits.clusters import FewClusters
 from notice_lens.study.choices import METRIC
 from notice_lens.study.found import Study
@@ -42,13 +43,14 @@ def statistics(found: Study) -> None:
 
 
 def _one_cell(found: Study, name: str) -> None:
-    """The heads and layers of one cell, and its heads at all positions; a cell without a gap is left out."""
+    """Heads and layers of one cell, and its heads at all positions; without a gap it is left out, as is noise."""
     role, effects = found.choices.role, found.effects[name]
     rules = found.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
     with found.noting(name), _left_out(found, f"{name}: left out"):
-        important = circuits.important_heads(effects, **rules)
         if name.endswith(", noise"):
+            read_cell(effects, role, METRIC)
             return
+        important = circuits.important_heads(effects, **rules)
         found.profiles[name] = circuits.layer_profile(effects, role=role, metric=METRIC, seed=found.choices.seed)
         found.important[name] = important
         if name in found.everywhere:

@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from notice_lens import HookedBLIP, MinimalPairs, patching
-from notice_lens.cli import main
 from notice_lens.circuits import important_heads
+from notice_lens.cli import main
 from notice_lens.pairs import mini_world
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.store_format import read

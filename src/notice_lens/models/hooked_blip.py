@@ -30,9 +30,6 @@ from notice_lens.models.names import HookName
 from notice_lens.models.stacks import ProjectedSource, Stack, TextStack, VisionStack
 from notice_lens.models.tables import CheckReport, HooksTable
 
-MINI = "notice-lens mini"
-"""The name of the model that ships with the package."""
-
 
 class HookedBLIP(HookedModule):
     """BLIP for question answering, captions or image-text matching, with TransformerLens's hook points.
@@ -148,7 +145,7 @@ class HookedBLIP(HookedModule):
 
         blip = cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
         # Results say whose they are: a name, and not where this machine keeps the package.
-        blip.cfg = replace(blip.cfg, name_or_path=MINI)
+        blip.cfg = replace(blip.cfg, name_or_path="notice-lens mini")
         return blip
 
     # Inputs

@@ -6,14 +6,13 @@ from pathlib import Path
 from picture_folders import folders, picture
 
 SVO = "sentence,pos_triplet,neg_triplet,pos_url,neg_url,pos_image_id,neg_image_id,subj_neg,verb_neg,obj_neg".split(",")
-VERBS = ["walking", "running", "jumping", "sleeping", "sitting", "standing"]
 
 
 def raw_folder(root: Path) -> Path:
     """All three data sets in one folder, as `replicate --images` takes them."""
-    states = {f"{size}_{noun}": 4 for size in ("large", "small", "tall", "short") for noun in ("box", "car")}
+    states = {f"{size}_{noun}": 4 for size in ("huge", "wide", "bent", "thin") for noun in ("box", "car")}
     folders(root / "mit-states", **states)
-    folders(root / "faces", **dict.fromkeys(("happy", "sad", "angry", "neutral", "fear", "surprise"), 4))
+    folders(root / "faces", **dict.fromkeys(("happy", "angry", "neutral", "fear", "surprise"), 4))
     rows = []
     for number, (one, other) in enumerate([("dog", "cat"), ("boy", "girl"), ("horse", "bird"), ("man", "woman")]):
         for side in ("a", "b"):

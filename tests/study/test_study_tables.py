@@ -72,7 +72,7 @@ WRONG = [
     ({"corruptions": ("images",)}, "did you mean 'image'"),
     ({"corruptions": ("image", "image")}, "each once"),
     ({"corruptions": (Noise(),)}, "noise is a baseline"),
-    ({"alpha": 0}, "alpha=0"),
+    ({"alpha": 0.0}, "alpha=0"),
 ]
 
 

@@ -28,13 +28,13 @@ def save_model(blip: HookedBLIP, folder: Path) -> Path:
     return folder
 
 
-def light_and_dark_folder(folder: Path, n: int = 16) -> Path:
-    """Saved pairs: clean images are light, corrupted and donor images dark; `red` is where the decoder looks."""
+def light_and_dark_folder(folder: Path, light_donor: bool, n: int = 16) -> Path:
+    """Saved pairs: clean images are light and corrupted ones dark; `red` is where the decoder looks."""
     rows: list[dict[str, Any]] = [
         {
             "id": f"p{number}", "task": "planted", "kind": "vqa",
             "clean_image": picture(True, 3 * number), "corrupt_image": picture(False, 3 * number + 1),
-            "donor_image": picture(False, 3 * number + 2), "clean_prompt": "is this red or green?",
+            "donor_image": picture(light_donor, 3 * number + 2), "clean_prompt": "is this red or green?",
             "correct_answer": "red", "incorrect_answer": "green", "roles": {"correct": "red", "incorrect": "green"},
         }
         for number in range(n)

@@ -14,15 +14,18 @@ from planted_folder import light_and_dark_folder, save_model
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory) -> Path:
-    return light_and_dark_folder(tmp_path_factory.mktemp("pairs") / "light and dark")
+def pairs(tmp_path_factory) -> dict[str, Path]:
+    """By direction: donors are of the base run's kind, so that the control restores nothing."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return {name: light_and_dark_folder(folder / name, name == "noise") for name in ("denoise", "noise")}
 
 
-def patched(blip: Any, pairs: Path, folder: Path, *options: str) -> tuple[Any, pd.DataFrame]:
+def patched(blip: Any, pairs: dict[str, Path], folder: Path, direction: str = "denoise") -> tuple[Any, pd.DataFrame]:
     """What `notice-lens patch` says of a model and pairs, and its table of heads."""
     model, out = save_model(blip, folder / "model"), folder / "out"
     # The greedy answer of a planted model has no end, so the behaviour filter would drop all.
-    command = ["patch", str(model), str(pairs), "--out", str(out), "--unfiltered", "--json", "--shown", "2", *options]
+    command = ["patch", str(model), str(pairs[direction]), "--out", str(out), "--unfiltered", "--json"]
+    command += ["--shown", "2", "--direction", direction]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "tables" / "heads.csv").set_index(["layer", "head"])
@@ -40,7 +43,7 @@ def check(table: pd.DataFrame, expected: dict[tuple[int, int], float]) -> None:
 def test_the_one_live_head_is_named_by_both_rules_and_the_distractor_by_neither(pairs, tmp_path, direction):
     distractor, live = (0, 0), (1, 2)
     blip = planted({distractor: 1, live: 0}, {0: 1.0})
-    said, table = patched(blip, pairs, tmp_path, "--direction", direction)
+    said, table = patched(blip, pairs, tmp_path, direction)
     assert said == {"pairs": 16, "significant": ["L1.H2"], "two_sigma": ["L1.H2"]}
     check(table, {live: 1.0})
     assert table.q[live] < 0.01
@@ -51,14 +54,14 @@ def test_the_one_live_head_is_named_by_both_rules_and_the_distractor_by_neither(
 def test_a_pair_of_heads_is_significant_where_each_alone_does_it(pairs, tmp_path, either, direction):
     """Two of six are no outliers among heads, so the two-sigma rule is blind to them."""
     blip = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1), either)])
-    said, table = patched(blip, pairs, tmp_path, "--direction", direction)
+    said, table = patched(blip, pairs, tmp_path, direction)
     assert said == {"pairs": 16, "significant": ["L0.H1", "L1.H1"], "two_sigma": []}
     check(table, {(0, 1): 1.0, (1, 1): 1.0})
 
 
 def test_an_and_pair_is_not_found_by_single_patches_that_restore(pairs, tmp_path):
     blip = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1))])
-    said, table = patched(blip, pairs, tmp_path, "--direction", "denoise")
+    said, table = patched(blip, pairs, tmp_path)
     assert said["significant"] == []
     check(table, {})
 

@@ -93,7 +93,7 @@ def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pair
     index = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
     notes = [note for note in index["notes"] if "all positions" in note]
     assert [note.partition(", as a check")[0] for note in notes] == ["states, image", "states, text"]
-    assert all(re.search(r"\d+ of the \d+ heads .* at 'correct' are so there too, and \d+ others", n) for n in notes)
+    assert all(re.search(r"at once: \d+ significant, \d+ at 'correct', \d+ at both; strongest L\d", n) for n in notes)
     swept = read(out / "cells" / "states, image, all positions.zarr")
     assert "role" not in swept.logit_diff_change.dims
     assert swept.sizes["pair"] <= len(kept)

@@ -55,8 +55,10 @@ def test_what_all_positions_say_beside_one_role():
     at_all["significant"] = at_all.significant.copy()
     at_all.significant[0, 0] = True
     said = everywhere("states, image", at_role, at_all)
-    assert said.startswith("states, image, as a check with all positions at once: 2 of the 2 heads")
-    assert "and 1 others; strongest L1.H2, +31.0" in said
+    expected = (
+        "states, image, as a check with all positions at once: 3 significant, 2 at 'correct', 2 at both; strongest"
+    )
+    assert said.startswith(f"{expected} L1.H2, +31.0")
     assert "(Spearman)" in everywhere("x", at_role, at_role)
     assert "1.00 (Spearman)" in everywhere("x", at_role, at_role)
 

@@ -78,9 +78,9 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
     place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
     strongest = at_all.sel(layer=place[0], head=place[1])
     ranks = [rank_scores(each.effect.values.reshape(1, -1), "spearman_signed") for each in (at_role, at_all)]
-    found = f"{both} of the {one} heads that are significant at {at_role.attrs['role']!r} are so there too"
+    found = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
     return (
-        f"{cell}, as a check with all positions at once: {found}, and {other - both} others; strongest "
+        f"{cell}, as a check with all positions at once: {found}; strongest "
         f"L{place[0]}.H{place[1]}, {percent(strongest.effect)} of the gap; rank agreement with the role "
         f"{float(cosine(*ranks)[0]):.2f} (Spearman)."
     ).replace(" -", f" {MINUS}")

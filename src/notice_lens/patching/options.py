@@ -75,6 +75,8 @@ class Options:
             raise ValueError(f"min_gap={self.min_gap!r}: expected a logit difference, 0 or more")
         if self.memory is not None and (not isinstance(self.memory, Real) or not float(self.memory) >= 1):
             raise ValueError(f"memory={self.memory!r}: expected a number of bytes, 1 or more, or None")
+        if self.memory is not None:
+            object.__setattr__(self, "memory", int(float(self.memory)))
         if not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r}: expected a whole number")
         if self.dtype is not None and _name(self.dtype) not in DTYPES:

@@ -220,20 +220,21 @@ def vision_sweep_flops() -> float:
 
 
 def share_of_peak(blip: HookedBLIP) -> None:
-    """Prints arithmetic over time, and products before, between and after: a few, and for as long as a sweep."""
+    """Prints arithmetic over time, each sweep between products: a few, and for as long as a sweep."""
     pairs = make_pairs(1)
     patching.patch_heads(blip, pairs, positions="each", layers=[11], **OPTIONS)
     rates, peaks, long = [], [gigaflops_of_products()], []
-    for _ in range(3):
+    for _ in range(5):
         seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
         rates.append(text_sweep_flops() / seconds / 1e9)
-        long.append(gigaflops_of_products(rounds=100))
         peaks.append(gigaflops_of_products())
+        long.append(gigaflops_of_products(rounds=100))
     rate, peak, sustained = map(statistics.median, (rates, peaks, long))
+    shares = [own / statistics.mean(around) for own, *around in zip(rates, peaks, peaks[1:], strict=False)]
+    print(f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {text_sweep_flops() / rate / 1e9:.1f} s, the median of five")
     print(
-        f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {text_sweep_flops() / rate / 1e9:.1f} s, the median of three"
+        f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}; sweep by sweep {', '.join(f'{s:.2f}' for s in shares)}"
     )
-    print(f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}")
     print(f"  of what products reach that run for as long, {sustained:.0f} GFLOP/s: {rate / sustained:.2f}")
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("notice_lens.patching")
 SHARE_OF_FREE = 0.25
-MOST_ON_CPU = 256 * 2**20
+MOST_ON_CPU = 512 * 2**20
 """More at once is slower on a CPU: what one step writes is no longer in its cache when the next one reads it."""
 
 

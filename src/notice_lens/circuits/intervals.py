@@ -13,13 +13,12 @@ variances add up; the data's standard error is Cameron, Gelbach and Miller's.
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from notice_lens.circuits.clusters import Sums
 from notice_lens.circuits.minimum_effect import resamples
+from notice_lens.patching import bootstrap
 
 
 def bootstrap_t(
@@ -86,15 +85,9 @@ def bca(
         nothing = np.full(of(*[np.arange(len(sums)) for sums in partitions]).shape, np.nan)
         return nothing, nothing
     data = tuple(np.arange(len(sums)) for sums in partitions)
-    options: dict[str, Any] = {"random_state": rng}  # scipy's newer name for it, rng, is unknown to its older versions
-    tail = (1 - confidence) / 2
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # Where all resamples are on one side of the estimate, or are not defined, there is no correction.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+    found, tail = bootstrap.bca(data, of, n_bootstrap, confidence, rng), (1 - confidence) / 2
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        found = stats.bootstrap(
-            data, of, vectorized=True, n_resamples=n_bootstrap, confidence_level=confidence, method="BCa", **options
-        )
         plain = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
     own = found.confidence_interval
     usable = np.isfinite(own.low) & np.isfinite(own.high)

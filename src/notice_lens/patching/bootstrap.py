@@ -3,9 +3,12 @@
 Clusters of pairs are resampled with replacement (pairs that share images are no independent evidence), and the interval
 is bias-corrected and accelerated (BCa, Efron 1987; `scipy.stats.bootstrap`): that of plain percentiles covers less than
 it says where effects are skewed. A mean is a ratio of sums too: of what is there, over how many there are.
+
+`bca` is the one place that calls SciPy for this; `notice_lens.circuits` takes its intervals from here as well.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,34 +72,67 @@ def ratio_of_sums(
     for number, known in enumerate(present.T):
         cells = np.flatnonzero((of_cell.ravel() == number) & ~np.isnan(mean))
         if known.sum() >= 2 and len(cells):
-            ends = _ends(tops[np.ix_(known, cells)], bottoms[np.ix_(known, cells)], confidence, seed)
-            low[cells], high[cells] = ends
+            sums, rng = (tops[np.ix_(known, cells)], bottoms[np.ix_(known, cells)]), np.random.default_rng(seed)
+            low[cells], high[cells] = ratio_ends(*sums, RESAMPLES, confidence, rng)
     return Interval(*(value.reshape(shape) for value in (mean, low, high, there.sum(0))))
 
 
-def _ends(tops: np.ndarray, bottoms: np.ndarray, confidence: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the intervals, [cell] each, from sums over clusters [cluster, cell]."""
+def ratio_ends(
+    tops: np.ndarray, bottoms: np.ndarray, n_resamples: int, confidence: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the interval of each ratio of sums, [cell] each; the ratio itself where it is the same in all.
+
+    Args:
+        tops: Sums over the pairs of each cluster, [cluster, cell].
+        bottoms: The same of what they are divided by.
+        n_resamples: Of the bootstrap.
+        confidence: Between 0 and 1.
+        rng: Of the resamples.
+    """
     mean = tops.sum(0) / bottoms.sum(0)
     low, high = mean.copy(), mean.copy()
     vary = np.abs(tops - mean * bottoms).max(0) > SPREAD * np.maximum(np.abs(tops), np.abs(mean * bottoms)).max(0)
-    if not vary.any():
-        return low, high
+    if vary.any():
+        sums = (tops[:, vary], bottoms[:, vary])
+        at_once = max(1, AT_ONCE // sums[0].size)
+        ends = bca(sums, _ratio, n_resamples, confidence, rng, paired=True, batch=at_once).confidence_interval
+        low[vary], high[vary] = np.atleast_1d(ends.low), np.atleast_1d(ends.high)
+    return low, high
+
+
+def bca(
+    data: tuple[np.ndarray, ...],
+    statistic: Callable[..., np.ndarray],
+    n_resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+    **options: Any,
+) -> Any:
+    """SciPy's bootstrap, bias-corrected and accelerated; NaN, without a warning, where there is no correction.
+
+    Args:
+        data: As of `scipy.stats.bootstrap`.
+        statistic: Of `data` along an axis.
+        n_resamples: Of the bootstrap.
+        confidence: Between 0 and 1.
+        rng: Of the resamples.
+        **options: Of `scipy.stats.bootstrap`.
+    """
     # The name of the generator's argument that every version of SciPy from the oldest on knows.
-    drawn: dict[str, Any] = {"random_state": np.random.default_rng(seed)}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = stats.bootstrap(
-            (tops[:, vary], bottoms[:, vary]),
-            _ratio,
-            paired=True,
+    drawn: dict[str, Any] = {"random_state": rng}
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # Resamples that all lie on one side of the estimate, or are not defined.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        return stats.bootstrap(
+            data,
+            statistic,
             vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=max(1, AT_ONCE // tops[:, vary].size),
+            n_resamples=n_resamples,
             confidence_level=confidence,
             method="BCa",
+            **options,
             **drawn,
         )
-    low[vary], high[vary] = np.atleast_1d(found.confidence_interval.low), np.atleast_1d(found.confidence_interval.high)
-    return low, high
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray, axis: int = 0) -> np.ndarray:

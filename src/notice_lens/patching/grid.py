@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 SOURCES = ("other", "zero", "mean", "resample", "donor")
+NUMBERED = ("layer", "head", "position", "key_position", "neuron")
+"""Dimensions whose labels are numbers, and stand in their order."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def grid_of_sites(
             raise ValueError(f"site {name} comes {names.count(name)} times; each goes into a sweep once")
     if len(names) > 1 and not with_sites:
         raise ValueError(f"with_sites=False is for one site; got {', '.join(names)}")
-    parts = [_Part.of(blip, places, site, answer_length) for site in sites]
+    parts = [Layout.of(blip, places, site, answer_length) for site in sites]
     first = parts[0]
     for part in parts:
         if part.dims != first.dims:
@@ -117,7 +119,7 @@ def grid_of_sites(
             )
     coords = {
         dim: sorted({label for part in parts for label in part.coords[dim]})
-        if dim in ("layer", "head", "position", "key_position")
+        if dim in NUMBERED
         else list(dict.fromkeys(label for part in parts for label in part.coords[dim]))
         for dim in first.dims
     }
@@ -135,17 +137,34 @@ def grid_of_sites(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One site of a grid."""
+class Layout:
+    """How the result of one site is laid out.
+
+    Attributes:
+        site: The site.
+        coords: Labels of each dimension behind `pair`, in their order.
+        axis: What its positions are.
+        key_axis: What its keys are, of scores and patterns.
+    """
 
     site: Site
-    dims: tuple[str, ...]
     coords: dict[str, list[Any]]
     axis: str
     key_axis: str | None
 
     @classmethod
-    def of(cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int) -> "_Part":
+    def of(cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int) -> "Layout":
+        """The layout of a site.
+
+        Args:
+            blip: The model.
+            places: Positions of the pairs.
+            site: The site.
+            answer_length: Positions of the longest answer.
+
+        Raises:
+            ValueError: A label is known to no pair.
+        """
         axis, key_axis = axes(blip, site.stack, site.activation)
         coords: dict[str, list[Any]] = {}
         if site.layers:
@@ -159,7 +178,12 @@ class _Part:
             dim, labels = places.labels(site.keys, key_axis, f"keys of {site.name}", answer_length)
             if dim is not None:
                 coords[f"key_{dim}"] = labels
-        return cls(site, tuple(coords), coords, axis, key_axis)
+        return cls(site, coords, axis, key_axis)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions behind `pair`."""
+        return tuple(self.coords)
 
     def edits(self, source: str) -> list[tuple[tuple[Any, ...], CellEdit]]:
         """Labels along the dimensions, and the edit there."""

@@ -63,7 +63,7 @@ class Sweep:
         self.pairs = pairs.validate(blip)
         self.places = Places(blip, self.pairs)
         self.contrast = contrasts(blip, self.pairs, options.corruption, options.contrast)
-        self.grid = make_grid(self.places, self._longest_answer())
+        self.grid = make_grid(self.places, self.answer_length)
         self.described = described
         self.mismatched = "mismatched" in options.controls
         self.with_donors = self.mismatched or "donor" in self.grid.sources
@@ -77,7 +77,9 @@ class Sweep:
         needed = set(self.names)
         return needed | {"logit_diff_change"} if "patching_effect" in needed else needed
 
-    def _longest_answer(self) -> int:
+    @cached_property
+    def answer_length(self) -> int:
+        """Positions of the longest answer."""
         if self.blip.cfg.kind == "match":
             return 1
         lengths = {
@@ -92,21 +94,21 @@ class Sweep:
 
         size, quiet = len(self.grid.cells), not self.options.progress
         with (
-            self._kept() as kept,
+            self.kept() as kept,
             tqdm(total=len(self.pairs) * size, desc="patching", unit=" patches", disable=quiet) as bar,
         ):
-            for several in self._batches():
+            for several in self.batches():
                 if not kept.done[several].all():
-                    arrays = [self._batch(several, setting) for setting in self._settings]
-                    kept.write(several, self._raw(several, self._averaged(arrays)))
+                    arrays = [self._batch(several, setting) for setting in self.settings]
+                    kept.write(several, self.labelled(several, self.averaged(arrays)))
                 bar.update(len(several) * size)
-            return self._completed(kept.load())
+            return self.completed(kept.load())
 
-    def _kept(self) -> "InMemory | Store":
+    def kept(self) -> "InMemory | Store":
         """Where results go: a store on disk, which goes on where it stopped, or memory."""
         from notice_lens.patching.store import Store
 
-        template = self._raw(list(range(len(self.pairs))), None)
+        template = self.labelled(list(range(len(self.pairs))), None)
         if self.options.store is None:
             return InMemory(template)
         store = Store.open(self.options.store, template, self.attrs())
@@ -116,7 +118,7 @@ class Sweep:
         return store
 
     @cached_property
-    def _settings(self) -> list[Setting]:
+    def settings(self) -> list[Setting]:
         """What is done: once, or once for each draw of the noise."""
         noise = self.options.corruption
         if not isinstance(noise, Noise):
@@ -130,7 +132,7 @@ class Sweep:
         hooks = {source: self.grid.hooks_from(source) for source in ("mean", "resample")}
         return Made(self.blip, self.pairs, self.places, hooks, self.options)
 
-    def _batches(self) -> Iterator[list[int]]:
+    def batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for number, length in enumerate(self.places.tokens):
@@ -139,7 +141,7 @@ class Sweep:
             for start in range(0, len(several), self.pairs_at_a_time):
                 yield several[start : start + self.pairs_at_a_time]
 
-    def _streams(self) -> list[str]:
+    def streams(self) -> list[str]:
         """The stacks that variants pass through: from the first that is edited on."""
         edited = [HookName.parse(hook).stack for hook in self.grid.hooks]
         stacks = self.blip.cfg.stacks
@@ -147,11 +149,11 @@ class Sweep:
 
     def _fit(self, tokens: int) -> int:
         """How many variants fit into the budget."""
-        answer = self._longest_answer()
+        answer = self.answer_length
         lengths = {"vision": self.places.patches, "text": tokens, "decoder": answer}
         if self.blip.cfg.kind == "caption":
             lengths["decoder"] = tokens + answer
-        passed = {stack: lengths[stack] for stack in self._streams()}
+        passed = {stack: lengths[stack] for stack in self.streams()}
         d_vocab = 2 if self.blip.cfg.kind == "match" else self.blip.decoder.cfg.d_vocab or 0
         return rows_that_fit(self.blip, self.options.memory, bytes_per_row(self.blip, passed, d_vocab))
 
@@ -163,13 +165,12 @@ class Sweep:
             [self.contrast[number] for number in several],
             setting,
             self.grid.recorded,
-            self._streams(),
+            self.streams(),
             walk_hooks(self.blip, self.grid.receivers),
             self.with_donors,
         )
         contexts = list(batch.runs(self._made.of(several)))
-        arrays = {name: np.full((len(several), *shape), np.nan) for name, shape in self._shapes().items()}
-        self._baselines(contexts, arrays)
+        arrays = self.baselines(contexts)
         rows = list(self._rows(batch, contexts, several))
         for measured in measure(contexts, rows, self.rows_at_a_time):
             found = numbers(measured)
@@ -183,7 +184,7 @@ class Sweep:
                     arrays[name + behind][(row.pair, *row.cell.place)] = found[name][number]
         return arrays
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every array of a result, the pair left out."""
         behind = ["", "_mismatched"] if self.mismatched else [""]
         shapes = {name + ending: self.grid.shape for name in self.metrics for ending in behind}
@@ -208,19 +209,20 @@ class Sweep:
                     tested.add(hooks)
                     yield row.control(SELF)
 
-    @staticmethod
-    def _baselines(contexts: Sequence[Context], arrays: Arrays) -> None:
-        """What the two unpatched runs say."""
+    def baselines(self, contexts: Sequence[Context]) -> Arrays:
+        """What the two unpatched runs of some pairs say, and arrays of NaN for what is not measured yet."""
         everyone = np.arange(len(contexts[0].batch.pairs))
+        arrays = {name: np.full((len(everyone), *shape), np.nan) for name, shape in self.shapes().items()}
         for which in ("clean", "corrupt"):
             said = contrasted([context.say_logits(getattr(context, which).logits, everyone) for context in contexts])
             arrays[f"logit_diff_{which}"][:] = said.logit_diff.cpu().numpy()
             arrays[f"answer_prob_{which}"][:] = said.answer_prob.cpu().numpy()
             if f"accuracy_{which}" in arrays:
                 arrays[f"accuracy_{which}"][:] = said.accuracy.cpu().numpy()
+        return arrays
 
     @staticmethod
-    def _averaged(draws: Sequence[Arrays]) -> Arrays:
+    def averaged(draws: Sequence[Arrays]) -> Arrays:
         """The mean over draws of noise; of the noise floor the largest."""
         if len(draws) == 1:
             return draws[0]
@@ -229,7 +231,7 @@ class Sweep:
 
     # The result
 
-    def _raw(self, several: list[int], arrays: Arrays | None) -> "xr.Dataset":
+    def labelled(self, several: list[int], arrays: Arrays | None) -> "xr.Dataset":
         """Arrays of some pairs with their names.
 
         Args:
@@ -245,7 +247,7 @@ class Sweep:
             own = np.array([values[number] for number in several], dtype=object)
             coords["pair" if column == "id" else column] = ("pair", own)
         variables = {}
-        for name, shape in self._shapes().items():
+        for name, shape in self.shapes().items():
             full = (len(several), *shape)
             values = np.broadcast_to(np.array(np.nan, dtype), full) if arrays is None else arrays[name].astype(dtype)
             variables[name] = (("pair",) if name in BASELINES + ACCURACIES else ("pair", *self.grid.dims), values)
@@ -259,7 +261,7 @@ class Sweep:
         columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
         return {**columns, "contrast_answer": self.contrast, **partners}
 
-    def _completed(self, effects: "xr.Dataset") -> "xr.Dataset":
+    def completed(self, effects: "xr.Dataset") -> "xr.Dataset":
         """The result with what follows from its numbers."""
         effects.attrs["pairs_without_donor"] = self._without_donor() if self.mismatched else 0
         return completed(effects, self.options, self.names)

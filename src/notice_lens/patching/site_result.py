@@ -2,18 +2,18 @@
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens.patching.batch import Context, Setting
+from notice_lens.patching.batch import Context
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.options import Options
 from notice_lens.patching.places import Places
-from notice_lens.patching.results import Arrays, InMemory
+from notice_lens.patching.results import Arrays
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.sites import Site
 from notice_lens.patching.targets import Target
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
-    from notice_lens.patching.store import Store
 
 
 class SiteResult(Sweep):
@@ -31,9 +30,11 @@ class SiteResult(Sweep):
 
     Attributes:
         target: The site, and how its result is laid out.
+        common: What `attrs` says of all sites.
     """
 
     target: Target
+    common: Mapping[str, Any]
 
     @classmethod
     def several(
@@ -61,19 +62,22 @@ class SiteResult(Sweep):
             return targets[0].grid
 
         template = cls(blip, pairs, options, first, {"sites": []})
-        shared = {**template.attrs(), **method}
-        return [template._of(target, shared) for target in targets]
+        template.common = {**Sweep.attrs(template), **method}
+        return [template._of(target) for target in targets]
 
-    def _of(self, target: Target, shared: Mapping[str, Any]) -> "SiteResult":
+    def _of(self, target: Target) -> "SiteResult":
         """The same for another site."""
         own = copy.copy(self)
         own.target, own.grid, own.described = target, target.grid, {"sites": [asdict(target.site)]}
-        own.__dict__["_attrs"] = {**shared, "sites": json.dumps(own.described["sites"], default=str)}
         folder = self.options.store
         own.options = replace(self.options, store=None if folder is None else Path(folder) / target.site.name)
         return own
 
-    def _streams(self) -> list[str]:
+    def attrs(self) -> dict[str, Any]:
+        """Everything needed to repeat the run, in plain values."""
+        return {**self.common, "sites": json.dumps(self.described["sites"], default=str)}
+
+    def streams(self) -> list[str]:
         """All stacks: there are no cells to tell which are patched."""
         return list(self.blip.cfg.stacks)
 
@@ -82,36 +86,11 @@ class SiteResult(Sweep):
         """The site's."""
         return self.target.site.name
 
-    @property
-    def settings(self) -> list[Setting]:
-        """What is done: once, or once for each draw of the noise."""
-        return self._settings
-
-    def kept(self) -> "InMemory | Store":
-        """Where results go."""
-        return self._kept()
-
-    @property
-    def answer_length(self) -> int:
-        """Positions of the longest answer."""
-        return self._longest_answer()
-
-    def batches(self) -> Iterator[list[int]]:
-        """Pairs of one length of question that go together."""
-        return self._batches()
-
     def zeros(self, contexts: Sequence[Context]) -> Arrays:
         """Arrays of some pairs to add effects to; baselines are filled in."""
-        n_pairs = len(contexts[0].batch.pairs)
-        arrays = {name: np.full((n_pairs, *shape), np.nan) for name, shape in self._shapes().items()}
-        arrays["logit_diff_change"] = np.zeros((n_pairs, *self.grid.shape))
-        self._baselines(contexts, arrays)
-        return arrays
+        arrays = self.baselines(contexts)
+        return {**arrays, "logit_diff_change": np.zeros_like(arrays["logit_diff_change"])}
 
     def part(self, several: list[int], draws: Sequence[Arrays]) -> "xr.Dataset":
         """The result of some pairs, over draws of the noise."""
-        return self._raw(several, self._averaged(draws))
-
-    def completed(self, effects: "xr.Dataset") -> "xr.Dataset":
-        """The result with what follows from its numbers."""
-        return self._completed(effects)
+        return self.labelled(several, self.averaged(draws))

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.patching.grid import Grid
+from notice_lens.patching.grid import NUMBERED, Grid, Layout
 from notice_lens.patching.places import Places
 from notice_lens.patching.reruns import EMBEDDING
-from notice_lens.patching.sites import TABLES, WITH_HEADS, Site, axes
+from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -16,7 +16,6 @@ NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
 ASIDE = ("hook_q", "hook_k", "hook_v", "hook_z")
 """What scores, patterns and their gradients are made of."""
-ORDERED = ("layer", "head", "position", "key_position", "neuron")
 
 
 @dataclass(frozen=True)
@@ -52,22 +51,13 @@ class Target:
             neurons: Whether it has a dimension of neurons, if it is of neurons.
             corrected: Whether to compute the softmax again, if it is before one.
         """
-        axis, key_axis = axes(blip, site.stack, site.activation)
-        coords: dict[str, list[Any]] = {}
-        if site.layers:
-            coords["layer"] = list(site.layers)
-        if site.heads is not None:
-            coords["head"] = list(site.heads)
-        for prefix, spec, own in (("", site.positions, axis), ("key_", site.keys, key_axis)):
-            if own is not None:
-                what = f"keys of {site.name}" if prefix else site.name
-                dim, labels = places.labels(spec, own, what, answer_length)
-                coords |= {} if dim is None else {prefix + dim: labels}
+        found = Layout.of(blip, places, site, answer_length)
+        coords = dict(found.coords)
         if neurons and site.activation in NEURONS:
             coords["neuron"] = list(range(blip.stack(site.stack).cfg.d_mlp))
-        coords = {dim: sorted(labels) if dim in ORDERED else labels for dim, labels in coords.items()}
+        coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
         before_softmax = site.activation.endswith(THROUGH_SOFTMAX)
-        return cls(site, coords, axis, key_axis, corrected and before_softmax)
+        return cls(site, coords, found.axis, found.key_axis, corrected and before_softmax)
 
     @property
     def module(self) -> str:

@@ -85,7 +85,8 @@ def attention_maps(
     weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
     leaves = [f"{found.stack}.blocks.{layer}.{found.activation}" for layer in layers]
     last = f"vision.blocks.{blip.stack('vision').cfg.n_layers - 1}.hook_resid_post"
-    watched = [*leaves, *(leaf.replace("hook_pattern", "hook_v") for leaf in leaves), last]
+    values = [leaf.replace("hook_pattern", "hook_v") for leaf in leaves] if "value_weighted" in kinds else []
+    watched = [*leaves, *values, last]
     for start in tqdm(range(0, len(pairs), batch_size), desc="attention maps", disable=not progress):
         numbers = range(start, min(start + batch_size, len(pairs)))
         inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)

@@ -1,7 +1,5 @@
-"""What heads look at in the image: attention maps at the words of a question, in 8 bits where they are kept.
+"""What heads look at in the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
 
-A map is the pattern of one head: for the words of a role (their mean where there are several), the share of attention
-that each image patch gets. The class token, which belongs to no place, is kept apart: patches and class token sum to 1.
 Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
 """
 
@@ -9,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 
+from notice_lens.circuits.maps import attention_maps
 from notice_lens.models.names import one_of
 
 if TYPE_CHECKING:
@@ -60,52 +58,30 @@ def maps_of_runs(
         if role not in known:
             raise ValueError(one_of("role of these pairs", role, known))
     wanted = list(roles or known)
+    site, side = f"{looking_stack(blip)}.cross_attn", blip.cfg.image_size // blip.cfg.patch_size
     cfg = blip.stack(looking_stack(blip)).cfg
-    side = blip.cfg.image_size // blip.cfg.patch_size
-    shape = (len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side)
-    found = np.full(shape, np.nan, np.float32)
+    found = np.full((len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side), np.nan, "float32")
     for place, run in enumerate(runs):
-        _fill(
-            found[:, place],
-            blip,
-            pairs,
-            run,
-            [[each.get(role) for role in wanted] for each in spans],
-            batch_size,
-            progress,
-        )
+        image, prompt = RUNS[run]
+        there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
+        asking = [number for number, role in enumerate(wanted) if any(role in spans[pair] for pair in there)]
+        if not asking:
+            continue
+        own = attention_maps(
+            blip, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
+            image=image, prompt=prompt, batch_size=batch_size, progress=progress,
+        ).sel(maps="attention")  # fmt: skip
+        tokens, patches = own["class_token"].values[..., None], own["weight"].values
+        found[np.ix_(there, [place], asking)] = np.concatenate([tokens, patches], -1)[:, None]
     labels = [np.array(pairs["id"], object), list(runs), wanted, range(cfg.n_layers), range(cfg.n_heads)]
     coords: dict[str, Any] = dict(zip(DIMS, labels, strict=True))
     coords["class_token"] = (DIMS, found[..., 0])
-    attrs = {"grid": (side, side), "site": f"{looking_stack(blip)}.cross_attn"}
-    return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", attrs)
+    return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", {"grid": (side, side), "site": site})
 
 
 def looking_stack(blip: "HookedBLIP") -> str:
     """The stack whose cross-attention reads the image: the one behind `vision`."""
     return blip.cfg.stacks[blip.cfg.stacks.index("vision") + 1]
-
-
-def _fill(
-    found: Any, blip: "HookedBLIP", pairs: "MinimalPairs", run: str, spans: Any, batch_size: int, progress: bool
-) -> None:
-    """Writes the maps of one run, [pair, role, layer, head, position]; pairs that lack it stay NaN."""
-    from tqdm.auto import tqdm
-
-    image, prompt = RUNS[run]
-    there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
-    names = [f"{looking_stack(blip)}.blocks.{layer}.cross_attn.hook_pattern" for layer in range(found.shape[2])]
-    starts = range(0, len(there), batch_size)
-    for start in tqdm(starts, desc=f"attention, {run} run", unit="batch", disable=not progress):
-        numbers = there[start : start + batch_size]
-        with torch.no_grad():
-            inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)
-            _, cache = blip.run_with_cache(inputs, names_filter=names)
-        patterns = np.stack([cache[name].float().cpu().numpy() for name in names], 1)
-        for row, number in enumerate(numbers):
-            for role, span in enumerate(spans[number]):
-                if span is not None:
-                    found[number, role] = patterns[row, :, :, span[0] : span[1]].mean(2)
 
 
 def packed(maps: xr.DataArray) -> xr.Dataset:

@@ -18,6 +18,7 @@ import xarray as xr
 
 from notice_lens.models.names import one_of
 from notice_lens.patching.aggregates import CONTROL, gap
+from notice_lens.patching.site_tree import dataset_of
 
 PLACE = ("layer", "head")
 BASELINES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
@@ -129,7 +130,8 @@ def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", contro
 
 
 def _checked(effects: Any, metric: str) -> xr.Dataset:
-    """The result, if it is one of a sweep over heads that has the metric."""
+    """The result, if it is one over heads that has the metric: of a sweep, or of one site of an attribution."""
+    effects = dataset_of(effects)
     if not isinstance(effects, xr.Dataset):
         raise TypeError(f"effects are of type {type(effects).__name__}; expected the Dataset of patching.patch_heads")
     if metric not in BASELINES:

@@ -18,7 +18,10 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.patching.site_tree import dataset_of
 
+Effects = xr.Dataset | xr.DataTree
+"""A result: of a sweep, or a site's group of what `attribute` gives."""
 DIRECTIONS = ("denoise", "noise")
 RATIO, CHANGE, CONTROL = "patching_effect", "logit_diff_change", "_mismatched"
 ROUNDING = 1e-9
@@ -29,7 +32,7 @@ BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
 
 
 def aggregate(
-    effects: xr.Dataset, metric: str = RATIO, over: str | Sequence[str] = "pair", by: str | None = None
+    effects: Effects, metric: str = RATIO, over: str | Sequence[str] = "pair", by: str | None = None
 ) -> xr.DataArray:
     """The mean of a metric, with how many values it is of as the coordinate `n`.
 
@@ -38,7 +41,7 @@ def aggregate(
     For everything else it is the plain mean of what is not NaN. Where there is nothing it is NaN.
 
     Args:
-        effects: A result.
+        effects: A result, of `attribute` that of one site: `found["text.cross_attn.z"]`.
         metric: One of its variables.
         over: The dimension, or dimensions, to average over.
         by: A coordinate along `pair`, such as `group`: a mean for each of its values, along a dimension of that name.
@@ -50,6 +53,7 @@ def aggregate(
     Raises:
         ValueError: The result lacks the metric, the dimension, the coordinate, or what the gap is made of.
     """
+    effects = dataset_of(effects)
     if by is not None:
         return _by_group(effects, metric, over, by)
     values, weights = _sums(effects, metric)
@@ -65,7 +69,7 @@ def aggregate(
     return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs)
 
 
-def carried(effects: xr.Dataset, metric: str = RATIO) -> xr.Dataset:
+def carried(effects: Effects, metric: str = RATIO) -> xr.Dataset:
     """Matched minus mismatched, per pair: what a patch from the right run does beyond one from any other.
 
     A patch from the clean run into the corrupted one also *erases* what was corrupted, and so does a patch from a run
@@ -83,6 +87,7 @@ def carried(effects: xr.Dataset, metric: str = RATIO) -> xr.Dataset:
     Raises:
         ValueError: The result lacks the metric or its control.
     """
+    effects = dataset_of(effects)
     names = [metric, CHANGE] if metric == RATIO else [metric]
     for name in names:
         _variable(effects, name)
@@ -96,7 +101,7 @@ def carried(effects: xr.Dataset, metric: str = RATIO) -> xr.Dataset:
     return effects[kept].assign(differences).assign_attrs(pairs_without_donor=int(lost.sum()))
 
 
-def mediation(effects_denoise: xr.Dataset | None = None, effects_noise: xr.Dataset | None = None) -> xr.Dataset:
+def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | None = None) -> xr.Dataset:
     """Total, indirect and direct effects (Pearl 2001, Direct and Indirect Effects; Vig et al. 2020, arXiv 2004.12265).
 
     Y(x, m) is the logit difference of a run on the input x whose patched activation is set to m; M(x) is what it is by
@@ -127,6 +132,7 @@ def mediation(effects_denoise: xr.Dataset | None = None, effects_noise: xr.Datas
     Raises:
         ValueError: No result, one in the place of the other direction, or two of other pairs.
     """
+    effects_denoise, effects_noise = dataset_of(effects_denoise), dataset_of(effects_noise)
     given = {"denoise": effects_denoise, "noise": effects_noise}
     given = {direction: effects for direction, effects in given.items() if effects is not None}
     if not given:

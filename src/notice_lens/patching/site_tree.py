@@ -47,3 +47,17 @@ def short(name: str) -> str:
     """A site's name without what may be left out."""
     plain = name.replace("hook_", "")
     return plain.removesuffix(".z") if plain.endswith("attn.z") else plain
+
+
+def dataset_of(effects: Any) -> Any:
+    """A site's group as a Dataset; anything that is no tree as it is.
+
+    Raises:
+        TypeError: It is a whole tree, whose sites each have numbers of their own.
+    """
+    if not isinstance(effects, xr.DataTree):
+        return effects
+    if effects.children:
+        sites = list(map(str, effects.children))
+        raise TypeError(f"a tree of {len(sites)} sites was given; take one of them, such as effects[{sites[0]!r}]")
+    return effects.to_dataset()

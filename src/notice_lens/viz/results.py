@@ -52,7 +52,8 @@ def averaged(
     """The mean over pairs of a metric over some dimensions, in their order.
 
     Args:
-        effects: A result of a sweep, a result of `circuits.important_heads`, or an array that is a mean already.
+        effects: A result of a sweep, of one site of an attribution, or of `circuits.important_heads`; or an array that
+            is a mean already.
         metric: A variable; None takes `effect`, or else `patching_effect`.
         where: By dimension, which of its labels. A role that is not given is `correct` where there is such a role.
         dims: What the figure draws.
@@ -83,7 +84,9 @@ def averaged(
 
 def _mean(effects: Any, metric: str | None, figure: str) -> xr.DataArray:
     from notice_lens.patching import aggregate
+    from notice_lens.patching.site_tree import dataset_of
 
+    effects = dataset_of(effects)
     if isinstance(effects, xr.DataArray):
         return effects.mean("pair") if "pair" in effects.dims else effects
     if not isinstance(effects, xr.Dataset):

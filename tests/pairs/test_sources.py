@@ -62,6 +62,25 @@ def test_columns_of_other_names(folder):
         MinimalPairs.from_csv(write_csv(folder / "other.csv", rows))
 
 
+def test_messages_name_files_from_the_working_folder_on(folder, monkeypatch):
+    """A report is passed on: where somebody keeps their folders is nobody else's business."""
+    (folder / "mask.png").write_bytes(b"no image")
+    monkeypatch.chdir(folder)
+    wrong = table_row(0, clean_image="none.png", corrupt_regions={"object": "mask.png"})
+    messages = []
+    for read in (lambda: MinimalPairs.from_rows([wrong]), lambda: MinimalPairs.from_csv(write_csv("a.csv", [wrong]))):
+        with pytest.raises(PairsError, match="clean_image: none.png: no such file") as caught:
+            read()
+        messages.append(str(caught.value))
+    pairs = MinimalPairs.from_rows([table_row(1)])
+    (folder / table_row(1)["clean_image"]).unlink()
+    with pytest.raises(ValueError, match="no such file") as caught:
+        pairs[0].clean_image  # noqa: B018
+    messages.append(str(caught.value))
+    assert all("corrupt_regions: mask.png cannot be read" in message for message in messages[:2])
+    assert not any(str(folder) in message for message in messages), messages
+
+
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname", "sub/../../secret.png"])
 def test_paths_stay_in_their_folder(folder, path):
     inside = folder / "inside"

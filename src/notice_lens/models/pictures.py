@@ -69,6 +69,12 @@ def digest(image: Image.Image) -> str:
     return hashlib.blake2b(f"{rgb.size}".encode() + rgb.tobytes(), digest_size=16).hexdigest()
 
 
+def shown_path(path: str | PathLike[str]) -> str:
+    """A file's path for messages: from the working folder on where it lies in it, and else as it is."""
+    found = Path(path)
+    return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(found)
+
+
 @contextmanager
 def _opened(source: str | PathLike[str] | bytes) -> Iterator[Image.Image]:
     """The picture of a file or of its bytes, of which Pillow has read the header."""

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from notice_lens.models.names import one_of
-from notice_lens.models.pictures import digest, to_rgb
+from notice_lens.models.pictures import digest, shown_path, to_rgb
 from notice_lens.pairs.problems import IMAGE, KIND, MISSING, REGION, ROLE, Problem
 from notice_lens.pairs.regions import as_run_lengths
 from notice_lens.pairs.roles import as_spans
@@ -176,7 +176,8 @@ def open_image(stored: Mapping[str, Any]) -> Image.Image:
     try:
         return to_rgb(source)
     except ValueError as error:
-        raise ValueError(f"{stored['path'] or 'an image'}: {error}") from error
+        name = shown_path(stored["path"]) if stored["path"] else "an image"
+        raise ValueError(f"{name}: {error}") from error
 
 
 def look(stored: Mapping[str, Any]) -> Seen:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from PIL import Image
 
-from notice_lens.models.pictures import to_rgb
+from notice_lens.models.pictures import shown_path, to_rgb
 from notice_lens.world.write import run_lengths
 
 Mask = NDArray[np.bool_]
@@ -45,7 +45,7 @@ def as_mask(region: Any, size: tuple[int, int] | None = None) -> Mask:
         try:
             return _brighter(np.asarray(to_rgb(region).convert("L")))
         except ValueError as error:
-            raise ValueError(f"{region} cannot be read: {error}") from error
+            raise ValueError(f"{shown_path(region)} cannot be read: {error}") from error
     if isinstance(region, Image.Image):
         return _brighter(np.asarray(to_rgb(region).convert("L")))
     array = np.asarray(region)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from notice_lens.models.names import one_of
-from notice_lens.models.pictures import digest
+from notice_lens.models.pictures import digest, shown_path
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.inventory import read_pictures
 from notice_lens.pairs.manifest import Manifest, sha256
@@ -60,7 +60,7 @@ def store_all(rows: Iterable[Any], progress: bool = True) -> list[Stored]:
             return look(stored)
         path = Path(stored["path"])
         if path not in inventory.pictures:
-            raise ValueError(f"{stored['path']}: {unreadable.get(path.as_posix(), 'it was not read')}")
+            raise ValueError(f"{shown_path(path)}: {unreadable.get(path.as_posix(), 'it was not read')}")
         picture = inventory.pictures[path]
         return Seen(picture.digest, picture.height, picture.width)
 

@@ -36,7 +36,7 @@ from notice_lens.patching.reruns import EMBEDDING, Blocks
 from notice_lens.patching.results import Arrays
 from notice_lens.patching.site_result import SiteResult
 from notice_lens.patching.sites import TABLES, Site
-from notice_lens.patching.targets import NEURONS, Target
+from notice_lens.patching.targets import NEURONS, Target, wanted
 from notice_lens.patching.ways import PATHS, Step, input_way, site_way, tangent
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ class Attribution:
         self.results, self.steps, self.path = list(results), steps, path
         self.first = self.results[0]
         self.blip, self.options = self.first.blip, self.first.options
+        self.whole: list[str] = []
 
     def run(self) -> "SiteTree":
         """The result."""
@@ -191,8 +192,9 @@ class Attribution:
         from notice_lens.patching.site_tree import SiteTree
 
         first, quiet = self.first, not self.options.progress
+        at_a_time = self._pairs_that_fit()
         for result in self.results:
-            result.pairs_at_a_time = self._pairs_that_fit()
+            result.pairs_at_a_time = at_a_time
         with ExitStack() as opened, torch.no_grad():
             kept = [opened.enter_context(result.kept()) for result in self.results]
             bar = opened.enter_context(tqdm(total=len(first.pairs), desc="attribution", unit=" pairs", disable=quiet))
@@ -234,7 +236,9 @@ class Attribution:
         """The same at once."""
         first = self.first
         pairs, contrast = first.pairs.select(several), [first.contrast[number] for number in several]
-        batch = Batch(self.blip, pairs, contrast, setting, Blocks(self.blip).recorded, (), (), donors=False)
+        batch = Batch(
+            self.blip, pairs, contrast, setting, Blocks(self.blip).recorded, (), (), donors=False, of_others=self.whole
+        )
         contexts = list(batch.runs())
         results = [self.results[number] for number in left]
         arrays, members = [result.zeros(contexts) for result in results], Members(contexts, first.places, several)
@@ -258,18 +262,43 @@ class Attribution:
         return way(Blocks(self.blip), targets, base, other, self.steps)
 
     def _pairs_that_fit(self) -> int:
-        """How many pairs go at a time: streams of the runs stay, and one block has its activations and its graph."""
+        """How many pairs go at a time: streams of the runs stay, and one block has its activations and its graph.
+
+        Where there is room for one pair's activations of all blocks too, those of the other run are kept from its
+        forward pass, and its blocks need not be run again.
+        """
+        size, limit = torch.finfo(self.blip.dtype).bits // 8, budget(self.blip, self.options.memory)
+        blockwise = size * self._entries_blockwise()
+        whole = wanted(result.target for result in self.results)
+        kept = blockwise + size * sum(self._width(stack, name) for (stack, _), names in whole.items() for name in names)
+        if kept <= limit:
+            self.whole = [
+                f"{stack}.blocks.{layer}.{name}"
+                for (stack, layer), names in whole.items() if layer != EMBEDDING
+                for name in names if not name.endswith(TABLES)
+            ]  # fmt: skip
+        return int(np.clip(limit // (kept if self.whole else blockwise), 1, MOST_PAIRS))
+
+    def _lengths(self) -> dict[str, int]:
+        """Positions of each stack."""
         first = self.first
         text = max(first.places.tokens)
-        lengths = {"vision": first.places.patches, "text": text, "decoder": first.answer_length}
-        lengths["decoder"] += text if self.blip.cfg.kind == "caption" else 0
-        streams, widest = 0, 0
+        answer = first.answer_length + (text if self.blip.cfg.kind == "caption" else 0)
+        return {"vision": first.places.patches, "text": text, "decoder": answer}
+
+    def _width(self, stack: str, name: str) -> int:
+        """Entries of an activation of one pair, at most."""
+        cfg, lengths = self.blip.stack(stack).cfg, self._lengths()
+        keys = name.startswith("cross_attn") and name.endswith(("hook_k", "hook_v"))
+        return (max(lengths.values()) if keys else lengths[stack]) * (cfg.d_mlp if name in NEURONS else cfg.d_model)
+
+    def _entries_blockwise(self) -> int:
+        """What one pair takes while blocks are run again one by one, in numbers."""
+        streams, widest, lengths = 0, 0, self._lengths()
         for stack in self.blip.cfg.stacks:
             cfg, pos = self.blip.stack(stack).cfg, lengths[stack]
             tables = sum(result.target.site.stack == stack and result.target.leaf in TABLES for result in self.results)
             streams += (3 if self.steps else 2) * cfg.n_layers * pos * cfg.d_model
             keys = max(lengths.values())
             widest = max(widest, pos * (24 * cfg.d_model + 6 * cfg.d_mlp) + 3 * tables * cfg.n_heads * pos * keys)
-        size = torch.finfo(self.blip.dtype).bits // 8
-        fit = budget(self.blip, self.options.memory) // (size * (streams + widest))
-        return int(np.clip(fit, 1, MOST_PAIRS))
+        return streams + widest

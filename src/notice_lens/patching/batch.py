@@ -64,6 +64,7 @@ class Batch:
         streams: Stacks whose base stream the wave grows from.
         also: Hook points that are recorded of the base run alone.
         donors: Whether mismatched runs are needed.
+        of_others: Hook points that are recorded of every run but the base run.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Batch:
         streams: Iterable[str],
         also: Iterable[str],
         donors: bool,
+        of_others: Iterable[str] = (),
     ) -> None:
         self.blip, self.pairs, self.setting = blip, list(pairs), setting
         self.record, self.streams = list(dict.fromkeys(record)), list(streams)
-        self.also = list(also)
+        self.also, self.of_others = list(also), list(of_others)
         column = "donor_prompt" if setting.by_text else "donor_digest"
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
         self.donors = donors and bool(self.has_donor.any())
@@ -148,14 +150,15 @@ class Batch:
             before: The runs while the decoder said something else.
             clean: The clean run while it says this, if it is there already.
         """
-        of_base = self._base_names()
+        alone = self._base_names()
         if which != ("clean" if from_clean else "corrupt"):
             # Where only words differ, the images of the corrupted run are the clean run's.
-            of_base = [name for name in of_base if self.setting.by_text and name.startswith("vision.")]
+            alone = [name for name in alone if self.setting.by_text and name.startswith("vision.")]
+            alone += self.of_others
         upstream, start = before.get(which), None
         if upstream is None and self.setting.by_text and clean is not None:
             upstream, start = clean, self.blip.cfg.stacks[1]
-        names = [*self.record, *of_base]
+        names = [*self.record, *alone]
         with attn_results(self.blip, names):
             return trace(self.blip, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from notice_lens.patching.batch import Context
 from notice_lens.patching.gradients import Found
+from notice_lens.patching.mixing import scores_of
 from notice_lens.patching.places import Places
 from notice_lens.patching.softmax import Tables, effect_of_each_key, effect_of_queries, effect_of_sets, pattern_gradient
 from notice_lens.patching.targets import ASIDE, Target
@@ -128,25 +129,37 @@ def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor
 def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
     """What patches of queries, keys or scores do, with the softmax computed again: arguments as above."""
     module = target.module
-    q, k, v = (found.values[f"{module}.{name}"][some] for name in ASIDE[:3])
-    mask = found.masks[module]
-    mask = mask[some] if mask is not None and len(mask) > 1 else mask
-    before = Tables.of(q, k, mask)
-    grad = pattern_gradient(found.grads[f"{module}.hook_z"][some], v)
+    before, grad, mask = _unpatched(found, module, some)
+    q, k = (found.values[f"{module}.{name}"][some] for name in ASIDE[:2])
     if target.leaf != "hook_k":
         q = q + found.changes[f"{module}.hook_q"][some]
     if target.leaf != "hook_q":
         k = k + found.changes[f"{module}.hook_k"][some]
-    patched = Tables.of(q, k, mask).scores
+    patched = scores_of(q, k, mask)
     if keys is None:
         return effect_of_queries(grad, before.pattern, patched)
+    of_keys = target.leaf == "hook_k"
     if bool((keys.sum(-1) <= 1).all()):
-        # Keys one at a time need no table each.
+        # Keys one at a time need no table each; of patched keys all queries count together.
         each = effect_of_each_key(grad, before, patched)
+        each = each.sum(2, keepdim=True) if of_keys else each
         rows = torch.einsum("phqk,plk->phql", each, keys.to(each.dtype))
     else:
         rows = effect_of_sets(grad, before, patched, keys)
-    return rows.sum(2) if target.leaf == "hook_k" else rows
+    return rows.sum(2) if of_keys else rows
+
+
+def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor, Tensor | None]:
+    """Of some pairs a module's table, the gradient at its pattern, and the mask; kept for the module's next site."""
+    key = (module, some.start)
+    if key not in found.kept:
+        found.kept.clear()
+        q, k, v = (found.values[f"{module}.{name}"][some] for name in ASIDE[:3])
+        mask = found.masks[module]
+        mask = mask[some] if mask is not None and len(mask) > 1 else mask
+        grad = pattern_gradient(found.grads[f"{module}.hook_z"][some], v)
+        found.kept[key] = Tables.of(q, k, mask), grad, mask
+    return found.kept[key]
 
 
 def _given(keys: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ two gradients meet, with their signs, in the states that both read, and the earl
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Found:
         grads: Gradient of the summed logit difference with regard to each.
         changes: By how much each changes toward the other run.
         masks: Of `attn` and `cross_attn`, which keys each query may look at.
+        kept: What was made of them last and may be asked for again.
     """
 
     context: int
@@ -56,6 +57,7 @@ class Found:
     grads: Values
     changes: Values
     masks: Mapping[str, Tensor | None]
+    kept: dict[Any, Any] = field(default_factory=dict)
 
 
 class Backward:
@@ -133,12 +135,12 @@ class Backward:
 
     def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: Values) -> Values:
         """How the block's activations change toward the other run."""
-        changes = {name: torch.zeros_like(value) for name, value in values.items()}
+        changes: Values = {}
         for weight, node in self.towards:
             same = node is self.at
             there = values if same else self.blocks.activations(node[number], stack, layer, names)
             for name, value in there.items():
-                changes[name].add_(value, alpha=weight)
+                changes[name] = changes[name].add_(value, alpha=weight) if name in changes else weight * value
         return changes
 
 

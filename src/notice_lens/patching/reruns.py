@@ -111,10 +111,20 @@ class Blocks:
 
     @torch.no_grad()
     def activations(self, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values:
-        """Activations of a block, scores and patterns among them."""
-        values = self.again(trace, stack, layer, self.start(trace, stack, layer), names)[1]
+        """Activations of a block, scores and patterns among them: as they were recorded, or from running it again."""
+        values = self._recorded(trace, stack, layer, names)
+        if values is None:
+            values = self.again(trace, stack, layer, self.start(trace, stack, layer), names)[1]
         self.add_tables(values, trace, stack, layer, names)
         return values
+
+    @staticmethod
+    def _recorded(trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values | None:
+        """What was recorded of a block; None where something is lacking, or was moved since."""
+        hooks = {name: f"{stack}.blocks.{layer}.{name}" for name in names if not name.endswith(TABLES)}
+        if isinstance(trace, Moved) or not all(hook in trace.activations for hook in hooks.values()):
+            return None
+        return {name: trace.activations[hook] for name, hook in hooks.items()}
 
     def add_tables(self, values: Values, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> None:
         """Adds scores and patterns that are wanted, from queries and keys.

@@ -243,7 +243,7 @@ class Sweep:
         dtype = np.dtype(self.options.dtype or ("float64" if self.blip.dtype == torch.float64 else "float32"))
         labels = self.grid.coords.items()
         coords: dict[str, Any] = {dim: np.array(own, dtype=_dtype(own)) for dim, own in labels}
-        for column, values in self._columns.items():
+        for column, values in self.columns.items():
             own = np.array([values[number] for number in several], dtype=object)
             coords["pair" if column == "id" else column] = ("pair", own)
         variables = {}
@@ -255,7 +255,7 @@ class Sweep:
         return xr.Dataset(variables, coords=coords, attrs={**self.attrs(), **plan})
 
     @cached_property
-    def _columns(self) -> dict[str, list[Any]]:
+    def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
         partners = {"resampled_from": self._made.partners} if "resample" in self.grid.sources else {}
         columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}

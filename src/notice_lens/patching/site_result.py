@@ -68,6 +68,8 @@ class SiteResult(Sweep):
     def _of(self, target: Target) -> "SiteResult":
         """The same for another site."""
         own = copy.copy(self)
+        # Read once for all of them: a data set takes milliseconds for a column, and there are many sites.
+        own.columns = self.columns
         own.target, own.grid, own.described = target, target.grid, {"sites": [asdict(target.site)]}
         folder = self.options.store
         own.options = replace(self.options, store=None if folder is None else Path(folder) / target.site.name)

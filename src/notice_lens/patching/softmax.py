@@ -81,10 +81,11 @@ def effect_of_sets(
         patched: The patched scores, of all keys.
         keys: The sets.
     """
-    rows = [
-        effect_of_queries(grad, before.pattern, torch.where(keys[:, None, None, label], patched, before.scores))
-        for label in range(keys.shape[1])
-    ]
+    rows = []
+    for label in range(keys.shape[1]):
+        own = keys[:, None, None, label]
+        scores = patched if bool(own.all()) else torch.where(own, patched, before.scores)
+        rows.append(effect_of_queries(grad, before.pattern, scores))
     return torch.stack(rows, -1)
 
 

@@ -13,8 +13,9 @@ in every row. With s the scores, s' the patched ones, and L_j the log of the sum
     effect_j = (p'_j - p_j) · (g_j - m_j)
 
 where g is the gradient at the pattern and m_j its mean over the other keys, weighted by how much is looked at them: the
-weight that moves to key j, times what it is worth more there. That needs no table for each key. For the key that is
-looked at most, L_j and m_j are summed anew; taking it away from the total would leave rounding.
+weight that moves to key j, times what it is worth more there, which is (g_j - mean of all) / (1 - p_j). That needs no
+table for each key. For the key that is looked at most, L_j and m_j are summed anew; taking it away from the total would
+leave rounding.
 """
 
 from typing import NamedTuple
@@ -91,14 +92,16 @@ def effect_of_sets(
 
 def effect_of_each_key(grad: Tensor, before: Tables, patched: Tensor) -> Float[Tensor, "pair head query_pos key_pos"]:
     """What each query's row does when the score of one key is patched, for every key by itself; arguments as above."""
+    # Tables are large, and each step reads or writes all of one: what can be is done in place.
     scores, pattern = before
-    most = scores.argmax(-1, keepdim=True)
-    total, mean = scores.logsumexp(-1, keepdim=True), (grad * pattern).sum(-1, keepdim=True)
-    top = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, most, True)
-    # Half at most is looked at any other key, so 1 - pattern is never small where it divides.
-    rest = (1 - pattern).masked_fill(top, 1.0)
-    others, worth = total + rest.log(), (mean - grad * pattern) / rest
-    without = scores.masked_fill(top, torch.finfo(scores.dtype).min)
-    others = torch.where(top, without.logsumexp(-1, keepdim=True), others)
-    worth = torch.where(top, (grad * without.softmax(-1)).sum(-1, keepdim=True), worth)
-    return ((patched - others).sigmoid() - (scores - others).sigmoid()) * (grad - worth)
+    most = pattern.argmax(-1, keepdim=True)
+    rest = 1 - pattern
+    others = rest.log().add_(scores.logsumexp(-1, keepdim=True))
+    weight = (patched - others).sigmoid_().sub_(pattern)
+    worth = (grad - (grad * pattern).sum(-1, keepdim=True)).div_(rest)
+    # The key that is looked at most, whose `rest` is rounding.
+    without = scores.scatter(-1, most, torch.finfo(scores.dtype).min)
+    others = without.logsumexp(-1, keepdim=True)
+    mean = (without.sub_(others).exp_() * grad).sum(-1, keepdim=True)
+    own = [(table.gather(-1, most) - others).sigmoid() for table in (patched, scores)]
+    return weight.mul_(worth).scatter_(-1, most, (own[0] - own[1]) * (grad.gather(-1, most) - mean))

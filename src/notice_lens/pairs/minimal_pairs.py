@@ -4,32 +4,24 @@ Rows of any origin take one way: `records.store` makes them plain values, `valid
 with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
 """
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from notice_lens.models.names import one_of
 from notice_lens.pairs import problems as reasons
-from notice_lens.pairs.assembly import assemble, check_on_error, why
+from notice_lens.pairs.assembly import assemble, check_on_error
 from notice_lens.pairs.built import Built
-from notice_lens.pairs.clusters import clustered
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.minimal_pair import MinimalPair
+from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import Problem
-from notice_lens.pairs.records import DIGESTS, IMAGES, look, stored_image
 from notice_lens.pairs.regions import resample
 from notice_lens.pairs.roles import as_mapping, token_spans
-from notice_lens.pairs.sources import read_file, resized, rows_of_dataset, store_all, store_built
-from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
+from notice_lens.pairs.sources import read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
 from notice_lens.pairs.validation import check_tokens
 
@@ -40,7 +32,7 @@ if TYPE_CHECKING:
     from notice_lens.models import BLIPInputs, HookedBLIP
 
 
-class MinimalPairs:
+class MinimalPairs(PairSequence):
     """Minimal pairs: images that differ in one meaning (SMP), questions that differ in the telling words (STR).
 
     `pairs[3]` is a `MinimalPair`, `pairs["clean_prompt"]` a column, `pairs[:10]` pairs again. Columns of a row:
@@ -61,11 +53,6 @@ class MinimalPairs:
         manifest: Where the pairs come from and what became of the rest.
         dropped: What was dropped: the same columns, and `reason` and `detail`.
     """
-
-    def __init__(self, dataset: "Dataset", manifest: Manifest, dropped: "Dataset") -> None:
-        self.dataset = dataset
-        self.manifest = manifest
-        self.dropped = dropped
 
     # Where they come from
 
@@ -172,177 +159,6 @@ class MinimalPairs:
             rows_of_dataset(dataset, columns or {}), on_error=on_error, manifest=manifest, progress=progress
         )
 
-    # A sequence of pairs
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    @overload
-    def __getitem__(self, index: int) -> MinimalPair: ...
-    @overload
-    def __getitem__(self, index: slice) -> "MinimalPairs": ...
-    @overload
-    def __getitem__(self, index: str) -> list[Any]: ...
-    def __getitem__(self, index: Any) -> Any:
-        """A pair by number, pairs by slice, or a column by name (not its images, which pairs decode)."""
-        if isinstance(index, str):
-            if index not in self.dataset.column_names:
-                raise KeyError(one_of("column", index, self.dataset.column_names))
-            return list(self.dataset[index])
-        if isinstance(index, slice):
-            return self.select(range(*index.indices(len(self))))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} asked for; there are {len(self)}")
-        return MinimalPair.of(self.dataset[int(index) % len(self)])
-
-    def __iter__(self) -> Iterator[MinimalPair]:
-        return (self[number] for number in range(len(self)))
-
-    def records(self) -> list[dict[str, Any]]:
-        """The rows as they are stored, without their images."""
-        return self.dataset.remove_columns(list(IMAGES)).to_list()
-
-    def select(self, numbers: Any) -> "MinimalPairs":
-        """The pairs of these numbers, in this order. Raises IndexError for a number that no pair has."""
-        asked = np.asarray(list(numbers))
-        if asked.dtype == bool:
-            raise TypeError("select takes numbers of pairs, not a mask; numpy.flatnonzero(mask) gives them")
-        chosen = [int(number) for number in asked]
-        wrong = [number for number in chosen if not -len(self) <= number < len(self)]
-        if wrong:
-            raise IndexError(f"pair {wrong[0]} asked for; there are {len(self)}")
-        return self._chosen([number % len(self) for number in chosen], "select")
-
-    def filter(self, keep: Callable[[MinimalPair], bool] | None = None, **columns: Any) -> "MinimalPairs":
-        """The pairs for which `keep` is true and whose columns have the values given.
-
-        Args:
-            keep: Called with every pair.
-            **columns: A value, or several, by column: `pairs.filter(task="states", group=["colour", "shape"])`.
-
-        Raises:
-            KeyError: There is no column of that name.
-        """
-        fits = np.ones(len(self), bool)
-        for column, wanted in columns.items():
-            allowed = wanted if isinstance(wanted, list | tuple | set | frozenset | np.ndarray) else [wanted]
-            fits &= np.array([value in allowed for value in self[column]], bool)
-        chosen = [int(number) for number in np.flatnonzero(fits)]
-        if keep is not None:
-            chosen = [number for number in chosen if keep(self[number])]
-        return self._chosen(chosen, "filter", columns)
-
-    def shuffle(self, seed: int = 0) -> "MinimalPairs":
-        """The pairs in another order, the same for the same seed."""
-        order = np.random.default_rng(seed).permutation(len(self))
-        return self._chosen([int(number) for number in order], "shuffle", {"seed": seed})
-
-    def train_test_split(
-        self, test_size: float = 0.2, seed: int = 0, *, together: str = "pair"
-    ) -> dict[str, "MinimalPairs"]:
-        """Two parts, `train` and `test`; pairs that share images stay together.
-
-        Args:
-            test_size: The share of pairs in `test`, above 0 and below 1. With pairs that stay together it may end
-                a little above.
-            seed: Of the draw.
-            together: `pair`: pairs of the same two images stay together. `image`: pairs that share any image do, and
-                those that share one with these; of a data set whose images recur that may be all of it.
-
-        Raises:
-            ValueError: The share is out of range, or one of the parts would be empty.
-        """
-        if not 0 < test_size < 1:
-            raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size}")
-        _check_choice("together", together, ("pair", "image"))
-        clusters = clustered(list(zip(self["clean_digest"], self["corrupt_digest"], strict=True)), together)
-        test: list[int] = []
-        for place in np.random.default_rng(seed).permutation(len(clusters)):
-            if len(test) >= round(test_size * len(self)):
-                break
-            test += clusters[place]
-        if not test or len(test) == len(self):
-            raise ValueError(f"{len(self)} pairs in {len(clusters)} clusters leave no two parts at {test_size=}")
-        train = sorted(set(range(len(self))) - set(test))
-        settings = {"seed": seed, "test_size": test_size, "together": together}
-        parts = {"train": train, "test": sorted(test)}
-        return {name: self._chosen(numbers, f"{name} split", settings) for name, numbers in parts.items()}
-
-    def _chosen(self, numbers: Sequence[int], step: str, settings: Mapping[str, Any] | None = None) -> "MinimalPairs":
-        manifest = self.manifest.after(step, len(numbers), settings=settings)
-        return MinimalPairs(self.dataset.select(numbers), manifest, self.dropped)
-
-    def without(self, found: Sequence[Problem], step: str, settings: Mapping[str, Any] | None = None) -> "MinimalPairs":
-        """The pairs that have no problem; the others go to `dropped` and are counted by their first reason.
-
-        Args:
-            found: Problems of pairs of these ids.
-            step: What found them, for the manifest.
-            settings: Of the step.
-        """
-        first = {problem.id: problem for problem in reversed(found)}
-        ids = self["id"]
-        kept = [number for number, name in enumerate(ids) if name not in first]
-        lost: list[Mapping[str, Any]] = list(cast("Iterable[Mapping[str, Any]]", self.dropped))
-        lost += [{**self.dataset[number], **why(first[name])} for number, name in enumerate(ids) if name in first]
-        counts = Counter(first[name].reason for name in ids if name in first)
-        manifest = self.manifest.after(step, len(kept), counts, settings)
-        return MinimalPairs(self.dataset.select(kept), manifest, to_dataset(lost, dropped=True))
-
-    def with_column(self, name: str, values: Sequence[Any]) -> "MinimalPairs":
-        """The pairs with a column replaced or added; nothing is checked but images, which have to be readable.
-
-        Raises:
-            ValueError: The number of values differs, or an image cannot be read.
-        """
-        if len(values) != len(self):
-            raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
-        dataset = self.dataset
-        if name in DIGESTS:
-            values = [stored_image(image) for image in values]
-            digests = [None if image is None else look(image).digest for image in values]
-            dataset = replace_column(dataset, DIGESTS[name], digests)
-        return MinimalPairs(replace_column(dataset, name, values), self.manifest, self.dropped)
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells these pairs from others: a hash of all rows in their order, images by their content."""
-        found = hashlib.blake2b(digest_size=16)
-        for record in self.records():
-            found.update(json.dumps(record, sort_keys=True, default=str).encode())
-        return found.hexdigest()
-
-    # On disk
-
-    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes the pairs, their images, what was dropped, and the manifest into a folder. Returns its path.
-
-        Args:
-            path: The folder; it is complete or not there.
-            overwrite: Whether to replace pairs that were saved there before.
-
-        Raises:
-            FileExistsError: There is something, and `overwrite` is off or it is no folder of pairs.
-        """
-        return write_folder(Path(path), self.dataset, self.dropped, self.manifest, overwrite)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> "MinimalPairs":
-        """Pairs from a folder that `save` wrote. Raises FileNotFoundError where there is none."""
-        return cls(*read_folder(Path(path)))
-
-    def resize(self, size: Any) -> "MinimalPairs":
-        """The pairs with images of another size, stretched as BLIP stretches them, and regions that fit them.
-
-        Args:
-            size: (height, width) or side, in pixels. Of a region's pixels those count that it covers by half or more.
-        """
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise ValueError(f"a size is (height, width) or a side, one pixel or more; got {size!r}")
-        manifest = self.manifest.after("resize", len(self), settings={"size": list(sides)})
-        return MinimalPairs(resized(self.dataset, sides), manifest, self.dropped)
-
     # To a model
 
     def validate(self, model: Any, *, on_error: str = "raise") -> "MinimalPairs":
@@ -403,7 +219,7 @@ class MinimalPairs:
         Returns:
             Masks [patch] by region; position 0 is the class token, which belongs to none.
         """
-        _check_choice("of", of, ("clean", "corrupt"))
+        check_choice("of", of, ("clean", "corrupt"))
         cells = blip.cfg.image_size // blip.cfg.patch_size
         class_token = np.zeros(1, bool)
         return [
@@ -429,9 +245,9 @@ class MinimalPairs:
             ValueError: A pair has no such image, prompt or answer.
         """
         columns = {"image": image, "prompt": prompt, "answer": answer}
-        _check_choice("image", image, ("clean", "corrupt", "donor"))
-        _check_choice("prompt", prompt, ("clean", "corrupt", "donor"))
-        _check_choice("answer", answer, ("correct", "incorrect", "corrupt", None))
+        check_choice("image", image, ("clean", "corrupt", "donor"))
+        check_choice("prompt", prompt, ("clean", "corrupt", "donor"))
+        check_choice("answer", answer, ("correct", "incorrect", "corrupt", None))
         read = {}
         for what, which in columns.items():
             if which is None:
@@ -447,25 +263,3 @@ class MinimalPairs:
         from notice_lens.pairs.distance import minimality
 
         return minimality(blip, self, batch_size, progress)
-
-    def __repr__(self) -> str:
-        manifest = self.manifest
-        seed = "" if manifest.seed is None else f", seed {manifest.seed}"
-        lines = [f"MinimalPairs: {len(self)} pairs ({manifest.builder}: {manifest.source}{seed})"]
-        by_task: dict[str, Counter[str]] = {}
-        for task, group in zip(self["task"], self["group"], strict=True):
-            by_task.setdefault(task, Counter())[group] += 1
-        for task, groups in by_task.items():
-            lines.append(f"  {task}: " + ", ".join(f"{group} {count}" for group, count in groups.items()))
-        columns = {"corrupt_prompt": "corrupt_prompt", "donor_image": "donor_digest", "roles": "roles"}
-        has = {name: sum(bool(value) for value in self[column]) for name, column in columns.items()}
-        has["regions"] = sum(bool(regions) for regions in self["clean_regions"])
-        lines.append("  with " + ", ".join(f"{name} {count}" for name, count in has.items()))
-        if manifest.dropped:
-            lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
-        return "\n".join(lines)
-
-
-def _check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:
-    if value not in valid:
-        raise ValueError(one_of(what, value, [str(choice) for choice in valid]))

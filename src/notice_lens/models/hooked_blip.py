@@ -1,13 +1,7 @@
 """HookedBLIP: BLIP with a hook point at every step.
 
-The forward pass, from a picture and a question to the logits of the answer:
-
-    1. vision:  the image becomes 1 + n patch states
-    2. text:    the question reads the image by cross-attention        (question answering, matching)
-    3. decoder: the answer reads the question's states, or the image's (question answering; captions)
-    4. head:    logits of the next token at every answer position, or of match and no match
-
-`run_stack` is one of the first three; `forward` chains them. The arithmetic is in `attention.py` and `blocks.py`.
+How an image and a question become the logits of an answer is in `forward_pass.py`. Here is what is done with it:
+loading, inputs, answers, and looking inside.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +10,21 @@ from os import PathLike
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from notice_lens.models import answers
 from notice_lens.models.cache import BLIPCache
 from notice_lens.models.config import BLIPConfig
-from notice_lens.models.heads import AnswerHead, MatchHead
-from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.forward_pass import ForwardPass
 from notice_lens.models.inputs import BLIPInputs, ImageLike, as_strings, text_inputs, to_common_length, to_pixel_values
 from notice_lens.models.lens import Lens
 from notice_lens.models.names import HookName
-from notice_lens.models.stacks import ProjectedSource, Stack, TextStack, VisionStack
+from notice_lens.models.stacks import Stack
 from notice_lens.models.tables import CheckReport, HooksTable
 
 
-class HookedBLIP(HookedModule):
+class HookedBLIP(ForwardPass):
     """BLIP for question answering, captions or image-text matching, with TransformerLens's hook points.
 
     Make one with `from_pretrained`, `from_hf` or `mini`. The numbers are Hugging Face's; one difference is deliberate:
@@ -49,25 +42,10 @@ class HookedBLIP(HookedModule):
             and Hugging Face does not.
     """
 
-    vision: VisionStack
-    text: TextStack
-    decoder: TextStack
-
     def __init__(self, cfg: BLIPConfig, processor: Any = None, *, enc_token: bool = False):
-        super().__init__()
-        self.cfg = cfg
+        super().__init__(cfg)
         self.processor = processor
         self.enc_token = enc_token
-        self.vision = VisionStack(cfg.vision, cfg.image_size, cfg.patch_size)
-        if cfg.text is not None:
-            self.text = TextStack(cfg.text)
-        if cfg.decoder is not None:
-            self.decoder = TextStack(cfg.decoder)
-            self.head: nn.Module = AnswerHead(cfg.decoder)
-        elif cfg.text is not None:
-            self.head = MatchHead(cfg.text)
-        self.setup()
-        self.eval()
 
     # Loading
 
@@ -151,16 +129,6 @@ class HookedBLIP(HookedModule):
     # Inputs
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.vision.class_embedding.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are kept in."""
-        return self.vision.class_embedding.dtype
-
-    @property
     def tokenizer(self) -> Any:
         """The Hugging Face tokenizer."""
         return self._processor_for("a tokenizer").tokenizer
@@ -211,84 +179,6 @@ class HookedBLIP(HookedModule):
         if following >= d_vocab:
             raise ValueError(f"enc_token=True, but neither tokenizer nor vocabulary ({d_vocab} words) has an [ENC]")
         return following
-
-    # The forward pass
-
-    def forward(
-        self,
-        inputs: BLIPInputs | Mapping[str, Any],
-        *,
-        start_at_stack: str | None = None,
-        source: Float[Tensor, "source_batch key_pos d_source"] | ProjectedSource | None = None,
-    ) -> Float[Tensor, "batch answer_pos d_vocab"] | Float[Tensor, "batch 2"]:
-        """The logits.
-
-        Args:
-            inputs: What `prepare` gives, or a mapping with the same keys.
-            start_at_stack: The first stack to run, with `source` for its cross-attention; None runs all.
-            source: What the stacks before `start_at_stack` would have given.
-
-        Returns:
-            Question answering: [batch, answer_pos, d_vocab], where answer_pos is 1 unless answers are given. Captions:
-            [batch, pos, d_vocab]. Matching: [batch, 2], no match and match.
-        """
-        inputs = BLIPInputs.of(inputs).to(self.device).check(self.cfg)
-        states = source
-        for stack in self.cfg.stacks[self._stack_index(start_at_stack) :]:
-            states = self.run_stack(stack, inputs, states)
-        return self.head(states)
-
-    def run_stack(
-        self, name: str, inputs: BLIPInputs, source: Tensor | ProjectedSource | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The states after one stack.
-
-        Args:
-            name: `vision`, `text` or `decoder`.
-            inputs: What the stack embeds.
-            source: What its cross-attention reads.
-        """
-        stack: Any = self.stack(name)
-        mask = None
-        if name == "vision":
-            resid = self.vision.embed(inputs.pixel_values, inputs.interpolate_pos_encoding)
-        elif name == "text":
-            resid, mask = stack.embed(inputs.input_ids), _as_bool(inputs.attention_mask)
-        else:
-            resid = stack.embed(self.decoder_ids(inputs))
-            # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
-            mask = _as_bool(inputs.attention_mask) if self.cfg.kind == "caption" else None
-        return stack(resid, mask=mask, source=source, source_mask=self.source_mask(name, inputs))
-
-    def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
-        """What the cross-attention of a stack reads: the states after the stack before it; None for `vision`."""
-        states = None
-        for stack in self.cfg.stacks[: self._stack_index(name)]:
-            states = self.run_stack(stack, inputs, states)
-        return states
-
-    def source_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch key_pos"] | None:
-        """Which positions of its source a stack may look at: the question's real tokens, and the whole image."""
-        return _as_bool(inputs.attention_mask) if name == "decoder" and self.cfg.kind == "vqa" else None
-
-    def decoder_ids(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-        """What the decoder reads: answers or captions; `[DEC]` alone where none are given."""
-        ids = inputs.input_ids if self.cfg.kind == "caption" else inputs.answer_ids
-        if ids is not None:
-            return ids
-        return torch.full((len(inputs), 1), self.cfg.dec_token_id, device=inputs.pixel_values.device)
-
-    def stack(self, name: str) -> Stack:
-        """The stack of that name. Raises KeyError where this model has none."""
-        return getattr(self, self.cfg.stacks[self._stack_index(name)])
-
-    def _stack_index(self, name: str | None) -> int:
-        if name is None:
-            return 0
-        if name not in self.cfg.stacks:
-            have = ", ".join(self.cfg.stacks)
-            raise KeyError(f"no stack {name!r}: a model of kind {self.cfg.kind!r} has {have}")
-        return self.cfg.stacks.index(name)
 
     # What it says
 
@@ -364,15 +254,6 @@ class HookedBLIP(HookedModule):
         for stack in self.cfg.stacks:
             set_attention_switch(self.stack(stack), "use_split_qkv_input", use_split_qkv_input)
 
-    @property
-    def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers of each stack."""
-        return {**self.cfg.n_layers}
-
-    def attention_of(self, name: str) -> Any:
-        """The attention module that a hook point belongs to."""
-        return self.get_submodule(name.rpartition(".")[0])
-
     def explain_missing(self, name: str) -> str:
         """What to say of a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
         if HookName.parse(name).stack is None:
@@ -404,7 +285,3 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"no dtype {dtype!r} for a model; expected float32, bfloat16, float16 or float64")
     return found
-
-
-def _as_bool(mask: Tensor | None) -> Bool[Tensor, "batch pos"] | None:
-    return None if mask is None else mask.bool()

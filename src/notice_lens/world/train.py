@@ -13,108 +13,25 @@ import csv
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
-from notice_lens.world.examples import NOTHING, PATCH_CLASSES, UNKNOWN, Batch, Examples
-from notice_lens.world.model import MiniConfig, answer_logits, encode_images, new_model
+from notice_lens.world.examples import Batch, Examples
+from notice_lens.world.model import answer_logits, encode_images, new_model
+from notice_lens.world.patch_heads import PatchHeads
 from notice_lens.world.pixels import normalised
 from notice_lens.world.places import place_loss
+from notice_lens.world.schedule import TrainConfig
 from notice_lens.world.vocabulary import processor
 
 COLUMNS = ("step", "seconds", "loss", "answers", "accuracy", "patches", "shape_accuracy", "rate")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a run goes.
-
-    Attributes:
-        seed: Of the first weights and of the examples.
-        steps: In all.
-        warm_steps: The first of them, in which the vision stack learns by itself.
-        relations_from: Step from which on most questions are about relations, and patches tell their places.
-        choices_from: Step from which on most questions have two things of the picture for options, and the rate's
-            second plateau begins.
-        images: Pictures a step.
-        questions: About each picture.
-        rate: Learning rate of the first plateau.
-        second_rate: Learning rate of the second.
-        ramp: Steps in which the rate rises, at the start and again when the questions begin.
-        decay: Weight decay.
-        fall: Share of the steps before and after `choices_from` at whose end the rate falls to a hundredth.
-        patch_weight: Of the loss for naming patches, once questions are asked.
-        model: Sizes of the model.
-    """
-
-    seed: int = 0
-    steps: int = 5300
-    warm_steps: int = 1500
-    relations_from: int = 2250
-    choices_from: int = 4300
-    images: int = 64
-    questions: int = 4
-    rate: float = 1e-3
-    second_rate: float = 5e-4
-    ramp: int = 200
-    decay: float = 0.05
-    fall: float = 0.35
-    patch_weight: float = 1.0
-    model: MiniConfig = field(default_factory=MiniConfig)
-
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step: twice a plateau and a straight fall, with a ramp wherever something begins."""
-        first, last = (0, self.choices_from) if step < self.choices_from else (self.choices_from, self.steps)
-        since = step - max(begin for begin in (0, self.warm_steps, first) if begin <= step)
-        rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
-        plateau = self.rate if step < self.choices_from else self.second_rate
-        return plateau * rise * min(1.0, max(0.01, (last - step) / (self.fall * (last - first))))
-
-    @property
-    def last_steady_step(self) -> int:
-        """The step at which the last fall begins; up to it a run does not depend on `steps`."""
-        return int(self.choices_from + (1 - self.fall) * (self.steps - self.choices_from))
-
-
-class PatchHeads(nn.Module):
-    """One linear head for each kind of `PATCH_CLASSES`, on the vision stack's output."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.heads = nn.ModuleList([nn.Linear(width, len(words)) for words in PATCH_CLASSES.values()])
-
-    def forward(
-        self, states: Float[Tensor, "image pos width"], labels: Int[Tensor, "image kind patch"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Sum over kinds of the mean cross-entropy, and the share of the patches of things whose shape is named right.
-
-        Most patches show nothing; they count a twentieth, or the shapes would hardly be heard.
-        """
-        loss = states.new_zeros((), dtype=torch.float32)
-        accuracy = loss
-        for kind, (name, head) in enumerate(zip(PATCH_CLASSES, self.heads, strict=True)):
-            target = labels[:, kind]
-            known = target != UNKNOWN
-            if not known.any():
-                continue
-            logits, target = head(states[:, 1:][known]).float(), target[known]
-            if name == "shape":
-                nothing = PATCH_CLASSES[name].index(NOTHING)
-                weight = torch.ones(logits.shape[-1], device=logits.device)
-                weight[nothing] = 0.05
-                loss = loss + functional.cross_entropy(logits, target, weight=weight)
-                accuracy = (logits.argmax(-1) == target)[target < nothing].float().mean().nan_to_num()
-            else:
-                loss = loss + functional.cross_entropy(logits, target)
-        return loss, accuracy
 
 
 class _Stream(IterableDataset):

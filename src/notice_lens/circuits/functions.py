@@ -66,25 +66,20 @@ def head_functions(
         attention = attention_maps(blip, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
     else:
         attention = _given(attention, pairs, roles, maps)
-    clusters = clusters_of(pairs)
-    parts = []
-    for kind in attention["maps"].values:
-        own = attention.sel(maps=kind)
-        scores = score_maps(
-            own["weight"],
-            masks,
-            own["norm"].values,
-            clusters=clusters,
-            outlier_factor=outlier_factor,
-            smallest_effect=smallest_effect,
-        )
-        share = own["class_token"] / (own["class_token"] + own["weight"].sum("patch", skipna=False))
-        parts.append(scores.assign(class_token=share.mean("pair").astype(float)))
+    options = {"clusters": clusters_of(pairs), "outlier_factor": outlier_factor, "smallest_effect": smallest_effect}
+    parts = [_scored(attention.sel(maps=kind), masks, options) for kind in attention["maps"].values]
     shared = parts[0]["outlier"]
     kinds = xr.Variable("maps", attention["maps"].values)
     joined = xr.concat([part.drop_vars(["outlier", "maps"], errors="ignore") for part in parts], dim=kinds)
     attrs = {**parts[0].attrs, **attention.attrs, "pairs": pairs.fingerprint}
     return joined.assign(outlier=shared.drop_vars("maps", errors="ignore")).assign_attrs(attrs)
+
+
+def _scored(attention: "xr.Dataset", masks: dict[str, Any], options: dict[str, Any]) -> "xr.Dataset":
+    """The scores of one kind of map, and the class token's mean share of all attention."""
+    scores = score_maps(attention["weight"], masks, attention["norm"].values, **options)
+    share = attention["class_token"] / (attention["class_token"] + attention["weight"].sum("patch", skipna=False))
+    return scores.assign(class_token=share.mean("pair").astype(float))
 
 
 def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def label_heads(
     Args:
         blip: The model.
         pairs: The pairs that `functions` is of.
-        functions: What `head_functions` gave.
+        functions: What `head_functions` gave for them.
         heads: (layer, head) of each candidate.
         maps: Which kind of map shows the attention.
         regions: Which regions a label can be about; None takes all but `distractor` and `background`, which the answer
@@ -74,7 +74,6 @@ def label_heads(
         **options: `memory`, `progress`, `contrast`, ... as `notice_lens.patching.sweep`.
 
     Returns:
-        Labels and their evidence by name, with their dimensions in brackets.
         Over [candidate], with layer and head as coordinates: `label`, "" where none is given; of several the one with
         the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or why not; `role`, `region`, `q_attention`
         of the claim; `cut_inside`, `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with
@@ -89,25 +88,19 @@ def label_heads(
             few for any label to pass.
     """
     candidates = _candidates(heads, functions)
-    _check(pairs, functions, maps, ablation)
-    scores = functions.sel(maps=maps, region=_regions(functions, regions))
+    scores = _scores(pairs, functions, maps, regions, ablation)
     table = Table(candidates)
     claims = _claims(scores, candidates, alpha, table)
-    if len(claims) > alpha * (n_flips + 1):
-        raise ValueError(
-            f"{len(claims)} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "
-            f"alpha={alpha}; n_flips={int(np.ceil(len(claims) / alpha))} can"
-        )
+    _refuse_coarse(len(claims), n_flips, alpha)
     knife = Knife(blip, pairs, functions, ablation, **options)
     means = Means(clusters_of(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
         table.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
     table.decide(alpha)
-    joint = _jointly(table, claims, changes, knife, means)
     settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
     attrs = {"site": functions.attrs["site"], **settings, "gap": knife.gap, **IN_WORDS}
-    return table.dataset().merge(joint).assign_attrs(attrs)
+    return table.dataset().merge(_jointly(table, claims, changes, knife, means)).assign_attrs(attrs)
 
 
 def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
@@ -121,13 +114,24 @@ def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
     return found
 
 
-def _check(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, ablation: str) -> None:
+def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
+    """The functions at the kind of map and the regions asked for."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
         raise ValueError("the functions are of other pairs: head_functions(blip, pairs) makes those of these")
     if maps not in functions["maps"].values:
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):
         raise ValueError(one_of("ablation", ablation, ("mean", "zero")))
+    return functions.sel(maps=maps, region=_regions(functions, regions))
+
+
+def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
+    """Raises where no p could be small enough for any claim to pass."""
+    if claims > alpha * (n_flips + 1):
+        raise ValueError(
+            f"{claims} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "
+            f"alpha={alpha}; n_flips={int(np.ceil(claims / alpha))} can"
+        )
 
 
 def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:

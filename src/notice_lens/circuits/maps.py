@@ -74,10 +74,7 @@ def attention_maps(
     """
     from notice_lens.patching.places import Places
 
-    found = check_site(blip, site)
-    kinds = _kinds(maps)
-    if str(dtype) not in DTYPES:
-        raise ValueError(one_of("dtype of maps", dtype, DTYPES))
+    found, kinds = check_site(blip, site), _kinds(maps, dtype)
     spans = Places(blip, pairs).roles
     names = _roles(roles, spans)
     layers = range(blip.stack(found.stack).cfg.n_layers)
@@ -85,8 +82,7 @@ def attention_maps(
     weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
     leaves = [f"{found.stack}.blocks.{layer}.{found.activation}" for layer in layers]
     last = f"vision.blocks.{blip.stack('vision').cfg.n_layers - 1}.hook_resid_post"
-    values = [leaf.replace("hook_pattern", "hook_v") for leaf in leaves] if "value_weighted" in kinds else []
-    watched = [*leaves, *values, last]
+    watched = [last, *leaves, *(map(_values_of, leaves) if "value_weighted" in kinds else ())]
     for start in tqdm(range(0, len(pairs), batch_size), desc="attention maps", disable=not progress):
         numbers = range(start, min(start + batch_size, len(pairs)))
         inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)
@@ -94,10 +90,7 @@ def attention_maps(
         norm[start : numbers.stop] = cache[last].float().norm(dim=-1).cpu().numpy()
         mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
         for layer, leaf in enumerate(leaves):
-            pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
-            for number, kind in enumerate(kinds):
-                scaled = pattern if kind == "attention" else pattern * _value_norms(blip, leaf, cache)[:, None]
-                weight[number, start : numbers.stop, :, layer] = scaled.cpu().numpy()
+            weight[:, start : numbers.stop, :, layer] = _weighted(blip, leaf, cache, mean, kinds).cpu().numpy()
     return _dataset(weight, norm, pairs, (kinds, names), {"site": found.name, "image": image, "prompt": prompt})
 
 
@@ -136,7 +129,10 @@ def check_site(blip: "HookedBLIP", site: Any) -> "Site":
     return found
 
 
-def _kinds(maps: Any) -> list[str]:
+def _kinds(maps: Any, dtype: Any) -> list[str]:
+    """The kinds of map asked for, if there are such kinds and such a dtype."""
+    if str(dtype) not in DTYPES:
+        raise ValueError(one_of("dtype of maps", dtype, DTYPES))
     kinds = [maps] if isinstance(maps, str) else list(maps)
     for kind in kinds:
         if kind not in KINDS:
@@ -176,11 +172,25 @@ def _role_weights(
     return mean.to(pattern.device)
 
 
+def _weighted(
+    blip: "HookedBLIP", leaf: str, cache: Any, mean: Tensor, kinds: Sequence[str]
+) -> Float[Tensor, "kind pair role head key"]:
+    """The maps of one layer, of each kind."""
+    pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
+    scaled = [pattern if kind == "attention" else pattern * _value_norms(blip, leaf, cache)[:, None] for kind in kinds]
+    return torch.stack(scaled)
+
+
+def _values_of(leaf: str) -> str:
+    """The hook point of the values that a pattern mixes."""
+    return leaf.replace("hook_pattern", "hook_v")
+
+
 def _value_norms(blip: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
     """Norm of what each head writes for each patch where its attention is 1, by the Gram matrix of its W_O."""
     W_O = blip.attention_of(leaf).W_O.float()
     gram = einsum(W_O, W_O, "head d_head d_model, head other d_model -> head d_head other")
-    v = cache[leaf.replace("hook_pattern", "hook_v")].float()
+    v = cache[_values_of(leaf)].float()
     square = einsum(v, gram, v, "pair key head d_head, head d_head other, pair key head other -> pair head key")
     return square.clamp(min=0).sqrt()
 

@@ -83,9 +83,7 @@ def score_maps(
     import xarray as xr
 
     values, masks = _checked(weight, regions)
-    labels = np.arange(len(values)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
-    if len(labels) != len(values):
-        raise ValueError(f"{len(labels)} labels of clusters for {len(values)} pairs")
+    labels = _labels(clusters, len(values))
     outside = ~np.any(
         [masks[name] for name in masks if name != BACKGROUND] or [np.zeros(values[:, 0, 0].shape)], axis=0
     )
@@ -204,6 +202,14 @@ def _checked(weight: "xr.DataArray", regions: Mapping[str, Any]) -> tuple[Any, d
         if mask.shape != (len(values), values.shape[-1]):
             raise ValueError(f"region {name!r} is {mask.shape}; expected (pair, patch) {len(values), values.shape[-1]}")
     return values, masks
+
+
+def _labels(clusters: Any, pairs: int) -> Any:
+    """The number of each pair's cluster, [pair]."""
+    labels = np.arange(pairs) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(labels) != pairs:
+        raise ValueError(f"{len(labels)} labels of clusters for {pairs} pairs")
+    return labels
 
 
 def _norms(norms: Any, shape: tuple[int, ...]) -> Any:

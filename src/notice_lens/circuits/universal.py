@@ -79,23 +79,28 @@ def universal_heads(
         tables.append(own.table(nulls))
         resampled.append(own.p_values(nulls, own.test.resampled(drawn)))
     p_cell = np.stack([table.p.values.ravel() for table in tables])
-    p = partial_conjunction(p_cell, k)
-    q = over_heads(p)
-    sign = np.stack([table.sign.values.ravel() for table in tables])
-    by_head = {
-        "p": p,
-        "q": q,
-        "universal": q <= rules.alpha,
-        "same_sign": _same_sign(p_cell, sign, k),
-        "count": sum(table.significant.values.ravel().astype(int) for table in tables),
-        "two_sigma_count": sum(table.two_sigma.values.ravel().astype(int) for table in tables),
-        "selection_frequency": _selected(np.stack(resampled), k, rules.alpha),
-    }
+    by_head = _over_cells(tables, p_cell, k, rules.alpha)
+    by_head["selection_frequency"] = _selected(np.stack(resampled), k, rules.alpha)
     expected, null_p = _within_layers(p_cell, k, next(iter(found.values())), n_null)
     place = next(iter(found.values())).cell.place
     result = _together(list(found), tables).assign({name: place(values) for name, values in by_head.items()})
     result = result.assign(null_expected=expected, null_p=null_p)
     return result.assign_attrs(_attrs(tables[0], rules, k, list(found), n_null))
+
+
+def _over_cells(tables: Sequence[xr.Dataset], p_cell: np.ndarray, k: int, alpha: float) -> dict[str, Any]:
+    """What follows for each head from its numbers in all cells, [place]."""
+    p = partial_conjunction(p_cell, k)
+    q = over_heads(p)
+    sign = np.stack([table.sign.values.ravel() for table in tables])
+    return {
+        "p": p,
+        "q": q,
+        "universal": q <= alpha,
+        "same_sign": _same_sign(p_cell, sign, k),
+        "count": sum(table.significant.values.ravel().astype(int) for table in tables),
+        "two_sigma_count": sum(table.two_sigma.values.ravel().astype(int) for table in tables),
+    }
 
 
 def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:

@@ -60,14 +60,7 @@ def behaviour_filter(
     """
     from tqdm import tqdm
 
-    if not isinstance(pairs, MinimalPairs):
-        raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    if corruption not in RUNS:
-        raise ValueError(one_of("corruption", corruption, RUNS))
-    if require not in ("other", "any"):
-        raise ValueError(one_of("require", require, ("other", "any")))
+    _check(pairs, corruption, require, batch_size)
     pairs = pairs.validate(blip)
     found: list[Problem] = []
     said: list[str] = []
@@ -88,6 +81,17 @@ def behaviour_filter(
         pairs = pairs.with_column("corrupt_answer", known)
     settings = {"corruption": corruption, "require": require, "model": blip.cfg.name_or_path}
     return pairs.without(found, "behaviour_filter", settings)
+
+
+def _check(pairs: Any, corruption: str, require: str, batch_size: int) -> None:
+    if not isinstance(pairs, MinimalPairs):
+        raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: expected 1 or more")
+    if corruption not in RUNS:
+        raise ValueError(one_of("corruption", corruption, RUNS))
+    if require not in ("other", "any"):
+        raise ValueError(one_of("require", require, ("other", "any")))
 
 
 def _judge(pair: Any, before: str, after: str, require_other: bool, tokenizer: Any) -> str | None:

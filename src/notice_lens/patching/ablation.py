@@ -15,7 +15,7 @@ Heads stand in for each other: one that does nothing while its fellow works may 
 (self-repair: McGrath et al. 2023, 2307.15771). Ablate them jointly, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import numpy as np
 
 from notice_lens.models.names import one_of
 from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.patching.checks import refuse_fixed, refuse_mismatched
 from notice_lens.patching.grid import Edit
 from notice_lens.patching.nodes import Node, is_node
 from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 VALUES = ("mean", "resample", "zero")
 NEEDED = ("logit_diff_change", "accuracy")
 FIXED = {
-    "direction": "an ablation edits the clean run",
-    "source": "value= says what an ablation puts in",
+    "direction": "an ablation edits the clean run; patching.sweep patches from other runs",
+    "source": "value= says what an ablation puts in; patching.sweep patches from other runs",
 }
 """Options of sweeps that an ablation decides."""
 
@@ -77,11 +78,10 @@ def ablate(
     Returns:
         Dimensions `pair` and those of the sites, or `pair, variant`. By pair: `logit_diff_change` (ablated minus clean,
         in logits), `logit_diff_ablated`, `accuracy_ablated` and `accuracy_change`, with the dimensions of the sites;
-        `logit_diff_clean`, `accuracy_clean` and the other baselines of a sweep without them. Accuracy is 1 where each
-        token of the correct answer has the highest logit over the vocabulary behind those before it (greedy decoding
-        says it), else 0; of a match, where the right one of two logits is higher. Over pairs, without `pair`:
-        `change_mean, change_low, change_high` of the logit difference and `accuracy_change_mean, accuracy_change_low,
-        accuracy_change_high`, paired differences with the ends of their intervals; the coordinate `n` says of how many
+        `logit_diff_clean`, `accuracy_clean` and the other baselines of a sweep without them. Accuracy is 1 where greedy
+        decoding begins with the correct answer (of a match, where the right logit is the higher one), else 0.
+        Over pairs, without `pair`: `change_mean, change_low, change_high` of the logit difference and the same of
+        `accuracy_change`, paired differences with the ends of their intervals; the coordinate `n` says of how many
         pairs. `resampled_from` is the id of each pair's example; a pair without one has none there, and is NaN.
 
     Raises:
@@ -95,31 +95,35 @@ def ablate(
         >>> from notice_lens.pairs import mini_world
         >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
         >>> single = patching.ablate(blip, pairs, "text.cross_attn", progress=False)
-        >>> dict(single.logit_diff_change.sizes)
-        {'pair': 4, 'layer': 3, 'head': 8, 'role': 6}
-        >>> single.change_mean.dims
-        ('layer', 'head', 'role')
+        >>> dict(single.change_mean.sizes)
+        {'layer': 3, 'head': 8, 'role': 6}
         >>> groups = {"late": ["text.cross_attn.L2.H0", "text.mlp.L2"]}
         >>> joint = patching.ablate(blip, pairs, joint=groups, value="zero", progress=False)
         >>> dict(joint.accuracy_ablated.sizes)
         {'pair': 4, 'variant': 1}
     """
-    if value not in VALUES:
-        raise ValueError(one_of("value of an ablation", value, VALUES))
-    check_confidence(confidence)
-    given = {**_swept(options), "reference": reference, "seed": seed}
-    if joint is False:
-        if sites is None:
-            raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
-        effects = sweep(blip, pairs, sites, source=value, **given)
-    else:
-        effects = run_variants(blip, pairs, _groups(blip, sites, joint, value), **given)
-    effects.attrs |= {"source": value, "joint": joint is not False}
+    check_given(value, VALUES, confidence)
+    effects = _ablated(blip, pairs, sites, value, joint, {**_swept(options), "reference": reference, "seed": seed})
     return summarised(effects, confidence, seed)
 
 
-def check_confidence(confidence: Any) -> None:
-    """Raises ValueError where it is no confidence."""
+def _ablated(
+    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, value: str, joint: Any, options: Mapping[str, Any]
+) -> "xr.Dataset":
+    """The sweep underneath."""
+    if joint is not False:
+        effects = run_variants(blip, pairs, _groups(blip, sites, joint, value), **options)
+    elif sites is not None:
+        effects = sweep(blip, pairs, sites, source=value, **options)
+    else:
+        raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
+    return effects.assign_attrs(source=value, joint=joint is not False)
+
+
+def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
+    """Raises ValueError where a value is none of those that are valid, or a confidence is none."""
+    if value not in valid:
+        raise ValueError(one_of("value of an ablation", value, valid))
     if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
         raise ValueError(f"confidence={confidence!r}: expected a number above 0 and below 1, such as 0.95")
 
@@ -150,17 +154,15 @@ def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Datas
 
 def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the sweep underneath."""
-    for name, why in FIXED.items():
-        if name in options:
-            raise TypeError(f"{name} is no option of an ablation: {why}; patching.sweep patches from other runs")
-    controls = options.get("controls", "self")
-    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
-        raise ValueError("the mismatched donor controls a patch from the other run; an ablation has the control 'self'")
+    refuse_fixed(options, FIXED, "an ablation")
+    refuse_mismatched(
+        options, "the mismatched donor controls a patch from the other run; an ablation has the control 'self'"
+    )
     metrics = options.get("metrics") or {}
     if not isinstance(metrics, Mapping):
         metrics = dict.fromkeys([metrics] if isinstance(metrics, str) else metrics)
     needed = {**dict.fromkeys(NEEDED), **metrics}
-    return {**options, "direction": "noise", "controls": controls, "metrics": needed}
+    return {"controls": "self", **options, "direction": "noise", "metrics": needed}
 
 
 def _groups(blip: "HookedBLIP", sites: Any, joint: Any, value: str) -> dict[str, list[Edit]]:

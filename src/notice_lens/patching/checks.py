@@ -1,5 +1,6 @@
 """What a sweep needs of its model and its pairs."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.patching.options import Options
@@ -21,6 +22,26 @@ def refuse_hooks(blip: "HookedBLIP") -> None:
             f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
             "would pass them by; remove them first (blip.reset_hooks() removes those of hook points)"
         )
+
+
+def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:
+    """Raises TypeError where an option is given that is decided already.
+
+    Args:
+        options: What was given.
+        fixed: Why, by the name of what is decided.
+        what: Whose options they are, with its article.
+    """
+    for name, why in fixed.items():
+        if name in options:
+            raise TypeError(f"{name} is no option of {what}: {why}")
+
+
+def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:
+    """Raises ValueError where the mismatched donor is among the controls asked for."""
+    controls = options.get("controls", "self")
+    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
+        raise ValueError(why)
 
 
 def check_pairs(pairs: Any, options: Options) -> None:

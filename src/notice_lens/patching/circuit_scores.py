@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens.models.names import one_of
-from notice_lens.patching.ablation import FIXED, VALUES, check_confidence
+from notice_lens.patching.ablation import VALUES, check_given
 from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.patching.checks import refuse_fixed
 from notice_lens.patching.grid import Edit
 from notice_lens.patching.nodes import Node, nodes_of, universe_of
 from notice_lens.patching.sweeps import run_variants
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 SOURCES = (*VALUES, "other")
+FIXED = dict.fromkeys(("metrics", "direction", "source"), "it is of logit differences of the clean run")
+"""Options of sweeps that faithfulness decides."""
 NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
 """Variants: all of the universe ablated, all but the circuit, the circuit alone."""
 
@@ -55,7 +57,7 @@ def faithfulness(
 ) -> "xr.Dataset":
     """How much of the answer a circuit gives alone, how much is left without it, and what each of its nodes adds.
 
-    With m(S), the logit difference of the clean run with every node of the universe ablated that is not in S:
+    With m(S), the logit difference of the clean run where all nodes of the universe outside of S are ablated:
     faithfulness is (m(C) - m(0)) / (m(M) - m(0)) (Hanna et al. 2024, 2403.17806), completeness (m(M) - m(M - C)) /
     (m(M) - m(0)), and the minimality of a node v (m(C) - m(C - v)) / (m(M) - m(0)); each a ratio of sums over pairs.
 
@@ -72,8 +74,7 @@ def faithfulness(
         reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
         seed: Of the draw of examples, and of the bootstrap.
         confidence: Of the intervals, between 0 and 1.
-        **options: As `sweep`: `corruption`, `contrast`, `min_gap` (a sum of gaps that is smaller on the average gives
-            NaN), `store`, `memory`, `progress`.
+        **options: As `sweep`: `corruption`, `contrast`, `store`, ... Where the mean gap is below `min_gap`, all is NaN.
 
     Returns:
         Scalars `faithfulness` and `completeness`, and `minimality` [node], each with `_low` and `_high`. By pair, in
@@ -90,28 +91,18 @@ def faithfulness(
         >>> from notice_lens import HookedBLIP, patching
         >>> from notice_lens.pairs import mini_world
         >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
-        >>> circuit = ["text.cross_attn.L1.H3", ("text.mlp", 2)]
-        >>> scores = patching.faithfulness(blip, pairs, circuit, progress=False)
+        >>> scores = patching.faithfulness(blip, pairs, ["text.cross_attn.L1.H3", ("text.mlp", 2)], progress=False)
         >>> scores.faithfulness.dims, dict(scores.minimality.sizes)
         ((), {'node': 2})
-        >>> dict(scores.logit_diff_without.sizes)
-        {'pair': 4, 'node': 2}
     """
-    if value not in SOURCES:
-        raise ValueError(one_of("value of an ablation", value, SOURCES))
-    check_confidence(confidence)
-    for name in ("metrics", *FIXED):
-        if name in options:
-            raise TypeError(f"{name} is no option of faithfulness: it is of logit differences of the clean run")
+    check_given(value, SOURCES, confidence)
+    refuse_fixed(options, FIXED, "faithfulness")
     nodes = nodes_of(blip, circuit)
     everything = _universe(blip, nodes, universe)
-    variants = _variants(nodes, everything, value)
-    given = {"controls": "self", **options, "reference": reference, "seed": seed}
-    effects = run_variants(blip, pairs, variants, direction="noise", metrics="logit_diff_change", **given)
-    scores = _scores(effects, nodes, confidence, seed)
-    return scores.assign_attrs(
-        {**effects.attrs, "source": value, "universe": [node.name for node in everything], "resamples": RESAMPLES}
-    )
+    given = {"controls": "self", **options, "reference": reference, "seed": seed, "direction": "noise"}
+    effects = run_variants(blip, pairs, _variants(nodes, everything, value), metrics="logit_diff_change", **given)
+    effects.attrs |= {"source": value, "universe": [node.name for node in everything], "resamples": RESAMPLES}
+    return _scores(effects, nodes, confidence, seed).assign_attrs(effects.attrs)
 
 
 def _universe(blip: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list[Node]:

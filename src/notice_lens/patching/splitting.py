@@ -16,6 +16,7 @@ them. The interaction is a difference of their changes.
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.patching.checks import refuse_fixed, refuse_mismatched
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.measure import Cell
 from notice_lens.patching.nodes import Node, is_name
@@ -84,13 +85,9 @@ def split(
         ('layer', 'head', 'role')
     """
     found = _site(blip, site, layers, heads, positions)
-    for name, why in FIXED.items():
-        if name in options:
-            raise TypeError(f"{name} is no option of a split: {why}")
-    controls = options.setdefault("controls", "self")
-    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
-        raise ValueError("a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
-    chosen = Options.of({**options, "metrics": CHANGES})
+    refuse_fixed(options, FIXED, "a split")
+    refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
+    chosen = Options.of({"controls": "self", **options, "metrics": CHANGES})
 
     def grid(places: Places, answer_length: int) -> Grid:
         whole = grid_of_sites(blip, places, [found], "other", answer_length, False)

@@ -138,14 +138,10 @@ def patch_paths(
 ) -> "xr.Dataset":
     """What one part of the model tells another: the effect of each path from a sender to a receiver.
 
-    Four runs define it, and `direction` says which of clean and corrupted is the base:
-
-    1. The base run.
-    2. The other run.
-    3. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
-       nodes *between* sender and receiver in those stacks are frozen at the base run. What the receiver takes in is
-       recorded.
-    4. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
+    1. The base run and the other run; `direction` says which of clean and corrupted is which.
+    2. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
+       nodes *between* sender and receiver in those stacks are frozen. What the receiver takes in is recorded.
+    3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
 
     So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
     not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
@@ -158,8 +154,7 @@ def patch_paths(
         receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), what a stack hands on
             (`text.output`), or `logits`: what the senders' stack hands on, since all later stacks run free. Keys and
             values of cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
-        positions: Of the sender, as `patch_heads`; the receiver takes its input at the same positions, since nothing
-            else moves between positions while attention is frozen.
+        positions: Of the sender, as `patch_heads`, and of the receiver: frozen attention moves nothing elsewhere.
         sender_layers: One, several, or None for all.
         sender_heads: `each`, one, several, or None for all at once.
         receiver_layers: As `sender_layers`.
@@ -178,14 +173,8 @@ def patch_paths(
 
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
-    chosen = Options.of(options)
-    if chosen.source != "other":
-        raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
-    several = list(sender) if isinstance(sender, list | tuple) else [sender]
-    if len(several) == 1 and not isinstance(several[0], Site):
-        senders = [Site.of(blip, several[0], layers=sender_layers, heads=sender_heads, positions=positions)]
-    else:
-        senders = [_one_of_several(blip, one, sender_layers, sender_heads, positions) for one in several]
+    chosen = _of_paths(options)
+    senders = _senders(blip, sender, sender_layers, sender_heads, positions)
     ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
 
@@ -193,6 +182,21 @@ def patch_paths(
         return grid_of_paths(blip, places, paths, answer_length)
 
     return Sweep(blip, pairs, chosen, grid, asdict(paths)).run()
+
+
+def _of_paths(options: Any) -> Options:
+    """The options, if they are some of paths."""
+    chosen = Options.of(options)
+    if chosen.source != "other":
+        raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
+    return chosen
+
+
+def _senders(blip: "HookedBLIP", sender: Any, layers: Any, heads: Any, positions: Any) -> list[Site]:
+    several = list(sender) if isinstance(sender, list | tuple) else [sender]
+    if len(several) == 1 and not isinstance(several[0], Site):
+        return [Site.of(blip, several[0], layers=layers, heads=heads, positions=positions)]
+    return [_one_of_several(blip, one, layers, heads, positions) for one in several]
 
 
 def _one_of_several(blip: "HookedBLIP", name: Any, layers: Any, heads: Any, positions: Any) -> Site:

@@ -82,18 +82,21 @@ def attention(
         if run:
             figure.add_trace(_overlay(shown.sel(run=run), _grid(maps), image, relative), 1, column)
     _axes(figure, [image for _, (image, _) in panels])
-    values = shown.values
-    limit = float(np.nanmax(np.abs(values))) or 1.0
-    unit = "attention minus<br>mean of heads" if relative else "share of<br>attention"
-    scale = {"colorscale": RELATIVE if relative else SEQUENTIAL, "cmin": -limit if relative else 0.0, "cmax": limit}
-    bar = {"title": {"text": unit, "font": {"size": 12}}, "tickformat": "+.1%" if relative else ".1%", "thickness": 14}
-    figure.update_layout(coloraxis=scale | {"colorbar": bar})
+    figure.update_layout(coloraxis=_scale(float(np.nanmax(np.abs(shown.values))) or 1.0, relative))
     words = f"asked at “{_words(of, role)}” (role {role})" if role in of.roles else f"asked at {role}"
     said = title or f"L{layer}.H{head}: where it looks, {words}"
     tall = max(image.height * WIDTH / image.width for _, (image, _) in panels)
     return finish(
         figure, said, of.clean_prompt, (round(len(panels) * (WIDTH + 14) + 210), round(tall + 235))
     ).update_layout(margin_t=165)
+
+
+def _scale(limit: float, relative: bool) -> dict[str, Any]:
+    """The colour axis of attention, or of attention minus the mean of heads."""
+    unit = "attention minus<br>mean of heads" if relative else "share of<br>attention"
+    scale = {"colorscale": RELATIVE if relative else SEQUENTIAL, "cmin": -limit if relative else 0.0, "cmax": limit}
+    bar = {"title": {"text": unit, "font": {"size": 12}}, "tickformat": "+.1%" if relative else ".1%", "thickness": 14}
+    return {**scale, "colorbar": bar}
 
 
 def _one_array(maps: Any) -> xr.DataArray:

@@ -81,47 +81,37 @@ def _changed(layout: _Layout, place: int, shape: str) -> Scene:
 
 def _subject_pair(stream: Stream, carried: bool, swap: bool, behind: Background) -> Pair:
     layout = _nest(stream) if stream.coin(0.25) else _row(stream, subject_in_middle=False)
-    relation, thing, correct = layout.relation, layout.shape(layout.thing), layout.shape(layout.subject)
-    third, *others = stream.sample(layout.absent(), 4)
-    incorrect = layout.shape(layout.third) if carried else others.pop()
-    corrupt = (
-        layout.scene.exchanged(layout.subject, layout.third) if carried else _changed(layout, layout.subject, incorrect)
-    )
-    control = scenes.ask_subject(incorrect, correct, OPPOSITE[relation], thing, not swap) if carried else None
-    return _pair(
-        layout,
-        behind,
-        group="subject",
-        corrupt=corrupt,
-        donor=_changed(layout, layout.subject, third),
-        question=scenes.ask_subject(correct, incorrect, relation, thing, swap),
-        incorrect=incorrect,
-        corrupt_question=without_answer(scenes.ask_subject(others[0], others[1], relation, thing, swap)),
-        donor_question=scenes.ask_subject(third, others[0], relation, thing, swap),
-        control_question=control,
-    )
+    return _end_pair(stream, carried, swap, behind, layout, "subject")
 
 
 def _object_pair(stream: Stream, carried: bool, swap: bool, behind: Background) -> Pair:
-    layout = _row(stream, subject_in_middle=True)
-    relation, subject, correct = layout.relation, layout.shape(layout.subject), layout.shape(layout.thing)
+    return _end_pair(stream, carried, swap, behind, _row(stream, subject_in_middle=True), "object")
+
+
+def _end_pair(stream: Stream, carried: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
+    """A pair about one end of a relation, its subject or its object."""
+    ends = (layout.subject, layout.thing) if group == "subject" else (layout.thing, layout.subject)
+    correct, other_end = layout.shape(ends[0]), layout.shape(ends[1])
+
+    def ask(first: str, second: str, relation: str, swap: bool) -> Question:
+        if group == "subject":
+            return scenes.ask_subject(first, second, relation, other_end, swap)
+        return scenes.ask_object(other_end, relation, first, second, swap)
+
     third, *others = stream.sample(layout.absent(), 4)
     incorrect = layout.shape(layout.third) if carried else others.pop()
-    corrupt = (
-        layout.scene.exchanged(layout.thing, layout.third) if carried else _changed(layout, layout.thing, incorrect)
-    )
-    control = scenes.ask_object(subject, OPPOSITE[relation], incorrect, correct, not swap) if carried else None
+    corrupt = layout.scene.exchanged(ends[0], layout.third) if carried else _changed(layout, ends[0], incorrect)
     return _pair(
         layout,
         behind,
-        group="object",
+        group=group,
         corrupt=corrupt,
-        donor=_changed(layout, layout.thing, third),
-        question=scenes.ask_object(subject, relation, correct, incorrect, swap),
+        donor=_changed(layout, ends[0], third),
+        question=ask(correct, incorrect, layout.relation, swap),
         incorrect=incorrect,
-        corrupt_question=without_answer(scenes.ask_object(subject, relation, others[0], others[1], swap)),
-        donor_question=scenes.ask_object(subject, relation, third, others[0], swap),
-        control_question=control,
+        corrupt_question=without_answer(ask(others[0], others[1], layout.relation, swap)),
+        donor_question=ask(third, others[0], layout.relation, swap),
+        control_question=ask(incorrect, correct, OPPOSITE[layout.relation], not swap) if carried else None,
     )
 
 

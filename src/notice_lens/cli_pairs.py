@@ -22,6 +22,13 @@ model_option = click.option(
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace pairs that were saved there.")
 
 
+def from_pictures(command: Any) -> Any:
+    """What every command that makes pairs of pictures takes: how many, the seed, the model, and where to."""
+    for decorate in (told, overwrite_option, out_option, model_option, seed_option, n_option):
+        command = decorate(command)
+    return command
+
+
 @click.group()
 def pairs() -> None:
     """Make minimal pairs from raw downloads, tables or the mini world, and look at saved ones."""
@@ -59,12 +66,7 @@ def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None
 @pairs.command()
 @click.argument("csv", type=SOURCE)
 @click.argument("images", type=SOURCE)
-@n_option
-@seed_option
-@model_option
-@out_option
-@overwrite_option
-@told
+@from_pictures
 def svo(csv: Path, images: Path, n: int | None, seed: int, model: str, out: Path, overwrite: bool) -> None:
     """Pairs from SVO-Probes: its CSV, and the folder of IMAGES by id."""
     from notice_lens.pairs import svo_probes
@@ -78,12 +80,7 @@ def _of_folder(name: str, words: str) -> None:
     @pairs.command(name, help=words)
     @click.argument("folder", type=SOURCE)
     @click.option("--match", type=click.Choice(["nearest"]), help="Pair pictures that look alike otherwise.")
-    @n_option
-    @seed_option
-    @model_option
-    @out_option
-    @overwrite_option
-    @told
+    @from_pictures
     def build(
         folder: Path, match: str | None, n: int | None, seed: int, model: str, out: Path, overwrite: bool
     ) -> None:

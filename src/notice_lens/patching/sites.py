@@ -1,6 +1,6 @@
 """Sites: what can be patched. A site is checked against its model when it is built, so that no edit can miss."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_
 TABLES = ("hook_attn_scores", "hook_pattern")
 """Activations with a query axis and a key axis."""
 POSITIONS = ("each", "all", "roles", "regions")
-Positions = str | Sequence[int] | Sequence[str]
 
 
 @dataclass(frozen=True)

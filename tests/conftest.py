@@ -3,6 +3,7 @@ import os
 # Read when the hub's library is imported: no test may look for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.random_blip import processor, random_hf
 from oracle import Oracle
 from pair_rows import picture
+from picture_server import Server, serving
 
 torch.set_num_threads(1)
 KINDS = ("vqa", "caption", "match")
@@ -114,3 +116,22 @@ def as_tuple(inputs: BLIPInputs) -> tuple:
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Largest difference over the largest magnitude."""
     return ((ours - theirs).detach().abs().max() / theirs.detach().abs().max()).item()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server whose answers the test writes."""
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def get(server: Server, tmp_path: Path) -> Callable[..., Any]:
+    """Downloads paths of the server by id into `images`, fast and silently."""
+    from notice_lens.pairs import download
+
+    def get(paths: dict[str, str], **settings: Any) -> Any:
+        settings = {"progress": False, "retries": 1, "read_timeout": 0.4, "max_seconds": 5.0} | settings
+        return download({id: server.url(path) for id, path in paths.items()}, tmp_path / "images", **settings)
+
+    return get

@@ -1,123 +1,32 @@
 """download: every image arrives whole or is named in the report, whatever the server does."""
 
 import gzip
-import io
 import re
 import signal
 import threading
 import time
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from notice_lens import __version__
-from notice_lens.pairs.web.downloader import download
-from notice_lens.pairs.web.fetch import Limits
-from notice_lens.pairs.web.report import DownloadReport
+from picture_server import (
+    JPEG,
+    Handler,
+    chunked,
+    encoded,
+    endless,
+    names,
+    redirect,
+    serve,
+    stall,
+    stall_midway,
+    trickle,
+)
 
 HOUR = 3600
-
-
-def encoded(format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(file, format)
-    return file.getvalue()
-
-
-JPEG = encoded()
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.site.visits[self.path] += 1
-        self.site.headers.append(dict(self.headers))
-        self.close_connection = True
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.site.routes[self.path](self)
-
-    @property
-    def site(self) -> "Server":
-        assert isinstance(self.server, Server)
-        return self.server
-
-    @property
-    def visit(self) -> int:
-        return self.site.visits[self.path]
-
-    def answer(self, status: int = 200, body: bytes = b"", length: int | None = -1, **headers: str) -> None:
-        """Sends an answer; a length of None leaves Content-Length out, so that the end of the connection ends it."""
-        self.send_response(status)
-        if length is not None:
-            self.send_header("Content-Length", str(len(body) if length == -1 else length))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    """A server whose answers are written by the tests: a function for each path."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.routes: dict[str, Callable[[Handler], None]] = {}
-        self.visits: Counter[str] = Counter()
-        self.headers: list[dict[str, str]] = []
-        self.over = threading.Event()
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    # A download that waits for ever should fail its test and not hold up all others.
-    patience = threading.Timer(8, server.over.set)
-    patience.start()
-    yield server
-    patience.cancel()
-    server.over.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def get(server, tmp_path) -> Callable[..., DownloadReport]:
-    """Downloads paths of the server by id, fast and silently."""
-
-    def get(paths: dict[str, str], **settings: Any) -> DownloadReport:
-        settings = {"progress": False, "retries": 1, "read_timeout": 0.4, "max_seconds": 5.0} | settings
-        return download({id: server.url(path) for id, path in paths.items()}, tmp_path / "images", **settings)
-
-    return get
-
-
-def serve(body: bytes, **more: Any) -> Callable[[Handler], None]:
-    return lambda handler: handler.answer(body=body, **more)
-
-
-def names(tmp_path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "images").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -163,42 +72,6 @@ def test_half_written_files_are_cleared_and_fetched_anew(server, get, tmp_path):
     assert report.files["a"].read_bytes() == JPEG
     assert report.fetched == 1
     assert names(tmp_path) == ["a.jpg", "a.png", "b.jpg", "failed.csv", "mine.part"]
-
-
-def stall(handler: Handler) -> None:
-    handler.site.over.wait()
-
-
-def stall_midway(handler: Handler) -> None:
-    handler.answer(body=JPEG[:100], length=len(JPEG))
-    handler.site.over.wait()
-
-
-def trickle(handler: Handler) -> None:
-    """A byte now and then, each in time for the read time-out."""
-    handler.answer(body=JPEG[:100], length=len(JPEG))
-    for byte in JPEG[100:]:
-        if handler.site.over.wait(0.1):
-            break
-        handler.wfile.write(bytes([byte]))
-
-
-def endless(handler: Handler) -> None:
-    handler.answer(length=None)
-    while not handler.site.over.is_set():
-        handler.wfile.write(JPEG)
-
-
-def chunked(body: bytes) -> Callable[[Handler], None]:
-    def send(handler: Handler) -> None:
-        handler.answer(length=None, Transfer_Encoding="chunked")
-        handler.wfile.write(b"%x\r\n%s\r\n" % (len(body) + 1, body))
-
-    return send
-
-
-def redirect(to: str) -> Callable[[Handler], None]:
-    return lambda handler: handler.answer(302, Location=to)
 
 
 HTML = b"<html><body>Please log in</body></html>"
@@ -385,22 +258,6 @@ def test_chunks(server, get):
     assert get({"x": "/x"}).files["x"].read_bytes() == JPEG
 
 
-@pytest.mark.parametrize(
-    ("url", "reason", "detail"),
-    [
-        ("file:///etc/hostname", "no http or https address", "the URL is 'file:///etc/hostname'; expected http://"),
-        ("", "no http or https address", "the URL is ''; expected http:// or https://"),
-        ("http://", "no http or https address", "No host supplied"),
-        ("http://" + "a" * 70 + ".invalid/", "no http or https address", "label empty or too long"),
-        ("http://127.0.0.1:1/", "no connection", "Connection refused (in 2 tries)"),
-    ],
-)
-def test_urls_that_lead_nowhere(tmp_path, url, reason, detail):
-    (failure,) = download({"x": url}, tmp_path, retries=1, progress=False).failed
-    assert (failure.url, failure.reason) == (url, reason)
-    assert detail in failure.detail
-
-
 def test_environment_proxies_and_cookies_are_left_out(server, get, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -461,115 +318,3 @@ def test_a_disk_that_takes_nothing_ends_the_run(server, get, monkeypatch):
     monkeypatch.setattr("notice_lens.pairs.web.fetch.Path.replace", lambda *_: full(None))
     with pytest.raises(OSError, match="No space left on device"):
         get({"x": "/x"})
-
-
-def test_the_report_names_everything(server, get, tmp_path):
-    server.routes |= {f"/{index}": lambda handler: handler.answer(410) for index in range(7)}
-    server.routes |= {"/html": serve(HTML), "/good": serve(JPEG)}
-    report = get({**{f"gone{index}": f"/{index}" for index in range(7)}, "page": "/html", "good": "/good"})
-    assert report.counts == {"HTTP 410": 7, "image unreadable": 1}
-    lines = str(report).splitlines()
-    assert lines[:4] == [
-        f"1 of 9 images in {tmp_path / 'images'}: 1 new, 0 from before",
-        "8 missing; failed.csv there names all",
-        "  HTTP 410: 7",
-        f"    gone0: {server.url('/0')} answered 410 Gone",
-    ]
-    assert lines[8:10] == ["    ... and 2 more", "  image unreadable: 1"]
-    frame = report.to_pandas()
-    assert list(frame.columns) == ["id", "url", "reason", "detail"]
-    assert list(frame["id"]) == [*(f"gone{index}" for index in range(7)), "page"]
-    report.to_csv(tmp_path / "mine.csv")
-    for path in (tmp_path / "mine.csv", tmp_path / "images" / "failed.csv"):
-        pd.testing.assert_frame_equal(pd.read_csv(path, dtype=str), frame.astype(str), check_dtype=False)
-    server.routes |= {f"/{index}": serve(JPEG) for index in range(7)} | {"/html": serve(JPEG)}
-    again = get({**{f"gone{index}": f"/{index}" for index in range(7)}, "page": "/html", "good": "/good"})
-    assert pd.read_csv(tmp_path / "images" / "failed.csv").empty
-    assert again.to_pandas().empty
-
-
-@pytest.mark.parametrize("id", ["", "a/b", "../a", "a.b", "a b", "é", "a\n", "x\0"])
-def test_ids_that_are_no_names_of_files(server, get, tmp_path, id):
-    with pytest.raises(ValueError, match=re.escape(f"digits, _ and -; got {id!r}")):
-        get({"good": "/good", id: "/x"})
-    assert not server.visits
-    assert not (tmp_path / "images").exists()
-
-
-def test_many_bad_ids_are_counted(get):
-    with pytest.raises(ValueError, match=re.escape("got '0.', '1.', '2.', '3.', '4.' and 3 more")):
-        get({f"{index}.": "/x" for index in range(8)})
-
-
-@pytest.mark.parametrize(
-    ("urls", "error", "message"),
-    [
-        ([("a", "http://x"), ("a", "http://y")], ValueError, "id 'a' has two URLs: http://x and http://y"),
-        ("http://x", TypeError, "urls are a mapping from id to URL, or pairs (id, url); got str"),
-        (None, TypeError, "or pairs (id, url); got NoneType"),
-        (["http://x"], TypeError, "or pairs (id, url); item 0 is 'http://x'"),
-        ([("a", "http://x"), ("b",)], TypeError, "item 1 is ('b',)"),
-        ({"a": float("nan")}, TypeError, "ids and URLs are strings; item 0 is ('a', nan)"),
-        ({7: "http://x"}, TypeError, "ids and URLs are strings; item 0 is (7, 'http://x')"),
-    ],
-)
-def test_bad_urls(tmp_path, urls, error, message):
-    with pytest.raises(error, match=re.escape(message)):
-        download(urls, tmp_path / "images")
-    assert not (tmp_path / "images").exists()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"workers": 0}, "workers has to be 1 or more, got 0"),
-        ({"retries": -1}, "retries has to be 0 or more, got -1"),
-        ({"max_bytes": 0}, "max_bytes has to be more than 0, got 0"),
-        ({"max_seconds": -1.0}, "max_seconds has to be more than 0, got -1"),
-        ({"read_timeout": float("nan")}, "read_timeout has to be more than 0, got nan"),
-    ],
-)
-def test_bad_settings(get, settings, message):
-    with pytest.raises(ValueError, match=message):
-        get({"a": "/x"}, **settings)
-
-
-def test_pairs_may_repeat_themselves(server, tmp_path):
-    server.routes["/x"] = serve(JPEG)
-    pairs = iter([("a", server.url("/x")), ("a", server.url("/x"))])
-    assert download(pairs, tmp_path, progress=False).fetched == 1
-    assert server.visits["/x"] == 1
-
-
-def test_ids_that_a_file_system_mixes_up(server, get, tmp_path, monkeypatch):
-    server.routes |= {"/1": serve(JPEG), "/2": serve(encoded("PNG"))}
-    monkeypatch.setattr("notice_lens.pairs.web.downloader._ignores_case", lambda _: True)
-    with pytest.raises(ValueError, match="images takes the ids 'Ab' and 'aB' for the same file: rename one of them"):
-        get({"Ab": "/1", "aB": "/2"})
-    monkeypatch.undo()
-    report = get({"Ab": "/1", "aB": "/2"})
-    assert [path.name for path in report.files.values()] == ["Ab.jpg", "aB.png"]
-
-
-def test_a_folder_that_is_a_file(tmp_path):
-    (tmp_path / "images").touch()
-    with pytest.raises(ValueError, match="images is a file"):
-        download({"a": "http://x"}, tmp_path / "images")
-
-
-def test_nothing_asked_for(tmp_path):
-    assert str(download({}, tmp_path)) == f"0 of 0 images in {tmp_path}: 0 new, 0 from before"
-
-
-def test_the_bar_can_be_switched_off(server, tmp_path, capsys):
-    server.routes |= {"/x": serve(JPEG), "/y": lambda handler: handler.answer(404)}
-    urls = {"x": server.url("/x"), "y": server.url("/y")}
-    download(urls, tmp_path / "silent", progress=False)
-    assert capsys.readouterr() == ("", "")
-    download(urls, tmp_path / "bar")
-    assert "2/2" in (shown := capsys.readouterr().err)
-    assert "failed=1" in shown
-
-
-def test_the_defaults_are_those_of_limits():
-    assert Limits() == Limits(3, 50 * 2**20, 10.0, 30.0, 120.0)

@@ -1,0 +1,319 @@
+"""What no store takes, whom it lets in, and what it says of both."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from made_stores import SETTINGS, effects
+from notice_lens.patching import store_lock
+from notice_lens.patching.store import Store
+from notice_lens.patching.store_format import CREATING, read
+
+
+def refused(path: Path, template: xr.Dataset, settings: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValueError, match="is the store of another sweep; name another folder") as caught:
+        Store.open(path, template, settings)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "s", effects(), SETTINGS) as opened:
+        yield opened
+
+
+def test_other_settings_are_named(store: Store) -> None:
+    store.close()
+    other = {"model": {"fingerprint": "xyz", "layers": 12.0}, "corruption": "text", "metrics": ["kl"], "seed": None}
+    assert refused(store.path, effects(), other) == [
+        "model.fingerprint: 'abc' in the store, 'xyz' asked for",
+        "model.layers: 12 in the store, 12.0 asked for",
+        "corruption: 'image' in the store, 'text' asked for",
+        "metrics: ['kl', 'answer_prob'] in the store, ['kl'] asked for",
+        "seed: nothing in the store, None asked for",
+    ]
+    swapped = {**SETTINGS, "metrics": ["kl", "prob_change"]}
+    assert refused(store.path, effects(), swapped) == [
+        "metrics[1]: 'answer_prob' in the store, 'prob_change' asked for"
+    ]
+    Store.open(store.path, effects(), {**SETTINGS, "metrics": ("kl", np.str_("answer_prob"))}).close()
+
+
+def test_settings_that_are_not_numbers_are_themselves(tmp_path: Path) -> None:
+    for _ in range(2):
+        Store.open(tmp_path / "s", effects(), {"nan": np.nan, "inf": [np.inf], "n": np.int64(3)}).close()
+
+
+def test_other_pairs_are_named(store: Store) -> None:
+    store.close()
+    whole = effects()
+    other = whole.assign_coords(pair=["p0", "p1", "q2", "p3", "p4"])
+    assert refused(store.path, other, SETTINGS) == [
+        "coordinate 'pair': 1 of 5 differ, first number 2: 'p2' in the store, 'q2' asked for; "
+        "only in the store: 'p2'; only asked for: 'q2'"
+    ]
+    longer = effects(n_pairs=12)
+    lines = refused(store.path, longer, SETTINGS)
+    assert lines[0] == (
+        "coordinate 'pair': 5 along 'pair' in the store, 12 along 'pair' asked for; "
+        "only asked for: 'p5', 'p6', 'p7', 'p8', 'p9' and 2 more"
+    )
+    turned = refused(store.path, whole.isel(pair=[1, 0, 2, 3, 4]), SETTINGS)
+    assert turned[0].endswith("'p0' in the store, 'p1' asked for; the same values in another order")
+
+
+def test_other_coordinates_are_named(store: Store) -> None:
+    store.close()
+    other = effects().assign_coords(minimality=("pair", np.full(5, 0.5)), site="text.attn").drop_vars("kept")
+    assert refused(store.path, other.assign_coords(task=("pair", ["a"] * 5)), SETTINGS) == [
+        "coordinate 'minimality': 1 of 5 differ, first number 3: None in the store, 0.5 asked for; "
+        "only in the store: None",
+        "coordinate 'kept': only the store has it",
+        "coordinate 'site': 'text.cross_attn' in the store, 'text.attn' asked for",
+        "coordinate 'task': the store has none",
+    ]
+    dims = effects().drop_vars("kept").assign_coords(kept=("layer", [True, False]))
+    assert refused(store.path, dims, SETTINGS) == [
+        "coordinate 'kept': dims ('pair',) in the store, ('layer',) asked for"
+    ]
+
+
+def test_other_variables_are_named(store: Store) -> None:
+    store.close()
+    other = effects().drop_vars("n_tokens")
+    other["kl"] = other.kl.astype("float64")
+    assert refused(store.path, other, SETTINGS) == [
+        "variable kl.dtype: 'float32' in the store, 'float64' asked for",
+        "variable n_tokens: {'dims': ['pair'], 'shape': [5], 'dtype': 'int16'} in the store, nothing asked for",
+    ]
+
+
+def test_a_second_writer_is_refused(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="this very process is writing to this store"):
+        Store.open(store.path, effects(), SETTINGS)
+    store.write([0], effects().isel(pair=[0]))
+    store.close()
+    store.close()
+    Store.open(store.path, effects(), SETTINGS).close()
+    with pytest.raises(RuntimeError, match="this store was closed; open it anew to write"):
+        store.write([1], effects().isel(pair=[1]))
+    assert store.load().kl.notnull().any()
+
+
+def test_another_process_that_writes_is_named_and_its_lock_ends_with_it(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from notice_lens.patching.store_lock import Lock
+        lock = Lock(Path(sys.argv[1]))
+        print("locked", flush=True)
+        sys.stdin.read()"""
+    command = [sys.executable, "-c", code, str(tmp_path / "s")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RuntimeError, match=f"process {other.pid} on .* is writing to this store; wait for it"):
+            Store.open(tmp_path / "s", effects(), SETTINGS)
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+    assert (tmp_path / "s.lock").exists()
+    with Store.open(tmp_path / "s", effects(), SETTINGS):
+        assert str(os.getpid()) in (tmp_path / "s.lock").read_text()
+    assert not (tmp_path / "s.lock").exists()
+
+
+def test_a_lock_on_a_file_that_was_taken_away_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, places = store_lock._lock, []
+
+    def slowly(descriptor: int) -> bool:
+        if not places:  # between our opening of the file and our lock, its holder takes it away
+            (tmp_path / "s.lock").unlink()
+        places.append(descriptor)
+        return lock(descriptor)
+
+    monkeypatch.setattr(store_lock, "_lock", slowly)
+    held = store_lock.Lock(tmp_path / "s")
+    assert len(places) == 2
+    with pytest.raises(RuntimeError, match="this very process is writing"):
+        store_lock.Lock(tmp_path / "s")
+    held.release()
+
+
+def test_a_fork_frees_no_lock(tmp_path: Path) -> None:
+    held = store_lock.Lock(tmp_path / "s")
+    store_lock._release(-1, tmp_path / "s.lock", pid=os.getpid() + 1)
+    assert (tmp_path / "s.lock").exists()
+    held.release()
+
+
+def test_a_lock_is_freed_when_opening_fails_and_when_nobody_has_the_store(tmp_path: Path) -> None:
+    Store.open(tmp_path / "s", effects(), SETTINGS)  # nobody has it
+    refused(tmp_path / "s", effects(), {})
+    Store.open(tmp_path / "s", effects(), SETTINGS).close()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "zarr.json", ".zgroup"])
+def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    with pytest.raises(FileExistsError, match="no store of a sweep.*; it is left as it is; name another folder"):
+        Store.open(tmp_path / "s", effects(), SETTINGS)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == [name]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(FileExistsError, match="no store of a sweep"):
+        Store.open(tmp_path / "s", effects(), SETTINGS)
+    assert (tmp_path / "s").read_text() == "mine"
+    with pytest.raises(FileNotFoundError, match="nothing is there"):
+        read(tmp_path / "t")
+
+
+def test_an_empty_folder_becomes_a_store(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    Store.open(str(tmp_path / "s"), effects(), SETTINGS).close()
+    assert read(tmp_path / "s").sizes["pair"] == 5
+
+
+def test_the_place_where_stores_are_built_is_cleared_of_ours_only(tmp_path: Path) -> None:
+    beside = tmp_path / "s.creating"
+    (beside / "store").mkdir(parents=True)
+    (beside / "store" / "zarr.json").write_text('{"cut o')
+    with pytest.raises(FileExistsError, match="s.creating is in the way"):
+        Store.open(tmp_path / "s", effects(), SETTINGS)
+    assert (beside / "store" / "zarr.json").exists()
+    (beside / CREATING).touch()
+    Store.open(tmp_path / "s", effects(), SETTINGS).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_store_that_is_damaged_is_said_to_be(store: Store) -> None:
+    store.close()
+    meta = store.path / "zarr.json"
+    text = meta.read_text()
+    meta.write_text(text[:100])
+    with pytest.raises(ValueError, match="zarr.json is damaged or cut off .*it is left as it is"):
+        Store.open(store.path, effects(), SETTINGS)
+    assert meta.read_text() == text[:100]
+    meta.write_text(text)
+    (store.path / "kl" / "zarr.json").rename(store.path / "kl" / "gone")
+    with pytest.raises(ValueError, match="is incomplete: it lacks the arrays 'kl'; was all of it copied"):
+        read(store.path)
+
+
+def test_a_store_of_another_version_is_said_to_be(store: Store) -> None:
+    store.close()
+    meta = store.path / "zarr.json"
+    found = json.loads(meta.read_text())
+    found["attributes"]["notice_lens"]["format"] = 99
+    meta.write_text(json.dumps(found))
+    with pytest.raises(
+        ValueError, match="has format 99 in Zarr format 3, written by .* reads format 1 in Zarr format 3"
+    ):
+        read(store.path)
+    found["attributes"]["notice_lens"]["format"] = 1
+    found["zarr_format"] = 4
+    meta.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="has format 1 in Zarr format 4"):
+        read(store.path)
+    found["zarr_format"] = 3
+    meta.write_text(json.dumps(found))
+    array = json.loads((store.path / "kl" / "zarr.json").read_text())
+    array["codecs"] = [{"name": "of the future"}]
+    (store.path / "kl" / "zarr.json").write_text(json.dumps(array))
+    with pytest.raises(ValueError, match="Zarr cannot read it \\(written with Zarr .*, read with .*of the future"):
+        read(store.path)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "change", "error", "message"),
+    [
+        ([0, 5, -1], {}, IndexError, "pairs 5, -1: the store has pairs 0 to 4"),
+        ([1, 1], {}, ValueError, "pairs 1, 1: one comes twice"),
+        ([True, False], {}, ValueError, "pairs are a slice or a list of whole numbers; got bool of shape \\(2,\\)"),
+        ([4, 3], {}, ValueError, "pairs 4, 3 are done; finished pairs are kept"),
+        ([0, 1], {"kl": None}, ValueError, "the part lacks 'kl'"),
+        ([0, 1], {"kll": ("pair", [1, 2])}, ValueError, "no variable 'kll'; did you mean 'kl'\\?"),
+        (
+            [0, 1],
+            {"n_tokens": ("layer", [1, 2])},
+            ValueError,
+            "'n_tokens' has the dims \\('layer',\\); the store's are",
+        ),
+        ([0, 1], {"n_tokens": ("pair", [1, 2])}, ValueError, "int64 of shape \\[2\\]; expected int16 of \\[2\\]"),
+        ([0], {}, ValueError, "'kl' is float32 of shape \\[2, 2, 3\\]; expected float32 of \\[1, 2, 3\\]"),
+        ([1, 2], {}, ValueError, "the part is of other pairs or places: coordinate 'pair': 2 of 2 differ"),
+        ([0, 1], {"layer": [0, 10]}, ValueError, "coordinate 'layer': 1 of 2 differ, first number 1: 11 in the store"),
+        ([0, 1], {"contrast": ("pair", np.array(["a", 3], object))}, TypeError, "'contrast' holds 3, a int"),
+    ],
+)
+def test_a_part_that_does_not_fit_writes_nothing(
+    store: Store, pairs: list[int], change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    whole = effects()
+    store.write([3, 4], whole.isel(pair=[3, 4]))
+    part = whole.isel(pair=[0, 1])
+    gone = [name for name, value in change.items() if value is None]
+    part = part.drop_vars(gone).assign({name: value for name, value in change.items() if value is not None})
+    with pytest.raises(error, match=message):
+        store.write(pairs, part)
+    assert store.done.tolist() == [False, False, False, True, True]
+    assert store.load().kl[:3].isnull().all()
+
+
+def test_a_part_may_have_its_axes_in_any_order(store: Store) -> None:
+    whole = effects()
+    part = whole.transpose("role", "layer", "pair")
+    store.write(slice(None), part.drop_vars(["group", "pair"]))
+    xr.testing.assert_identical(store.load(), whole)
+    assert part.kl.dims == ("role", "layer", "pair")
+
+
+def test_no_pairs_at_all(tmp_path: Path) -> None:
+    none = effects(n_pairs=3).isel(pair=slice(0))
+    with Store.open(tmp_path / "s", none, {}) as store:
+        store.write([], none)
+        assert store.done.shape == (0,)
+        assert store.load().kl.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "error", "message"),
+    [
+        ({"late": (("layer", "pair"), np.zeros((2, 5)))}, {}, ValueError, "dims \\('layer', 'pair'\\); `pair` must be"),
+        ({"done": ("pair", np.zeros(5))}, {}, ValueError, "'done': a store has one of its own"),
+        ({"wave": ("pair", np.zeros(5, complex))}, {}, TypeError, "'wave': a store cannot hold complex128"),
+        ({}, {"a": {"b": [1, {3}]}}, TypeError, "settings.a.b\\[1\\] is a set, which JSON cannot hold"),
+        ({}, {"a": {1: 2}}, TypeError, "settings.a: the key 1 is a int; keys are strings"),
+        ({}, {"path": Path("x")}, TypeError, "settings.path is a PosixPath"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(
+    tmp_path: Path, change: dict[str, Any], settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Store.open(tmp_path / "s", effects().assign(change), settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_coordinates_and_attributes_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    odd = effects().assign_coords(group=("pair", np.array(["a", 1, "b", "c", "d"], object)))
+    with pytest.raises(TypeError, match="'group' holds 1, a int; a store holds text or numbers"):
+        Store.open(tmp_path / "s", odd, {})
+    with pytest.raises(TypeError, match="attribute.when is a Timestamp"):
+        Store.open(tmp_path / "s", effects().assign_attrs(when=pd.Timestamp(0)), {})
+    with pytest.raises(ValueError, match="a sweep has a dimension `pair`; this template has layer"):
+        Store.open(tmp_path / "s", xr.Dataset(coords={"layer": [1]}), {})
+    assert list(tmp_path.iterdir()) == []

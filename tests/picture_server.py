@@ -21,6 +21,7 @@ def encoded(format: str = "JPEG", mode: str = "RGB", size: tuple[int, int] = (40
 
 
 JPEG = encoded()
+HTML = b"<html><body>Please log in</body></html>"
 
 
 class Handler(BaseHTTPRequestHandler):

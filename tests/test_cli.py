@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from notice_lens import HookedBLIP, MinimalPairs, patching
+from notice_lens import HookedBLIP, MinimalPairs, __version__, patching
 from notice_lens.circuits import important_heads
 from notice_lens.cli import main
 from notice_lens.pairs import mini_world
@@ -189,7 +189,7 @@ def test_help_of_every_command_is_quick_and_imports_nothing_heavy():
 
 
 def test_version():
-    assert ran("--version").stdout.startswith("notice-lens, version")
+    assert ran("--version").stdout == f"notice-lens, version {__version__}\n"
 
 
 def test_what_the_command_line_gets_wrong_is_exit_code_2(pairs, tmp_path):

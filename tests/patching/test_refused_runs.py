@@ -38,10 +38,10 @@ def says(message: str) -> str:
 
 EDITS: list[tuple[Any, str]] = [
     (Edit("text.attn"), "variant 'one': an edit of text.attn.hook_z needs a layer, 0 to 2"),
-    (Edit("text.attn", 3), f"variant 'one': layer 3 asked for; {LAYERS}"),
+    (Edit("text.attn", 3), "variant 'one': layer 3 asked for; `text` has layers 0 to 2"),
     (Edit("text.attn", [0, 1]), "variant 'one': layer [0, 1] asked for; an edit of text.attn is in one layer, given"),
     (Edit("text.attn", 0, [1, 2]), "variant 'one': head [1, 2] asked for; an edit of text.attn is in one head, given"),
-    (Edit("text.attn", 0, 8), f"variant 'one': head 8 asked for; {HEADS}"),
+    (Edit("text.attn", 0, 8), "variant 'one': head 8 asked for; `text` has heads 0 to 7"),
     (Edit("text.mlp_out", 0, 1), "variant 'one': heads [1] asked for; text.hook_mlp_out has no heads"),
     (Edit("vision.embed", 0), "variant 'one': layers 0 asked for; vision.hook_embed is before the first layer"),
     (Edit("text.mpl_out", 0), "variant 'one': site 'text.mpl_out': no activation of `text` 'mpl_out'; did you mean 'm"),

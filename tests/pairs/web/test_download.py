@@ -13,6 +13,7 @@ import pytest
 
 from notice_lens import __version__
 from picture_server import (
+    HTML,
     JPEG,
     Handler,
     chunked,
@@ -74,7 +75,6 @@ def test_half_written_files_are_cleared_and_fetched_anew(server, get, tmp_path):
     assert names(tmp_path) == ["a.jpg", "a.png", "b.jpg", "failed.csv", "mine.part"]
 
 
-HTML = b"<html><body>Please log in</body></html>"
 FAILURES = {
     "404": (lambda handler: handler.answer(404), "HTTP 404", "/x answered 404 Not Found", 1),
     "500": (lambda handler: handler.answer(500), "HTTP 500", "answered 500 Internal Server Error (in 2 tries)", 2),

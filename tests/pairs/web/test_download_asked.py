@@ -7,7 +7,7 @@ import pytest
 
 from notice_lens.pairs.web.downloader import download
 from notice_lens.pairs.web.fetch import Limits
-from picture_server import JPEG, encoded, serve
+from picture_server import HTML, JPEG, encoded, serve
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,7 @@ def faithfulness(
         universe: The nodes that are ablated where they are not in the circuit: stacks (`text`: all heads of its
             self-attention and cross-attention, and all its MLPs), modules (`text.cross_attn`), or nodes by name; one
             or several. None takes the stacks of the circuit's nodes, all of each.
-        value: What is put in the place of a node: `mean`, `resample`, `zero` as in `ablate`, or `other`, what the
-            corrupted run has there.
+        value: What takes a node's place: `mean`, `resample`, `zero` as in `ablate`, or `other`, the corrupted run's.
         reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
         seed: Of the draw of examples, and of the bootstrap.
         confidence: Of the intervals, between 0 and 1.
@@ -91,7 +90,8 @@ def faithfulness(
         >>> from notice_lens import HookedBLIP, patching
         >>> from notice_lens.pairs import mini_world
         >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
-        >>> scores = patching.faithfulness(blip, pairs, ["text.cross_attn.L1.H3", ("text.mlp", 2)], progress=False)
+        >>> circuit = ["text.cross_attn.L1.H3", ("text.mlp", 2)]
+        >>> scores = patching.faithfulness(blip, pairs, circuit, progress=False)
         >>> scores.faithfulness.dims, dict(scores.minimality.sizes)
         ((), {'node': 2})
     """

@@ -138,9 +138,11 @@ def patch_paths(
 ) -> "xr.Dataset":
     """What one part of the model tells another: the effect of each path from a sender to a receiver.
 
-    In the base run (`direction` says which of clean and corrupted that is) the sender gets what it has in the other
-    run. A path lies in the stacks that it names: nodes *between* sender and receiver in those stacks are frozen. What
-    the receiver takes in is then given to it in a base run of its own, in which *everything after it runs free*.
+    1. The base run and the other run; `direction` says which of clean and corrupted is which.
+    2. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
+       nodes *between* sender and receiver in those stacks are frozen. What the receiver takes in is recorded.
+    3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
+
     So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
     not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
 

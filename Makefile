@@ -36,8 +36,11 @@ figures: $(VENV)/.installed
 tutorials: $(VENV)/.installed
 	$(BIN)/python tutorials/run.py $(ARGS)
 
+# Wheel and sdist in dist/, as an index would want them.
 build: $(VENV)/.installed
+	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # The tested set lives in constraints.txt; touch it or pyproject.toml and the environment is brought up to date.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

@@ -43,6 +43,18 @@ def test_tests_that_pages_name_exist() -> None:
         assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
 
 
+def test_what_the_docs_call_experimental_says_so_itself() -> None:
+    """Every public name on the list, and no other, has the word in its docstring."""
+    section = (DOCS / "validity.md").read_text(encoding="utf-8").partition("## Experimental")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| (.+?) \|", section, re.MULTILINE)
+    named = {name for one in listed for name in re.findall(r"`(?:[\w.]+\.)?(\w+)`", one)}
+    modules = [import_module("notice_lens" + package) for package in PACKAGES]
+    public = {name: getattr(module, name) for module in modules for name in dir(module) if name[0] != "_"}
+    marked = {name for name, value in public.items() if callable(value) and "Experimental:" in (value.__doc__ or "")}
+    assert len(listed) >= 6
+    assert marked == named & set(public)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_reference_has_every_public_name(package: str) -> None:
     module = import_module("notice_lens" + package)

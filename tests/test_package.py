@@ -7,12 +7,36 @@ import pytest
 
 import notice_lens
 
+IMPORTED = "{m.partition('.')[0] for m in sys.modules} - sys.stdlib_module_names - {'notice_lens', 'click', '__main__'}"
+
+
+def imported(script: str) -> str:
+    """What a fresh Python has imported after a script, beyond the standard library, click and what it starts with."""
+    script = f"import sys; before = {IMPORTED}\n{script}\nprint(sorted({IMPORTED} - before))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return found.stdout.splitlines()[-1]
+
 
 def test_importing_does_nothing_heavy():
-    heavy = ["torch", "transformers", "transformer_lens", "plotly", "pandas"]
-    script = f"import sys, notice_lens; print([name for name in {heavy} if name in sys.modules])"
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"
+    assert imported("import notice_lens") == "[]"
+    rooms = ("pairs", "patching", "circuits", "viz", "study")
+    assert imported("import " + ", ".join(f"notice_lens.{room}" for room in rooms)) == "[]"
+
+
+def test_no_help_imports_anything_heavy():
+    script = """
+from click import Group
+from click.testing import CliRunner
+from notice_lens.cli import main
+
+def ask(command, words):
+    assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0
+    for name, below in (command.commands if isinstance(command, Group) else {}).items():
+        ask(below, [*words, name])
+
+ask(main, [])
+"""
+    assert imported(script) == "[]"
 
 
 def test_public_names():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from notice_lens.models import BLIPInputs, HookedBLIP, Lens
     from notice_lens.pairs import MinimalPairs
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 _HOMES = {
     "HookedBLIP": "notice_lens.models",
     "BLIPInputs": "notice_lens.models",

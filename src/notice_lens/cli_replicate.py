@@ -37,8 +37,9 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Repeat the method's experiment on BLIP, conceptually, with the raw data sets; at least one of them.
 
-    Role, metric and rules are fixed in OUT/plan.json before anything runs. At the end: both rules side by side, the
-    heads L5.H3, L3.H0 and L0.H11 that the paper calls universal, and what differs from the paper.
+    Experimental: it never ran on the real things. Role, metric and rules are fixed in OUT/plan.json before anything
+    runs. At the end: both rules side by side, the heads L5.H3, L3.H0 and L0.H11 that the paper calls universal, and
+    what differs from the paper.
     """
     from notice_lens.study import Choices
     from notice_lens.study.replication import fix, paper_heads, plan

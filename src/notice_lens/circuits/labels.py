@@ -58,6 +58,8 @@ def label_heads(
 ) -> "xr.Dataset":
     """What each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
 
+    Experimental: the rules are our reading of the paper, which names heads by their maps.
+
     Args:
         blip: The model.
         pairs: The pairs that `functions` is of.

@@ -63,7 +63,7 @@ class HookedBLIP(ForwardPass):
 
         Args:
             name_or_path: For instance `Salesforce/blip-vqa-base`, or a folder with `config.json` and weights.
-            device: Where to put it, for instance `cuda`.
+            device: Where to put it, for instance `cuda`. Experimental, as no GPU was at hand.
             dtype: float32, bfloat16, float16 or float64, as torch's dtype or its name.
             revision: The hub's branch, tag or commit.
             enc_token: Replace each question's `[CLS]` by `[ENC]`, as the original Salesforce code did.

@@ -8,6 +8,8 @@
 
 It is conceptual: prompts, pairs, positions and tests are not the paper's (`DIFFERENCES`), so that agreement supports
 its claim and disagreement does not refute its numbers.
+
+Experimental: it ran on made-up downloads and small models alone, and may change.
 """
 
 import json

@@ -34,6 +34,8 @@ def explore(
 ) -> Any:
     """A notebook widget: heat maps in which a click on a head shows where it looks, over the pairs.
 
+    Experimental: not every notebook front end was tried.
+
     Args:
         effects: A result of `patch_heads`, with the model and the pairs that it is of; or a `ReportData`, alone.
         blip: The model.

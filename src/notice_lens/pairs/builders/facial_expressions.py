@@ -45,6 +45,8 @@ def facial_expressions(
 ) -> "MinimalPairs":
     """Minimal pairs of two faces with two emotions, asked as in "is this person feeling happy or sad?".
 
+    Experimental: it ran on made-up downloads of the published layout alone.
+
     The pictures show any two people. In the corrupted prompt each emotion makes way for one of the opposite valence:
     happy and surprise for angry, disgust, fear and sad, and the other way round; neutral, which has no opposite, makes
     way for any emotion. None of the clean options comes back. The donor picture shows a third emotion. The donor

@@ -44,6 +44,8 @@ def mit_states(
 ) -> "MinimalPairs":
     """Minimal pairs of one noun with two adjectives, asked as in "is this box large or tiny?".
 
+    Experimental: it ran on made-up downloads of the published layout alone.
+
     Both pictures show the noun; they are of different adjectives of one group, which do not mean nearly the same. The
     corrupted prompt has two other adjectives of that group, with as many word pieces. The donor picture shows the noun
     with a third adjective of the group, the donor prompt has two more adjectives; where there is none, it is None.

@@ -51,6 +51,8 @@ def svo_probes(
 ) -> "MinimalPairs":
     """Minimal pairs from the raw download of SVO-Probes.
 
+    Experimental: it ran on made-up downloads of the published layout alone.
+
     Args:
         csv: `svo_probes.csv`, in UTF-8.
         images: A folder with the pictures by id, such as `123.jpg`; some may be missing.

@@ -56,6 +56,8 @@ def download(
 ) -> DownloadReport:
     """Fetches the images that a folder lacks, and reports what failed; failures of single images never raise.
 
+    Experimental: it never ran against the web, only against a server that misbehaves in known ways.
+
     Args:
         urls: The URL of each id: a mapping, or pairs (id, url). Ids become names of files, so they consist of
             letters, digits, _ and -.

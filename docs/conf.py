@@ -39,12 +39,14 @@ def write_tables(app: Sphinx) -> None:
         (folder / f"{name}.md").write_text(blip.lens(name, inputs).names_table().to_markdown() + "\n")
 
 
-def helps(command: click.Command, name: str) -> str:
-    """What a command and those below it say with `--help`, a section each."""
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+def helps(command: click.Command, name: str, above: click.Context | None = None) -> str:
+    """What a command and those below it say with `--help`, a section each; as wide as a page."""
+    context = click.Context(
+        command, above, info_name=name.split()[-1], max_content_width=96, terminal_width=96, **command.context_settings
+    )
     said = f"## `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
     below = command.commands.items() if isinstance(command, click.Group) else ()
-    return "\n".join([said, *(helps(one, f"{name} {own}") for own, one in below)])
+    return "\n".join([said, *(helps(one, f"{name} {own}", context) for own, one in below)])
 
 
 def write_commands(app: Sphinx) -> None:

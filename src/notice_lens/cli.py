@@ -24,7 +24,7 @@ def main() -> None:
     """See how BLIP answers: minimal pairs, exact patching, universal heads and what they do."""
 
 
-@main.command()
+@main.command(short_help="Study the small trained BLIP that comes along.")
 @click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for report and results.")
 @click.option("--pairs", "n", type=click.IntRange(20), default=100, show_default=True, help="Pairs of each task.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the pairs, and of all that is drawn.")
@@ -48,7 +48,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
     carry_out(HookedBLIP.mini(), tasks, choices, out, opened, quiet, as_json)
 
 
-@main.command()
+@main.command(short_help="Patch every head of a model on pairs; report.")
 @click.argument("model")
 @click.argument("pairs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=FOLDER, required=True, help="Folder for sweeps, report and tables; an earlier run goes on.")
@@ -101,7 +101,7 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
     carry_out(blip, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
 
 
-@main.command()
+@main.command(short_help="Write the page of a finished study anew.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page; by default FOLDER/report.html.")
 @opened
@@ -116,7 +116,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
     show(page, opened)
 
 
-@main.command()
+@main.command(short_help="Say what a model is, and check it.")
 @click.argument("model", default="mini")
 @click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 @as_json

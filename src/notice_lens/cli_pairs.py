@@ -29,7 +29,7 @@ def from_pictures(command: Any) -> Any:
     return command
 
 
-@click.group()
+@click.group(short_help="Make minimal pairs, and look at saved ones.")
 def pairs() -> None:
     """Make minimal pairs from raw downloads, tables or the mini world, and look at saved ones."""
 
@@ -63,7 +63,7 @@ def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None
     _save(build(task, n, seed), out, overwrite)
 
 
-@pairs.command()
+@pairs.command(short_help="Pairs from SVO-Probes.")
 @click.argument("csv", type=SOURCE)
 @click.argument("images", type=SOURCE)
 @from_pictures
@@ -94,7 +94,7 @@ _of_folder("mit-states", "Pairs from MIT-States: folders named 'adjective noun'.
 _of_folder("faces", "Pairs from folders of faces named by emotion.")
 
 
-@pairs.command()
+@pairs.command(short_help="Pairs of your own, from a CSV or JSONL file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out, and count them, instead of stopping.")
@@ -109,7 +109,7 @@ def table(file: Path, images: str | None, skip: bool, out: Path, overwrite: bool
     _save(read(file, images=images, on_error="drop" if skip else "raise"), out, overwrite)
 
 
-@pairs.command()
+@pairs.command(short_help="Say what saved pairs are.")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told

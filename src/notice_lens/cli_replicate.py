@@ -16,7 +16,7 @@ MODEL = "Salesforce/blip-vqa-base"
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="The paper's experiment on raw data (experimental).")
 @click.option("--images", type=FOLDER, help="Holds what is not named below: svo_probes.csv, images, mit-states, faces.")
 @click.option("--svo-csv", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SVO-Probes: its CSV.")
 @click.option("--svo-images", type=FOLDER, help="SVO-Probes: the folder of its pictures by id.")

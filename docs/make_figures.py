@@ -3,7 +3,8 @@
 They are real results of the mini model. `notice-lens demo` is run into a folder (`--demo`; one that has its report
 already is taken as it is), and its report and results are drawn; the first patch of `docs/start.md` is run as that page
 runs it. Plotly figures and the page are photographed in Chromium. Sheets of the mini world are `python -m
-notice_lens.world.sheet`, the training curve is `python -m notice_lens.world.curve`, and `wavefront.svg` is by hand.
+notice_lens.world.sheet`, the training curve is `python -m notice_lens.world.curve`, and the wavefront `python
+docs/draw_wavefront.py`.
 """
 
 import shutil

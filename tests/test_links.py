@@ -1,6 +1,7 @@
 """What README and docs point at is there: pages, headings, pictures, tests, public names."""
 
 import re
+import runpy
 from importlib import import_module
 from pathlib import Path
 
@@ -73,3 +74,8 @@ def test_pictures_have_words_for_those_who_do_not_see_them() -> None:
     for page in PAGES:
         for words, source in re.findall(r"!\[(.*?)\]\((.+?)\)", page.read_text(encoding="utf-8")):
             assert len(words) > 10, f"{page.name}: {source}"
+
+
+def test_the_wavefront_is_the_drawing_of_the_code() -> None:
+    drawn = runpy.run_path(str(DOCS / "draw_wavefront.py"))["wavefront"]()
+    assert drawn == (DOCS / "figures" / "wavefront.svg").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ import torch
 
 from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.pairs import MinimalPairs, mini_world
 from oracle import Oracle
 from pair_rows import picture
 from picture_server import Server, serving
@@ -65,6 +66,18 @@ def make_small_pair(kind: str = "vqa", dtype: torch.dtype = torch.float64) -> Pa
 def mini() -> HookedBLIP:
     """The trained model that ships with the package."""
     return HookedBLIP.mini()
+
+
+@pytest.fixture(scope="module")
+def blip() -> HookedBLIP:
+    """The same, a module's own: its hooks may be looked at."""
+    return HookedBLIP.mini()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> MinimalPairs:
+    """Two pairs that the trained model can be asked about."""
+    return mini_world("states", 2, seed=1)
 
 
 @pytest.fixture

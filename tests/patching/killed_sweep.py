@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from forks import forked
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 N_PAIRS = 7
@@ -72,18 +73,13 @@ def die_at(moment: int, folder: Path) -> list[int]:
 
 def run(path: Path, log: Path, moment: int) -> tuple[int, int]:
     """One run in a fork. Returns the signal that ended it, and how many events there were where it ended by itself."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def work() -> int:
         seen = die_at(moment, path.parent)
         sweep(path, log)
-        os.write(writer, str(seen[0]).encode())
-        os._exit(0)
-    os.close(writer)
-    _, status = os.waitpid(child, 0)
-    events = os.read(reader, 20)
-    os.close(reader)
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, int(events or 0)
+        return seen[0]
+
+    return forked(work)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forks import forked
 
 PAIRS_AT_A_TIME = 2
 FILES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
@@ -35,9 +36,8 @@ def main() -> None:
 
     def run(path: Path, what: str, moment: int) -> tuple[int, int]:
         """One sweep in a fork. Returns the signal that ended it, and how many files it touched."""
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
+
+        def work() -> int:
             seen = {"files": 0, "batches": 0}
 
             def happened(which: str) -> None:
@@ -58,13 +58,9 @@ def main() -> None:
             running.Sweep._batch = noted
             sys.addaudithook(audit)
             sweep(blip, pairs, site, store=path, memory=memory, progress=False)
-            os.write(writer, str(seen["files"]).encode())
-            os._exit(0)
-        os.close(writer)
-        _, status = os.waitpid(child, 0)
-        files = os.read(reader, 20)
-        os.close(reader)
-        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, int(files or 0)
+            return seen["files"]
+
+        return forked(work)
 
     one = sweep(blip, pairs[:1], site, memory=10**9, progress=False)
     cells = 2 * one.logit_diff_change[0].size

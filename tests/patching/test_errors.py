@@ -1,6 +1,5 @@
 """Messages: what was asked, what is valid, and the nearest name."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -9,25 +8,9 @@ import torch
 
 from conftest import make_pair
 from notice_lens import HookedBLIP
-from notice_lens.pairs import MinimalPairs, Noise, mini_world
+from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Edit, Site, patch_heads, patch_modules, run_variants, sweep
-
-
-@pytest.fixture(scope="module")
-def blip() -> HookedBLIP:
-    """Three layers of eight heads, 65 image positions. The module's own: its hooks are looked at."""
-    return HookedBLIP.mini()
-
-
-@pytest.fixture(scope="module")
-def pairs() -> MinimalPairs:
-    return mini_world("states", 2, seed=1)
-
-
-def says(message: str) -> str:
-    """A pattern for a message that begins so, whatever its brackets mean to regular expressions."""
-    return "^" + re.escape(message)
-
+from refusals import says
 
 # Sites
 

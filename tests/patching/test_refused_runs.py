@@ -16,23 +16,7 @@ from notice_lens.pairs.problems import Problem
 from notice_lens.patching import Edit, Site, Store, patch_heads, run_variants, sweep
 from notice_lens.patching.options import Options
 from notice_lens.patching.running import check_pairs
-
-
-@pytest.fixture(scope="module")
-def blip() -> HookedBLIP:
-    """Three layers of eight heads, 65 image positions. The module's own: its hooks are looked at."""
-    return HookedBLIP.mini()
-
-
-@pytest.fixture(scope="module")
-def pairs() -> MinimalPairs:
-    return mini_world("states", 2, seed=1)
-
-
-def says(message: str) -> str:
-    """A pattern for a message that begins so, whatever its brackets mean to regular expressions."""
-    return "^" + re.escape(message)
-
+from refusals import says
 
 # Variants
 

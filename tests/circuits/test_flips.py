@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from notice_lens.circuits.flips import Means, flip_p, grouped, interval
+from notice_lens.circuits.flips import MeanTests, flip_p, grouped, interval
 
 
 def each(n: int) -> list[np.ndarray]:
@@ -60,7 +60,7 @@ def test_intervals_hold_the_mean_of_skewed_clusters():
 
 def test_means_take_the_clusters_of_the_pairs_used():
     labels = np.array([7, 7, 3, 3, 5])
-    means = Means(labels, 99, 99, np.random.default_rng(0))
+    means = MeanTests(labels, 99, 99, np.random.default_rng(0))
     values = np.array([[1.0, 2.0, 4.0]])
     expected = flip_p(values, [np.array([0]), np.array([1, 2])], 99, np.random.default_rng(0))
     assert means.p(values, np.array([1, 2, 3])) == pytest.approx(expected)

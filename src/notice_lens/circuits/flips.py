@@ -63,7 +63,7 @@ def interval(
 
 
 @dataclass(frozen=True)
-class Means:
+class MeanTests:
     """How means over some of the pairs are tested.
 
     Attributes:

@@ -66,7 +66,11 @@ def head_functions(
         attention = attention_maps(blip, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
     else:
         attention = _given(attention, pairs, roles, maps)
-    options = {"clusters": clusters_of(pairs), "outlier_factor": outlier_factor, "smallest_effect": smallest_effect}
+    options = {
+        "clusters": clusters_by_images(pairs),
+        "outlier_factor": outlier_factor,
+        "smallest_effect": smallest_effect,
+    }
     parts = [_scored(attention.sel(maps=kind), masks, options) for kind in attention["maps"].values]
     shared = parts[0]["outlier"]
     kinds = xr.Variable("maps", attention["maps"].values)
@@ -107,7 +111,7 @@ def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -
     return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
 
 
-def clusters_of(pairs: "MinimalPairs") -> np.ndarray:
+def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:
     """For each pair the number of its cluster, [pair]: pairs of the same two images, in either order, are one."""
     return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)), "pair")
 

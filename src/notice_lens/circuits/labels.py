@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.flips import Means
-from notice_lens.circuits.functions import clusters_of
+from notice_lens.circuits.flips import MeanTests
+from notice_lens.circuits.functions import clusters_by_images
 from notice_lens.circuits.predictions import KINDS, OUTLIERS, SCORES, Changes, agreements
 from notice_lens.circuits.scores import BACKGROUND, MIN_CLUSTERS, NO_REGIONS, too_few
-from notice_lens.circuits.verdicts import Claim, Table, not_testable
+from notice_lens.circuits.verdicts import Claim, Verdicts, not_testable
 from notice_lens.models.names import one_of
 
 if TYPE_CHECKING:
@@ -91,18 +91,18 @@ def label_heads(
     """
     candidates = _candidates(heads, functions)
     scores = _scores(pairs, functions, maps, regions, ablation)
-    table = Table(candidates)
-    claims = _claims(scores, candidates, alpha, table)
+    verdicts = Verdicts(candidates)
+    claims = _claims(scores, candidates, alpha, verdicts)
     _refuse_coarse(len(claims), n_flips, alpha)
     knife = Knife(blip, pairs, functions, ablation, **options)
-    means = Means(clusters_of(pairs), n_flips, n_resamples, np.random.default_rng(seed))
+    means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
-        table.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
-    table.decide(alpha)
+        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
+    verdicts.decide(alpha)
     settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
     attrs = {"site": functions.attrs["site"], **settings, "gap": knife.gap, **IN_WORDS}
-    return table.dataset().merge(_jointly(table, claims, changes, knife, means)).assign_attrs(attrs)
+    return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
 
 
 def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
@@ -147,19 +147,21 @@ def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
     return chosen
 
 
-def _claims(scores: "xr.Dataset", candidates: Sequence[tuple[int, int]], alpha: float, table: Table) -> list[Claim]:
+def _claims(
+    scores: "xr.Dataset", candidates: Sequence[tuple[int, int]], alpha: float, verdicts: Verdicts
+) -> list[Claim]:
     """What attention suggests: for each head and label the role and region where it is clearest."""
     found = []
     for number, (layer, head) in enumerate(candidates):
         for kind in KINDS:
             q = scores[f"q_{SCORES[kind]}"].sel(layer=layer, head=head)
             if not q.size or q.isnull().all():
-                table.refuse(number, kind, not_testable(_reasons(scores, kind)))
+                verdicts.refuse(number, kind, not_testable(_reasons(scores, kind)))
                 continue
             best = {dim: q[dim].values[place.item()] for dim, place in q.argmin(list(q.dims)).items()}
             smallest = float(q.min())
             if smallest > alpha:
-                table.refuse(number, kind, f"its attention does not show it (q = {smallest:.2g})")
+                verdicts.refuse(number, kind, f"its attention does not show it (q = {smallest:.2g})")
             else:
                 cut = Cut(layer, str(best["role"]), str(best.get("region", AT_OUTLIERS)))
                 found.append(Claim(number, head, kind, cut, smallest))
@@ -171,7 +173,7 @@ def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
     return [reason for reason in dict.fromkeys(reasons) if reason] or [NO_REGIONS]
 
 
-def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: Means) -> tuple[dict[str, Any], str]:
+def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests) -> tuple[dict[str, Any], str]:
     """Numbers of a claim by name, and why it cannot be tested, or nothing."""
     there = np.flatnonzero(~np.isnan(np.concatenate(changes, axis=-1)).any(-1))
     changes, labels = changes.take(there), means.labels[there]
@@ -195,12 +197,12 @@ def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: Means
 
 
 def _jointly(
-    table: Table, claims: Sequence[Claim], changes: dict[Cut, Changes], knife: Knife, means: Means
+    verdicts: Verdicts, claims: Sequence[Claim], changes: dict[Cut, Changes], knife: Knife, means: MeanTests
 ) -> "xr.Dataset":
     """All heads of a label ablated at once, and all that have any; each at the role that its label is about."""
     import xarray as xr
 
-    given = [claim for claim in claims if table.given(claim)]
+    given = [claim for claim in claims if verdicts.given(claim)]
     groups = {kind: [claim for claim in given if claim.kind == kind] for kind in KINDS}
     groups = {kind: own for kind, own in groups.items() if own} | ({"all": given} if given else {})
     places = {

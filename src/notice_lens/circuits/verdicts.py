@@ -35,7 +35,7 @@ class Claim(NamedTuple):
     q: float
 
 
-class Table:
+class Verdicts:
     """Claims and their evidence, candidate by candidate and label by label.
 
     Args:

@@ -107,11 +107,6 @@ def vqa() -> Pair:
 
 
 @pytest.fixture(scope="session")
-def vqa64() -> Pair:
-    return make_pair("vqa", torch.float64)
-
-
-@pytest.fixture(scope="session")
 def caption() -> Pair:
     return make_pair("caption")
 

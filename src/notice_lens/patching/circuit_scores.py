@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 SOURCES = (*VALUES, "other")
-FIXED = dict.fromkeys(("metrics", "direction", "source"), "it is of logit differences of the clean run")
+FIXED: dict[str, str] = dict.fromkeys(("metrics", "direction", "source"), "it is of logit differences of the clean run")
 """Options of sweeps that faithfulness decides."""
 NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
 """Variants: all of the universe ablated, all but the circuit, the circuit alone."""

@@ -1,7 +1,7 @@
 """Results of many sites in one tree, found by their names as they are written."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import xarray as xr
 
@@ -49,6 +49,12 @@ def short(name: str) -> str:
     return plain.removesuffix(".z") if plain.endswith("attn.z") else plain
 
 
+@overload
+def dataset_of(effects: xr.Dataset | xr.DataTree) -> xr.Dataset: ...
+@overload
+def dataset_of(effects: None) -> None: ...
+@overload
+def dataset_of(effects: Any) -> Any: ...
 def dataset_of(effects: Any) -> Any:
     """A site's group as a Dataset; anything that is no tree as it is.
 

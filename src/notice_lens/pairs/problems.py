@@ -1,6 +1,5 @@
 """What can be wrong with a pair. Problems are collected, so that one report names them all."""
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,14 +37,6 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.id}: {self.detail}"
-
-
-def count(problems: Iterable[Problem]) -> dict[str, int]:
-    """How many pairs have a problem, by the first reason of each, the most frequent first."""
-    first: dict[str, str] = {}
-    for problem in problems:
-        first.setdefault(problem.id, problem.reason)
-    return dict(Counter(first.values()).most_common())
 
 
 def describe(problems: Iterable[Problem], of: int) -> str:

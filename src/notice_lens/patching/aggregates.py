@@ -132,9 +132,8 @@ def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | N
     Raises:
         ValueError: No result, one in the place of the other direction, or two of other pairs.
     """
-    effects_denoise, effects_noise = dataset_of(effects_denoise), dataset_of(effects_noise)
-    given = {"denoise": effects_denoise, "noise": effects_noise}
-    given = {direction: effects for direction, effects in given.items() if effects is not None}
+    asked = {"denoise": effects_denoise, "noise": effects_noise}
+    given = {direction: dataset_of(effects) for direction, effects in asked.items() if effects is not None}
     if not given:
         raise ValueError("mediation needs a result: effects_denoise, effects_noise, or both")
     for direction, effects in given.items():
@@ -142,13 +141,13 @@ def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | N
     totals = {direction: _total(effects) for direction, effects in given.items()}
     _refuse_other_pairs(totals)
     found = {"total_effect": next(iter(totals.values()))}
-    if effects_denoise is not None:
-        share = aggregate(effects_denoise)
-        found |= {"indirect_effect": effects_denoise[CHANGE], **_named("indirect_effect", share)}
-    if effects_noise is not None:
-        share = aggregate(effects_noise)
-        found |= {"total_minus_direct": -effects_noise[CHANGE], **_named("total_minus_direct", share)}
-        found |= {"direct_effect": totals["noise"] + effects_noise[CHANGE], **_named("direct_effect", 1 - share)}
+    if "denoise" in given:
+        share, change = aggregate(given["denoise"]), given["denoise"][CHANGE]
+        found |= {"indirect_effect": change, **_named("indirect_effect", share)}
+    if "noise" in given:
+        share, change = aggregate(given["noise"]), given["noise"][CHANGE]
+        found |= {"total_minus_direct": -change, **_named("total_minus_direct", share)}
+        found |= {"direct_effect": totals["noise"] + change, **_named("direct_effect", 1 - share)}
     try:
         return xr.merge([values.rename(name) for name, values in found.items()], join="exact", compat="override")
     except ValueError as error:

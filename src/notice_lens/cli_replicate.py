@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from notice_lens.cli_errors import told
+from notice_lens.cli_pairs import MODEL
 from notice_lens.cli_study import STOPPED, as_json, load_model, make_folder, opened, quiet, show, studied
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MODEL = "Salesforce/blip-vqa-base"
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs.noise import Noise
+from notice_lens.patching.aggregates import DIRECTIONS
 from notice_lens.patching.grid import SOURCES
 from notice_lens.patching.metrics import USUAL
 
@@ -55,7 +56,7 @@ class Options:
     def __post_init__(self) -> None:
         if not isinstance(self.corruption, Noise) and not _among(self.corruption, ("image", "text")):
             raise ValueError(one_of("corruption", self.corruption, ("image", "text")) + ", or Noise(...)")
-        choices = {"direction": ("denoise", "noise"), "contrast": ("auto", "incorrect"), "source": SOURCES[:4]}
+        choices = {"direction": DIRECTIONS, "contrast": ("auto", "incorrect"), "source": SOURCES[:4]}
         for what, valid in choices.items():
             if not _among(getattr(self, what), valid):
                 raise ValueError(one_of(what, getattr(self, what), valid))

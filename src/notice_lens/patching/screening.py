@@ -22,6 +22,7 @@ from notice_lens.patching.attribution import attribute
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Options
 from notice_lens.patching.places import Places
+from notice_lens.patching.results import BASELINES
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.sites import Site
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 OF_ATTRIBUTION = ("integrated_gradients", "path", "attention_correction")
 OF_SWEEP = ("controls",)
-BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
 
 
 def screen(

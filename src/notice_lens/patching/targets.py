@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from notice_lens.patching.grid import NUMBERED, Grid, Layout
 from notice_lens.patching.places import Places
+from notice_lens.patching.plan import NEURONS
 from notice_lens.patching.reruns import EMBEDDING
 from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
 ASIDE = ("hook_q", "hook_k", "hook_v", "hook_z")
 """What scores, patterns and their gradients are made of."""

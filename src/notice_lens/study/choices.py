@@ -13,11 +13,11 @@ from notice_lens.circuits.rules import Rules
 from notice_lens.models.names import one_of
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Site
+from notice_lens.patching.aggregates import DIRECTIONS
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-DIRECTIONS = ("denoise", "noise")
 METRIC = "logit_diff_change"
 """What all statistics of a study are of: logits see heads that argue against the answer, probabilities saturate."""
 FLIPS = 10_000

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.viz.head_figures import HEADS
 from notice_lens.viz.label_rows import label_rows
 from notice_lens.viz.looking import looking_stack, maps_of_runs, packed
 from notice_lens.viz.marked_text import replaced
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.pairs.minimal_pair import MinimalPair
 
-HEADS = ("layer", "head")
 OF_A_CELL = ("direction", "contrast", "source", "sites", "pairs_source", "pairs_below_min_gap", "pairs_without_donor")
 """Attributes of a sweep that may differ from cell to cell; others that all share are settings of the report."""
 

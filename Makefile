@@ -65,4 +65,4 @@ constraints: $(VENV)/.installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist demo docs/_build docs/generated .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist demo docs/_build docs/generated docs/notebooks docs/jupyter_execute .pytest_cache .ruff_cache

@@ -1,5 +1,9 @@
-"""Sphinx configuration. Tables of hook points and the pages of commands are generated from the code at every build."""
+"""Sphinx configuration. Tables of hook points and pages of commands are generated from the code at every build.
 
+The tutorials are shown as they are stored, with their outputs: of a figure its PNG, since the page has no Plotly.
+"""
+
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,15 +14,16 @@ from sphinx.application import Sphinx
 project = "notice-lens"
 author = "The notice-lens developers"
 copyright = "2026, The notice-lens developers"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "notice-lens"
 html_theme_options = {"sidebar_hide_name": False}
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
-exclude_patterns = ["_build", "generated"]
+exclude_patterns = ["_build", "generated", "jupyter_execute"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 suppress_warnings = ["myst.xref_missing"]
@@ -63,8 +68,22 @@ def escape_bars(app: Sphinx, what: str, name: str, of: Any, options: Any, lines:
     lines[:] = [re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+def copy_tutorials(app: Sphinx) -> None:
+    """Brings the notebooks to where they are pages, with links as they are from there."""
+    folder = Path(app.srcdir) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for path in (Path(app.srcdir).parent / "tutorials").glob("*.ipynb"):
+        notebook = json.loads(path.read_text().replace("(../docs/", "(../"))
+        for cell in notebook["cells"]:
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop("application/vnd.plotly.v1+json", None)
+        notebook["metadata"].setdefault("language_info", {})["pygments_lexer"] = "ipython3"
+        (folder / path.name).write_text(json.dumps(notebook))
+
+
 def setup(app: Sphinx) -> None:
     """Hooks the generators into the build."""
     app.connect("autodoc-process-docstring", escape_bars)
     app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_commands)
+    app.connect("builder-inited", copy_tutorials)

@@ -89,10 +89,9 @@ def label_heads(
         ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
             few for any label to pass.
     """
-    candidates = _candidates(heads, functions)
+    verdicts = Verdicts(_candidates(heads, functions))
     scores = _scores(pairs, functions, maps, regions, ablation)
-    verdicts = Verdicts(candidates)
-    claims = _claims(scores, candidates, alpha, verdicts)
+    claims = _claims(scores, alpha, verdicts)
     _refuse_coarse(len(claims), n_flips, alpha)
     knife = Knife(blip, pairs, functions, ablation, **options)
     means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
@@ -147,12 +146,10 @@ def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
     return chosen
 
 
-def _claims(
-    scores: "xr.Dataset", candidates: Sequence[tuple[int, int]], alpha: float, verdicts: Verdicts
-) -> list[Claim]:
+def _claims(scores: "xr.Dataset", alpha: float, verdicts: Verdicts) -> list[Claim]:
     """What attention suggests: for each head and label the role and region where it is clearest."""
     found = []
-    for number, (layer, head) in enumerate(candidates):
+    for number, (layer, head) in enumerate(verdicts.candidates):
         for kind in KINDS:
             q = scores[f"q_{SCORES[kind]}"].sel(layer=layer, head=head)
             if not q.size or q.isnull().all():

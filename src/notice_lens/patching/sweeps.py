@@ -179,10 +179,9 @@ def patch_paths(
     ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
 
-    def grid(places: Places, answer_length: int) -> Grid:
-        return grid_of_paths(blip, places, paths, answer_length)
-
-    return Sweep(blip, pairs, chosen, grid, asdict(paths)).run()
+    return Sweep(
+        blip, pairs, chosen, lambda where, length: grid_of_paths(blip, where, paths, length), asdict(paths)
+    ).run()
 
 
 def _of_paths(options: Any) -> Options:

@@ -91,8 +91,7 @@ def label_heads(
     """
     verdicts = Verdicts(_candidates(heads, functions))
     scores = _scores(pairs, functions, maps, regions, ablation)
-    claims = _claims(scores, alpha, verdicts)
-    _refuse_coarse(len(claims), n_flips, alpha)
+    claims = _claims(scores, alpha, n_flips, verdicts)
     knife = Knife(blip, pairs, functions, ablation, **options)
     means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
@@ -146,7 +145,7 @@ def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
     return chosen
 
 
-def _claims(scores: "xr.Dataset", alpha: float, verdicts: Verdicts) -> list[Claim]:
+def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts) -> list[Claim]:
     """What attention suggests: for each head and label the role and region where it is clearest."""
     found = []
     for number, (layer, head) in enumerate(verdicts.candidates):
@@ -162,6 +161,7 @@ def _claims(scores: "xr.Dataset", alpha: float, verdicts: Verdicts) -> list[Clai
             else:
                 cut = Cut(layer, str(best["role"]), str(best.get("region", AT_OUTLIERS)))
                 found.append(Claim(number, head, kind, cut, smallest))
+    _refuse_coarse(len(found), n_flips, alpha)
     return found
 
 

@@ -114,13 +114,13 @@ class Paths:
         return sends < (layer, order.index(at))
 
 
-def grid_of_paths(blip: "HookedBLIP", places: Places, paths: Paths, answer_length: int) -> Grid:
+def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_length: int) -> Grid:
     """Every path of some senders and receivers; where there is none, there is no cell, and the result has NaN.
 
     Args:
         blip: The model.
-        places: Positions of the pairs.
         paths: Which.
+        places: Positions of the pairs.
         answer_length: Positions of the longest answer.
 
     Raises:

@@ -1,6 +1,7 @@
 """Sweeps: what every patch does to the answer of every pair, as one labelled result."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.models.names import one_of
@@ -178,10 +179,7 @@ def patch_paths(
     senders = _senders(blip, sender, sender_layers, sender_heads, positions)
     ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
-
-    return Sweep(
-        blip, pairs, chosen, lambda where, length: grid_of_paths(blip, where, paths, length), asdict(paths)
-    ).run()
+    return Sweep(blip, pairs, chosen, partial(grid_of_paths, blip, paths), asdict(paths)).run()
 
 
 def _of_paths(options: Any) -> Options:

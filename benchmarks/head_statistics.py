@@ -12,10 +12,12 @@
   every head is as large as the smallest effect of interest, which is the worst that the null allows, with tails of
   single pairs along the effect, on either side, and against it.
 - `power`: ten of 144 heads have three times the smallest effect; the others have none, or are at the boundary.
+- `universal`: heads that are large in fewer cells than is asked for, at the boundary (or nothing) in the others. What
+  share of the universal heads are such?
 - `coverage`: of the 95 % intervals.
 
-Rates come with their Monte-Carlo standard error. Draws of the null stop as soon as neither method can find a head any
-more, which changes no answer. This script is not named `statistics.py`, since that would take the place of Python's own
+Rates come with their Monte-Carlo standard error. Draws of the null stop as soon as no head can be found any more, which
+changes no answer. This script is not named `statistics.py`, since that would take the place of Python's own
 module.
 """
 
@@ -31,12 +33,14 @@ from scipy.stats import skew
 
 from notice_lens import HookedBLIP, patching, world
 from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import labels
+from notice_lens.circuits.clusters import Sums, labels
 from notice_lens.circuits.important import Examined, examined
 from notice_lens.circuits.intervals import bootstrap_t
-from notice_lens.circuits.minimum_effect import AT_ONCE, Null, flips, over_heads, resamples
+from notice_lens.circuits.minimum_effect import AT_ONCE, MinimumEffect, flips, resamples
+from notice_lens.circuits.nulls import false_discoveries, family_wise, over_heads, p_values
 from notice_lens.circuits.rules import Rules
 from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.circuits.universal import partial_conjunction
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
 
 HEADS, PLANTED, SMALLEST, ALPHA = (12, 12), 10, 0.02, 0.05
@@ -44,6 +48,8 @@ SIGNS = np.where(np.arange(PLANTED) % 3 == 2, -1.0, 1.0)
 """Of the planted heads: three of ten argue against the answer."""
 LIKE_PLANTED = (0.03, 0.12)
 """|effect| of real heads that are about as large as the planted ones."""
+IN_COMMON = {"common": 0.5, "of_cluster": 0.2}
+"""Shares of the variance where heads go together more than usual; on either side they then go apart as much."""
 FIRST = 100
 """Draws before a run is looked at for the first time."""
 Case = tuple[str, float, float, dict[str, Any]]
@@ -58,27 +64,68 @@ class Found:
     fdr: np.ndarray
 
 
-def run_once(effects: xr.Dataset, rules: Rules) -> Found:
-    """Both methods on the same draws, as `important_heads` makes them.
+class Tally:
+    """Draws of some heads of a cell so far, and what they say of the p-values that all draws will give.
 
-    No p can be less than what the draws so far say, as if none of those to come were as large as the data.
+    No count can become less, so no p can be less than as if none of the draws to come were as large as the data.
     """
+
+    def __init__(self, own: Examined, places: np.ndarray) -> None:
+        partitions = [Sums(sums.change[:, places], sums.gap) for sums in own.partitions]
+        self.test = MinimumEffect(partitions, None, own.rules.smallest_effect)
+        self.kinds = [(flips, own.rng("flips"), False), (resamples, own.rng("null"), True)]
+        self.size = own.rules.n_permutations
+        self.as_large, self.largest = np.zeros((2, len(places))), np.zeros(2)
+
+    def add(self, several: int) -> None:
+        """More draws of both kinds."""
+        statistic = self.test.statistic
+        for number, (draw, rng, centred) in enumerate(self.kinds):
+            draws = self.test.null(draw, several, rng, centred).draws
+            self.as_large[number] += (draws >= statistic).sum(0)
+            self.largest[number] += (draws.max(1) >= statistic.max()).sum()
+
+    @property
+    def least_p(self) -> np.ndarray:
+        """No head's p by itself will be less, [place]."""
+        return (1 + self.as_large.max(0)) / (self.size + 1)
+
+    @property
+    def least_of_all(self) -> float:
+        """No p with all heads allowed for will be less, even if no head could be set aside."""
+        return (1 + self.largest.max()) / (self.size + 1)
+
+
+def run_once(effects: xr.Dataset, rules: Rules) -> Found:
+    """Both methods on the same draws, as `important_heads` makes them."""
     own = look(effects, rules)
-    test, size = own.test, rules.n_permutations
-    kinds = [(flips, own.rng("flips"), False), (resamples, own.rng("null"), True)]
-    parts: list[list[np.ndarray]] = [[], []]
-    as_large = np.zeros((2, test.statistic.size))
-    largest = np.zeros(2)
-    for several in steps(size):
-        for number, (draw, rng, centred) in enumerate(kinds):
-            draws = test.null(draw, several, rng, centred).draws
-            parts[number].append(draws)
-            as_large[number] += (draws >= test.statistic).sum(0)
-            largest[number] += (draws.max(1) >= test.statistic.max()).sum()
-            least = [(1 + count) / (size + 1) for count in (as_large.max(0), largest.max())]
-            if over_heads(least[0]).min() > rules.alpha and least[1] > rules.alpha:
-                return Found(*np.zeros((2, test.statistic.size), bool))
-    return judged([Null(np.concatenate(own)) for own in parts], test.statistic, rules)
+    statistic = own.test.statistic
+    nothing = Found(*np.zeros((2, statistic.size), bool))
+    if not (statistic >= 0).any():
+        return nothing
+    tally = Tally(own, np.flatnonzero(statistic >= 0))
+    for several in steps(rules.n_permutations):
+        tally.add(several)
+        if min(tally.least_of_all, over_heads(tally.least_p).min()) > rules.alpha:
+            return nothing
+    nulls = own.nulls()
+    by_method = [over(nulls, statistic) <= rules.alpha for over in (family_wise, false_discoveries)]
+    return Found(*by_method)
+
+
+def run_cells(cells: list[xr.Dataset], k: int, rules: Rules) -> np.ndarray:
+    """The heads that `universal_heads` finds in at least k cells, [place]."""
+    every = [look(effects, rules) for effects in cells]
+    tallies = [Tally(own, np.arange(own.test.statistic.size)) for own in every]
+    # The cell in which least is found first: it mostly settles that nothing is, before the others are drawn.
+    for tally in sorted(tallies, key=lambda own: np.median(own.test.statistic)):
+        for several in steps(rules.n_permutations):
+            tally.add(several)
+            least = partial_conjunction(np.stack([own.least_p for own in tallies]), k)
+            if over_heads(least).min() > rules.alpha:
+                return np.zeros(least.size, bool)
+    p = np.stack([p_values(own.nulls(), own.test.statistic) for own in every])
+    return over_heads(partial_conjunction(p, k)) <= rules.alpha
 
 
 def steps(size: int) -> Iterator[int]:
@@ -94,13 +141,6 @@ def look(effects: xr.Dataset, rules: Rules) -> Examined:
     """A cell of effects without roles."""
     cell = read_cell(effects, None)
     return examined(cell, labels([cell.effects], "pair")[0], rules)
-
-
-def judged(nulls: list[Null], statistic: np.ndarray, rules: Rules) -> Found:
-    """The heads that either method finds; the larger p counts."""
-    p = np.maximum.reduce([null.p(statistic) for null in nulls])
-    q = np.maximum.reduce([null.family_wise(statistic) for null in nulls])
-    return Found(q <= rules.alpha, over_heads(p) <= rules.alpha)
 
 
 def heading(*names: str) -> None:
@@ -159,6 +199,11 @@ def null_cases() -> Iterator[Case]:
     ):  # fmt: skip
         name, options = made(*kind)
         yield f"at the boundary, {name}", SMALLEST, SMALLEST, options
+    for clusters, skewness, tail in ((100, 0.0, "along"), (60, 3.0, "either")):
+        name, options = made(clusters, skewness, tail)
+        yield f"at the boundary, {name}, half in common", SMALLEST, SMALLEST, {**options, **IN_COMMON}
+    name, options = made(100, 0.0, "along")
+    yield f"at the boundary, smallest effect {SMALLEST / 5:g}, {name}", SMALLEST / 5, SMALLEST / 5, options
 
 
 def power_cases() -> Iterator[Case]:
@@ -171,8 +216,51 @@ def power_cases() -> Iterator[Case]:
     for spread in (0.10, 0.12):
         name, options = made(100, 2.0, "along", spread)
         yield f"spread {spread:.2f}, {name}", 0.0, SMALLEST, options
-    name, options = made(100, 2.0, "along")
-    yield f"spread 0.08, {name}, others at the boundary", SMALLEST, SMALLEST, options
+    for clusters, skewness, tail in ((100, 2.0, "along"), (60, 3.0, "either"), (60, 3.0, "against")):
+        name, options = made(clusters, skewness, tail)
+        yield f"spread 0.08, {name}, others at the boundary", SMALLEST, SMALLEST, options
+
+
+def universal_cases() -> Iterator[tuple[str, np.ndarray, int, dict[str, Any]]]:
+    """Name, effects [cell, place], k, how they are made: universal by the truth are those large in k cells."""
+    full, edge, none = 3 * SMALLEST, SMALLEST, 0.0
+    heads = HEADS[0] * HEADS[1]
+    for kind in ((100, 0.0, "along"), (60, 3.0, "either"), (60, 3.0, "against")):
+        name, options = made(*kind)
+        yield f"large in one of two, at the boundary in the other, {name}", np.tile([[full], [edge]], heads), 2, options
+    three = np.tile([[full], [edge], [edge]], heads)
+    yield f"large in two of three, at the boundary in the third, {name}", three[[0, 0, 1]], 3, options
+    yield f"at least 2: large in one of three, at the boundary in the others, {name}", three, 2, options
+    for size, about in ((edge, "at the boundary"), (none, "none")):
+        yield f"{about} in both, {name}", np.full((2, heads), size), 2, options
+    for rest, about in ((edge, "at the boundary"), (none, "none")):
+        name, options = made(100, 2.0, "along")
+        truth = np.tile([[full], [rest]], heads)
+        # Every other head is large in the second cell instead, and ten are in both.
+        truth[:, ::2] = truth[::-1, ::2]
+        truth[:, np.linspace(0, heads - 1, PLANTED).astype(int)] = full
+        yield f"ten large in both, all others in one, {about} in the other, {name}", truth, 2, options
+
+
+def universal(runs: int, power_runs: int, rules: Rules) -> None:
+    """The table `universal`: heads that matter in fewer cells than asked for, found all the same."""
+    heading("effects", "runs", "false share", "power")
+    for name, truth, k, options in universal_cases():
+        real = (np.abs(truth) > SMALLEST).sum(0) >= k
+        found = np.array(
+            [
+                run_cells(several_cells(truth, seed, options), k, rules)
+                for seed in range(power_runs if real.any() else runs)
+            ]
+        )
+        share = rate(found[:, ~real].sum(1) / np.maximum(1, found.sum(1)))
+        power = rate(found[:, real].mean(1)) if real.any() else ""
+        print(f"| {name} | {len(found)} | {share} | {power} |", flush=True)
+
+
+def several_cells(truth: np.ndarray, seed: int, options: dict[str, Any]) -> list[xr.Dataset]:
+    """Cells of pairs of their own, from effects [cell, place]."""
+    return [synthetic_effects(own.reshape(HEADS), seed=[seed, cell], **options) for cell, own in enumerate(truth)]
 
 
 def coverage(runs: int, rules: Rules) -> None:
@@ -249,7 +337,7 @@ def two_donors(task: str, n: int, rng: np.random.Generator) -> xr.Dataset:
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(["spread", "mini", "none", "power", "coverage"]))
+@click.option("--only", multiple=True, type=click.Choice(["spread", "mini", "none", "power", "universal", "coverage"]))
 @click.option("--runs", default=2000, show_default=True, help="Runs of each row where error rates are measured.")
 @click.option("--power-runs", default=200, show_default=True, help="Runs of each row of `power` and `coverage`.")
 @click.option("--flips", default=3000, show_default=True, help="Sign flips; 2,879 are needed for FDR over 144 heads.")
@@ -264,6 +352,7 @@ def main(only: tuple[str, ...], runs: int, power_runs: int, flips: int, quick: b
         "power": lambda: error_rates(power_runs, True, rules),
         "coverage": lambda: coverage(power_runs, rules),
         "none": lambda: error_rates(runs, False, rules),
+        "universal": lambda: universal(runs, power_runs, rules),
         "mini": lambda: mini(runs, rules, 200),
     }
     for name in only or [name for name in tables if not quick or name not in ("spread", "mini")]:

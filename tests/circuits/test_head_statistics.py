@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from notice_lens.circuits import important_heads
-from notice_lens.circuits.minimum_effect import Null, flips, resamples
+from notice_lens.circuits import important_heads, universal_heads
+from notice_lens.circuits.nulls import family_wise, p_values
 from notice_lens.circuits.rules import Rules
 from notice_lens.circuits.synthetic import synthetic_effects
 
@@ -40,17 +40,25 @@ def test_draws_that_stop_early_find_what_all_draws_find(script: ModuleType) -> N
     some = 0
     for seed, size in enumerate((0.0, 0.02, 0.03, 0.04, 0.05, 0.06)):
         _, made = planted(size, seed)
-        own = script.look(synthetic_effects(**made), RULES)
-        kinds = [(flips, own.rng("flips"), False), (resamples, own.rng("null"), True)]
-        draws = [
-            [own.test.null(draw, n, rng, centred).draws for n in script.steps(600)] for draw, rng, centred in kinds
-        ]
-        every = script.judged([Null(np.concatenate(one)) for one in draws], own.test.statistic, RULES)
-        found = script.run_once(synthetic_effects(**made), RULES)
-        np.testing.assert_array_equal(found.max_t, every.max_t)
-        np.testing.assert_array_equal(found.fdr, every.fdr)
-        some += every.fdr.sum()
-    assert some > 8
+        effects = synthetic_effects(**made)
+        found = script.run_once(effects, RULES)
+        for method in ("max_t", "fdr"):
+            table = important_heads(effects, role=None, method=method, n_permutations=600, n_bootstrap=2)
+            np.testing.assert_array_equal(getattr(found, method), table.significant.values.ravel())
+            some += table.significant.values.sum()
+    assert some > 16
+
+
+def test_draws_so_far_are_the_first_of_all_draws(script: ModuleType) -> None:
+    own = script.look(synthetic_effects(**planted(0.04, 0)[1]), RULES)
+    places = np.flatnonzero(own.test.statistic >= 0)
+    tally = script.Tally(own, places)
+    for several in script.steps(600):
+        assert (tally.least_p <= p_values(own.nulls(), own.test.statistic)[places]).all()
+        tally.add(several)
+    by_own_draws = [null.own(own.test.statistic)[places] for null in own.nulls()]
+    np.testing.assert_allclose(tally.least_p, np.maximum(*by_own_draws))
+    assert tally.least_of_all <= family_wise(own.nulls(), own.test.statistic).min()
 
 
 def test_runs_are_those_of_important_heads(script: ModuleType) -> None:
@@ -61,6 +69,28 @@ def test_runs_are_those_of_important_heads(script: ModuleType) -> None:
         table = important_heads(effects, role=None, method=method, n_permutations=600, n_bootstrap=2)
         np.testing.assert_array_equal(getattr(found, method), table.significant.values.ravel())
         np.testing.assert_array_equal(table.significant, truth != 0)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_runs_of_several_cells_are_those_of_universal_heads(script: ModuleType, k: int) -> None:
+    cells = [synthetic_effects(planted(0.05, 0)[0], clusters=60, seed=seed) for seed in range(3)]
+    found = script.run_cells(cells, k, Rules(n_permutations=1000))
+    options = {"role": None, "n_permutations": 1000, "n_bootstrap": 2, "n_null": 1}
+    table = universal_heads(dict(zip("abc", cells, strict=True)), at_least=k, **options)
+    np.testing.assert_array_equal(found, table.universal.values.ravel())
+    assert 0 < found.sum() < 6
+    nothing = [synthetic_effects(np.zeros((4, 6)), clusters=60, seed=seed) for seed in range(2)]
+    assert not script.run_cells(nothing, 2, RULES).any()
+
+
+def test_heads_of_one_cell_are_not_called_universal(script: ModuleType) -> None:
+    """Sixty runs of fewer heads and draws: large in one cell, at the boundary with tails against it in the other."""
+    _, options = script.made(60, 3.0, "against")
+    wrong = 0
+    for seed in range(60):
+        cells = [synthetic_effects(np.full((4, 6), size), seed=[seed, 0], **options) for size in (0.06, 0.02)]
+        wrong += script.run_cells(cells, 2, Rules(n_permutations=500)).any()
+    assert wrong / 60 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 
 def test_steps_add_up(script: ModuleType) -> None:

@@ -6,7 +6,7 @@ from scipy import stats
 from transformer_lens.utilities.statistics import sign_flip_permutation_pvalue
 
 from notice_lens.circuits.clusters import Sums, crossed
-from notice_lens.circuits.minimum_effect import MinimumEffect, Moments, Null, flips, larger_side, resamples
+from notice_lens.circuits.minimum_effect import MinimumEffect, Moments, flips, larger_side, resamples
 
 CLUSTERS, PLACES = 12, 3
 
@@ -70,27 +70,12 @@ def test_symmetric_values_have_the_p_of_plain_sign_flips() -> None:
     test = MinimumEffect([Sums(values[:, None], np.ones((8, 1)))], None, 0.0)
     null = test.null(flips, 10_000, np.random.default_rng(0), centred=False)
     exact = float(sign_flip_permutation_pvalue(torch.tensor(values)))
-    assert null.p(test.statistic)[0] == pytest.approx(exact, abs=0.04)
+    assert null.own(test.statistic)[0] == pytest.approx(exact, abs=0.04)
 
 
 def test_the_same_values_everywhere_are_beyond_doubt_or_nothing() -> None:
     some = Moments.of(4, np.array([4.0, 0.0, -4.0]), np.array([4.0, 0.0, 4.0]), np.array([4.0, 0.0, -4.0]))
     np.testing.assert_array_equal(larger_side(some, 0.0), [np.inf, 0, np.inf])
-
-
-def test_p_counts_draws_that_are_as_large() -> None:
-    null = Null(np.array([[1.0, 5.0], [2.0, 0.0], [3.0, 1.0]]))
-    np.testing.assert_allclose(null.p(np.array([2.0, 4.0])), [3 / 4, 2 / 4])
-    np.testing.assert_allclose(null.p(np.array([[2.0, 4.0], [9.0, 5.0]])), [[3 / 4, 2 / 4], [1 / 4, 2 / 4]])
-
-
-def test_step_down_leaves_out_what_was_judged() -> None:
-    # By hand: largest of both per draw 5, 2, 3; of the second head alone 5, 0, 1.
-    null = Null(np.array([[1.0, 5.0], [2.0, 0.0], [3.0, 1.0]]))
-    np.testing.assert_allclose(null.family_wise(np.array([4.0, 0.5])), [2 / 4, 3 / 4])
-    np.testing.assert_allclose(null.family_wise(np.array([0.5, 4.0])), [1, 2 / 4])
-    # The first needs two of four; the second by itself would need less, and may not.
-    np.testing.assert_allclose(null.family_wise(np.array([3.5, 3.4])), [2 / 4, 2 / 4])
 
 
 def test_two_equal_partitions_are_one(sums: Sums) -> None:

@@ -17,7 +17,8 @@ import xarray as xr
 from notice_lens.circuits.cells import PLACE, Cell, read_cell
 from notice_lens.circuits.clusters import Sums, crossed, labels, warn_if_few
 from notice_lens.circuits.intervals import bootstrap_t
-from notice_lens.circuits.minimum_effect import MinimumEffect, Null, flips, over_heads, resamples
+from notice_lens.circuits.minimum_effect import MinimumEffect, flips, resamples
+from notice_lens.circuits.nulls import Null, false_discoveries, family_wise, p_values
 from notice_lens.circuits.rules import SIGMAS, Rules
 
 
@@ -44,8 +45,7 @@ def important_heads(
         metric: The change that is measured, `logit_diff_change` or `prob_change`.
         smallest_effect: The smallest effect of interest, as a share of the gap.
         alpha: The error rate over heads.
-        method: `max_t` controls the family-wise error rate; `fdr`, which finds more and holds less well where few
-            clusters are very skewed, the rate of false discoveries.
+        method: `max_t` controls the family-wise error rate; `fdr`, which finds more, the rate of false discoveries.
         n_permutations: Sign flips, and as many bootstrap resamples.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals, between 0 and 1.
@@ -59,9 +59,10 @@ def important_heads(
         By `layer, head`: `effect` (share of the gap; what is ranked), `effect_matched` and `effect_mismatched` (of the
         same pairs; NaN without donors), `sign` (-1, 0, 1), `low` and `high` (bootstrap-t interval of `effect`), `p`
         (that |effect| is no larger than `smallest_effect`, each head by itself), `q` (with all heads allowed for, by
-        `method`), `two_sigma`, `significant` (q at most alpha) and `rank` (1 is the largest |effect|). The attributes
-        say both rules in words (`rule_two_sigma`, `rule_significant`), what the cell is, and all options. Below 15
-        clusters p and q are NaN, with the warning `FewClusters`.
+        `method`; 1 where the data do not reach `smallest_effect`), `two_sigma`, `significant` (q at most alpha) and
+        `rank` (1 is the largest |effect|). The attributes say both rules in words (`rule_two_sigma`,
+        `rule_significant`), what the cell is, and all options. Below 15 clusters p and q are NaN, with the warning
+        `FewClusters`.
 
     Raises:
         ValueError: There is no such role, metric or method, an option is out of range, no pair counts, or no p could
@@ -109,7 +110,10 @@ class Examined:
         """Raises where no p could be small enough to reject."""
         if not self.few:
             heads = self.partitions[0].change.shape[1]
-            self.rules.refuse_coarse(heads if self.rules.method == "fdr" else 1, self.clusters)
+            # Of a head that can be set aside, p is divided by the chance of not being so, about a half.
+            halved = 2 if self.rules.smallest_effect else 1
+            by_heads = (heads, self.clusters) if self.rules.method == "fdr" else (1, self.clusters, halved)
+            self.rules.refuse_coarse(*by_heads)
 
     def nulls(self) -> list[Null]:
         """The two null distributions, sign flips and a bootstrap of centred values; none where clusters are few."""
@@ -129,13 +133,14 @@ class Examined:
         """The p of each head by itself, for statistics [..., place]: the larger one; NaN without null distributions."""
         if not nulls:
             return np.full(statistic.shape, np.nan)
-        return np.maximum.reduce([null.p(statistic) for null in nulls])
+        return p_values(nulls, statistic)
 
-    def q_values(self, nulls: list[Null], p: np.ndarray) -> np.ndarray:
+    def q_values(self, nulls: list[Null]) -> np.ndarray:
         """The p with all heads allowed for, [place]."""
-        if self.rules.method == "fdr" or not nulls:
-            return over_heads(p)
-        return np.maximum.reduce([null.family_wise(self.test.statistic) for null in nulls])
+        if not nulls:
+            return np.full(self.test.statistic.shape, np.nan)
+        over = false_discoveries if self.rules.method == "fdr" else family_wise
+        return over(nulls, self.test.statistic)
 
     def table(self, nulls: list[Null]) -> xr.Dataset:
         """The result of `important_heads`."""
@@ -143,7 +148,7 @@ class Examined:
         effect = cell.share(cell.change)
         some = np.full(len(effect), np.nan) if cell.mismatched is None else cell.share(cell.mismatched)
         p = self.p_values(nulls, self.test.statistic)
-        q = self.q_values(nulls, p)
+        q = self.q_values(nulls)
         low, high = bootstrap_t(
             self.partitions, self.crossed, rules.n_bootstrap, rules.confidence, self.rng("intervals")
         )

@@ -14,7 +14,7 @@ cluster of pairs has the *excess* s · change - δ · gap, whose mean is zero or
    all runs for 5 %). So the same statistic is also compared with a bootstrap of the centred excesses (bootstrap-t), and
    **the larger p counts**.
 5. Over heads: max-T with step-down (Westfall & Young 1993, algorithm 2.8; Romano & Wolf 2005), or Benjamini and
-   Hochberg.
+   Hochberg, both with the heads set aside whose effect in the data is below δ; see `nulls`.
 
 Two-way clusters: each partition is flipped (resampled) by itself and the sums are added; the variance of the data is
 V₁ + V₂ - V₁₂ (Cameron, Gelbach & Miller 2011), and at least each of the two.
@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from notice_lens.circuits.clusters import Sums
+from notice_lens.circuits.nulls import Null
 
-AT_ONCE = 500
+AT_ONCE = 100
 """Draws that are worked on together: their arrays stay in the processor's cache."""
 ROUNDING = 1e-12
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
@@ -53,42 +53,6 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.total + other.total, self.square + other.square, self.cube + other.cube)
-
-
-@dataclass(frozen=True)
-class Null:
-    """What the statistic is where the null holds, drawn for all heads together, [draw, place]."""
-
-    draws: np.ndarray
-
-    @cached_property
-    def _by_place(self) -> np.ndarray:
-        """The draws of each head one after the other, [place, draw]."""
-        return np.ascontiguousarray(self.draws.T)
-
-    @cached_property
-    def _ordered(self) -> np.ndarray:
-        return np.sort(self._by_place, axis=1)
-
-    def p(self, statistic: np.ndarray) -> np.ndarray:
-        """Each head's p by itself, for statistics [..., place]."""
-        size = len(self.draws)
-        if statistic.ndim == 1:
-            return (1 + (self.draws >= statistic).sum(0)) / (size + 1)
-        below = [np.searchsorted(own, statistic[..., place], "left") for place, own in enumerate(self._ordered)]
-        return (1 + size - np.stack(below, -1)) / (size + 1)
-
-    def family_wise(self, statistic: np.ndarray) -> np.ndarray:
-        """Each head's p with all heads allowed for: step-down over the largest statistics that are left, [place]."""
-        order = np.argsort(-statistic, kind="stable")
-        above, largest = np.empty(len(order)), np.full(len(self.draws), -np.inf)
-        # From the smallest statistic on, so that each largest value is that of the heads that are left.
-        for place in order[::-1]:
-            np.maximum(largest, self._by_place[place], out=largest)
-            above[place] = np.count_nonzero(largest >= statistic[place])
-        found = np.empty(len(order))
-        found[order] = np.maximum.accumulate((1 + above[order]) / (len(self.draws) + 1))
-        return found
 
 
 class MinimumEffect:
@@ -208,11 +172,6 @@ def larger_side(moments: Moments, edge: float | np.ndarray) -> np.ndarray:
     if flat.any():
         found[flat] = np.maximum(*[_without_spread(total) for total, _ in sides])[flat]
     return found
-
-
-def over_heads(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p over the last axis; NaN where any p is."""
-    return np.full(p.shape, np.nan) if np.isnan(p).any() else false_discovery_control(p, axis=-1)
 
 
 def _hall(t: np.ndarray, skewness: np.ndarray) -> np.ndarray:

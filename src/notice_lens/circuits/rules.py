@@ -82,7 +82,8 @@ class Rules:
         """The rule `significant`."""
         return (
             f"|effect| larger than {self.smallest_effect:g} of the gap: the larger p of {self.n_permutations} sign "
-            f"flips and as many bootstrap resamples, {self.controlled} at most {self.alpha:g}"
+            f"flips and as many bootstrap resamples, {self.controlled} at most {self.alpha:g} over the heads that are "
+            "not below the smallest effect in the data, their p divided by the chance of that"
         )
 
     def attrs(self) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import xarray as xr
 from notice_lens.circuits.cells import read_cell
 from notice_lens.circuits.clusters import first_seen, labels
 from notice_lens.circuits.important import Examined, examined
-from notice_lens.circuits.minimum_effect import over_heads, resamples
+from notice_lens.circuits.minimum_effect import resamples
+from notice_lens.circuits.nulls import over_heads
 from notice_lens.circuits.rules import Rules
 from notice_lens.models.names import one_of
 

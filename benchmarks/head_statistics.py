@@ -50,8 +50,6 @@ LIKE_PLANTED = (0.03, 0.12)
 """|effect| of real heads that are about as large as the planted ones."""
 IN_COMMON = {"common": 0.5, "of_cluster": 0.2}
 """Shares of the variance where heads go together more than usual; on either side they then go apart as much."""
-FIRST = 100
-"""Draws before a run is looked at for the first time."""
 Case = tuple[str, float, float, dict[str, Any]]
 """Name, effect of every head that is not planted, smallest effect, how it is made."""
 
@@ -129,12 +127,9 @@ def run_cells(cells: list[xr.Dataset], k: int, rules: Rules) -> np.ndarray:
 
 
 def steps(size: int) -> Iterator[int]:
-    """How many draws at a time: few at first, since few often are enough."""
-    done = 0
-    while done < size:
-        several = min(max(FIRST, done), AT_ONCE, size - done)
-        yield several
-        done += several
+    """How many draws at a time: few are often enough."""
+    for done in range(0, size, AT_ONCE):
+        yield min(AT_ONCE, size - done)
 
 
 def look(effects: xr.Dataset, rules: Rules) -> Examined:

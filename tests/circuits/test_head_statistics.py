@@ -94,7 +94,7 @@ def test_heads_of_one_cell_are_not_called_universal(script: ModuleType) -> None:
 
 
 def test_steps_add_up(script: ModuleType) -> None:
-    assert [*script.steps(950)] == [100, 100, 200, 400, 150]
+    assert [*script.steps(250)] == [100, 100, 50]
     assert sum(script.steps(3000)) == 3000
 
 

@@ -1,6 +1,6 @@
 """Error rates, power and coverage of the statistics of heads, on effects whose answer is known.
 
-    python benchmarks/head_statistics.py                        # every table; about ten minutes of one core
+    python benchmarks/head_statistics.py                        # every table; about half an hour of one core
     python benchmarks/head_statistics.py --only power --power-runs 1000
     python benchmarks/head_statistics.py --quick                # a hundredth of the runs, without the mini model
 

@@ -7,7 +7,7 @@
 - `spread`: how far single pairs of the mini model spread about a head's effect, and how skewed they are. It says which
   rows of `power` are like real sweeps.
 - `mini`: the mini model; matched and mismatched patches are both from pictures drawn at random, so that their
-  difference is nothing. Each run takes 100 of the pairs.
+  difference is nothing. Each run takes 100 of the pairs, and for each of them draws which of the two is which.
 - `none`: no head has an effect. How often is any found (max-T), and what share of what is found is false (FDR)? Then
   every head is as large as the smallest effect of interest, which is the worst that the null allows, with tails of
   single pairs along the effect, on either side, and against it.
@@ -160,13 +160,15 @@ def rate(values: Any) -> str:
     return f"{values.mean():.4f} ± {values.std() / np.sqrt(len(values)):.4f}"
 
 
-def error_rates(runs: int, planted: bool, rules: Rules) -> None:
+def error_rates(runs: int, planted: bool, rules: Rules, rows: str = "") -> None:
     """The tables `none` and `power`."""
     if planted:
         heading("effects", "runs", "max-T: any false", "max-T: power", "FDR: false share", "FDR: power")
     else:
         heading("effects", "runs", "max-T: any false", "FDR: false share")
     for name, rest, smallest, options in power_cases() if planted else null_cases():
+        if rows not in name:
+            continue
         truth = np.full(HEADS, rest)
         if planted:
             truth.ravel()[np.linspace(0, truth.size - 1, PLANTED).astype(int)] = 3 * SMALLEST * SIGNS
@@ -237,10 +239,12 @@ def universal_cases() -> Iterator[tuple[str, np.ndarray, int, dict[str, Any]]]:
         yield f"ten large in both, all others in one, {about} in the other, {name}", truth, 2, options
 
 
-def universal(runs: int, power_runs: int, rules: Rules) -> None:
+def universal(runs: int, power_runs: int, rules: Rules, rows: str = "") -> None:
     """The table `universal`: heads that matter in fewer cells than asked for, found all the same."""
     heading("effects", "runs", "false share", "power")
     for name, truth, k, options in universal_cases():
+        if rows not in name:
+            continue
         real = (np.abs(truth) > SMALLEST).sum(0) >= k
         found = np.array(
             [
@@ -299,18 +303,31 @@ def spread(n: int) -> None:
             print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
-def mini(runs: int, rules: Rules, n: int) -> None:
+def mini(runs: int, rules: Rules, n: int, rows: str = "") -> None:
     """The table `mini`: a sweep of the mini model in which donors are drawn at random, twice."""
     heading("mini model, one donor minus another", "runs", "max-T: any false", "FDR: false share")
-    rng = np.random.default_rng(rules.seed)
-    for task in ("states", "scenes", "faces"):
-        effects = two_donors(task, n, rng)
-        for smallest in (SMALLEST, 0.0):
+    for number, task in enumerate(("states", "scenes", "faces")):
+        names = {f"{task}, smallest effect {smallest:g}": smallest for smallest in (SMALLEST, 0.0)}
+        names = {name: smallest for name, smallest in names.items() if rows in name}
+        rng = np.random.default_rng([rules.seed, number])
+        effects = two_donors(task, n, rng) if names else xr.Dataset()
+        for name, smallest in names.items():
             own = replace(rules, smallest_effect=smallest)
-            draws = (rng.choice(effects.sizes["pair"], 100, replace=False) for _ in range(runs))
-            found = [run_once(effects.isel(pair=some), own) for some in draws]
+            found = [run_once(exchanged(effects, rng), own) for _ in range(runs)]
             none = np.zeros(effects.sizes["layer"] * effects.sizes["head"], bool)
-            line(f"{task}, smallest effect {smallest:g}", found, none)
+            line(name, found, none)
+
+
+def exchanged(effects: xr.Dataset, rng: np.random.Generator, n: int = 100) -> xr.Dataset:
+    """Some of the pairs; of each, chance says which of its donors is the matched one, so that nothing is to be found.
+
+    Without that the two donors of the pairs that there are would differ by a little, and runs would find it.
+    """
+    some = effects.isel(pair=rng.choice(effects.sizes["pair"], n, replace=False))
+    as_drawn = xr.DataArray(rng.random(n) < 0.5, dims="pair")
+    names = ("logit_diff_change", "logit_diff_change_mismatched")
+    one, other = (some[name] for name in names)
+    return some.assign({names[0]: one.where(as_drawn, other), names[1]: other.where(as_drawn, one)})
 
 
 def two_donors(task: str, n: int, rng: np.random.Generator) -> xr.Dataset:
@@ -336,19 +353,20 @@ def two_donors(task: str, n: int, rng: np.random.Generator) -> xr.Dataset:
 @click.option("--runs", default=2000, show_default=True, help="Runs of each row where error rates are measured.")
 @click.option("--power-runs", default=200, show_default=True, help="Runs of each row of `power` and `coverage`.")
 @click.option("--flips", default=3000, show_default=True, help="Sign flips; 2,879 are needed for FDR over 144 heads.")
+@click.option("--rows", default="", help="Only rows with this in their names, of `none`, `power`, `universal`, `mini`.")
 @click.option("--quick", is_flag=True, help="A hundredth of the runs; neither `spread` nor `mini`.")
-def main(only: tuple[str, ...], runs: int, power_runs: int, flips: int, quick: bool) -> None:
+def main(only: tuple[str, ...], runs: int, power_runs: int, flips: int, rows: str, quick: bool) -> None:
     """Prints the tables."""
     if quick:
         runs, power_runs = max(1, runs // 100), max(1, power_runs // 100)
     rules = Rules(SMALLEST, ALPHA, n_permutations=flips, n_bootstrap=1000)
     tables: dict[str, Callable[[], None]] = {
         "spread": lambda: spread(100),
-        "power": lambda: error_rates(power_runs, True, rules),
+        "power": lambda: error_rates(power_runs, True, rules, rows),
         "coverage": lambda: coverage(power_runs, rules),
-        "none": lambda: error_rates(runs, False, rules),
-        "universal": lambda: universal(runs, power_runs, rules),
-        "mini": lambda: mini(runs, rules, 200),
+        "none": lambda: error_rates(runs, False, rules, rows),
+        "universal": lambda: universal(runs, power_runs, rules, rows),
+        "mini": lambda: mini(runs, rules, 200, rows),
     }
     for name in only or [name for name in tables if not quick or name not in ("spread", "mini")]:
         start, used = time.perf_counter(), time.process_time()

@@ -198,7 +198,7 @@ def test_all_of_them_at_once_are_no_sum(mini, pairs):
 @pytest.mark.parametrize(
     ("site", "direction"),
     [("vision.resid_pre", "noise"), ("text.cross_attn.q", "denoise"), ("text.mlp.post", "denoise"),
-     ("text.attn.pattern", "noise")],
+     ("text.attn.pattern", "noise"), ("text.cross_attn.attn_scores", "denoise")],
 )  # fmt: skip
 def test_integrated_gradients_of_a_layer_sum_to_its_patch(mini, pairs, site, direction):
     """Within 1 % at 32 steps: all cells of a layer to what patching all of the layer does."""
@@ -216,6 +216,18 @@ def test_integrated_gradients_of_a_layer_sum_to_its_patch(mini, pairs, site, dir
     cells = [dim for dim in parts.logit_diff_change.dims if dim not in ("pair", "layer")]
     gap = abs(parts.logit_diff_clean - parts.logit_diff_corrupt)
     assert (abs(parts.logit_diff_change.sum(cells) - whole) <= 0.01 * np.maximum(gap, abs(whole))).all()
+
+
+@pytest.mark.parametrize("kind", ["vqa", "caption"])
+@pytest.mark.parametrize(("site", "of"), [("vision.resid_pre", {"layers": [1]}), ("vision.embed", {})])
+def test_integrated_gradients_of_answers_of_several_tokens(kind, site, of):
+    """The decoder says two answers one after the other; both see what moved below."""
+    blip, pairs = make_small_pair(kind).blip, made_up_pairs(kind)
+    parts = attribute(blip, pairs, Site.of(blip, site, positions="each", **of), integrated_gradients=32, **QUIET)[site]
+    whole = sweep(blip, pairs, Site.of(blip, site, positions="all", **of), controls=(), **QUIET).logit_diff_change
+    change, gap = parts.logit_diff_change.sum("position"), abs(parts.logit_diff_clean - parts.logit_diff_corrupt)
+    assert (abs(change - whole) <= 0.01 * np.maximum(gap, abs(whole))).all()
+    assert (abs(whole) > 0.1 * gap).any()
 
 
 CUTS = [

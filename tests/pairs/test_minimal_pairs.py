@@ -383,3 +383,8 @@ def test_new_columns():
     assert pairs[1]["difficulty"] == 2
     with pytest.raises(ValueError, match="3 values for the column 'difficulty' of 2 pairs"):
         pairs.with_column("difficulty", [1, 2, 3])
+
+
+def test_rows_are_no_pairs_yet() -> None:
+    with pytest.raises(TypeError, match=r"pairs are made by from_rows, .* such as MinimalPairs\.from_rows\(rows\)"):
+        MinimalPairs([{}])

@@ -10,6 +10,7 @@ from conftest import make_pair
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Edit, Site, patch_heads, patch_modules, run_variants, sweep
+from notice_lens.patching.sites import check_model
 from refusals import says
 
 # Sites
@@ -66,6 +67,17 @@ SITES: list[tuple[Any, dict[str, Any], str]] = [
 def test_a_site_that_is_not_there(blip: HookedBLIP, name: Any, where: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=says(message)):
         Site.of(blip, name, **where)
+
+
+@pytest.mark.parametrize("other", [None, "mini", ()])
+def test_a_model_that_is_none(other: Any) -> None:
+    with pytest.raises(TypeError, match=rf"the model comes first: expected a HookedBLIP, got {type(other).__name__}"):
+        check_model(other)
+
+
+def test_roles_are_positions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+    with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes all"):
+        patch_heads(blip, pairs, roles=["correct"])
 
 
 def test_a_name_of_positions_goes_into_a_list(blip: HookedBLIP) -> None:

@@ -189,6 +189,22 @@ def test_a_budget_takes_roles_first_and_then_pairs(data):
     assert sum(len(run["patches"]) for maps in sent["attention"]["maps"].values() for run in maps.values()) <= 60_000
 
 
+def test_what_numbers_are_is_said_for_each_cell(data, tmp_path):
+    """A cell of a text corruption is ranked by matched; its numbers are no differences, and are not called so."""
+    image, text = (replace(cell, heads=cell.heads.copy()) for cell in data.cells)
+    image.heads.attrs["ranked_by"], text.heads.attrs["ranked_by"] = "matched minus mismatched", "matched"
+    mixed = replace(data, cells=(image, text), labels=())
+    page = viz.report(mixed, tmp_path / "mixed.html").read_text(encoding="utf-8")
+    assert re.findall(r'class="number">(matched[^<[]*) \[interval\]</th>', page) == [
+        "matched minus mismatched",
+        "matched",
+    ]
+    assert "what is ranked, as each map says" in page
+    assert [cell["ranked"] for cell in page_data(mixed)["cells"]] == ["matched minus mismatched", "matched"]
+    alone = replace(mixed, cells=(text,), universal=None)
+    assert "mismatched image does" not in " ".join(findings(alone))
+
+
 def test_no_universal_head_is_said_plainly(data):
     important = {cell.name: cell.heads for cell in data.cells}
     none = replace(data, universal=made.universal(important, none=True), labels=())

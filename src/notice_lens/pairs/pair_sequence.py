@@ -40,7 +40,12 @@ class PairSequence:
         dropped: What was dropped: the same columns, and `reason` and `detail`.
     """
 
-    def __init__(self, dataset: "Dataset", manifest: Manifest, dropped: "Dataset") -> None:
+    def __init__(self, dataset: "Dataset", manifest: Manifest | None = None, dropped: "Dataset | None" = None) -> None:
+        if manifest is None or dropped is None:
+            raise TypeError(
+                "pairs are made by from_rows, from_csv, from_jsonl, from_dataset, load or a builder, such as "
+                "MinimalPairs.from_rows(rows)"
+            )
         self.dataset = dataset
         self.manifest = manifest
         self.dropped = dropped

@@ -35,7 +35,7 @@ from notice_lens.patching.options import Options
 from notice_lens.patching.reruns import EMBEDDING, Blocks
 from notice_lens.patching.results import Arrays
 from notice_lens.patching.site_result import SiteResult
-from notice_lens.patching.sites import TABLES, Site
+from notice_lens.patching.sites import TABLES, Site, check_model
 from notice_lens.patching.targets import NEURONS, Target, wanted
 from notice_lens.patching.ways import PATHS, Step, input_way, site_way, tangent
 
@@ -115,6 +115,7 @@ def attribute(
         "path": path if steps else "",
         "attention_correction": bool(attention_correction) and not steps,
     }
+    check_model(blip)
     _check_folder(chosen.store)
     found = _sites(blip, sites, positions, neurons)
     return Attribution(SiteResult.several(blip, pairs, chosen, found, method), steps, path).run()

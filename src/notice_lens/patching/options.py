@@ -49,6 +49,10 @@ class Options:
         for name in given:
             if name in OF_SITES:
                 raise TypeError(f"{name} belong to a site: Site.of(blip, name, {name}=...)")
+            if name in ("role", "roles"):
+                raise TypeError(
+                    f"{name}: there is no such option; positions='roles' takes all, positions=['correct'] one"
+                )
             if name not in names:
                 raise TypeError(one_of("option", name, names))
         return cls(**given)

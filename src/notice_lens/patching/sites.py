@@ -18,6 +18,12 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 POSITIONS = ("each", "all", "roles", "regions")
 
 
+def check_model(blip: Any) -> None:
+    """Raises TypeError where something else stands in the model's place, such as the pairs."""
+    if not hasattr(blip, "stack"):
+        raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(blip).__name__}")
+
+
 @dataclass(frozen=True)
 class Site:
     """What a sweep patches, one cell of it after the other. Built by `Site.of`, which checks it.
@@ -64,7 +70,9 @@ class Site:
         Raises:
             ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
                 nearest that there is.
+            TypeError: `blip` is no model.
         """
+        check_model(blip)
         if isinstance(name, Site):
             return cls._checked(blip, name, (layers, heads, positions, keys))
         stack, activation = _parse(blip, str(name))

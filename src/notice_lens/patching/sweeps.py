@@ -11,7 +11,7 @@ from notice_lens.patching.path_grid import RECEIVERS, Paths, grid_of_paths
 from notice_lens.patching.places import Places
 from notice_lens.patching.plan import OUTPUT
 from notice_lens.patching.running import Sweep
-from notice_lens.patching.sites import Site
+from notice_lens.patching.sites import Site, check_model
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -113,6 +113,7 @@ def patch_modules(
         layers: One, several, or None for all.
         **options: As `sweep`.
     """
+    check_model(blip)
     if stack not in blip.cfg.stacks:
         raise ValueError(one_of("stack", stack, blip.cfg.stacks))
     block = "resid_post" if stack == "vision" else "normalized_resid_post"

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.cells import DIFFERENCE
 from notice_lens.viz import page_words as words
 from notice_lens.viz.head_figures import HEADS, ranked
-from notice_lens.viz.page_data import Kept
+from notice_lens.viz.page_data import Kept, ranked_by
 from notice_lens.viz.page_pictures import contrast, ends, profile
 from notice_lens.viz.report_data import Cell, ReportData
 from notice_lens.viz.results import MINUS, bound
@@ -37,8 +38,11 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "cells": [_cell(cell, _limit(data)) for cell in data.cells],
         "tested": tested,
         "intervals": any("low" in cell.heads for cell in data.cells),
-        "contrasts": [{"name": cell.name, "rows": contrast(cell, ends(controlled))} for cell in controlled],
-        "ranked": str(data.cells[0].heads.attrs.get("ranked_by", "the effect")),
+        "contrasts": [
+            {"name": cell.name, "ranked": ranked_by(cell), "rows": contrast(cell, ends(controlled))}
+            for cell in controlled
+        ],
+        "ranked": _ranked(data),
         "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
         "layers": _labels(data, "layer"),
         "heads": _labels(data, "head"),
@@ -94,7 +98,7 @@ def _strongest_said(data: ReportData) -> str:
         data.cells, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
     )
     best = _best(cell)
-    what = " beyond what a mismatched image does" if "effect_mismatched" in cell.heads else ""
+    what = " beyond what a mismatched image does" if ranked_by(cell) == DIFFERENCE else ""
     return f"Strongest: {_name(best['layer'], best['head'])} in {cell.name}, {best['said']} of the gap{what}."
 
 
@@ -108,6 +112,12 @@ def _nearest(universal: xr.Dataset) -> str:
         return " No head is significant in any of them."
     name = _name(int(first["layer"]), int(first["head"]))
     return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['cell']}."
+
+
+def _ranked(data: ReportData) -> str:
+    """What the numbers are: the same in all cells, or as each map says."""
+    kinds = {ranked_by(cell) for cell in data.cells}
+    return kinds.pop() if len(kinds) == 1 else "what is ranked, as each map says"
 
 
 def _name(layer: Any, head: Any) -> str:
@@ -145,6 +155,7 @@ def _cell(cell: Cell, limit: float) -> dict[str, Any]:
         "role": cell.role,
         "pairs": pairs,
         "gap": " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None),
+        "ranked": ranked_by(cell),
         "best": _best(cell),
         "significant": counts.get("significant", "none"),
         "two_sigma": counts.get("two_sigma", "none"),

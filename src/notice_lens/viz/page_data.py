@@ -39,6 +39,11 @@ def safe_json(value: Any) -> str:
     return text
 
 
+def ranked_by(cell: Cell) -> str:
+    """What the effects of a cell are: matched minus mismatched, or matched."""
+    return str(cell.heads.attrs.get("ranked_by", "effect"))
+
+
 def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
     """Everything that the script needs.
 
@@ -95,6 +100,7 @@ def _cell(cell: Cell, kept: Kept) -> dict[str, Any]:
         "name": cell.name,
         "task": cell.task,
         "role": cell.role,
+        "ranked": ranked_by(cell),
         "runs": list(cell.runs),
         "layers": plain(cell.heads["layer"].values),
         "heads": plain(cell.heads["head"].values),

@@ -150,8 +150,8 @@ function start(root, data) {
     };
     const interval = values.low && values.low[place] != null
       ? ` [${signed(values.low[place])}, ${signed(values.high[place])}]` : "";
-    say(values.effect_mismatched ? "matched minus mismatched" : "effect", percent(values.effect[place]) + interval);
-    if (values.effect_matched) say("matched", percent(values.effect_matched[place]));
+    say(cell.ranked, percent(values.effect[place]) + interval);
+    if (values.effect_matched && cell.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
     if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
     if (values.p) say("p, q", `${small(values.p[place])}, ${small((values.q || values.p)[place])}`);
     const rules = [["significant", "significant"], ["two_sigma", "two-sigma rule"]].filter(([key]) => values[key]);

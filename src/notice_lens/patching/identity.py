@@ -7,9 +7,12 @@ like that (a compiled function, an open file), a metric has no identity, and a s
 on with.
 """
 
+import copyreg
 import dis
+import functools
 import hashlib
 import json
+import pickle
 import platform
 import sys
 import sysconfig
@@ -147,8 +150,10 @@ class _Digest:
                 value.co_code, value.co_exceptiontable, value.co_consts, value.co_names, value.co_freevars,
                 value.co_argcount, value.co_kwonlyargcount, value.co_flags,
             )  # fmt: skip
-        if isinstance(value, ModuleType) or (isinstance(value, FunctionType | type) and _of_a_library(value)):
-            return self._put(type(value).__name__, *_library_name(value))
+        if isinstance(value, ModuleType):
+            return self._put("module", value.__name__, _version(value.__name__))
+        if isinstance(value, FunctionType | type) and (library := _library(value, value.__qualname__)):
+            return self._put(library, value.__qualname__)
         if isinstance(value, FunctionType):
             cells = [_content(cell) for cell in value.__closure__ or ()]
             self._all(value.__code__, value.__defaults__, value.__kwdefaults__, cells, vars(value))
@@ -162,12 +167,13 @@ class _Digest:
         if isinstance(value, type):
             own = sorted((name, item) for name, item in vars(value).items() if name not in UNREAD)
             return self._all(value.__qualname__, value.__bases__, *own)
-        reduced = value.__reduce_ex__(4)
+        reduce = copyreg.dispatch_table.get(type(value))
+        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         if not isinstance(reduced, str):
             return self._all(*(list(part) if isinstance(part, Iterator) else part for part in reduced))
-        if not _of_a_library(value):
+        if not (library := _library(value, reduced)):
             raise TypeError(f"{reduced} is compiled")
-        self._put(reduced, *_library_name(value))
+        self._put(library, reduced)
 
     def _all(self, *values: Any) -> None:
         for value in values:
@@ -202,24 +208,33 @@ def _globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
     found = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
     for name, value in found:
         yield name, value
-        if isinstance(value, ModuleType) and not _of_a_library(value):
+        if isinstance(value, ModuleType) and not _is_library(value):
             inside = {own: vars(value)[own] for code in codes for own in code.co_names if own in vars(value)}
             known = {id(item) for _, item in found}
             found += [(f"{name}.{own}", item) for own, item in inside.items() if id(item) not in known]
 
 
-def _of_a_library(value: Any) -> bool:
-    """Return whether a value is of an installed package, of Python or of this package, which versions tell apart."""
-    own = isinstance(value, ModuleType)
-    module = value if own else sys.modules.get(getattr(value, "__module__", None) or "builtins")
-    file = getattr(module, "__file__", None)
-    if module is None or file is None:
-        return module is not None and module.__name__ in sys.builtin_module_names
+def _library(value: Any, name: str) -> str:
+    """Return the library that has a value under a name, and its version; empty where none has."""
+    module = sys.modules.get(pickle.whichmodule(value, name))
+    try:
+        found = functools.reduce(getattr, name.split("."), module)
+    except AttributeError:  # it is of a function's own scope
+        return ""
+    if module is None or found is not value or not _is_library(module):
+        return ""
+    return f"{module.__name__.partition('.')[0]} {_version(module.__name__)}"
+
+
+def _is_library(module: ModuleType) -> bool:
+    """Return whether a module is of an installed package, of Python or of this package, told apart by versions."""
+    # A compiled part of a library may have no file of its own.
+    package = sys.modules.get(module.__name__.partition(".")[0], module)
+    file = getattr(module, "__file__", None) or getattr(package, "__file__", None)
+    if file is None:
+        return package.__name__ in sys.builtin_module_names
     return any(Path(file).is_relative_to(folder) for folder in (*LIBRARIES, OWN))
 
 
-def _library_name(value: Any) -> tuple[str, ...]:
-    """Return what a value of a library is called, and the library's version."""
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or "builtins"
-    package = sys.modules.get(name.partition(".")[0])
-    return name, getattr(value, "__qualname__", ""), str(getattr(package, "__version__", ""))
+def _version(module: str) -> str:
+    return str(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""))

@@ -43,6 +43,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     """
     from notice_lens.study import Choices
     from notice_lens.study.replication import fix, paper_heads, plan
+    from notice_lens.study.tables import write_csv
 
     raw = _raw(asked)
     make_folder(out)
@@ -58,7 +59,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED) from None
     table = paper_heads(found.important)
-    table.to_csv(out / "tables" / "paper_heads.csv", index=False)
+    write_csv(table, out / "tables" / "paper_heads.csv")
     click.echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page)))
     show(page, opened)
 

@@ -3,6 +3,7 @@
 import json
 import webbrowser
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -115,11 +116,12 @@ def make_folder(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".notice-lens"
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise OSError(f"cannot write to {out}: {error.strerror or error}") from error
+    if (out / REPORT).is_dir():
+        raise FileExistsError(f"{out / REPORT} is a folder, where the page is to be written; choose another --out")
 
 
 def show(page: Path, opened: bool) -> None:

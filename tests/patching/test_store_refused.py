@@ -15,15 +15,20 @@ import pytest
 import xarray as xr
 
 from made_stores import SETTINGS, effects
+from notice_lens.files import sealed, sha256
 from notice_lens.patching import store_lock
 from notice_lens.patching.store import Store
 from notice_lens.patching.store_format import CREATING, read
 
 
-def refused(path: Path, template: xr.Dataset, settings: dict[str, Any]) -> list[str]:
-    with pytest.raises(ValueError, match="is the store of another sweep; name another folder") as caught:
+def refused(path: Path, template: xr.Dataset, settings: dict[str, Any]) -> str:
+    """The differences in the one sentence that a store of another sweep is refused with."""
+    with pytest.raises(ValueError, match="is the store of another sweep: ") as caught:
         Store.open(path, template, settings)
-    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+    said = str(caught.value)
+    assert "\n" not in said
+    assert said.endswith("; name another folder, or repeat the call that it was made with")
+    return said.partition(" is the store of another sweep: ")[2].rpartition("; name another folder")[0]
 
 
 @pytest.fixture
@@ -35,17 +40,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def test_other_settings_are_named(store: Store) -> None:
     store.close()
     other = {"model": {"fingerprint": "xyz", "layers": 12.0}, "corruption": "text", "metrics": ["kl"], "seed": None}
-    assert refused(store.path, effects(), other) == [
-        "model.fingerprint: 'abc' in the store, 'xyz' asked for",
-        "model.layers: 12 in the store, 12.0 asked for",
-        "corruption: 'image' in the store, 'text' asked for",
-        "metrics: ['kl', 'answer_prob'] in the store, ['kl'] asked for",
-        "seed: nothing in the store, None asked for",
-    ]
+    assert refused(store.path, effects(), other) == (
+        "model.fingerprint is 'abc' there and 'xyz' here, model.layers is 12 there and 12.0 here, corruption is "
+        "'image' there and 'text' here, and so on for metrics, seed"
+    )
     swapped = {**SETTINGS, "metrics": ["kl", "prob_change"]}
-    assert refused(store.path, effects(), swapped) == [
-        "metrics[1]: 'answer_prob' in the store, 'prob_change' asked for"
-    ]
+    assert refused(store.path, effects(), swapped) == "metrics[1] is 'answer_prob' there and 'prob_change' here"
     Store.open(store.path, effects(), {**SETTINGS, "metrics": ("kl", np.str_("answer_prob"))}).close()
 
 
@@ -58,44 +58,32 @@ def test_other_pairs_are_named(store: Store) -> None:
     store.close()
     whole = effects()
     other = whole.assign_coords(pair=["p0", "p1", "q2", "p3", "p4"])
-    assert refused(store.path, other, SETTINGS) == [
-        "coordinate 'pair': 1 of 5 differ, first number 2: 'p2' in the store, 'q2' asked for; "
-        "only in the store: 'p2'; only asked for: 'q2'"
-    ]
-    longer = effects(n_pairs=12)
-    lines = refused(store.path, longer, SETTINGS)
-    assert lines[0] == (
-        "coordinate 'pair': 5 along 'pair' in the store, 12 along 'pair' asked for; "
-        "only asked for: 'p5', 'p6', 'p7', 'p8', 'p9' and 2 more"
+    assert refused(store.path, other, SETTINGS) == "pair.labels[2] is 'p2' there and 'q2' here"
+    assert refused(store.path, effects(n_pairs=12), SETTINGS).startswith(
+        "pair.labels has 5 entries there and 12 here, "
     )
     turned = refused(store.path, whole.isel(pair=[1, 0, 2, 3, 4]), SETTINGS)
-    assert turned[0].endswith("'p0' in the store, 'p1' asked for; the same values in another order")
+    assert turned.startswith("pair.labels[0] is 'p0' there and 'p1' here (the first of 2), ")
 
 
 def test_other_coordinates_are_named(store: Store) -> None:
     store.close()
     other = effects().assign_coords(minimality=("pair", np.full(5, 0.5)), site="text.attn").drop_vars("kept")
-    assert refused(store.path, other.assign_coords(task=("pair", ["a"] * 5)), SETTINGS) == [
-        "coordinate 'minimality': 1 of 5 differ, first number 3: None in the store, 0.5 asked for; "
-        "only in the store: None",
-        "coordinate 'kept': only the store has it",
-        "coordinate 'site': 'text.cross_attn' in the store, 'text.attn' asked for",
-        "coordinate 'task': the store has none",
-    ]
+    assert refused(store.path, other.assign_coords(task=("pair", ["a"] * 5)), SETTINGS) == (
+        "minimality.labels[3] is None there and 0.5 here, kept is there, and not here, site.labels[0] is "
+        "'text.cross_attn' there and 'text.attn' here, and so on for task"
+    )
     dims = effects().drop_vars("kept").assign_coords(kept=("layer", [True, False]))
-    assert refused(store.path, dims, SETTINGS) == [
-        "coordinate 'kept': dims ('pair',) in the store, ('layer',) asked for"
-    ]
+    assert "kept.dims[0] is 'pair' there and 'layer' here" in refused(store.path, dims, SETTINGS)
 
 
 def test_other_variables_are_named(store: Store) -> None:
     store.close()
     other = effects().drop_vars("n_tokens")
     other["kl"] = other.kl.astype("float64")
-    assert refused(store.path, other, SETTINGS) == [
-        "variable kl.dtype: 'float32' in the store, 'float64' asked for",
-        "variable n_tokens: {'dims': ['pair'], 'shape': [5], 'dtype': 'int16'} in the store, nothing asked for",
-    ]
+    assert refused(store.path, other, SETTINGS) == (
+        "variables.kl.dtype is 'float32' there and 'float64' here, variables.n_tokens is there, and not here"
+    )
 
 
 def test_a_second_writer_is_refused(store: Store) -> None:
@@ -204,35 +192,33 @@ def test_a_store_that_is_damaged_is_said_to_be(store: Store) -> None:
     meta = store.path / "zarr.json"
     text = meta.read_text()
     meta.write_text(text[:100])
-    with pytest.raises(ValueError, match="zarr.json is damaged or cut off .*it is left as it is"):
+    with pytest.raises(ValueError, match="zarr.json is damaged or cut off.*it is left as it is"):
         Store.open(store.path, effects(), SETTINGS)
     assert meta.read_text() == text[:100]
     meta.write_text(text)
     (store.path / "kl" / "zarr.json").rename(store.path / "kl" / "gone")
-    with pytest.raises(ValueError, match="is incomplete: it lacks the arrays 'kl'; was all of it copied"):
+    with pytest.raises(ValueError, match="kl/zarr.json is missing; was all of the folder copied"):
         read(store.path)
 
 
 def test_a_store_of_another_version_is_said_to_be(store: Store) -> None:
     store.close()
-    meta = store.path / "zarr.json"
+    meta, array = store.path / "zarr.json", store.path / "kl" / "zarr.json"
     found = json.loads(meta.read_text())
-    found["attributes"]["notice_lens"]["format"] = 99
-    meta.write_text(json.dumps(found))
-    with pytest.raises(
-        ValueError, match="has format 99 in Zarr format 3, written by .* reads format 1 in Zarr format 3"
-    ):
-        read(store.path)
-    found["attributes"]["notice_lens"]["format"] = 1
-    found["zarr_format"] = 4
-    meta.write_text(json.dumps(found))
-    with pytest.raises(ValueError, match="has format 1 in Zarr format 4"):
-        read(store.path)
-    found["zarr_format"] = 3
-    meta.write_text(json.dumps(found))
-    array = json.loads((store.path / "kl" / "zarr.json").read_text())
-    array["codecs"] = [{"name": "of the future"}]
-    (store.path / "kl" / "zarr.json").write_text(json.dumps(array))
+    record = found["attributes"]["notice_lens"]
+
+    def written(change: dict[str, Any], zarr_format: int = 3) -> None:
+        own = sealed({name: value for name, value in {**record, **change}.items() if name != "sha256"})
+        changed = {**found, "zarr_format": zarr_format, "attributes": {**found["attributes"], "notice_lens": own}}
+        meta.write_text(json.dumps(changed))
+
+    for formats in ((1, 3), (99, 3), (2, 4)):
+        written({"format": formats[0], "version": "9.8"}, formats[1])
+        said = "has format {} in Zarr format {}, written by notice-lens 9.8; .* reads format 2 in Zarr format 3; name"
+        with pytest.raises(ValueError, match=said.format(*formats)):
+            Store.open(store.path, effects(), SETTINGS)
+    array.write_text(json.dumps({**json.loads(array.read_text()), "codecs": [{"name": "of the future"}]}))
+    written({"files": {**record["files"], "kl/zarr.json": sha256(array)}})
     with pytest.raises(ValueError, match="Zarr cannot read it \\(written with Zarr .*, read with .*of the future"):
         read(store.path)
 
@@ -254,8 +240,13 @@ def test_a_store_of_another_version_is_said_to_be(store: Store) -> None:
         ),
         ([0, 1], {"n_tokens": ("pair", [1, 2])}, ValueError, "int64 of shape \\[2\\]; expected int16 of \\[2\\]"),
         ([0], {}, ValueError, "'kl' is float32 of shape \\[2, 2, 3\\]; expected float32 of \\[1, 2, 3\\]"),
-        ([1, 2], {}, ValueError, "the part is of other pairs or places: coordinate 'pair': 2 of 2 differ"),
-        ([0, 1], {"layer": [0, 10]}, ValueError, "coordinate 'layer': 1 of 2 differ, first number 1: 11 in the store"),
+        (
+            [1, 2],
+            {},
+            ValueError,
+            "the part is of other pairs or places: pair.labels\\[0\\] is 'p1' there and 'p0' here \\(the first of 2",
+        ),
+        ([0, 1], {"layer": [0, 10]}, ValueError, "layer.labels\\[1\\] is 11 there and 10 here"),
         ([0, 1], {"contrast": ("pair", np.array(["a", 3], object))}, TypeError, "'contrast' holds 3, a int"),
     ],
 )

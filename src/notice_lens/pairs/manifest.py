@@ -1,15 +1,14 @@
 """The manifest: where pairs come from and what became of the rest. It travels with them, in memory and on disk."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from os import PathLike
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from notice_lens import __version__
+from notice_lens.files import SEAL, check_seal, read_json, sealed
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,23 @@ class Manifest:
         done = {**(settings or {}), "step": step, "kept": kept}
         return replace(self, kept=kept, dropped=dict(total), steps=(*self.steps, done))
 
-    def write(self, path: Path) -> None:
-        """Writes it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
+    def write(self, path: Path, files: Mapping[str, str]) -> None:
+        """Write it as JSON, with the SHA-256 of the files beside it by their names, and of all of this."""
+        record = json.loads(json.dumps({**asdict(self), "files": files}, default=str))
+        path.write_text(json.dumps(sealed(record), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
-        """The manifest of a file that `write` made."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "steps": tuple(values["steps"])})
+    def read(cls, path: Path) -> "tuple[Manifest, Mapping[str, str]]":
+        """Return the manifest of a file that `write` made, and the SHA-256 of the files beside it by their names.
 
-
-def sha256(path: str | PathLike[str]) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        Raises:
+            ValueError: It is damaged, or is none. One of version 0.1 has no digests, and is believed.
+        """
+        record = read_json(path)
+        names = {each.name for each in fields(cls)}
+        if not isinstance(record, dict) or not names.issubset(record) or not isinstance(record["steps"], list):
+            raise ValueError(f"{path} is no manifest of pairs: expected one that MinimalPairs.save wrote")
+        if SEAL in record:
+            check_seal(record, path)
+        own = {name: record[name] for name in names}
+        return cls(**{**own, "steps": tuple(own["steps"])}), record.get("files", {})

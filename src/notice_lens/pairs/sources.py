@@ -7,11 +7,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from notice_lens.files import sha256
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.inventory import read_pictures
-from notice_lens.pairs.manifest import Manifest, sha256
+from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import (
     COLUMNS,
     DIGESTS,

@@ -16,12 +16,14 @@ from uuid import uuid4
 
 from pyarrow.lib import ArrowInvalid, ArrowTypeError
 
+from notice_lens.files import check_files, sha256
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import IMAGES, features
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+TABLES, MANIFEST = ("pairs.arrow", "dropped.arrow"), "manifest.json"
 ROWS_AT_ONCE = 64
 """Rows whose images are in memory together while they are written."""
 
@@ -79,16 +81,16 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
     """
     path = path.resolve()
     if path.exists():
-        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
+        ours = _is_ours(path)
         if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
-            hint = "overwrite=True replaces it" if ours else "it is no folder of pairs, so it is never replaced"
+            hint = "overwrite=True replaces it" if ours else "it is no folder of pairs alone, so it is never replaced"
             raise FileExistsError(f"{path} is there already; {hint}")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         _write(dataset, beside / "pairs.arrow")
         _write(dropped, beside / "dropped.arrow", broken_images=True)
-        manifest.write(beside / "manifest.json")
+        manifest.write(beside / MANIFEST, {name: sha256(beside / name) for name in TABLES})
         beside.chmod(0o755)
         if path.exists():
             # The old pairs go last: whatever fails, one of the two is there.
@@ -103,13 +105,34 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
 
 
 def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
-    """The pairs of a folder, their manifest, and what was dropped. Raises FileNotFoundError where there are none."""
+    """Return the pairs of a folder, their manifest, and what was dropped.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: A file is missing, damaged or none of ours; the message names it.
+    """
     from datasets import Dataset
 
-    if not (path / "manifest.json").is_file():
+    if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
-    rows, dropped = (Dataset.from_file(str(path / name)) for name in ("pairs.arrow", "dropped.arrow"))
-    return rows, Manifest.read(path / "manifest.json"), dropped
+    manifest, files = Manifest.read(path / MANIFEST)
+    check_files(path, files)
+    tables = []
+    for name in TABLES:
+        try:
+            tables.append(Dataset.from_file(str(path / name)))
+        except (OSError, ValueError, TypeError) as error:  # ArrowInvalid is a ValueError
+            raise ValueError(f"{path / name} cannot be read: {error}; was all of the folder copied?") from error
+    return tables[0], manifest, tables[1]
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a folder holds what `write_folder` writes, and nothing else."""
+    try:
+        Manifest.read(path / MANIFEST)
+        return {file.name for file in path.iterdir()} == {MANIFEST, *TABLES}
+    except (OSError, ValueError):
+        return False
 
 
 def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:

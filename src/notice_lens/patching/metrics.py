@@ -99,20 +99,30 @@ def precise(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def own_metric(name: str, function: Custom, logits: Tensor) -> Tensor:
-    """What one of the caller's metrics says, [row].
+def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " row"]:
+    """Return what one of the caller's metrics says of each row.
+
+    The function gets logits of its own, and what it returns is copied: it may write into either, or keep them.
 
     Raises:
-        TypeError: It is no tensor.
-        ValueError: It is not one number a row.
+        TypeError: It returned no tensor, or one of complex numbers.
+        ValueError: It did not return one finite number for each row.
     """
-    value: Any = function(logits)
+    value: Any = function(logits.clone())
     expected = f"{len(logits)} rows of logits {list(logits.shape)}; expected a tensor with one number a row"
     if not isinstance(value, Tensor):
         raise TypeError(f"metric {name!r} gave a {type(value).__name__} for {expected}")
+    if value.is_complex() or value.layout != torch.strided:
+        raise TypeError(f"metric {name!r} gave {value.dtype} ({value.layout}) for {expected}, real and dense")
     if value.shape != (len(logits),):
         raise ValueError(f"metric {name!r} gave {list(value.shape)} for {expected}")
-    return precise(value)
+    value = precise(value.detach()).clone()
+    if wrong := int((~value.isfinite()).sum()):
+        raise ValueError(
+            f"metric {name!r} gave NaN or infinity for {wrong} of {expected}, since NaN means that nothing was "
+            "measured; torch.nan_to_num makes numbers of them"
+        )
+    return value
 
 
 def entries_said(

@@ -1,6 +1,5 @@
 """The result of a sweep: what it holds beside its numbers, and where they are kept while it runs."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -10,6 +9,7 @@ import numpy as np
 
 from notice_lens import __version__
 from notice_lens.pairs.noise import Noise
+from notice_lens.patching.identity import fingerprint
 from notice_lens.patching.options import Options
 
 if TYPE_CHECKING:
@@ -112,13 +112,3 @@ class InMemory:
     def load(self) -> "xr.Dataset":
         """All of them."""
         return self.result
-
-
-def fingerprint(blip: "HookedBLIP") -> str:
-    """What tells models apart by their weights: a hash of up to a thousand values of each tensor, evenly spread."""
-    found = hashlib.blake2b(digest_size=16)
-    for name, value in blip.state_dict().items():
-        flat = value.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // 1000)].double().cpu().numpy()
-        found.update(f"{name} {tuple(value.shape)}".encode() + some.tobytes())
-    return found.hexdigest()

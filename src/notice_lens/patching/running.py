@@ -1,8 +1,10 @@
 """Carries out a sweep: batches of pairs, their rows, and one labelled result."""
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.batch import Batch, Context, Setting, contrasted, contrasts
 from notice_lens.patching.checks import check_pairs, refuse_hooks
 from notice_lens.patching.grid import Grid
+from notice_lens.patching.identity import metric_codes, model_settings
 from notice_lens.patching.made import Made
 from notice_lens.patching.measure import MATCHED, MISMATCHED, SELF, Row, measure, numbers
 from notice_lens.patching.memory import bytes_per_row, rows_that_fit
@@ -111,11 +114,39 @@ class Sweep:
         template = self.labelled(list(range(len(self.pairs))), None)
         if self.options.store is None:
             return InMemory(template)
-        store = Store.open(self.options.store, template, self.attrs())
+        store = Store.open(self.options.store, template, {**self.attrs(), **self._identity()})
         # The plan of a store that is gone on with: other batches would round otherwise.
-        plan = store.load().attrs
+        plan = store.attrs
         self.rows_at_a_time, self.pairs_at_a_time = int(plan["rows_at_a_time"]), int(plan["pairs_at_a_time"])
         return store
+
+    def reserve(self) -> None:
+        """Make the store, or check that the one that is there can be gone on with; nothing is patched yet.
+
+        Raises:
+            ValueError: The store is damaged, or of another sweep.
+            OSError: Something else is there, or nothing can be written there.
+            RuntimeError: Somebody else is writing to it.
+        """
+        with self.kept():
+            pass
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what decides the numbers beside `attrs`: settings of the model, and the code of the caller's metrics.
+
+        Raises:
+            ValueError: A store is there, and a metric cannot be told from another one.
+        """
+        codes, folder = metric_codes(self.custom, self.blip), self.options.store
+        if untold := [name for name, code in codes.items() if not code]:
+            why = (
+                f"metric {untold[0]!r} is or refers to something whose code or state cannot be read (compiled code, an "
+                "open file, ...), so it cannot be told from another one"
+            )
+            if Path(folder).is_dir() and any(Path(folder).iterdir()):
+                raise ValueError(f"{why}: {folder} is not gone on with; name another folder")
+            warnings.warn(f"{why}: {folder} cannot be gone on with if this sweep is stopped", stacklevel=4)
+        return {"model_settings": model_settings(self.blip), "metric_code": codes, "device": self.blip.device.type}
 
     @cached_property
     def settings(self) -> list[Setting]:

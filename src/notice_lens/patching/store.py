@@ -39,8 +39,7 @@ class Store:
         self._lock = lock
         self._arrays = arrays
         self._described: dict[str, dict[str, Any]] = record["described"]
-        self._coordinates = store_format.read_coordinates(record, arrays)
-        self._done = np.asarray(arrays[store_format.DONE][...], bool)
+        self._coordinates, self._done = store_format.read_coordinates(path, record, arrays)
 
     @classmethod
     def open(cls, path: str | Path, template: xr.Dataset, settings: Mapping[str, Any]) -> "Store":
@@ -61,7 +60,6 @@ class Store:
         """
         path, template = Path(path), store_format.with_numpy_types(template)
         settings = store_checks.plain(settings, "settings")
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(path)
         try:
             store_format.tidy(path)
@@ -71,10 +69,17 @@ class Store:
             arrays = store_format.open_arrays(path, record, "r+")
             store = cls(path, record, arrays, lock)
             store._compare(record, template, settings)
+            # Damage is said before anything is computed, and not after.
+            store_format.check_done(path, arrays, store._coordinates, store._done)
         except BaseException:
             lock.release()
             raise
         return store
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The attributes of the result, those of the store's first call."""
+        return dict(self._coordinates.attrs)
 
     @property
     def done(self) -> np.ndarray:
@@ -101,12 +106,16 @@ class Store:
         values = self._checked(rows, part)
         places = np.arange(len(rows))
         neighbours = np.split(places, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
-        for name, array in values.items():
-            for run in neighbours:  # a region each
-                self._arrays[name][int(rows[run[0]]) : int(rows[run[-1]]) + 1] = array[run]
         done = self.done
         done[rows] = True
-        self._arrays[store_format.DONE][...] = done
+        try:
+            for name, array in values.items():
+                for run in neighbours:  # a region each
+                    self._arrays[name][int(rows[run[0]]) : int(rows[run[-1]]) + 1] = array[run]
+            self._arrays[store_format.DONE][...] = done
+        except OSError as error:
+            kept = "pairs that are done are kept, and the same call goes on from them"
+            raise OSError(f"{self.path} cannot be written: {error.strerror or error}; {kept}") from error
         self._done = done
 
     def load(self) -> xr.Dataset:
@@ -129,13 +138,16 @@ class Store:
         return f"Store({str(self.path)!r}, {int(self._done.sum())} of {len(self._done)} pairs done)"
 
     def _compare(self, record: Mapping[str, Any], template: xr.Dataset, settings: Any) -> None:
-        """Refuses a store of another sweep."""
-        lines = store_checks.settings_differences(record["settings"], settings)
-        lines += store_checks.coordinate_differences(self._coordinates, template)
-        lines += store_checks.variable_differences(self._described, store_format.described(template))
-        if lines:
-            differences = "\n".join(f"  {line}" for line in lines)
-            raise ValueError(f"{self.path} is the store of another sweep; name another folder:\n{differences}")
+        """Refuse a store of another sweep."""
+        differences, coordinates = store_checks.differences, store_checks.plain_coordinates
+        clauses = differences(record["settings"], settings)
+        clauses += differences(coordinates(self._coordinates), coordinates(template))
+        clauses += differences(self._described, store_format.described(template), "variables")
+        if clauses:
+            raise ValueError(
+                f"{self.path} is the store of another sweep: {store_checks.clauses_joined(clauses)}; name another "
+                "folder, or repeat the call that it was made with"
+            )
 
     def _rows(self, pairs: slice | Sequence[int] | np.ndarray) -> np.ndarray:
         """Numbers of pairs that may be written."""
@@ -175,8 +187,10 @@ class Store:
                 raise ValueError(f"{name!r} is {shapes}")
             values[name] = store_format.storable(part[name].variable, name)
         have = self._coordinates.isel(pair=rows) if "pair" in self._coordinates.dims else self._coordinates
-        own = set(have.coords) ^ set(part.coords)
-        ours, theirs = (side.drop_vars([name for name in side.coords if name in own]) for side in (have, part))
-        if lines := store_checks.coordinate_differences(ours, theirs):
-            raise ValueError("the part is of other pairs or places: " + "; ".join(lines))
+        ours, theirs = map(store_checks.plain_coordinates, (have, part))
+        both = [name for name in ours if name in theirs]
+        if clauses := store_checks.differences(
+            {name: ours[name] for name in both}, {name: theirs[name] for name in both}
+        ):
+            raise ValueError(f"the part is of other pairs or places: {store_checks.clauses_joined(clauses)}")
         return values

@@ -1,20 +1,24 @@
-"""What keeps a store and a request apart: differences in words, and plain values that can be compared at all."""
+"""Differences between a store and a call, in words, and the plain values that can be compared at all."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 SHOWN = 5
-"""How many of many differences a message lists."""
+"""How many of many values a message lists."""
+CLAUSES = 3
+"""How many differences a message spells out."""
+OPAQUE = ("model_fingerprint", "pairs")
+"""Settings that are digests: they tell a reader least, so they are named last."""
 LONGEST = 80
 """Characters of a value in a message."""
 
 
 def plain(value: Any, where: str) -> Any:
-    """A value as JSON keeps it: numbers of NumPy become Python's, tuples lists.
+    """Return a value as JSON keeps it: numbers of NumPy become Python's, tuples lists.
 
     Args:
         value: Nested mappings, sequences, strings, numbers, booleans, None.
@@ -39,101 +43,63 @@ def plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold; give text, numbers or lists of them")
 
 
-def settings_differences(stored: Any, asked: Any, where: str = "") -> list[str]:
-    """Where two plain values differ, a line each, by dotted name."""
+def differences(stored: Any, asked: Any, where: str = "") -> list[str]:
+    """Return where two plain values differ, a clause each, such as `seed is 0 there and 1 here`."""
+    if json.dumps(stored) == json.dumps(asked):  # NaN equals itself here, and 1 is neither 1.0 nor True
+        return []
     if isinstance(stored, dict) and isinstance(asked, dict):
-        lines = []
+        clauses = []
         for key in dict.fromkeys([*stored, *asked]):
             name = f"{where}.{key}" if where else key
             if key in stored and key in asked:
-                lines += settings_differences(stored[key], asked[key], name)
+                clauses += differences(stored[key], asked[key], name)
             else:
-                has, asks = (_short(side[key]) if key in side else "nothing" for side in (stored, asked))
-                lines.append(f"{name}: {has} in the store, {asks} asked for")
-        return lines
-    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        pairs = enumerate(zip(stored, asked, strict=True))
-        return [line for index, (has, asks) in pairs for line in settings_differences(has, asks, f"{where}[{index}]")]
-    if json.dumps(stored) == json.dumps(asked):  # NaN equals itself here, and 1 is neither 1.0 nor True
-        return []
-    return [f"{where}: {_short(stored)} in the store, {_short(asked)} asked for"]
+                clauses.append(f"{name} is {'there, and not here' if key in stored else 'here, and not there'}")
+        return clauses
+    if isinstance(stored, list) and isinstance(asked, list):
+        if len(stored) != len(asked):
+            return [f"{where} has {len(stored)} entries there and {len(asked)} here"]
+        entries = enumerate(zip(stored, asked, strict=True))
+        wrong = [found for number, both in entries if (found := differences(*both, f"{where}[{number}]"))]
+        return [f"{wrong[0][0]} (the first of {len(wrong)})" if len(wrong) > 1 else wrong[0][0]]
+    return [f"{where} is {_short(stored)} there and {_short(asked)} here"]
 
 
-def coordinate_differences(stored: xr.Dataset, asked: xr.Dataset) -> list[str]:
-    """Where the coordinates of two data sets differ, a line each; pairs are named."""
-    lines = []
-    for name in dict.fromkeys([*stored.coords, *asked.coords]):
-        if name not in stored.coords or name not in asked.coords:
-            where = "the store has none" if name in asked.coords else "only the store has it"
-            lines.append(f"coordinate {name!r}: {where}")
-            continue
-        has, asks = stored.coords[name], asked.coords[name]
-        if has.dims != asks.dims:
-            lines.append(f"coordinate {name!r}: dims {has.dims} in the store, {asks.dims} asked for")
-        elif has.shape != asks.shape:
-            lines.append(f"coordinate {name!r}: {_sizes(has)} in the store, {_sizes(asks)} asked for{_sets(has, asks)}")
-        else:
-            lines += _value_differences(str(name), has, asks)
-    return lines
+def clauses_joined(clauses: Iterable[str]) -> str:
+    """Return the most telling of some differences as part of a sentence, and the names of the others."""
+    first, *rest = sorted(clauses, key=lambda clause: clause.partition(" ")[0] in OPAQUE)
+    shown, more = [first, *rest[: CLAUSES - 1]], [clause.partition(" ")[0] for clause in rest[CLAUSES - 1 :]]
+    return ", ".join(shown) + (f", and so on for {listed(more, str)}" if more else "")
 
 
-def variable_differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """Where two tables of variables (by name: dims, shape, dtype) differ, a line each."""
-    if lines := settings_differences(dict(stored), dict(asked)):
-        return [f"variable {line}" for line in lines]
-    return []
+def plain_coordinates(data: xr.Dataset) -> dict[str, Any]:
+    """Return the dims and labels of a data set's coordinates as plain values; missing ones are None."""
+    return {
+        str(name): {
+            "dims": [str(dim) for dim in values.dims],
+            "labels": [None if item != item else item for item in np.asarray(values.values).ravel().tolist()],
+        }
+        for name, values in data.coords.items()
+    }
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Where an array has no value: None, NaN. Of the same shape."""
+    """Return where an array has no value (None or NaN), in its shape."""
     if values.dtype.kind in "OTf":
         return np.array([item is None or item != item for item in values.ravel().tolist()], bool).reshape(values.shape)
     return np.zeros(values.shape, bool)
 
 
-def equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Where two arrays of one shape are equal; missing values are."""
-    gone = missing(one), missing(other)
-    same = np.asarray(one, object) == np.asarray(other, object)
-    return np.where(gone[0] | gone[1], gone[0] & gone[1], same)
+def listed(items: Iterable[Any], shown: Callable[[Any], str] | None = None) -> str:
+    """Return the first of some values, and how many there are beyond those.
 
-
-def listed(items: Iterable[Any]) -> str:
-    """The first of some values, and how many there are beyond those."""
+    Args:
+        items: The values.
+        shown: Makes text of one; None takes its `repr`, shortened.
+    """
     items = list(items)
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(_short, items[:SHOWN])) + more
-
-
-def _value_differences(name: str, has: xr.DataArray, asks: xr.DataArray) -> list[str]:
-    """At most one line on the values of two coordinates of one shape."""
-    wrong = np.flatnonzero(~equal(np.asarray(has.values), np.asarray(asks.values)))
-    if not len(wrong):
-        return []
-    ours, theirs = (_flat(side) for side in (has, asks))
-    first = int(wrong[0])
-    at = f"{len(wrong)} of {has.size} differ, first number {first}: " if has.ndim else ""
-    both = f"{_short(ours[first])} in the store, {_short(theirs[first])} asked for"
-    return [f"coordinate {name!r}: {at}{both}{_sets(has, asks)}"]
-
-
-def _sets(has: xr.DataArray, asks: xr.DataArray) -> str:
-    """Which values only one of two coordinates has, or that the order differs."""
-    if not has.ndim:
-        return ""
-    ours, theirs = (list(dict.fromkeys(_flat(side))) for side in (has, asks))
-    only = {"in the store": [item for item in ours if item not in set(theirs)]}
-    only["asked for"] = [item for item in theirs if item not in set(ours)]
-    said = "".join(f"; only {where}: {listed(items)}" for where, items in only.items() if items)
-    return said or "; the same values in another order"
-
-
-def _flat(values: xr.DataArray) -> Sequence[Any]:
-    return [None if item != item else item for item in np.asarray(values.values).ravel().tolist()]
-
-
-def _sizes(values: xr.DataArray) -> str:
-    return ", ".join(f"{size} along {dim!r}" for dim, size in values.sizes.items())
+    return ", ".join(map(shown or _short, items[:SHOWN])) + more
 
 
 def _short(value: Any) -> str:

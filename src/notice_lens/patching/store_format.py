@@ -5,10 +5,9 @@
 its place and moved there when it is complete, so what lies there is a whole store or none of ours.
 """
 
-import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -16,11 +15,13 @@ from typing import Any, cast
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from notice_lens import __version__
+from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.patching.store_checks import listed, missing, plain
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the layout changes."""
 RECORD = "notice_lens"
 DONE = "done"
@@ -52,7 +53,7 @@ def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> Non
     beside.mkdir()
     (beside / CREATING).touch()
     try:
-        _build(beside / "store", template, {**attributes, RECORD: record})
+        _build(beside / "store", template, attributes, record)
         if path.exists():
             path.rmdir()  # empty, or it stays
         (beside / "store").rename(path)
@@ -72,7 +73,7 @@ def tidy(path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What a store says of itself.
+    """Return what a store says of itself.
 
     Raises:
         FileExistsError: There is no store of ours.
@@ -82,61 +83,132 @@ def read_record(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
         raise FileExistsError(f"{path} is there and is no store of a sweep (no zarr.json in it); {left}")
     try:
-        found = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        record = found.get("attributes", {}).get(RECORD)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path / 'zarr.json'} is damaged or cut off ({error}); {left}") from error
+        found = read_json(path / "zarr.json")
+    except ValueError as error:
+        raise ValueError(f"{error}; {left}") from error
+    attributes = found.get("attributes") if isinstance(found, dict) else None
+    record = attributes.get(RECORD) if isinstance(attributes, dict) else None
     if not isinstance(record, dict):
         raise FileExistsError(f"{path} is a Zarr folder, and no store of a sweep; {left}")
     if record.get("format") != FORMAT or found.get("zarr_format") != 3:
         formats = f"format {record.get('format')!r} in Zarr format {found.get('zarr_format')!r}"
-        theirs = f"{formats}, written by notice-lens {record.get('version')}"
         raise ValueError(
-            f"{path} has {theirs}; notice-lens {__version__} reads format {FORMAT} in Zarr format 3; {left}"
+            f"{path} has {formats}, written by notice-lens {record.get('version')}; notice-lens {__version__} reads "
+            f"format {FORMAT} in Zarr format 3; name another folder to patch anew, or go on with that version (its "
+            "numbers can be read with xarray.open_zarr(path, consolidated=False))"
         )
+    check_seal(record, path / "zarr.json")
     return record
 
 
 def open_arrays(path: Path, record: Mapping[str, Any], mode: str) -> dict[str, zarr.Array]:
-    """The arrays of a store by name, `done` with them. Raises ValueError where one is missing or unreadable.
+    """Return the arrays of a store by name, `done` with them. Raises ValueError where one is missing or unreadable.
 
     Args:
         path: Of the store.
         record: Its record.
         mode: `r` or `r+`.
     """
-    expected = [*record["coordinates"], *record["variables"], DONE]
-    if lost := [name for name in expected if not (path / name / "zarr.json").is_file()]:
-        raise ValueError(f"{path} is incomplete: it lacks the arrays {listed(lost)}; was all of it copied?")
+    check_files(path, record["files"])
     try:
         group = zarr.open_group(path, mode=cast(Any, mode), zarr_format=3)
-        return {name: cast("zarr.Array", group[name]) for name in expected}
+        found = {name: cast("zarr.Array", group[name]) for name in [*record["coordinates"], *record["variables"], DONE]}
     except Exception as error:
         # What Zarr raises for an unknown codec or type differs between its versions.
         versions = f"written with Zarr {record.get('zarr')}, read with {version('zarr')}"
         raise ValueError(f"{path}: Zarr cannot read it ({versions}): {error}") from error
+    # A chunk that is not there is damage, and never a chunk of nothing but NaN.
+    return {name: array.with_config({"write_empty_chunks": True}) for name, array in found.items()}
 
 
 def read(path: str | Path) -> xr.Dataset:
-    """The data set of a store, as it was in memory, attributes included: pairs that are not done are NaN.
+    """Return the data set of a store, as it was in memory, attributes included: pairs that are not done are NaN.
 
     Nobody is kept from writing meanwhile.
 
     Raises:
         FileNotFoundError: There is nothing.
         FileExistsError: There is something else.
-        ValueError: It is damaged, or from another version.
+        ValueError: It is damaged (the array and the pairs are named), or from another version.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no store of a sweep in {path}: nothing is there")
     record = read_record(path)
-    return _data_set(record, open_arrays(path, record, "r"))
+    arrays = open_arrays(path, record, "r")
+    coordinates, done = read_coordinates(path, record, arrays)
+    names = _names(coordinates, done)
+    variables = {
+        name: _in_memory(arrays[name], _values(path, arrays[name], done, names), dtype)
+        for name, dtype in record["variables"].items()
+    }
+    return coordinates.assign(variables)
 
 
-def read_coordinates(record: Mapping[str, Any], arrays: Mapping[str, zarr.Array]) -> xr.Dataset:
-    """The coordinates of a store."""
-    return _data_set({**record, "variables": {}}, arrays)
+def read_coordinates(
+    path: Path, record: Mapping[str, Any], arrays: Mapping[str, zarr.Array]
+) -> tuple[xr.Dataset, np.ndarray]:
+    """Return the coordinates and attributes of a store, and which pairs are done, [pair].
+
+    Raises:
+        ValueError: Some of it is missing or damaged.
+    """
+    coordinates = {
+        name: _in_memory(arrays[name], _values(path, arrays[name]), dtype, record["missing"].get(name))
+        for name, dtype in record["coordinates"].items()
+    }
+    return xr.Dataset(coords=coordinates, attrs=record["attributes"]), _values(path, arrays[DONE])
+
+
+def check_done(path: Path, arrays: Mapping[str, zarr.Array], coordinates: xr.Dataset, done: np.ndarray) -> None:
+    """Read the numbers of finished pairs. Raises ValueError where some are missing or damaged."""
+    for name in arrays.keys() - {*map(str, coordinates.coords), DONE}:
+        for _ in _chunks_of(path, arrays[name], done, _names(coordinates, done)):
+            pass
+
+
+def _names(coordinates: xr.Dataset, done: np.ndarray) -> np.ndarray:
+    """Return the pairs' names, or numbers where they have none."""
+    return coordinates["pair"].values if "pair" in coordinates.coords else np.arange(len(done))
+
+
+def _chunks_of(
+    path: Path, array: zarr.Array, done: np.ndarray | None = None, names: np.ndarray | None = None
+) -> Iterator[tuple[Any, np.ndarray]]:
+    """Yield where a chunk of an array is, and its numbers. Raises ValueError where they are missing or damaged.
+
+    Args:
+        path: Of the store.
+        array: Which.
+        done: Which pairs are finished: chunks without any are left out; None where the array is whole.
+        names: Of the pairs.
+    """
+    step, whole = (array.chunks[0], array.shape[0]) if array.ndim else (1, 1)
+    for number in range(-(-whole // step)) if done is None else np.unique(np.flatnonzero(done) // step).tolist():
+        rows = slice(number * step, (number + 1) * step) if array.ndim else ...
+        key = cast(Any, array.metadata).encode_chunk_key((number, *[0] * (array.ndim - 1))[: array.ndim])
+        try:
+            if array.size and not (path / array.basename / key).is_file():
+                raise FileNotFoundError(f"{array.basename}/{key} is missing")
+            values = np.asarray(array[rows])
+        except Exception as error:  # of the operating system, of the checksum, or of whatever decodes
+            at = "" if done is None or names is None else f" at pairs {listed(names[rows][done[rows]].tolist())}"
+            raise ValueError(
+                f"{path}: {array.basename!r} cannot be read{at}: {error}; restore a copy, or name another folder"
+            ) from error
+        yield rows, values
+
+
+def _values(
+    path: Path, array: zarr.Array, done: np.ndarray | None = None, names: np.ndarray | None = None
+) -> np.ndarray:
+    """Return an array's numbers, those of pairs that are not done empty; arguments as `_chunks_of`."""
+    values = np.full(array.shape, array.fill_value, array.dtype)
+    for rows, chunk in _chunks_of(path, array, done, names):
+        values[rows] = chunk
+    if done is not None:
+        values[~done] = array.fill_value
+    return values
 
 
 def with_numpy_types(data: xr.Dataset) -> xr.Dataset:
@@ -186,8 +258,8 @@ def _description(template: xr.Dataset, settings: Mapping[str, Any]) -> tuple[dic
     return {**record["attributes"], **({"coordinates": others} if others else {})}, record
 
 
-def _build(path: Path, template: xr.Dataset, attributes: Mapping[str, Any]) -> None:
-    """Allocates everything, and writes the coordinates."""
+def _build(path: Path, template: xr.Dataset, attributes: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Allocate everything, write the coordinates, and last the record with the digests of what describes the arrays."""
     group = zarr.create_group(path, zarr_format=3, attributes=dict(attributes))
     for name, coordinate in template.coords.items():
         array = _allocate(group, str(name), coordinate.variable, coordinate.shape)
@@ -195,7 +267,11 @@ def _build(path: Path, template: xr.Dataset, attributes: Mapping[str, Any]) -> N
     for name, variable in template.data_vars.items():
         _allocate(group, str(name), variable.variable, _chunks(variable.variable))
     n_pairs = template.sizes["pair"]
-    group.create_array(DONE, shape=(n_pairs,), chunks=(max(1, n_pairs),), dtype=bool, dimension_names=("pair",))
+    flags = xr.Variable(("pair",), np.zeros(n_pairs, bool))
+    _allocate(group, DONE, flags, flags.shape)[...] = flags.values
+    files = [f"{name}/zarr.json" for name in (*template.variables, DONE)]
+    described = {**record, "files": {file: sha256(path / file) for file in files}}
+    group.update_attributes({RECORD: sealed(described)})
 
 
 def _beside(path: Path) -> Path:
@@ -216,6 +292,8 @@ def _allocate(group: zarr.Group, name: str, values: xr.Variable, chunks: tuple[i
         chunks=tuple(max(1, size) for size in chunks),
         dtype=str if values.dtype.kind in "UOT" else values.dtype,
         fill_value=FILLS[values.dtype.kind],
+        compressors=(ZstdCodec(level=0), Crc32cCodec()),
+        config={"write_empty_chunks": True},
         dimension_names=[str(dim) for dim in values.dims],
         attributes=plain(values.attrs, f"attribute of {name!r}"),
     )
@@ -238,21 +316,10 @@ def storable(values: xr.Variable, name: str) -> np.ndarray:
     return array
 
 
-def _data_set(record: Mapping[str, Any], arrays: Mapping[str, zarr.Array]) -> xr.Dataset:
-    """A data set in memory, from arrays on disk."""
-    parts = [
-        {name: _in_memory(arrays[name], dtype, record["missing"].get(name)) for name, dtype in record[kind].items()}
-        for kind in ("variables", "coordinates")
-    ]
-    return xr.Dataset(*parts, attrs=record["attributes"])
-
-
-def _in_memory(array: zarr.Array, dtype: str, gone: list[int] | None) -> xr.Variable:
-    """An array with the type that it had."""
-    metadata = cast(Any, array.metadata)
-    values = np.asarray(array[...])
+def _in_memory(array: zarr.Array, values: np.ndarray, dtype: str, gone: list[int] | None = None) -> xr.Variable:
+    """Return an array's values with the type that they had."""
     if dtype == "O" or dtype[1] == "U":
         values = values.astype(object)
         values.ravel()[gone or []] = math.nan
         values = values if dtype == "O" else values.astype(str)
-    return xr.Variable(metadata.dimension_names or (), values.astype(dtype), dict(array.attrs))
+    return xr.Variable(cast(Any, array.metadata).dimension_names or (), values.astype(dtype), dict(array.attrs))

@@ -14,6 +14,7 @@ else:
 
 LENGTH = 1000
 """More bytes than a lock file holds."""
+UNKNOWN = "another process"
 
 
 class Lock:
@@ -28,6 +29,8 @@ class Lock:
 
     Raises:
         RuntimeError: Somebody else is writing.
+        FileExistsError: A file that is no lock of ours has the lock file's name. It is left as it is.
+        OSError: Nothing can be written there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,19 +49,35 @@ class Lock:
 
 
 def _acquire(file: Path, path: Path) -> int:
-    """The lock file's descriptor, locked."""
+    """Return the lock file's descriptor, locked."""
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _lock(descriptor):
-            holder = _holder(os.read(descriptor, LENGTH))
-            os.close(descriptor)
-            raise RuntimeError(f"{path}: {holder} is writing to this store; wait for it, end it, or close that store")
-        if _is(descriptor, file):
+        descriptor = _opened(file, path)
+        locked = _lock(descriptor)
+        holder = os.read(descriptor, LENGTH)
+        if locked and _is(descriptor, file):
             break
-        os.close(descriptor)  # the holder before us took the file away after we had opened it
+        os.close(descriptor)
+        if not locked:
+            raise RuntimeError(f"{path}: {_named(holder)} is writing to this store; wait for it, or end it")
+        # Otherwise the holder before us took the file away after we had opened it.
+    if holder and _named(holder) == UNKNOWN:
+        os.close(descriptor)
+        raise FileExistsError(f"{file} is in the way: it is no lock file of ours; move it, or name another folder")
+    os.lseek(descriptor, 0, os.SEEK_SET)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, json.dumps({"pid": os.getpid(), "machine": platform.node()}).encode())
     return descriptor
+
+
+def _opened(file: Path, path: Path) -> int:
+    """Return the lock file's descriptor. A link is not followed: what it leads to is not ours to write to."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if file.is_symlink():
+            raise FileExistsError(f"{file} is in the way: it is a link; move it, or name another folder") from error
+        raise OSError(f"cannot write to {path}: {error.strerror or error}; name another folder") from error
 
 
 def _lock(descriptor: int) -> bool:
@@ -84,14 +103,14 @@ def _is(descriptor: int, file: Path) -> bool:
         return False
 
 
-def _holder(content: bytes) -> str:
-    """Who has the lock, in words."""
+def _named(content: bytes) -> str:
+    """Return who wrote a lock file, in words."""
     try:
         found = json.loads(content)
         own = found["pid"] == os.getpid() and found["machine"] == platform.node()
         return "this very process" if own else f"process {found['pid']} on {found['machine']}"
     except (ValueError, KeyError, TypeError):  # it has just begun to write its name
-        return "another process"
+        return UNKNOWN
 
 
 def _release(descriptor: int, file: Path, pid: int) -> None:

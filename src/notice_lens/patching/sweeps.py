@@ -52,6 +52,13 @@ def sweep(
         TypeError: There is no option of that name.
         PairsError: The pairs do not hold for this model.
     """
+    return _sweep_of(blip, pairs, sites, with_sites, options).run()
+
+
+def _sweep_of(
+    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, with_sites: bool | None, options: dict[str, Any]
+) -> Sweep:
+    """Return the sweep of some sites, not yet run."""
     chosen = Options.of(options)
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
@@ -63,7 +70,7 @@ def sweep(
             blip, places, checked, chosen.source, answer_length, len(checked) > 1 if with_sites is None else with_sites
         )
 
-    return Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in checked]}).run()
+    return Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in checked]})
 
 
 def patch_heads(
@@ -88,10 +95,25 @@ def patch_heads(
         heads: One, several, or `each`.
         **options: As `sweep`.
     """
+    options |= {"layers": layers, "heads": heads, "positions": positions}
+    return head_sweep(blip, pairs, site, **options).run()
+
+
+def head_sweep(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    site: Any,
+    *,
+    positions: Any = None,
+    layers: Any = None,
+    heads: Any = "each",
+    **options: Any,
+) -> Sweep:
+    """Return the sweep of `patch_heads`, checked and not yet run; arguments as there."""
     found = Site.of(blip, site, layers=layers, heads=heads, positions=positions)
     if found.heads is None:
         raise ValueError(f"{found.name} has no heads; patch_modules is for what whole modules write")
-    return sweep(blip, pairs, found, **options)
+    return _sweep_of(blip, pairs, found, None, options)
 
 
 def patch_modules(

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.patching.results import fingerprint
+from notice_lens.files import read_json, replacing
+from notice_lens.patching.identity import fingerprint
 from notice_lens.study.choices import METRIC, Choices
 
 if TYPE_CHECKING:
@@ -145,12 +146,15 @@ def fix(made: Mapping[str, Any], folder: Path) -> Path:
     """Writes the plan; where the same one is there, it stays. Returns its path.
 
     Raises:
-        ValueError: Another plan is there.
+        ValueError: Another plan is there, or something that is none.
+        OSError: It cannot be written.
     """
     path = folder / PLAN
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} is no plan of a study; choose another folder")
         other = [name for name in {**before, **made} if before.get(name) != json.loads(text).get(name)]
         if other:
             raise ValueError(
@@ -158,7 +162,8 @@ def fix(made: Mapping[str, Any], folder: Path) -> Path:
                 "choose another folder for another plan"
             )
         return path
-    path.write_text(text + "\n", encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
     return path
 
 

@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from notice_lens import patching
+import xarray as xr
+
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
+from notice_lens.patching.running import Sweep
+from notice_lens.patching.sweeps import head_sweep
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.found import Study
 from notice_lens.study.statistics import functions, statistics
 from notice_lens.study.tables import agreement, everywhere, label_rows, untested, write_tables
 from notice_lens.viz.looking import looking_stack
 from notice_lens.viz.report_data import ReportData
+from notice_lens.viz.report_folder import check_place
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -58,13 +62,15 @@ def run_study(
         **options: Of sweeps: `memory`, `min_gap`, ...
 
     Raises:
-        ValueError: A choice is none for this model and these pairs, no cell has pairs that the model answers, or a
-            sweep cannot be as asked for.
+        ValueError: A choice is none for this model and these pairs, no cell has pairs that the model answers, or the
+            folder holds sweeps of another run; all of that is said before the first sweep.
+        FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
     found = Study(choices or Choices())
     site = check_before(blip, tasks, found.choices)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_place(folder / SAVED)
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
     _sweeps(blip, tasks, folder, found, say, {**options, "progress": progress})
     say("statistics ...")
     statistics(found)
@@ -83,9 +89,13 @@ def run_study(
 def _sweeps(
     blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], folder: Path, found: Study, say: Say, options: dict[str, Any]
 ) -> None:
-    """Steps 2 and 3: the pairs of each cell, and what every head does there."""
+    """Steps 2 and 3: the pairs of each cell, and what every head does there.
+
+    All stores are made or checked before the first sweep, so that what cannot be gone on with is said at once.
+    """
     choices = found.choices
     own = {"direction": choices.direction, "seed": choices.seed, **options}
+    sweeps: list[tuple[str, dict[str, xr.Dataset], Sweep]] = []
     for task, pairs in tasks.items():
         for corruption in choices.corruptions:
             name = f"{task}, {corruption_name(corruption)}"
@@ -93,23 +103,21 @@ def _sweeps(
             kept = _kept(blip, pairs, "image" if noisy else corruption, name, found, options["progress"])
             if kept is None:
                 continue
-            say(f"{name}: patching {choices.site} on {len(kept)} pairs ...")
             found.task_of[name], found.pairs[name] = task, kept
             # A task's name is the user's: as a file's name it must not lead elsewhere.
             store = folder / "cells" / quote(name, safe=" ,")
-            sweep = {"corruption": corruption, **own}
-            if choices.role is None:
-                found.effects[name] = patching.patch_heads(
-                    blip, kept, choices.site, positions="all", store=f"{store}.zarr", **sweep
-                )
-                continue
-            found.effects[name] = patching.patch_heads(
-                blip, kept, choices.site, positions="roles", store=f"{store}.zarr", **sweep
-            )
-            if not noisy:
-                found.everywhere[name] = patching.patch_heads(
-                    blip, kept, choices.site, positions="all", store=f"{store}, all positions.zarr", **sweep
-                )
+            results = {"": ("all" if choices.role is None else "roles", found.effects)}
+            if choices.role is not None and not noisy:
+                results[", all positions"] = ("all", found.everywhere)
+            for ending, (positions, into) in results.items():
+                sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **own}
+                made = head_sweep(blip, kept, choices.site, positions=positions, **sweep)
+                made.reserve()
+                sweeps.append((name, into, made))
+    for name, into, made in sweeps:
+        if into is found.effects:
+            say(f"{name}: patching {choices.site} on {len(made.pairs)} pairs ...")
+        into[name] = made.run()
 
 
 def _kept(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from notice_lens.files import replacing
 from notice_lens.viz.label_rows import label_rows as of_candidates
 from notice_lens.viz.page_words import percent
 from notice_lens.viz.results import MINUS
@@ -118,14 +119,20 @@ def write_tables(
         labels: What `circuits.label_heads` gave, by task.
         folder: Where to; made where it is missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    heads_table(important).to_csv(folder / "heads.csv", index=False)
+    tables = {"heads": heads_table(important), "labels": labels_table(labels)}
     if everywhere:
-        heads_table(everywhere).to_csv(folder / "heads_all_positions.csv", index=False)
+        tables["heads_all_positions"] = heads_table(everywhere)
     if universal is not None:
-        over_cells = universal.drop_dims("cell", errors="ignore").to_dataframe().reset_index()
-        over_cells.to_csv(folder / "universal.csv", index=False)
-    labels_table(labels).to_csv(folder / "labels.csv", index=False)
+        tables["universal"] = universal.drop_dims("cell", errors="ignore").to_dataframe().reset_index()
+    for name, table in tables.items():
+        write_csv(table, folder / f"{name}.csv")
+
+
+def write_csv(table: "pd.DataFrame", path: Path) -> None:
+    """Write a table as CSV, whole or not at all; folders are made. Raises OSError where it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        table.to_csv(beside, index=False)
 
 
 def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":

@@ -163,10 +163,10 @@ class ReportData:
         return collect(blip, pairs, effects, given, rest, roles, max_pairs, progress)
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Writes it as a folder that needs nothing beside it; replaces an earlier one. Returns the folder.
+        """Write it as a folder that needs nothing beside it; replace an earlier one. Returns the folder.
 
         Raises:
-            FileExistsError: Something else is there.
+            FileExistsError: Something else is there, or a file of somebody else's is in it.
         """
         from notice_lens.viz.report_folder import save
 
@@ -178,7 +178,7 @@ class ReportData:
 
         Raises:
             FileNotFoundError: There is no such folder, or it is not complete.
-            ValueError: It is of another format.
+            ValueError: It is damaged, or of another format.
         """
         from notice_lens.viz.report_folder import load
 

@@ -1,6 +1,7 @@
 """The data of a report on disk: one folder that needs nothing beside it.
 
-report.json     cells, pairs, statistics, settings; written last, so that a folder without it is not complete
+report.json     cells, pairs, statistics, settings, and the SHA-256 of itself and of every other file; written last, so
+                that a folder without it is not complete
 attention.npz   maps in 8 bits
 pictures/       each pair's two pictures, by number
 """
@@ -15,20 +16,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from notice_lens import __version__
+from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.models.names import one_of
 from notice_lens.viz.plain import as_plain, from_plain, plain
 from notice_lens.viz.report_data import Cell, Picture, ReportData, ShownPair
 
-FORMAT = 1
+FORMAT = 2
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
 KINDS = ("png", "jpeg", "webp")
 
 
 def save(data: ReportData, folder: Path) -> Path:
-    """Writes the folder beside its place and moves it there when it is complete; see `ReportData.save`."""
+    """Write the folder beside its place and move it there when it is complete; see `ReportData.save`."""
     folder = folder.resolve()
-    if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something that is no report's data; choose another folder")
+    check_place(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         made = Path(scratch) / "made"
@@ -39,12 +41,48 @@ def save(data: ReportData, folder: Path) -> Path:
     return folder
 
 
+def check_place(folder: Path) -> None:
+    """Raise FileExistsError where a folder may not be replaced: it is neither empty nor wholly written by `save`."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        index = _index(folder)
+    except (OSError, ValueError) as error:
+        raise FileExistsError(
+            f"{folder} holds something that is not known to be a report's data, so it is not replaced ({error}); move "
+            "it away, or choose another folder"
+        ) from error
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if others := sorted(files - {INDEX, *index["files"]}):
+        raise FileExistsError(
+            f"{folder} holds {', '.join(others[:5])}, which no report wrote, so it is not replaced; move it away, or "
+            "choose another folder"
+        )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """Return what `report.json` says. Raises FileNotFoundError, or ValueError where it is damaged or not ours."""
+    if not (folder / INDEX).is_file():
+        what = "is no folder" if not folder.is_dir() else f"has no {INDEX}, so it is no report's data, or not complete"
+        raise FileNotFoundError(f"{folder} {what}; ReportData.save writes one")
+    index = read_json(folder / INDEX)
+    if not isinstance(index, dict) or "notice_lens" not in index or index.get("format") != FORMAT:
+        found = index.get("format") if isinstance(index, dict) else None
+        raise ValueError(
+            f"{folder / INDEX} has the format {found!r}; notice-lens {__version__} reads {FORMAT}, which it writes "
+            "itself: carry the study out anew into another folder"
+        )
+    check_seal(index, folder / INDEX)
+    return index
+
+
 def _write(data: ReportData, folder: Path) -> None:
     (folder / PICTURES).mkdir(parents=True)
     for number, pair in enumerate(data.pairs):
         for side, picture in pair.pictures.items():
             (folder / _picture(number, side, picture.kind)).write_bytes(picture.content)
     index = {
+        "notice_lens": __version__,
         "format": FORMAT,
         "title": data.title,
         "cells": [_plain_cell(cell) for cell in data.cells],
@@ -61,17 +99,16 @@ def _write(data: ReportData, folder: Path) -> None:
         index["attention"] = {"labels": labels, "grid": plain(data.attention.attrs["grid"])}
         arrays = {str(name): values.values for name, values in data.attention.data_vars.items()}
         np.savez_compressed(folder / MAPS, allow_pickle=False, **arrays)
-    (folder / INDEX).write_text(json.dumps(index, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    index["files"] = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    text = json.dumps(sealed(index), allow_nan=False, ensure_ascii=False)
+    (folder / INDEX).write_text(text, encoding="utf-8")
 
 
 def load(folder: Path) -> ReportData:
-    """Reads the folder; see `ReportData.load`."""
-    if not (folder / INDEX).is_file():
-        what = "is no folder" if not folder.is_dir() else f"has no {INDEX}, so it is no report's data, or not complete"
-        raise FileNotFoundError(f"{folder} {what}; ReportData.save writes one")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    if index.get("format") != FORMAT:
-        raise ValueError(f"{folder} has the format {index.get('format')!r}; this version reads {FORMAT}")
+    """Read the folder; see `ReportData.load`."""
+    index = _index(folder)
+    check_files(folder, index["files"])
     stored = index["universal"]
     return ReportData(
         title=index["title"],

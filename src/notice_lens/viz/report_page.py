@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from notice_lens.files import replacing
 from notice_lens.viz.page_context import page_context
 from notice_lens.viz.page_data import MAP_BYTES, fitting, page_data, safe_json
 from notice_lens.viz.report_data import ReportData
@@ -32,7 +33,8 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
 
     Raises:
         FileNotFoundError: The folder is none, or not complete.
-        ValueError: There are no cells.
+        OSError: The file cannot be written; an earlier one is left as it was.
+        ValueError: There are no cells, or the folder is damaged.
     """
     found = data if isinstance(data, ReportData) else ReportData.load(data)
     if not found.cells:
@@ -50,7 +52,8 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
         script_hash=_hash(script),
         data_json=_markup(safe_json(page_data(found, map_bytes))),
     )
-    target.write_text(text, encoding="utf-8", newline="\n")
+    with replacing(target) as beside:
+        beside.write_text(text, encoding="utf-8", newline="\n")
     return target
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from os import PathLike
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Event
 from typing import Any
 
@@ -181,12 +182,8 @@ def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
 
 def _ignores_case(folder: Path) -> bool:
     """Whether names of files that differ in case alone are the same file there."""
-    probe = folder / "probe.part"
-    probe.touch()
-    try:
-        return (folder / "PROBE.PART").exists()
-    finally:
-        probe.unlink()
+    with NamedTemporaryFile(prefix="probe-", dir=folder) as probe:
+        return (folder / Path(probe.name).name.swapcase()).exists()
 
 
 def _images(folder: Path, ids: Mapping[str, str]) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from notice_lens.files import replacing
 from notice_lens.pairs.problems import SHOWN
 
 if TYPE_CHECKING:
@@ -87,10 +88,8 @@ def _row(failure: Failure) -> list[str]:
 
 
 def write_csv(failed: Iterable[Failure], path: Path) -> None:
-    """Writes failures into a file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    """Write failures into a file, whole or not at all."""
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         writer.writerows(map(_row, failed))
-    part.replace(path)

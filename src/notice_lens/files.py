@@ -1,0 +1,82 @@
+"""Files that are written whole or not at all, and records on disk that show damage.
+
+A record is a JSON object that carries the SHA-256 of its own content, so a changed or cut-off one is told from one that
+is as it was written. Files beside it are covered by listing their SHA-256 in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+SEAL = "sha256"
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a fresh path beside a file; what is written there takes the file's place when the block ends well.
+
+    Args:
+        path: The file, which may exist or not. A link stays a link, and the file that it leads to is replaced.
+
+    Raises:
+        OSError: It cannot be written, for instance because the disk is full. An earlier file is left as it was.
+    """
+    target = Path(path).resolve()
+    beside = target.with_name(f".{uuid4().hex}.part")
+    try:
+        yield beside
+        beside.replace(target)
+    except OSError as error:
+        raise OSError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the digest of its content under `sha256`."""
+    return {**record, SEAL: _digest(record)}
+
+
+def check_seal(record: Any, where: str | PathLike[str]) -> None:
+    """Raise ValueError where a record is none, or is not as `sealed` returned it.
+
+    Args:
+        record: As it was read.
+        where: The file, for the message.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is damaged: expected a JSON object, got a {type(record).__name__}")
+    if record.get(SEAL) != _digest({name: value for name, value in record.items() if name != SEAL}):
+        raise ValueError(f"{where} is damaged or was edited: its checksum does not fit its content")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file. Raises ValueError where it is no JSON, or not in UTF-8."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or cut off: it is no JSON ({error})") from error
+
+
+def check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Raise ValueError where a file of a folder is missing, or not the one whose SHA-256 is given by its name."""
+    for name, expected in digests.items():
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; was all of the folder copied?")
+        if sha256(folder / name) != expected:
+            raise ValueError(f"{folder / name} is damaged: its checksum does not fit its content")
+
+
+def sha256(path: str | PathLike[str]) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

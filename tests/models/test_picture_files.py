@@ -18,6 +18,7 @@ from PIL import Image
 
 from notice_lens.models.pictures import digest, file_format, to_rgb
 
+READ = "AVIF, BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP"
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
 
 
@@ -218,9 +219,9 @@ def test_threads_leave_the_filters_of_warnings_alone(monkeypatch, picture):
     good, large = encoded(picture), bomb(12, 12)
     before, wrong = list(warnings.filters), []
 
-    def slowly(file: Any, open: Any = Image.open) -> Image.Image:
+    def slowly(file: Any, formats: Any, open: Any = Image.open) -> Image.Image:
         time.sleep(0.001)
-        return open(file)
+        return open(file, formats=formats)
 
     monkeypatch.setattr(Image, "open", slowly)
 
@@ -250,7 +251,7 @@ def test_files_that_are_no_images(tmp_path, read):
     (tmp_path / "folder.jpg").mkdir()
     messages = {
         "empty.jpg": "the file is empty (0 bytes)",
-        "text.jpg": "the bytes are not an image in a format that Pillow knows",
+        "text.jpg": f"the bytes are not an image in a format that is read here: {READ}",
         "folder.jpg": "it is a folder, not an image file",
         "missing.jpg": "no such file",
     }
@@ -260,7 +261,7 @@ def test_files_that_are_no_images(tmp_path, read):
                 read(source)
     with pytest.raises(ValueError, match="^there are 0 bytes of it$"):
         read(b"")
-    with pytest.raises(ValueError, match="^the bytes are not an image in a format that Pillow knows$"):
+    with pytest.raises(ValueError, match=f"^the bytes are not an image in a format that is read here: {READ}$"):
         read(b"text")
     gc.collect()
 

@@ -31,8 +31,11 @@ def test_every_form_of_a_region_is_the_same_mask(tmp_path):
         tmp_path / "mask.png",
         str(tmp_path / "bright.png"),
         lengths,
-        [2, 1, 3, 2],
-        np.array([2.0, 1.0, 3.0, 2.0]),
+        {"mask": tmp_path / "mask.png"},
+        [[2, 1, 5, 1, 5, 3, 2, 3]],
+        [[2, 1, 5, 1, 5, 3], [2, 1, 5, 3, 2, 3]],
+        {"box": [2, 1, 3, 2], "box_format": "xywh"},
+        {"box": np.array([2.0, 1.0, 5.0, 3.0]), "box_format": "xyxy"},
     ]
     for form in forms:
         np.testing.assert_array_equal(as_mask(form, MASK.shape), MASK)
@@ -60,12 +63,12 @@ def test_run_lengths_and_back(mask):
     [
         (np.zeros((3, 3), bool), "it is 3 x 3 pixels, its picture 4 x 6"),
         ({"size": [10**6, 10**7], "counts": [10**13]}, "it is 1000000 x 10000000 pixels, its picture 4 x 6"),
-        ([50, 50, 3, 2], "the box [50.0, 50.0, 3.0, 2.0] lies outside of the picture, 4 x 6 pixels"),
+        ([50, 50, 3, 2], "the box [50.0, 50.0, 3.0, 2.0] as x, y, width, height runs over the edge of the picture or lies outside, 4 x 6"),
         ({"size": [4, 6], "counts": [3, 4]}, "run lengths add up to 7 pixels, not to 4 x 6"),
         ({"counts": [24]}, "run lengths have 'size' and 'counts'; got counts"),
-        ([0, 0, 0, 2], "the box [0.0, 0.0, 0.0, 2.0] has no area"),
+        ([0, 0, 0, 2], "the box [0.0, 0.0, 0.0, 2.0], read as xywh, has no area"),
         ("nowhere.png", "nowhere.png cannot be read"),
-        (np.zeros((2, 2, 2)), "a region is a mask [height, width], an image file, COCO run lengths or a box"),
+        (np.zeros((2, 2, 2)), "a region is a mask [height, width], an image file, COCO run lengths, a box"),
         (object(), "got object of shape []"),
     ],
 )

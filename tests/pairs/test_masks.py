@@ -195,7 +195,10 @@ def test_soft_levels_of_an_index_mask_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("region", "message"),
     [
-        (np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8), "values from 0 to 255: no mask of one object"),
+        (
+            np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8),
+            "values from 0 to 255: no mask of one object",
+        ),
         (np.random.default_rng(0).random(SIZE), "no mask of one object"),
         (np.random.default_rng(0).normal(size=SIZE), "no mask of one object"),
         (np.where(OBJECT, np.nan, 0.0), "holds NaN or infinity"),

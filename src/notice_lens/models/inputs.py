@@ -247,8 +247,8 @@ def _check_preprocessed(images: Float[Tensor, "batch 3 height width"], image_pro
             raise ValueError(
                 f"image {index} is a floating tensor {list(image.shape)} with values from {low:.3g} to {high:.3g}: a "
                 f"picture, or preprocessed? Preprocessed would be [3, {expected[0]}, {expected[1]}], with values "
-                f"between {darkest:.3g} and {brightest:.3g}, some below 0 and some beyond -1 or 1. Give a picture as uint8, "
-                'such as (image * 255).round().to(torch.uint8), or preprocessed images as {"pixel_values": images}'
+                f"between {darkest:.3g} and {brightest:.3g}, some below 0 and some beyond -1 or 1. Give a picture as "
+                'uint8, such as (image * 255).round().to(torch.uint8); preprocessed images as {"pixel_values": images}'
             )
 
 

@@ -14,12 +14,14 @@ Limits: a cut-out on a black background without alpha is refused; an index mask 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Num, Shaped
 from PIL import Image
 
 Label = int | Sequence[int]
+"""The value, or values, of the object in a mask that holds indices."""
 
 SHOWN = 8
 """As many values are named in a message. A mask with no more of them than this has levels, not soft edges."""
@@ -40,7 +42,7 @@ _GREY = 16
 """How far the channels of a grey picture lie apart at most, in 8 bits: JPEG rounds each for itself."""
 
 
-def object_of_picture(image: Image.Image, label: Label | None = None) -> Bool[np.ndarray, "height width"]:
+def object_of_picture(image: Image.Image, label: Any = None) -> Bool[np.ndarray, "height width"]:
     """Return the pixels of a mask image that belong to its object; rules and limits are the module's.
 
     Args:
@@ -72,7 +74,7 @@ def object_of_picture(image: Image.Image, label: Label | None = None) -> Bool[np
 
 
 def object_of_values(
-    values: Shaped[np.ndarray, "height width"], kind: str = "an array", label: Label | None = None
+    values: Shaped[np.ndarray, "height width"], kind: str = "an array", label: Any = None
 ) -> Bool[np.ndarray, "height width"]:
     """Return the pixels of an array of values that belong to the object.
 
@@ -101,10 +103,13 @@ def object_of_values(
 
 
 def _labelled(
-    values: Shaped[np.ndarray, "height width"], levels: Shaped[np.ndarray, " level"], kind: str, label: Label
+    values: Shaped[np.ndarray, "height width"], levels: Shaped[np.ndarray, " level"], kind: str, label: Any
 ) -> Bool[np.ndarray, "height width"]:
     """Return where the values are among the labels, of which one has to occur."""
-    labels = np.atleast_1d(np.asarray(label))
+    try:
+        labels = np.atleast_1d(np.asarray(label))
+    except ValueError:  # of unequal depth
+        labels = np.empty(0)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"label={label!r}: expected a whole number, or several")
     if not np.isin(labels, levels).any():
@@ -149,7 +154,7 @@ def _check_transparency(image: Image.Image, mask: Bool[np.ndarray, "height width
         raise ValueError(f"it is {kind} whose transparency and values say different things. {_SETTLES}")
 
 
-def _object_of_colours(image: Image.Image, kind: str, label: Label | None) -> Bool[np.ndarray, "height width"]:
+def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.ndarray, "height width"]:
     """Return the object of a picture in colours: of a grey one by its values, otherwise the one that is not black."""
     rgb = np.asarray(image.convert("RGB"))
     channels = rgb.astype(np.int16)

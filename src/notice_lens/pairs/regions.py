@@ -17,7 +17,7 @@ from torch import Tensor
 
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import as_stored, check_pixels, shown_path
-from notice_lens.pairs.masks import Label, object_of_picture, object_of_values
+from notice_lens.pairs.masks import object_of_picture, object_of_values
 from notice_lens.world.write import run_lengths
 
 Mask = Bool[np.ndarray, "height width"]
@@ -41,15 +41,16 @@ class RegionFormat:
     """How regions are to be read where their content leaves it open.
 
     Attributes:
-        label: The values of a mask that are the object, for masks that hold indices.
+        label: The value, or values, of a mask that are the object, for masks that hold indices.
         box_format: What the four numbers of a box are; None takes "xywh" where nothing speaks against it.
 
     Raises:
         ValueError: There is no such format of boxes.
     """
 
-    label: Label | None = None
-    box_format: BoxFormat | None = None
+    # Cells of tables hold anything.
+    label: Any = None
+    box_format: Any = None
 
     def __post_init__(self) -> None:
         if self.box_format is not None and self.box_format not in get_args(BoxFormat):

@@ -98,15 +98,24 @@ _of_folder("faces", "Pairs from folders of faces named by emotion.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out, and count them, instead of stopping.")
+@click.option("--label", "labels", type=int, multiple=True, help="The object's value in masks that hold indices.")
+@click.option(
+    "--box-format", type=click.Choice(["xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn"]),
+    help="What the four numbers of boxes are; with an n, shares of the picture.",
+)  # fmt: skip
 @out_option
 @overwrite_option
 @told
-def table(file: Path, images: str | None, skip: bool, out: Path, overwrite: bool) -> None:
+def table(
+    file: Path, images: str | None, skip: bool, labels: tuple[int, ...], box_format: Any, out: Path, overwrite: bool
+) -> None:
     """Pairs of your own from a CSV or JSONL FILE with the columns of docs/pairs.md."""
     from notice_lens.pairs import MinimalPairs
 
     read = MinimalPairs.from_jsonl if file.suffix.lower() in (".jsonl", ".json") else MinimalPairs.from_csv
-    _save(read(file, images=images, on_error="drop" if skip else "raise"), out, overwrite)
+    on_error = "drop" if skip else "raise"
+    made = read(file, images=images, on_error=on_error, label=list(labels) or None, box_format=box_format)
+    _save(made, out, overwrite)
 
 
 @pairs.command(short_help="Say what saved pairs are.")

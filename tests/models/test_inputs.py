@@ -1,6 +1,7 @@
 """prepare: any kind of picture, any number of questions, and errors that name what is wrong."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from transformers import BlipProcessor
 from transformers.models.bert.tokenization_bert import BertTokenizer
 
-from conftest import make_pair
+from conftest import make_pair, relative_error
 from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.inputs import IGNORED, as_strings
 from notice_lens.models.random_blip import tiny_vocabulary
@@ -39,6 +40,8 @@ def test_every_kind_of_picture_gives_the_same_pixels(vqa, picture, tmp_path):
         assert torch.equal(several, expected.expand(2, -1, -1, -1)), kind
     batch = np.stack([array, array])
     assert torch.equal(vqa.blip.prepare(batch, "is this red?").pixel_values[1:], expected)
+    read = vqa.blip.processor.image_processor(images=picture, return_tensors="pt")
+    assert torch.equal(vqa.blip.prepare(read, "is this red?").pixel_values, expected)
     assert torch.equal(vqa.blip.prepare(expected, "is this red?").pixel_values, expected), "preprocessed already"
     assert torch.equal(vqa.blip.prepare([expected[0]], "is this red?").pixel_values, expected)
     assert torch.equal(vqa.blip.prepare(expected[0], "is this red?").pixel_values, expected)
@@ -179,6 +182,118 @@ def test_bad_texts(vqa, match, picture):
 def test_preprocessed_images_are_not_resized(vqa):
     with pytest.raises(ValueError, match="go neither with pictures nor with image_size"):
         vqa.blip.prepare(torch.zeros(3, 64, 64), "is this red?", image_size=96)
+    with pytest.raises(ValueError, match="pixel_values alone and no image_size; got the keys pixel_values"):
+        vqa.blip.prepare({"pixel_values": torch.zeros(1, 3, 64, 64)}, "is this red?", image_size=96)
+    with pytest.raises(ValueError, match="got the keys pixel_values, input_ids"):
+        vqa.blip.prepare({"pixel_values": torch.zeros(1, 3, 64, 64), "input_ids": torch.ones(1, 3)}, "is this red?")
+
+
+UNIT = torch.linspace(0, 1, 3 * 64 * 64).view(3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        UNIT,
+        UNIT * 255,
+        UNIT * 2 - 1,
+        UNIT.half(),
+        UNIT[None].expand(2, -1, -1, -1),
+        UNIT * 0.2 - 0.1,
+        UNIT * 4 - 3,
+        UNIT * 3.5 - 0.5,
+        torch.full((3, 64, 64), torch.nan),
+        torch.zeros(3, 64, 64),
+        (UNIT * 3.5 - 1.7)[:, :32],
+    ],
+    ids=["0..1", "0..255", "-1..1", "half", "batch", "dim", "too dark", "too bright", "nan", "black", "other size"],
+)
+def test_floating_tensors_that_may_be_pictures_are_not_taken_for_preprocessed(vqa, tensor):
+    images = tensor if tensor.ndim == 4 else [tensor]
+    for ask in (vqa.blip.prepare, vqa.blip.generate, lambda images, text: vqa.blip.rank_answers(images, text, ["red"])):
+        with pytest.raises(
+            ValueError, match=r"image 0 is a floating tensor .*\n?.*a picture, or preprocessed"
+        ) as caught:
+            ask(images, "is this red?")
+        assert "uint8" in str(caught.value)
+        assert '{"pixel_values": images}' in str(caught.value)
+    if tensor.ndim == 3 and tensor.shape[-2:] == (64, 64):
+        named = {"pixel_values": tensor[None]}
+        assert torch.equal(vqa.blip.prepare(named, "is this red?").pixel_values, tensor[None]) or tensor.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_normalised_tensors_are_taken_as_they_are(vqa, dtype):
+    """Black and white, the ends of the range, in every precision."""
+    corners = np.zeros((64, 64, 3), np.uint8)
+    corners[:32] = 255
+    expected = vqa.blip.prepare(corners, "is this red?").pixel_values.to(dtype)
+    assert torch.equal(vqa.blip.prepare(expected, "is this red?").pixel_values, expected)
+
+
+def left(length: int, padding: int) -> list[int]:
+    return [0] * padding + [1] * (length - padding)
+
+
+PADDED = {"left": left(9, 4), "a hole": [1, 1, 0, 0, 1, 1, 1, 0, 0], "both": [0, 1, 1, 0, 1, 0, 1, 1, 1]}
+
+
+@pytest.mark.parametrize("mask", PADDED.values(), ids=PADDED)
+def test_padding_anywhere_gives_what_the_row_gives_alone(pair, mask):
+    """Questions and texts: rows are moved. Captions: their logits belong to positions, so they are refused."""
+    alone = pair.inputs(length=sum(mask), answer_length=3 if pair.kind == "vqa" else None)
+    padded = torch.full((1, len(mask)), pair.blip.cfg.pad_token_id)
+    mask = torch.tensor([mask])
+    padded[mask.bool()] = alone.input_ids[0]
+    inputs = BLIPInputs(alone.pixel_values, padded, mask, alone.answer_ids)
+    as_mapping = {name: value for name, value in vars(inputs).items() if value is not None}
+    if pair.kind == "caption":
+        for ask in (pair.blip, pair.blip.run_with_cache, lambda inputs: pair.blip.lens("decoder.attn", inputs)):
+            with pytest.raises(
+                ValueError, match=r"padding before or between the tokens of a caption.*pad on the right"
+            ):
+                ask(inputs)
+        return
+    expected, states = pair.blip.run_with_cache(alone)
+    logits, cache = pair.blip.run_with_cache(as_mapping)
+    assert relative_error(logits, expected) < 1e-5
+    assert relative_error(pair.blip(inputs), expected) < 1e-5
+    layer = "text.blocks.0.hook_resid_post"
+    assert relative_error(cache[layer][:, : int(mask.sum())], states[layer]) < 1e-5
+    lens = pair.blip.lens("text.attn", inputs)
+    assert lens.tokens[0, : int(mask.sum())].tolist() == alone.input_ids[0].tolist()
+    assert inputs.input_ids.equal(padded), "the caller's rows stay"
+
+
+def test_rows_of_a_batch_are_moved_one_by_one(vqa):
+    rows = [vqa.inputs(length=length, seed=length) for length in (3, 6, 5)]
+    padded, mask = torch.zeros(3, 6, dtype=torch.long), torch.zeros(3, 6, dtype=torch.long)
+    for row, alone in enumerate(rows):
+        length = alone.input_ids.shape[1]
+        start = 6 - length if row != 2 else 0
+        padded[row, start : start + length], mask[row, start : start + length] = alone.input_ids[0], 1
+    pixels = torch.cat([alone.pixel_values for alone in rows])
+    expected = torch.cat([vqa.blip(alone) for alone in rows])
+    assert relative_error(vqa.blip(BLIPInputs(pixels, padded, mask)), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention_mask": [0, 1, 1, 1]}, r"hides a token that is no padding.*\(row 0, position 0\)"),
+        ({"attention_mask": [1, 1, 0, 1]}, r"hides a token that is no padding.*\(row 0, position 2\)"),
+        ({"attention_mask": [0, 0, -10000, -10000]}, r"1 at tokens and 0 at padding; got values \[-10000, 0\]"),
+        ({"attention_mask": [2, 2, 2, 0]}, r"1 at tokens and 0 at padding; got values \[0, 2\]"),
+        ({"input_ids": [0, 0, 7, 8]}, "input_ids hold padding, and attention_mask is missing"),
+        ({"input_ids": [7, 8, 0, 0]}, "input_ids hold padding, and attention_mask is missing"),
+        ({"answer_ids": [0, 5, 7, 8]}, "answer_ids have padding before or between tokens"),
+        ({"answer_ids": [5, 0, 0, 8]}, "answer_ids have padding before or between tokens"),
+    ],
+)
+def test_masks_and_rows_that_say_different_things(vqa, change, message):
+    inputs = replace(vqa.inputs(length=4), **{name: torch.tensor([value]) for name, value in change.items()})
+    with pytest.raises(ValueError, match=message):
+        vqa.blip(inputs)
 
 
 @pytest.mark.parametrize(

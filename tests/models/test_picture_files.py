@@ -16,8 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from notice_lens.models.pictures import digest, file_format, to_rgb
+from notice_lens.models.pictures import FORMATS, as_stored, digest, file_format, to_rgb
+from notice_lens.pairs.inventory import image_files, read_pictures
+from notice_lens.pairs.records import open_image
+from notice_lens.pairs.regions import as_mask
 
+READ = "AVIF, BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP"
 WHITE, BLACK = [255, 255, 255], [0, 0, 0]
 
 
@@ -218,9 +222,9 @@ def test_threads_leave_the_filters_of_warnings_alone(monkeypatch, picture):
     good, large = encoded(picture), bomb(12, 12)
     before, wrong = list(warnings.filters), []
 
-    def slowly(file: Any, open: Any = Image.open) -> Image.Image:
+    def slowly(file: Any, formats: Any, open: Any = Image.open) -> Image.Image:
         time.sleep(0.001)
-        return open(file)
+        return open(file, formats=formats)
 
     monkeypatch.setattr(Image, "open", slowly)
 
@@ -250,7 +254,7 @@ def test_files_that_are_no_images(tmp_path, read):
     (tmp_path / "folder.jpg").mkdir()
     messages = {
         "empty.jpg": "the file is empty (0 bytes)",
-        "text.jpg": "the bytes are not an image in a format that Pillow knows",
+        "text.jpg": f"the bytes are not an image in a format that is read here: {READ}",
         "folder.jpg": "it is a folder, not an image file",
         "missing.jpg": "no such file",
     }
@@ -260,9 +264,56 @@ def test_files_that_are_no_images(tmp_path, read):
                 read(source)
     with pytest.raises(ValueError, match="^there are 0 bytes of it$"):
         read(b"")
-    with pytest.raises(ValueError, match="^the bytes are not an image in a format that Pillow knows$"):
+    with pytest.raises(ValueError, match=f"^the bytes are not an image in a format that is read here: {READ}$"):
         read(b"text")
     gc.collect()
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n9 9 moveto showpage\n"
+
+
+def in_format(format: str) -> bytes:
+    return POSTSCRIPT if format == "EPS" else encoded(Image.new("RGB", (32, 32), "red"), format)
+
+
+@pytest.mark.parametrize("format", ["EPS", "ICO", "TGA", "PCX", "SGI", "DDS", "ICNS"])
+def test_formats_that_are_not_on_the_list_are_not_decoded(tmp_path, monkeypatch, format):
+    """Whatever a file is called, at every door: as a path, as bytes, and where the caller has opened it."""
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **options: started.append(args))
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(in_format(format))
+    for source in (path, str(path), path.read_bytes()):
+        for read in (to_rgb, file_format, as_stored):
+            with pytest.raises(ValueError, match="not an image in a format that is read here: AVIF, BMP"):
+                read(source)
+    with Image.open(path) as opened, pytest.raises(ValueError, match=f"an image of the format {format}; read are AVIF"):
+        to_rgb(opened)
+    with pytest.raises(ValueError, match="not an image in a format that is read here"):
+        open_image({"path": "picture.jpg", "bytes": path.read_bytes()})
+    with pytest.raises(ValueError, match="not an image in a format that is read here"):
+        as_mask(path)
+    assert read_pictures([path], progress=False).problems[0].detail.startswith("the bytes are not an image in a format")
+    assert not started
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc"])
+def test_a_heic_file_is_named_with_what_to_do(tmp_path, brand):
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))
+    Image.new("RGB", (8, 8)).save(tmp_path / "IMG_0002.jpg")
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ValueError, match=r"a HEIC picture.*convert it to JPEG or PNG, or install pillow-heif"):
+            to_rgb(source)
+    found = read_pictures(image_files(tmp_path), root=tmp_path, progress=False)
+    assert [problem.id for problem in found.problems] == ["IMG_0001.HEIC"]
+    assert "convert it to JPEG or PNG" in found.problems[0].detail
+
+
+def test_every_file_that_a_download_names_is_found_in_its_folder(tmp_path):
+    for number, endings in enumerate(FORMATS.values()):
+        (tmp_path / f"{number}{endings[0]}").touch()
+    assert len(image_files(tmp_path)) == len(FORMATS)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])

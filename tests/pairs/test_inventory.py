@@ -50,7 +50,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(tmp_path: Path, monke
     assert "truncated" in detail["cut.jpg"]
     assert detail["empty.jpg"] == "the file is empty (0 bytes)"
     assert detail["folder.jpg"] == "it is a folder, not an image file"
-    assert "not an image in a format that Pillow knows" in detail["page.jpg"]
+    assert "not an image in a format that is read here" in detail["page.jpg"]
     assert "more than 5,000 pixels" in detail["bomb.png"]
     assert detail["none.jpg"] == "no such file"
 

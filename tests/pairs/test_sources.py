@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from notice_lens.pairs import MinimalPairs, PairsError
@@ -159,3 +160,70 @@ def test_images_may_be_mappings(folder):
     (folder / "pairs.jsonl").write_text(json.dumps(row))
     with pytest.raises(PairsError, match=re.escape("the path '../1.png' leads out of")):
         MinimalPairs.from_jsonl(folder / "pairs.jsonl")
+
+
+VOC = np.zeros((16, 24), np.uint8)
+VOC[2:9, 3:15] = 255
+VOC[4:7, 5:13] = 15
+
+
+def ways_in(folder, rows, **options):
+    """The same rows through every constructor that reads regions."""
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    flat = [{k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
+    absolute = [
+        {**row, **{column: str(folder / row[column]) for column in ("clean_image", "corrupt_image")}} for row in flat
+    ]
+    yield lambda: MinimalPairs.from_csv(write_csv(folder / "pairs.csv", flat), **options)
+    yield lambda: MinimalPairs.from_jsonl(folder / "pairs.jsonl", **options)
+    if "mask.png" not in str(rows):
+        yield lambda: MinimalPairs.from_rows(absolute, **options)
+        yield lambda: MinimalPairs.from_dataset(Dataset.from_list(absolute), **options)
+
+
+def test_a_label_reaches_masks_from_every_table(folder):
+    Image.fromarray(VOC).save(folder / "mask.png")
+    plain = [table_row(n, clean_regions={"object": "mask.png"}) for n in range(2)]
+    beside = [table_row(n, clean_regions={"object": {"mask": "mask.png", "label": 15}}) for n in range(2)]
+    for make in ways_in(folder, plain):
+        with pytest.raises(PairsError, match=r"region unreadable: 2\n.*values 0, 15, 255: indices, as in VOC"):
+            make()
+    for make in [*ways_in(folder, plain, label=15), *ways_in(folder, beside)]:
+        pairs = make()
+        np.testing.assert_array_equal(pairs[1].clean_regions["object"], VOC == 15)
+    assert next(ways_in(folder, plain, label=15))().manifest.options == {"label": 15}
+
+
+def test_the_format_of_boxes_reaches_them_from_every_table(folder):
+    expected = np.zeros((16, 24), bool)
+    expected[2:9, 3:15] = True
+    corners = [3, 2, 15, 9]
+    plain = [table_row(n, clean_regions={"object": corners}) for n in range(2)]
+    beside = [table_row(n, clean_regions={"object": {"box": corners, "box_format": "xyxy"}}) for n in range(2)]
+    for make in ways_in(folder, plain):
+        with pytest.raises(PairsError, match=r"region unreadable: 2\n.*may be two corners as well.*box_format="):
+            make()
+    for make in [*ways_in(folder, plain, box_format="xyxy"), *ways_in(folder, beside)]:
+        np.testing.assert_array_equal(make()[1].clean_regions["object"], expected)
+    pairs = next(ways_in(folder, plain, box_format="xyxy"))()
+    assert pairs.manifest.options == {"box_format": "xyxy"}
+    again = MinimalPairs.load(pairs.save(folder / "saved"))
+    np.testing.assert_array_equal(again[0].clean_regions["object"], expected)
+
+
+def test_polygons_and_hostile_run_lengths_in_cells(folder):
+    polygon = [[3, 2, 15, 2, 15, 9, 3, 9]]
+    for make in ways_in(folder, [table_row(0, clean_regions={"object": polygon})]):
+        assert make()[0].clean_regions["object"].sum() == 7 * 12
+    wraps = {"size": [16, 24], "counts": [2**63 - 1, 2**63 - 1, 16 * 24 + 2]}
+    for make in ways_in(folder, [table_row(0, clean_regions={"object": wraps})]):
+        with pytest.raises(PairsError, match="counts of run lengths are whole numbers from 0 to 384"):
+            make()
+
+
+def test_a_mask_beside_its_label_stays_in_the_folder(folder, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "mask.png"
+    Image.fromarray(VOC).save(outside)
+    row = table_row(0, clean_regions={"object": {"mask": str(outside), "label": 15}})
+    with pytest.raises(PairsError, match="leads out of"):
+        MinimalPairs.from_csv(write_csv(folder / "pairs.csv", [row]))

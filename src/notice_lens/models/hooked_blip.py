@@ -140,7 +140,7 @@ class HookedBLIP(ForwardPass):
 
     def prepare(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
         questions: str | Sequence[str] = "",
         answers: str | Sequence[str] | None = None,
         *,
@@ -149,7 +149,7 @@ class HookedBLIP(ForwardPass):
         """The tensors of images and questions, on the model's device; `notice_lens.models.inputs` says what they mean.
 
         Args:
-            images: One or many: PIL images, paths, arrays or uint8 tensors; floating tensors are taken as preprocessed.
+            images: One or many: PIL images, paths, arrays or uint8 tensors; preprocessed ones as {"pixel_values": ...}.
             questions: One or many, of any length; for captions the prompts, for matching the texts.
             answers: What the decoder is to read, for logits of every token of it. None reads `[DEC]` alone.
             image_size: Side, or (height, width), in pixels, instead of the model's: positions are then interpolated.
@@ -221,7 +221,7 @@ class HookedBLIP(ForwardPass):
 
     def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> BLIPCache:
         """The cache of a run, with a view for each stack."""
-        known = None if inputs is None else BLIPInputs.of(inputs).to(self.device).ordinary()
+        known = None if inputs is None else BLIPInputs.of(inputs).to(self.device).check(self.cfg).ordinary()
         return BLIPCache(cache, self, has_batch_dim, known)
 
     def hooks_table(self) -> HooksTable:

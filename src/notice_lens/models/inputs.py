@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
 from notice_lens.models.config import BLIPConfig
 from notice_lens.models.pictures import ImageLike, to_rgb
 
+_ROUNDING = 0.02
+"""How far values of half precision lie beyond those of black and white, at most."""
 IGNORED = -100
 """In `target_ids`, a position that predicts nothing of the answer; cross-entropy ignores it by default."""
 
@@ -35,7 +37,7 @@ class BLIPInputs:
     Attributes:
         pixel_values: Preprocessed images.
         input_ids: The question; for captions `[DEC]`, the prompt and the answer.
-        attention_mask: 1 at real tokens, 0 at padding; None where nothing is padded.
+        attention_mask: 1 at real tokens, 0 at padding, which `check` moves behind them; None where nothing is padded.
         answer_ids: What the answer decoder reads: `[DEC]` and the answer's pieces (question answering only).
         target_ids: The token that each of the decoder's logits has to predict; -100 where none.
         interpolate_pos_encoding: Whether to stretch position embeddings to images of another size.
@@ -89,7 +91,12 @@ class BLIPInputs:
         return replace(self, **{name: tensor[rows.to(tensor.device)] for name, tensor in tensors.items()})
 
     def check(self, cfg: BLIPConfig) -> "BLIPInputs":
-        """The inputs themselves. Raises TypeError or ValueError where this model cannot run on them."""
+        """Return the inputs with padding on the right, which is where positions are counted as the model does.
+
+        Raises:
+            TypeError: A field is no tensor.
+            ValueError: This model cannot run on them; the message says why.
+        """
         for field in fields(self)[:-1]:
             _check_tensor(field.name, getattr(self, field.name))
         if cfg.kind != "caption" and self.input_ids is None:
@@ -99,33 +106,82 @@ class BLIPInputs:
         rows = {name: len(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         if len(set(rows.values())) > 1:
             raise ValueError(f"inputs of unequal batch size: {rows}")
-        mask = self.attention_mask
-        if mask is not None and self.input_ids is not None and mask.shape != self.input_ids.shape:
-            raise ValueError(f"attention_mask is {list(mask.shape)}, input_ids are {list(self.input_ids.shape)}")
-        if mask is not None and not bool(mask.any(-1).all()):
+        if self.answer_ids is not None and bool(_before_real(self.answer_ids != cfg.pad_token_id).any()):
+            raise ValueError("answer_ids have padding before or between tokens; expected it behind the last one")
+        return self._padded_right(cfg) if self.input_ids is not None else self
+
+    def _padded_right(self, cfg: BLIPConfig) -> "BLIPInputs":
+        """Return the inputs with the padding of each row behind its last token.
+
+        Positions count from the first one, so padding before a token would move all that follows.
+
+        Raises:
+            ValueError: The mask hides words, padding has no mask, or a caption's rows, to whose positions logits and
+                `target_ids` belong, would have to be moved.
+        """
+        ids, mask = torch.as_tensor(self.input_ids), self.attention_mask
+        padding = ids == cfg.pad_token_id
+        if mask is None:
+            if bool(padding.any()):
+                raise ValueError(
+                    "input_ids hold padding, and attention_mask is missing: it is 1 at tokens, 0 at padding"
+                )
+            return self
+        if mask.shape != ids.shape:
+            raise ValueError(f"attention_mask is {list(mask.shape)}, input_ids are {list(ids.shape)}")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(f"attention_mask is 1 at tokens and 0 at padding; got values {mask.unique().tolist()}")
+        real = mask.bool()
+        if not bool(real.any(-1).all()):
             raise ValueError("attention_mask has a row without a single real token")
-        return self
+        before = _before_real(real)
+        if not bool(before.any()):
+            return self
+        hidden = (before & ~padding).nonzero()
+        if len(hidden):
+            raise ValueError(
+                f"attention_mask hides a token that is no padding and stands before others (row {hidden[0, 0]}, "
+                f"position {hidden[0, 1]}); leave it out of the row, or take its attention away with hooks"
+            )
+        if cfg.kind == "caption":
+            raise ValueError(
+                "attention_mask has padding before or between the tokens of a caption, to whose positions the logits "
+                "belong; pad on the right: tokenizer.padding_side = 'right'"
+            )
+        order = (~real).to(torch.uint8).argsort(dim=-1, stable=True)
+        return replace(self, input_ids=ids.gather(-1, order), attention_mask=mask.gather(-1, order))
+
+
+def _before_real(real: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Return the positions that are not real and stand before one that is."""
+    return ~real & (real.flip(-1).cumsum(-1).flip(-1) > 0)
 
 
 def to_pixel_values(
-    images: ImageLike | Sequence[ImageLike], image_processor: Any, image_size: int | tuple[int, int] | None = None
+    images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
+    image_processor: Any,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Preprocessed images, one or many.
+    """Return preprocessed images, one or many.
 
-    What `pictures.to_rgb` reads is resized and normalised: a PIL image, a path, the bytes of a file, a NumPy array
-    (height x width x 3, or height x width; uint8, uint16, or floats from 0 to 1) or a uint8 tensor
-    (3 x height x width). A floating tensor is taken as preprocessed.
+    Everything that `pictures.to_rgb` reads is resized and normalised: a PIL image, a path, the bytes of a file, a NumPy
+    array (height x width x 3, or height x width; uint8, uint16, or floats from 0 to 1) or a uint8 tensor
+    (3 x height x width). Images that are preprocessed already are given as `{"pixel_values": tensor}`, as an image
+    processor returns them. A floating tensor without that name is taken for preprocessed only where its values and its
+    size can be nothing else.
 
     Args:
-        images: One image, or a sequence or batch of them.
+        images: One image, or a sequence or batch of them; or a mapping with `pixel_values` alone.
         image_processor: Hugging Face's.
         image_size: (height, width) or side in pixels, instead of the processor's own size.
 
     Raises:
-        ValueError: An image cannot be read; the message names it.
+        ValueError: An image cannot be read, or may be preprocessed or not; the message names it.
     """
     if images is None:
         raise ValueError("no images given")
+    if isinstance(images, Mapping):
+        return _named_pixels(images, image_size)
     if isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
         images = list(images)
     single = isinstance(images, str | PathLike | bytes | Image.Image)
@@ -135,7 +191,9 @@ def to_pixel_values(
         raise ValueError("no images given")
     preprocessed = [isinstance(image, Tensor) and image.is_floating_point() for image in several]
     if any(preprocessed):
-        return _stack_preprocessed(several, all(preprocessed) and image_size is None)
+        stacked = _stack_preprocessed(several, all(preprocessed) and image_size is None)
+        _check_preprocessed(stacked, image_processor)
+        return stacked
     pictures = [_to_picture(image, index) for index, image in enumerate(several)]
     size = {}
     if image_size is not None:
@@ -144,8 +202,19 @@ def to_pixel_values(
     return image_processor(images=pictures, return_tensors="pt", **size)["pixel_values"]
 
 
+def _named_pixels(images: Mapping[str, Any], image_size: Any) -> Float[Tensor, "batch 3 height width"]:
+    """Return the tensor of a mapping with `pixel_values`, which says itself that it is preprocessed."""
+    if list(images) != ["pixel_values"] or image_size is not None:
+        raise ValueError(
+            "images as a mapping have the key pixel_values alone and no image_size; got the keys "
+            f"{', '.join(map(str, images))}, image_size={image_size}. A mapping with words is for blip(inputs) itself"
+        )
+    _check_tensor("pixel_values", images["pixel_values"])
+    return images["pixel_values"]
+
+
 def _stack_preprocessed(images: list[Any], alone: bool) -> Float[Tensor, "batch 3 height width"]:
-    """Floating tensors as they are: preprocessed images are not resized, and not mixed with pictures."""
+    """Return floating tensors as one: preprocessed images are not resized, and not mixed with pictures."""
     if not alone:
         raise ValueError(
             "floating tensors are taken as preprocessed images, so they go neither with pictures nor with image_size; "
@@ -156,6 +225,31 @@ def _stack_preprocessed(images: list[Any], alone: bool) -> Float[Tensor, "batch 
     if len(shapes) > 1 or len(shape) != 3 or shape[0] != 3:
         raise ValueError(f"preprocessed images are 3 x height x width, all of one size; got {sorted(shapes)}")
     return torch.stack(images)
+
+
+def _check_preprocessed(images: Float[Tensor, "batch 3 height width"], image_processor: Any) -> None:
+    """Raise ValueError where floating tensors may be pictures, or are preprocessed for another model.
+
+    Normalised images have values below 0, none beyond those of black and white, and some that neither a picture from 0
+    to 1 nor one from -1 to 1 has.
+    """
+    mean, std = torch.zeros(1), torch.ones(1)
+    if image_processor.do_normalize:
+        mean, std = torch.tensor(image_processor.image_mean), torch.tensor(image_processor.image_std)
+    darkest, brightest = (-mean / std).min().item(), ((1 - mean) / std).max().item()
+    expected = [image_processor.size.get("height"), image_processor.size.get("width")]
+    for index, image in enumerate(images):
+        low, high = image.min().item(), image.max().item()
+        inside = darkest - _ROUNDING <= low and high <= brightest + _ROUNDING
+        # The model's own range may be that of -1 to 1.
+        telling = low < 0 and (low < -1 - _ROUNDING or high > 1 + _ROUNDING or darkest >= -1 - _ROUNDING)
+        if not (inside and telling and list(image.shape[1:]) == expected):
+            raise ValueError(
+                f"image {index} is a floating tensor {list(image.shape)} with values from {low:.3g} to {high:.3g}: a "
+                f"picture, or preprocessed? Preprocessed would be [3, {expected[0]}, {expected[1]}], with values "
+                f"between {darkest:.3g} and {brightest:.3g}, some below 0 and some beyond -1 or 1. Give a picture as "
+                'uint8, such as (image * 255).round().to(torch.uint8); preprocessed images as {"pixel_values": images}'
+            )
 
 
 def _check_tensor(name: str, value: Any) -> None:

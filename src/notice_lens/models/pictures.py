@@ -3,13 +3,15 @@
 - Transparency is laid over white: the colours under transparent pixels mean nothing.
 - 16 bits are scaled to 8; palettes, greys and CMYK are converted; of an animation the first frame counts.
 - A file's EXIF orientation is applied, so that the picture stands as viewers show it.
+- Only the formats in `FORMATS` are decoded, whatever a file is called: Pillow knows others, and for some of them, such
+  as PostScript, it starts other programs.
 - A file that is cut off, no image, or larger than Pillow's limit for decompression bombs is an error that says so.
 """
 
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from pathlib import Path
@@ -23,13 +25,36 @@ from torch import Tensor
 ImageLike = Any
 """A PIL image, a path, bytes, a NumPy array or a tensor; see `to_rgb`."""
 
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2",),
+    "MPO": (".jpg",),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""The formats that are read, by Pillow's names, and the endings of their files in lower case, the usual one first.
+
+Every door to image files uses this list. Pillow reads HEIF where `pillow_heif` has registered its opener."""
+
+_READ = ", ".join(name for name in FORMATS if name not in ("HEIF", "MPO"))
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+_HEIC = (
+    "it is a HEIC picture, as telephones take them, which Pillow cannot read by itself: convert it to JPEG or PNG, or "
+    "install pillow-heif and call pillow_heif.register_heif_opener() first"
+)
 _BEHIND = (255, 255, 255, 255)
 _FILTERS = Lock()
 """Held while the filters of warnings are changed, which all threads share."""
 
 
 def to_rgb(image: ImageLike) -> Image.Image:
-    """The image in RGB.
+    """Return the image in RGB.
 
     Args:
         image: A PIL image; a path or the bytes of an image file; a NumPy array (height x width x 3 or 4, or
@@ -38,33 +63,73 @@ def to_rgb(image: ImageLike) -> Image.Image:
     Raises:
         ValueError: It cannot be read; the message says why.
     """
-    try:
-        if isinstance(image, str | PathLike | bytes):
-            with _opened(image) as opened:
-                return _convert(ImageOps.exif_transpose(opened))
+    with _value_errors():
+        stored = isinstance(image, Image.Image | str | PathLike | bytes)
+        return _convert(as_stored(image)) if stored else _from_array(image)
+
+
+def as_stored(image: Image.Image | str | PathLike[str] | bytes) -> Image.Image:
+    """Return a picture in the mode that its file has, palette indices and alpha untouched; files stand upright.
+
+    Raises:
+        ValueError: It cannot be read; the message says why.
+    """
+    with _value_errors():
         if isinstance(image, Image.Image):
-            return _convert(image)
-        return _from_array(image)
-    # Pillow's decoders meet damaged bytes with almost any exception.
-    except Exception as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+            _check_format(image)
+            image.load()
+            return image
+        with _opened(image) as opened:
+            # A copy where nothing is turned, so it outlives the file.
+            return ImageOps.exif_transpose(opened)
 
 
 def file_format(source: str | PathLike[str] | bytes) -> str:
-    """The format of an image file, or of its bytes, in Pillow's words: JPEG, PNG, ... Only the header is read.
+    """Return the format of an image file, or of its bytes, in Pillow's words: JPEG, PNG, ... Only the header is read.
 
     Raises:
         ValueError: It is no image; the message says why.
     """
+    with _value_errors(), _opened(source) as opened:
+        return opened.format or "unknown"
+
+
+def check_pixels(height: int, width: int) -> None:
+    """Raise ValueError where a picture or mask of that size is larger than Pillow's limit for decompression bombs."""
+    if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+        raise _bomb()
+
+
+def _bomb() -> ValueError:
+    return ValueError(
+        f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as decompression bombs do "
+        "(the limit is Pillow's: PIL.Image.MAX_IMAGE_PIXELS)"
+    )
+
+
+@contextmanager
+def _value_errors() -> Iterator[None]:
+    """Turn every exception into a ValueError: Pillow's decoders meet damaged bytes with almost any."""
     try:
-        with _opened(source) as opened:
-            return opened.format or "unknown"
+        yield
     except Exception as error:
+        if isinstance(error, ValueError) and str(error):
+            raise
         raise ValueError(str(error) or type(error).__name__) from error
 
 
+def _check_format(image: Image.Image) -> None:
+    """Raise ValueError where Pillow has opened a file of a format not read here: decoding it is still to come."""
+    if image.format is not None and image.format not in FORMATS:
+        raise ValueError(
+            f"it is an image of the format {image.format}; read are {_READ}. If you trust its file, give the pixels: "
+            "image.convert('RGB')"
+        )
+    check_pixels(image.height, image.width)
+
+
 def digest(image: Image.Image) -> str:
-    """What tells pictures apart by content: the same pixels, the same 32 hexadecimal digits."""
+    """Return 32 hexadecimal digits of the pixels: equal for pictures of equal content."""
     rgb = image.convert("RGB")
     return hashlib.blake2b(f"{rgb.size}".encode() + rgb.tobytes(), digest_size=16).hexdigest()
 
@@ -85,21 +150,28 @@ def _opened(source: str | PathLike[str] | bytes) -> Iterator[Image.Image]:
             raise ValueError("there are 0 bytes of it")
         try:
             with _FILTERS, warnings.catch_warnings():
-                # Pillow warns from its limit on and raises from twice that; here the limit is one.
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                opened = Image.open(file)
+                # Pillow warns from its limit on; `check_pixels` raises.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                Image.init()
+                opened = stack.enter_context(Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]))
         except UnidentifiedImageError:
-            raise ValueError("the bytes are not an image in a format that Pillow knows") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise ValueError(
-                f"it has more than {Image.MAX_IMAGE_PIXELS:,} pixels, as decompression bombs do "
-                "(the limit is Pillow's: PIL.Image.MAX_IMAGE_PIXELS)"
-            ) from None
-        yield stack.enter_context(opened)
+            file.seek(0)
+            raise ValueError(_unidentified(file.read(12))) from None
+        except Image.DecompressionBombError:
+            raise _bomb() from None
+        check_pixels(opened.height, opened.width)
+        yield opened
+
+
+def _unidentified(head: bytes) -> str:
+    """Return why a file is not read, from its first twelve bytes."""
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        return _HEIC
+    return f"the bytes are not an image in a format that is read here: {_READ}"
 
 
 def _file(path: Path) -> BinaryIO:
-    """The file, open, with something in it."""
+    """Return the file, open, with something in it."""
     if not path.exists():
         raise ValueError("no such file")
     if path.is_dir():

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from notice_lens.models.pictures import digest, to_rgb
+from notice_lens.models.pictures import FORMATS, digest, to_rgb
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, Problem
 
-EXTENSIONS = frozenset(".avif .bmp .gif .jfif .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
-"""Endings of image files, in lower case."""
+EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
+"""Endings of image files, in lower case; those that cannot be read here are named, not passed over."""
 
 _NOT_CONTENT = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _MOST_WORKERS = 8

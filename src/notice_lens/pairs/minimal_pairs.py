@@ -5,6 +5,7 @@ with them, and what is left becomes a `datasets.Dataset` whose images are decode
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.assembly import assemble, check_on_error
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.manifest import Manifest
+from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import Problem
-from notice_lens.pairs.regions import resample
+from notice_lens.pairs.regions import BoxFormat, RegionFormat, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.sources import read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
@@ -43,7 +45,7 @@ class MinimalPairs(PairSequence):
       to it on the clean image, where known.
     - `donor_image, donor_prompt`: a mismatched donor, to which neither option is the answer.
     - `roles`: by name, a string that occurs in the clean prompt exactly once, or a span of characters.
-    - `clean_regions, corrupt_regions`: by name, a mask, an image file of one, COCO run lengths or a box.
+    - `clean_regions, corrupt_regions`: by name, a mask, an image file of one, COCO run lengths, polygons or a box.
     - Any other column is kept.
 
     Images are what `HookedBLIP.prepare` takes: PIL images, paths, bytes, arrays.
@@ -65,6 +67,8 @@ class MinimalPairs(PairSequence):
         manifest: Manifest | None = None,
         before: Sequence[Problem] = (),
         progress: bool = True,
+        label: Label | None = None,
+        box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Pairs from mappings by column.
 
@@ -74,13 +78,18 @@ class MinimalPairs(PairSequence):
             manifest: Where they come from.
             before: Why other candidates became no rows; they are counted with those that are dropped here.
             progress: Whether to show a progress bar while images are read.
+            label: The value, or values, of the object in masks that hold indices; void is never taken for it.
+            box_format: What the four numbers of boxes are: `xywh`, `xyxy` or `cxcywh` in pixels, or the same with an n
+                (`xyxyn`) as shares of the picture. None takes `xywh` where they cannot be anything else.
 
         Raises:
             PairsError: Rows have problems; all are in the message. A ValueError.
         """
         check_on_error(on_error)
         manifest = manifest or Manifest("from_rows", "rows in memory")
-        return cls(*assemble(store_all(rows, progress), manifest, on_error, before))
+        region_format = RegionFormat(label, box_format)
+        manifest = replace(manifest, options={**manifest.options, **region_format.options()})
+        return cls(*assemble(store_all(rows, progress, region_format), manifest, on_error, before))
 
     @classmethod
     def from_built(cls, built: Built) -> "MinimalPairs":
@@ -97,6 +106,8 @@ class MinimalPairs(PairSequence):
         columns: Mapping[str, str] | None = None,
         on_error: str = "raise",
         progress: bool = True,
+        label: Label | None = None,
+        box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Pairs from a CSV file, in UTF-8; `roles` and regions are JSON in their cells.
 
@@ -106,6 +117,8 @@ class MinimalPairs(PairSequence):
             columns: What the file calls our columns, such as `{"clean_image": "img_pos"}`.
             on_error: As `from_rows`.
             progress: As `from_rows`.
+            label: As `from_rows`.
+            box_format: As `from_rows`.
 
         Raises:
             ValueError: The file is empty, not in UTF-8, or lacks columns; the message says where or which.
@@ -114,7 +127,9 @@ class MinimalPairs(PairSequence):
         from notice_lens.pairs.tables import read_csv
 
         rows, manifest = read_file("from_csv", read_csv, path, images, columns)
-        return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
+        return cls.from_rows(
+            rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
+        )
 
     @classmethod
     def from_jsonl(
@@ -125,12 +140,16 @@ class MinimalPairs(PairSequence):
         columns: Mapping[str, str] | None = None,
         on_error: str = "raise",
         progress: bool = True,
+        label: Label | None = None,
+        box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
         from notice_lens.pairs.tables import read_jsonl
 
         rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns)
-        return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
+        return cls.from_rows(
+            rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
+        )
 
     @classmethod
     def from_dataset(
@@ -140,6 +159,8 @@ class MinimalPairs(PairSequence):
         columns: Mapping[str, str] | None = None,
         on_error: str = "raise",
         progress: bool = True,
+        label: Label | None = None,
+        box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Pairs from a `datasets.Dataset`.
 
@@ -148,6 +169,8 @@ class MinimalPairs(PairSequence):
             columns: What the data set calls our columns, such as `{"clean_image": "img_pos"}`.
             on_error: As `from_rows`.
             progress: As `from_rows`.
+            label: As `from_rows`.
+            box_format: As `from_rows`.
 
         Raises:
             ValueError: Columns are missing.
@@ -155,8 +178,9 @@ class MinimalPairs(PairSequence):
         """
         source = f"a data set of {len(dataset)} rows"
         manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
+        rows = rows_of_dataset(dataset, columns or {})
         return cls.from_rows(
-            rows_of_dataset(dataset, columns or {}), on_error=on_error, manifest=manifest, progress=progress
+            rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
         )
 
     # To a model

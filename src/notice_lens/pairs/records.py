@@ -18,7 +18,7 @@ from PIL import Image
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path, to_rgb
 from notice_lens.pairs.problems import IMAGE, KIND, MISSING, REGION, ROLE, Problem
-from notice_lens.pairs.regions import as_run_lengths
+from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_run_lengths
 from notice_lens.pairs.roles import as_spans
 
 if TYPE_CHECKING:
@@ -74,7 +74,12 @@ class Seen(NamedTuple):
     width: int
 
 
-def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]], Seen] | None) -> Stored:
+def store(
+    row: Mapping[str, Any],
+    number: int,
+    look: Callable[[Mapping[str, Any]], Seen] | None,
+    region_format: RegionFormat = AS_IT_SAYS,
+) -> Stored:
     """A row as a record.
 
     Args:
@@ -82,6 +87,7 @@ def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]
         number: Which row, for rows without an id.
         look: Reads a stored image, or raises ValueError; None where the row's builder has read its images and gives
             their digests.
+        region_format: How masks and boxes are read that do not say so themselves.
     """
     problems: list[Problem] = []
     name = str(row.get("id") if row.get("id") not in (None, "") else f"row {number}")
@@ -110,7 +116,7 @@ def store(row: Mapping[str, Any], number: int, look: Callable[[Mapping[str, Any]
             record[DIGESTS[column]] = seen.digest
     record["roles"] = _roles(row.get("roles"), record["clean_prompt"], note)
     for column, image in REGIONS.items():
-        record[column] = _regions(row.get(column), column, sizes.get(image), note)
+        record[column] = _regions(row.get(column), column, sizes.get(image), region_format, note)
     return Stored(record, problems)
 
 
@@ -203,8 +209,10 @@ def _span(value: Any) -> Any:
     return (value["start"], value["end"]) if isinstance(value, Mapping) and "start" in value else value
 
 
-def _regions(regions: Any, column: str, size: tuple[int, int] | None, note: Any) -> list[dict[str, Any]]:
-    """Regions as a list of run lengths; what cannot be read, or fits no picture, is noted."""
+def _regions(
+    regions: Any, column: str, size: tuple[int, int] | None, region_format: RegionFormat, note: Any
+) -> list[dict[str, Any]]:
+    """Return regions as a list of run lengths; what cannot be read, or fits no picture, is noted."""
     if _is_missing(regions) or size is None:
         return []
     stored = []
@@ -213,7 +221,7 @@ def _regions(regions: Any, column: str, size: tuple[int, int] | None, note: Any)
             if isinstance(value, Refused):
                 raise ValueError(value.why)
             if value is not None:
-                stored.append({"region": region, **as_run_lengths(value, size)})
+                stored.append({"region": region, **as_run_lengths(value, size, region_format)})
     except (TypeError, ValueError, OverflowError) as error:
         note(REGION, f"{column}: {error}")
     return stored

@@ -28,7 +28,7 @@ from notice_lens.pairs.records import (
     open_image,
     store,
 )
-from notice_lens.pairs.regions import as_mask, resample, run_lengths
+from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask, resample, run_lengths
 from notice_lens.pairs.storage import scratch_file
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MANY = 500
 """From so many images on a progress bar is worth its line."""
 
 
-def store_all(rows: Iterable[Any], progress: bool = True) -> list[Stored]:
+def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionFormat = AS_IT_SAYS) -> list[Stored]:
     """Rows as records; files are read once each, several at a time.
 
     Raises:
@@ -65,7 +65,7 @@ def store_all(rows: Iterable[Any], progress: bool = True) -> list[Stored]:
         picture = inventory.pictures[path]
         return Seen(picture.digest, picture.height, picture.width)
 
-    return [store(row, number, seen) for number, row in enumerate(rows)]
+    return [store(row, number, seen, region_format) for number, row in enumerate(rows)]
 
 
 def _path_of(image: Any) -> Path | None:
@@ -146,7 +146,17 @@ def _masks_within(folder: Path, regions: Any) -> Any:
             return regions
     if not isinstance(regions, Mapping):
         return regions
-    return {name: within(folder, value) if isinstance(value, str) else value for name, value in regions.items()}
+    return {name: _mask_within(folder, region) for name, region in regions.items()}
+
+
+def _mask_within(folder: Path, region: Any) -> Any:
+    """A region whose mask file's path, given alone or beside a label, starts from a folder."""
+    if isinstance(region, str):
+        return within(folder, region)
+    if isinstance(region, Mapping) and isinstance(region.get("mask"), str):
+        mask = within(folder, region["mask"])
+        return mask if isinstance(mask, Refused) else {**region, "mask": mask}
+    return region
 
 
 def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> None:

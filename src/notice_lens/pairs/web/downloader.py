@@ -21,23 +21,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from notice_lens.models.pictures import file_format, to_rgb
+from notice_lens.models.pictures import FORMATS, file_format, to_rgb
+from notice_lens.pairs.inventory import EXTENSIONS
 from notice_lens.pairs.problems import IMAGE, SHOWN
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
 from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
-
-EXTENSIONS = {
-    "AVIF": ".avif",
-    "BMP": ".bmp",
-    "GIF": ".gif",
-    "JPEG": ".jpg",
-    "JPEG2000": ".jp2",
-    "MPO": ".jpg",
-    "PNG": ".png",
-    "TIFF": ".tif",
-    "WEBP": ".webp",
-}
-"""File names' endings by Pillow's formats: those that the web has, and none that runs other programs."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -133,13 +121,11 @@ def _extension(path: Path, content_type: str) -> str:
     """The ending that a file's bytes deserve, all of which have been decoded."""
     try:
         kind = file_format(path)
-        if kind not in EXTENSIONS:
-            raise ValueError(f"an image of the format {kind}; expected one of {', '.join(EXTENSIONS)}")
         to_rgb(path)
     except ValueError as error:
         size = f"{path.stat().st_size:,} bytes"
         raise FetchError(IMAGE, f"{error} ({size}, Content-Type {content_type or 'not given'})") from error
-    return EXTENSIONS[kind]
+    return FORMATS[kind][0]
 
 
 def _entries(urls: Any) -> dict[str, str]:
@@ -188,10 +174,9 @@ def _ignores_case(folder: Path) -> bool:
 
 def _images(folder: Path, ids: Mapping[str, str]) -> dict[str, Path]:
     """The image file of each id that has one, in the order of the ids."""
-    endings = set(EXTENSIONS.values())
     found = {
         path.stem: path
         for path in sorted(folder.iterdir())
-        if path.suffix in endings and path.stem in ids and path.is_file() and path.stat().st_size
+        if path.suffix in EXTENSIONS and path.stem in ids and path.is_file() and path.stat().st_size
     }
     return {id: found[id] for id in ids if id in found}

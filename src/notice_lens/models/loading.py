@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -89,10 +90,11 @@ def port(cls: "type[HookedBLIP]", hf_model: nn.Module, processor: Any, enc_token
 
 # Classes that wrap a model, and how to get at what is inside.
 _WRAPPERS = {
-    "OptimizedModule": ("compiled by torch.compile, which fuses hook points away", "model._orig_mod"),
-    "DataParallel": ("copied to several GPUs for each run, where hooks are lost", "model.module"),
-    "DistributedDataParallel": ("wrapped for distributed training", "model.module"),
-    "PeftModel": ("wrapped around adapters, which are no part of its weights", "model.merge_and_unload()"),
+    "OptimizedModule": ("torch.compile fuses steps, so that there is nothing to hook", "model._orig_mod"),
+    "DataParallel": ("it copies the model to several GPUs for each run, and hooks are lost", "model.module"),
+    "DistributedDataParallel": ("it is for distributed training", "model.module"),
+    "FullyShardedDataParallel": ("each process holds a part of the weights only", "a model that is loaded whole"),
+    "PeftModel": ("its adapters are no part of the weights", "model.merge_and_unload()"),
 }
 _ADAPTER = re.compile(r"(^|\.)(base_layer|lora_\w+|modules_to_save|adapter_\w+)\.")
 
@@ -107,7 +109,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     for ancestor in type(model).__mro__:
         if ancestor.__name__ in _WRAPPERS:
             cause, inside = _WRAPPERS[ancestor.__name__]
-            raise TypeError(f"a {ancestor.__name__} is a model that is {cause}: give {inside}")
+            raise TypeError(f"the model is wrapped in {ancestor.__name__}: {cause}. Give {inside} instead")
     weights = model.state_dict()
     adapters = [name for name in weights if _ADAPTER.search(name)]
     if adapters:
@@ -129,8 +131,7 @@ def refuse_wrapped(model: nn.Module) -> None:
     if meta:
         raise ValueError(
             f"{len(meta)} of {len(weights)} weights are on the meta device, where there are no numbers, such as "
-            f"{meta[0]}: load the model with low_cpu_mem_usage or device_map off, or fill it by load_state_dict(..., "
-            "assign=True)"
+            f"{meta[0]}: load the model without device_map, or fill it by load_state_dict(..., assign=True)"
         )
 
 
@@ -146,11 +147,14 @@ def load_pretrained(
 
     files = _Files(str(name_or_path), revision)
     with reading(files.config()):
-        hf_config = BlipConfig.from_pretrained(str(name_or_path), revision=revision or "main")
+        try:
+            hf_config = BlipConfig.from_pretrained(str(name_or_path), revision=revision or "main")
+        except Exception as error:  # which field it is stands in the second line
+            raise ValueError(" ".join(str(error).split())) from error
     architectures = getattr(hf_config, "architectures", None) or []
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ValueError(
-            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
+            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected a list with one of "
             + ", ".join(KINDS)
         )
     cfg = read_config(hf_config, architectures[0], name_or_path=str(name_or_path), revision=revision)
@@ -170,7 +174,7 @@ def _build(
     with torch.device("meta"):
         blip = cls(cfg, processor, enc_token=enc_token)
     translated = translate(weights, {name: weight.shape for name, weight in blip.state_dict().items()}, cfg.kind)
-    refuse_nan(translated)
+    refuse_broken(translated)
     check_processor(processor, cfg)
     # Tied weights and slices of fused ones get memory of their own.
     own = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in translated.items()}
@@ -178,8 +182,14 @@ def _build(
     return blip
 
 
-def refuse_nan(weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where weights are NaN or infinite: every number that the model gives would be NaN."""
+def refuse_broken(weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError where weights are no plain numbers: integers, NaN or infinite."""
+    whole = [name for name, weight in weights.items() if not weight.is_floating_point()]
+    if whole:
+        raise ValueError(
+            f"{len(whole)} of {len(weights)} weights are of {weights[whole[0]].dtype}, such as {whole[0]}: they are "
+            "quantised, and hook points need plain ones, so load a checkpoint that is not quantised"
+        )
     # Smallest and largest carry a NaN along, and take no memory.
     bad = [name for name, weight in weights.items() if not all(map(torch.isfinite, torch.aminmax(weight.detach())))]
     if bad:
@@ -204,7 +214,11 @@ def check_processor(processor: Any, cfg: BLIPConfig) -> None:
     beyond = [words[number] for number in sorted(words) if number >= stack.d_vocab]
     at_dec = words.get(cfg.dec_token_id)
     # Published tokenizers end where [DEC] begins: a word that is added to them gets its place, without a word.
-    if at_dec is not None and at_dec in tokenizer.get_added_vocab() and at_dec not in tokenizer.all_special_tokens:
+    if (
+        at_dec not in (None, "[DEC]")
+        and at_dec in tokenizer.get_added_vocab()
+        and at_dec not in tokenizer.all_special_tokens
+    ):
         beyond.insert(0, at_dec)
     if beyond:
         raise ValueError(
@@ -289,7 +303,7 @@ class _Files:
         if self.find("config.json") is not None:
             return self.checked_json("config.json")
         missing = "no such folder, or no config.json in it" + self._meant()
-        if self.find("adapter_config.json") is not None:
+        if self.local and self.find("adapter_config.json") is not None:
             missing = (
                 "there is an adapter_config.json and no config.json, so these are adapters and not a model: load their "
                 "base model, merge them into it (peft's merge_and_unload), and give it to from_hf"
@@ -373,13 +387,17 @@ class _Files:
                 from safetensors.torch import load_file
 
                 return load_file(path)
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+            except UnpicklingError as error:
+                raise ValueError("it is no pickle of weights alone, and code in it is not run") from error
             if not isinstance(found, dict) or not all(isinstance(weight, Tensor) for weight in found.values()):
                 raise ValueError("it holds something else than weights by name")
             return found
 
     def processor(self) -> Any:
         """The BlipProcessor beside the weights; None where there is no tokenizer."""
+        from tokenizers import Tokenizer
         from transformers import BlipProcessor
 
         tokenizer = next((file for file in ("tokenizer.json", "vocab.txt") if self.find(file)), None)
@@ -387,6 +405,10 @@ class _Files:
             return None
         for file in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json"):
             if self.find(file):
-                self.checked_json(file)
-        with reading(self.checked(tokenizer) or tokenizer):
+                path = self.checked_json(file)
+                with reading(path):
+                    if file == "tokenizer.json":
+                        Tokenizer.from_file(path)
+        self.checked(tokenizer)
+        with reading(self.name_or_path):
             return BlipProcessor.from_pretrained(self.name_or_path, revision=self.revision or "main")

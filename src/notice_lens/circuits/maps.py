@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ KINDS = ("attention", "value_weighted")
 DTYPES = ("float16", "float32", "float64")
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 @torch.no_grad()
 def attention_maps(
     blip: "HookedBLIP",
@@ -161,7 +164,7 @@ def _role_weights(
     spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
 ) -> Float[Tensor, "pair role query"]:
     """What takes the mean over each role's tokens; NaN where a pair has no such role."""
-    mean = torch.zeros(len(spans), len(names), pattern.shape[-2])
+    mean = torch.zeros(len(spans), len(names), pattern.shape[-2], dtype=torch.float32)
     for pair, own in enumerate(spans):
         for number, name in enumerate(names):
             places = own.get(name, np.arange(0))

@@ -61,8 +61,16 @@ class AliasPoint:
         self._attached.append(handle)
         return handle
 
+    def attached_ids(self) -> set[int]:
+        """Return torch's ids of all hooks of the hook point."""
+        return self.target.attached_ids()
+
+    def discard_all_but(self, ids: set[int]) -> None:
+        """Remove every hook of the hook point but those with these of torch's ids."""
+        self.target.discard_all_but(ids)
+
     def discard(self, handle: LensHandle) -> None:
-        """Removes this one hook; every other one stays."""
+        """Remove this one hook; every other one stays."""
         self.target.discard(handle)
         self._attached = [other for other in self._attached if other is not handle]
 

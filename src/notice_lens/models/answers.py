@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from notice_lens.models.in_use import one_thread_at_a_time
 from notice_lens.models.inputs import IGNORED, BLIPInputs, pad
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def answer_log_probs(
     return (log_probs * asked).sum(-1)
 
 
+@one_thread_at_a_time
 @torch.no_grad()
 def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[str]:
     """The most likely token at each step, up to `[SEP]`, as text; a caption begins with its prompt."""
@@ -47,6 +49,7 @@ def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[
     return [text.strip() for text in blip.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
+@one_thread_at_a_time
 @torch.no_grad()
 def rank(blip: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> Float[Tensor, "batch candidate"]:
     """Log-probability of every candidate for every input; image and question are encoded once for all."""

@@ -4,6 +4,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from transformers.activations import ACT2FN
+
+from notice_lens.models.names import one_of
+
 Kind = Literal["vqa", "caption", "match"]
 
 # Which stacks run, in this order, for each Hugging Face class.
@@ -236,8 +240,29 @@ _LEGACY = set(
 )
 
 
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# Far above any BLIP, and small enough for a model of that size to be described.
+_LARGEST = {"num_hidden_layers": 1000, "patch_size": 10_000, "image_size": 10_000}
+
+
+def _check_sizes(part: str, config: Any, fields: tuple[str, ...]) -> None:
+    """Raises ValueError where a size is none, or an activation is not known."""
+    for field in fields:
+        value, most = getattr(config, field), _LARGEST.get(field, 10_000_000)
+        sizes = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(size, int) and 1 <= size <= most for size in sizes):
+            raise ValueError(f"{part}.{field} is {value!r}; expected a whole number from 1 to {most:,}")
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(one_of(f"{part}.hidden_act", config.hidden_act, ACT2FN))
+
+
 def _account_for_fields(whole: Any, vision: Any, text: Any) -> None:
     """Refuses a field that nothing here knows, or a value that the port does not compute."""
+    if getattr(whole, "quantization_config", None):
+        raise ValueError(
+            "the checkpoint is quantised (config has a quantization_config): hook points need plain weights, so load "
+            "the checkpoint that it was made from"
+        )
     for part, config in (("config", whole), ("vision_config", vision), ("text_config", text)):
         unknown = set(config.to_dict()) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
         if unknown:
@@ -249,9 +274,12 @@ def _account_for_fields(whole: Any, vision: Any, text: Any) -> None:
         raise ValueError(f"vision_config.num_channels is {vision.num_channels}; BLIP reads 3 (red, green, blue)")
     if not text.is_decoder:
         raise ValueError("text_config.is_decoder is false: Hugging Face then builds no cross-attention to the image")
+    _check_sizes("vision_config", vision, (*_SIZES, "patch_size", "image_size"))
+    _check_sizes("text_config", text, (*_SIZES, "encoder_hidden_size", "max_position_embeddings", "vocab_size"))
     for token in ("bos_token_id", "sep_token_id", "pad_token_id"):
-        if not isinstance(getattr(text, token), int):
-            raise ValueError(f"text_config.{token} is {getattr(text, token)}; expected the id of a token")
+        value = getattr(text, token)
+        if not isinstance(value, int) or not 0 <= value < text.vocab_size:
+            raise ValueError(f"text_config.{token} is {value}; expected the id of a token, 0 to {text.vocab_size - 1}")
     if getattr(text, "position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"position_embedding_type is {text.position_embedding_type!r}; BLIP's is 'absolute'")
     if any(getattr(config, "pruned_heads", None) for config in (vision, text)):

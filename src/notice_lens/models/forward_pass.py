@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from notice_lens.models.config import BLIPConfig
 from notice_lens.models.heads import AnswerHead, MatchHead
 from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.in_use import InUse, one_thread_at_a_time
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stacks import ProjectedSource, Stack, TextStack, VisionStack
 
@@ -39,6 +40,7 @@ class ForwardPass(HookedModule):
 
     def __init__(self, cfg: BLIPConfig):
         super().__init__()
+        self._in_use = InUse()
         self.cfg = cfg
         self.vision = VisionStack(cfg.vision, cfg.image_size, cfg.patch_size)
         if cfg.text is not None:
@@ -52,6 +54,11 @@ class ForwardPass(HookedModule):
         self.eval()
 
     @property
+    def in_use(self) -> InUse:
+        """What holds the model for one thread at a time."""
+        return self._in_use
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.vision.class_embedding.device
@@ -61,6 +68,7 @@ class ForwardPass(HookedModule):
         """What the weights are kept in."""
         return self.vision.class_embedding.dtype
 
+    @one_thread_at_a_time
     def forward(
         self,
         inputs: BLIPInputs | Mapping[str, Any],
@@ -85,28 +93,50 @@ class ForwardPass(HookedModule):
             states = self.run_stack(stack, inputs, states)
         return self.head(states)
 
+    @one_thread_at_a_time
     def run_stack(
-        self, name: str, inputs: BLIPInputs, source: Tensor | ProjectedSource | None = None
+        self,
+        name: str,
+        inputs: BLIPInputs,
+        source: Tensor | ProjectedSource | None = None,
+        *,
+        resid: Float[Tensor, "batch pos d_model"] | None = None,
+        start_at_layer: int = 0,
+        stop_at_layer: int | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The states after one stack.
+        """Return the states after one stack, or the stream before one of its layers.
 
         Args:
             name: `vision`, `text` or `decoder`.
             inputs: What the stack embeds.
             source: What its cross-attention reads.
+            resid: The stream before `start_at_layer`; None embeds the inputs.
+            start_at_layer: As `Stack.forward`.
+            stop_at_layer: As `Stack.forward`.
         """
         stack: Any = self.stack(name)
-        mask = None
-        if name == "vision":
-            resid = self.vision.embed(inputs.pixel_values, inputs.interpolate_pos_encoding)
-        elif name == "text":
-            resid, mask = stack.embed(inputs.input_ids), _as_bool(inputs.attention_mask)
-        else:
-            resid = stack.embed(self.decoder_ids(inputs))
-            # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
-            mask = _as_bool(inputs.attention_mask) if self.cfg.kind == "caption" else None
-        return stack(resid, mask=mask, source=source, source_mask=self.source_mask(name, inputs))
+        if resid is None:
+            resid = self.embed(name, inputs)
+        # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
+        masked = name == "text" or (name == "decoder" and self.cfg.kind == "caption")
+        return stack(
+            resid,
+            mask=_as_bool(inputs.attention_mask) if masked else None,
+            source=source,
+            source_mask=self.source_mask(name, inputs),
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+        )
 
+    def embed(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"]:
+        """Return the stream before block 0 of one stack."""
+        if name == "vision":
+            return self.vision.embed(inputs.pixel_values, inputs.interpolate_pos_encoding)
+        ids = inputs.input_ids if name == "text" else self.decoder_ids(inputs)
+        assert ids is not None, "inputs were checked"
+        return self.text.embed(ids) if name == "text" else self.decoder.embed(ids)
+
+    @one_thread_at_a_time
     def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
         """What the cross-attention of a stack reads: the states after the stack before it; None for `vision`."""
         states = None

@@ -28,11 +28,11 @@ class BLIPHookPoint(HookPoint):
 
     @property
     def watched(self) -> bool:
-        """Whether somebody looks: a forward or backward hook is attached."""
+        """Return whether a forward or backward hook is attached."""
         return bool(self._forward_hooks or self._backward_hooks)
 
     def layer(self) -> int:
-        """The layer of this hook point. Raises ValueError where it belongs to no layer."""
+        """Return the layer of this hook point. Raises ValueError where it belongs to no layer."""
         layer = HookName.parse(self.name or "").layer
         if layer is None:
             raise ValueError(f"hook point {self.name!r} belongs to no layer")
@@ -47,21 +47,33 @@ class BLIPHookPoint(HookPoint):
         prepend: bool = False,
         alias_names: list[str] | None = None,
     ) -> LensHandle:
-        """Attaches a hook, as in TransformerLens, and hands a forward hook a copy of its own."""
+        """Attach a hook, as in TransformerLens; a forward hook gets a copy of its own."""
         attached = _on_private_copy(hook) if dir == "fwd" else hook
         handle = super().add_hook(attached, dir, is_permanent, level, prepend, alias_names)
         handle.user_hook = hook
         return handle
 
+    def attached_ids(self) -> set[int]:
+        """Return torch's ids of the hooks that are attached."""
+        return {*self._forward_hooks, *self._backward_hooks}
+
+    def discard_all_but(self, ids: set[int]) -> None:
+        """Remove every hook but those with these of torch's ids, half-attached ones included."""
+        for attached in (self._forward_hooks, self._backward_hooks):
+            for number in [number for number in attached if number not in ids]:
+                attached.pop(number, None)
+        self.fwd_hooks = [handle for handle in self.fwd_hooks if handle.hook.id in ids]
+        self.bwd_hooks = [handle for handle in self.bwd_hooks if handle.hook.id in ids]
+
     def discard(self, handle: LensHandle) -> None:
-        """Removes this one hook; every other one stays."""
+        """Remove this one hook; every other one stays."""
         handle.hook.remove()
         self.fwd_hooks = [other for other in self.fwd_hooks if other is not handle]
         self.bwd_hooks = [other for other in self.bwd_hooks if other is not handle]
 
 
 def _on_private_copy(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """The hook, given a copy to write on; the copy is what goes on where the hook returns nothing."""
+    """Give the hook a copy to write on; where it returns nothing, the copy is what the model computes with."""
 
     def on_copy(activation: Tensor, hook: Any) -> Any:
         private = activation.clone(memory_format=torch.contiguous_format)

@@ -17,6 +17,7 @@ from notice_lens.models import answers
 from notice_lens.models.cache import BLIPCache
 from notice_lens.models.config import BLIPConfig
 from notice_lens.models.forward_pass import ForwardPass
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.inputs import BLIPInputs, ImageLike, as_strings, text_inputs, to_common_length, to_pixel_values
 from notice_lens.models.lens import Lens
 from notice_lens.models.names import HookName
@@ -50,6 +51,7 @@ class HookedBLIP(ForwardPass):
     # Loading
 
     @classmethod
+    @outside_inference_mode
     def from_pretrained(
         cls,
         name_or_path: str | PathLike[str],
@@ -57,6 +59,7 @@ class HookedBLIP(ForwardPass):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | str = torch.float32,
         revision: str | None = None,
+        processor: Any = None,
         enc_token: bool = False,
     ) -> "HookedBLIP":
         """The model of a Hugging Face hub id or a local folder.
@@ -66,19 +69,22 @@ class HookedBLIP(ForwardPass):
             device: Where to put it, for instance `cuda`. Experimental, as no GPU was at hand.
             dtype: float32, bfloat16, float16 or float64, as torch's dtype or its name.
             revision: The hub's branch, tag or commit.
+            processor: A `BlipProcessor`, or the folder or hub id of one; None takes that beside the weights.
             enc_token: Replace each question's `[CLS]` by `[ENC]`, as the original Salesforce code did.
 
         Raises:
             FileNotFoundError: There is no such folder or model, or no weights in it.
-            ValueError: A weight or config field is missing or not accounted for; all of them are listed.
+            ValueError: A file cannot be read, a weight or config field is missing or not accounted for (all of them are
+                listed), weights are NaN, or the tokenizer has words that the model has no embedding for.
         """
         from notice_lens.models.loading import load_pretrained
 
-        return load_pretrained(cls, name_or_path, revision, enc_token).to(
+        return load_pretrained(cls, name_or_path, revision, enc_token, processor).to(
             device=torch.device(device), dtype=_dtype(dtype)
         )
 
     @classmethod
+    @outside_inference_mode
     def from_hf(
         cls,
         hf_model: nn.Module,
@@ -98,7 +104,9 @@ class HookedBLIP(ForwardPass):
             enc_token: As `from_pretrained`.
 
         Raises:
-            ValueError: The class is another one, or as `from_pretrained`.
+            TypeError: The model is wrapped: compiled, parallel, or around adapters; the way out is said.
+            ValueError: The class is another one, its weights are quantised or on the meta device, or as
+                `from_pretrained`.
         """
         from notice_lens.models.loading import port
 
@@ -138,6 +146,7 @@ class HookedBLIP(ForwardPass):
             raise ValueError(f"{what} is needed, and this model has no processor: from_hf(model, processor) takes one")
         return self.processor
 
+    @one_thread_at_a_time
     def prepare(
         self,
         images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
@@ -166,9 +175,21 @@ class HookedBLIP(ForwardPass):
         columns = to_common_length(images=list(pixels), questions=texts, answers=said)
         enc_token_id = self._enc_token_id() if self.enc_token else None
         tensors = text_inputs(self.cfg, processor.tokenizer, columns["questions"], columns["answers"], enc_token_id)
+        self._check_known(tensors)
         return BLIPInputs(
             pixel_values=torch.stack(columns["images"]), **tensors, interpolate_pos_encoding=image_size is not None
         ).to(self.device)
+
+    def _check_known(self, tensors: Mapping[str, Any]) -> None:
+        """Raises ValueError where a word has no embedding: it was added to the tokenizer alone."""
+        d_vocab = self.stack(self.cfg.stacks[1]).cfg.d_vocab or 0
+        for ids in (tensors["input_ids"], tensors["answer_ids"]):
+            if ids is not None and int(ids.max()) >= d_vocab:
+                word = self.tokenizer.convert_ids_to_tokens(int(ids.max()))
+                raise ValueError(
+                    f"the tokenizer has a word {word!r} that the model has no embedding for: it knows {d_vocab} words. "
+                    "Words were added to the tokenizer alone; add them to the model too, or use its own tokenizer"
+                )
 
     def _enc_token_id(self) -> int:
         found = self.tokenizer.convert_tokens_to_ids("[ENC]")
@@ -208,6 +229,7 @@ class HookedBLIP(ForwardPass):
 
     # Looking inside
 
+    @one_thread_at_a_time
     def lens(self, name: str, inputs: BLIPInputs | Mapping[str, Any], axis: str = "query") -> Lens:
         """One stack's view with TransformerLens's own names, for TransformerLens's own utilities.
 
@@ -230,21 +252,24 @@ class HookedBLIP(ForwardPass):
 
         return hooks_table(self)
 
-    def check(self, inputs: BLIPInputs | Mapping[str, Any] | None = None) -> CheckReport:
-        """Runs the model's own self-tests; see `notice_lens.models.checks`.
+    def check(self, inputs: BLIPInputs | Mapping[str, Any] | None = None, *, progress: bool = True) -> CheckReport:
+        """Run the model's own self-tests; see `notice_lens.models.checks`.
 
         Args:
             inputs: What to run on, two images or more; None takes noise and a made-up question.
+            progress: Whether to show a progress bar.
         """
         from notice_lens.models.checks import check
 
-        return check(self, inputs)
+        return check(self, inputs, progress)
 
+    @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether `hook_result`, what each head writes, is computed in every attention module."""
         for stack in self.cfg.stacks:
             set_attention_switch(self.stack(stack), "use_attn_result", use_attn_result)
 
+    @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
         """Whether each head gets copies of its own of its inputs, hooked at `hook_{q,k,v}_input`.
 

@@ -1,12 +1,13 @@
 """A `HookedRootModule` that never fails silently and removes no hook but its own.
 
-Shared by the whole model and by the lens. Three rules on top of TransformerLens:
+Shared by the whole model and by the lens. Four rules on top of TransformerLens:
 
 1. A name or a names filter that matches nothing raises, with the nearest valid names; so does one that matches only
    hook points that are switched off (`hook_result`, the split inputs).
 2. All names are looked up before the first hook is attached, and what a run attached is removed when it ends, however
    it ends. Hooks that the caller attached stay.
 3. `run_with_cache` gives an `ActivationCache`.
+4. One thread at a time: a run and a `hooks` block hold the model, and another thread waits (`in_use.py`).
 """
 
 import logging
@@ -18,7 +19,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
+from notice_lens.models.alias_point import AliasPoint
 from notice_lens.models.hook_point import BLIPHookPoint
+from notice_lens.models.in_use import InUse
 from notice_lens.models.names import HookName, unknown_hook
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
@@ -37,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 class HookedModule(HookedRootModule):
     """Base of `HookedBLIP` and `Lens`; subclasses fill `hook_dict` and say what their layers are."""
+
+    @property
+    def in_use(self) -> InUse:
+        """What holds the model for one thread at a time; a lens has its model's."""
+        raise NotImplementedError
 
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
@@ -98,7 +106,7 @@ class HookedModule(HookedRootModule):
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedModule"]:
-        """Attaches hooks for the length of a `with` block.
+        """Attach hooks for the length of a `with` block, which holds the model: another thread that wants it waits.
 
         Args:
             fwd_hooks: (name or predicate on names, function of the activation and `hook`).
@@ -108,29 +116,33 @@ class HookedModule(HookedRootModule):
 
         Raises:
             KeyError, ValueError: As `names_matching`; then nothing was attached.
+            RuntimeError: Another thread has not let go of the model for a minute.
         """
         directions: tuple[tuple[Direction, Sequence[Hook]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
-        to_attach: list[tuple[str, Callable[..., Any], Direction]] = [
-            (name, hook, direction)
-            for direction, hooks in directions
-            for names, hook in hooks
-            for name in self.names_matching(names)
-        ]
-        attached: list[tuple[BLIPHookPoint, LensHandle]] = []
-        self.context_level += 1
-        try:
-            for name, hook, direction in to_attach:
-                point = cast(BLIPHookPoint, self.hook_dict[name])
-                attached.append((point, point.add_hook(hook, direction, level=self.context_level)))
-            yield self
-        finally:
-            if reset_hooks_end:
-                for point, handle in attached:
-                    point.discard(handle)
+        with self.in_use.held() as changes:
+            changes.at_end(self._stop_caching)
+            to_attach: list[tuple[str, Callable[..., Any], Direction]] = [
+                (name, hook, direction)
+                for direction, hooks in directions
+                for names, hook in hooks
+                for name in self.names_matching(names)
+            ]
             if clear_contexts:
-                self.clear_contexts()
-            self.is_caching = False
-            self.context_level -= 1
+                changes.at_end(self.clear_contexts)
+            changes.set(self, "context_level", self.context_level + 1)
+            attached = [
+                changes.attach(self._point(name), hook, direction, level=self.context_level)
+                for name, hook, direction in to_attach
+            ]
+            if not reset_hooks_end:
+                changes.keep(attached)
+            yield self
+
+    def _stop_caching(self) -> None:
+        self.is_caching = False
+
+    def _point(self, name: str) -> BLIPHookPoint | AliasPoint:
+        return cast(BLIPHookPoint | AliasPoint, self.hook_dict[name])
 
     def run_with_hooks(
         self,
@@ -156,10 +168,11 @@ class HookedModule(HookedRootModule):
         level: int | None = None,
         prepend: bool = False,
     ) -> None:
-        """Attaches a hook until `reset_hooks`. Raises as `names_matching`."""
-        for found in self.names_matching(name):
-            point = self.hook_dict[found]
-            self.check_and_add_hook(point, found, cast(Any, hook), dir, is_permanent, level, prepend)
+        """Attach a hook until `reset_hooks`. Raises as `names_matching`."""
+        how = {"is_permanent": is_permanent, "level": level, "prepend": prepend}
+        with self.in_use.held() as changes:
+            points = [self._point(found) for found in self.names_matching(name)]
+            changes.keep([changes.attach(point, hook, dir, **how) for point in points])
 
     def list_hooks(
         self, name_filter: Any = None, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = True
@@ -167,15 +180,22 @@ class HookedModule(HookedRootModule):
         """The attached hooks by hook point, as in TransformerLens. Raises KeyError where a filter matches nothing."""
         if name_filter is not None:
             self._existing(name_filter)
-        return super().list_hooks(name_filter, dir, including_permanent)
+        with self.in_use.held():
+            return super().list_hooks(name_filter, dir, including_permanent)
+
+    def reset_hooks(self, *args: Any, **kwargs: Any) -> None:
+        """Remove hooks, as in TransformerLens."""
+        with self.in_use.held():
+            super().reset_hooks(*args, **kwargs)
 
     def get_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> Any:
         """The hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
         return super().get_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
 
     def add_caching_hooks(self, names_filter: NamesFilter = None, *args: Any, **kwargs: Any) -> dict:
-        """Attaches hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
-        return super().add_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
+        """Attach hooks that fill a cache, as in TransformerLens. Raises as `names_matching`."""
+        with self.in_use.held():
+            return super().add_caching_hooks(self.names_matching(names_filter), *args, **kwargs)
 
     def run_with_cache(
         self, *model_args: Any, return_cache_object: bool = True, remove_batch_dim: bool = False, **kwargs: Any
@@ -196,7 +216,9 @@ class HookedModule(HookedRootModule):
                 "incl_bwd needs a scalar output, and this model gives logits: attach hooks(bwd_hooks=...) and call "
                 "backward on a metric of the logits inside the block"
             )
-        out, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
+        with self.in_use.held() as changes:
+            changes.at_end(self._stop_caching)
+            out, cache = super().run_with_cache(*model_args, remove_batch_dim=remove_batch_dim, **kwargs)
         if remove_batch_dim and len(out) != 1:
             raise ValueError(f"remove_batch_dim=True needs a single example; this batch has {len(out)}")
         if not return_cache_object:

@@ -29,6 +29,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from notice_lens.models.in_use import one_thread_at_a_time
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stack_view import StackView
 from notice_lens.models.stacks import ProjectedSource
@@ -129,11 +130,13 @@ class Lens(StackView):
 
         return StackCache(cache, self, has_batch_dim)
 
+    @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Whether `attn.hook_result`, what each head writes, is computed in the lens's attention: the model's own."""
         for block in self.blocks:
             block.attn.use_attn_result = bool(use_attn_result)
 
+    @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
         """Whether each head of the vision stack gets its own copies of its inputs, before `ln1`.
 

@@ -12,6 +12,7 @@ from transformer_lens.config import TransformerLensConfig
 from notice_lens.models.alias_point import AliasPoint
 from notice_lens.models.hook_point import BLIPHookPoint
 from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.in_use import InUse, one_thread_at_a_time
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.names import HookName, one_of
 
@@ -65,6 +66,11 @@ class StackView(HookedModule):
     def blip(self) -> "HookedBLIP":
         """The model."""
         return self._model[0]
+
+    @property
+    def in_use(self) -> InUse:
+        """What holds the model for one thread at a time."""
+        return self.blip.in_use
 
     @property
     def original_model(self) -> "HookedBLIP":
@@ -146,6 +152,7 @@ class StackView(HookedModule):
             raise ValueError(f"{text!r} has {len(pieces)} tokens; expected a single one")
         return pieces[0]
 
+    @one_thread_at_a_time
     def tokens_to_residual_directions(
         self, tokens: str | int | Sequence[str] | Int[Tensor, ""] | Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch pos d_model"]:

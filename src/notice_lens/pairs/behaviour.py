@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from notice_lens.models.answers import answer_log_probs, greedy
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
@@ -27,6 +28,8 @@ RUNS = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
 """Which image and which prompt the corrupted run has."""
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 @torch.no_grad()
 def behaviour_filter(
     blip: Any,
@@ -58,7 +61,7 @@ def behaviour_filter(
         ValueError: There is no such corruption or `require`, or pairs without a corrupted prompt.
         PairsError: The pairs do not hold for this model.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     _check(pairs, corruption, require, batch_size)
     pairs = pairs.validate(blip)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.inputs import BLIPInputs, to_pixel_values
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def picture_states(
     blip: "HookedBLIP", images: Sequence[Any], batch_size: int = 16, progress: bool = True
 ) -> Float[Tensor, "picture d_model"]:
@@ -34,13 +37,13 @@ def picture_states(
     Raises:
         ValueError: The model has no processor, the batch size is none, or a picture cannot be read.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     if blip.processor is None:
         raise ValueError("pictures are needed, and this model has no processor: from_hf(model, processor) takes one")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    states = [torch.empty(0, blip.cfg.vision.d_model)]
+    states = [torch.empty(0, blip.cfg.vision.d_model, dtype=torch.float32)]
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
         pixels = to_pixel_values(list(images[start : start + batch_size]), blip.processor.image_processor)
@@ -87,6 +90,8 @@ class _Images(Sequence[Any]):
         return [getattr(pair, self.column) for pair in self.pairs[index]]
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def minimality(blip: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
     """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
 

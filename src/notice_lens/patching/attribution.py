@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
 from notice_lens.patching.batch import Batch, Context, Setting
 from notice_lens.patching.first_order import Members, effects
@@ -55,6 +56,8 @@ ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_z")
 log = logging.getLogger("notice_lens.patching")
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def attribute(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",
@@ -188,7 +191,7 @@ class Attribution:
 
     def run(self) -> "SiteTree":
         """The result."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         from notice_lens.patching.site_tree import SiteTree
 

@@ -160,13 +160,8 @@ def _add_table_grads(grads: Values, values: Values) -> None:
 
 @contextmanager
 def weights_at_rest(blip: "HookedBLIP") -> Iterator[None]:
-    """Takes no gradients with regard to weights: a third of a backward pass, and its memory."""
-    parameters = list(blip.parameters())
-    before = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+    """Take no gradients with regard to weights: a third of a backward pass, and its memory."""
+    with blip.in_use.held() as changes:
+        for parameter in blip.parameters():
+            changes.set(parameter, "requires_grad", False)
         yield
-    finally:
-        for parameter, switch in zip(parameters, before, strict=True):
-            parameter.requires_grad_(switch)

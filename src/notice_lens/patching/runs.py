@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -77,6 +78,11 @@ def trace(
                 states[stack] = blip.run_stack(stack, inputs, before)
             before = states[stack]
         logits = blip.head(states[stacks[-1]])
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            f"the unpatched run gives logits that are NaN or infinite in {blip.dtype}, so no effect could be measured: "
+            "weights are broken, or activations too large for this dtype (load with dtype='float32' or 'bfloat16')"
+        )
     return Trace(inputs, states, found, logits)
 
 
@@ -135,15 +141,12 @@ class Run:
 
 @contextmanager
 def attn_results(blip: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
-    """Computes what each head writes while it is recorded."""
+    """Compute what each head writes while it is recorded."""
     from notice_lens.models.attention import Attention
 
-    modules = [module for module in blip.modules() if isinstance(module, Attention)]
-    before = [module.use_attn_result for module in modules]
-    if any(name.endswith("hook_result") for name in names):
-        blip.set_use_attn_result(True)
-    try:
+    recorded = any(name.endswith("hook_result") for name in names)
+    with blip.in_use.held() as changes:
+        for module in blip.modules():
+            if recorded and isinstance(module, Attention):
+                changes.set(module, "use_attn_result", True)
         yield
-    finally:
-        for module, switch in zip(modules, before, strict=True):
-            module.use_attn_result = switch

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.attribution import attribute
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Options
@@ -36,6 +37,8 @@ OF_ATTRIBUTION = ("integrated_gradients", "path", "attention_correction")
 OF_SWEEP = ("controls",)
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def screen(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",

@@ -21,6 +21,10 @@ POSITIONS = ("each", "all", "roles", "regions")
 def check_model(blip: Any) -> None:
     """Raises TypeError where something else stands in the model's place, such as the pairs."""
     if not hasattr(blip, "stack"):
+        if hasattr(blip, "state_dict"):
+            from notice_lens.models.loading import refuse_wrapped
+
+            refuse_wrapped(blip)
         raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(blip).__name__}")
 
 

@@ -16,6 +16,7 @@ them. The interaction is a difference of their changes.
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.checks import refuse_fixed, refuse_mismatched
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.measure import Cell
@@ -41,6 +42,8 @@ FIXED = {
 }
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def split(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",

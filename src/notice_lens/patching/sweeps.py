@@ -4,6 +4,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
 from notice_lens.patching.grid import Grid, check_variants, grid_of_sites, grid_of_variants
 from notice_lens.patching.options import Options
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def sweep(
     blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, *, with_sites: bool | None = None, **options: Any
 ) -> "xr.Dataset":
@@ -144,6 +147,8 @@ def patch_modules(
     return sweep(blip, pairs, sites, with_sites=True, **options)
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def patch_paths(
     blip: "HookedBLIP",
     pairs: "MinimalPairs",
@@ -248,6 +253,8 @@ def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
     return site
 
 
+@one_thread_at_a_time
+@outside_inference_mode
 def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **options: Any) -> "xr.Dataset":
     """What arbitrary sets of edits do: groups of heads, knock-outs, circuits. Dimensions `pair, variant`.
 

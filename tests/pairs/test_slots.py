@@ -112,7 +112,7 @@ def test_pools_of_ones_own(bert):
 def test_wrong_settings_of_the_mini_world():
     with pytest.raises(ValueError, match="no slots 'answer'; did you mean 'answers'"):
         mini_world("states", 2, slots="answer")
-    with pytest.raises(ValueError, match="n=0: expected a number of pairs, 1 or more"):
+    with pytest.raises(ValueError, match="n=0: expected a whole number, 1 or more"):
         mini_world("states", 0)
     with pytest.raises(ValueError, match="task 'state' asked for"):
         mini_world("state", 2)

@@ -1,5 +1,9 @@
 """Symmetric replacement on pairs of any origin."""
 
+import re
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from notice_lens.pairs import MinimalPairs, mini_world, symmetric_replacement
@@ -97,6 +101,35 @@ def test_pairs_without_a_replacement_are_dropped_and_counted(bert):
     dropped = symmetric_replacement(open_ended, bert, pool=["pink", "orange"])
     assert dropped.manifest.dropped == {ROLE: 1}
     assert dropped.dropped[0]["detail"] == "it has no role 'correct'; it has noun"
+
+
+def test_open_questions_are_told_what_to_replace(bert):
+    """A question that names no options has no slots `correct` and `incorrect`; `answers` was no misspelling."""
+    asked = {"clean_prompt": "what color is the apple?", "corrupt_prompt": ...}
+    some_role = MinimalPairs.from_rows([make_row(0, **asked, roles={"noun": "apple"}), make_row(1, **asked, roles=...)])
+    said = "no pair has the role 'correct', as open questions have none: replace another role instead: slots='noun'"
+    for slots in ("answers", ["answers"]):
+        with pytest.raises(ValueError, match=said):
+            symmetric_replacement(some_role, bert, pool=["red", "green"], slots=slots)
+    replaced = symmetric_replacement(some_role, bert, pool=["table", "chair"], slots="noun")
+    assert re.fullmatch("what color is the (table|chair)[?]", replaced[0].corrupt_prompt)
+    with pytest.raises(ValueError, match="name the words to replace in the column `roles`, such as"):
+        symmetric_replacement(MinimalPairs.from_rows([make_row(0, **asked, roles=...)]), bert)
+    # Where there is no such slot, `answers` is not offered as one.
+    with pytest.raises(ValueError, match=re.escape("no slot 'nuon'; did you mean 'noun'? valid: 'noun'")):
+        symmetric_replacement(some_role, bert, slots="nuon")
+
+
+def test_pools_are_words_in_any_container(bert):
+    words = ["pink", "orange", "gold", "silver"]
+    expected = symmetric_replacement(fruit(), bert, pool=words)["corrupt_prompt"]
+    for pool in (np.array(words), pd.Series(words), tuple(words), set(words), (word for word in words)):
+        assert symmetric_replacement(fruit(), bert, pool=pool)["corrupt_prompt"] == expected
+    for wrong in ([*words, float("nan")], pd.Series([*words, None]), {"correct": ["red", 7], "incorrect": words}):
+        with pytest.raises(ValueError, match="the pool holds .*; expected words"):
+            symmetric_replacement(fruit(), bert, pool=wrong)
+    with pytest.raises(ValueError, match="pool='red blue': expected words, such as"):
+        symmetric_replacement(fruit(), bert, pool={"correct": "red blue", "incorrect": words})
 
 
 def test_pools_of_ones_own(bert):

@@ -72,7 +72,7 @@ class PairSequence:
             return self.select(range(*index.indices(len(self))))
         if isinstance(index, Iterable) and getattr(index, "ndim", 1):
             return self.select(index)
-        return MinimalPair.of(self.dataset[self._number(index)])
+        return MinimalPair.of(self.dataset[self._number(_plain(index))])
 
     def __iter__(self) -> Iterator[MinimalPair]:
         return (self[number] for number in range(len(self)))
@@ -91,8 +91,8 @@ class PairSequence:
             IndexError: There is no pair of a number, or the mask has another length.
             TypeError: They are neither numbers nor a mask.
         """
-        chosen = as_list("numbers of pairs", numbers)
-        if chosen and all(isinstance(number, bool | np.bool_) for number in chosen):
+        chosen = [_plain(number) for number in as_list("numbers of pairs", numbers)]
+        if chosen and all(isinstance(number, bool) for number in chosen):
             if len(chosen) != len(self):
                 raise IndexError(f"a mask of {len(chosen)} for {len(self)} pairs; expected True or False for each")
             chosen = np.flatnonzero(chosen).tolist()
@@ -190,7 +190,7 @@ class PairSequence:
         manifest = self.manifest.after(step, len(kept), counts, settings)
         return type(self)(self.dataset.select(kept), manifest, to_dataset(lost, dropped=True))
 
-    def with_column(self: Own, name: str, values: Sequence[Any]) -> Own:
+    def with_column(self: Own, name: str, values: Iterable[Any]) -> Own:
         """Return the pairs with a column replaced or added; images have to be readable, and text has to be text.
 
         Args:
@@ -271,6 +271,11 @@ class PairSequence:
         if manifest.dropped:
             lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
         return "\n".join(lines)
+
+
+def _plain(index: Any) -> Any:
+    """Return a scalar of NumPy or PyTorch as Python's: a bool of PyTorch would pass as the number 1."""
+    return index.item() if getattr(index, "ndim", None) == 0 else index
 
 
 def _text(column: str, pair: str, value: Any) -> str | None:

@@ -20,6 +20,8 @@ def is_missing(value: Any) -> bool:
         return False
     if value is None or value is np.ma.masked:
         return True
+    if isinstance(value, Decimal):
+        return value.is_nan()
     import pandas as pd
 
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
@@ -68,7 +70,7 @@ def as_whole_number(value: Any) -> int | None:
         limit = LARGEST_DECIMAL
     else:
         return None
-    return int(value) if abs(value) < limit and value == int(value) else None
+    return int(value) if -limit < value < limit and value == int(value) else None
 
 
 def shown(value: Any) -> str:

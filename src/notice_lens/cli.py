@@ -27,7 +27,9 @@ def main() -> None:
 @main.command(short_help="Study the small trained BLIP that comes along.")
 @click.option("--out", type=FOLDER, default=Path("demo"), show_default=True, help="Folder for report and results.")
 @click.option("--pairs", "n", type=click.IntRange(20), default=100, show_default=True, help="Pairs of each task.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the pairs, and of all that is drawn.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the pairs, and of all that is drawn."
+)
 @opened
 @quiet
 @as_json
@@ -70,7 +72,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 )
 @click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 @click.option("--memory", type=int, help="Bytes that variants may take.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @opened
 @quiet
 @as_json

@@ -14,7 +14,7 @@ out_option = click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to."
 )
 n_option = click.option("-n", "n", type=click.IntRange(1), help="How many pairs; by default all.")
-seed_option = click.option("--seed", type=int, default=0, show_default=True)
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 model_option = click.option(
     "--model", default=MODEL, show_default=True,
     help="Hub id, folder or `mini`: replaced words have as many tokens for it as those that they replace.",
@@ -94,7 +94,7 @@ _of_folder("mit-states", "Pairs from MIT-States: folders named 'adjective noun'.
 _of_folder("faces", "Pairs from folders of faces named by emotion.")
 
 
-@pairs.command(short_help="Pairs of your own, from a CSV or JSONL file.")
+@pairs.command(short_help="Pairs of your own, from a CSV or JSON file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out, and count them, instead of stopping.")
@@ -109,10 +109,14 @@ _of_folder("faces", "Pairs from folders of faces named by emotion.")
 def table(
     file: Path, images: str | None, skip: bool, labels: tuple[int, ...], box_format: Any, out: Path, overwrite: bool
 ) -> None:
-    """Pairs of your own from a CSV or JSONL FILE with the columns of docs/pairs.md."""
+    """Make pairs of your own from a CSV or JSON FILE with the columns of docs/pairs.md.
+
+    Cells of a CSV file stand between commas, semicolons or tabs; JSON is an object a line, or an array of objects.
+    """
     from notice_lens.pairs import MinimalPairs
 
-    read = MinimalPairs.from_jsonl if file.suffix.lower() in (".jsonl", ".json") else MinimalPairs.from_csv
+    is_json = file.suffix.lower() in (".json", ".jsonl", ".ndjson")
+    read = MinimalPairs.from_jsonl if is_json else MinimalPairs.from_csv
     on_error = "drop" if skip else "raise"
     made = read(file, images=images, on_error=on_error, label=list(labels) or None, box_format=box_format)
     _save(made, out, overwrite)

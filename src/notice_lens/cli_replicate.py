@@ -28,7 +28,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as they ask.")
 @click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 @click.option("--memory", type=int, help="Bytes that variants may take.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for all of it.")
 @opened
 @quiet

@@ -4,8 +4,10 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from transformers import BlipProcessor
 from transformers.models.bert.tokenization_bert import BertTokenizer
@@ -177,6 +179,59 @@ def test_bad_texts(vqa, match, picture):
         vqa.blip.prepare(picture, [])
     with pytest.raises(ValueError, match="a model of kind 'match' has no decoder, so no answers"):
         match.blip.prepare(picture, "a red apple", "yes")
+
+
+@pytest.mark.parametrize(
+    "container",
+    [tuple, np.array, pd.Series, lambda texts: pd.Series(texts, dtype="string"), lambda texts: np.array(texts, object),
+     lambda texts: pd.Series(texts, index=[7, 7]), lambda texts: Dataset.from_dict({"q": texts})["q"], iter, pd.Index],
+)  # fmt: skip
+def test_texts_and_images_in_containers_of_every_kind(vqa, picture, container):
+    blip, texts = vqa.blip, ["is this red?", "what color is it?"]
+    images = [picture, picture.rotate(90)]
+    expected = blip.prepare(images, texts, texts)
+    found = blip.prepare(images, container(texts), container(texts))
+    for name in ("pixel_values", "input_ids", "answer_ids"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert blip.generate(images, container(texts)) == blip.generate(images, texts)
+    assert torch.equal(
+        blip.rank_answers(images, container(texts), container(["red", "green"])),
+        blip.rank_answers(images, texts, ["red", "green"]),
+    )
+
+
+def test_images_in_tables(vqa, picture, tmp_path):
+    picture.save(tmp_path / "a.png")
+    paths = [str(tmp_path / "a.png")] * 2
+    expected = vqa.blip.prepare(paths, "is this red?").pixel_values
+    objects = np.empty(2, object)
+    objects[:] = [picture, picture]
+    for images in (pd.Series(paths), np.array(paths), pd.Series([picture, picture], index=[5, 3]), objects):
+        assert torch.equal(vqa.blip.prepare(images, "is this red?").pixel_values, expected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"what is it?": 1}, {"what is it?", "red?"}, frozenset({"a?"}), b"what is it?", 7, np.array("what is it?"),
+        pd.DataFrame({"what is it?": ["is this red?"]}), pd.DataFrame([["a?", "b?"]]), 0.5, True,
+    ],
+    ids=lambda wrong: type(wrong).__name__,
+)  # fmt: skip
+def test_what_is_no_list_is_not_taken_for_one(wrong):
+    """A table would be read as its columns' names, a mapping as its keys, and a set in an order of its own."""
+    said = f"expected a list, an array or a Series of questions, got a {type(wrong).__name__}"
+    with pytest.raises(TypeError, match=re.escape(said)):
+        as_strings("questions", wrong)
+
+
+def test_a_missing_question_is_named(vqa, picture):
+    for missing in (None, float("nan"), pd.NA):
+        with pytest.raises(TypeError, match=re.escape(f"questions have to be one or more strings, got {missing!r}")):
+            as_strings("questions", pd.Series(["is this red?", missing], dtype=object))
+    for nothing in (np.array([]), pd.Series([], dtype=str), (), None):
+        with pytest.raises(TypeError, match="no questions given"):
+            as_strings("questions", nothing)
 
 
 def test_preprocessed_images_are_not_resized(vqa):

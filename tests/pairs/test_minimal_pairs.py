@@ -3,6 +3,7 @@
 import io
 import re
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,12 +12,18 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notice_lens.pairs import MinimalPairs, PairsError, mini_world
+from notice_lens.pairs import MinimalPairs, Noise, PairsError, mini_world, symmetric_replacement
 from notice_lens.pairs.problems import IMAGE
 from pair_rows import make_row, picture
 
 MASK = np.zeros((16, 24), bool)
 MASK[:8, :12] = True
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The functions as users call them: types are checked at every call in tests alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def some(n=4, **changes):
@@ -69,15 +76,100 @@ def test_a_sequence_of_pairs():
         pairs[5]
     with pytest.raises(IndexError, match="pair 7 asked for; there are 5"):
         pairs.select([0, 7])
-    with pytest.raises(TypeError, match="select takes numbers of pairs, not a mask"):
-        pairs.select(np.array([True, False, True, False, False]))
     with pytest.raises(KeyError, match="no column 'promt'"):
         pairs["promt"]
     with pytest.raises(KeyError, match="no column 'gruop'; did you mean 'group'"):
         pairs.filter(gruop="colour")
 
 
-def test_pairs_that_share_their_images_are_not_split():
+NUMBERS = [
+    [0, 2], (0, 2), np.array([0, 2]), np.array([0, 2], dtype=np.uint8), pd.Series([0, 2]), torch.tensor([0, 2]),
+    range(0, 3, 2),
+    pd.Index([0, 2]), [np.int64(0), -2], [torch.tensor(0), 2], (n for n in (0, 2)), pd.Series([0, 2], dtype="Int64"),
+]  # fmt: skip
+MASK_OF_TWO = [True, False, True, False]
+MASKS = [
+    MASK_OF_TWO, np.array(MASK_OF_TWO), pd.Series(MASK_OF_TWO, index=[9, 8, 7, 6]), torch.tensor(MASK_OF_TWO),
+    list(np.array(MASK_OF_TWO)), pd.Series(MASK_OF_TWO, dtype="boolean"), np.array(MASK_OF_TWO, dtype=object),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", [*NUMBERS, *MASKS], ids=lambda chosen: type(chosen).__name__)
+def test_several_pairs_by_number_and_by_mask(chosen):
+    pairs = some(4)
+    if iter(chosen) is not chosen:
+        assert pairs[chosen]["id"] == ["pair-0", "pair-2"]
+    assert pairs.select(chosen)["id"] == ["pair-0", "pair-2"]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        [0.7], [1.0], np.array([0.5, 1.5]), ["0"], [None], [True, 2], [True, None, False, True], [[0, 1]], [pd.NA],
+        np.array([[0, 1]]), pd.Series([True, pd.NA, True, False], dtype="boolean"), [float("nan")], ["id", "task"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_chooses_no_pairs_is_refused(chosen):
+    for choose in (some(4).select, some(4).__getitem__):
+        with pytest.raises(TypeError, match="pair .* asked for; expected a whole number, several of them"):
+            choose(chosen)
+
+
+def test_one_pair_by_what_is_no_number_or_outside(unchecked):
+    pairs = some(4)
+    assert pairs[np.int64(-1)].id == pairs[torch.tensor(3)].id == pairs[np.array(3)].id == "pair-3"
+    for index in (0.7, 1.0, None, True, np.True_, float("nan"), torch.tensor(True), torch.tensor(0.0)):
+        with pytest.raises(TypeError, match="pair .* asked for; expected a whole number"):
+            pairs[index]
+    for wrong in ("01", 1, {0: 1}, {0, 1}, b"01", pd.DataFrame({"n": [0]})):
+        with pytest.raises(TypeError, match="expected a list, an array or a Series of numbers of pairs, got a"):
+            pairs.select(wrong)
+    for mask in ([True], [False] * 5, np.ones(3, bool)):
+        with pytest.raises(IndexError, match=f"a mask of {len(mask)} for 4 pairs; expected True or False for each"):
+            pairs[mask]
+    assert len(pairs.select([])) == len(pairs[np.array([])]) == len(pairs[np.zeros(4, bool)]) == 0
+
+
+def test_a_column_may_have_one_of_the_values_of_an_array():
+    pairs = some(4)
+    for wanted in (np.array(["pair-1", "pair-3"]), pd.Series(["pair-3", "pair-1"]), {"pair-1", "pair-3"}):
+        assert pairs.filter(id=wanted)["id"] == ["pair-1", "pair-3"]
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, 1.0, None, "0", True, float("nan"), np.float64(1), [0]], ids=str)
+def test_seeds_are_refused_before_the_work(seed, unchecked):
+    pairs = some(3)
+    for draw in (
+        lambda: pairs.shuffle(seed),
+        lambda: pairs.train_test_split(seed=seed),
+        lambda: symmetric_replacement(pairs, "no such tokenizer", seed=seed),
+        lambda: Noise(seed=seed),
+        lambda: mini_world("states", 2, seed),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"seed={seed!r}: expected a whole number, 0 or more")):
+            draw()
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, 2.0, None, "3", True, np.float64(2)], ids=str)
+def test_numbers_are_refused_before_the_work(n, unchecked):
+    with pytest.raises(ValueError, match=re.escape(f"n={n!r}: expected a whole number, 1 or more")):
+        mini_world("states", n)
+    with pytest.raises(ValueError, match="samples=.*: expected a whole number, 1 or more"):
+        Noise(samples=n)
+    with pytest.raises(ValueError, match="a size is .*; got"):
+        some(1).resize(n if n is not None else (8, None))
+
+
+def test_numbers_of_numpy_are_numbers(unchecked):
+    pairs = mini_world("states", np.int64(3), np.uint8(2), size=np.int32(32))
+    assert pairs.fingerprint == mini_world("states", 3, 2, size=32).fingerprint
+    assert (type(pairs.manifest.seed), type(pairs.manifest.options["n"])) == (int, int)
+    assert pairs.shuffle(np.int64(3))["id"] == pairs.shuffle(3)["id"]
+    assert pairs.resize(np.int64(16))[0].clean_image.size == (16, 16)
+
+
+def test_pairs_that_share_their_images_are_not_split(unchecked):
     rows = [make_row(number) for number in range(20)]
     rows += [
         {**row, "id": f"back-{row['id']}", "clean_image": row["corrupt_image"], "corrupt_image": row["clean_image"],
@@ -97,6 +189,9 @@ def test_pairs_that_share_their_images_are_not_split():
         MinimalPairs.from_rows(crossed).train_test_split(together="image")
     with pytest.raises(ValueError, match="test_size is a share of the pairs, above 0 and below 1; got 3.0"):
         parts["train"].train_test_split(test_size=3.0)
+    for share in ("x", None, float("nan"), 1, True):
+        with pytest.raises(ValueError, match=f"above 0 and below 1; got {share!r}"):
+            parts["train"].train_test_split(test_size=share)
     with pytest.raises(ValueError, match="1 pairs in 1 clusters leave no two parts"):
         some(1).train_test_split()
 
@@ -123,6 +218,11 @@ BAD = {
     "role of another word": (
         changed(roles={"correct": "apple"}), "role 'correct' points at 'apple'; the answer is 'red'",
     ),
+    "empty question": (changed(clean_prompt="", roles=None, corrupt_prompt=...), "clean_prompt is missing"),
+    "role of no name": (changed(roles={7: "apple"}), "the name of a role is text; got 7 (int)"),
+    "role without an end": (changed(roles={"noun": {"start": 8}}), "role 'noun' is (8, None); expected a string"),
+    "roles in deep JSON": (changed(roles="[" * 100_000), "roles are written as JSON"),
+    "a number in JSON too long": (changed(roles='{"noun": ' + "1" * 5000 + "}"), "roles are written as JSON"),
     "lacks an option": (
         changed(incorrect_answer="blue", roles=None),
         "'is this apple red or green?' offers a choice, and the answer 'blue' is not in it",
@@ -252,8 +352,6 @@ def test_columns_that_are_missing_altogether():
         MinimalPairs.from_rows(["pair"])
     with pytest.raises(TypeError, match="rows are an iterable of mappings, one a pair; got one dict"):
         MinimalPairs.from_rows(make_row())
-    with pytest.raises(TypeError, match="got one DataFrame"):
-        MinimalPairs.from_rows(pd.DataFrame([make_row()]))
     with pytest.raises(ValueError, match="no on_error 'warn'"):
         MinimalPairs.from_rows([make_row()], on_error="warn")
 

@@ -58,7 +58,7 @@ def test_wrong_noise(mini, caption, pairs):
         Noise("vision.embed")
     with pytest.raises(ValueError, match=r"scale=0.0: expected standard deviations, above 0"):
         Noise(scale=0.0)
-    with pytest.raises(ValueError, match=r"samples=0: expected 1 or more"):
+    with pytest.raises(ValueError, match=r"samples=0: expected a whole number, 1 or more"):
         Noise(samples=0)
     with pytest.raises(ValueError, match="kind 'vqa' takes noise at vision.hook_embed or text.hook_embed, not decoder"):
         Noise("decoder.hook_embed").std(mini, pairs)

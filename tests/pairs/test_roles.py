@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,15 @@ def test_words_and_spans_become_spans():
         ({"noun": ""}, "role 'noun' is ''"),
         ({"noun": 7}, "role 'noun' is 7; expected a string, or [first character, last + 1]"),
         ({"noun": [1, 2, 3]}, "role 'noun' is [1, 2, 3]; expected a string"),
+        (
+            {"noun": (8.2, 13.7)},
+            "role 'noun' is (8.2, 13.7); expected a string, or [first character, last + 1] in whole",
+        ),
+        ({"noun": (8, 13.5)}, "role 'noun' is (8, 13.5); expected a string"),
+        ({"noun": ("8", "13")}, "role 'noun' is ('8', '13'); expected a string"),
+        ({"noun": (False, True)}, "role 'noun' is (False, True); expected a string"),
+        ({"noun": (8, float("nan"))}, "role 'noun' is (8, nan); expected a string"),
+        ({"noun": (8, None)}, "role 'noun' is (8, None); expected a string"),
         ({"noun": (14, 99)}, "role 'noun' is [14, 99], outside of 'is this apple red or green?' with 27 characters"),
         ({"noun": (5, 5)}, "role 'noun' is [5, 5], outside"),
         (
@@ -43,6 +53,18 @@ def test_words_and_spans_become_spans():
 def test_roles_that_point_at_nothing(roles, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         as_spans(roles, PROMPT)
+
+
+@pytest.mark.parametrize("name", ["[CLS]", "[DEC]", "[SEP]", "?", "all", "answers"])
+def test_names_that_mean_something_already_are_no_roles(name):
+    with pytest.raises(ValueError, match=re.escape(f"no role may be called {name!r}; these names have a meaning")):
+        as_spans({"noun": "apple", name: "red"}, PROMPT)
+
+
+def test_spans_of_whole_numbers_of_any_type():
+    spans = as_spans({"noun": (8.0, 13.0), "correct": np.array([14, 17]), "incorrect": (np.int8(21), 26)}, PROMPT)
+    assert spans == {"noun": (8, 13), "correct": (14, 17), "incorrect": (21, 26)}
+    assert all(type(place) is int for span in spans.values() for place in span)
 
 
 def test_a_word_that_occurs_twice_is_no_role():

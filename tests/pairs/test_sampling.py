@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders, quotas, shuffled
 
-SEEDS = st.integers(-5, 5)
+SEEDS = st.integers(0, 10)
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ def test_one_more_item_reshuffles_none_of_the_others():
 
 @pytest.mark.parametrize("n", [0, -1, True, 1.5, "10"])
 def test_number_that_is_none(n):
-    with pytest.raises(ValueError, match=r"n=.*: expected a number of pairs, 1 or more, or None for all"):
+    with pytest.raises(ValueError, match=r"n=.*: expected a whole number, 1 or more"):
         check_draw(n, 0)
 
 
-@pytest.mark.parametrize("seed", [None, 1.0, True, "0"])
+@pytest.mark.parametrize("seed", [None, 1.0, True, "0", -1, float("nan")])
 def test_seed_that_is_none(seed):
-    with pytest.raises(ValueError, match=r"seed=.*: expected an integer"):
+    with pytest.raises(ValueError, match=r"seed=.*: expected a whole number, 0 or more"):
         check_draw(5, seed)
 
 

@@ -1,5 +1,9 @@
 """Symmetric replacement on pairs of any origin."""
 
+import re
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from notice_lens.pairs import MinimalPairs, mini_world, symmetric_replacement
@@ -99,6 +103,35 @@ def test_pairs_without_a_replacement_are_dropped_and_counted(bert):
     assert dropped.dropped[0]["detail"] == "it has no role 'correct'; it has noun"
 
 
+def test_open_questions_are_told_what_to_replace(bert):
+    """A question that names no options has no slots `correct` and `incorrect`; `answers` was no misspelling."""
+    asked = {"clean_prompt": "what color is the apple?", "corrupt_prompt": ...}
+    some_role = MinimalPairs.from_rows([make_row(0, **asked, roles={"noun": "apple"}), make_row(1, **asked, roles=...)])
+    said = "no pair has the role 'correct', as open questions have none: replace another role instead: slots='noun'"
+    for slots in ("answers", ["answers"]):
+        with pytest.raises(ValueError, match=said):
+            symmetric_replacement(some_role, bert, pool=["red", "green"], slots=slots)
+    replaced = symmetric_replacement(some_role, bert, pool=["table", "chair"], slots="noun")
+    assert re.fullmatch("what color is the (table|chair)[?]", replaced[0].corrupt_prompt)
+    with pytest.raises(ValueError, match="name the words to replace in the column `roles`, such as"):
+        symmetric_replacement(MinimalPairs.from_rows([make_row(0, **asked, roles=...)]), bert)
+    # Where there is no such slot, `answers` is not offered as one.
+    with pytest.raises(ValueError, match=re.escape("no slot 'nuon'; did you mean 'noun'? valid: 'noun'")):
+        symmetric_replacement(some_role, bert, slots="nuon")
+
+
+def test_pools_are_words_in_any_container(bert):
+    words = ["pink", "orange", "gold", "silver"]
+    expected = symmetric_replacement(fruit(), bert, pool=words)["corrupt_prompt"]
+    for pool in (np.array(words), pd.Series(words), tuple(words), set(words), (word for word in words)):
+        assert symmetric_replacement(fruit(), bert, pool=pool)["corrupt_prompt"] == expected
+    for wrong in ([*words, float("nan")], pd.Series([*words, None]), {"correct": ["red", 7], "incorrect": words}):
+        with pytest.raises(ValueError, match="the pool holds .*; expected words"):
+            symmetric_replacement(fruit(), bert, pool=wrong)
+    with pytest.raises(ValueError, match="pool='red blue': expected words, such as"):
+        symmetric_replacement(fruit(), bert, pool={"correct": "red blue", "incorrect": words})
+
+
 def test_pools_of_ones_own(bert):
     pairs = symmetric_replacement(
         fruit(), bert, pool={"noun": ["cherry", "melon"], "correct": ["gold"], "incorrect": ["silver", "grey"]},
@@ -112,7 +145,7 @@ def test_pools_of_ones_own(bert):
 def test_wrong_settings_of_the_mini_world():
     with pytest.raises(ValueError, match="no slots 'answer'; did you mean 'answers'"):
         mini_world("states", 2, slots="answer")
-    with pytest.raises(ValueError, match="n=0: expected a number of pairs, 1 or more"):
+    with pytest.raises(ValueError, match="n=0: expected a whole number, 1 or more"):
         mini_world("states", 0)
     with pytest.raises(ValueError, match="task 'state' asked for"):
         mini_world("state", 2)

@@ -123,7 +123,7 @@ def test_what_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="pairs.jsonl, line 2 is no JSON: "):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").write_text("[1]")
-    with pytest.raises(ValueError, match="pairs.jsonl, line 1 is no JSON object but a list"):
+    with pytest.raises(ValueError, match="pairs.jsonl, line 1, item 0 is no JSON object but a int"):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
 
 

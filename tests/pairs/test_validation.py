@@ -10,6 +10,7 @@ from notice_lens.pairs import MinimalPairs, PairsError, mini_world
 from notice_lens.world import GROUPS
 from pair_rows import make_row
 
+OPEN = {"clean_prompt": "what is it?", "corrupt_prompt": ..., "roles": ...}
 BAD = {
     "length": (
         {"corrupt_prompt": "is this apple caramelized or black?"},
@@ -31,6 +32,15 @@ BAD = {
         {"clean_prompt": "what is it?", "corrupt_prompt": ..., "roles": ..., "correct_answer": "☃"},
         "correct_answer '☃' has",
     ),
+    "answer without tokens": (
+        {**OPEN, "correct_answer": "\u200b"}, r"correct_answer '\u200b' has no tokens: the tokenizer drops all of its",
+    ),
+    "corrupt answer without tokens": (
+        {**OPEN, "corrupt_answer": "\x07"}, r"corrupt_answer '\x07' has no tokens",
+    ),
+    "question without tokens": (
+        {**OPEN, "clean_prompt": "\u200b\u200d"}, r"clean_prompt '\u200b\u200d' has no tokens",
+    ),
     "role": ({"roles": {"noun": (8, 11)}}, "role 'noun', 'app' in 'is this apple red or green?', cuts through a token"),
 }  # fmt: skip
 
@@ -47,6 +57,66 @@ def test_what_a_tokenizer_finds(bert, case):
     assert message in kept.dropped[0]["detail"]
     assert kept.manifest.dropped == {kept.dropped[0]["reason"]: 1}
     assert kept.validate(bert) is kept
+
+
+def test_answers_that_both_have_no_tokens(bert):
+    pairs = MinimalPairs.from_rows([make_row(0, **OPEN, correct_answer="\u200b", incorrect_answer="\u200d")])
+    with pytest.raises(PairsError, match="text without tokens: 2"):
+        pairs.validate(bert)
+
+
+TALL = {"clean_prompt": "is it " + "very " * 42 + "tall?", "corrupt_prompt": ..., "roles": ...}
+LONG = {
+    "question": (
+        {**TALL, "clean_prompt": f"very {TALL['clean_prompt']}"}, "clean_prompt", "makes 49 tokens", "model reads 48",
+    ),
+    "answer": ({**OPEN, "correct_answer": "red " * 48}, "correct_answer", "makes 49 tokens", "the model reads 48"),
+    "corrupt answer": (
+        {**OPEN, "corrupt_answer": "blue " * 99}, "corrupt_answer", "makes 100 tokens", "the model reads 48",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_what_is_longer_than_the_model_reads_is_said_before_the_work(mini, case):
+    changes, *said = LONG[case]
+    pairs = MinimalPairs.from_rows([make_row(0), make_row(1, **changes)])
+    with pytest.raises(PairsError, match=".* ".join(map(re.escape, said))):
+        pairs.validate(mini)
+    assert pairs.validate(mini, on_error="drop")["id"] == ["pair-0"]
+    # A tokenizer by itself does not say how many tokens its model reads.
+    assert "longer than" not in str(pairs.validate(mini.tokenizer, on_error="drop").manifest.dropped)
+
+
+def test_the_longest_that_the_model_reads_is_read(mini):
+    longest = MinimalPairs.from_rows(
+        [
+            make_row(0, **TALL),
+            make_row(1, **OPEN, incorrect_answer=" ".join(["red"] * 47), correct_answer="green"),
+        ]
+    )
+    kept = longest.validate(mini, on_error="drop")
+    assert "text longer than the model reads" not in kept.manifest.dropped
+    assert (
+        longest[:1].prepare(mini).input_ids.shape[1]
+        == 48
+        == longest[1:].prepare(mini, answer="incorrect").answer_ids.shape[1]
+    )
+    mini(longest[:1].prepare(mini))
+    mini(longest[1:].prepare(mini, answer="incorrect"))
+
+
+def test_captions_are_read_with_their_answers(caption):
+    most = caption.blip.cfg.decoder.n_ctx
+    rows = [
+        make_row(
+            n, kind="caption", clean_prompt="a " * (most - extra), corrupt_prompt=..., roles=..., incorrect_answer="b"
+        )
+        for n, extra in enumerate([2, 1])
+    ]
+    rows.append(make_row(2, kind="caption", clean_prompt="", corrupt_prompt=..., roles=...))
+    dropped = MinimalPairs.from_rows(rows).validate(caption.blip, on_error="drop").dropped.to_list()
+    assert [row["id"] for row in dropped if "makes" in row["detail"]] == ["pair-1"]
 
 
 def test_a_model_of_another_kind(caption):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from notice_lens.circuits.clusters import names_of
-from notice_lens.models.names import one_of
+from notice_lens.models.names import one_of, whole_number
 
 METHODS = ("max_t", "fdr")
 SIGMAS = 2.0
@@ -45,9 +45,8 @@ class Rules:
         for name in ("alpha", "confidence"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value}: expected a number between 0 and 1")
-        for name, least in (("n_permutations", 1), ("n_bootstrap", 2)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name}={value}: expected a whole number, {least} or more")
+        for name, least in (("n_permutations", 1), ("n_bootstrap", 2), ("seed", 0)):
+            whole_number(name, getattr(self, name), least)
 
     def refuse_coarse(self, heads: int, clusters: int, weight: int = 1) -> None:
         """Raises where no p-value can be small enough for any head to pass.

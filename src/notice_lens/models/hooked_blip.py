@@ -4,7 +4,7 @@ How an image and a question become the logits of an answer is in `forward_pass.p
 loading, inputs, answers, and looking inside.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -150,8 +150,8 @@ class HookedBLIP(ForwardPass):
     def prepare(
         self,
         images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
-        questions: str | Sequence[str] = "",
-        answers: str | Sequence[str] | None = None,
+        questions: str | Iterable[str] = "",
+        answers: str | Iterable[str] | None = None,
         *,
         image_size: int | tuple[int, int] | None = None,
     ) -> BLIPInputs:
@@ -159,7 +159,8 @@ class HookedBLIP(ForwardPass):
 
         Args:
             images: One or many: PIL images, paths, arrays or uint8 tensors; preprocessed ones as {"pixel_values": ...}.
-            questions: One or many, of any length; for captions the prompts, for matching the texts.
+            questions: One or many, of any length; for captions the prompts, for matching the texts. Many are a list, an
+                array, a Series or a column of a data set.
             answers: What the decoder is to read, for logits of every token of it. None reads `[DEC]` alone.
             image_size: Side, or (height, width), in pixels, instead of the model's: positions are then interpolated.
 
@@ -204,7 +205,7 @@ class HookedBLIP(ForwardPass):
     # What it says
 
     def generate(
-        self, images: ImageLike | Sequence[ImageLike], questions: str | Sequence[str] = "", *, max_new_tokens: int = 20
+        self, images: ImageLike | Sequence[ImageLike], questions: str | Iterable[str] = "", *, max_new_tokens: int = 20
     ) -> list[str]:
         """The greedy answers, or captions, which begin with their prompt.
 
@@ -216,7 +217,7 @@ class HookedBLIP(ForwardPass):
         return answers.greedy(self, self.prepare(images, questions), max_new_tokens)
 
     def rank_answers(
-        self, images: ImageLike | Sequence[ImageLike], questions: str | Sequence[str], candidates: Sequence[str]
+        self, images: ImageLike | Sequence[ImageLike], questions: str | Iterable[str], candidates: Iterable[str]
     ) -> Float[Tensor, "batch candidate"]:
         """Log-probability of each candidate answer, in nats, summed over its tokens and the closing `[SEP]`.
 

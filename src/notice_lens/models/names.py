@@ -8,6 +8,8 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 _NAME = re.compile(r"(?:(?P<stack>vision|text|decoder)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
@@ -73,3 +75,19 @@ def one_of(what: str, name: object, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), valid, 1, cutoff=0.4)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"no {what} {name!r}; {guess}valid: {', '.join(map(repr, valid))}"
+
+
+def whole_number(what: str, value: Any, least: int = 0) -> int:
+    """Return a whole number, Python's or NumPy's, as an int.
+
+    Args:
+        what: The argument's name, for the message.
+        value: What was given for it.
+        least: The smallest number that is valid.
+
+    Raises:
+        ValueError: It is below `least`, or no whole number: a bool and a float are none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{what}={value!r}: expected a whole number, {least} or more")
+    return int(value)

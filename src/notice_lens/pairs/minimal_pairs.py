@@ -23,12 +23,12 @@ from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import Problem
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
-from notice_lens.pairs.sources import read_file, rows_of_dataset, store_all, store_built
+from notice_lens.pairs.sources import one_dataset, read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
 from notice_lens.pairs.validation import check_tokens
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from pandas import DataFrame
 
     from notice_lens.models import BLIPInputs, HookedBLIP
@@ -70,10 +70,10 @@ class MinimalPairs(PairSequence):
         label: Label | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
-        """Pairs from mappings by column.
+        """Return pairs from mappings by column, or from a DataFrame.
 
         Args:
-            rows: One mapping a pair.
+            rows: One mapping a pair, or a DataFrame.
             on_error: `raise`, or `drop` rows that are not what they say; they are counted and kept in `dropped`.
             manifest: Where they come from.
             before: Why other candidates became no rows; they are counted with those that are dropped here.
@@ -109,7 +109,10 @@ class MinimalPairs(PairSequence):
         label: Label | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
-        """Pairs from a CSV file, in UTF-8; `roles` and regions are JSON in their cells.
+        """Return pairs from a CSV file; `roles` and regions are JSON in their cells.
+
+        Cells stand between commas, semicolons, tabs or bars; text is UTF-8 or UTF-16. A cell that is empty, or `NA`
+        without quotes, is missing.
 
         Args:
             path: The file.
@@ -121,7 +124,7 @@ class MinimalPairs(PairSequence):
             box_format: As `from_rows`.
 
         Raises:
-            ValueError: The file is empty, not in UTF-8, or lacks columns; the message says where or which.
+            ValueError: The file is empty, in another encoding, or lacks columns; the message says where or which.
             PairsError: As `from_rows`.
         """
         from notice_lens.pairs.tables import read_csv
@@ -143,7 +146,7 @@ class MinimalPairs(PairSequence):
         label: Label | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
-        """Pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
+        """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
         from notice_lens.pairs.tables import read_jsonl
 
         rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns)
@@ -154,7 +157,7 @@ class MinimalPairs(PairSequence):
     @classmethod
     def from_dataset(
         cls,
-        dataset: "Dataset",
+        dataset: "Dataset | IterableDataset | Mapping[str, Any]",
         *,
         columns: Mapping[str, str] | None = None,
         on_error: str = "raise",
@@ -162,10 +165,12 @@ class MinimalPairs(PairSequence):
         label: Label | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
-        """Pairs from a `datasets.Dataset`.
+        """Return pairs from a `datasets.Dataset`, a stream that ends, or a `DatasetDict` of one split.
+
+        Class labels are read by their names.
 
         Args:
-            dataset: With our columns, or others that `columns` names.
+            dataset: With our columns, or others that `columns` names; formatted in any way.
             columns: What the data set calls our columns, such as `{"clean_image": "img_pos"}`.
             on_error: As `from_rows`.
             progress: As `from_rows`.
@@ -173,12 +178,14 @@ class MinimalPairs(PairSequence):
             box_format: As `from_rows`.
 
         Raises:
-            ValueError: Columns are missing.
+            TypeError: It is no data set, or one of several splits.
+            ValueError: Columns are missing, or rows are changed by a transform as they are read.
             PairsError: As `from_rows`.
         """
-        source = f"a data set of {len(dataset)} rows"
-        manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
+        dataset = one_dataset(dataset)
         rows = rows_of_dataset(dataset, columns or {})
+        source = f"a data set of {len(rows)} rows"
+        manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
         return cls.from_rows(
             rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
         )
@@ -186,10 +193,11 @@ class MinimalPairs(PairSequence):
     # To a model
 
     def validate(self, model: Any, *, on_error: str = "raise") -> "MinimalPairs":
-        """The pairs that hold for this model's tokenizer.
+        """Return the pairs that hold for this model's tokenizer.
 
-        Checked are: prompts of equal token length, answers that differ in their first token, words that the tokenizer
-        knows, roles that begin and end with tokens, and with a model that it is of the pairs' kind.
+        Checked are: prompts of equal token length, answers that have tokens and differ in the first one, words that the
+        tokenizer knows, roles that begin and end with tokens; and with a model that it is of the pairs' kind and has
+        positions for all tokens.
 
         Args:
             model: A HookedBLIP, a tokenizer, or a hub id or folder.
@@ -200,14 +208,15 @@ class MinimalPairs(PairSequence):
         """
         check_on_error(on_error)
         found = []
-        kind = getattr(getattr(model, "cfg", None), "kind", None)
+        cfg = getattr(model, "cfg", None)
+        kind = getattr(cfg, "kind", None)
         records = self.records()
         for record in records if kind else ():
             if record["kind"] != kind:
                 found.append(
                     Problem(record["id"], reasons.KIND, f"the pair is of kind {record['kind']!r}, the model {kind!r}")
                 )
-        found += check_tokens(records, as_tokenizer(model))
+        found += check_tokens(records, as_tokenizer(model), cfg)
         if not found:
             return self
         if on_error == "raise":

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.models.names import HookName, one_of
+from notice_lens.models.names import HookName, one_of, whole_number
 
 if TYPE_CHECKING:
     from notice_lens.models import BLIPInputs, HookedBLIP
@@ -49,8 +49,8 @@ class Noise:
             raise ValueError(one_of("hook for noise", self.hook, EMBEDDINGS))
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"scale={self.scale}: expected standard deviations, above 0")
-        if self.samples < 1:
-            raise ValueError(f"samples={self.samples}: expected 1 or more")
+        whole_number("samples", self.samples, 1)
+        whole_number("seed", self.seed)
 
     @torch.no_grad()
     def std(self, blip: "HookedBLIP", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:

@@ -6,6 +6,7 @@ method gives other pairs, with the same record of where they come from and one s
 
 import hashlib
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -14,15 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
-from notice_lens.models.names import one_of
+from notice_lens.models.inputs import as_list
+from notice_lens.models.names import one_of, whole_number
 from notice_lens.pairs.assembly import why
 from notice_lens.pairs.clusters import clustered
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
-from notice_lens.pairs.records import DIGESTS, IMAGES, look, stored_image
+from notice_lens.pairs.records import DIGESTS, IMAGES, TEXTS, look, stored_image
 from notice_lens.pairs.sources import resized
 from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
+from notice_lens.pairs.values import as_text, shown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,20 +59,20 @@ class PairSequence:
     @overload
     def __getitem__(self, index: int) -> MinimalPair: ...
     @overload
-    def __getitem__(self: Own, index: slice) -> Own: ...
+    def __getitem__(self: Own, index: slice | Sequence[int] | Sequence[bool] | np.ndarray) -> Own: ...
     @overload
     def __getitem__(self, index: str) -> list[Any]: ...
     def __getitem__(self, index: Any) -> Any:
-        """A pair by number, pairs by slice, or a column by name (not its images, which pairs decode)."""
+        """Return a pair by number, pairs by slice, numbers or mask, or a column by name (images undecoded)."""
         if isinstance(index, str):
             if index not in self.dataset.column_names:
                 raise KeyError(one_of("column", index, self.dataset.column_names))
             return list(self.dataset[index])
         if isinstance(index, slice):
             return self.select(range(*index.indices(len(self))))
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"pair {index} asked for; there are {len(self)}")
-        return MinimalPair.of(self.dataset[int(index) % len(self)])
+        if isinstance(index, Iterable) and getattr(index, "ndim", 1):
+            return self.select(index)
+        return MinimalPair.of(self.dataset[self._number(_plain(index))])
 
     def __iter__(self) -> Iterator[MinimalPair]:
         return (self[number] for number in range(len(self)))
@@ -79,15 +82,36 @@ class PairSequence:
         return self.dataset.remove_columns(list(IMAGES)).to_list()
 
     def select(self: Own, numbers: Any) -> Own:
-        """The pairs of these numbers, in this order. Raises IndexError for a number that no pair has."""
-        asked = np.asarray(list(numbers))
-        if asked.dtype == bool:
-            raise TypeError("select takes numbers of pairs, not a mask; numpy.flatnonzero(mask) gives them")
-        chosen = [int(number) for number in asked]
-        wrong = [number for number in chosen if not -len(self) <= number < len(self)]
-        if wrong:
-            raise IndexError(f"pair {wrong[0]} asked for; there are {len(self)}")
-        return self._chosen([number % len(self) for number in chosen], "select")
+        """Return the pairs of these numbers, in this order, or those for which a mask is true.
+
+        Args:
+            numbers: Whole numbers, negative ones from the end, or a bool for each pair: a list, an array or a Series.
+
+        Raises:
+            IndexError: There is no pair of a number, or the mask has another length.
+            TypeError: They are neither numbers nor a mask.
+        """
+        chosen = [_plain(number) for number in as_list("numbers of pairs", numbers)]
+        if chosen and all(isinstance(number, bool) for number in chosen):
+            if len(chosen) != len(self):
+                raise IndexError(f"a mask of {len(chosen)} for {len(self)} pairs; expected True or False for each")
+            chosen = np.flatnonzero(chosen).tolist()
+        return self._chosen([self._number(number) for number in chosen], "select")
+
+    def _number(self, index: Any) -> int:
+        """Return the number of a pair, counted from the start. Raises as `select`."""
+        try:
+            number = operator.index(index)
+        except TypeError:
+            number = None
+        if number is None or isinstance(index, bool):
+            raise TypeError(
+                f"pair {shown(index)} asked for; expected a whole number, several of them, a slice, a mask of True and "
+                "False for all pairs, or a column's name"
+            )
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"pair {number} asked for; there are {len(self)}")
+        return number % len(self)
 
     def filter(self: Own, keep: Callable[[MinimalPair], bool] | None = None, **columns: Any) -> Own:
         """The pairs for which `keep` is true and whose columns have the values given.
@@ -101,7 +125,8 @@ class PairSequence:
         """
         fits = np.ones(len(self), bool)
         for column, wanted in columns.items():
-            allowed = wanted if isinstance(wanted, list | tuple | set | frozenset | np.ndarray) else [wanted]
+            several = isinstance(wanted, Iterable) and not isinstance(wanted, str | Mapping)
+            allowed = list(wanted) if several else [wanted]
             fits &= np.array([value in allowed for value in self[column]], bool)
         chosen = [int(number) for number in np.flatnonzero(fits)]
         if keep is not None:
@@ -109,7 +134,8 @@ class PairSequence:
         return self._chosen(chosen, "filter", columns)
 
     def shuffle(self: Own, seed: int = 0) -> Own:
-        """The pairs in another order, the same for the same seed."""
+        """Return the pairs in another order, the same for the same seed."""
+        seed = whole_number("seed", seed)
         order = np.random.default_rng(seed).permutation(len(self))
         return self._chosen([int(number) for number in order], "shuffle", {"seed": seed})
 
@@ -124,10 +150,11 @@ class PairSequence:
                 those that share one with these; of a data set whose images recur that may be all of it.
 
         Raises:
-            ValueError: The share is out of range, or one of the parts would be empty.
+            ValueError: The share is out of range, the seed is invalid, or one of the parts would be empty.
         """
-        if not 0 < test_size < 1:
-            raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size}")
+        seed = whole_number("seed", seed)
+        if not isinstance(test_size, float | np.floating) or not 0 < test_size < 1:
+            raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size!r}")
         check_choice("together", together, ("pair", "image"))
         clusters = clustered(list(zip(self["clean_digest"], self["corrupt_digest"], strict=True)), together)
         test: list[int] = []
@@ -163,15 +190,22 @@ class PairSequence:
         manifest = self.manifest.after(step, len(kept), counts, settings)
         return type(self)(self.dataset.select(kept), manifest, to_dataset(lost, dropped=True))
 
-    def with_column(self: Own, name: str, values: Sequence[Any]) -> Own:
-        """The pairs with a column replaced or added; nothing is checked but images, which have to be readable.
+    def with_column(self: Own, name: str, values: Iterable[Any]) -> Own:
+        """Return the pairs with a column replaced or added; images have to be readable, and text has to be text.
+
+        Args:
+            name: The column's.
+            values: One for each pair: a list, an array or a Series.
 
         Raises:
-            ValueError: The number of values differs, or an image cannot be read.
+            ValueError: The number of values differs, an image cannot be read, or a value is no text.
         """
+        values = as_list("values", values)
         if len(values) != len(self):
             raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
         dataset = self.dataset
+        if name in TEXTS:
+            values = [_text(name, pair, value) for pair, value in zip(self["id"], values, strict=True)]
         if name in DIGESTS:
             values = [stored_image(image) for image in values]
             digests = [None if image is None else look(image).digest for image in values]
@@ -211,8 +245,12 @@ class PairSequence:
         Args:
             size: (height, width) or side, in pixels. Of a region's pixels those count that it covers by half or more.
         """
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        sides = tuple(size) if isinstance(size, Iterable) and not isinstance(size, str) else (size, size)
+        try:
+            sides = tuple(whole_number("side", side, 1) for side in sides)
+        except ValueError:
+            sides = ()
+        if len(sides) != 2:
             raise ValueError(f"a size is (height, width) or a side, one pixel or more; got {size!r}")
         manifest = self.manifest.after("resize", len(self), settings={"size": list(sides)})
         return type(self)(resized(self.dataset, sides), manifest, self.dropped)
@@ -233,6 +271,19 @@ class PairSequence:
         if manifest.dropped:
             lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
         return "\n".join(lines)
+
+
+def _plain(index: Any) -> Any:
+    """Return a scalar of NumPy or PyTorch as Python's: a bool of PyTorch would pass as the number 1."""
+    return index.item() if getattr(index, "ndim", None) == 0 else index
+
+
+def _text(column: str, pair: str, value: Any) -> str | None:
+    """Return the text of a new cell. Raises ValueError with its column and pair where it is none."""
+    try:
+        return as_text(value)
+    except ValueError as error:
+        raise ValueError(f"{column} of {pair}: {error}") from error
 
 
 def check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = "missing value"
+NOT_TEXT = "neither text nor a whole number"
 IMAGE = "image unreadable"
 DUPLICATE = "duplicate"
 EQUAL_ANSWERS = "answers equal"
@@ -14,6 +15,8 @@ NOTHING = "nothing differs"
 LENGTH = "prompts of unequal token length"
 FIRST_TOKEN = "answers share their first token"
 UNKNOWN_WORD = "[UNK]"
+NO_TOKENS = "text without tokens"
+TOO_LONG = "text longer than the model reads"
 NO_REPLACEMENT = "no replacement of the same token length"
 KIND = "unknown kind"
 LABELS = "contradicting labels"

@@ -6,7 +6,6 @@ What is wrong with a row is collected, never raised, so that one bad row costs n
 
 import io
 import json
-import math
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -17,9 +16,10 @@ from PIL import Image
 
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path, to_rgb
-from notice_lens.pairs.problems import IMAGE, KIND, MISSING, REGION, ROLE, Problem
+from notice_lens.pairs.problems import IMAGE, KIND, MISSING, NOT_TEXT, REGION, ROLE, Problem
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_run_lengths
 from notice_lens.pairs.roles import as_spans
+from notice_lens.pairs.values import as_text, is_missing, shown
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -36,8 +36,6 @@ TEXTS += ("corrupt_answer", "donor_prompt")
 REGIONS = {"clean_regions": "clean_image", "corrupt_regions": "corrupt_image"}
 """The columns of regions, each with the image that it divides."""
 COLUMNS = (*TEXTS, *IMAGES, "roles", *REGIONS, *DIGESTS.values())
-MAY_BE_EMPTY = ("clean_prompt",)
-"""Captions need no prompt."""
 
 
 class Refused(NamedTuple):
@@ -89,15 +87,14 @@ def store(
             their digests.
         region_format: How masks and boxes are read that do not say so themselves.
     """
-    problems: list[Problem] = []
-    name = str(row.get("id") if row.get("id") not in (None, "") else f"row {number}")
+    noted: list[tuple[str, str]] = []
 
     def note(reason: str, detail: str) -> None:
-        problems.append(Problem(name, reason, detail))
+        noted.append((reason, detail))
 
     record = {column: value for column, value in row.items() if column not in COLUMNS}
     record |= _texts(row, note)
-    record["id"] = name
+    record["id"] = record["id"] or f"row {number}"
     sizes: dict[str, tuple[int, int]] = {}
     for column in IMAGES:
         try:
@@ -117,12 +114,20 @@ def store(
     record["roles"] = _roles(row.get("roles"), record["clean_prompt"], note)
     for column, image in REGIONS.items():
         record[column] = _regions(row.get(column), column, sizes.get(image), region_format, note)
-    return Stored(record, problems)
+    return Stored(record, [Problem(record["id"], *what) for what in noted])
 
 
 def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
-    """The columns of text, defaults filled in; what is missing is noted."""
-    texts = {column: _as_text(row.get(column)) for column in TEXTS}
+    """Return the columns of text, defaults filled in; what is missing, or no text, is noted."""
+    texts: dict[str, str | None] = {}
+    refused = set()
+    for column in TEXTS:
+        try:
+            texts[column] = as_text(row.get(column))
+        except ValueError as error:
+            texts[column] = None
+            refused.add(column)
+            note(NOT_TEXT, f"{column}: {error}")
     texts |= {column: texts[column] or None for column in TEXTS if column not in OBLIGATORY}
     texts["kind"] = texts["kind"] or "vqa"
     texts["group"] = texts["group"] or texts["task"]
@@ -132,18 +137,11 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
         texts |= {column: texts[column] or answer for column, answer in MATCH_ANSWERS.items()}
     for column in OBLIGATORY:
         value = texts[column] if column in texts else row.get(column)
-        if _is_missing(value) or (isinstance(value, str) and not value and column not in MAY_BE_EMPTY):
+        # A caption may begin with its first word.
+        may_be_empty = column == "clean_prompt" and texts["kind"] == "caption"
+        if column not in refused and (is_missing(value) or (isinstance(value, str) and not value and not may_be_empty)):
             note(MISSING, f"{column} is missing")
     return texts
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether nothing stands there: None, or the NaN that tables have for it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _as_text(value: Any) -> str | None:
-    return None if _is_missing(value) else str(value).strip()
 
 
 def stored_image(image: Any) -> dict[str, Any] | None:
@@ -152,7 +150,7 @@ def stored_image(image: Any) -> dict[str, Any] | None:
     Raises:
         ValueError: It is nothing that can be read as an image.
     """
-    if _is_missing(image) or (isinstance(image, str) and not image):
+    if is_missing(image) or (isinstance(image, str) and not image):
         return None
     if isinstance(image, Mapping):  # as `datasets` has it
         return {"path": image.get("path"), "bytes": image.get("bytes")}
@@ -194,7 +192,7 @@ def look(stored: Mapping[str, Any]) -> Seen:
 
 def _roles(roles: Any, prompt: str | None, note: Any) -> list[dict[str, Any]]:
     """Roles as a list of spans; a string is JSON, as tables hold it."""
-    if _is_missing(roles) or prompt is None:
+    if is_missing(roles) or prompt is None:
         return []
     try:
         named = _named(roles, "role")
@@ -206,21 +204,21 @@ def _roles(roles: Any, prompt: str | None, note: Any) -> list[dict[str, Any]]:
 
 
 def _span(value: Any) -> Any:
-    return (value["start"], value["end"]) if isinstance(value, Mapping) and "start" in value else value
+    return (value["start"], value.get("end")) if isinstance(value, Mapping) and "start" in value else value
 
 
 def _regions(
     regions: Any, column: str, size: tuple[int, int] | None, region_format: RegionFormat, note: Any
 ) -> list[dict[str, Any]]:
     """Return regions as a list of run lengths; what cannot be read, or fits no picture, is noted."""
-    if _is_missing(regions) or size is None:
+    if is_missing(regions) or size is None:
         return []
     stored = []
     try:
         for region, value in _named(regions, "region").items():
             if isinstance(value, Refused):
                 raise ValueError(value.why)
-            if value is not None:
+            if not is_missing(value):
                 stored.append({"region": region, **as_run_lengths(value, size, region_format)})
     except (TypeError, ValueError, OverflowError) as error:
         note(REGION, f"{column}: {error}")
@@ -228,16 +226,23 @@ def _regions(
 
 
 def _named(value: Any, what: str) -> dict[str, Any]:
-    """Roles or regions by name, from a mapping, from JSON, or from a list of records as they are stored."""
+    """Return roles or regions by name, from a mapping, from JSON, or from a list of records as they are stored.
+
+    Raises:
+        ValueError: The value is none of these, or a name is no text.
+    """
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else {}
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f'{what}s are written as JSON, such as {{"{what}": ...}}; {error}') from error
-    if isinstance(value, Mapping):
-        return dict(value)
     if isinstance(value, list | tuple | np.ndarray) and all(
         isinstance(item, Mapping) and what in item for item in value
     ):
-        return {item[what]: {key: part for key, part in item.items() if key != what} for item in value}
-    raise ValueError(f"{what}s are a mapping by name; got {type(value).__name__}")
+        value = {item[what]: {key: part for key, part in item.items() if key != what} for item in value}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what}s are a mapping by name; got {type(value).__name__}")
+    for name in value:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"the name of a {what} is text; got {shown(name)}")
+    return dict(value)

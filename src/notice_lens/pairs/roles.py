@@ -11,9 +11,12 @@ from itertools import pairwise
 from typing import Any
 
 from notice_lens.pairs.tokens import Span
+from notice_lens.pairs.values import as_whole_number, is_missing
 
 FIRST = {"vqa": "[CLS]", "match": "[CLS]", "caption": "[DEC]"}
-"""What stands in front of a prompt, by kind of model; a role of that name."""
+"""The special token that starts a prompt, by kind of model. It is also available as a role."""
+RESERVED = (*dict.fromkeys(FIRST.values()), "[SEP]", "?", "all", "answers")
+"""Names that no role may have: roles of every prompt, and the words for all positions and for both options."""
 
 
 def as_spans(roles: Mapping[str, Any], prompt: str) -> dict[str, Span]:
@@ -21,13 +24,19 @@ def as_spans(roles: Mapping[str, Any], prompt: str) -> dict[str, Span]:
 
     Args:
         roles: By name, a string that occurs exactly once in the prompt, or its first character and the one after its
-            last. None is skipped.
+            last. A missing one is skipped.
         prompt: The clean prompt.
 
     Raises:
-        ValueError: A role does not point at words of the prompt, or two roles overlap; the message says which.
+        ValueError: A role has a reserved name or does not point at words of the prompt, or two roles overlap; the
+            message says which.
     """
-    spans = {name: _as_span(name, value, prompt) for name, value in roles.items() if value is not None}
+    taken = [name for name in roles if name in RESERVED]
+    if taken:
+        raise ValueError(
+            f"no role may be called {taken[0]!r}; these names have a meaning already: {', '.join(RESERVED)}"
+        )
+    spans = {name: _as_span(name, value, prompt) for name, value in roles.items() if not is_missing(value)}
     in_order = sorted(spans.items(), key=lambda item: item[1])
     for (name, span), (after, following) in pairwise(in_order):
         if following[0] < span[1]:
@@ -44,10 +53,13 @@ def _as_span(name: str, value: Any, prompt: str) -> Span:
                 "a span of characters"
             )
         return found[0]
-    try:
-        start, end = (int(place) for place in value)
-    except (TypeError, ValueError):
-        raise ValueError(f"role {name!r} is {value!r}; expected a string, or [first character, last + 1]") from None
+    read = [as_whole_number(place) for place in value] if isinstance(value, Iterable) else []
+    places = [place for place in read if place is not None]
+    if len(read) != 2 or len(places) != 2:
+        raise ValueError(
+            f"role {name!r} is {value!r}; expected a string, or [first character, last + 1] in whole numbers"
+        )
+    start, end = places
     if not 0 <= start < end <= len(prompt):
         raise ValueError(f"role {name!r} is [{start}, {end}], outside of {prompt!r} with {len(prompt)} characters")
     words = prompt[start:end]

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from notice_lens.models.names import whole_number
+
 T = TypeVar("T")
 
 
@@ -31,11 +33,10 @@ C = TypeVar("C", bound=Candidate)
 
 
 def check_draw(n: Any, seed: Any) -> None:
-    """Raises ValueError where a number of pairs or a seed is none; says what was expected."""
-    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
-        raise ValueError(f"n={n!r}: expected a number of pairs, 1 or more, or None for all that can be made")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ValueError(f"seed={seed!r}: expected an integer")
+    """Check the arguments of a draw. Raises ValueError if `n` or `seed` is invalid."""
+    if n is not None:
+        whole_number("n", n, 1)
+    whole_number("seed", seed)
 
 
 def chance(seed: int, name: str) -> bytes:

@@ -6,14 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from notice_lens.models.names import one_of
+from notice_lens.models.names import one_of, whole_number
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
 from notice_lens.pairs.replacement import Pool, replace_roles
 from notice_lens.pairs.roles import token_spans
 from notice_lens.pairs.tokens import as_tokenizer, pieces
+from notice_lens.pairs.values import shown
 
+OPTIONS = ("correct", "incorrect")
+"""The roles that `slots="answers"` stands for."""
 Words = Iterable[str] | Mapping[str, Iterable[str]]
 Facts = dict[str, dict[str, tuple[str, str | None]]]
 """Questions with known answers, by the image's digest, and there by the question in lower case."""
@@ -36,21 +39,27 @@ def symmetric_replacement(
     `corrupt_answer` is filled in where it is known: where some pair asks that question about that image.
     `donor_prompt` becomes another replacement with yet other words, or None where there is none.
 
+    An open question ("what color is the dog?") names no options: replace another role there.
+
     Args:
         pairs: With roles for the slots.
         tokenizer: A HookedBLIP, a tokenizer, or a hub id or folder.
         pool: The words to choose from, for all slots or by slot; None takes the words that stand in the same slots
             in the pairs of the same task and group (both options are one slot).
         slots: `answers`, a role, or several roles.
-        seed: Of the choice.
+        seed: Of the choice, 0 or more.
 
     Returns:
         The pairs that have a replacement; the others are in `dropped` and counted.
+
+    Raises:
+        ValueError: No pair has such a role, a slot has no pool, or a pool holds something else than words.
     """
+    seed = whole_number("seed", seed)
     tokenizer = as_tokenizer(tokenizer)
-    names = ["correct", "incorrect"] if slots == "answers" else [slots] if isinstance(slots, str) else list(slots)
+    names = list(OPTIONS) if _is_answers(slots) else [slots] if isinstance(slots, str) else list(slots)
     everyone = [MinimalPair.of(record) for record in pairs.records()]
-    _check(names, pool, everyone)
+    _check(names, everyone, slots)
     pools = _Pools(tokenizer, pool, everyone)
     facts = _known(everyone)
     columns: dict[str, list[str | None]] = {"corrupt_prompt": [], "corrupt_answer": [], "donor_prompt": []}
@@ -80,16 +89,45 @@ def symmetric_replacement(
     return pairs.without(found, "symmetric_replacement", {"slots": names, "seed": seed})
 
 
-def _check(names: Sequence[str], pool: Any, pairs: Sequence[MinimalPair]) -> None:
-    """Raises ValueError where slots or pool cannot be meant."""
+def _is_answers(slots: str | Sequence[str]) -> bool:
+    return slots == "answers" if isinstance(slots, str) else list(slots) == ["answers"]
+
+
+def _check(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str | Sequence[str]) -> None:
+    """Check the slots before anything is replaced. Raises ValueError where no pair has one of them."""
     roles = list(dict.fromkeys(role for pair in pairs for role in pair.roles))
     if not names:
         raise ValueError("no slots given; expected 'answers', a role, or several roles")
     for name in names:
         if name not in roles and pairs:
-            raise ValueError(one_of("slot", name, ("answers", *roles)))
-    if isinstance(pool, str):
-        raise ValueError(f"pool={pool!r}: expected words, such as {pool.split()!r}")
+            if _is_answers(slots):
+                raise ValueError(_open_questions(name, roles))
+            options = ["answers"] if set(OPTIONS) <= set(roles) else []
+            raise ValueError(one_of("slot", name, [*options, *roles]))
+
+
+def _listed(words: Iterable[Any]) -> list[str]:
+    """Return the words of a pool. Raises ValueError where something else is among them."""
+    if isinstance(words, str):
+        raise ValueError(f"pool={words!r}: expected words, such as {words.split()!r}")
+    listed = list(words)
+    wrong = [word for word in listed if not isinstance(word, str)]
+    if wrong:
+        raise ValueError(f"the pool holds {shown(wrong[0])}; expected words")
+    return listed
+
+
+def _open_questions(absent: str, roles: Sequence[str]) -> str:
+    """Say why `answers` cannot be replaced, and what can."""
+    way = (
+        f"replace another role instead: slots={roles[0]!r}" + f" (there are {', '.join(map(repr, roles))})"
+        if roles
+        else 'name the words to replace in the column `roles`, such as {"noun": "dog"}, and give slots="noun"'
+    )
+    return (
+        "slots='answers' replaces both options where a question names them, its roles 'correct' and 'incorrect'; no "
+        f"pair has the role {absent!r}, as open questions have none: {way}"
+    )
 
 
 def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
@@ -106,8 +144,8 @@ class _Pools:
 
     def __init__(self, tokenizer: Any, words: Words | None, pairs: Sequence[MinimalPair]) -> None:
         self.tokenizer = tokenizer
-        self.given = {name: list(own) for name, own in words.items()} if isinstance(words, Mapping) else None
-        self.all = None if words is None or self.given is not None else list(words)
+        self.given = {name: _listed(own) for name, own in words.items()} if isinstance(words, Mapping) else None
+        self.all = None if words is None or self.given is not None else _listed(words)
         self.found: dict[tuple[str, str, str], set[str]] = {}
         self.made: dict[Any, Pool] = {}
         for pair in pairs:
@@ -116,7 +154,7 @@ class _Pools:
 
     @staticmethod
     def _slot(pair: MinimalPair, name: str) -> tuple[str, str, str]:
-        return pair.task, pair.group, "option" if name in ("correct", "incorrect") else name
+        return pair.task, pair.group, "option" if name in OPTIONS else name
 
     def of(self, pair: MinimalPair, name: str) -> Pool:
         """The pool of one slot."""
@@ -180,7 +218,7 @@ def _known(pairs: Iterable[MinimalPair]) -> Facts:
 
 def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer: Any) -> str | None:
     """A question about the clean image that is known to have another answer and differs in these slots alone."""
-    if set(slots) & {"correct", "incorrect"}:
+    if set(slots) & set(OPTIONS):
         return None
     pattern, done = "", 0
     for name in sorted(slots, key=lambda name: pair.roles[name]):

@@ -30,27 +30,28 @@ from notice_lens.pairs.records import (
 )
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask, resample, run_lengths
 from notice_lens.pairs.storage import scratch_file
+from notice_lens.pairs.values import shown
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 MANY = 500
 """From so many images on a progress bar is worth its line."""
 
 
 def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionFormat = AS_IT_SAYS) -> list[Stored]:
-    """Rows as records; files are read once each, several at a time.
+    """Return rows as records; files are read once each, several at a time.
+
+    Args:
+        rows: Mappings by column, or a DataFrame.
+        progress: Whether to show a progress bar while many images are read.
+        region_format: How masks and boxes are read that do not say so themselves.
 
     Raises:
         ValueError: No row has an obligatory column.
-        TypeError: A row is no mapping.
+        TypeError: A row is no mapping by name.
     """
-    if isinstance(rows, Mapping | str) or hasattr(rows, "to_dict"):
-        raise TypeError(f"rows are an iterable of mappings, one a pair; got one {type(rows).__name__}")
-    rows = list(rows)
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise TypeError(f"a row is a mapping by column; row {number} is a {type(row).__name__}")
+    rows = _as_mappings(rows)
     check_columns({column for row in rows for column in row}, rows)
     paths = {path for row in rows for column in IMAGES if (path := _path_of(row.get(column))) is not None}
     inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY)
@@ -66,6 +67,26 @@ def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionF
         return Seen(picture.digest, picture.height, picture.width)
 
     return [store(row, number, seen, region_format) for number, row in enumerate(rows)]
+
+
+def _as_mappings(rows: Any) -> list[Mapping[str, Any]]:
+    """Return the rows of a DataFrame or an iterable as a list of mappings. Raises TypeError for anything else."""
+    if type(rows).__name__ == "DataFrame" and hasattr(rows, "to_dict"):
+        names = [name for name in rows.columns if list(rows.columns).count(name) > 1]
+        if names:
+            raise ValueError(f"the DataFrame has the column {names[0]!r} more than once; expected each once")
+        rows = rows.to_dict("records")
+    if isinstance(rows, Mapping | str) or hasattr(rows, "to_dict") or not isinstance(rows, Iterable):
+        hint = "; from_dataset reads data sets" if hasattr(rows, "features") else ""
+        raise TypeError(f"rows are an iterable of mappings, one a pair; got one {type(rows).__name__}{hint}")
+    rows = list(rows)
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"a row is a mapping by column; row {number} is a {type(row).__name__}")
+        unnamed = [column for column in row if not isinstance(column, str)]
+        if unnamed:
+            raise TypeError(f"a row is a mapping by column; row {number} has a column of the name {shown(unnamed[0])}")
+    return rows
 
 
 def _path_of(image: Any) -> Path | None:
@@ -142,7 +163,7 @@ def _masks_within(folder: Path, regions: Any) -> Any:
     if isinstance(regions, str):
         try:
             regions = json.loads(regions) if regions.strip() else None
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return regions
     if not isinstance(regions, Mapping):
         return regions
@@ -197,22 +218,75 @@ def read_file(
     return rows, Manifest(builder, path.name, sha256(path))
 
 
-def rows_of_dataset(dataset: "Dataset", columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of a data set under our column names, images not decoded.
+def rows_of_dataset(dataset: "Dataset | IterableDataset", columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the rows of a data set under our column names, images not decoded, class labels by their names.
 
     Raises:
         ValueError: A column is missing.
     """
     from datasets import Image
 
-    for name, feature in dataset.features.items():
+    # A stream may not know its features before it is read.
+    features = dataset.features or {}
+    dataset = dataset.with_format(None)
+    for name, feature in features.items():
         if isinstance(feature, Image):
             dataset = dataset.cast_column(name, Image(decode=False))
-    _check_names(columns, dataset.column_names, "the data set")
-    rows = renamed(cast("Iterable[Mapping[str, Any]]", dataset), columns)
-    left = set(dataset.column_names) - set(columns.values())
-    check_columns(left | set(columns), rows)
+    found = [
+        {name: _with_names(value, features.get(name)) for name, value in row.items()}
+        for row in cast("Iterable[Mapping[str, Any]]", dataset)
+    ]
+    have = list(features) or list(dict.fromkeys(column for row in found for column in row))
+    _check_names(columns, have, "the data set")
+    rows = renamed(found, columns)
+    check_columns((set(have) - set(columns.values())) | set(columns), rows)
     return rows
+
+
+def _with_names(value: Any, feature: Any) -> Any:
+    """Return a value with the names of its class labels, at any depth; -1, no label, becomes None."""
+    from datasets import ClassLabel
+
+    if value is None:
+        return None
+    if isinstance(feature, ClassLabel):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(feature, Mapping):
+        return {name: _with_names(value.get(name), own) for name, own in feature.items()}
+    # Of lists of any kind; a Features object has no such attribute.
+    if isinstance(value, list):
+        return [_with_names(item, getattr(feature, "feature", None)) for item in value]
+    return value
+
+
+def one_dataset(dataset: Any) -> "Dataset | IterableDataset":
+    """Return a data set, or the only split of several.
+
+    Raises:
+        TypeError: There are several splits, or it is no data set; the message says the way.
+        ValueError: Its rows are changed by a transform as they are read.
+    """
+    from datasets import Dataset, IterableDataset
+
+    if (
+        isinstance(dataset, Mapping)
+        and dataset
+        and all(isinstance(d, Dataset | IterableDataset) for d in dataset.values())
+    ):
+        if len(dataset) > 1:
+            splits = ", ".join(map(repr, dataset))
+            raise TypeError(f"there are several splits, {splits}; take one, as dataset[{next(iter(dataset))!r}]")
+        dataset = next(iter(dataset.values()))
+    if not isinstance(dataset, Dataset | IterableDataset):
+        raise TypeError(
+            f"expected a datasets.Dataset, got a {type(dataset).__name__}; from_rows reads rows and DataFrames"
+        )
+    if isinstance(dataset, Dataset) and dataset.format["type"] == "custom":
+        raise ValueError(
+            "the data set has a transform, which changes rows as they are read; dataset.map(...) changes them for "
+            "good, and dataset.with_format(None) leaves them as they are stored"
+        )
+    return dataset
 
 
 def resized(dataset: "Dataset", size: tuple[int, int]) -> "Dataset":

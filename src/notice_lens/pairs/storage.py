@@ -19,6 +19,7 @@ from pyarrow.lib import ArrowInvalid, ArrowTypeError
 from notice_lens.files import check_files, sha256
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import IMAGES, features
+from notice_lens.pairs.values import is_missing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,6 +64,7 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
     others = list(dict.fromkeys(column for record in records for column in record if column not in known))
     columns = {column: [record.get(column) for record in records] for column in (*known, *others)}
     for column in others:
+        columns[column] = [None if is_missing(value) else value for value in columns[column]]
         try:
             found = Dataset.from_dict({column: columns[column]})
         except (ArrowInvalid, ArrowTypeError, OverflowError):

@@ -3,20 +3,25 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from notice_lens.pairs.problems import (
     EQUAL_ANSWERS,
     FIRST_TOKEN,
     LENGTH,
+    NO_TOKENS,
     NOTHING,
     OPTION,
     ROLE,
+    TOO_LONG,
     UNKNOWN_WORD,
     Problem,
 )
 from notice_lens.pairs.records import MATCH_ANSWERS
 from notice_lens.pairs.roles import as_mapping, token_spans
+
+if TYPE_CHECKING:
+    from notice_lens.models.config import BLIPConfig
 
 YES_NO = {"yes", "no"}
 OPENINGS = ("what", "which", "who", "where", "when", "why", "how")
@@ -74,13 +79,19 @@ def _stands_in(words: str, prompt: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
-def check_tokens(records: Iterable[Record], tokenizer: Any) -> list[Problem]:
-    """What is wrong with pairs to a model's tokenizer: lengths, first tokens of answers, unknown words, roles."""
+def check_tokens(records: Iterable[Record], tokenizer: Any, cfg: "BLIPConfig | None" = None) -> list[Problem]:
+    """Return what is wrong with pairs to a model: lengths, answers without tokens, unknown words, roles.
+
+    Args:
+        records: The pairs.
+        tokenizer: The model's.
+        cfg: The model's, which says how many tokens it reads; None where only the tokenizer is known.
+    """
     # Prompts of a data set are few words in many arrangements, answers fewer still.
     tokens = lru_cache(maxsize=None)(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
     problems = []
     for record in records:
-        found = _check_tokens(record, tokenizer, tokens)
+        found = [*_check_tokens(record, tokenizer, tokens), *(_too_long(record, tokens, cfg) if cfg else ())]
         problems += [Problem(record["id"], reason, detail) for reason, detail in found]
     return problems
 
@@ -96,10 +107,15 @@ def _check_tokens(
                 LENGTH,
                 f"clean_prompt {prompt!r} has {len(tokens(prompt))} tokens, {column} {other!r} {len(tokens(other))}",
             )
-    answers = () if record["kind"] == "match" else ("correct_answer", "incorrect_answer", "corrupt_answer")
+    answers = _read_answers(record)
+    for column in ("clean_prompt",) * (record["kind"] != "caption") + answers:
+        if record[column] is not None and not tokens(record[column]):
+            yield NO_TOKENS, f"{column} {record[column]!r} has no tokens: the tokenizer drops all of its characters"
     for column in answers[1:]:
         correct, other = record["correct_answer"], record[column]
-        if other is not None and not _same(correct, other) and tokens(correct)[:1] == tokens(other)[:1]:
+        if other is None or not tokens(other) or _same(correct, other):
+            continue
+        if tokens(correct)[:1] == tokens(other)[:1]:
             first = tokenizer.convert_ids_to_tokens(tokens(other)[0])
             yield FIRST_TOKEN, f"correct_answer {correct!r} and {column} {other!r} both begin with {first!r}"
     for column in ("clean_prompt", "corrupt_prompt", "donor_prompt", *answers):
@@ -109,3 +125,23 @@ def _check_tokens(
         token_spans(tokenizer, prompt, as_mapping(record["roles"]), record["kind"])
     except ValueError as error:
         yield ROLE, str(error)
+
+
+def _read_answers(record: Record) -> tuple[str, ...]:
+    """Return the columns of the answers that a decoder reads."""
+    return () if record["kind"] == "match" else ("correct_answer", "incorrect_answer", "corrupt_answer")
+
+
+def _too_long(record: Record, tokens: Callable[[str], tuple[int, ...]], cfg: "BLIPConfig") -> Iterable[tuple[str, str]]:
+    """Find texts with more tokens than the model has positions for; the special tokens in front and behind count."""
+    prompt = len(tokens(record["clean_prompt"]))
+    lengths = {}
+    if cfg.text is not None:
+        lengths["clean_prompt"] = (prompt + 2, cfg.text.n_ctx)
+    if cfg.decoder is not None:
+        in_front = 1 + prompt * (cfg.kind == "caption")
+        for column in _read_answers(record):
+            lengths[column] = (in_front + len(tokens(record[column] or "")), cfg.decoder.n_ctx)
+    for column, (length, most) in lengths.items():
+        if length > most:
+            yield TOO_LONG, f"{column} {record[column]!r:.60} makes {length} tokens; the model reads {most} at most"

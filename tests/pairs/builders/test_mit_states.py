@@ -252,8 +252,8 @@ def test_not_one_pair(bert, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n=0: expected a number of pairs"),
-        ({"seed": "0"}, "seed='0': expected an integer"),
+        ({"n": 0}, "n=0: expected a whole number, 1 or more"),
+        ({"seed": "0"}, "seed='0': expected a whole number, 0 or more"),
         ({"match": "closest"}, "match='closest': expected None or \"nearest\""),
     ],
 )

@@ -163,7 +163,7 @@ def test_folders_that_are_none(probes, bert, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n=0: expected a number of pairs"),
+        ({"n": 0}, "n=0: expected a whole number, 1 or more"),
         ({"n": 1}, "n=1: both directions of a row go together; expected 2 or more, or None"),
         ({"groups": ("verbs",)}, r"no group 'verbs'; did you mean 'verb'\?"),
         ({"groups": ()}, "groups is empty; expected some of subject, verb, object"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from notice_lens import world
-from notice_lens.models.names import one_of
+from notice_lens.models.names import one_of, whole_number
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, Problem
@@ -15,12 +15,12 @@ SLOTS = ("answers", "control")
 def mini_world(
     task: str, n: int = 100, seed: int = 0, *, split: str = "test", size: int | None = None, slots: str = "answers"
 ) -> MinimalPairs:
-    """Pairs of the mini world, with exact regions and a mismatched donor each; `HookedBLIP.mini()` answers them.
+    """Return pairs of the mini world, with exact regions and a mismatched donor each; `HookedBLIP.mini()` answers them.
 
     Args:
         task: `scenes`, `states` or `faces`.
         n: How many pairs.
-        seed: Any whole number; the same seed gives the same pairs.
+        seed: A whole number, 0 or more; the same seed gives the same pairs.
         split: `test`, `validation` or `train`; the mini model has seen none of them.
         size: Pixels along a side; None for the mini model's 64.
         slots: Which words the corrupted question replaces. `answers`: both options. `control`: another word, so that
@@ -29,14 +29,13 @@ def mini_world(
             counted; `faces` has none.
 
     Raises:
-        ValueError: There is no such task, split or `slots`, or `n` is below 1.
+        ValueError: There is no such task, split or `slots`, or `n`, `seed` or `size` is invalid.
     """
     if slots not in SLOTS:
         raise ValueError(one_of("slots", slots, SLOTS))
-    if n < 1:
-        raise ValueError(f"n={n}: expected a number of pairs, 1 or more")
+    n, seed = whole_number("n", n, 1), whole_number("seed", seed)
     options = {"task": task, "n": n, "split": split, "slots": slots}
-    sized = {} if size is None else {"size": size}
+    sized = {} if size is None else {"size": whole_number("size", size, 1)}
     manifest = Manifest("mini_world", f"{task}, split {split}", seed=seed, options={**options, **sized})
     rows = [row.columns() for row in world.rows(task, n, seed=seed, split=split, **sized)]
     lost: list[Problem] = []

@@ -235,5 +235,5 @@ def test_words_of_numbers():
         "+23.4\xa0%", "\N{MINUS SIGN}50.0\xa0%", "0.0\xa0%", "0.0\xa0%", "none",
     ]  # fmt: skip
     assert [whole(value) for value in (0.234, -0.5, -0.001, np.nan)] == ["23", "\N{MINUS SIGN}50", "0", ""]
-    assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "none"]
+    assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "not tested"]
     assert [shade(value, 0.8) for value in (0.8, -0.4, 0.01, np.nan, 2.0)] == ["p8", "n4", "z", "none", "p8"]

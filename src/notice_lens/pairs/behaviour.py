@@ -58,7 +58,7 @@ def behaviour_filter(
         ValueError: There is no such corruption or `require`, or pairs without a corrupted prompt.
         PairsError: The pairs do not hold for this model.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     _check(pairs, corruption, require, batch_size)
     pairs = pairs.validate(blip)

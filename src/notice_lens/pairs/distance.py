@@ -34,7 +34,7 @@ def picture_states(
     Raises:
         ValueError: The model has no processor, the batch size is none, or a picture cannot be read.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     if blip.processor is None:
         raise ValueError("pictures are needed, and this model has no processor: from_hf(model, processor) takes one")

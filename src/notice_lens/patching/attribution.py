@@ -188,7 +188,7 @@ class Attribution:
 
     def run(self) -> "SiteTree":
         """The result."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         from notice_lens.patching.site_tree import SiteTree
 

@@ -90,7 +90,7 @@ class Sweep:
     @torch.no_grad()
     def run(self) -> "xr.Dataset":
         """The result."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         size, quiet = len(self.grid.cells), not self.options.progress
         with (

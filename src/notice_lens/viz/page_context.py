@@ -115,7 +115,8 @@ def _strongest_said(data: ReportData) -> str:
     if not best["size"] >= SMALLEST:
         where = dict.fromkeys(f" at “{each.role}”" for each in data.cells if each.role is not None)
         at = where.popitem()[0] if len(where) == 1 else ""
-        return f"No head has an effect{at}: all are below {SMALLEST:.2%} of the gap.".replace("%", " %")
+        least = words.percent(SMALLEST, 2).removeprefix("+")
+        return f"No head has an effect{at}: all are below {least} of the gap."
     what = " beyond what a mismatched image does" if ranked_by(cell) == DIFFERENCE else ""
     return f"Strongest: {_name(best['layer'], best['head'])} in {cell.name}, {best['said']} of the gap{what}."
 

@@ -1,6 +1,8 @@
 """prepare: any kind of picture, any number of questions, and errors that name what is wrong."""
 
 import re
+from inspect import unwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,6 +176,19 @@ def test_bad_texts(vqa, match, picture):
         vqa.blip.prepare(picture, [])
     with pytest.raises(ValueError, match="a model of kind 'match' has no decoder, so no answers"):
         match.blip.prepare(picture, "a red apple", "yes")
+
+
+@pytest.mark.parametrize("question", [Image.new("RGB", (8, 8)), Path("picture.png"), 3, object()])
+def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
+    kind = type(question).__name__
+    with pytest.raises(TypeError, match=rf"expected questions as text, got {kind}; images come first: blip\.prepare\("):
+        unwrap(HookedBLIP.prepare)(vqa.blip, "is it red?", question)
+
+
+def test_prepared_inputs_are_not_prepared_again(vqa, picture):
+    """Nor by `generate` and `rank_answers`, which prepare."""
+    with pytest.raises(TypeError, match=r"got BLIPInputs, already prepared: run blip\(inputs\)"):
+        unwrap(HookedBLIP.prepare)(vqa.blip, vqa.blip.prepare(picture, "is it red?"))
 
 
 def test_preprocessed_images_are_not_resized(vqa):

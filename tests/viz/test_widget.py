@@ -49,6 +49,8 @@ def rendered(one: Any, widget: Any, count: int = 1) -> Any:
     """The page with the widget in it: its module is given a stand-in for the model, and an element a view."""
     address = "data:text/javascript;base64," + base64.b64encode(str(widget._esm).encode()).decode()
     state = {"html": widget.html, "style": getattr(widget, "style", ""), "data": widget.data}
+    if css := getattr(widget, "_css", ""):  # which anywidget adds to the notebook's page
+        one.page.add_style_tag(content=str(css))
     one.page.evaluate(RENDER, [address, state, count])
     return one.page
 

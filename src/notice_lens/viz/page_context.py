@@ -167,7 +167,9 @@ def _cell(cell: Cell, limit: float) -> dict[str, Any]:
     pairs += f" ({attrs['clusters']} clusters)" if "clusters" in attrs else ""
     ends = [facts.get(f"logit_diff_{run}") for run in ("clean", "corrupt")]
     gap = " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None)
-    counts = {name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads}
+    counts: dict[str, Any] = {
+        name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads
+    }
     if "significant" in counts and not is_tested(cell.heads):
         counts["significant"] = words.UNTESTED
     centre = finite(cell.profile.get("centre_of_mass")) if cell.profile is not None else None

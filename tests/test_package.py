@@ -1,7 +1,9 @@
 """The package as a whole: quick to import, and it says what it has."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,15 @@ def test_public_names():
     assert all(getattr(notice_lens, name) is not None for name in notice_lens.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'HookedBlip'; it has"):
         notice_lens.HookedBlip  # noqa: B018
+
+
+def test_every_progress_bar_is_the_notebooks_own_in_a_notebook():
+    """`tqdm.auto` is a widget there; plain `tqdm` writes to the error stream, which notebooks show in red."""
+    bars = []
+    for path in Path(notice_lens.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            bars += [name for name in names if name and name.partition(".")[0] == "tqdm"]
+    assert len(bars) > 4
+    assert set(bars) == {"tqdm.auto"}

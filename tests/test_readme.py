@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from notice_lens import HookedBLIP
@@ -14,7 +13,7 @@ MEASURED = Path(__file__).parent.parent / "docs" / "performance.md"
 
 def test_the_blocks_run_as_printed():
     ten_lines, many, there = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    names: dict = {}
+    names: dict = {"__name__": "a notebook"}  # and nothing else: no name that a reader would not have
     exec(ten_lines, names)
     assert names["pair"].clean_prompt == "is this circle green or purple?"
     assert names["effects"].shape == (3, 8)
@@ -22,16 +21,13 @@ def test_the_blocks_run_as_printed():
     exec(many, names)
     assert 95 <= len(names["pairs"]) <= 100
     assert dict(names["effects"].sizes) == {"pair": 20, "layer": 3, "head": 8, "role": 6}
-    seen = []
-    names["images"], names["questions"] = (
-        [row.clean_image for row in names["pairs"][:2]],
-        ["is this red?", "what color is the circle?"],
-    )
-    names["my_hook"] = lambda z, hook: seen.append(z.shape)
-    with torch.no_grad():
-        exec(there, names)
-    assert seen == [(2, 8, 8, 24)]
+    assert {"low", "high", "q"} <= set(names["heads"])
+    exec(there, names)
     assert len(names["cache"]) > 100
+    hooked = names["blip"].run_with_hooks(
+        names["inputs"], fwd_hooks=[("text.blocks.2.cross_attn.hook_z", names["my_hook"])]
+    )
+    assert (hooked - names["logits"]).abs().max() > 1e-3, "the hook does what its comment says"
 
 
 def test_its_speeds_are_those_of_the_performance_page():
@@ -39,7 +35,8 @@ def test_its_speeds_are_those_of_the_performance_page():
     rows = re.findall(
         r"^\| .+ \| ([\d.]+ s) \| ([\d,]+ s) \| ([\d.]+) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert len(rows) == 2
+    assert len(rows) == 3
+    assert "3.2" in {ratio for _, _, ratio in rows}, "the least of the measured gains stands beside the largest"
     for ours, theirs, ratio in rows:
         assert re.search(rf"\| {ours} \| (.*, )?{theirs} \| {ratio} \|", measured), (ours, theirs, ratio)
 

@@ -1,9 +1,10 @@
 """Executes the tutorials in place: `python tutorials/run.py [notebook ...] [--hub]`, or `make tutorials` for all.
 
 Each notebook gets a fresh kernel of this Python. A cell that fails, takes longer than `--timeout`, or writes to its
-error stream (but for progress bars) stops the run, and its notebook is left as it was. Cells tagged `needs-hub` run
-with `--hub` alone; without it the hub is switched off for the kernel, and such a cell says why it has no result. What
-is stored depends on the cells and not on the machine: no times, no versions, no progress bars.
+error stream (but for progress bars) stops the run, and its notebook is left as it was. Every cell runs, as it does by
+"Run All" in Jupyter: one that fetches from the Hugging Face hub does so with `--hub` alone, which sets NOTICE_LENS_HUB
+to 1; without it the hub is switched off for the kernel. What is stored depends on the cells and not on the machine: no
+times, no versions, no progress bars.
 """
 
 import argparse
@@ -21,8 +22,6 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
-NEEDS_HUB = "needs-hub"
-REASON = "Skipped: this cell fetches from the Hugging Face hub. To run it with a network: python tutorials/run.py --hub"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -45,46 +44,42 @@ def executed(path: Path, folder: Path, *, hub: bool = False, timeout: int = 300)
     Args:
         path: Of the notebook.
         folder: The kernel's working folder.
-        hub: Whether cells tagged `needs-hub` run.
+        hub: Whether cells may fetch from the Hugging Face hub.
         timeout: Seconds that a cell may take.
 
     Raises:
         Failed: A cell fails, takes too long or writes to its error stream.
     """
     notebook = nbformat.read(path, as_version=4)
-    options: dict[str, Any] = {
-        "timeout": timeout,
-        "kernel_name": "python3",
-        "record_timing": False,
-        "store_widget_state": False,
-        "resources": {"metadata": {"path": str(folder)}},
-    }
-    if not hub:
-        options["skip_cells_with_tag"] = NEEDS_HUB
-    client = NotebookClient(notebook, **options)
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
     with _environment(hub):
         try:
             client.execute()
         except (CellExecutionError, CellTimeoutError) as error:
             raise Failed(f"{path.name}: {error}") from error
-    return normalised(notebook, path.name, hub)
+    return normalised(notebook, path.name)
 
 
-def normalised(notebook: NotebookNode, name: str, hub: bool) -> NotebookNode:
-    """Outputs without progress bars, skipped cells with their reason, metadata that is the same everywhere."""
+def normalised(notebook: NotebookNode, name: str) -> NotebookNode:
+    """Outputs without progress bars, and metadata that is the same everywhere."""
     notebook.metadata = nbformat.from_dict(METADATA)
     count = 0
     for number, cell in enumerate(notebook.cells):
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict({})
         if cell.cell_type != "code":
             continue
-        skipped = NEEDS_HUB in tags and not hub
-        cell.outputs = [nbformat.v4.new_output("stream", text=REASON + "\n")] if skipped else _kept(cell.outputs)
+        cell.outputs = _kept(cell.outputs)
         if said := "".join(output.text for output in cell.outputs if output.get("name") == "stderr").strip():
             raise Failed(f"{name}: cell {number} writes to its error stream:\n{cell.source}\n\n{said}")
-        count += not skipped
-        cell.execution_count = None if skipped else count
+        count += 1
+        cell.execution_count = count
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
@@ -113,7 +108,10 @@ def _kept(outputs: Sequence[Any]) -> list[Any]:
 def _environment(hub: bool) -> Any:
     """What the kernel inherits: no hub unless asked for, no note of the debugger's about frozen modules."""
     before = dict(os.environ)
-    os.environ |= {"HF_HUB_OFFLINE": "0" if hub else "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    os.environ |= (
+        {"HF_HUB_OFFLINE": "0", "NOTICE_LENS_HUB": "1"} if hub else {"HF_HUB_OFFLINE": "1", "NOTICE_LENS_HUB": "0"}
+    )
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
     try:
         yield
     finally:

@@ -88,7 +88,8 @@ def _said_after(found: Any, table: "pd.DataFrame", made: dict[str, Any], page: P
     lines = ["", *found.findings(), "", "both rules, by cell:"]
     for name, own in summary(found)["cells"].items():
         lines.append(f"  {name} ({own['pairs']} pairs)")
-        lines += [f"    {rule}: {', '.join(own[key]) or 'none'}" for key, rule in _RULES.items()]
+        passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULES.items()}
+        lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
     lines += ["", "the heads that the paper calls universal:"]
     lines += [f"  {_looked_up(row)}" for row in table.to_dict("records")]
     lines += ["", "what differs from the paper:", *(f"  - {one}" for one in made["differences_from_the_paper"])]

@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from inspect import unwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -232,6 +234,17 @@ def test_a_missing_question_is_named(vqa, picture):
     for nothing in (np.array([]), pd.Series([], dtype=str), (), None):
         with pytest.raises(TypeError, match="no questions given"):
             as_strings("questions", nothing)
+@pytest.mark.parametrize("question", [Image.new("RGB", (8, 8)), Path("picture.png"), 3, object()])
+def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
+    kind = type(question).__name__
+    with pytest.raises(TypeError, match=rf"expected questions as text, got {kind}; images come first: blip\.prepare\("):
+        unwrap(HookedBLIP.prepare)(vqa.blip, "is it red?", question)
+
+
+def test_prepared_inputs_are_not_prepared_again(vqa, picture):
+    """Nor by `generate` and `rank_answers`, which prepare."""
+    with pytest.raises(TypeError, match=r"got BLIPInputs, already prepared: run blip\(inputs\)"):
+        unwrap(HookedBLIP.prepare)(vqa.blip, vqa.blip.prepare(picture, "is it red?"))
 
 
 def test_preprocessed_images_are_not_resized(vqa):

@@ -6,9 +6,11 @@ import pytest
 import xarray as xr
 
 import made_results as made
-from notice_lens.pairs import Noise
-from notice_lens.study import Choices
+from notice_lens.pairs import Noise, mini_world
+from notice_lens.study import Choices, summary
+from notice_lens.study.found import Study
 from notice_lens.study.tables import everywhere, heads_table, label_rows, labels_table, untested
+from notice_lens.viz.report_data import Cell, ReportData
 
 
 @pytest.fixture
@@ -67,6 +69,24 @@ def test_heads_of_all_cells_in_long_form():
     table = heads_table({"a": made.important(), "b": made.important(2, 3)})
     assert table.groupby("cell").size().to_dict() == {"a": 24, "b": 6}
     assert table.columns[0] == "cell"
+
+
+def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_path):
+    few = made.untested(made.important())
+    table = heads_table({"few": few, "enough": made.important()})
+    assert table[table.cell == "few"].significant.isna().all()
+    assert table[table.cell == "enough"].significant.sum() == 2
+    table.to_csv(tmp_path / "heads.csv", index=False)
+    read = pd.read_csv(tmp_path / "heads.csv")
+    assert read[read.cell == "few"].significant.isna().all()
+    for one, other in ((few, few), (few, made.important()), (made.important(), few)):
+        assert "significance not tested; strongest L1.H2" in everywhere("x", one, other)
+    pairs = dict.fromkeys(("few", "enough"), mini_world("states", 1))
+    found = Study(Choices(), pairs=pairs, important={"few": few, "enough": made.important()})
+    found.data = ReportData("", (Cell("few", "few", "image", None, few, (), np.zeros((0, 3, 8)), {}),), ())
+    cells = summary(found)["cells"]
+    assert [cells[name]["significant"] for name in ("few", "enough")] == [None, ["L1.H2", "L2.H5"]]
+    assert cells["few"]["two_sigma"] == ["L1.H2", "L2.H5"]
 
 
 WRONG = [

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,194 @@ def test_prompts_and_names_that_are_tags_do_no_harm(chromium, mini, tmp_path):
     assert one.page.locator("h1").inner_text() == NASTY
     assert one.page.locator(".notice-lens").locator("script, img, b, i").count() == 0
     one.calm()
+
+
+@pytest.fixture(scope="module")
+def tasks(mini) -> ReportData:
+    """Two tasks, the second without donors and with too few clusters for a test; each has a label of the same head."""
+    cells = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
+    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(cells.items())}
+    tested = made.important()
+    few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
+    few["effect"][{"layer": 2, "head": 5}] = np.nan
+    return ReportData.collect(
+        mini, cells, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
+        universal=made.universal({"states, image": tested, "scenes, image": few}),
+        functions={"states": made.functions(), "scenes": made.functions()},
+        labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
+                {"layer": 1, "head": 2, "label": "object inhibition", "task": "scenes"}],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two_tasks(chromium, tasks, tmp_path) -> Any:
+    one = opened(chromium, viz.report(tasks, tmp_path / "tasks.html"))
+    one.page.wait_for_selector(".notice-lens[data-shown]")
+    yield one
+    one.calm()
+
+
+def test_every_button_opens_the_cell_that_it_stands_at(two_tasks):
+    """In all tables: the panel, its chosen head and its number are those of the row, and never of another cell."""
+    page, seen = two_tasks.page, []
+    for table in page.locator("table.plain:has(button)").all():
+        caption = table.locator("caption").all_inner_texts()
+        names = table.locator("thead th").all_inner_texts()
+        for row in table.locator("tbody tr").all():
+            for button in row.locator("button[data-head]").all():
+                column = button.evaluate("one => one.closest('th, td').cellIndex")
+                name = f"L{button.get_attribute('data-layer')}.H{button.get_attribute('data-head')}"
+                button.click()
+                chosen = page.locator(".chosen").inner_text()
+                known = [cell for cell in ("states, image", "scenes, image") if cell in [*caption, names[column]]]
+                known = known or [cell for cell in ("states, image", "scenes, image") if cell in row.inner_text()]
+                assert chosen.startswith(f"{name} \u2014 "), (name, chosen)
+                assert not known or chosen.endswith(known[0]), (known, chosen)
+                assert button.get_attribute("aria-pressed") == "true"
+                seen += known
+    assert set(seen) == {"states, image", "scenes, image"}
+    assert len(seen) > 25
+
+
+def test_a_cell_that_was_not_tested_says_so_in_the_panel(two_tasks):
+    button(two_tasks.page, 1, 1, 2).click()
+    shown(two_tasks.page, 1, 1, 2)
+    facts = two_tasks.page.locator(".facts").inner_text()
+    assert "p, q\nnot tested" in facts
+    assert "significance not tested" in facts
+    assert "\u2717 significant" not in facts
+    assert "mismatched" not in facts.replace("matched minus mismatched", "")
+    button(two_tasks.page, 0, 1, 2).click()
+    shown(two_tasks.page, 0, 1, 2)
+    assert "\u2713 significant" in two_tasks.page.locator(".facts").inner_text()
+
+
+def test_labels_and_scores_are_shown_at_their_own_task(two_tasks):
+    page = two_tasks.page
+    for cell, (own, other) in enumerate((("implicit segmentation", "object inhibition"),) * 2):
+        button(page, cell, 1, 2).click()
+        shown(page, cell, 1, 2)
+        said = page.locator(".facts").inner_text()
+        own, other = (own, other) if cell == 0 else (other, own)
+        assert own in said
+        assert other not in said
+        page.locator("details.looks").evaluate("one => { one.open = true; }")
+        regions = page.locator(".scores th").all_inner_texts()
+        assert regions
+        assert {region.partition(":")[0] for region in regions} == {("states", "scenes")[cell]}
+
+
+def test_a_number_that_is_not_there_is_not_shown_as_another(two_tasks):
+    """Mismatched effects of a cell without donors, and a missing effect, are empty: neither zero nor matched."""
+    page = two_tasks.page
+    assert button(page, 1, 2, 5).inner_text() == ""
+    page.locator("input[data-values=effect_mismatched]").check()
+    assert {button(page, 1, layer, head).inner_text() for layer in range(3) for head in range(8)} == {""}
+    assert "+" not in button(page, 1, 1, 2).get_attribute("aria-label")
+    assert button(page, 0, 1, 2).inner_text() != ""
+    assert page.locator("[data-map='0'] caption").inner_text().endswith("mismatched")
+    assert "minus" not in page.locator("[data-map='0'] caption").inner_text()
+    assert page.locator("table.dumbbells").count() == 1, "without donors there is nothing to compare"
+
+
+def test_a_cell_that_lacks_the_chosen_head_leaves_what_is_shown(chromium, tasks, tmp_path):
+    """Cells of models of other sizes: the selects always say what the panel shows."""
+    small = replace(
+        tasks.cells[1],
+        heads=tasks.cells[1].heads.isel(layer=[0, 1], head=[0, 1, 2]),
+        by_pair=tasks.cells[1].by_pair[:, :2, :3],
+    )
+    mixed = replace(tasks, cells=(tasks.cells[0], small), universal=None)
+    one = opened(chromium, viz.report(mixed, tmp_path / "mixed.html"))
+    shown(one.page, 0, 1, 2)
+    button(one.page, 0, 2, 7).click()
+    shown(one.page, 0, 2, 7)
+    one.page.select_option("select[name=cell]", "1")
+    chosen = [one.page.locator(f"select[name={name}]").input_value() for name in ("cell", "layer", "head")]
+    assert chosen == ["0", "2", "7"]
+    button(one.page, 1, 1, 2).click()
+    shown(one.page, 1, 1, 2)
+    one.calm()
+
+
+APPLE, FAMILY, BOLD = "\N{RED APPLE}", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001d420reen"
+
+
+@pytest.mark.parametrize(
+    "before", ["", APPLE, APPLE * 3 + " ", FAMILY + " ", "e\u0301 ", "\U0001f1e9\U0001f1ea " + BOLD + " "]
+)
+def test_marks_are_on_their_words_behind_any_character(chromium, tasks, tmp_path, before):
+    """Spans count characters, of which JavaScript has two for some: the mark is on the word all the same."""
+    clean, corrupt = f"{before}is this {APPLE} red or {BOLD}?", f"{before}is this {APPLE} {BOLD} or blue{APPLE}?"
+    spans = {
+        "clean": {"correct": (clean.index("red"), clean.index("red") + 3)},
+        "corrupt": {
+            "replaced 2": (corrupt.index("blue"), corrupt.index("blue") + 5),
+            "replaced 1": (corrupt.rindex(BOLD), corrupt.rindex(BOLD) + len(BOLD)),
+        },
+    }
+    pairs = tuple(replace(pair, prompts={"clean": clean, "corrupt": corrupt}, spans=spans) for pair in tasks.pairs)
+    cell = replace(tasks.cells[0], corruption="text", name="states, text")
+    data = replace(tasks, pairs=pairs, cells=(cell,), universal=None, labels=(), functions={}, attention=None)
+    one = opened(chromium, viz.report(data, tmp_path / "emoji.html"))
+    one.page.wait_for_selector(".notice-lens[data-shown]")
+    card = one.page.locator(".pair").first
+    assert card.locator(".question").all_inner_texts() == [clean, corrupt]
+    assert card.locator(".question").nth(1).locator("mark").all_inner_texts() == [BOLD, f"blue{APPLE}"]
+    one.calm()
+
+
+def test_where_a_token_stands_that_is_no_word(chromium, mini, tmp_path):
+    """`[CLS]` stands in front of the question, `?` and `[SEP]` end it; a role of another task is in no question."""
+    cells = {"states, image": mini_world("states", 2), "scenes, image": mini_world("scenes", 2)}
+    effects = {name: made.swept(pairs) for name, pairs in cells.items()}
+    data = ReportData.collect(mini, cells, effects, progress=False)
+    one = opened(chromium, viz.report(data, tmp_path / "tokens.html"))
+    one.page.wait_for_selector(".notice-lens[data-shown]")
+    asked = data.pairs[data.cells[0].shown[0]].prompts["clean"]
+    for role, text in (("[CLS]", f"[CLS] {asked}"), ("?", asked), ("[SEP]", f"{asked} [SEP]")):
+        one.page.select_option("select[name=role]", role)
+        until(one.page, f"document.querySelector('.pairs mark').textContent === {role!r}")
+        assert one.page.locator(".pair .question").first.inner_text() == text
+    one.page.select_option("select[name=cell]", "1")
+    one.page.select_option("select[name=role]", "noun")  # scenes have none
+    until(one.page, "document.querySelectorAll('.pairs mark').length === 0")
+    scene = data.pairs[data.cells[1].shown[0]].prompts["clean"]
+    assert one.page.locator(".pair .question").first.inner_text() == scene
+    assert "no attention map" in one.page.locator(".pair figcaption").first.inner_text()
+    one.calm()
+
+
+LONG = "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerkbauunterbeamtengesellschaft" * 2
+
+
+@pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (390, "screen"), (718, "print")])
+def test_long_words_break_and_no_column_is_cut(chromium, data, tmp_path, width, media):
+    """One word of 160 letters wherever a user's word may stand; on paper, whose width is 718, nothing can scroll."""
+    cells = [replace(cell, name=f"{number}{LONG}", task=LONG, role=LONG) for number, cell in enumerate(data.cells)]
+    pairs = tuple(
+        replace(pair, id=LONG, task=LONG, group=LONG + "2", prompts={"clean": LONG, "corrupt": LONG},
+                spans={"clean": {}}, answers=dict.fromkeys(("clean", "image", "text"), LONG))
+        for pair in data.pairs
+    )  # fmt: skip
+    labels = [{"layer": 1, "head": 2, "label": LONG, "task": LONG, "evidence": LONG}]
+    universal = data.universal.assign_coords(cell=[cell.name for cell in cells])
+    long = replace(
+        data, title=LONG, cells=tuple(cells), pairs=pairs, labels=tuple(labels), notes=(LONG,), universal=universal,
+        settings={LONG: LONG, "model": LONG}, functions={LONG: data.functions["all pairs"]},
+    )  # fmt: skip
+    for number, each in enumerate((data, long)):
+        one = opened(chromium, viz.report(each, tmp_path / f"{number}.html"), width=width)
+        one.page.wait_for_selector(".notice-lens[data-shown]")
+        one.page.emulate_media(media=media)
+        one.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+        assert one.page.evaluate("document.documentElement.scrollWidth") == width
+        if width != 390:  # on a phone tables of many columns scroll in their boxes
+            wide = "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.ariaLabel)"
+            assert one.page.locator(".scroll").evaluate_all(wide) == []
+        names = one.page.locator(".scroll tbody th").evaluate_all("all => all.map((one) => one.offsetWidth)")
+        assert max(names) < 0.75 * width, "a long name leaves room for its row"
+        one.calm()
 
 
 RED = """(one) => {

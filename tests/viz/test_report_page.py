@@ -14,6 +14,7 @@ import pytest
 import made_results as made
 from notice_lens import viz
 from notice_lens.pairs import mini_world
+from notice_lens.viz.label_rows import label_rows
 from notice_lens.viz.page_context import findings
 from notice_lens.viz.page_data import fitting, page_data, safe_json
 from notice_lens.viz.page_words import percent, shade, small, whole
@@ -212,6 +213,121 @@ def test_no_universal_head_is_said_plainly(data):
     assert findings(none)[0].endswith("The nearest is L1.H2, significant in 2 of 2.")
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_head_that_is_called_nearest_is_the_first_of_the_table(data, tmp_path, seed):
+    """Where all p are 1 the count decides, in the headline and in the table, which shows twelve heads of 24."""
+    draw = np.random.default_rng(seed)
+    important = {cell.name: cell.heads for cell in data.cells}
+    found = made.universal(important, none=True)
+    count = np.zeros(found["count"].shape, int)
+    layer, head = int(draw.integers(3)), int(draw.integers(8))
+    count[layer, head] = 1
+    effect = found.effect.copy(data=draw.uniform(0.1, 1, found.effect.shape))
+    effect.loc[{"layer": layer, "head": head}] = 1e-6  # the least of all: only the count speaks for it
+    found = found.assign(p=found.p * 0 + 1, q=found.p * 0 + 1, count=(("layer", "head"), count), effect=effect)
+    none = replace(data, universal=found, labels=())
+    assert findings(none)[0].endswith(f"The nearest is L{layer}.H{head}, significant in 1 of 2.")
+    page = viz.report(none, tmp_path / "page.html").read_text(encoding="utf-8")
+    rows = Reader(page[page.index('class="plain universal"') :]).tags
+    first = next(attrs for tag, attrs in rows if tag == "button")
+    assert (first["data-layer"], first["data-head"]) == (str(layer), str(head))
+    assert viz.universal(found, top=1).data[0].y[0] == f"L{layer}.H{head}"
+
+
+@pytest.mark.parametrize("rules", [["significant", "two_sigma"], ["significant"]])
+def test_what_was_not_tested_is_never_called_not_significant(data, tmp_path, rules):
+    """Too few clusters: no p, so neither a count of significant heads, nor a verdict on one, nor on universal ones."""
+    kept = ["effect", "low", "high", "p", "q", *rules]
+    cells = tuple(
+        replace(cell, heads=made.untested(cell.heads)[kept].assign_attrs(cell.heads.attrs)) for cell in data.cells
+    )
+    universal = made.universal({cell.name: cell.heads for cell in data.cells}, none=True)
+    nothing = universal.p * np.nan
+    universal = universal.assign(p=nothing, q=nothing, count=universal["count"] * 0, selection_frequency=nothing)
+    untested = replace(data, cells=cells, universal=universal, labels=())
+    text = viz.report(untested, tmp_path / "untested.html").read_text(encoding="utf-8")
+    said = " ".join(Reader(text).text.split())
+    assert "nan" not in said.lower()
+    assert said.count("not tested") > 10
+    assert "none of 24 passes" not in said
+    assert findings(untested)[0].startswith("Universal heads: not tested")
+    labels = [attrs["aria-label"] for tag, attrs in Reader(text).tags if "cell " in str(attrs.get("class"))]
+    assert len(labels) == 48
+    assert all("significance not tested" in label for label in labels)
+    hovers = viz.heads(cells[0].heads).data[0].customdata.ravel()
+    assert all("significant: not tested" in hover for hover in hovers)
+    assert "not tested" in viz.heads(cells[0].heads).layout.title.subtitle.text
+    assert "not tested" in viz.universal(universal).layout.title.text
+
+
+def test_one_cell_that_was_not_tested_beside_one_that_was(data, tmp_path):
+    cells = (data.cells[0], replace(data.cells[1], heads=made.untested(data.cells[1].heads)))
+    mixed = replace(data, cells=cells, universal=None, labels=())
+    page = viz.report(mixed, tmp_path / "mixed.html").read_text(encoding="utf-8")
+    summary = page[page.index("Summary of the cells") : page.index("Heads and pairs</h2>")]
+    rows = re.findall(r'<td class="number">([^<]*)</td><td class="number">2</td>', summary)
+    assert rows == ["2", "not tested"]
+
+
+@pytest.mark.parametrize("missing", ["no variable", "no donor", "one donor"])
+def test_without_a_mismatched_effect_none_is_drawn(data, tmp_path, missing):
+    """Not at zero, where it would say that a wrong image restores nothing."""
+    heads = data.cells[0].heads.copy(deep=True)
+    if missing == "no variable":
+        heads = heads.drop_vars("effect_mismatched")
+    elif missing == "no donor":
+        heads["effect_mismatched"] = heads.effect_mismatched * np.nan
+    else:
+        heads["effect_mismatched"] = heads.effect_mismatched.where(heads.effect == heads.effect.max())
+    one = replace(data, cells=(replace(data.cells[0], heads=heads),), universal=None, labels=())
+    tags = Reader(viz.report(one, tmp_path / "one.html").read_text(encoding="utf-8")).tags
+    drawn = [attrs for tag, attrs in tags if tag == "circle" and attrs.get("class") == "mismatched" and "cx" in attrs]
+    in_rows = [attrs for attrs in drawn if attrs["cx"] != "6"]  # the key has one of its own
+    assert len(in_rows) == (1 if missing == "one donor" else 0)
+    assert len([attrs for tag, attrs in tags if attrs.get("class") == "bar"]) == len(in_rows)
+    sections = [attrs.get("id") for tag, attrs in tags if tag == "section"]
+    assert ("matched" in sections) == (missing == "one donor")
+
+
+def test_numbers_that_are_missing_are_neither_drawn_nor_written(data, tmp_path):
+    """A profile without a share, an interval or a centre; a baseline; a frequency."""
+    profile = made.profile() * np.nan
+    profile["share"][0] = 1.0
+    facts = {**data.cells[0].facts, "logit_diff_corrupt": None}
+    assert data.universal is not None
+    universal = data.universal.assign(selection_frequency=data.universal.selection_frequency * np.nan)
+    cells = (replace(data.cells[0], profile=profile, facts=facts), data.cells[1])
+    page = viz.report(replace(data, cells=cells, universal=universal), tmp_path / "missing.html")
+    reader = Reader(page.read_text(encoding="utf-8"))
+    assert "nan" not in reader.text.lower()
+    assert not [value for _, attrs in reader.tags for value in attrs.values() if value == "nan"]
+    assert len([1 for _, attrs in reader.tags if attrs.get("class") == "share"]) == 1 + 3
+    assert len([1 for _, attrs in reader.tags if attrs.get("class") == "interval"]) == 3
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-5, -1e-5, np.nan])
+def test_no_effect_at_all_is_no_strongest_head(data, scale):
+    sign = np.sign(data.cells[0].heads[["effect", "low", "high"]])
+    cells = tuple(replace(cell, heads=cell.heads.assign(sign * scale)) for cell in data.cells)
+    (said,) = findings(replace(data, cells=cells, universal=None, labels=()))
+    assert (
+        said == "No head has an effect at \N{LEFT DOUBLE QUOTATION MARK}correct\N{RIGHT DOUBLE QUOTATION MARK}: "
+        "all are below 0.05\xa0% of the gap."
+    )
+
+
+def test_labels_by_task_are_of_that_tasks_cells(data, mini):
+    """Of several tasks a label that names none belongs to no cell; of one task it needs no name."""
+    first, second = data.cells[0], replace(data.cells[1], task="faces")
+    rows = label_rows({"states": made.labels(), "faces": [{"layer": 0, "head": 3, "label": "object inhibition"}]})
+    named = replace(data, cells=(first, second), labels=(*rows, {"layer": 2, "head": 7, "label": "unknown task"}))
+    sent = {(row["layer"], row["head"]): row["cells"] for row in page_data(named)["labels"]}
+    assert sent == {(1, 2): [0], (0, 3): [1], (2, 7): []}
+    assert "L1.H2 (implicit segmentation in states), L0.H3 (object inhibition in faces)" in findings(named)[-1]
+    alone = page_data(replace(data, labels=tuple(made.labels())))["labels"]
+    assert [row["cells"] for row in alone] == [[0, 1]]
+
+
 def test_plain_means_alone_and_a_cell_without_any_effect(data, tmp_path):
     heads = data.cells[0].heads[["effect"]]
     heads.attrs = {}
@@ -235,5 +351,5 @@ def test_words_of_numbers():
         "+23.4\xa0%", "\N{MINUS SIGN}50.0\xa0%", "0.0\xa0%", "0.0\xa0%", "none",
     ]  # fmt: skip
     assert [whole(value) for value in (0.234, -0.5, -0.001, np.nan)] == ["23", "\N{MINUS SIGN}50", "0", ""]
-    assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "none"]
+    assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "not tested"]
     assert [shade(value, 0.8) for value in (0.8, -0.4, 0.01, np.nan, 2.0)] == ["p8", "n4", "z", "none", "p8"]

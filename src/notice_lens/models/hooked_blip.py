@@ -169,6 +169,15 @@ class HookedBLIP(ForwardPass):
         Raises:
             ValueError: Numbers differ, or an image cannot be read.
         """
+        if isinstance(images, BLIPInputs):
+            raise TypeError(
+                "expected images and questions, got BLIPInputs, which are prepared already: run blip(inputs)"
+            )
+        if questions is not None and not isinstance(questions, Iterable):
+            raise TypeError(
+                f"expected questions as text, got {type(questions).__name__}; images come first: "
+                "blip.prepare(image, 'is it red?')"
+            )
         processor = self._processor_for("prepare")
         texts = as_strings("questions", questions)
         said = None if answers is None else as_strings("answers", answers)

@@ -13,6 +13,7 @@ from notice_lens.pairs import MinimalPairs
 from notice_lens.study.choices import Choices
 from notice_lens.viz.page_context import findings
 from notice_lens.viz.report_data import ReportData
+from notice_lens.viz.results import is_tested
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,9 +94,13 @@ def places(heads: "xr.DataArray") -> list[str]:
 
 
 def summary(found: Study) -> dict[str, Any]:
-    """What was found, in plain values."""
+    """Return what was found in plain values; `significant` is None where it was not tested."""
     cells = {
-        name: {"pairs": len(found.pairs[name])} | {rule: places(own[rule]) for rule in ("significant", "two_sigma")}
+        name: {
+            "pairs": len(found.pairs[name]),
+            "significant": places(own["significant"]) if is_tested(own) else None,
+            "two_sigma": places(own["two_sigma"]),
+        }
         for name, own in found.important.items()
     }
     universal = [] if found.universal is None else places(found.universal.universal)

@@ -9,8 +9,8 @@ import numpy as np
 
 from notice_lens.files import replacing
 from notice_lens.viz.label_rows import label_rows as of_candidates
-from notice_lens.viz.page_words import percent
-from notice_lens.viz.results import MINUS
+from notice_lens.viz.page_words import UNTESTED, percent
+from notice_lens.viz.results import MINUS, is_tested
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,12 +74,14 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
     """
     from notice_lens.circuits.corruptions import cosine, rank_scores
 
+    tested = is_tested(at_role) and is_tested(at_all)
     both = int((at_role.significant & at_all.significant).sum())
     one, other = (int(each.significant.sum()) for each in (at_role, at_all))
     place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
     strongest = at_all.sel(layer=place[0], head=place[1])
     ranks = [rank_scores(each.effect.values.reshape(1, -1), "spearman_signed") for each in (at_role, at_all)]
     found = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
+    found = found if tested else f"significance {UNTESTED}"
     return (
         f"{cell}, as a check with all positions at once: {found}; strongest "
         f"L{place[0]}.H{place[1]}, {percent(strongest.effect)} of the gap; rank agreement with the role "
@@ -88,7 +90,7 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
 
 
 def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
-    """Heads of all cells in long form, the cell first.
+    """Return the heads of all cells in long form, the cell first; `significant` is empty where it was not tested.
 
     Args:
         important: What `circuits.important_heads` gave, by cell.
@@ -98,6 +100,7 @@ def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
     parts = []
     for name, own in important.items():
         frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        frame["significant"] = frame["significant"].astype("boolean").where(frame["p"].notna())
         frame.insert(0, "cell", name)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)

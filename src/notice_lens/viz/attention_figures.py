@@ -34,9 +34,9 @@ def attention(
     maps: Any,
     pairs: "MinimalPairs",
     pair: Any = 0,
+    layer: int | None = None,
+    head: int | None = None,
     *,
-    layer: int,
-    head: int,
     role: str = "correct",
     relative: bool = False,
     title: str | None = None,
@@ -49,8 +49,8 @@ def attention(
             of these by run: `clean`, `image`, `text`.
         pairs: The pairs that they are of.
         pair: Its number, or its id.
-        layer: From 0.
-        head: From 0.
+        layer: Of the head, from 0.
+        head: Its number in the layer, from 0.
         role: Which words ask.
         relative: Whether the mean over all layers and heads is taken off: what this head looks at more (orange) or
             less (blue, with a minus sign) than others. For display alone: it sums to zero over heads, so one that looks
@@ -58,12 +58,14 @@ def attention(
         title: None says what is drawn.
 
     Raises:
-        TypeError: `maps` is none of these.
+        TypeError: `maps` is none of these, or layer or head is missing.
         ValueError: There is no such pair, role, layer or head, or the pair has no map there.
     """
     from plotly.subplots import make_subplots
 
     maps = _one_array(maps)
+    if layer is None or head is None:
+        raise TypeError(f"viz.attention draws one head; got layer={layer}, head={head}: give both, from 0 on")
     of = _found(pairs, pair)
     shown = chosen(chosen(maps, "pair", of.id), "role", role)
     if relative:
@@ -113,7 +115,10 @@ def _one_array(maps: Any) -> xr.DataArray:
         return array.assign_coords(class_token=kinds["class_token"].variable) if "class_token" in maps else array
     if isinstance(maps, xr.DataArray) and "patch" in maps.dims:
         return maps
-    raise TypeError(f"viz.attention takes attention maps, an array with a dimension `patch`; got {_said(maps)}")
+    raise TypeError(
+        f"viz.attention takes attention maps, an array with a dimension `patch`; got {_said(maps)}. "
+        "circuits.attention_maps(blip, pairs) makes them"
+    )
 
 
 def _said(maps: Any) -> str:

@@ -8,7 +8,8 @@ import xarray as xr
 
 from notice_lens.viz.look import cells, colour_bar, finish, grid_axes, outlined
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.results import averaged, bound, flags, unit_of
+from notice_lens.viz.page_words import UNTESTED
+from notice_lens.viz.results import averaged, bound, flags, is_tested, unit_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -57,7 +58,7 @@ def heads(
     colour_bar(figure, unit, limit)
     grid_axes(figure, "head", "layer")
     size = (max(420, 190 + 40 * len(columns)), max(300, 170 + 34 * len(rows)))
-    return finish(figure, title or _title(effects, values), _rule(significant, two_sigma), size)
+    return finish(figure, title or _title(effects, values), _rule(known, significant, two_sigma), size)
 
 
 def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Figure":
@@ -65,7 +66,8 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
 
     Args:
         universal: A result of `circuits.universal_heads`.
-        top: How many heads at most: universal ones first, then by p, then by the smallest effect over the cells.
+        top: How many heads at most: universal ones first, then those that are significant in the most cells, then by p,
+            then by the smallest effect over the cells.
         title: None counts the universal heads.
 
     Raises:
@@ -99,17 +101,24 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
     grid_axes(figure, "", "")
     count = int(universal["universal"].sum())
     said = title or f"{count or 'No'} universal head{'' if count == 1 else 's'} of {flat.sizes['place']}"
+    if not title and "p" in universal and not np.isfinite(universal["p"]).any():
+        said = f"Heads by cell; universality {UNTESTED}: too few clusters of pairs"
     shown = f"the first {len(order)} heads; " if len(order) < flat.sizes["place"] else ""
     note = f"{shown}* significant in the cell; framed: universal"
     return finish(figure, said, note, (max(460, 240 + 90 * len(found)), 190 + 26 * len(order)))
 
 
 def ranked(universal: xr.Dataset) -> Any:
-    """Numbers of heads along layer and head: universal ones first, then by p, then by their smallest effect."""
+    """Return the numbers of heads along layer and head, the nearest to being universal first.
+
+    Universal heads come first, then those that are significant in the most cells, then the smallest p, then the largest
+    of their weakest effects.
+    """
     flat = universal.stack(place=HEADS, create_index=False)
+    count = flat["count"].values if "count" in flat else np.zeros(flat.sizes["place"])
     p = flat["p"].fillna(np.inf).values if "p" in flat else np.zeros(flat.sizes["place"])
     weakest = abs(flat["effect"]).min("cell").fillna(0).values
-    return np.lexsort((-weakest, p, ~flat["universal"].values.astype(bool)))
+    return np.lexsort((-weakest, p, -count, ~flat["universal"].values.astype(bool)))
 
 
 def _check_universal(universal: Any, top: int) -> None:
@@ -136,8 +145,9 @@ def _frames(figure: "Figure", significant: Any, two_sigma: Any) -> None:
         outlined(figure, [(int(i), int(j)) for i, j in np.argwhere(alone.transpose(*HEADS).values)], dotted=True)
 
 
-def _rule(significant: Any, two_sigma: Any) -> str:
-    said = ["framed: significant"] if significant is not None else []
+def _rule(known: xr.Dataset, significant: Any, two_sigma: Any) -> str:
+    framed = "framed: significant" if is_tested(known) else f"significance {UNTESTED}: too few clusters of pairs"
+    said = [framed] if significant is not None else []
     return "; ".join([*said, *(["dotted: two-sigma rule alone"] if two_sigma is not None else [])])
 
 
@@ -151,11 +161,17 @@ def _told(known: xr.Dataset, row: int, column: int) -> str:
         if f"effect_{name}" in at:
             said.append(f"{name} {unit.text(at[f'effect_{name}'])}")
     said += [f"{name} = {float(at[name]):.2g}" for name in ("p", "q") if name in at and np.isfinite(at[name])]
-    said += [f"{name.replace('_', ' ')}: {'yes' if at[name] else 'no'}" for name in _RULES if name in at]
+    said += [f"{name.replace('_', ' ')}: {_verdict(at, name)}" for name in _RULES if name in at]
     return "".join(f"<br>{line}" for line in said)
 
 
 _RULES: Sequence[str] = ("two_sigma", "significant")
+
+
+def _verdict(at: xr.Dataset, rule: str) -> str:
+    if rule == "significant" and not is_tested(at):
+        return UNTESTED
+    return "yes" if at[rule] else "no"
 
 
 def _cell_told(flat: xr.Dataset, place: int, cell: int, name: str, label: str, unit: Any) -> str:

@@ -16,13 +16,16 @@ def label_rows(labels: Any) -> tuple[Mapping[str, Any], ...]:
     """One mapping a row, with `layer`, `head`, `label` (None where none is given), and what speaks for it or against.
 
     Args:
-        labels: A result of `circuits.label_heads` over [candidate, kind], a table of pandas, mappings, or None.
+        labels: A result of `circuits.label_heads` over [candidate, kind], several of these by task, a table of pandas,
+            mappings, or None.
     """
     if labels is None:
         return ()
     if isinstance(labels, xr.Dataset):
         of = (labels.isel(candidate=place) for place in range(labels.sizes["candidate"]))
         return tuple(_row(one.sel(kind=kind), str(kind)) for one in of for kind in one["kind"].values)
+    if isinstance(labels, Mapping):
+        return tuple({**row, "task": str(task)} for task, of in labels.items() for row in label_rows(of))
     rows = labels.to_dict("records") if hasattr(labels, "to_dict") else labels
     return tuple(plain(row) for row in rows)
 

@@ -1,7 +1,7 @@
 """What the page's template is filled with: every sentence, table and small picture, from the data of a report."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -11,13 +11,15 @@ import xarray as xr
 from notice_lens.circuits.cells import DIFFERENCE
 from notice_lens.viz import page_words as words
 from notice_lens.viz.head_figures import HEADS, ranked
-from notice_lens.viz.page_data import Kept, ranked_by
-from notice_lens.viz.page_pictures import contrast, ends, profile
+from notice_lens.viz.page_data import Kept, label_places, ranked_by, task_of
+from notice_lens.viz.page_pictures import contrast, ends, finite, is_controlled, profile
 from notice_lens.viz.report_data import Cell, ReportData
-from notice_lens.viz.results import MINUS, bound
+from notice_lens.viz.results import MINUS, bound, is_tested
 
 MOST_UNIVERSAL = 12
 """Heads in the table of universal heads, unless more are universal."""
+SMALLEST = 0.0005
+"""Of the gap: an effect that is printed as 0.0 % is no finding."""
 WIDE = 10
 """Heads a layer: from here on each heat map has the full width."""
 
@@ -29,18 +31,20 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         data: Of the report.
         kept: What of the attention is on the page.
     """
-    tested = any("significant" in cell.heads for cell in data.cells)
-    controlled = [cell for cell in data.cells if "effect_mismatched" in cell.heads]
+    controlled = {number: cell for number, cell in enumerate(data.cells) if is_controlled(cell)}
+    limits = ends(list(controlled.values()))
     return {
         "title": data.title,
         "findings": findings(data),
         "about": _about(data),
-        "cells": [_cell(cell, _limit(data)) for cell in data.cells],
-        "tested": tested,
+        "cells": [{"number": number, **_cell(cell, _limit(data))} for number, cell in enumerate(data.cells)],
+        "has_rules": any({"significant", "two_sigma"} & set(cell.heads) for cell in data.cells),
+        "tested": any(is_tested(cell.heads) for cell in data.cells),
+        "scale_end": words.percent(_limit(data), 0).removeprefix("+"),
         "intervals": any("low" in cell.heads for cell in data.cells),
         "contrasts": [
-            {"name": cell.name, "ranked": ranked_by(cell), "rows": contrast(cell, ends(controlled))}
-            for cell in controlled
+            {"name": cell.name, "number": number, "ranked": ranked_by(cell), "rows": contrast(cell, limits)}
+            for number, cell in controlled.items()
         ],
         "ranked": _ranked(data),
         "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
@@ -51,7 +55,8 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "was at hand when the data were collected.",
         "fewer": _fewer(kept),
         "universal": _universal(data),
-        "labels": [_label(row) for row in data.labels],
+        "tasks": any(task_of(row) for row in data.labels),
+        "labels": [_label(row, places, data) for row, places in zip(data.labels, label_places(data), strict=True)],
         "profiles": [profile(cell) for cell in data.cells if cell.profile is not None],
         "notes": list(data.notes),
         "settings": [(name.replace("_", " "), words.one_line(value)) for name, value in data.settings.items()],
@@ -65,19 +70,28 @@ def findings(data: ReportData) -> list[str]:
     if data.universal is not None:
         passed = [_name(*place) for place in _places(data.universal["universal"])]
         cells = words.counted(data.universal.sizes["cell"], "cell")
-        if passed:
+        if not np.isfinite(data.universal.get("p", 1.0)).any():
+            said.insert(0, f"Universal heads: not tested over {cells}, there are too few clusters of pairs.")
+        elif passed:
             verb = "is" if len(passed) == 1 else "are"
             said.insert(0, f"{len(passed)} of {count} heads {verb} universal over {cells}: {', '.join(passed)}.")
         else:
             said.insert(0, f"No head is universal: none of {count} passes in all of {cells}.{_nearest(data.universal)}")
     if data.labels:
         given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
-        found = dict.fromkeys(f"{_name(row['layer'], row['head'])} ({row['label']})" for row in given)
+        several = len({cell.task for cell in data.cells}) > 1
+        found = dict.fromkeys(f"{_name(row['layer'], row['head'])} ({_claimed(row, several)})" for row in given)
         said.append(
             f"With causal evidence for what they do: {', '.join(found)}." if found else
             "No head has a function with causal evidence."
         )  # fmt: skip
     return said
+
+
+def _claimed(row: Any, several: bool) -> str:
+    """A label, with its task where there are several: it was tested on the pairs of that task alone."""
+    task = task_of(row) if several else None
+    return str(row["label"]) + (f" in {task}" if task else "")
 
 
 def _about(data: ReportData) -> str:
@@ -98,6 +112,11 @@ def _strongest_said(data: ReportData) -> str:
         data.cells, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
     )
     best = _best(cell)
+    if not best["size"] >= SMALLEST:
+        where = dict.fromkeys(f" at “{each.role}”" for each in data.cells if each.role is not None)
+        at = where.popitem()[0] if len(where) == 1 else ""
+        least = words.percent(SMALLEST, 2).removeprefix("+")
+        return f"No head has an effect{at}: all are below {least} of the gap."
     what = " beyond what a mismatched image does" if ranked_by(cell) == DIFFERENCE else ""
     return f"Strongest: {_name(best['layer'], best['head'])} in {cell.name}, {best['said']} of the gap{what}."
 
@@ -106,8 +125,7 @@ def _nearest(universal: xr.Dataset) -> str:
     if "count" not in universal:
         return ""
     flat = universal.stack(place=HEADS, create_index=False)
-    order = ranked(universal)
-    first = flat.isel(place=int(order[flat["count"].values[order].argmax()]))
+    first = flat.isel(place=int(ranked(universal)[0]))
     if int(first["count"]) == 0:
         return " No head is significant in any of them."
     name = _name(int(first["layer"]), int(first["head"]))
@@ -139,7 +157,8 @@ def _best(cell: Cell) -> dict[str, Any]:
     sizes = abs(cell.heads["effect"]).fillna(-1.0).values
     row, column = np.unravel_index(int(sizes.argmax()), sizes.shape)
     one = cell.heads.isel(layer=int(row), head=int(column))
-    return {"layer": int(one["layer"]), "head": int(one["head"]), "said": words.with_interval(one)}
+    size = float(sizes[row, column])
+    return {"layer": int(one["layer"]), "head": int(one["head"]), "size": size, "said": words.with_interval(one)}
 
 
 def _cell(cell: Cell, limit: float) -> dict[str, Any]:
@@ -147,19 +166,24 @@ def _cell(cell: Cell, limit: float) -> dict[str, Any]:
     pairs = str(attrs.get("pairs", facts.get("pairs", "")))
     pairs += f" ({attrs['clusters']} clusters)" if "clusters" in attrs else ""
     ends = [facts.get(f"logit_diff_{run}") for run in ("clean", "corrupt")]
-    counts = {name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads}
-    centre = cell.profile.get("centre_of_mass") if cell.profile is not None else None
+    gap = " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None)
+    counts: dict[str, Any] = {
+        name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads
+    }
+    if "significant" in counts and not is_tested(cell.heads):
+        counts["significant"] = words.UNTESTED
+    centre = finite(cell.profile.get("centre_of_mass")) if cell.profile is not None else None
     said = {name: value for name, value in attrs.items() if name not in facts}
     return {
         "name": cell.name,
         "role": cell.role,
         "pairs": pairs,
-        "gap": " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None),
+        "gap": gap if None not in ends else "none",
         "ranked": ranked_by(cell),
         "best": _best(cell),
-        "significant": counts.get("significant", "none"),
-        "two_sigma": counts.get("two_sigma", "none"),
-        "centre": "none" if centre is None else f"layer {float(centre):.1f}",
+        "significant": counts.get("significant", words.UNTESTED),
+        "two_sigma": counts.get("two_sigma", words.UNTESTED),
+        "centre": "none" if centre is None else f"layer {centre:.1f}",
         "heads": cell.heads["head"].values.tolist(),
         "rows": _rows(cell, limit),
         "empty": not np.isfinite(cell.heads["effect"]).any(),
@@ -208,45 +232,63 @@ def _universal(data: ReportData) -> dict[str, Any] | None:
         "passes" if count == 1 else "pass"
     )
     attrs = {name: str(value) for name, value in data.universal.attrs.items() if "rule" in str(name)}
+    cells = words.counted(data.universal.sizes["cell"], "cell")
+    untested = not np.isfinite(flat.get("p", 1.0)).any()
     return {
-        "said": f"{said} in all {words.counted(data.universal.sizes['cell'], 'cell')}; {more}.",
+        "said": f"{words.UNTESTED.capitalize()}: too few clusters of pairs. Heads over {cells}, the largest first."
+        if untested
+        else f"{said} in all {cells}; {more}.",
         "cells": [str(name) for name in data.universal["cell"].values],
-        "rows": [_universal_row(flat.isel(place=int(place)), limit, data.labels) for place in order],
+        "rows": [_universal_row(flat.isel(place=int(place)), limit, data) for place in order],
         "rules": [f"{str(name).replace('_', ' ')}: {value}" for name, value in attrs.items()],
     }
 
 
-def _universal_row(one: xr.Dataset, limit: float, labels: Sequence[Any]) -> dict[str, Any]:
+def _universal_row(one: xr.Dataset, limit: float, data: ReportData) -> dict[str, Any]:
+    """A head's effect in each cell, and what follows over all of them."""
     layer, head = int(one["layer"]), int(one["head"])
+    numbers = {cell.name: number for number, cell in enumerate(data.cells)}
     cells = []
-    for number in range(one.sizes["cell"]):
-        at = one.isel(cell=number)
+    for place, name in enumerate(one["cell"].values):
+        at = one.isel(cell=place)
         said = {"shade": words.shade(at["effect"], limit), "frame": words.frame(at), "text": words.whole(at["effect"])}
-        cells.append(said | {"label": words.with_interval(at)})
-    found = [row for row in labels if (row.get("layer"), row.get("head")) == (layer, head) and row.get("label")]
-    frequency = one.get("selection_frequency")
+        label = f"{_name(layer, head)} in {name}: {words.with_interval(at)}"
+        cells.append(said | {"number": numbers.get(str(name)), "label": label})
+    largest = cells[int(np.argmax(abs(one["effect"].fillna(0)).values))]
+    several = len({cell.task for cell in data.cells}) > 1
+    found = [row for row in data.labels if (row.get("layer"), row.get("head")) == (layer, head) and row.get("label")]
+    frequency = finite(one["selection_frequency"]) if one.get("selection_frequency", one["head"]).ndim == 0 else None
     return {
         "layer": layer,
         "head": head,
+        "number": largest["number"],
         "universal": bool(one["universal"]),
         "cells": cells,
-        "p": words.small(one["p"]) if "p" in one else "none",
-        "q": words.small(one["q"]) if "q" in one else "none",
-        "selected": f"{float(frequency):.0%}" if frequency is not None and frequency.ndim == 0 else "none",
-        "functions": ", ".join(dict.fromkeys(str(row["label"]) for row in found)) or "none found",
+        "p": words.small(one.get("p", np.nan)),
+        "q": words.small(one.get("q", np.nan)),
+        "selected": words.UNTESTED if frequency is None else f"{frequency:.0%}",
+        "functions": ", ".join(dict.fromkeys(_claimed(row, several) for row in found)) or "none found",
     }
 
 
-def _label(row: Any) -> dict[str, Any]:
-    """A label with its evidence; where nothing could be tested, why."""
+def _label(row: Any, places: Sequence[int], data: ReportData) -> dict[str, Any]:
+    """A label with its task and its evidence; where nothing could be tested, why.
+
+    Its button opens the cell of its task in which the head has the largest effect.
+    """
     untested = row.get("testable") is False
-    evidence = [words.one_line(row[name]) for name in ("evidence", "reason") if row.get(name)]
-    known = ("layer", "head", "label", "evidence", "reason", "testable")
-    evidence += [
-        f"{name.replace('_', ' ')}: {words.one_line(value)}" for name, value in row.items() if name not in known
-    ]
-    said = row.get("label") or ("not testable" if untested else "none")
-    return {"layer": row.get("layer"), "head": row.get("head"), "label": said, "evidence": "; ".join(evidence)}
+    known = ("layer", "head", "label", "evidence", "reason", "testable", "task")
+    more = {name: value for name, value in row.items() if name not in known}
+    evidence = row.get("evidence")
+    if isinstance(evidence, Mapping):
+        evidence = {name: value for name, value in evidence.items() if name != "task"}
+    said = [words.one_line(each) for each in (evidence, row.get("reason"), more) if each]
+    where = {"layer": row.get("layer"), "head": row.get("head")}
+    there = [number for number in places if all(where[dim] in data.cells[number].heads[dim] for dim in HEADS)]
+    sizes = {number: abs(float(data.cells[number].heads["effect"].sel(where))) for number in there}
+    label = row.get("label") or ("not testable" if untested else "none")
+    best = max(there, key=lambda number: np.nan_to_num(sizes[number], nan=-1.0), default=None)
+    return {**where, "number": best, "task": task_of(row) or "", "label": label, "evidence": "; ".join(said)}
 
 
 def _fewer(kept: Kept) -> str:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,13 +56,39 @@ def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
         "cells": [_cell(cell, kept) for cell in data.cells],
         "pairs": [_pair(pair) for pair in data.pairs],
         "attention": None if data.attention is None else _attention(data, kept),
-        "functions": [{"name": name, **_scores(one)} for name, one in data.functions.items()],
+        "functions": [
+            {"name": name, "cells": _cells_of(name, data, everywhere=True), **_scores(one)}
+            for name, one in data.functions.items()
+        ],
         "labels": [
-            {"layer": row["layer"], "head": row["head"], "label": row.get("label")}
-            for row in data.labels
-            if row.get("layer") is not None
+            {"layer": row["layer"], "head": row["head"], "label": row["label"], "cells": places}
+            for row, places in zip(data.labels, label_places(data), strict=True)
+            if row.get("layer") is not None and row.get("label")
         ],
     }
+
+
+def task_of(row: Mapping[str, Any]) -> str | None:
+    """Return the task whose pairs a label was tested on; None where the row does not say."""
+    evidence = row.get("evidence")
+    return row.get("task") or (evidence.get("task") if isinstance(evidence, Mapping) else None)
+
+
+def label_places(data: ReportData) -> list[list[int]]:
+    """Return, for each label, the numbers of the cells that it is about: those of its task.
+
+    A label that names no task is about the cells of the one task that there is; of several tasks it could be any, and
+    it is shown at none.
+    """
+    only = {cell.task for cell in data.cells}
+    tasks = [task_of(row) or (next(iter(only)) if len(only) == 1 else None) for row in data.labels]
+    return [_cells_of(task, data) for task in tasks]
+
+
+def _cells_of(task: str | None, data: ReportData, *, everywhere: bool = False) -> list[int]:
+    """Return the numbers of a task's cells; of a name that is no task all of them where `everywhere` says so."""
+    found = [number for number, cell in enumerate(data.cells) if cell.task == task]
+    return found or (list(range(len(data.cells))) if everywhere else [])
 
 
 def fitting(data: ReportData, map_bytes: int) -> Kept:

@@ -24,6 +24,11 @@ def ends(cells: Sequence[Cell]) -> tuple[float, float]:
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
+def is_controlled(cell: Cell) -> bool:
+    """Return whether any head of the cell has a mismatched effect: without donors there is none to compare with."""
+    return "effect_mismatched" in cell.heads and bool(np.isfinite(cell.heads["effect_mismatched"]).any())
+
+
 def contrast(cell: Cell, limits: tuple[float, float]) -> list[dict[str, Any]]:
     """The strongest heads of a cell: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
     flat = cell.heads.stack(place=HEADS, create_index=False)
@@ -31,8 +36,8 @@ def contrast(cell: Cell, limits: tuple[float, float]) -> list[dict[str, Any]]:
     drawn = flat.isel(place=order)
     scale = 220 / (limits[1] - limits[0] or 1.0)
 
-    def x(value: Any) -> float:
-        return round(10 + scale * (float(np.nan_to_num(value)) - limits[0]), 1)
+    def x(value: Any) -> float | None:
+        return round(10 + scale * (float(value) - limits[0]), 1) if np.isfinite(value) else None
 
     return [
         {
@@ -44,8 +49,8 @@ def contrast(cell: Cell, limits: tuple[float, float]) -> list[dict[str, Any]]:
             "x_mismatched": x(one["effect_mismatched"]),
             "zero": x(0.0),
             "said": words.with_interval(one),
-            "p": words.small(one["p"]) if "p" in one else "none",
-            "q": words.small(one["q"]) if "q" in one else "none",
+            "p": words.small(one.get("p", np.nan)),
+            "q": words.small(one.get("q", np.nan)),
             "rules": words.rules(one),
         }
         for one in (drawn.isel(place=place) for place in range(drawn.sizes["place"]))
@@ -60,21 +65,26 @@ def profile(cell: Cell) -> dict[str, Any]:
     tops = found["high"].values if "high" in found else shares
     scale = 110 / float(np.nanmax(np.concatenate([tops, shares, [1e-9]])))
     step = max(18.0, 240 / len(shares))
+
+    def y(name: str, number: int) -> float | None:
+        value = float(found[name].values[number]) if name in found else np.nan
+        return round(120 - scale * value, 1) if np.isfinite(value) else None
+
     bars = [
         {
             "layer": int(layer),
             "x": round(number * step + step * 0.15, 1),
             "middle": round((number + 0.5) * step, 1),
             "width": round(step * 0.7, 1),
-            "y": round(120 - scale * float(share), 1),
+            "y": y("share", number),
             "height": round(scale * float(share), 1),
-            "low": round(120 - scale * float(found["low"].values[number]), 1) if "low" in found else None,
-            "high": round(120 - scale * float(found["high"].values[number]), 1) if "high" in found else None,
+            "low": y("low", number),
+            "high": y("high", number),
         }
         for number, (layer, share) in enumerate(zip(found["layer"].values, shares, strict=True))
     ]
-    listed = ", ".join(f"layer {bar['layer']} {share:.0%}" for bar, share in zip(bars, shares, strict=True))
-    centre = float(found["centre_of_mass"]) if "centre_of_mass" in found else None
+    listed = ", ".join(f"layer {bar['layer']} {_in_percent(share)}" for bar, share in zip(bars, shares, strict=True))
+    centre = finite(found.get("centre_of_mass"))
     first = float(found["layer"].values[0])
     return {
         "name": cell.name,
@@ -86,12 +96,22 @@ def profile(cell: Cell) -> dict[str, Any]:
     }
 
 
+def finite(value: Any) -> float | None:
+    """Return the number, or None where it is missing or not a number."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _in_percent(share: float) -> str:
+    return f"{share:.0%}" if np.isfinite(share) else "none"
+
+
 def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
+    low, high = finite(profile.get("centre_low")), finite(profile.get("centre_high"))
     said = [] if centre is None else [f"centre of mass {centre:.2f}"]
-    if centre is not None and "centre_low" in profile:
-        said[0] += f" [{float(profile['centre_low']):.2f}, {float(profile['centre_high']):.2f}]"
-    if "middle_share" in profile:
-        said.append(f"middle layers {float(profile['middle_share']):.0%}")
+    if centre is not None and low is not None and high is not None:
+        said[0] += f" [{low:.2f}, {high:.2f}]"
+    if (middle := finite(profile.get("middle_share"))) is not None:
+        said.append(f"middle layers {middle:.0%}")
     if "p" in profile and profile["p"].ndim == 0:
-        said.append(f"p = {words.small(profile['p'])}")
+        said.append(f"p = {words.small(profile['p'])}" if finite(profile["p"]) is not None else words.UNTESTED)
     return "; ".join(said)

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.viz.results import MINUS
+from notice_lens.viz.results import MINUS, is_tested
+
+UNTESTED = "not tested"
 
 SHADES = 8
 """Each way; the page's styles have a class for each, and its script counts in the same steps."""
@@ -36,10 +38,10 @@ def whole(value: Any) -> str:
 
 
 def small(value: Any) -> str:
-    """A probability, such as `.012` or `< .001`; `none` where there is none."""
+    """A probability, such as `.012` or `< .001`; `not tested` where there is none."""
     number = float(value)
     if not np.isfinite(number):
-        return "none"
+        return UNTESTED
     return "< .001" if number < 0.001 else f"{number:.3f}".removeprefix("0")
 
 
@@ -62,15 +64,17 @@ def with_interval(heads: xr.Dataset) -> str:
 
 def frame(heads: xr.Dataset) -> str:
     """The class of a frame, with a space before it: full for significant, dotted for the two-sigma rule alone."""
-    if "significant" in heads and bool(heads["significant"]):
+    if is_tested(heads) and bool(heads["significant"]):
         return " significant"
     return " sigma" if "two_sigma" in heads and bool(heads["two_sigma"]) else ""
 
 
 def rules(heads: xr.Dataset) -> str:
-    """Which of the two rules one head passes, in words."""
+    """Return which of the two rules one head passes, in words; a rule that was not tested is said to be so."""
     names = {"significant": "significant", "two_sigma": "two-sigma"}
     passed = [name for key, name in names.items() if key in heads and bool(heads[key])]
+    if "significant" in heads and not is_tested(heads):
+        return "; ".join([*passed, f"significance {UNTESTED}"])
     return ", ".join(passed) or "neither"
 
 

@@ -58,6 +58,7 @@ def pairs(
         A figure of fixed size, in pixels. Pictures are in it, those of more than 320 pixels along a side shrunk.
 
     Raises:
+        TypeError: `pairs` are no MinimalPairs.
         ValueError: There are no pairs, `n` is below 1, `donors` is none of these, or no pair shown has `regions`.
     """
     shown = _chosen(pairs, n, regions, donors)
@@ -78,6 +79,11 @@ def pairs(
 
 def _chosen(pairs: "MinimalPairs", n: int, regions: bool, donors: Any) -> list["MinimalPair"]:
     """The pairs to show; errors as of `pairs`."""
+    from notice_lens.pairs.minimal_pairs import MinimalPairs
+
+    if not isinstance(pairs, MinimalPairs):
+        one = ": pairs[:1] is a MinimalPairs of one" if type(pairs).__name__ == "MinimalPair" else ""
+        raise TypeError(f"viz.pairs takes MinimalPairs; got {type(pairs).__name__}{one}")
     if n < 1:
         raise ValueError(f"n={n}: expected a number of pairs, 1 or more")
     if donors not in (True, False, "auto"):

@@ -100,7 +100,7 @@ class ReportData:
             None where the heads do not look at the image.
         universal: As of `circuits.universal_heads`.
         functions: As of `circuits.head_functions`, by what they are of.
-        labels: As of `circuits.label_heads`, one mapping a row.
+        labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which cells it is shown.
         notes: Sentences: what could not be tested, and why; warnings.
         settings: What made it: the model, options, versions.
     """
@@ -144,7 +144,8 @@ class ReportData:
             profiles: Results of `circuits.layer_profile`.
             universal: A result of `circuits.universal_heads`.
             functions: A result of `circuits.head_functions`, or several by name.
-            labels: A result of `circuits.label_heads`: a table, or mappings.
+            labels: A result of `circuits.label_heads`, or several by task: a label is shown at its task's cells alone.
+                Or a table, or mappings, whose `task` says so.
             notes: Sentences for the page.
             settings: Added to what the results say of themselves.
             title: Of the page.

@@ -32,10 +32,16 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
             then fewer pairs, and the page says so.
 
     Raises:
+        TypeError: `data` are neither.
         FileNotFoundError: The folder is none, or not complete.
         OSError: The file cannot be written; an earlier one is left as it was.
         ValueError: There are no cells, or the folder is damaged.
     """
+    if not isinstance(data, ReportData | str | PathLike):
+        raise TypeError(
+            f"viz.report takes a ReportData, or the folder of one; got {type(data).__name__}. "
+            "ReportData.collect(blip, {name: pairs}, {name: effects}) makes one of results"
+        )
     found = data if isinstance(data, ReportData) else ReportData.load(data)
     if not found.cells:
         raise ValueError("a report needs at least one cell; these data have none")

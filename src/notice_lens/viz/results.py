@@ -133,6 +133,13 @@ def bound(*values: Any) -> float:
     return largest or 1.0
 
 
+def is_tested(heads: xr.Dataset) -> bool:
+    """Return whether significance was tested here: where clusters are few there is no p, and so no test."""
+    if "significant" not in heads:
+        return False
+    return "p" not in heads or bool(np.isfinite(heads["p"]).any())
+
+
 def flags(results: Any, name: str) -> xr.DataArray | None:
     """A variable of yes and no, or None where a result has none of that name."""
     return results[name].fillna(0).astype(bool) if isinstance(results, xr.Dataset) and name in results else None

@@ -37,7 +37,7 @@ class Shown:
 
     def __repr__(self) -> str:
         traces: Any = self.figure.data
-        return f"Shown({len(traces)} traces, {'no' if self.png is None else len(self.png)} bytes of PNG)"
+        return f"Shown({len(traces)} traces, {'without' if self.png is None else 'with'} a PNG)"
 
 
 def show(figure: Any, *, scale: float = 1.5) -> Shown:

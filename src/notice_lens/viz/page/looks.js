@@ -96,6 +96,12 @@ function overlays(data) {
     return { raw, shown, token: size(1, number) };
   }
 
+  // The roles at which a pair has maps.
+  function rolesOf(pair) {
+    const runs = data.attention ? Object.values(data.attention.maps[pair] || {}) : [];
+    return runs.flatMap((run) => run.roles.map((role) => data.attention.roles[role]));
+  }
+
   async function picture(address) {
     if (!pictures.has(address)) {
       const image = new Image();
@@ -125,5 +131,5 @@ function overlays(data) {
     Object.entries(regions).forEach(([name, bits]) => outline(pen, bits, columns, wide, high, lineOf(name)));
   }
 
-  return { draw, lineOf, looked, picture, regionNames };
+  return { draw, lineOf, looked, picture, regionNames, rolesOf };
 }

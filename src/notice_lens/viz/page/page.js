@@ -3,13 +3,14 @@
 // Text from data only ever goes through textContent; colours are set through classes and canvases.
 
 const FIRST = 6; // pairs that are shown before "all"
+const FIRST_TOKENS = ["[CLS]", "[ENC]", "[DEC]"]; // roles that stand in front of the text
 
 function start(root, data) {
   const find = (selector) => root.querySelector(selector);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const form = find("form.choices");
-  const { draw, lineOf, looked, picture, regionNames } = overlays(data);
-  const state = { cell: 0, layer: 0, head: 0, every: false };
+  const { draw, lineOf, looked, picture, regionNames, rolesOf } = overlays(data);
+  const state = { cell: 0, layer: data.cells[0].layers[0], head: data.cells[0].heads[0], every: false };
   let turn = 0;
 
   const at = (cell) => cell.layers.indexOf(state.layer) * cell.heads.length + cell.heads.indexOf(state.head);
@@ -22,7 +23,9 @@ function start(root, data) {
     const limit = every.reduce((most, value) => Math.max(most, Math.abs(value || 0)), 0) || 1;
     for (const map of all("[data-map]")) {
       const cell = data.cells[+map.dataset.map];
-      const values = cell.values[name] || cell.values.effect;
+      // A cell without donors has one kind of effect, which is matched; it has no other number to show in its place.
+      const values = cell.values[name] || (name === "effect_matched" ? cell.values.effect : []);
+      map.querySelector(".ranked").textContent = name === "effect" ? cell.ranked : title;
       map.querySelectorAll("button[data-head]").forEach((button, place) => {
         const value = values[place];
         button.className = button.className.replace(/\b(z|none|[pn]\d)\b/, shade(value, limit));
@@ -60,7 +63,7 @@ function start(root, data) {
     for (const button of all("button[data-head]")) {
       const same = +button.dataset.layer === state.layer && +button.dataset.head === state.head;
       const map = button.closest("[data-map]");
-      const here = same && (!map || +map.dataset.map === state.cell);
+      const here = same && +button.dataset.cell === state.cell;
       button.setAttribute("aria-pressed", String(here));
       button.classList.toggle("same", same && !here);
       if (map && here) focusable(map, button);
@@ -69,19 +72,27 @@ function start(root, data) {
 
   // Pairs
 
-  function question(pair, side, role) {
+  function question(pair, side, role, asked) {
     const line = make("p", "question");
-    const text = pair.prompts[side];
-    const spans = Object.entries(pair.spans[side] || {}).sort((a, b) => a[1][0] - b[1][0]);
+    const spans = pair.spans[side] || {};
+    // Spans count characters as Python does, where one beyond U+FFFF is one; a JavaScript string has two units for it.
+    const text = Array.from(pair.prompts[side]);
+    const part = (first, last) => text.slice(first, last).join("");
+    const marked = side === "clean" ? [spans[role]].filter(Boolean)
+      : Object.values(spans).sort((a, b) => a[0] - b[0]);
     let from = 0;
-    for (const [name, [first, last]] of spans) {
-      line.append(text.slice(from, first));
-      const chosen = side === "clean" ? name === role : true;
-      line.append(chosen ? make("mark", "", text.slice(first, last)) : text.slice(first, last));
+    for (const [first, last] of marked) {
+      line.append(part(from, first), make("mark", "", part(first, last)));
       from = last;
     }
-    line.append(text.slice(from));
-    if (side === "clean" && role != null && !(role in pair.spans.clean)) line.append(" ", make("mark", "", role));
+    line.append(part(from));
+    // A role of the tokenizer's, such as [CLS], is no word of the text: it stands in front of it or behind it.
+    if (side === "clean" && asked.includes(role) && !spans[role]) {
+      const mark = make("mark", "", role);
+      if (FIRST_TOKENS.includes(role)) line.prepend(mark, " ");
+      else if (role === "?" && text.at(-1) === "?") line.lastChild.replaceWith(part(from, -1), make("mark", "", "?"));
+      else line.append(" ", mark);
+    }
     return line;
   }
 
@@ -103,7 +114,7 @@ function start(root, data) {
       said.forEach((text) => caption.append(make("span", "", text)));
       alt += `: L${state.layer}.H${state.head} looks most at row ${Math.floor(best / columns) + 1}, column ` +
         `${best % columns + 1} (${share(look.raw[best])}); ${said.join("; ")}`;
-    }
+    } else if (data.attention) caption.append(make("span", "", "no attention map: the question has no such word"));
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", alt);
     figure.append(canvas, caption);
@@ -120,7 +131,7 @@ function start(root, data) {
     header.append(make("span", "what", pair.group === pair.task ? pair.task : `${pair.task} \u00b7 ${pair.group}`),
       make("span", "effect", `this head: ${percent(effect, 0)}`));
     header.title = pair.id;
-    article.append(header, question(pair, "clean", settings.name));
+    article.append(header, question(pair, "clean", settings.name, rolesOf(number)));
     if (cell.runs.includes("text") && pair.prompts.corrupt) article.append(question(pair, "corrupt", settings.name));
     const looks = cell.runs.map((run) => looked(state, number, run, settings.role, settings.relative));
     const limit = Math.max(...looks.flatMap((look) => look ? [...look.shown].map(Math.abs) : [0])) || 1;
@@ -153,17 +164,24 @@ function start(root, data) {
     say(cell.ranked, percent(values.effect[place]) + interval);
     if (values.effect_matched && cell.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
     if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
-    if (values.p) say("p, q", `${small(values.p[place])}, ${small((values.q || values.p)[place])}`);
+    const tested = values.p && values.p[place] != null;
+    if (values.p) {
+      const numbers = [values.p, values.q].filter(Boolean).map((each) => small(each[place]));
+      say(values.q ? "p, q" : "p", tested ? numbers.join(", ") : "not tested");
+    }
     const rules = [["significant", "significant"], ["two_sigma", "two-sigma rule"]].filter(([key]) => values[key]);
-    if (rules.length) say("rules", rules.map(([key, text]) => (values[key][place] ? "\u2713 " : "\u2717 ") + text).join(" "));
-    const labels = data.labels.filter((row) => row.layer === state.layer && row.head === state.head && row.label);
+    const verdict = ([key, text]) => key === "significant" && values.p && !tested ? "significance not tested,"
+      : (values[key][place] ? "\u2713 " : "\u2717 ") + text;
+    if (rules.length) say("rules", rules.map(verdict).join(" "));
+    const labels = data.labels.filter((row) =>
+      row.layer === state.layer && row.head === state.head && row.cells.includes(state.cell));
     if (labels.length) say("function", [...new Set(labels.map((row) => row.label))].join(", "));
   }
 
   function scores(role) {
     const table = find(".scores");
     table.replaceChildren();
-    for (const found of data.functions) {
+    for (const found of data.functions.filter((each) => each.cells.includes(state.cell))) {
       const r = found.roles.indexOf(role), l = found.layers.indexOf(state.layer), h = found.heads.indexOf(state.head);
       if (Math.min(r, l, h) < 0 || !found.scores.auroc) continue;
       found.regions.forEach((region, g) => {
@@ -205,11 +223,20 @@ function start(root, data) {
     }
   }
 
+  // Asks at the word at which a cell's effects are read, where its attention was kept.
+  function readAt(role) {
+    const select = form.elements.role;
+    if (select && [...select.options].some((option) => option.value === role)) select.value = role;
+  }
+
   function choose(cell, layer, head, far) {
     const known = data.cells[cell];
-    if (!known.layers.includes(layer) || !known.heads.includes(head)) return;
-    if (cell !== state.cell && form.elements.role && known.role != null) form.elements.role.value = known.role;
-    Object.assign(state, { cell, layer, head });
+    // Cells may have other layers and heads: where one lacks the chosen head, what was shown stays.
+    if (known.layers.includes(layer) && known.heads.includes(head)) {
+      if (cell !== state.cell) readAt(known.role);
+      Object.assign(state, { cell, layer, head });
+    }
+    ({ cell, layer, head } = state);
     form.elements.cell.value = String(cell);
     form.elements.layer.value = String(layer);
     form.elements.head.value = String(head);
@@ -224,8 +251,7 @@ function start(root, data) {
     const button = event.target.closest("button");
     if (!button) return;
     if ("head" in button.dataset) {
-      const map = button.closest("[data-map]");
-      choose(map ? +map.dataset.map : state.cell, +button.dataset.layer, +button.dataset.head, true);
+      choose(+button.dataset.cell, +button.dataset.layer, +button.dataset.head, true);
     } else if (button.classList.contains("more")) {
       state.every = true;
       show();
@@ -243,9 +269,11 @@ function start(root, data) {
     radio.addEventListener("change", () => recolour(radio.dataset.values, radio.parentElement.textContent.trim()));
   }
 
-  const first = data.cells[0];
-  const sizes = first.values.effect.map((value) => Math.abs(value || 0));
-  const best = sizes.indexOf(Math.max(...sizes));
-  if (form.elements.role && first.role != null) form.elements.role.value = first.role;
-  choose(0, first.layers[Math.floor(best / first.heads.length)], first.heads[best % first.heads.length], false);
+  // The strongest head of all is shown first: the one that the headline names.
+  const largest = (cell) => Math.max(...cell.values.effect.map((value) => Math.abs(value || 0)));
+  const sizes = data.cells.map(largest);
+  const strongest = sizes.indexOf(Math.max(...sizes)), first = data.cells[strongest];
+  const best = first.values.effect.findIndex((value) => Math.abs(value || 0) === sizes[strongest]);
+  readAt(first.role);
+  choose(strongest, first.layers[Math.floor(best / first.heads.length)], first.heads[best % first.heads.length], false);
 }

@@ -10,7 +10,7 @@ const signed = (value, digits = 1) => {
 };
 const percent = (value, digits = 1) => value == null ? "none" : signed(value, digits) + "\u00a0%";
 const share = (value) => (100 * value).toFixed(value < .0995 ? 1 : 0) + "\u00a0%";
-const small = (value) => value == null ? "none" : value < .001 ? "< .001" : value.toFixed(3).replace(/^0/, "");
+const small = (value) => value == null ? "not tested" : value < .001 ? "< .001" : value.toFixed(3).replace(/^0/, "");
 
 function make(tag, className, text) {
   const element = document.createElement(tag);

@@ -243,7 +243,7 @@ def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
 
 def test_prepared_inputs_are_not_prepared_again(vqa, picture):
     """Nor by `generate` and `rank_answers`, which prepare."""
-    with pytest.raises(TypeError, match=r"got BLIPInputs, already prepared: run blip\(inputs\)"):
+    with pytest.raises(TypeError, match=r"got BLIPInputs, which are prepared already: run blip\(inputs\)"):
         unwrap(HookedBLIP.prepare)(vqa.blip, vqa.blip.prepare(picture, "is it red?"))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from notice_lens.plain_text import csv_cell
 from notice_lens.viz.label_rows import label_rows as of_candidates
 from notice_lens.viz.page_words import percent
 from notice_lens.viz.results import MINUS
@@ -119,13 +120,26 @@ def write_tables(
         folder: Where to; made where it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    heads_table(important).to_csv(folder / "heads.csv", index=False)
+    write_table(heads_table(important), folder / "heads.csv")
     if everywhere:
-        heads_table(everywhere).to_csv(folder / "heads_all_positions.csv", index=False)
+        write_table(heads_table(everywhere), folder / "heads_all_positions.csv")
     if universal is not None:
         over_cells = universal.drop_dims("cell", errors="ignore").to_dataframe().reset_index()
-        over_cells.to_csv(folder / "universal.csv", index=False)
-    labels_table(labels).to_csv(folder / "labels.csv", index=False)
+        write_table(over_cells, folder / "universal.csv")
+    write_table(labels_table(labels), folder / "labels.csv")
+
+
+def write_table(frame: "pd.DataFrame", path: Path) -> None:
+    """Write a table as a CSV file that a spreadsheet shows and does not compute.
+
+    Args:
+        frame: Rows and columns; the index is left out.
+        path: The file.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    plain = frame.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_cell))
+    plain.rename(columns=csv_cell).to_csv(path, index=False)
 
 
 def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":

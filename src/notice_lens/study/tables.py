@@ -139,7 +139,7 @@ def write_table(frame: "pd.DataFrame", path: Path) -> None:
     from pandas.api.types import is_numeric_dtype
 
     plain = frame.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_cell))
-    plain.rename(columns=csv_cell).to_csv(path, index=False)
+    plain.set_axis([csv_cell(name) for name in frame.columns], axis="columns").to_csv(path, index=False)
 
 
 def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":

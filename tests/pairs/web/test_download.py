@@ -119,7 +119,7 @@ FAILURES = {
     ),
     "to ftp": (redirect("ftp://127.0.0.1/x"), "redirect refused", "expected http:// or https://", 1),
     "loop": (redirect("/x"), "redirect refused", "5 redirects are followed, and there is another, to http://", 6),
-    "to nonsense": (redirect("http://[::1"), "redirect refused", "has to lead to http:// or https://", 1),
+    "to nonsense": (redirect("http://[::1"), "redirect refused", "expected http:// or https://", 1),
 }
 
 

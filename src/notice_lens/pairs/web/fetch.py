@@ -1,6 +1,6 @@
 """One file from the web, within limits of size and time that no server can stretch.
 
-httpx speaks HTTP, through the environment's proxies (`HTTP_PROXY`, `NO_PROXY` and their like). What is decided here:
+httpx2 speaks HTTP, through the environment's proxies (`HTTP_PROXY`, `NO_PROXY` and their like). What is decided here:
 
 1. One deadline encloses everything that belongs to a file: look-ups of names, connections, headers, redirects, bodies,
    pauses and further tries. It cancels whatever is awaited, however slowly or endlessly a server talks.
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
-import httpx
+import httpx2
 
 from notice_lens import __version__
 
@@ -93,12 +93,12 @@ class Fetcher:
     def __init__(self, limits: Limits, proxies: Mapping[str, str] | None = None, allow_private: bool = False) -> None:
         self.limits = limits
         self.allow_private = allow_private
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             headers={"User-Agent": f"notice-lens/{__version__}", "Accept-Encoding": "identity"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=httpx.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None),
-            limits=httpx.Limits(max_connections=None),
-            mounts={f"{name}://": httpx.AsyncHTTPTransport(proxy=proxy) for name, proxy in (proxies or {}).items()},
+            timeout=httpx2.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None),
+            limits=httpx2.Limits(max_connections=None),
+            mounts={f"{name}://": httpx2.AsyncHTTPTransport(proxy=proxy) for name, proxy in (proxies or {}).items()},
         )
 
     async def __aenter__(self) -> Self:
@@ -155,21 +155,22 @@ class Fetcher:
         finally:
             await response.aclose()
 
-    async def _open(self, url: str) -> httpx.Response:
+    async def _open(self, url: str) -> httpx2.Response:
         """Return the answer at the end of all redirects, of which only the headers are read."""
         target = _parsed(url, ADDRESS, "the URL is")
         for _ in range(MAX_REDIRECTS + 1):
             self._check_public(target.host)
-            # A password stays out of the URL, and so out of httpx's log.
-            auth = httpx.BasicAuth(target.username, target.password) if target.userinfo else None
+            # A password stays out of the URL, and so out of httpx2's log.
+            auth = httpx2.BasicAuth(target.username, target.password) if target.userinfo else None
             guard = self._guard(target.raw_host.decode("ascii"))
             request = self._client.build_request("GET", target.copy_with(userinfo=b""), extensions={"trace": guard})
             with self._told():
                 response = await self._client.send(request, stream=True, auth=auth)
-            if response.next_request is None:
+            if not response.has_redirect_location:
                 return response
             await response.aclose()
-            target = _parsed(response.next_request.url, REDIRECT, "it leads to")
+            following = response.next_request  # None where the address is none
+            target = _parsed(following.url if following else response.headers["Location"], REDIRECT, "it leads to")
         raise FetchError(REDIRECT, f"{MAX_REDIRECTS} redirects are followed, and there is another, to {target}")
 
     def _guard(self, host: str) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
@@ -209,21 +210,19 @@ class Fetcher:
             yield
         except FetchError:
             raise
-        except httpx.ConnectTimeout:
+        except httpx2.ConnectTimeout:
             raise FetchError(TIMEOUT, f"no connection within {connect:.3g} s (connect_timeout)", wait=0.0) from None
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             what = "further byte" if so_far else "answer"
             raise FetchError(TIMEOUT, f"no {what} within {read:.3g} s (read_timeout){so_far}", wait=0.0) from None
         # Odd servers meet the layers below with a dozen exceptions; one URL must not end a run of thousands.
         except Exception as error:
-            if isinstance(error.__context__, httpx.InvalidURL):  # the only one that httpx reads is a redirect's
-                raise FetchError(REDIRECT, f"{error} It has to lead to http:// or https://") from error
             cause: BaseException = error
             while inner := cause.__cause__ or cause.__context__:
                 cause = inner
             number = getattr(cause, "errno", None) or 0
             detail = os.strerror(number) if number > 0 else str(cause) or type(cause).__name__
-            cut_off = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError | ssl.SSLError)
+            cut_off = isinstance(error, httpx2.ReadError | httpx2.RemoteProtocolError | ssl.SSLError)
             wait = None if isinstance(cause, ssl.SSLCertVerificationError) else 0.0
             raise FetchError(CUT_OFF if cut_off else CONNECTION, detail + so_far, wait) from error
 
@@ -263,18 +262,18 @@ def _unpacked(chunk: bytes, decoder: "zlib._Decompress") -> Iterator[bytes]:
         raise FetchError(CUT_OFF, f"Content-Encoding says compressed, and unpacking fails: {error}") from error
 
 
-def _parsed(url: str | httpx.URL, reason: str, what: str) -> httpx.URL:
+def _parsed(url: str | httpx2.URL, reason: str, what: str) -> httpx2.URL:
     """Return a URL of http or https with a host."""
     try:
-        parsed = httpx.URL(url.strip() if isinstance(url, str) else url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
+        parsed = httpx2.URL(url.strip() if isinstance(url, str) else url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL()
     if parsed.scheme not in SCHEMES or not parsed.host:
         raise FetchError(reason, f"{what} {str(url)!r}; expected http:// or https:// and a host")
     return parsed
 
 
-def _check_status(response: httpx.Response) -> None:
+def _check_status(response: httpx2.Response) -> None:
     """Refuse all but 200: nothing else brings a whole file."""
     status = response.status_code
     if status != 200:

@@ -139,7 +139,8 @@ def get(server: Server, tmp_path: Path) -> Callable[..., Any]:
     from notice_lens.pairs import download
 
     def get(paths: dict[str, str], **settings: Any) -> Any:
-        settings = {"progress": False, "retries": 1, "read_timeout": 0.4, "max_seconds": 5.0} | settings
+        defaults = {"progress": False, "retries": 1, "read_timeout": 0.4, "max_seconds": 5.0, "allow_private": True}
+        settings = defaults | settings
         return download({id: server.url(path) for id, path in paths.items()}, tmp_path / "images", **settings)
 
     return get

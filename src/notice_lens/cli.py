@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from notice_lens import __version__
-from notice_lens.cli_errors import told
+from notice_lens.cli_errors import echo, told
 from notice_lens.cli_pairs import pairs
 from notice_lens.cli_replicate import replicate
 from notice_lens.cli_study import REPORT, as_json, by_task, carry_out, load_model, opened, quiet, show
@@ -114,7 +114,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
     from notice_lens.study import SAVED
 
     page = viz.report(folder / SAVED if (folder / SAVED).is_dir() else folder, out or folder / REPORT)
-    click.echo(page)
+    echo(page)
     show(page, opened)
 
 
@@ -128,7 +128,7 @@ def info(model: str, device: str | None, as_json: bool) -> None:
     blip = load_model(model, device)
     checks = blip.check()
     if not as_json:
-        click.echo(f"{blip!r}\n{checks}")
+        echo(f"{blip!r}\n{checks}")
         return
     stacks = {name: blip.stack(name).cfg for name in blip.cfg.stacks}
     shapes = {
@@ -141,7 +141,7 @@ def info(model: str, device: str | None, as_json: bool) -> None:
         "hooks": len(blip.hook_dict),
         "checks": str(checks),
     }
-    click.echo(json.dumps(said, indent=2))
+    echo(json.dumps(said, indent=2))
 
 
 def _corruptions(tasks: dict[str, Any]) -> list[str]:

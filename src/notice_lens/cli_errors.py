@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
+from notice_lens.plain_text import printable
+
 FAILED, STOPPED = 1, 130
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Print text whose control characters and passwords, wherever they are from, are made harmless."""
+    click.echo(printable(text), err=err)
 
 
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,10 +28,10 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **options)
         except KeyboardInterrupt as stop:
-            click.echo(str(stop) or "stopped", err=True)
+            echo(str(stop) or "stopped", err=True)
             sys.exit(STOPPED)
         except (OSError, ValueError, TypeError, RuntimeError) as error:
-            click.echo(f"notice-lens: {error}", err=True)
+            echo(f"notice-lens: {error}", err=True)
             sys.exit(FAILED)
 
     return run

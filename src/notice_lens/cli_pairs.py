@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from notice_lens.cli_errors import told
+from notice_lens.cli_errors import echo, told
 
 MODEL = "Salesforce/blip-vqa-base"
 SOURCE = click.Path(exists=True, path_type=Path)
@@ -46,7 +46,7 @@ def _reader(model: str, match: str | None = None) -> Any:
 
 def _save(made: Any, out: Path, overwrite: bool) -> None:
     made.save(out, overwrite=overwrite)
-    click.echo(f"{made!r}\nsaved to {out}")
+    echo(f"{made!r}\nsaved to {out}")
 
 
 @pairs.command("mini-world")
@@ -132,8 +132,8 @@ def show(folder: Path, as_json: bool) -> None:
 
     found = MinimalPairs.load(folder)
     if not as_json:
-        click.echo(repr(found))
+        echo(repr(found))
         return
     tasks = {task: found["task"].count(task) for task in dict.fromkeys(found["task"])}
     said = {"pairs": len(found), "tasks": tasks, "fingerprint": found.fingerprint, "dropped": found.manifest.dropped}
-    click.echo(json.dumps(said, indent=2))
+    echo(json.dumps(said, indent=2))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from notice_lens.cli_errors import told
+from notice_lens.cli_errors import echo, told
 from notice_lens.cli_pairs import MODEL
 from notice_lens.cli_study import STOPPED, as_json, load_model, make_folder, opened, quiet, show, studied
 
@@ -53,14 +53,14 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     made = plan(blip, tasks, choices)
     path = fix(made, out)
     if not as_json:
-        click.echo("\n".join([f"fixed before it runs, in {path}:", *_said_before(made), ""]))
+        echo("\n".join([f"fixed before it runs, in {path}:", *_said_before(made), ""]))
     try:
         found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, memory=asked["memory"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED) from None
     table = paper_heads(found.important)
     write_csv(table, out / "tables" / "paper_heads.csv")
-    click.echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page)))
+    echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page)))
     show(page, opened)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from notice_lens.cli_errors import echo
+
 REPORT = "report.html"
 STOPPED = "stopped; what was done is kept, and the same command goes on from there"
 
@@ -75,9 +77,9 @@ def carry_out(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED) from None
     if as_json:
-        click.echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
+        echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
     else:
-        click.echo("\n".join(["", *found.findings(), "", f"report: {page}"]))
+        echo("\n".join(["", *found.findings(), "", f"report: {page}"]))
     show(page, opened)
     return found
 
@@ -101,7 +103,7 @@ def studied(
 
     def say(text: str) -> None:
         if not silent:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     found = run_study(blip, tasks, out, choices, say=say, progress=not barless, **options)
     assert found.data is not None, "it was carried out"

@@ -14,6 +14,7 @@ import xarray as xr
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs.clusters import cluster_numbers
+from notice_lens.plain_text import printable
 
 ENOUGH = 15
 """Clusters below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the sample's."""
@@ -86,7 +87,7 @@ def warn_if_few(sizes: Sequence[int], what: str = "") -> bool:
     if (fewest := min(sizes)) >= ENOUGH:
         return False
     message = f"{fewest} clusters of pairs{what}: below {ENOUGH} intervals are rough, and there are no p-values"
-    warnings.warn(message, FewClusters, stacklevel=4)
+    warnings.warn(printable(message), FewClusters, stacklevel=4)
     return True
 
 

@@ -23,6 +23,7 @@ from notice_lens.models.lens import Lens
 from notice_lens.models.names import HookName
 from notice_lens.models.stacks import Stack
 from notice_lens.models.tables import CheckReport, HooksTable
+from notice_lens.plain_text import printable
 
 
 class HookedBLIP(ForwardPass):
@@ -301,7 +302,7 @@ class HookedBLIP(ForwardPass):
         configs = [self.stack(name).cfg for name in self.cfg.stacks]
         stacks = [f"  {cfg.name}: {cfg.n_layers} layers x {cfg.n_heads} heads of {cfg.d_head}" for cfg in configs]
         origin = self.cfg.name_or_path or "an in-memory model"
-        header = f"HookedBLIP: {self.cfg.kind!r} from {origin}, {self.dtype} on {self.device}"
+        header = f"HookedBLIP: {self.cfg.kind!r} from {printable(origin)}, {self.dtype} on {self.device}"
         return "\n".join([header, *stacks])
 
 

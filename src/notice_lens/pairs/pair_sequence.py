@@ -26,6 +26,7 @@ from notice_lens.pairs.records import DIGESTS, IMAGES, TEXTS, look, stored_image
 from notice_lens.pairs.sources import resized
 from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
 from notice_lens.pairs.values import as_text, shown
+from notice_lens.plain_text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -270,7 +271,7 @@ class PairSequence:
         lines.append("  with " + ", ".join(f"{name} {count}" for name, count in has.items()))
         if manifest.dropped:
             lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
 
 def _plain(index: Any) -> Any:

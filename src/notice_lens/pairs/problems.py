@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from notice_lens.plain_text import printable
+
 MISSING = "missing value"
 NOT_TEXT = "neither text nor a whole number"
 IMAGE = "image unreadable"
@@ -39,7 +41,7 @@ class Problem:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.detail}"
+        return printable(f"{self.id}: {self.detail}")
 
 
 def describe(problems: Iterable[Problem], of: int) -> str:
@@ -70,5 +72,5 @@ class PairsError(ValueError):
     """
 
     def __init__(self, problems: list[Problem], of: int, hint: str = "") -> None:
-        super().__init__(describe(problems, of) + hint)
+        super().__init__(describe(problems, of) + printable(hint))
         self.problems = problems

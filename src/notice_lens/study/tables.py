@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.files import replacing
+from notice_lens.plain_text import csv_cell
 from notice_lens.viz.label_rows import label_rows as of_candidates
 from notice_lens.viz.page_words import UNTESTED, percent
 from notice_lens.viz.results import MINUS, is_tested
@@ -131,11 +132,23 @@ def write_tables(
         write_csv(table, folder / f"{name}.csv")
 
 
-def write_csv(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as CSV, whole or not at all; folders are made. Raises OSError where it cannot be written."""
+def write_csv(frame: "pd.DataFrame", path: Path) -> None:
+    """Write a table as a CSV file, whole or not at all, that a spreadsheet shows and does not compute.
+
+    Args:
+        frame: Rows and columns; the index is left out.
+        path: The file; folders are made.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    plain = frame.apply(lambda column: column if is_numeric_dtype(column) else column.map(csv_cell))
+    plain = plain.set_axis([csv_cell(name) for name in frame.columns], axis="columns")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        table.to_csv(beside, index=False)
+        plain.to_csv(beside, index=False)
 
 
 def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.plain_text import printable
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
@@ -66,5 +68,6 @@ def _png(figure: "Figure", scale: float) -> bytes | None:
     try:
         return figure.to_image(format="png", scale=scale)
     except Exception as error:
-        logger.warning("figure without a PNG: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+        reason = printable(error).strip().partition("\n")[0]
+        logger.warning("figure without a PNG: %s: %s", type(error).__name__, reason)
         return None

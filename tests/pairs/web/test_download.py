@@ -93,8 +93,8 @@ FAILURES = {
         "not an image in a format that is read here: AVIF, BMP,",
         1,
     ),
-    "cut off": (serve(JPEG[:100], length=len(JPEG)), "cut off", "ended after 100 bytes, before the file did", 2),
-    "a chunk cut off": (chunked(JPEG[:100]), "cut off", "the connection ended after", 2),
+    "cut off": (serve(JPEG[:100], length=len(JPEG)), "cut off", "(received 100 bytes, expected", 2),
+    "a chunk cut off": (chunked(JPEG[:100]), "cut off", ", after 101 bytes (in 2 tries)", 2),
     "stall": (stall, "out of time", "no answer within 0.4 s (read_timeout) (in 2 tries)", 2),
     "stall midway": (stall_midway, "out of time", "no further byte within 0.4 s (read_timeout), after 100 bytes", 2),
     "says too large": (
@@ -111,10 +111,15 @@ FAILURES = {
         1,
     ),
     "not gzip": (serve(JPEG, Content_Encoding="gzip"), "cut off", "unpacking fails: Error -3", 1),
-    "to a file": (redirect("file:///etc/hostname"), "redirect refused", "leads to 'file:///etc/hostname'; expected", 1),
+    "to a file": (
+        redirect("file:///etc/hostname"),
+        "redirect refused",
+        "leads to 'file://127.0.0.1/etc/hostname'; expected",
+        1,
+    ),
     "to ftp": (redirect("ftp://127.0.0.1/x"), "redirect refused", "expected http:// or https://", 1),
     "loop": (redirect("/x"), "redirect refused", "5 redirects are followed, and there is another, to http://", 6),
-    "to nonsense": (redirect("http://["), "redirect refused", "expected http:// or https://", 1),
+    "to nonsense": (redirect("http://[::1"), "redirect refused", "expected http:// or https://", 1),
 }
 
 
@@ -258,14 +263,11 @@ def test_chunks(server, get):
     assert get({"x": "/x"}).files["x"].read_bytes() == JPEG
 
 
-def test_environment_proxies_and_cookies_are_left_out(server, get, monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
+def test_cookies_are_left_out(server, get):
     server.routes["/x"] = lambda handler: handler.answer(302, Location="/y", Set_Cookie="a=b; Path=/")
     server.routes["/y"] = serve(JPEG)
     assert get({"x": "/x"}).failed == ()
     assert all("Cookie" not in headers for headers in server.headers)
-    assert get({"z": "/y"}, proxies={"http": "http://127.0.0.1:1"}, retries=0).counts == {"no connection": 1}
 
 
 def test_several_at_a_time(server, get):
@@ -304,7 +306,7 @@ def test_ctrl_c_leaves_a_folder_to_go_on_from(server, get, tmp_path):
     assert set(missing["reason"]) == {"interrupted"}
     assert "image5" in set(missing["id"])
     assert not [name for name in names(tmp_path) if name.endswith(".part")]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not [thread for thread in threading.enumerate() if "portal" in thread.name]
     server.routes["/5"] = serve(JPEG)
     assert get(paths).fetched == len(missing)
     assert sum(server.visits.values()) <= len(paths) + 2

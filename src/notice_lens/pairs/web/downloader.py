@@ -11,14 +11,16 @@ Limits: an image is known by its id alone, so other URLs under the same ids need
 """
 
 import re
+from asyncio import Semaphore
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from os import PathLike
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from threading import Event
 from typing import Any
 
+from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
 from tqdm.auto import tqdm
 
 from notice_lens.models.pictures import FORMATS, file_format, to_rgb
@@ -41,6 +43,7 @@ def download(
     read_timeout: float = Limits.read_timeout,
     max_seconds: float = Limits.max_seconds,
     proxies: Mapping[str, str] | None = None,
+    allow_private: bool = False,
     progress: bool = True,
 ) -> DownloadReport:
     """Fetches the images that a folder lacks, and reports what failed; failures of single images never raise.
@@ -57,7 +60,10 @@ def download(
         connect_timeout: Seconds until a connection stands.
         read_timeout: Seconds without a byte.
         max_seconds: Seconds for the whole of one image: redirects, pauses and all tries.
-        proxies: What requests takes: the proxy of each scheme. None are taken from the environment.
+        proxies: The proxy of each scheme (`http`, `https` or `all`), before those of the environment (`HTTP_PROXY`,
+            `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+        allow_private: Whether private, loopback, link-local and other addresses that are not public may be asked, as
+            for a server of one's own. Otherwise they are refused, also where a name or a redirect leads to them.
         progress: Whether to show a bar.
 
     Raises:
@@ -72,12 +78,10 @@ def download(
     _prepare(folder, wanted)
     before = _images(folder, wanted)
     missing = {id: url for id, url in wanted.items() if id not in before}
-    fetcher = Fetcher(limits, Event(), workers, proxies)
     failures: dict[str, Failure] = {}
     try:
-        _fetch_all(fetcher, missing, folder, workers, progress, failures)
+        _fetch_all(Fetcher(limits, proxies, allow_private), missing, folder, workers, progress, failures)
     finally:
-        fetcher.close()
         files = _images(folder, wanted)
         untried = INTERRUPTED, "the run ended before it was fetched"
         failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in wanted.items() if id not in files)
@@ -88,33 +92,31 @@ def download(
 def _fetch_all(
     fetcher: Fetcher, urls: dict[str, str], folder: Path, workers: int, progress: bool, failures: dict[str, Failure]
 ) -> None:
-    """Fetches all of them, and notes what failed; whatever else happens ends the threads before it goes on."""
+    """Fetch all of them in an event loop of its own, and note what failed; whatever else happens ends the loop."""
+    slots = Semaphore(workers)
     bar = tqdm(total=len(urls), unit="image", disable=not progress)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        try:
-            futures = {pool.submit(_fetch, fetcher, id, url, folder): id for id, url in urls.items()}
-            for future in as_completed(futures):
-                id = futures[future]
-                try:
-                    future.result()
-                except FetchError as error:
-                    failures[id] = Failure(id, urls[id], error.reason, error.detail)
-                    bar.set_postfix(failed=len(failures))
-                bar.update()
-        except BaseException:
-            fetcher.stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    with bar, start_blocking_portal() as portal, portal.wrap_async_context_manager(fetcher):
+        futures = {portal.start_task_soon(_fetch, fetcher, slots, id, url, folder): id for id, url in urls.items()}
+        for future in as_completed(futures):
+            id = futures[future]
+            try:
+                future.result()
+            except FetchError as error:
+                failures[id] = Failure(id, urls[id], error.reason, error.detail)
+                bar.set_postfix(failed=len(failures))
+            bar.update()
 
 
-def _fetch(fetcher: Fetcher, id: str, url: str, folder: Path) -> None:
-    """One image: under its final name, or not there at all."""
+async def _fetch(fetcher: Fetcher, slots: Semaphore, id: str, url: str, folder: Path) -> None:
+    """Fetch one image: it is there under its final name, or not at all."""
     part = folder / f"{id}.part"
-    try:
-        content_type = fetcher.fetch(url, part)
-        part.replace(folder / (id + _extension(part, content_type)))
-    finally:
-        part.unlink(missing_ok=True)
+    async with slots:
+        try:
+            content_type = await fetcher.fetch(url, part)
+            ending = await to_thread.run_sync(_extension, part, content_type)
+            part.replace(folder / (id + ending))
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _extension(path: Path, content_type: str) -> str:

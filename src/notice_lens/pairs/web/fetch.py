@@ -1,31 +1,35 @@
 """One file from the web, within limits of size and time that no server can stretch.
 
-1. Ask for the bytes. Redirects are followed here and not by requests, which would read all of what a redirect says
-   besides: each has to lead to http or https, and there are few.
-2. Write what comes, as it comes. Time is looked at between any two bytes that arrive, size before each write; what
-   is compressed on its way is unpacked in pieces, so that a small answer cannot become a huge one at once.
-3. What may pass is tried again after a pause (no connection, no answer in time, cut off, 429 and 5xx): urllib3's
-   `Retry` says how often and how long, and a server's own Retry-After counts, unless it asks for more than is left.
+httpx2 speaks HTTP, through the environment's proxies (`HTTP_PROXY`, `NO_PROXY` and their like). What is decided here:
 
-Neither proxies nor passwords are taken from the environment, and no cookies are kept.
+1. One deadline encloses everything that belongs to a file: look-ups of names, connections, headers, redirects, bodies,
+   pauses and further tries. It cancels whatever is awaited, however slowly or endlessly a server talks.
+2. Only the headers of a redirect are read. Each has to lead to http or https, and there are few.
+3. Private addresses are refused. What counts is the address that a connection has reached, looked at before a byte is
+   sent, and not what a name led to a moment ago. Behind a proxy only addresses that a URL spells out can be refused.
+4. Bytes are counted on the wire and again unpacked, a bounded piece at a time; what follows their end is not read.
+5. What may pass (no connection, no answer in time, cut off, 429 and 5xx) is tried again after a pause.
 
-Limits: the headers of one answer have the time of one answer, not of one image, so a server that sends them letter by
-letter can hold a thread longer than `Limits.max_seconds`.
+Limits: nothing can interrupt a look-up of a name. No file waits for it, but the interpreter may, at its exit.
 """
 
+import asyncio
+import os
+import ssl
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from threading import Event
-from urllib.parse import urljoin, urlsplit
+from typing import Any, Self
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ReadTimeoutError
-from urllib3.util import Retry
+import anyio
+import httpx2
 
 from notice_lens import __version__
 
@@ -33,6 +37,7 @@ ADDRESS = "no http or https address"
 CONNECTION = "no connection"
 CUT_OFF = "cut off"
 INTERRUPTED = "interrupted"
+PRIVATE = "private address refused"
 REDIRECT = "redirect refused"
 TIMEOUT = "out of time"
 TOO_LARGE = "too large"
@@ -41,7 +46,7 @@ MAX_REDIRECTS = 5
 
 _PASSING = (429, 500, 502, 503, 504)
 _PACKED = ("gzip", "x-gzip", "deflate")
-_CHUNK = 1 << 16
+_PIECE = 1 << 16
 
 
 class FetchError(Exception):
@@ -50,33 +55,17 @@ class FetchError(Exception):
     Attributes:
         reason: The kind of failure, one of this module's constants or HTTP and a status.
         detail: What was asked, what arrived, and what is allowed.
+        wait: Seconds that the server asks to wait before another try, 0 where it names none; None where no try helps.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, wait: float | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-class _MayPass(FetchError):
-    """A failure worth another try; the answer, if there was one, may say when."""
-
-    def __init__(self, reason: str, detail: str, response: requests.Response | None = None) -> None:
-        super().__init__(reason, detail)
-        self.response = response
+        self.reason, self.detail, self.wait = reason, detail, wait
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one file may cost.
-
-    Attributes:
-        retries: Further tries after the first.
-        max_bytes: The most bytes of a file.
-        connect_timeout: Seconds until a connection stands.
-        read_timeout: Seconds without a byte.
-        max_seconds: Seconds for the whole file: redirects, pauses and all tries.
-    """
+    """How much one file may cost, as `download` describes it."""
 
     retries: int = 3
     max_bytes: int = 50 * 2**20
@@ -93,207 +82,213 @@ class Limits:
 
 
 class Fetcher:
-    """Fetches files; several threads may share one.
+    """A client that fetches files, as an asynchronous context manager.
 
     Args:
         limits: How much one file may cost.
-        stop: Ends what is under way once it is set, by a `FetchError` of the reason INTERRUPTED.
-        connections: How many are kept open to one host.
-        proxies: What requests takes: the proxy of each scheme.
+        proxies: The proxy of each scheme (`http`, `https` or `all`), before those of the environment.
+        allow_private: Whether addresses that are not public may be asked.
     """
 
-    def __init__(self, limits: Limits, stop: Event, connections: int, proxies: Mapping[str, str] | None = None) -> None:
+    def __init__(self, limits: Limits, proxies: Mapping[str, str] | None = None, allow_private: bool = False) -> None:
         self.limits = limits
-        self.stop = stop
-        self._session = _Session()
-        self._session.trust_env = False
-        self._session.proxies.update(proxies or {})
-        # What threads share must not change: no cookies.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.update({"User-Agent": f"notice-lens/{__version__}", "Accept-Encoding": "identity"})
-        for scheme in SCHEMES:
-            self._session.mount(f"{scheme}://", HTTPAdapter(pool_maxsize=connections))
+        self.allow_private = allow_private
+        self._client = httpx2.AsyncClient(
+            headers={"User-Agent": f"notice-lens/{__version__}", "Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            timeout=httpx2.Timeout(limits.read_timeout, connect=limits.connect_timeout, pool=None),
+            limits=httpx2.Limits(max_connections=None),
+            mounts={f"{name}://": httpx2.AsyncHTTPTransport(proxy=proxy) for name, proxy in (proxies or {}).items()},
+        )
 
-    def close(self) -> None:
-        """Closes all connections."""
-        self._session.close()
+    async def __aenter__(self) -> Self:
+        asyncio.get_running_loop().set_default_executor(_LookUps(64))
+        await self._client.__aenter__()
+        return self
 
-    def fetch(self, url: str, path: Path) -> str:
-        """Writes what a URL leads to into a file, and returns the Content-Type, "" where none was given.
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def fetch(self, url: str, path: Path) -> str:
+        """Write what a URL leads to into a file, and return the Content-Type, "" where none was given.
 
         Raises:
             FetchError: It is not there, or not within the limits; the file may hold a part of it.
             OSError: The file cannot be written.
         """
-        _check_scheme(url, ADDRESS, "the URL is")
-        deadline = time.monotonic() + self.limits.max_seconds
-        retry = Retry(total=self.limits.retries, backoff_factor=0.5, backoff_jitter=0.2, status_forcelist=_PASSING)
-        while True:
-            try:
-                return self._attempt(url, path, deadline)
-            except _MayPass as error:
-                retry = self._pause(retry, error, deadline)
+        try:
+            with anyio.fail_after(self.limits.max_seconds) as scope:
+                for tries in range(1, self.limits.retries + 2):
+                    try:
+                        return await self._attempt(url, path)
+                    except FetchError as error:
+                        await self._pause(error, tries, scope.deadline - anyio.current_time())
+        except TimeoutError:
+            detail = f"not complete within {self.limits.max_seconds:g} s (max_seconds){_so_far(path)}"
+            raise FetchError(TIMEOUT, detail) from None
+        raise AssertionError("the last try returns or raises")
 
-    def _attempt(self, url: str, path: Path, deadline: float) -> str:
-        """Asks once."""
-        with self._open(url, deadline) as response:
+    async def _attempt(self, url: str, path: Path) -> str:
+        """Ask once."""
+        path.unlink(missing_ok=True)
+        response = await self._open(url)
+        try:
             _check_status(response)
-            self._check_size(response.raw.length_remaining or 0, "Content-Length")
-            chunks = self._chunks(response, deadline)
-            if response.headers.get("Content-Encoding", "").lower() in _PACKED:
-                chunks = _unpacked(chunks)
-            size = 0
+            self._check_size(int(response.headers.get("Content-Length", "0")[:20]), "Content-Length")
+            packed = response.headers.get("Content-Encoding", "").lower() in _PACKED
+            unpack = zlib.decompressobj(zlib.MAX_WBITS | 32) if packed else None
+            chunks, received = response.aiter_raw(), 0
             with path.open("wb") as file:
-                for chunk in chunks:
-                    size += len(chunk)
-                    self._check_size(size, "at least")
-                    file.write(chunk)
+                while not (unpack and unpack.eof):
+                    with self._told(_so_far(path)):
+                        if not (chunk := await anext(chunks, b"")):
+                            break
+                    received += len(chunk)
+                    self._check_size(received, "at least")
+                    for piece in _unpacked(chunk, unpack) if unpack else (chunk,):
+                        self._check_size(file.tell() + len(piece), "at least")
+                        file.write(piece)
+                    file.flush()
+            if unpack and not unpack.eof:
+                raise FetchError(CUT_OFF, "Content-Encoding says compressed, and the end is missing")
             return response.headers.get("Content-Type", "")
+        finally:
+            await response.aclose()
 
-    def _open(self, url: str, deadline: float) -> requests.Response:
-        """The answer at the end of all redirects, of which only the headers are read."""
+    async def _open(self, url: str) -> httpx2.Response:
+        """Return the answer at the end of all redirects, of which only the headers are read."""
+        target = _parsed(url, ADDRESS, "the URL is")
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._ask(url, deadline)
-            if not response.is_redirect:
+            self._check_public(target.host)
+            # A password stays out of the URL, and so out of httpx2's log.
+            auth = httpx2.BasicAuth(target.username, target.password) if target.userinfo else None
+            guard = self._guard(target.raw_host.decode("ascii"))
+            request = self._client.build_request("GET", target.copy_with(userinfo=b""), extensions={"trace": guard})
+            with self._told():
+                response = await self._client.send(request, stream=True, auth=auth)
+            if not response.has_redirect_location:
                 return response
-            response.close()
-            url = _target(url, response.headers["location"])
-        raise FetchError(REDIRECT, f"{MAX_REDIRECTS} redirects are followed, and there is another, to {url}")
+            await response.aclose()
+            following = response.next_request  # None where the address is none
+            target = _parsed(following.url if following else response.headers["Location"], REDIRECT, "it leads to")
+        raise FetchError(REDIRECT, f"{MAX_REDIRECTS} redirects are followed, and there is another, to {target}")
 
-    def _ask(self, url: str, deadline: float) -> requests.Response:
-        """The answer of one server, of which only the headers are read."""
-        left = self._time_left(deadline)
-        timeout = (min(self.limits.connect_timeout, left), min(self.limits.read_timeout, left))
+    def _guard(self, host: str) -> Callable[[str, dict[str, Any]], Awaitable[None]]:
+        """Return a callback that closes a direct connection to a private address before a byte is sent."""
+        direct = False
+
+        async def look(event: str, info: dict[str, Any]) -> None:
+            nonlocal direct
+            if event == "connection.connect_tcp.started":
+                direct = info["host"] == host  # and not a proxy
+            elif event == "connection.connect_tcp.complete" and direct:
+                stream = info["return_value"]
+                try:
+                    self._check_public(stream.get_extra_info("server_addr")[0])
+                except BaseException:
+                    await stream.aclose()
+                    raise
+
+        return look
+
+    def _check_public(self, host: str) -> None:
+        """Refuse an address that is not public; a name is no address."""
         try:
-            return self._session.get(url, stream=True, allow_redirects=False, timeout=timeout)
-        except requests.ConnectTimeout:
-            raise _MayPass(TIMEOUT, f"no connection within {timeout[0]:.3g} s (connect_timeout)") from None
-        except requests.Timeout:
-            raise _MayPass(TIMEOUT, f"no answer within {timeout[1]:.3g} s (read_timeout)") from None
-        except requests.exceptions.SSLError as error:
-            raise FetchError(CONNECTION, _innermost(error)) from error
-        except requests.ConnectionError as error:
-            raise _MayPass(CONNECTION, _innermost(error)) from error
-        # requests and urllib3 meet odd addresses with a dozen exceptions; one URL must not end a run of thousands.
+            address = ip_address(host)
+        except ValueError:
+            return
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address.sixtofour or address
+        if not self.allow_private and (not address.is_global or address.is_multicast):
+            raise FetchError(PRIVATE, f"it leads to {host}; expected a public address, or allow_private=True")
+
+    @contextmanager
+    def _told(self, so_far: str = "") -> Iterator[None]:
+        """Turn what a connection raises into failures."""
+        connect, read = self.limits.connect_timeout, self.limits.read_timeout
+        try:
+            yield
+        except FetchError:
+            raise
+        except httpx2.ConnectTimeout:
+            raise FetchError(TIMEOUT, f"no connection within {connect:.3g} s (connect_timeout)", wait=0.0) from None
+        except httpx2.TimeoutException:
+            what = "further byte" if so_far else "answer"
+            raise FetchError(TIMEOUT, f"no {what} within {read:.3g} s (read_timeout){so_far}", wait=0.0) from None
+        # Odd servers meet the layers below with a dozen exceptions; one URL must not end a run of thousands.
         except Exception as error:
-            raise FetchError(ADDRESS, f"{_innermost(error)} ({url})") from error
+            cause: BaseException = error
+            while inner := cause.__cause__ or cause.__context__:
+                cause = inner
+            number = getattr(cause, "errno", None) or 0
+            detail = os.strerror(number) if number > 0 else str(cause) or type(cause).__name__
+            cut_off = isinstance(error, httpx2.ReadError | httpx2.RemoteProtocolError | ssl.SSLError)
+            wait = None if isinstance(cause, ssl.SSLCertVerificationError) else 0.0
+            raise FetchError(CUT_OFF if cut_off else CONNECTION, detail + so_far, wait) from error
 
-    def _chunks(self, response: requests.Response, deadline: float) -> Iterator[bytes]:
-        """The bytes of an answer as they come over the wire."""
-        size = 0
-        while True:
-            self._time_left(deadline, f", after {size:,} bytes")
-            if self.stop.is_set():
-                raise FetchError(INTERRUPTED, f"stopped after {size:,} bytes")
-            try:
-                # read1 hands over what is there: read would wait for the whole chunk, however slowly it comes.
-                chunk = response.raw.read1(_CHUNK, decode_content=False)
-            except ReadTimeoutError:
-                detail = f"no further byte within {self.limits.read_timeout:.3g} s (read_timeout), after {size:,} bytes"
-                raise _MayPass(TIMEOUT, detail) from None
-            except (HTTPError, OSError) as error:
-                raise _MayPass(CUT_OFF, f"the connection ended after {size:,} bytes, before the file did") from error
-            if not chunk:
-                return
-            size += len(chunk)
-            yield chunk
-
-    def _pause(self, retry: Retry, error: _MayPass, deadline: float) -> Retry:
-        """Waits as long as the server asks, or longer each time; the failure itself where no try or time is left."""
-        try:
-            retry = retry.increment("GET", error=error)
-        except MaxRetryError:
-            tries = f" (in {self.limits.retries + 1} tries)" if self.limits.retries else ""
-            raise FetchError(error.reason, error.detail + tries) from error
-        asked = _retry_after(retry, error.response)
-        seconds = asked or retry.get_backoff_time()
-        left = deadline - time.monotonic()
+    async def _pause(self, error: FetchError, tries: int, left: float) -> None:
+        """Wait as long as the server asks, or longer each time; raise the failure where no try helps or is left."""
+        if error.wait is None:
+            raise error
+        if tries > self.limits.retries:
+            raise FetchError(error.reason, error.detail + (f" (in {tries} tries)" if tries > 1 else "")) from error
+        seconds = error.wait or 2 ** (tries - 1) - 1
         if seconds >= left:
-            wait = f"the server asks to wait {asked:,.0f} s (Retry-After)" if asked else "another try has to wait"
-            detail = f"{error.detail}; {wait}, and {max(left, 0):.3g} s are left of {self.limits.max_seconds:g} s"
-            raise FetchError(error.reason, f"{detail} (max_seconds)") from error
-        if self.stop.wait(seconds):
-            raise FetchError(INTERRUPTED, f"stopped before another try; before, {error.detail}")
-        return retry
-
-    def _time_left(self, deadline: float, where: str = "") -> float:
-        """Seconds left for this file, more than none."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise FetchError(TIMEOUT, f"not complete within {self.limits.max_seconds:g} s (max_seconds){where}")
-        return left
+            wait = f"the server asks to wait {seconds:,.0f} s (Retry-After)"
+            left_of = f"{left:.3g} s are left of {self.limits.max_seconds:g} s (max_seconds)"
+            detail = f"{error.detail}; {wait if error.wait else 'another try has to wait'}, and {left_of}"
+            raise FetchError(error.reason, detail) from error
+        await anyio.sleep(seconds)
 
     def _check_size(self, size: int, what: str) -> None:
-        if size > self.limits.max_bytes:
-            raise FetchError(
-                TOO_LARGE, f"{what} {size:,} bytes; at most {self.limits.max_bytes:,} asked for (max_bytes)"
-            )
+        if size > (limit := self.limits.max_bytes):
+            raise FetchError(TOO_LARGE, f"{what} {size:,} bytes; at most {limit:,} asked for (max_bytes)")
 
 
-class _Session(requests.Session):
-    """A session that sees no redirects: it would read the whole body of each, whatever its size and pace."""
+class _LookUps(ThreadPoolExecutor):
+    """Threads that look names up. Nothing can interrupt them, so nothing waits for them when the loop ends."""
 
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        return None
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
 
 
-def _check_scheme(url: str, reason: str, what: str) -> None:
+def _unpacked(chunk: bytes, decoder: "zlib._Decompress") -> Iterator[bytes]:
+    """Yield a chunk without its gzip or deflate, a bounded piece at a time; nothing of what follows the end."""
     try:
-        valid = urlsplit(url).scheme in SCHEMES
-    except ValueError:
-        valid = False
-    if not valid:
-        raise FetchError(reason, f"{what} {url!r}; expected http:// or https://")
-
-
-def _target(url: str, location: str) -> str:
-    """Where a redirect leads."""
-    # Headers are read as Latin-1, and servers write UTF-8.
-    location = location.encode("latin-1", "replace").decode("utf-8", "replace")
-    try:
-        target = urljoin(url, location)
-    except ValueError:
-        target = location
-    _check_scheme(target, REDIRECT, "it leads to")
-    return target
-
-
-def _check_status(response: requests.Response) -> None:
-    """Only 200 brings a whole file."""
-    status = response.status_code
-    detail = f"{response.url} answered {status} {response.reason}"
-    if status in _PASSING:
-        raise _MayPass(f"HTTP {status}", detail, response)
-    if status != 200:
-        raise FetchError(f"HTTP {status}", detail)
-
-
-def _retry_after(retry: Retry, response: requests.Response | None) -> float | None:
-    """Seconds that the server asks to wait; None where it says nothing that can be understood."""
-    try:
-        seconds = retry.get_retry_after(response.raw) if response is not None else None
-    except (InvalidHeader, ValueError, OverflowError):
-        return None
-    return None if seconds is None else float(seconds)
-
-
-def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Bytes without their gzip or deflate, a bounded piece at a time."""
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    try:
-        for chunk in chunks:
-            while chunk:
-                yield decoder.decompress(chunk, _CHUNK)
-                chunk = decoder.unconsumed_tail
-        yield decoder.flush()
+        while chunk and not decoder.eof:
+            yield decoder.decompress(chunk, _PIECE)
+            chunk = decoder.unconsumed_tail
     except zlib.error as error:
         raise FetchError(CUT_OFF, f"Content-Encoding says compressed, and unpacking fails: {error}") from error
 
 
-def _innermost(error: BaseException) -> str:
-    """What happened, without the layers of libraries around it."""
-    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else None
-    inner = getattr(inner, "reason", None) or inner
-    if isinstance(inner, Exception):
-        return _innermost(inner)
-    return str(error) or type(error).__name__
+def _parsed(url: str | httpx2.URL, reason: str, what: str) -> httpx2.URL:
+    """Return a URL of http or https with a host."""
+    try:
+        parsed = httpx2.URL(url.strip() if isinstance(url, str) else url)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL()
+    if parsed.scheme not in SCHEMES or not parsed.host:
+        raise FetchError(reason, f"{what} {str(url)!r}; expected http:// or https:// and a host")
+    return parsed
+
+
+def _check_status(response: httpx2.Response) -> None:
+    """Refuse all but 200: nothing else brings a whole file."""
+    status = response.status_code
+    if status != 200:
+        wait = _retry_after(response.headers.get("Retry-After", "")) if status in _PASSING else None
+        raise FetchError(f"HTTP {status}", f"{response.url} answered {status} {response.reason_phrase}", wait)
+
+
+def _retry_after(value: str) -> float:
+    """Return the seconds that a server asks to wait; 0 where it says nothing that can be understood."""
+    try:
+        return float(value) if value.isdecimal() else max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _so_far(path: Path) -> str:
+    size = path.stat().st_size if path.exists() else 0
+    return f", after {size:,} bytes" if size else ""

@@ -3,13 +3,14 @@
 import csv
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notice_lens.files import replacing
 from notice_lens.pairs.problems import SHOWN
+from notice_lens.plain_text import csv_cell, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +21,11 @@ FAILED = "failed.csv"
 
 @dataclass(frozen=True)
 class Failure:
-    """One image that is missing.
+    """One image that is missing, in text that is safe to print.
 
     Attributes:
         id: The image's.
-        url: Where it was looked for.
+        url: Where it was looked for, without user and password.
         reason: The kind of failure, by which they are counted: a constant of `fetch` or `problems`, or HTTP 404.
         detail: What was asked, what arrived, and what is allowed.
     """
@@ -33,6 +34,10 @@ class Failure:
     url: str
     reason: str
     detail: str
+
+    def __post_init__(self) -> None:
+        for name in ("url", "detail"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class DownloadReport:
         """What failed: one row for each image, with id, url, reason and detail."""
         import pandas as pd
 
-        return pd.DataFrame(map(_row, self.failed), columns=pd.Index(_COLUMNS))
+        return pd.DataFrame(map(astuple, self.failed), columns=pd.Index(_COLUMNS))
 
     def to_csv(self, path: str | PathLike[str]) -> None:
         """Writes what failed into a file, as `failed.csv` in the folder has it."""
@@ -83,13 +88,9 @@ class DownloadReport:
 _COLUMNS = [field.name for field in fields(Failure)]
 
 
-def _row(failure: Failure) -> list[str]:
-    return [getattr(failure, name) for name in _COLUMNS]
-
-
 def write_csv(failed: Iterable[Failure], path: Path) -> None:
     """Write failures into a file, whole or not at all."""
     with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
-        writer.writerows(map(_row, failed))
+        writer.writerows([*map(csv_cell, astuple(failure))] for failure in failed)

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from notice_lens import patching
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
+from notice_lens.pairs.roles import ALL
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.found import Study
 from notice_lens.study.statistics import functions, statistics
@@ -62,7 +63,9 @@ def run_study(
             sweep cannot be as asked for.
         PairsError: Pairs do not hold for this model.
     """
-    found = Study(choices or Choices())
+    found = Study((choices or Choices()).resolved(tasks))
+    if found.choices.role == ALL:
+        say("effects are read at all words at once")
     site = check_before(blip, tasks, found.choices)
     folder.mkdir(parents=True, exist_ok=True)
     _sweeps(blip, tasks, folder, found, say, {**options, "progress": progress})
@@ -70,7 +73,7 @@ def run_study(
     statistics(found)
     if not found.cells:
         raise ValueError("no cell is left to study: " + " ".join(found.notes))
-    if site.name == f"{looking_stack(blip)}.cross_attn.hook_z" and found.choices.role is not None:
+    if site.name == f"{looking_stack(blip)}.cross_attn.hook_z":
         say("what heads do ...")
         for task in tasks:
             functions(blip, task, found, progress)
@@ -98,7 +101,7 @@ def _sweeps(
             # A task's name is the user's: as a file's name it must not lead elsewhere.
             store = folder / "cells" / quote(name, safe=" ,")
             sweep = {"corruption": corruption, **own}
-            if choices.role is None:
+            if choices.role == ALL:
                 found.effects[name] = patching.patch_heads(
                     blip, kept, choices.site, positions="all", store=f"{store}.zarr", **sweep
                 )
@@ -156,7 +159,7 @@ def _collected(blip: "HookedBLIP", found: Study, progress: bool) -> ReportData:
             *found.notes,
         ],
         settings={**asdict(choices), "corruptions": corruptions, "metric": METRIC},
-        roles=None if choices.role is None else [choices.role],
+        roles=[str(choices.role)],
         max_pairs=choices.shown,
         progress=progress,
     )

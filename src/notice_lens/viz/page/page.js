@@ -81,7 +81,7 @@ function start(root, data) {
       from = last;
     }
     line.append(text.slice(from));
-    if (side === "clean" && role != null && !(role in pair.spans.clean)) line.append(" ", make("mark", "", role));
+    if (side === "clean" && role != null && role !== "all" && !(role in pair.spans.clean)) line.append(" ", make("mark", "", role));
     return line;
   }
 

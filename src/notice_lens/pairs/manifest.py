@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from notice_lens import __version__
+from notice_lens.errors import reading
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,36 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
-        """The manifest of a file that `write` made."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**values, "steps": tuple(values["steps"])})
+        """Return the manifest of a file that `write` made.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is no manifest.
+        """
+        with reading(path):
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"expected a JSON object, got {type(values).__name__}")
+            if unknown := [name for name in values if name not in _KINDS]:
+                raise ValueError(f"it has an unknown {unknown[0]!r}, perhaps from another version of notice-lens")
+            for name, (kind, expected) in _KINDS.items():
+                if name not in values:
+                    raise ValueError(f"it has no {name!r}")
+                if not isinstance(values[name], kind) or isinstance(values[name], bool):
+                    raise ValueError(f"{name!r} is {values[name]!r}; expected {expected}")
+            if not all(isinstance(step, dict) for step in values["steps"]):
+                raise ValueError("'steps' are not all JSON objects")
+            if wrong := [reason for reason, count in values["dropped"].items() if not isinstance(count, int)]:
+                raise ValueError(f"'dropped' has no whole number for {wrong[0]!r}")
+            return cls(**{**values, "steps": tuple(values["steps"])})
+
+
+_TEXT, _OBJECT = (str, "text"), (dict, "a JSON object")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "builder": _TEXT, "source": _TEXT, "checksum": _TEXT, "version": _TEXT, "options": _OBJECT, "dropped": _OBJECT,
+    "kept": (int, "a whole number"), "seed": (int | None, "a whole number or null"), "steps": (list, "a list"),
+}  # fmt: skip
+"""The kind of each value of a manifest's file, and its name for messages."""
 
 
 def sha256(path: str | PathLike[str]) -> str:

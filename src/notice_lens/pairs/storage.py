@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from pyarrow.lib import ArrowInvalid, ArrowTypeError
 
+from notice_lens.errors import reading
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import IMAGES, features
 
@@ -71,6 +72,19 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
     return Dataset.from_dict(columns, features=known)
 
 
+def refuse_taken(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where something is at a path that may not be replaced by saved pairs."""
+    if path.exists():
+        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
+        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
+            hint = (
+                "overwrite=True (--overwrite) replaces it"
+                if ours
+                else "it is no folder of pairs, so it is never replaced"
+            )
+            raise FileExistsError(f"{path} is there already; {hint}")
+
+
 def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
     """Writes pairs into a folder. Returns its path.
 
@@ -78,11 +92,7 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
         FileExistsError: Something is there that may not be replaced.
     """
     path = path.resolve()
-    if path.exists():
-        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
-        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
-            hint = "overwrite=True replaces it" if ours else "it is no folder of pairs, so it is never replaced"
-            raise FileExistsError(f"{path} is there already; {hint}")
+    refuse_taken(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -104,12 +114,25 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
 
 def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
     """The pairs of a folder, their manifest, and what was dropped. Raises FileNotFoundError where there are none."""
-    from datasets import Dataset
-
     if not (path / "manifest.json").is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
-    rows, dropped = (Dataset.from_file(str(path / name)) for name in ("pairs.arrow", "dropped.arrow"))
-    return rows, Manifest.read(path / "manifest.json"), dropped
+    manifest = Manifest.read(path / "manifest.json")
+    rows, dropped = (_read(path / name) for name in ("pairs.arrow", "dropped.arrow"))
+    return rows, manifest, dropped
+
+
+def _read(path: Path) -> "Dataset":
+    """The rows of a file, which has all columns of pairs."""
+    from datasets import Dataset
+
+    with reading(path):
+        rows = Dataset.from_file(str(path))
+        for name, feature in features().items():
+            if name not in rows.column_names:
+                raise ValueError(f"it has no column {name!r}")
+            if rows.features[name] != feature:
+                raise ValueError(f"its column {name!r} is of another type than {feature}")
+    return rows
 
 
 def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:

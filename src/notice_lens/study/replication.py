@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.errors import reading
 from notice_lens.patching.results import fingerprint
 from notice_lens.study.choices import METRIC, Choices
 
@@ -150,7 +151,10 @@ def fix(made: Mapping[str, Any], folder: Path) -> Path:
     path = folder / PLAN
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(before, dict):
+                raise ValueError(f"expected a JSON object, got {type(before).__name__}")
         other = [name for name in {**before, **made} if before.get(name) != json.loads(text).get(name)]
         if other:
             raise ValueError(

@@ -103,7 +103,7 @@ def _sweeps(
             sweep = {"corruption": corruption, **own}
             if choices.role == ALL:
                 found.effects[name] = patching.patch_heads(
-                    blip, kept, choices.site, positions="all", store=f"{store}.zarr", **sweep
+                    blip, kept, choices.site, positions="all", store=f"{store}, all positions.zarr", **sweep
                 )
                 continue
             found.effects[name] = patching.patch_heads(
@@ -127,7 +127,7 @@ def _kept(
         pairs = pairs.select(some)
     kept = behaviour_filter(blip, pairs, corruption, progress=progress) if found.choices.filtered else pairs
     if len(kept) < FEWEST:
-        why = f"the model answers {len(kept)} of {len(pairs)} pairs as they ask (the clean run right, the corrupted "
+        why = f"the model answers {len(kept)} of {len(pairs)} pairs as expected (the clean run right, the corrupted "
         found.note(
             f"{name}: left out, {why}one otherwise)."
             if found.choices.filtered
@@ -135,7 +135,7 @@ def _kept(
         )
         return None
     if len(kept) < len(pairs):
-        found.note(f"{name}: {len(kept)} of {len(pairs)} pairs, those that the model answers as they ask.")
+        found.note(f"{name}: {len(kept)} of {len(pairs)} pairs kept (the model answers both versions as expected).")
     return kept
 
 

@@ -8,19 +8,23 @@ pictures/       each pair's two pictures, by number
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from notice_lens.errors import reading
 from notice_lens.models.names import one_of
 from notice_lens.viz.plain import as_plain, from_plain, plain
 from notice_lens.viz.report_data import Cell, Picture, ReportData, ShownPair
 
 FORMAT = 1
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
+KINDS_OF_INDEX = {
+    "title": str, "cells": list, "pairs": list, "functions": dict, "labels": list, "notes": list, "settings": dict
+}  # fmt: skip
 KINDS = ("png", "jpeg", "webp")
 
 
@@ -69,15 +73,28 @@ def load(folder: Path) -> ReportData:
     if not (folder / INDEX).is_file():
         what = "is no folder" if not folder.is_dir() else f"has no {INDEX}, so it is no report's data, or not complete"
         raise FileNotFoundError(f"{folder} {what}; ReportData.save writes one")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    if index.get("format") != FORMAT:
-        raise ValueError(f"{folder} has the format {index.get('format')!r}; this version reads {FORMAT}")
+    with reading(folder / INDEX):
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if not isinstance(index, dict):
+            raise ValueError(f"expected a JSON object, got {type(index).__name__}")
+        if index.get("format") != FORMAT:
+            raise ValueError(f"it has the format {index.get('format')!r}; this version reads {FORMAT}")
+        for name, kind in KINDS_OF_INDEX.items():
+            if not isinstance(index[name], kind):
+                raise ValueError(f"{name!r} is of type {type(index[name]).__name__}; expected {kind.__name__}")
+        if not all(isinstance(one, dict) for name in ("cells", "pairs", "labels") for one in index[name]):
+            raise ValueError("'cells', 'pairs' and 'labels' hold something else than JSON objects")
+        data = _data(folder, index)
+    return data if index["attention"] is None else replace(data, attention=_attention(folder, index["attention"]))
+
+
+def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
+    """The data of a folder without its maps, by its index."""
     stored = index["universal"]
     return ReportData(
         title=index["title"],
         cells=tuple(map(_cell, index["cells"])),
         pairs=tuple(_pair(folder, number, one) for number, one in enumerate(index["pairs"])),
-        attention=_attention(folder, index["attention"]),
         universal=None if stored is None else from_plain(stored),
         functions={name: from_plain(one) for name, one in index["functions"].items()},
         labels=tuple(index["labels"]),
@@ -131,10 +148,8 @@ def _side(side: str) -> str:
     return side
 
 
-def _attention(folder: Path, stored: Mapping[str, Any] | None) -> xr.Dataset | None:
-    if stored is None:
-        return None
-    labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
-    with np.load(folder / MAPS, allow_pickle=False) as arrays:
+def _attention(folder: Path, stored: Mapping[str, Any]) -> xr.Dataset:
+    with reading(folder / MAPS), np.load(folder / MAPS, allow_pickle=False) as arrays:
+        labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
         parts = {name: ((*labels, "patch")[: arrays[name].ndim], arrays[name]) for name in arrays.files}
-    return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})
+        return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})

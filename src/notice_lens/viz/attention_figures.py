@@ -102,7 +102,7 @@ def _role(maps: xr.DataArray, asked: str | None) -> str:
     roles = list(map(str, maps["role"].values)) if "role" in maps.dims else []
     found = asked if asked is not None else next((role for role in (CORRECT, ALL) if role in roles), CORRECT)
     if roles and found not in roles:
-        raise ValueError(missing_role(found, roles, "role of these maps"))
+        raise ValueError(missing_role(found, roles))
     return found
 
 

@@ -149,7 +149,9 @@ def _side(side: str) -> str:
 
 
 def _attention(folder: Path, stored: Mapping[str, Any]) -> xr.Dataset:
-    with reading(folder / MAPS), np.load(folder / MAPS, allow_pickle=False) as arrays:
+    path = folder / MAPS
+    # Opened here: of a broken file, NumPy leaves its own open.
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
         parts = {name: ((*labels, "patch")[: arrays[name].ndim], arrays[name]) for name in arrays.files}
         return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})

@@ -98,7 +98,7 @@ def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pair
     assert "role" not in swept.logit_diff_change.dims
     assert swept.sizes["pair"] <= len(kept)
     frame = pd.read_csv(out / "tables" / "heads_all_positions.csv").query("cell == 'states, image'")
-    again = important_heads(swept, role=None)
+    again = important_heads(swept, role="all")
     assert frame.effect.tolist() == pytest.approx(again.effect.values.ravel().tolist())
 
 
@@ -239,7 +239,7 @@ def test_other_choices_do_not_overwrite_an_earlier_run(patched, pairs):
 def test_too_few_pairs(pairs, tmp_path):
     wrong = said("patch", "mini", _unanswerable(tmp_path), "--out", tmp_path / "out", "--quiet")
     assert "no cell is left to study" in wrong
-    assert "the model answers 0 of 3 pairs as they ask" in wrong
+    assert "the model answers 0 of 3 pairs as expected" in wrong
 
 
 def _unanswerable(folder: Path) -> Path:

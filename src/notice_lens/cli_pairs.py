@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from notice_lens.cli_errors import echo, told
+from notice_lens.cli_study import Out, make_folder, seed
 
 MODEL = "Salesforce/blip-vqa-base"
 SOURCE = click.Path(exists=True, path_type=Path)
-out_option = click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to save to."
-)
+out_option = click.option("--out", type=Out(), required=True, help="Folder to save to.")
 n_option = click.option("-n", "n", type=click.IntRange(1), help="How many pairs; by default all.")
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+seed_option = seed()
 model_option = click.option(
     "--model", default=MODEL, show_default=True,
     help="Hub id, folder or `mini`: replaced words have as many tokens for it as those that they replace.",
@@ -44,7 +43,18 @@ def _reader(model: str, match: str | None = None) -> Any:
     return str(mini_folder()) if model == "mini" else model
 
 
+def _free(out: Path, overwrite: bool) -> None:
+    """Raise, before any work is done, where pairs cannot be saved to a folder."""
+    from notice_lens.pairs.storage import refuse_taken
+
+    refuse_taken(out, overwrite)
+    make_folder(out.resolve().parent)
+
+
 def _save(made: Any, out: Path, overwrite: bool) -> None:
+    if not len(made):
+        dropped = ", ".join(f"{reason} {count}" for reason, count in made.manifest.dropped.items())
+        raise ValueError(f"there are no pairs to save; dropped: {dropped or 'none'}")
     made.save(out, overwrite=overwrite)
     echo(f"{made!r}\nsaved to {out}")
 
@@ -60,6 +70,7 @@ def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None
     """Drawn pairs with exact regions, which the mini model answers."""
     from notice_lens.pairs import mini_world as build
 
+    _free(out, overwrite)
     _save(build(task, n, seed), out, overwrite)
 
 
@@ -71,6 +82,7 @@ def svo(csv: Path, images: Path, n: int | None, seed: int, model: str, out: Path
     """Pairs from SVO-Probes: its CSV, and the folder of IMAGES by id."""
     from notice_lens.pairs import svo_probes
 
+    _free(out, overwrite)
     _save(svo_probes(csv, images, _reader(model), n=n, seed=seed), out, overwrite)
 
 
@@ -87,6 +99,7 @@ def _of_folder(name: str, words: str) -> None:
         from notice_lens import pairs as rooms
 
         builder = {"mit-states": rooms.mit_states, "faces": rooms.facial_expressions}[name]
+        _free(out, overwrite)
         _save(builder(folder, _reader(model, match), n=n, seed=seed, match=match), out, overwrite)
 
 
@@ -97,11 +110,11 @@ _of_folder("faces", "Pairs from folders of faces named by emotion.")
 @pairs.command(short_help="Pairs of your own, from a CSV or JSON file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
-@click.option("--skip", is_flag=True, help="Leave wrong rows out, and count them, instead of stopping.")
+@click.option("--skip", is_flag=True, help="Leave wrong rows out and count them, rather than stop.")
 @click.option("--label", "labels", type=int, multiple=True, help="The object's value in masks that hold indices.")
 @click.option(
     "--box-format", type=click.Choice(["xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn"]),
-    help="What the four numbers of boxes are; with an n, shares of the picture.",
+    help="The format of boxes; with an n, numbers are shares of the picture.",
 )  # fmt: skip
 @out_option
 @overwrite_option
@@ -117,6 +130,7 @@ def table(
 
     is_json = file.suffix.lower() in (".json", ".jsonl", ".ndjson")
     read = MinimalPairs.from_jsonl if is_json else MinimalPairs.from_csv
+    _free(out, overwrite)
     on_error = "drop" if skip else "raise"
     made = read(file, images=images, on_error=on_error, label=list(labels) or None, box_format=box_format)
     _save(made, out, overwrite)

@@ -8,7 +8,22 @@ import click
 
 from notice_lens.cli_errors import echo, told
 from notice_lens.cli_pairs import MODEL
-from notice_lens.cli_study import STOPPED, as_json, load_model, make_folder, opened, quiet, show, studied
+from notice_lens.cli_study import (
+    STOPPED,
+    Out,
+    as_json,
+    device,
+    load_model,
+    make_folder,
+    memory,
+    opened,
+    quiet,
+    role,
+    seed,
+    show,
+    studied,
+    unfiltered,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +39,12 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--faces", type=FOLDER, help="Facial expressions: folders named by emotion.")
 @click.option("--model", default=MODEL, show_default=True, help="A hub id or folder.")
 @click.option("--pairs", "n", type=click.IntRange(2), default=500, show_default=True, help="Pairs of each data set.")
-@click.option("--role", default="correct", show_default=True, help="At which words effects are read.")
-@click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as they ask.")
-@click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
-@click.option("--memory", type=int, help="Bytes that variants may take.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for all of it.")
+@role
+@unfiltered
+@device
+@memory
+@seed()
+@click.option("--out", type=Out(), required=True, help="Folder for all of it.")
 @opened
 @quiet
 @as_json
@@ -37,19 +52,21 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Repeat the method's experiment on BLIP, conceptually, with the raw data sets; at least one of them.
 
-    Experimental: it never ran on the real things. Role, metric and rules are fixed in OUT/plan.json before anything
-    runs. At the end: both rules side by side, the heads L5.H3, L3.H0 and L0.H11 that the paper calls universal, and
-    what differs from the paper.
+    Experimental: not yet tested on the original data sets. Role, metric and rules are fixed in OUT/plan.json before
+    anything runs. At the end: both rules side by side, the heads L5.H3, L3.H0 and L0.H11 that the paper calls
+    universal, and what differs from the paper.
     """
+    from dataclasses import asdict
+
     from notice_lens.study import Choices
     from notice_lens.study.replication import fix, paper_heads, plan
     from notice_lens.study.tables import write_csv
 
     raw = _raw(asked)
-    make_folder(out)
+    make_folder(out, *(path for path in asdict(raw).values() if path is not None), model)
     blip = load_model(model, asked["device"])
     tasks = raw.pairs(blip, n, asked["seed"], progress=not (quiet or as_json))
-    choices = Choices(role=asked["role"], filtered=not asked["unfiltered"], seed=asked["seed"])
+    choices = Choices(role=asked["role"], filtered=not asked["unfiltered"], seed=asked["seed"]).resolved(tasks)
     made = plan(blip, tasks, choices)
     path = fix(made, out)
     if not as_json:

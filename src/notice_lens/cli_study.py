@@ -1,9 +1,10 @@
 """What commands that carry a study out share: options, the model, and what is printed."""
 
 import json
+import re
+import tempfile
 import webbrowser
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -13,6 +14,55 @@ from notice_lens.cli_errors import echo
 REPORT = "report.html"
 STOPPED = "stopped; what was done is kept, and the same command goes on from there"
 
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+    f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
+}
+
+
+class Out(click.Path):
+    """A folder or file to write to; an empty name is none."""
+
+    def __init__(self, *, file: bool = False) -> None:
+        super().__init__(file_okay=file, dir_okay=not file, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not str(value).strip():
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Size(click.ParamType):
+    """A number of bytes: `4GB`, `500 MB`, `2GiB`, or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
+        unit = UNITS.get(match[2].lower()) or UNITS.get(f"{match[2].lower()}b") if match else None
+        if match is None or unit is None or float(match[1]) * unit < 1:
+            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
+        return int(float(match[1]) * unit)
+
+
+def seed(help: str = "Seed of all that is drawn.") -> Any:
+    """Return the option `--seed`.
+
+    Args:
+        help: What it is the seed of.
+    """
+    return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
+
+
+memory = click.option("--memory", type=Size(), help="Memory budget, such as 4GB; by default a share of what is free.")
+device = click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
+role = click.option(
+    "--role",
+    help="At which words effects are read, 'all' for all at once; by default 'correct', or 'all' where questions do "
+    "not contain their answer.",
+)
+unfiltered = click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as expected.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 opened = click.option("--open/--no-open", "opened", default=False, help="Open the report in a browser.")
 quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -35,7 +85,7 @@ def load_model(name: str, device: str | None) -> Any:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if name == "mini":
@@ -57,7 +107,7 @@ def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:
 def carry_out(
     blip: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
 ) -> Any:
-    """A study and its report; prints what was found, and returns it.
+    """Carry a study out, write its report, print what was found, and return it.
 
     Args:
         blip: The model.
@@ -71,7 +121,6 @@ def carry_out(
     """
     from notice_lens.study import summary
 
-    make_folder(out)
     try:
         found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, **options)
     except KeyboardInterrupt:
@@ -110,16 +159,23 @@ def studied(
     return found, viz.report(found.data, out / REPORT).resolve()
 
 
-def make_folder(out: Path) -> None:
-    """Makes a folder, or says which cannot be.
+def make_folder(out: Path, *sources: Path | str) -> None:
+    """Make the folder for results, before any work is done.
+
+    Args:
+        out: The folder.
+        sources: What results are made from; the folder may not be one of these, or lie in one.
 
     Raises:
+        ValueError: It is, or lies in, what is read.
         OSError: It cannot be made, or not be written to.
     """
+    for source in map(Path, sources):
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"--out {out} lies in {source}, which is read; choose a folder outside of it")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out):
-            pass
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise OSError(f"cannot write to {out}: {error.strerror or error}") from error
     if (out / REPORT).is_dir():

@@ -71,7 +71,9 @@ def test_probabilities_have_a_gap_of_their_own() -> None:
 def test_a_role_that_was_selected_before_is_said() -> None:
     effects = with_roles().sel(role="noun")
     assert read_cell(effects, None).attrs()["role"] == read_cell(effects, "noun").attrs()["role"] == "noun"
-    with pytest.raises(ValueError, match="role 'correct' asked for of effects without roles: they are those of 'noun'"):
+    with pytest.raises(
+        ValueError, match="role 'correct' asked for of effects that are those of 'noun'; pass role='noun'"
+    ):
         read_cell(effects, "correct")
 
 
@@ -81,12 +83,8 @@ def test_messages() -> None:
         ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"
     ):
         important_heads(effects, role="corect")
-    with pytest.raises(
-        ValueError, match=r"effects are by role, and role=None: say which is read; valid: \[CLS\], noun"
-    ):
-        important_heads(effects, role=None)
-    with pytest.raises(ValueError, match="they have no dimension `role`; pass role=None"):
-        important_heads(synthetic_effects(np.zeros((1, 2))))
+    with pytest.raises(ValueError, match="role 'correct' asked for .* all words at once; pass role='all'"):
+        important_heads(synthetic_effects(np.zeros((1, 2))), role="correct")
     with pytest.raises(ValueError, match="no metric that is a share of a gap 'kl'; valid: 'logit_diff_change'"):
         important_heads(effects, metric="kl")
     with pytest.raises(ValueError, match="no metric of these effects 'prob_change'; "):

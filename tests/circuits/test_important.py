@@ -32,7 +32,7 @@ def test_the_planted_heads_are_found(table: xr.Dataset) -> None:
     assert (table.effect < table.high).all()
     assert (table.q >= table.p).all()
     attrs = table.attrs
-    assert (attrs["pairs"], attrs["clusters"], attrs["role"]) == (100, 80, "all positions")
+    assert (attrs["pairs"], attrs["clusters"], attrs["role"]) == (100, 80, "all")
     assert "larger than 0.02 of the gap" in attrs["rule_significant"]
     assert "family-wise error rate (max-T, step-down) at most 0.05" in attrs["rule_significant"]
 

@@ -124,8 +124,11 @@ def test_messages() -> None:
     made = cells()
     with pytest.raises(ValueError, match="universal heads are those of several cells"):
         universal_heads({"one": made["states SMP"]})
-    with pytest.raises(ValueError, match="cell 'states SMP': role 'correct' asked for of effects without roles"):
-        universal_heads(made)
+    with pytest.raises(ValueError, match="cell 'states SMP': role 'correct' asked for .* pass role='all'"):
+        universal_heads(made, role="correct")
+    read_at_noun = {**made, "faces SMP": made["faces SMP"].assign_coords(role="noun")}
+    with pytest.raises(ValueError, match="read at several: states SMP at 'all', .*faces SMP at 'noun'"):
+        universal_heads(read_at_noun, **QUICK)
     with pytest.raises(ValueError, match=r"at_least=4: expected 'all' or a number from 1 to the 3 cells there are"):
         universal_heads(made, at_least=4, **QUICK)
     with pytest.raises(TypeError, match="no option 'smalest_effect'; did you mean 'smallest_effect'"):

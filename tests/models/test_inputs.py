@@ -234,6 +234,8 @@ def test_a_missing_question_is_named(vqa, picture):
     for nothing in (np.array([]), pd.Series([], dtype=str), (), None):
         with pytest.raises(TypeError, match="no questions given"):
             as_strings("questions", nothing)
+
+
 @pytest.mark.parametrize("question", [Image.new("RGB", (8, 8)), Path("picture.png"), 3, object()])
 def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
     kind = type(question).__name__

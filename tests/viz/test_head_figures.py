@@ -84,10 +84,10 @@ def test_figures_set_no_global_renderer_and_escape_names():
 def test_messages(effects):
     with pytest.raises(ValueError, match=r"no metric or baseline 'patching_efect'; did you mean 'patching_effect'"):
         viz.heads(effects, metric="patching_efect")
-    with pytest.raises(ValueError, match=r"no role 'corect'; did you mean 'correct'"):
+    with pytest.raises(ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'"):
         viz.heads(effects, role="corect")
     with pytest.raises(
-        ValueError, match=r"draws layer x head, and this result has 'role' too: choose one, such as role='\[CLS\]'"
+        ValueError, match=r"no role of these effects 'correct': their .*role='\[CLS\]'.*positions='all'"
     ):
         viz.heads(effects.sel(role=["[CLS]", "[SEP]"]))
     with pytest.raises(ValueError, match="no dimension of this result 'rol'; did you mean 'role'"):

@@ -9,7 +9,7 @@ Effects are read at one role, named beforehand. The best of several roles is no 
 nothing is there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 from notice_lens.patching.aggregates import CONTROL, gap
 from notice_lens.patching.site_tree import dataset_of
 
@@ -76,7 +77,7 @@ class Cell:
         return {
             "task": _named(self.effects, "task"),
             "group": _named(self.effects, "group"),
-            "role": str(self.effects["role"].item()) if "role" in self.effects.coords else "all positions",
+            "role": _role_of(self.effects),
             "corruption": str(self.effects.attrs.get("corruption", "")),
             "direction": str(self.effects.attrs.get("direction", "")),
             "ranked_by": self.ranked_by,
@@ -85,12 +86,15 @@ class Cell:
         }
 
 
-def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", control: bool | None = None) -> Cell:
+def read_cell(
+    effects: Any, role: str | None = None, metric: str = "logit_diff_change", control: bool | None = None
+) -> Cell:
     """The numbers of a cell.
 
     Args:
         effects: A result of `patching.patch_heads`.
-        role: The role at which effects are read; None for a sweep that patches all positions at once.
+        role: The role at which effects are read, or `all` for a sweep that patches all words at once. None takes
+            `correct` of effects by role, and of others the only one they have.
         metric: `logit_diff_change` or `prob_change`.
         control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
             donors.
@@ -113,7 +117,7 @@ def read_cell(effects: Any, role: Any, metric: str = "logit_diff_change", contro
         counts &= np.isfinite(mismatched).all(1)
     if not counts.any():
         raise ValueError(
-            f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_roles(role)}"
+            f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_role_of(effects)!r}"
         )
     total = gaps[counts].sum()
     if abs(total) < _min_gap(effects) * counts.sum() or total == 0:
@@ -150,20 +154,37 @@ def _checked(effects: Any, metric: str) -> xr.Dataset:
     return effects
 
 
-def _at_role(effects: xr.Dataset, role: Any) -> xr.Dataset:
+def one_role(cells: Mapping[str, Cell]) -> str:
+    """Return the role that all cells are read at.
+
+    Raises:
+        ValueError: They are read at several.
+    """
+    roles = {name: _role_of(cell.effects) for name, cell in cells.items()}
+    if len(set(roles.values())) > 1:
+        read = ", ".join(f"{name} at {role!r}" for name, role in roles.items())
+        raise ValueError(f"effects that are compared have to be read at one role; these are read at several: {read}")
+    return next(iter(roles.values()))
+
+
+def _at_role(effects: xr.Dataset, role: str | None) -> xr.Dataset:
     """The effects at one role."""
     if "role" in effects.dims:
         names = [str(name) for name in effects["role"].values]
-        if role is None:
-            raise ValueError(f"effects are by role, and role=None: say which is read; valid: {', '.join(names)}")
-        if role not in names:
-            raise ValueError(one_of("role of these effects", role, names))
-        return effects.isel(role=names.index(role))
-    own = str(effects["role"].item()) if "role" in effects.coords else None
+        wanted = CORRECT if role is None else role
+        if wanted not in names:
+            raise ValueError(not_swept(role, names))
+        return effects.isel(role=names.index(wanted))
+    own = _role_of(effects)
     if role not in (None, own):
-        reason = f"they are those of {own!r}" if own else "they have no dimension `role`; pass role=None"
-        raise ValueError(f"role {role!r} asked for of effects without roles: {reason}")
+        what = "all words at once" if own == ALL else repr(own)
+        raise ValueError(f"role {role!r} asked for of effects that are those of {what}; pass role={own!r}, or none")
     return effects
+
+
+def _role_of(effects: xr.Dataset) -> str:
+    """The role of effects without that dimension."""
+    return str(effects["role"].item()) if "role" in effects.coords else ALL
 
 
 def _values(variable: xr.DataArray) -> np.ndarray:
@@ -185,10 +206,6 @@ def _gap(effects: xr.Dataset, metric: str) -> np.ndarray:
 
 def _min_gap(effects: xr.Dataset) -> float:
     return float(effects.attrs.get("min_gap", 0.0))
-
-
-def _roles(role: Any) -> str:
-    return "all positions" if role is None else repr(role)
 
 
 def _named(effects: xr.Dataset, name: str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from notice_lens.circuits.cells import PLACE, Cell, read_cell
+from notice_lens.circuits.cells import PLACE, Cell, one_role, read_cell
 from notice_lens.circuits.clusters import Sums, labels
 from notice_lens.circuits.important import examined
 from notice_lens.circuits.intervals import bca
@@ -31,7 +31,7 @@ KEPT = ("effect", "low", "high", "q", "significant", "two_sigma", "rank")
 def compare_corruptions(
     effects: Mapping[str, Any],
     *,
-    role: Any = "correct",
+    role: str | None = None,
     metric: str = "logit_diff_change",
     control: bool | None = None,
     noise: str | None = None,
@@ -145,11 +145,12 @@ def _numbers(effect: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def _common(effects: Mapping[str, Any], role: Any, metric: str, control: bool | None) -> dict[str, Cell]:
+def _common(effects: Mapping[str, Any], role: str | None, metric: str, control: bool | None) -> dict[str, Cell]:
     """The cells, of the pairs that count in all of them."""
     if not isinstance(effects, Mapping) or len(effects) < 2:
         raise ValueError("corruptions are compared with each other: expected effects by name, two or more")
     first = {str(name): read_cell(one, role, metric, control) for name, one in effects.items()}
+    one_role(first)
     kept = [{*cell.effects["pair"].values.tolist()} for cell in first.values()]
     shared = set.intersection(*kept)
     if not shared:

@@ -25,7 +25,7 @@ from notice_lens.circuits.rules import SIGMAS, Rules
 def important_heads(
     effects: Any,
     *,
-    role: Any = "correct",
+    role: str | None = None,
     metric: str = "logit_diff_change",
     smallest_effect: float = 0.02,
     alpha: float = 0.05,
@@ -41,7 +41,8 @@ def important_heads(
 
     Args:
         effects: A result of `patching.patch_heads` for one cell: one task (or group) under one corruption.
-        role: The role at which effects are read, fixed beforehand; None for a sweep of all positions at once.
+        role: The role at which effects are read, fixed beforehand; `all` of a sweep of all words at once. None takes
+            `correct` of effects by role, and of others the only one they have.
         metric: The change that is measured, `logit_diff_change` or `prob_change`.
         smallest_effect: The smallest effect of interest, as a share of the gap.
         alpha: The error rate over heads.

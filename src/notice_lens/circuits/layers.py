@@ -28,7 +28,7 @@ MOST = 100_000
 def layer_profile(
     effects: Any,
     *,
-    role: Any = "correct",
+    role: str | None = None,
     metric: str = "logit_diff_change",
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,

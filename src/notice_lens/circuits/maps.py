@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, CORRECT, missing_role
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,7 +57,8 @@ def attention_maps(
         blip: The model.
         pairs: The pairs.
         site: An attention from words to the image: `text.cross_attn`, of captions `decoder.cross_attn`.
-        roles: Names of roles; None takes all that the pairs have. A role's map is the mean over its tokens.
+        roles: Names of roles, or `all` for all words at once; None takes each that the pairs have, and `all` too where
+            there is no `correct`. A role's map is the mean over its tokens.
         maps: Of `attention`, `value_weighted`.
         image: Which run: `clean`, `corrupt` or `donor`.
         prompt: The same of the question.
@@ -78,8 +80,8 @@ def attention_maps(
     from notice_lens.patching.places import Places
 
     found, kinds = check_site(blip, site), _kinds(maps, dtype)
-    spans = Places(blip, pairs).roles
-    names = _roles(roles, spans)
+    spans = Places(blip, pairs).words
+    names = roles_asked(roles, spans)
     layers = range(blip.stack(found.stack).cfg.n_layers)
     shape = (len(kinds), len(pairs), len(names), len(layers), blip.stack(found.stack).cfg.n_heads, _positions(blip))
     weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
@@ -145,12 +147,22 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
     return kinds
 
 
-def _roles(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
+def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names of the roles asked for.
+
+    Args:
+        asked: One or several names; None takes each role, and all words at once where there is no `correct`.
+        spans: Tokens by role of each pair, as `Places.words` gives them.
+
+    Raises:
+        ValueError: There is no such role, or none at all.
+    """
     known = list(dict.fromkeys(role for found in spans for role in found))
-    names = known if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    each = [role for role in known if role != ALL or CORRECT not in known]
+    names = each if asked is None else [asked] if isinstance(asked, str) else list(asked)
     for name in names:
         if name not in known:
-            raise ValueError(one_of("role of these pairs", name, known))
+            raise ValueError(missing_role(name, [role for role in known if role != ALL], "role of these pairs"))
     if not names:
         raise ValueError("no roles: there are no pairs, or none were given")
     return names

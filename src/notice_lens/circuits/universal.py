@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.cells import read_cell
+from notice_lens.circuits.cells import one_role, read_cell
 from notice_lens.circuits.clusters import first_seen, labels
 from notice_lens.circuits.important import Examined, examined
 from notice_lens.circuits.minimum_effect import resamples
@@ -34,7 +34,7 @@ def universal_heads(
     cells: Mapping[str, Any],
     *,
     at_least: Any = "all",
-    role: Any = "correct",
+    role: str | None = None,
     metric: str = "logit_diff_change",
     control: bool | None = None,
     n_null: int = 1_000,
@@ -45,7 +45,7 @@ def universal_heads(
     Args:
         cells: Effects by the cell's name; each as in `important_heads`.
         at_least: `all`, or a number of cells.
-        role: The role at which all cells are read.
+        role: The role at which all cells are read, as in `important_heads`; it has to be the same in all of them.
         metric: As in `important_heads`.
         control: As in `important_heads`.
         n_null: Draws of the null that permutes heads within layers.
@@ -123,7 +123,7 @@ def _rules(options: Mapping[str, Any]) -> Rules:
 
 
 def _examine(
-    cells: Mapping[str, Any], role: Any, metric: str, control: bool | None, rules: Rules
+    cells: Mapping[str, Any], role: str | None, metric: str, control: bool | None, rules: Rules
 ) -> dict[str, Examined]:
     """The cells with the sums over their clusters, which have the same number in all cells."""
     if not isinstance(cells, Mapping) or len(cells) < 2:
@@ -134,6 +134,7 @@ def _examine(
             read[str(name)] = read_cell(effects, role, metric, control)
         except (TypeError, ValueError) as error:
             raise type(error)(f"cell {name!r}: {error}") from error
+    one_role(read)
     first, *others = read.items()
     for name, cell in others:
         if cell.shape != first[1].shape or any((cell.coords[dim] != own).any() for dim, own in first[1].coords.items()):

@@ -3,12 +3,13 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from notice_lens import __version__
-from notice_lens.files import SEAL, check_seal, read_json, sealed
+from notice_lens.errors import reading
+from notice_lens.files import SEAL, check_seal, sealed
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,33 @@ class Manifest:
         """Return the manifest of a file that `write` made, and the SHA-256 of the files beside it by their names.
 
         Raises:
+            OSError: The file cannot be read.
             ValueError: It is damaged, or is none. One of version 0.1 has no digests, and is believed.
         """
-        record = read_json(path)
-        names = {each.name for each in fields(cls)}
-        if not isinstance(record, dict) or not names.issubset(record) or not isinstance(record["steps"], list):
-            raise ValueError(f"{path} is no manifest of pairs: expected one that MinimalPairs.save wrote")
+        with reading(path):
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+            if unknown := [name for name in record if name not in _KINDS and name not in ("files", SEAL)]:
+                raise ValueError(f"it has an unknown {unknown[0]!r}, perhaps from another version of notice-lens")
+            for name, (kind, expected) in _KINDS.items():
+                if name not in record:
+                    raise ValueError(f"it has no {name!r}")
+                if not isinstance(record[name], kind) or isinstance(record[name], bool):
+                    raise ValueError(f"{name!r} is {record[name]!r}; expected {expected}")
+            if not all(isinstance(step, dict) for step in record["steps"]):
+                raise ValueError("'steps' are not all JSON objects")
+            if wrong := [reason for reason, count in record["dropped"].items() if not isinstance(count, int)]:
+                raise ValueError(f"'dropped' has no whole number for {wrong[0]!r}")
         if SEAL in record:
             check_seal(record, path)
-        own = {name: record[name] for name in names}
+        own = {name: record[name] for name in _KINDS}
         return cls(**{**own, "steps": tuple(own["steps"])}), record.get("files", {})
+
+
+_TEXT, _OBJECT = (str, "text"), (dict, "a JSON object")
+_KINDS: dict[str, tuple[Any, str]] = {
+    "builder": _TEXT, "source": _TEXT, "checksum": _TEXT, "version": _TEXT, "options": _OBJECT, "dropped": _OBJECT,
+    "kept": (int, "a whole number"), "seed": (int | None, "a whole number or null"), "steps": (list, "a list"),
+}  # fmt: skip
+"""The kind of each value of a manifest's file, and its name for messages."""

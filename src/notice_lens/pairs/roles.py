@@ -10,13 +10,55 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from notice_lens.models.names import one_of
 from notice_lens.pairs.tokens import Span
 from notice_lens.pairs.values import as_whole_number, is_missing
 
+CORRECT = "correct"
+"""The role of the word that is the correct answer; questions such as "is this red or green?" have it."""
+ALL = "all"
+"""All words of the question at once: a choice beside its roles, and the default where it has no role `correct`."""
 FIRST = {"vqa": "[CLS]", "match": "[CLS]", "caption": "[DEC]"}
 """The special token that starts a prompt, by kind of model. It is also available as a role."""
-RESERVED = (*dict.fromkeys(FIRST.values()), "[SEP]", "?", "all", "answers")
+RESERVED = (*dict.fromkeys(FIRST.values()), "[SEP]", "?", ALL, "answers")
 """Names that no role may have: roles of every prompt, and the words for all positions and for both options."""
+
+
+def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
+    """Return what is wrong with a role that is not among the known ones, and the way on.
+
+    Args:
+        role: The role asked for.
+        known: The roles there are.
+        what: The role's description in the message.
+    """
+    known = list(known)
+    if role != CORRECT:
+        return one_of(what, role, dict.fromkeys([*known, ALL]))
+    return (
+        f"no {what} {CORRECT!r}: these questions do not contain their answer. Take all words at once, {ALL!r}, or one "
+        f"of: {', '.join(map(repr, known))}"
+    )
+
+
+def not_swept(role: str | None, swept: Iterable[str]) -> str:
+    """Return what is wrong with a role at which effects cannot be read, and the way on.
+
+    Args:
+        role: The role asked for; None is the default, `correct`.
+        swept: The roles that the effects have.
+    """
+    swept = list(swept)
+    listed = ", ".join(map(repr, swept))
+    everything = f"effects at all words at once are a sweep of their own, patch_heads(..., positions={ALL!r})"
+    if role == ALL:
+        return f"role {ALL!r} asked for of effects by role ({listed}): {everything}"
+    if role in (None, CORRECT):
+        return (
+            f"no role of these effects {CORRECT!r}: their questions do not contain their answer. Name another, such as "
+            f"role={swept[0]!r}; valid: {listed}; {everything}"
+        )
+    return one_of("role of these effects", role, swept)
 
 
 def as_spans(roles: Mapping[str, Any], prompt: str) -> dict[str, Span]:

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from pyarrow.lib import ArrowInvalid, ArrowTypeError
 
+from notice_lens.errors import reading
 from notice_lens.files import check_files, sha256
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.records import IMAGES, features
@@ -75,6 +76,19 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
     return Dataset.from_dict(columns, features=known)
 
 
+def refuse_taken(path: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where something is at a path that may not be replaced by saved pairs."""
+    if path.exists():
+        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
+        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
+            hint = (
+                "overwrite=True (--overwrite) replaces it"
+                if ours
+                else "it is no folder of pairs, so it is never replaced"
+            )
+            raise FileExistsError(f"{path} is there already; {hint}")
+
+
 def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
     """Writes pairs into a folder. Returns its path.
 
@@ -82,11 +96,7 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
         FileExistsError: Something is there that may not be replaced.
     """
     path = path.resolve()
-    if path.exists():
-        ours = _is_ours(path)
-        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
-            hint = "overwrite=True replaces it" if ours else "it is no folder of pairs alone, so it is never replaced"
-            raise FileExistsError(f"{path} is there already; {hint}")
+    refuse_taken(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -113,19 +123,27 @@ def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
         FileNotFoundError: There are none.
         ValueError: A file is missing, damaged or none of ours; the message names it.
     """
-    from datasets import Dataset
-
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
     manifest, files = Manifest.read(path / MANIFEST)
+    # Before anything is read: Arrow does not survive every damaged file.
     check_files(path, files)
-    tables = []
-    for name in TABLES:
-        try:
-            tables.append(Dataset.from_file(str(path / name)))
-        except (OSError, ValueError, TypeError) as error:  # ArrowInvalid is a ValueError
-            raise ValueError(f"{path / name} cannot be read: {error}; was all of the folder copied?") from error
-    return tables[0], manifest, tables[1]
+    rows, dropped = (_read(path / name) for name in TABLES)
+    return rows, manifest, dropped
+
+
+def _read(path: Path) -> "Dataset":
+    """Return the rows of a file, which has all columns of pairs."""
+    from datasets import Dataset
+
+    with reading(path):
+        rows = Dataset.from_file(str(path))
+        for name, feature in features().items():
+            if name not in rows.column_names:
+                raise ValueError(f"it has no column {name!r}")
+            if rows.features[name] != feature:
+                raise ValueError(f"its column {name!r} is of another type than {feature}")
+    return rows
 
 
 def _is_ours(path: Path) -> bool:

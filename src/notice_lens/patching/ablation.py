@@ -63,7 +63,7 @@ def ablate(
         blip: The model. Hooks on it are refused.
         pairs: Validated for it here.
         sites: One or several of `Site.of(blip, ...)`, or their names; not where `joint` has groups. Names have the
-            positions of a `Site` (words by role, elsewhere all at once); for `joint=True` all positions at once.
+            positions that `patch_heads` takes by default; for `joint=True` all positions at once.
         value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
             another example of the same task and number of tokens has there, words aligned by role), or `zero`.
         joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A

@@ -83,8 +83,8 @@ def attribute(
         pairs: Validated for it here.
         sites: One or several of `Site.of(blip, ...)`, or their names; None takes q, k, v and z of every attention, what
             attention and MLP write, neurons together, and the stream before and behind each block, of every stack.
-        positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None takes
-            roles for words, and all positions at once elsewhere.
+        positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
+            `patch_heads`.
         neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: where they were asked for.
         integrated_gradients: Steps of the way from the base run to the other, 1 or more; 0 takes the gradient at the
             base run.
@@ -120,16 +120,17 @@ def attribute(
     }
     check_model(blip)
     _check_folder(chosen.store)
-    found = _sites(blip, sites, positions, neurons)
+    found = _sites(blip, pairs, sites, positions, neurons)
     return Attribution(SiteResult.several(blip, pairs, chosen, found, method), steps, path).run()
 
 
-def default_sites(blip: "HookedBLIP", positions: Any = None) -> list[Site]:
+def default_sites(blip: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
     """Every site that is attributed to where none is named.
 
     Args:
         blip: The model.
         positions: As `attribute`.
+        pairs: As `Site.of`.
     """
     found = []
     for stack in blip.cfg.stacks:
@@ -139,20 +140,23 @@ def default_sites(blip: "HookedBLIP", positions: Any = None) -> list[Site]:
         for module in modules:
             names += [*(f"{module}.{leaf}" for leaf in ATTENTION), f"hook_{module}_out"]
         found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", block)]
-    return [Site.of(blip, name, positions=positions) for name in found]
+    return [Site.of(blip, name, positions=positions, pairs=pairs) for name in found]
 
 
-def _sites(blip: "HookedBLIP", sites: Any, positions: Any, neurons: bool | None) -> list[tuple[Site, bool]]:
+def _sites(
+    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
+) -> list[tuple[Site, bool]]:
     """The sites asked for, each with whether its neurons have a dimension."""
     if sites is None:
-        return [(site, bool(neurons)) for site in default_sites(blip, positions)]
+        return [(site, bool(neurons)) for site in default_sites(blip, positions, pairs)]
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
         raise ValueError("no sites given; a site is, for instance, 'text.cross_attn', and None takes all")
     if positions is not None and any(isinstance(site, Site) for site in several):
         raise ValueError("positions are for sites given by name; give those of a Site when it is built")
     found = [
-        Site.of(blip, site) if isinstance(site, Site) else Site.of(blip, site, positions=positions) for site in several
+        Site.of(blip, site) if isinstance(site, Site) else Site.of(blip, site, positions=positions, pairs=pairs)
+        for site in several
     ]
     names = [site.name for site in found]
     for name in names:

@@ -51,7 +51,8 @@ class Options:
                 raise TypeError(f"{name} belong to a site: Site.of(blip, name, {name}=...)")
             if name in ("role", "roles"):
                 raise TypeError(
-                    f"{name}: there is no such option; positions='roles' takes all, positions=['correct'] one"
+                    f"{name}: there is no such option; positions='roles' takes each, positions=['correct'] one, "
+                    "positions='all' all words at once"
                 )
             if name not in names:
                 raise TypeError(one_of("option", name, names))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, missing_role
 from notice_lens.patching.cells import Index
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Places:
         """Token positions of each pair by role."""
         spans = self.pairs.token_spans(self.blip)
         return [{role: np.arange(*span) for role, span in found.items()} for found in spans]
+
+    @cached_property
+    def words(self) -> list[dict[str, Index]]:
+        """Token positions of each pair by role, and those of all its words under `all`, unless a role is named so."""
+        return [{ALL: np.arange(n), **roles} for n, roles in zip(self.tokens, self.roles, strict=True)]
 
     @cached_property
     def regions(self) -> list[dict[str, Index]]:
@@ -77,8 +83,9 @@ class Places:
             return DIMS[spec], known
         if all(isinstance(one, str) for one in spec):
             for name in spec:
-                if name not in known:
-                    raise ValueError(f"{what}: " + one_of("role" if axis == "token" else "region", name, known))
+                if name not in (*known, ALL):
+                    missing = missing_role(name, known) if axis == "token" else one_of("region", name, [*known, ALL])
+                    raise ValueError(f"{what}: {missing}")
             return "role" if axis == "token" else "region", list(spec)
         if max(spec) >= longest:
             raise ValueError(f"{what}: position {max(spec)} asked for; there are 0 to {longest - 1}")
@@ -89,7 +96,7 @@ class Places:
 
         Args:
             pair: Which pair.
-            label: A role, a region, a number, or None for all positions.
+            label: A role, a region, `all` (unless a role or region has that name), a number, or None for all positions.
             axis: `image`, `token` or `answer`.
             length: How many positions there are, padding left out.
         """
@@ -97,5 +104,7 @@ class Places:
             return np.arange(length)
         if isinstance(label, str):
             named = self.roles if axis == "token" else self.regions
+            if label == ALL and not any(ALL in found for found in named):
+                return np.arange(length)
             return named[pair].get(label, np.arange(0))
         return np.arange(label, label + 1) if label < length else np.arange(0)

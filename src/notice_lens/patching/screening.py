@@ -81,7 +81,7 @@ def screen(
     _check(share, sample, threshold, confidence)
     exactly = {"controls": (), **{name: value for name, value in options.items() if name not in OF_ATTRIBUTION}}
     chosen = Options.of({**exactly, "metrics": ("logit_diff_change",)})
-    several = [Site.of(blip, site) for site in (sites if isinstance(sites, list | tuple) else [sites])]
+    several = [Site.of(blip, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
     folder = None if chosen.store is None else Path(chosen.store)
     own = {name: value for name, value in options.items() if name not in OF_SWEEP}
     own["store"] = None if folder is None else folder / "estimates"

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, CORRECT
 from notice_lens.patching.plan import EMBEDDING, OUTPUT, POST_NORM, PRE_NORM
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
 
 WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
 TABLES = ("hook_attn_scores", "hook_pattern")
@@ -59,6 +61,7 @@ class Site:
         heads: Any = "each",
         positions: Any = None,
         keys: Any = None,
+        pairs: "MinimalPairs | None" = None,
     ) -> "Site":
         """A site of a model.
 
@@ -70,6 +73,8 @@ class Site:
             heads: `each`, one, several, or None for all at once.
             positions: See `Site`; None takes `roles` for tokens, `all` elsewhere.
             keys: For scores and patterns; None takes `all`.
+            pairs: The pairs that are to be patched. Where their questions have no role `correct`, since they do not
+                contain their answer, None takes `all` for tokens too.
 
         Raises:
             ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
@@ -83,7 +88,7 @@ class Site:
         cfg = blip.stack(stack).cfg
         embedded = activation in EMBEDDING
         axis, key_axis = axes(blip, stack, activation)
-        default = "roles" if axis == "token" else "all"
+        default = "roles" if axis == "token" and _name_their_answer(pairs) else ALL
         with_heads = activation.rpartition(".")[2] in WITH_HEADS
         if keys is not None and key_axis is None:
             raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
@@ -141,6 +146,14 @@ def axes(blip: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | No
     if leaf in TABLES:
         return stream[stack], keys
     return (keys if leaf in ("hook_k", "hook_v") else stream[stack]), None
+
+
+def _name_their_answer(pairs: Any) -> bool:
+    """Return whether any of the pairs has a role `correct`; also where nothing is known of pairs."""
+    columns = getattr(getattr(pairs, "dataset", None), "column_names", ())
+    if "roles" not in columns or not len(pairs):
+        return True
+    return any(span["role"] == CORRECT for spans in pairs["roles"] for span in spans or ())
 
 
 def activations(blip: "HookedBLIP", stack: str) -> tuple[str, ...]:

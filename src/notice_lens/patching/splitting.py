@@ -64,7 +64,7 @@ def split(
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         positions: Where the head gives something else: `roles`, `regions`, `each`, `all`, or some by name or number;
-            None takes roles for words, and all positions at once elsewhere.
+            None as in `patch_heads`.
         **options: As `sweep`: `corruption`, `direction`, `store`, ... `controls`: `self` or `()`.
 
     Returns:
@@ -87,7 +87,7 @@ def split(
         >>> patching.aggregate(parts).sel(part="pattern").dims
         ('layer', 'head', 'role')
     """
-    found = _site(blip, site, layers, heads, positions)
+    found = _site(blip, pairs, site, layers, heads, positions)
     refuse_fixed(options, FIXED, "a split")
     refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
     chosen = Options.of({"controls": "self", **options, "metrics": CHANGES})
@@ -104,7 +104,7 @@ def split(
     return _with_interaction(Sweep(blip, pairs, chosen, grid, {"split": asdict(found)}).run())
 
 
-def _site(blip: "HookedBLIP", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
+def _site(blip: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
     """The site of the heads' z."""
     if isinstance(site, str) and is_name(site):
         node = Node.of(blip, site)
@@ -115,7 +115,7 @@ def _site(blip: "HookedBLIP", site: Any, layers: Any, heads: Any, positions: Any
                 f"{site!r} is no head; only heads look and read: a site is, for instance, 'text.cross_attn'"
             )
         site, layers, heads = node.module, node.layer, node.head
-    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions)
+    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if not found.activation.endswith("hook_z"):
         valid = ", ".join(repr(name) for name in ("text.cross_attn", "text.attn", "vision.attn"))
         raise ValueError(f"{found.name} cannot be split: pattern times values is a head's z; sites are such as {valid}")

@@ -66,7 +66,7 @@ def _sweep_of(
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
         raise ValueError("no sites given; a site is, for instance, 'text.cross_attn'")
-    checked = [Site.of(blip, site) for site in several]
+    checked = [Site.of(blip, site, pairs=pairs) for site in several]
 
     def grid(places: Places, answer_length: int) -> Grid:
         return grid_of_sites(
@@ -92,8 +92,8 @@ def patch_heads(
         blip: The model.
         pairs: The pairs.
         site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; any activation with heads.
-        positions: `roles`, `regions`, `each`, `all`, or some by name or number; None takes roles for words, and all
-            positions at once elsewhere.
+        positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None takes `roles` for words,
+            and `all` elsewhere and where the questions have no role `correct`, since they do not contain their answer.
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         **options: As `sweep`.
@@ -113,7 +113,7 @@ def head_sweep(
     **options: Any,
 ) -> Sweep:
     """Return the sweep of `patch_heads`, checked and not yet run; arguments as there."""
-    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions)
+    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if found.heads is None:
         raise ValueError(f"{found.name} has no heads; patch_modules is for what whole modules write")
     return _sweep_of(blip, pairs, found, None, options)
@@ -128,7 +128,7 @@ def patch_modules(
     layers: Any = None,
     **options: Any,
 ) -> "xr.Dataset":
-    """What attention, cross-attention and MLP of a layer write, and what its block hands on: `pair, site, layer, ...`.
+    """What attention, cross-attention and MLP of a layer write, and what leaves its block: `pair, site, layer, ...`.
 
     Args:
         blip: The model.
@@ -143,7 +143,7 @@ def patch_modules(
         raise ValueError(one_of("stack", stack, blip.cfg.stacks))
     block = "resid_post" if stack == "vision" else "normalized_resid_post"
     names = ["attn_out", "mlp_out", block] if stack == "vision" else ["attn_out", "cross_attn_out", "mlp_out", block]
-    sites = [Site.of(blip, f"{stack}.{name}", layers=layers, positions=positions) for name in names]
+    sites = [Site.of(blip, f"{stack}.{name}", layers=layers, positions=positions, pairs=pairs) for name in names]
     return sweep(blip, pairs, sites, with_sites=True, **options)
 
 
@@ -204,7 +204,7 @@ def patch_paths(
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
     chosen = _of_paths(options)
-    senders = _senders(blip, sender, sender_layers, sender_heads, positions)
+    senders = _senders(blip, pairs, sender, sender_layers, sender_heads, positions)
     ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
     return Sweep(blip, pairs, chosen, partial(grid_of_paths, blip, paths), asdict(paths)).run()
@@ -218,20 +218,24 @@ def _of_paths(options: Any) -> Options:
     return chosen
 
 
-def _senders(blip: "HookedBLIP", sender: Any, layers: Any, heads: Any, positions: Any) -> list[Site]:
+def _senders(
+    blip: "HookedBLIP", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
+) -> list[Site]:
     several = list(sender) if isinstance(sender, list | tuple) else [sender]
     if len(several) == 1 and not isinstance(several[0], Site):
-        return [Site.of(blip, several[0], layers=layers, heads=heads, positions=positions)]
-    return [_one_of_several(blip, one, layers, heads, positions) for one in several]
+        return [Site.of(blip, several[0], layers=layers, heads=heads, positions=positions, pairs=pairs)]
+    return [_one_of_several(blip, pairs, one, layers, heads, positions) for one in several]
 
 
-def _one_of_several(blip: "HookedBLIP", name: Any, layers: Any, heads: Any, positions: Any) -> Site:
+def _one_of_several(
+    blip: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
+) -> Site:
     """One of several senders: layers and heads are for those that have them."""
-    found = Site.of(blip, name) if isinstance(name, Site) else Site.of(blip, name, positions=positions)
+    found = Site.of(blip, name) if isinstance(name, Site) else Site.of(blip, name, positions=positions, pairs=pairs)
     if isinstance(name, Site):
         return found
     layers, heads = layers if found.layers else None, heads if found.heads else "each"
-    return Site.of(blip, name, layers=layers, heads=heads, positions=positions)
+    return Site.of(blip, name, layers=layers, heads=heads, positions=positions, pairs=pairs)
 
 
 def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:

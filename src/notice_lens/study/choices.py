@@ -6,12 +6,13 @@ cannot be is said at the start, not after hours of sweeping.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.circuits.rules import Rules
 from notice_lens.models.names import one_of
 from notice_lens.pairs import MinimalPairs, Noise
+from notice_lens.pairs.roles import ALL, CORRECT, as_mapping, missing_role
 from notice_lens.patching import Site
 from notice_lens.patching.aggregates import DIRECTIONS
 
@@ -30,7 +31,8 @@ class Choices:
     Attributes:
         site: Whose heads are patched.
         corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no cell.
-        role: At which words effects are read; None patches all positions at once.
+        role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
+            the questions of a task have no such role (`resolved`).
         direction: `denoise` or `noise`.
         smallest_effect: Of interest, as a share of the gap.
         alpha: Error rate over heads, between 0 and 1.
@@ -46,7 +48,7 @@ class Choices:
 
     site: str = "text.cross_attn"
     corruptions: tuple[Any, ...] = ("image", "text")
-    role: str | None = "correct"
+    role: str | None = None
     direction: str = "denoise"
     smallest_effect: float = 0.02
     alpha: float = 0.05
@@ -68,6 +70,13 @@ class Choices:
             raise ValueError(f"corruptions {', '.join(names)} asked for; expected each once")
         if not {"image", "text"} & set(names):
             raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
+
+    def resolved(self, tasks: Mapping[str, MinimalPairs]) -> "Choices":
+        """Return these choices with a role: one for all tasks, so that their heads can be compared."""
+        if self.role is not None:
+            return self
+        named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())
+        return replace(self, role=CORRECT if named else ALL)
 
     def rules(self, role: str | None, heads: int, cells: int = 1) -> dict[str, Any]:
         """Options of the statistics.
@@ -102,7 +111,7 @@ def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices:
     """
     if not tasks:
         raise ValueError("no pairs: a study needs those of one task at least")
-    site = Site.of(blip, choices.site, positions="all" if choices.role is None else "roles")
+    site = Site.of(blip, choices.site, positions=ALL if choices.role == ALL else "roles")
     if site.heads is None:
         raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
     cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
@@ -113,6 +122,6 @@ def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices:
     for task, pairs in tasks.items():
         spans = pairs.validate(blip).token_spans(blip)
         known = list(dict.fromkeys(role for own in spans for role in own))
-        if choices.role is not None and choices.role not in known:
-            raise ValueError(one_of(f"role of the task {task!r}", choices.role, known))
+        if choices.role not in (ALL, *known):
+            raise ValueError(missing_role(str(choices.role), known, f"role of the task {task!r}"))
     return site

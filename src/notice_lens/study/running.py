@@ -20,6 +20,7 @@ from urllib.parse import quote
 import xarray as xr
 
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
+from notice_lens.pairs.roles import ALL
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
@@ -67,7 +68,9 @@ def run_study(
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
-    found = Study(choices or Choices())
+    found = Study((choices or Choices()).resolved(tasks))
+    if found.choices.role == ALL:
+        say("effects are read at all words at once")
     site = check_before(blip, tasks, found.choices)
     check_place(folder / SAVED)
     (folder / "tables").mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ def run_study(
     statistics(found)
     if not found.cells:
         raise ValueError("no cell is left to study: " + " ".join(found.notes))
-    if site.name == f"{looking_stack(blip)}.cross_attn.hook_z" and found.choices.role is not None:
+    if site.name == f"{looking_stack(blip)}.cross_attn.hook_z":
         say("what heads do ...")
         for task in tasks:
             functions(blip, task, found, progress)
@@ -106,9 +109,10 @@ def _sweeps(
             found.task_of[name], found.pairs[name] = task, kept
             # A task's name is the user's: as a file's name it must not lead elsewhere.
             store = folder / "cells" / quote(name, safe=" ,")
-            results = {"": ("all" if choices.role is None else "roles", found.effects)}
-            if choices.role is not None and not noisy:
-                results[", all positions"] = ("all", found.everywhere)
+            at_all_words = choices.role == ALL
+            results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", found.effects)}
+            if not at_all_words and not noisy:
+                results[", all positions"] = (ALL, found.everywhere)
             for ending, (positions, into) in results.items():
                 sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **own}
                 made = head_sweep(blip, kept, choices.site, positions=positions, **sweep)
@@ -132,7 +136,7 @@ def _kept(
         pairs = pairs.select(some)
     kept = behaviour_filter(blip, pairs, corruption, progress=progress) if found.choices.filtered else pairs
     if len(kept) < FEWEST:
-        why = f"the model answers {len(kept)} of {len(pairs)} pairs as they ask (the clean run right, the corrupted "
+        why = f"the model answers {len(kept)} of {len(pairs)} pairs as expected (the clean run right, the corrupted "
         found.note(
             f"{name}: left out, {why}one otherwise)."
             if found.choices.filtered
@@ -140,7 +144,7 @@ def _kept(
         )
         return None
     if len(kept) < len(pairs):
-        found.note(f"{name}: {len(kept)} of {len(pairs)} pairs, those that the model answers as they ask.")
+        found.note(f"{name}: {len(kept)} of {len(pairs)} pairs kept (the model answers both versions as expected).")
     return kept
 
 
@@ -164,7 +168,7 @@ def _collected(blip: "HookedBLIP", found: Study, progress: bool) -> ReportData:
             *found.notes,
         ],
         settings={**asdict(choices), "corruptions": corruptions, "metric": METRIC},
-        roles=None if choices.role is None else [choices.role],
+        roles=[str(choices.role)],
         max_pairs=choices.shown,
         progress=progress,
     )

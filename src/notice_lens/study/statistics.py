@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from notice_lens import circuits
 from notice_lens.circuits.cells import read_cell
 from notice_lens.circuits.clusters import FewClusters
+from notice_lens.pairs.roles import ALL
 from notice_lens.study.choices import METRIC
 from notice_lens.study.found import Study
 
@@ -55,7 +56,7 @@ def _one_cell(found: Study, name: str) -> None:
         found.important[name] = important
         if name in found.everywhere:
             with _left_out(found, f"{name}, all positions: left out"):
-                every = circuits.important_heads(found.everywhere[name], **{**rules, "role": None})
+                every = circuits.important_heads(found.everywhere[name], **{**rules, "role": ALL})
                 found.important_everywhere[name] = every
         return
     del found.effects[name]

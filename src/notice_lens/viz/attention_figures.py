@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, CORRECT, missing_role
 from notice_lens.viz.look import QUIET, finish
 from notice_lens.viz.looking import RUNS
 from notice_lens.viz.marked_text import escape
@@ -37,7 +38,7 @@ def attention(
     layer: int | None = None,
     head: int | None = None,
     *,
-    role: str = "correct",
+    role: str | None = None,
     relative: bool = False,
     title: str | None = None,
 ) -> "Figure":
@@ -51,7 +52,7 @@ def attention(
         pair: Its number, or its id.
         layer: Of the head, from 0.
         head: Its number in the layer, from 0.
-        role: Which words ask.
+        role: Which words ask; None takes `correct`, or `all` where the maps have no such role.
         relative: Whether the mean over all layers and heads is taken off: what this head looks at more (orange) or
             less (blue, with a minus sign) than others. For display alone: it sums to zero over heads, so one that looks
             everywhere alike seems to avoid what others look at.
@@ -67,6 +68,7 @@ def attention(
     if layer is None or head is None:
         raise TypeError(f"viz.attention draws one head; got layer={layer}, head={head}: give both, from 0 on")
     of = _found(pairs, pair)
+    role = _role(maps, role)
     shown = chosen(chosen(maps, "pair", of.id), "role", role)
     if relative:
         shown = shown - shown.mean(("layer", "head")).drop_vars("class_token", errors="ignore")
@@ -85,12 +87,25 @@ def attention(
             figure.add_trace(_overlay(shown.sel(run=run), _grid(maps), image, relative), 1, column)
     _axes(figure, [image for _, (image, _) in panels])
     figure.update_layout(coloraxis=_scale(float(np.nanmax(np.abs(shown.values))) or 1.0, relative))
-    words = f"asked at “{_words(of, role)}” (role {role})" if role in of.roles else f"asked at {role}"
+    words = (
+        f"asked at “{_words(of, role)}” (role {role})"
+        if role in of.roles
+        else f"asked at {'all words' if role == ALL else role}"
+    )
     said = title or f"L{layer}.H{head}: where it looks, {words}"
     tall = max(image.height * WIDTH / image.width for _, (image, _) in panels)
     return finish(
         figure, said, of.clean_prompt, (round(len(panels) * (WIDTH + 14) + 210), round(tall + 235))
     ).update_layout(margin_t=165)
+
+
+def _role(maps: xr.DataArray, asked: str | None) -> str:
+    """The role asked for; by default `correct`, or else `all`."""
+    roles = list(map(str, maps["role"].values)) if "role" in maps.dims else []
+    found = asked if asked is not None else next((role for role in (CORRECT, ALL) if role in roles), CORRECT)
+    if roles and found not in roles:
+        raise ValueError(missing_role(found, roles))
+    return found
 
 
 def _scale(limit: float, relative: bool) -> dict[str, Any]:

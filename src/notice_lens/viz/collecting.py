@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import HEADS
 from notice_lens.viz.label_rows import label_rows
 from notice_lens.viz.looking import looking_stack, maps_of_runs, packed
@@ -116,11 +117,11 @@ def _cell(
     name: str, effects: xr.Dataset, pairs: "MinimalPairs", given: Any, places: list[int], numbers: list[int]
 ) -> Cell:
     important = given["important"].get(name)
-    where = {"role": important.attrs["role"]} if _has_role(important, effects) else {}
+    where = {} if important is None else {"role": important.attrs["role"]}
     mean = averaged(effects, None, where, HEADS, "report")
-    role = str(mean.coords["role"].item()) if "role" in mean.coords else None
+    role = str(mean.coords["role"].item()) if "role" in mean.coords else ALL
     single = effects["patching_effect"]
-    single = single.sel(role=role) if role is not None else single
+    single = single.sel(role=role) if "role" in single.dims else single
     ids = [pairs["id"][place] for place in places]
     by_pair = single.sel(pair=ids).transpose("pair", *HEADS).values.astype(np.float32)
     heads = important if important is not None else plain_means(effects, where)
@@ -136,10 +137,6 @@ def _cell(
         facts=_facts(effects),
         profile=given["profiles"].get(name),
     )
-
-
-def _has_role(important: xr.Dataset | None, effects: xr.Dataset) -> bool:
-    return important is not None and "role" in effects.dims and important.attrs.get("role") is not None
 
 
 def plain_means(effects: xr.Dataset, where: Mapping[str, Any]) -> xr.Dataset:
@@ -212,7 +209,7 @@ def _attention(
     """Maps of all pairs in one array; a role that a pair lacks is NaN."""
     parts = []
     for one in kept.values():
-        known = {role for found in one.token_spans(blip) for role in found}
+        known = {ALL, *(role for found in one.token_spans(blip) for role in found)}
         wanted = [role for role in roles if role in known] if roles is not None else None
         parts.append(packed(maps_of_runs(blip, one, runs=runs, roles=wanted, progress=progress)))
     named = list(dict.fromkeys(role for part in parts for role in part["role"].values.tolist()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import heads
 from notice_lens.viz.look import FRAME, INK, cells, colour_bar, finish, grid_axes
 from notice_lens.viz.marked_text import escape
@@ -30,7 +31,7 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
     """Words (or positions) x layers of what each module restores, a panel for each kind of module.
 
     Args:
-        effects: A result of `patch_modules`: dims pair, site, layer and role, position or region.
+        effects: A result of `patch_modules`: dims pair, site, layer and role, position, region or none.
         metric: A variable of it; None takes `patching_effect`.
         title: None says what is drawn.
         **where: Which label of a dimension that is left, or `site=` for one panel alone.
@@ -41,7 +42,10 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
     """
     from plotly.subplots import make_subplots
 
-    place = next((dim for dim in PLACES if dim in getattr(effects, "dims", ()) and dim not in where), "role")
+    there = [dim for dim in PLACES if dim in getattr(effects, "dims", ())]
+    if not there and isinstance(effects, xr.Dataset | xr.DataArray):
+        effects = effects.expand_dims(role=[ALL])
+    place = next((dim for dim in there if dim not in where), "role")
     single = "site" in where or "site" not in getattr(effects, "dims", ())
     dims = (place, "layer") if single else ("site", place, "layer")
     values = averaged(effects, metric, where, dims, "modules")
@@ -119,7 +123,8 @@ def paths(
         metric: A variable of it; None takes `patching_effect`.
         top: How many senders and receivers at most: those with the largest effects, in the order of the network.
         title: None says what is drawn.
-        **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise.
+        **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise, or
+            `all` where there are no roles.
 
     Raises:
         TypeError: `effects` is no xarray object.

@@ -32,7 +32,8 @@ def heads(
         important: A result of `circuits.important_heads`, for frames and hovers; None takes `effects` itself where it
             is one.
         title: None says what is drawn.
-        **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise.
+        **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise, or
+            `all` where there are no roles.
 
     Raises:
         TypeError: `effects` is no xarray object.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.maps import attention_maps
+from notice_lens.circuits.maps import attention_maps, roles_asked
 from notice_lens.models.names import one_of
+from notice_lens.patching.places import Places
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -37,7 +38,8 @@ def maps_of_runs(
         blip: The model.
         pairs: Any that it can read.
         runs: Of `clean`; `image`, the corrupted image; and `text`, the corrupted prompt.
-        roles: Which words ask; None takes all roles of the pairs.
+        roles: Which words ask, `all` for all at once; None takes each role of the pairs, and `all` too where there is
+            no `correct`.
         batch_size: Pairs that run at a time.
         progress: Whether there is a bar.
 
@@ -52,12 +54,8 @@ def maps_of_runs(
     for run in runs:
         if run not in RUNS:
             raise ValueError(one_of("run", run, RUNS))
-    spans = pairs.token_spans(blip)
-    known = list(dict.fromkeys(role for found in spans for role in found))
-    for role in roles or ():
-        if role not in known:
-            raise ValueError(one_of("role of these pairs", role, known))
-    wanted = list(roles or known)
+    spans = Places(blip, pairs).words
+    wanted = roles_asked(roles or None, spans)
     site, side = f"{looking_stack(blip)}.cross_attn", blip.cfg.image_size // blip.cfg.patch_size
     cfg = blip.stack(looking_stack(blip)).cfg
     found = np.full((len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side), np.nan, "float32")

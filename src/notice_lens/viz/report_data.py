@@ -64,7 +64,7 @@ class Cell:
         name: Unique in the report.
         task: Of its pairs.
         corruption: `image`, `text`, or what noise there was.
-        role: At which words; None where all positions were patched at once.
+        role: At which words; `all` where all were patched at once.
         heads: By layer and head, as of `circuits.important_heads`; at least `effect`.
         shown: Numbers of the report's pairs.
         by_pair: The patching effect of each head on each shown pair, NaN where its gap is too small.
@@ -75,7 +75,7 @@ class Cell:
     name: str
     task: str
     corruption: str
-    role: str | None
+    role: str
     heads: xr.Dataset
     shown: tuple[int, ...]
     by_pair: Float[np.ndarray, "shown layer head"]

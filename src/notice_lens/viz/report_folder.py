@@ -9,7 +9,7 @@ pictures/       each pair's two pictures, by number
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens import __version__
+from notice_lens.errors import reading
 from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.models.names import one_of
 from notice_lens.viz.plain import as_plain, from_plain, plain
@@ -24,6 +25,9 @@ from notice_lens.viz.report_data import Cell, Picture, ReportData, ShownPair
 
 FORMAT = 2
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
+KINDS_OF_INDEX = {
+    "title": str, "cells": list, "pairs": list, "functions": dict, "labels": list, "notes": list, "settings": dict
+}  # fmt: skip
 KINDS = ("png", "jpeg", "webp")
 
 
@@ -109,12 +113,18 @@ def load(folder: Path) -> ReportData:
     """Read the folder; see `ReportData.load`."""
     index = _index(folder)
     check_files(folder, index["files"])
+    with reading(folder / INDEX):
+        data = _data(folder, index)
+    return data if index["attention"] is None else replace(data, attention=_attention(folder, index["attention"]))
+
+
+def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
+    """Return the data of a folder without its maps, by its index."""
     stored = index["universal"]
     return ReportData(
         title=index["title"],
         cells=tuple(map(_cell, index["cells"])),
         pairs=tuple(_pair(folder, number, one) for number, one in enumerate(index["pairs"])),
-        attention=_attention(folder, index["attention"]),
         universal=None if stored is None else from_plain(stored),
         functions={name: from_plain(one) for name, one in index["functions"].items()},
         labels=tuple(index["labels"]),
@@ -168,10 +178,10 @@ def _side(side: str) -> str:
     return side
 
 
-def _attention(folder: Path, stored: Mapping[str, Any] | None) -> xr.Dataset | None:
-    if stored is None:
-        return None
-    labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
-    with np.load(folder / MAPS, allow_pickle=False) as arrays:
+def _attention(folder: Path, stored: Mapping[str, Any]) -> xr.Dataset:
+    path = folder / MAPS
+    # Opened here: of a broken file, NumPy leaves its own open.
+    with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
         parts = {name: ((*labels, "patch")[: arrays[name].ndim], arrays[name]) for name in arrays.files}
-    return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})
+        return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})

@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.models.names import one_of
+from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 
-DEFAULT_ROLE = "correct"
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -55,7 +55,8 @@ def averaged(
         effects: A result of a sweep, of one site of an attribution, or of `circuits.important_heads`; or an array that
             is a mean already.
         metric: A variable; None takes `effect`, or else `patching_effect`.
-        where: By dimension, which of its labels. A role that is not given is `correct` where there is such a role.
+        where: By dimension, which of its labels. A role that is not given is `correct`; of effects without roles it may
+            be given as `all`.
         dims: What the figure draws.
         figure: Its name, for messages.
 
@@ -65,9 +66,11 @@ def averaged(
     """
     values = _mean(effects, metric, figure)
     for name, label in where.items():
-        values = chosen(values, name, label)
-    if "role" in values.dims and "role" not in dims and DEFAULT_ROLE in values["role"].values:
-        values = values.sel(role=DEFAULT_ROLE)
+        if (name, label) == ("role", ALL) and "role" not in values.coords:
+            continue
+        values = _at_role(values, label) if name == "role" and "role" in values.dims else chosen(values, name, label)
+    if "role" in values.dims and "role" not in dims:
+        values = _at_role(values, None)
     missing = [dim for dim in dims if dim not in values.dims]
     if missing:
         drawn, has = " x ".join(dims), ", ".join(map(repr, values.dims)) or "none"
@@ -80,6 +83,15 @@ def averaged(
                 f"{dim}={values[dim].values.tolist()[0]!r}; valid: {labels}"
             )
     return values.transpose(*dims)
+
+
+def _at_role(values: xr.DataArray, role: str | None) -> xr.DataArray:
+    """The values at a role; None takes `correct`."""
+    roles = values["role"].values.tolist()
+    wanted = CORRECT if role is None else role
+    if wanted not in roles:
+        raise ValueError(not_swept(role, map(str, roles)))
+    return values.isel(role=roles.index(wanted))
 
 
 def _mean(effects: Any, metric: str | None, figure: str) -> xr.DataArray:

@@ -87,7 +87,7 @@ function start(root, data) {
     }
     line.append(part(from));
     // A role of the tokenizer's, such as [CLS], is no word of the text: it stands in front of it or behind it.
-    if (side === "clean" && asked.includes(role) && !spans[role]) {
+    if (side === "clean" && role != null && role !== "all" && asked.includes(role) && !spans[role]) {
       const mark = make("mark", "", role);
       if (FIRST_TOKENS.includes(role)) line.prepend(mark, " ");
       else if (role === "?" && text.at(-1) === "?") line.lastChild.replaceWith(part(from, -1), make("mark", "", "?"));

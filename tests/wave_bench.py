@@ -174,8 +174,7 @@ class Bench:
         return Run(self.blip, self.traces["self"], {**others, **self.made_up})
 
     def plan(self, rows: Sequence[Row]) -> Plan:
-        lengths = {stack: self.length(stack) for stack in self.stacks}
-        return Plan(self.stacks, [row.pair for row in rows], [row.patches for row in rows], lengths, N_PAIRS)
+        return Plan(self.run.shapes, [row.pair for row in rows], [row.patches for row in rows], N_PAIRS)
 
     @torch.no_grad()
     def states(self, rows: Sequence[Row], run: Run | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two kinds of transformer block that BLIP is made of.
+"""The transformer blocks that BLIP is made of: a list of steps (`steps.py`), and the forward pass that carries it out.
 
 Hook names are TransformerLens's: the pre-LayerNorm block of GPT-2 for the vision stack; for the text stacks its
 BertBlock (LayerNorm after each residual addition, `hook_normalized_resid_post` the block's output) with the
@@ -14,6 +14,7 @@ from notice_lens.models.attention import Attention, KeyValues
 from notice_lens.models.config import StackConfig
 from notice_lens.models.hook_point import BLIPHookPoint
 from notice_lens.models.layer_norm import LayerNorm
+from notice_lens.models.steps import STEPS, Add, Apply, Attend, Steps, Stream, Transform
 
 
 class MLP(nn.Module):
@@ -28,7 +29,7 @@ class MLP(nn.Module):
         self.hook_post = BLIPHookPoint("batch pos d_mlp")
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the neurons write to the stream."""
+        """Return what the neurons write to the stream."""
         return self.output(self.hook_post(self.act_fn(self.hook_pre(self.input(x)))))
 
     @property
@@ -52,78 +53,77 @@ class MLP(nn.Module):
         return self.output.bias
 
 
-class PreNormBlock(nn.Module):
-    """A block of the vision stack: each sublayer reads a normalised copy and adds to the stream."""
+class Block(nn.Module):
+    """A block: the modules and hook points that its steps name, and the forward pass through them.
 
-    def __init__(self, cfg: StackConfig):
+    Args:
+        cfg: Of the stack; its `normalization` says which steps a block has.
+        steps: The steps, where they are others.
+
+    Attributes:
+        steps: What the block does, in order.
+    """
+
+    steps: Steps
+    attn: Attention
+    cross_attn: Attention
+    mlp: MLP
+
+    def __init__(self, cfg: StackConfig, steps: Steps | None = None):
         super().__init__()
-        self.hook_resid_pre = BLIPHookPoint("batch pos d_model")
-        self.ln1 = LayerNorm(cfg.d_model, cfg.eps)
-        self.attn = Attention(cfg.d_model, cfg.n_heads)
-        self.hook_attn_out = BLIPHookPoint("batch pos d_model")
-        self.hook_resid_mid = BLIPHookPoint("batch pos d_model")
-        self.ln2 = LayerNorm(cfg.d_model, cfg.eps)
-        self.mlp = MLP(cfg)
-        self.hook_mlp_out = BLIPHookPoint("batch pos d_model")
-        self.hook_resid_post = BLIPHookPoint("batch pos d_model")
+        self.steps = STEPS[cfg.normalization] if steps is None else steps
+        for step in self.steps:
+            match step:
+                case Stream(hook) | Add(hook):
+                    self.add_module(hook, BLIPHookPoint("batch pos d_model"))
+                case Apply(module):
+                    self.add_module(module, LayerNorm(cfg.d_model, cfg.eps))
+                case Attend(module, out, norm, crosses):
+                    self._add_norm(norm, cfg)
+                    d_source, causal = (cfg.d_source, False) if crosses else (None, cfg.causal)
+                    self.add_module(module, Attention(cfg.d_model, cfg.n_heads, d_source, causal))
+                    self.add_module(out, BLIPHookPoint("batch pos d_model"))
+                case Transform(module, out, norm):
+                    self._add_norm(norm, cfg)
+                    self.add_module(module, MLP(cfg))
+                    self.add_module(out, BLIPHookPoint("batch pos d_model"))
+
+    def _add_norm(self, name: str | None, cfg: StackConfig) -> None:
+        if name is not None:
+            self.add_module(name, LayerNorm(cfg.d_model, cfg.eps))
 
     def forward(
         self,
-        resid_pre: Float[Tensor, "batch pos d_model"],
-        mask: Bool[Tensor, "batch 1 1 pos"] | None = None,
-        source: None = None,
-        source_mask: None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after this block. There is no cross-attention, so no source."""
-        resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self.attn(resid_pre, mask=mask, norm=self.ln1))
-        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-        mlp_out = self.hook_mlp_out(self.mlp(self.ln2(resid_mid)))
-        return self.hook_resid_post(resid_mid + mlp_out)
-
-
-class PostNormBlock(nn.Module):
-    """A block of the text and decoder stacks: self-attention, cross-attention, MLP, each followed by LayerNorm."""
-
-    def __init__(self, cfg: StackConfig):
-        super().__init__()
-        self.hook_resid_pre = BLIPHookPoint("batch pos d_model")
-        self.attn = Attention(cfg.d_model, cfg.n_heads, causal=cfg.causal)
-        self.hook_attn_out = BLIPHookPoint("batch pos d_model")
-        self.hook_resid_mid = BLIPHookPoint("batch pos d_model")
-        self.ln1 = LayerNorm(cfg.d_model, cfg.eps)
-        self.cross_attn = Attention(cfg.d_model, cfg.n_heads, d_source=cfg.d_source)
-        self.hook_cross_attn_out = BLIPHookPoint("batch pos d_model")
-        self.hook_resid_mid_cross = BLIPHookPoint("batch pos d_model")
-        self.ln2 = LayerNorm(cfg.d_model, cfg.eps)
-        self.mlp = MLP(cfg)
-        self.hook_mlp_out = BLIPHookPoint("batch pos d_model")
-        self.hook_resid_post = BLIPHookPoint("batch pos d_model")
-        self.ln3 = LayerNorm(cfg.d_model, cfg.eps)
-        self.hook_normalized_resid_post = BLIPHookPoint("batch pos d_model")
-
-    def forward(
-        self,
-        resid_pre: Float[Tensor, "batch pos d_model"],
+        stream: Float[Tensor, "batch pos d_model"],
         mask: Bool[Tensor, "batch 1 1 pos"] | None = None,
         source: Float[Tensor, "source_batch key_pos d_source"] | KeyValues | None = None,
         source_mask: Bool[Tensor, "source_batch 1 1 key_pos"] | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The normalised stream after this block.
+        """Return the stream after this block.
 
         Args:
-            resid_pre: The stream before it.
+            stream: The stream before it.
             mask: Positions that self-attention may look at.
-            source: States, or keys and values, that cross-attention looks at.
+            source: States, or keys and values, that cross-attention looks at; None where the block has none.
             source_mask: Positions of the source that it may look at.
         """
-        resid_pre = self.hook_resid_pre(resid_pre)
-        attn_out = self.hook_attn_out(self.attn(resid_pre, mask=mask))
-        resid_mid = self.hook_resid_mid(resid_pre + attn_out)
-        normalized_mid = self.ln1(resid_mid)
-        cross_attn_out = self.hook_cross_attn_out(self.cross_attn(normalized_mid, source, source_mask))
-        resid_mid_cross = self.hook_resid_mid_cross(normalized_mid + cross_attn_out)
-        normalized_cross = self.ln2(resid_mid_cross)
-        mlp_out = self.hook_mlp_out(self.mlp(normalized_cross))
-        resid_post = self.hook_resid_post(normalized_cross + mlp_out)
-        return self.hook_normalized_resid_post(self.ln3(resid_post))
+        written = stream
+        for step in self.steps:
+            match step:
+                case Stream(hook):
+                    stream = self[hook](stream)
+                case Apply(module):
+                    stream = self[module](stream)
+                case Attend(module, out, norm, crosses):
+                    seen = (source, source_mask) if crosses else (None, mask)
+                    # The LayerNorm goes along: split inputs are copied for each head in front of it.
+                    written = self[out](self[module](stream, *seen, norm=None if norm is None else self[norm]))
+                case Transform(module, out, norm):
+                    written = self[out](self[module](stream if norm is None else self[norm](stream)))
+                case Add(hook):
+                    stream = self[hook](stream + written)
+        return stream
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """The module or hook point of that name."""
+        return self._modules[name]  # pyright: ignore[reportReturnType] -- made above, never None

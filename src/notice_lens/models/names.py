@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -23,6 +24,7 @@ class HookName:
     leaf: str
 
     @classmethod
+    @cache
     def parse(cls, name: str) -> "HookName":
         """The parts of `name`; what is not there is None."""
         match = _NAME.fullmatch(name)

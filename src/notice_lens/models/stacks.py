@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from notice_lens.models.attention import KeyValues
-from notice_lens.models.blocks import PostNormBlock, PreNormBlock
+from notice_lens.models.blocks import Block
 from notice_lens.models.config import StackConfig
 from notice_lens.models.hook_point import BLIPHookPoint
 from notice_lens.models.layer_norm import LayerNorm
+from notice_lens.models.steps import Steps
 
 ProjectedSource = tuple[KeyValues, ...]
 """Keys and values of a source for each layer of the stack that reads it."""
@@ -30,10 +31,12 @@ class Stack(nn.Module):
     Attributes:
         cfg: What the stack consists of.
         blocks: Its layers.
+        ln_embed: The LayerNorm behind the embedding; the identity where there is none.
         ln_final: The LayerNorm behind the last block; the identity where the blocks themselves end in one.
     """
 
     blocks: nn.ModuleList
+    ln_embed: nn.Module
     ln_final: nn.Module
 
     def __init__(self, cfg: StackConfig):
@@ -79,14 +82,19 @@ class Stack(nn.Module):
         """Keys and values of the cross-attention source for every layer, to be shared by many runs."""
         if self.cfg.d_source is None:
             raise ValueError(f"`{self.cfg.name}` has no cross-attention, so nothing to project a source for")
-        blocks = cast(Iterable[PostNormBlock], self.blocks)
+        blocks = cast(Iterable[Block], self.blocks)
         return tuple(block.cross_attn.project_source(states) for block in blocks)
 
     def share_source(self, states: Float[Tensor, "batch key_pos d_source"]) -> Tensor | ProjectedSource:
         """The source for many runs: projected once, or its states while each head gets its own copy of them."""
-        blocks = cast(Iterable[PostNormBlock], self.blocks)
+        blocks = cast(Iterable[Block], self.blocks)
         split = any(block.cross_attn.use_split_qkv_input for block in blocks)
         return states if split else self.project_source(states)
+
+    @property
+    def steps(self) -> Steps:
+        """What every block of the stack does, in order."""
+        return cast(Block, self.blocks[0]).steps
 
     def _layers(self, start: int, stop: int | None) -> tuple[int, int]:
         n_layers = self.cfg.n_layers
@@ -125,7 +133,8 @@ class VisionStack(Stack):
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, cfg.d_model))
         self.position_embedding = nn.Parameter(torch.zeros(1, cfg.n_ctx, cfg.d_model))
         self.patch_embedding = nn.Conv2d(3, cfg.d_model, kernel_size=patch_size, stride=patch_size)
-        self.blocks = nn.ModuleList(PreNormBlock(cfg) for _ in range(cfg.n_layers))
+        self.ln_embed = nn.Identity()
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = LayerNorm(cfg.d_model, cfg.eps)
 
     def embed(
@@ -146,7 +155,7 @@ class VisionStack(Stack):
         class_token = repeat(self.class_embedding, "1 1 d_model -> batch 1 d_model", batch=len(patches))
         embed = self.hook_embed(torch.cat([class_token, patches], 1))
         positions = self._interpolated(*grid) if grid else self.position_embedding
-        return embed + self.hook_pos_embed(positions.expand_as(embed))
+        return self.ln_embed(embed + self.hook_pos_embed(positions.expand_as(embed)))
 
     def _grid(self, pixel_values: Tensor, interpolate: bool) -> tuple[int, int] | None:
         """Patches down and across; None where the model's own position embeddings fit."""
@@ -180,7 +189,7 @@ class TextStack(Stack):
         self.word_embedding = nn.Embedding(cfg.d_vocab, cfg.d_model)
         self.position_embedding = nn.Embedding(cfg.n_ctx, cfg.d_model)
         self.ln_embed = LayerNorm(cfg.d_model, cfg.eps)
-        self.blocks = nn.ModuleList(PostNormBlock(cfg) for _ in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.ln_final = nn.Identity()
 
     def embed(self, input_ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:

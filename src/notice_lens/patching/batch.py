@@ -10,11 +10,11 @@ from torch import Tensor
 
 from notice_lens.models import answers
 from notice_lens.models.inputs import IGNORED, BLIPInputs
+from notice_lens.models.steps import EMBEDDING
 from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.cells import Index
 from notice_lens.patching.metrics import Custom, Said, answer_log_prob, entries_said, kl_from, own_metric, precise, says
-from notice_lens.patching.plan import EMBEDDING
 from notice_lens.patching.runs import Run, Trace, attn_results, trace
 from notice_lens.patching.sources import Make, Zeros, parts
 
@@ -205,10 +205,6 @@ class Context:
         if axis == "token" and inputs.input_ids is not None:
             return inputs.input_ids.shape[1] if self._tokens is None else self._tokens[pair]
         return 1 if self.spoken is None else len(pieces(self.batch.blip.tokenizer, self.spoken[pair])) + 1
-
-    def lengths(self) -> dict[str, int]:
-        """Positions of every stack."""
-        return {stack: states.shape[1] for stack, states in self.run.base.states.items()}
 
     def say(self, states: Tensor, pairs: Index) -> Said:
         """What rows say, from the states behind the last stack.

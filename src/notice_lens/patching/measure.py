@@ -181,8 +181,7 @@ def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
     said, own = [], None
     for number, context in enumerate(contexts):
         patches = _patches(context, rows, number)
-        stacks = context.run.blip.cfg.stacks
-        plan = Plan(stacks, [row.pair for row in rows], patches, context.lengths(), n_pairs)
+        plan = Plan(context.run.shapes, [row.pair for row in rows], patches, n_pairs)
         wave = Wave(context.run, plan)
         own = wave.encode() if number == 0 else own
         said.append(context.say(wave.read_out(own), plan.pair_of))

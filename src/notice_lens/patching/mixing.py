@@ -1,19 +1,15 @@
 """Attention, three ways, and MLPs in parts: what the wave needs beside the fused kernel."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.models.attention import Attention, KeyValues
+from notice_lens.models.attention import Attention
 from notice_lens.models.blocks import MLP
-from notice_lens.patching.cells import Index
-from notice_lens.patching.plan import Patch
 
 CELLS_AT_A_TIME = 1024
 """Of which the neurons of an MLP are computed together, on a CPU."""
@@ -48,73 +44,30 @@ def mixed(
     return einsum(pattern, v, "row head query_pos key_pos, row key_pos head d -> row query_pos head d")
 
 
-class TableEdit(NamedTuple):
-    """One edit of one row inside of attention.
-
-    Attributes:
-        leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
-        where: Index of keys or values [key_pos, head, d_head], or of the table [head, query_pos, key_pos].
-        new: What is put there.
-    """
-
-    leaf: str
-    where: Any
-    new: Tensor
-
-
-def table_edits(
-    patches: Sequence[Patch], values: Callable[[Patch], Tensor], place: Index, n_heads: int, n_keys: int
-) -> list[TableEdit]:
-    """Patches of one row inside of attention, as edits of its keys, values, scores and pattern.
-
-    Args:
-        patches: In their order.
-        values: Gives what a patch's source has, of all heads, positions and keys.
-        place: Of each position, which of the row's queries it is.
-        n_heads: Heads.
-        n_keys: Keys.
-    """
-    edits = []
-    for patch in patches:
-        leaf = patch.hook.rpartition(".")[2]
-        if leaf in ("hook_k", "hook_v"):
-            there = where = (patch.positions, slice(None) if patch.head is None else patch.head)
-        else:
-            keys = np.arange(n_keys) if patch.keys is None else patch.keys
-            heads = np.arange(n_heads) if patch.head is None else np.array([patch.head])
-            there = np.ix_(heads, patch.positions, keys)
-            where = np.ix_(heads, place[patch.positions], keys)
-        edits.append(TableEdit(leaf, where, values(patch)[there] if patch.value is None else patch.value))
-    return edits
-
-
 def edited_attention(
-    q: Float[Tensor, "1 query_pos head d_head"],
-    kv: KeyValues,
-    mask: Bool[Tensor, "1 1 query_or_1 key_pos"] | None,
-    edits: Sequence[TableEdit],
-) -> Float[Tensor, "1 query_pos head d_head"]:
-    """Z of one row, step by step, with edits of its keys, values, scores and pattern.
+    q: Float[Tensor, "head query_pos d_head"],
+    k: Float[Tensor, "head key_pos d_head"],
+    v: Float[Tensor, "head key_pos d_head"],
+    mask: Bool[Tensor, "head_or_1 query_or_1 key_pos"] | None,
+    edit: Callable[[str, Tensor], Tensor],
+) -> Float[Tensor, "head query_pos d_head"]:
+    """Compute z of some heads step by step, with edits of their keys, values, scores and patterns.
 
     Args:
-        q: Its queries.
-        kv: Its keys and values, which are edited in place.
-        mask: Where it may look; edits open nothing.
-        edits: In their order.
+        q: Queries; a line is a head of any row.
+        k: Keys, to be edited in place.
+        v: Values, likewise.
+        mask: Where each may look; edits open nothing.
+        edit: Makes the edits of `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
     """
-
-    def edit(leaf: str, value: Tensor) -> Tensor:
-        for one in edits:
-            if one.leaf == leaf:
-                value[0][one.where] = one.new
-        return value
-
-    k, v = edit("hook_k", kv.k), edit("hook_v", kv.v)
-    table = edit("hook_attn_scores", scores_of(q, k, mask))
+    k, v = edit("hook_k", k), edit("hook_v", v)
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    lowest = torch.finfo(scores.dtype).min
+    scores = edit("hook_attn_scores", scores if mask is None else scores.masked_fill(~mask, lowest))
     # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
-    table = table if mask is None else table.masked_fill(~mask, torch.finfo(table.dtype).min)
-    table = edit("hook_pattern", table.softmax(-1))
-    return mixed(table if mask is None else table.masked_fill(~mask, 0.0), v)
+    scores = scores if mask is None else scores.masked_fill(~mask, lowest)
+    pattern = edit("hook_pattern", scores.softmax(-1))
+    return (pattern if mask is None else pattern.masked_fill(~mask, 0.0)) @ v
 
 
 def folded_attention(

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.models.names import HookName, one_of
+from notice_lens.models.steps import EMBEDDING, OUTPUT, order, reading_points
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.measure import Cell, CellEdit
 from notice_lens.patching.paths import Receiver
 from notice_lens.patching.places import Places
-from notice_lens.patching.plan import EMBEDDING, END, OUTPUT, POST_NORM, PRE_NORM
+from notice_lens.patching.plan import END
 from notice_lens.patching.sites import Site
 
 if TYPE_CHECKING:
@@ -102,16 +103,15 @@ class Paths:
                 labels = {"receiver_layer": layer, **({} if head is None else {"receiver_head": head})}
                 yield labels, Receiver(self.receiver.hook(layer), head, *freeze)
 
-    def exists(self, hook: str, receiver: Receiver, stacks: Sequence[str]) -> bool:
+    def exists(self, blip: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
         """Whether a sender comes before what a receiver reads, in another module."""
-        order = PRE_NORM if self.stack == "vision" else POST_NORM
-        _, (layer, module) = receiver.reads(stacks)
+        steps = blip.stack(self.stack).steps
+        points, (layer, module) = order(steps), receiver.reads(blip.cfg.stacks)[1]
         if layer == END:
             return True
         sender = HookName.parse(hook)
-        at = {"attn": "attn.inside", "cross_attn": "cross_attn.hook_q", "mlp": "mlp.hook_pre"}[module]
-        sends = (-1 if sender.layer is None else sender.layer, order.index(sender.leaf))
-        return sends < (layer, order.index(at))
+        sends = (-1 if sender.layer is None else sender.layer, points.index(sender.leaf))
+        return sends < (layer, points.index(reading_points(steps)[module]))
 
 
 def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_length: int) -> Grid:
@@ -133,7 +133,7 @@ def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_lengt
     cells = []
     for cell in grid.cells:
         for labels, receiver in found:
-            if any(paths.exists(edit.hook, receiver, blip.cfg.stacks) for edit in cell.edits):
+            if any(paths.exists(blip, edit.hook, receiver) for edit in cell.edits):
                 place = (*cell.place, *(coords[dim].index(labels[dim]) for dim in coords))
                 cells.append(Cell(place, cell.edits, receiver))
     if not cells:

@@ -27,10 +27,23 @@ from torch import Tensor
 
 from notice_lens.models import HookedBLIP
 from notice_lens.models.attention import Attention
-from notice_lens.models.blocks import PostNormBlock, PreNormBlock
+from notice_lens.models.blocks import MLP, Block
+from notice_lens.models.layer_norm import LayerNorm
 from notice_lens.models.names import HookName
+from notice_lens.models.steps import (
+    EMBEDDING,
+    OUTPUT,
+    Add,
+    Apply,
+    Attend,
+    Stream,
+    Transform,
+    last_hook,
+    norm_inputs,
+    sublayers,
+)
 from notice_lens.patching.cells import Index
-from notice_lens.patching.plan import EMBEDDING, END, GIVEN, OUTPUT, Patch
+from notice_lens.patching.plan import END, GIVEN, Patch
 from notice_lens.patching.runs import Run
 
 Read = tuple[int, str]
@@ -152,8 +165,8 @@ def _project(blip: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"])
         return stream
     block: Any = blip.stack(name.stack or "").blocks[name.layer]
     module, _, leaf = name.leaf.rpartition(".")
-    if module == "mlp":
-        return block.mlp.input(stream)
+    if leaf == "hook_pre":
+        return getattr(block, module).input(stream)
     attn: Attention = getattr(block, module)
     project = {"hook_q": attn.query, "hook_k": attn.key, "hook_v": attn.value}[leaf]
     return rearrange(project(stream), "line (head d_head) -> line head d_head", head=attn.n_heads)
@@ -204,25 +217,30 @@ class Walk:
         for layer in range(first, len(blocks)):
             joining = slice(len(x), int((self.first <= layer).sum()))
             x = torch.cat([x, self._at("hook_resid_pre", layer, joining)])
-            walked = self._pre_norm if isinstance(blocks[layer], PreNormBlock) else self._post_norm
-            x = yield from walked(blocks[layer], layer, x)
-        norm: Any = self.stack.ln_final
-        yield (END, OUTPUT), norm(x) if self.name != "vision" else self._norm(norm, x, len(blocks) - 1, "resid_post")
+            x = yield from self._block(blocks[layer], layer, x)
+        yield (END, OUTPUT), self._norm(self.stack.ln_final, x, len(blocks) - 1, last_hook(self.stack.steps))
 
-    def _pre_norm(self, block: PreNormBlock, layer: int, x: Tensor) -> Iterator[Any]:
-        yield (layer, "attn"), self._norm(block.ln1, x, layer, "resid_pre")
-        x = x + self._written(block, "attn", layer, len(x))
-        normalized = self._norm(block.ln2, x, layer, "resid_mid")
-        yield (layer, "mlp"), normalized
-        return x + self._mlp_out(block, layer, normalized)
-
-    def _post_norm(self, block: PostNormBlock, layer: int, x: Tensor) -> Iterator[Any]:
-        yield (layer, "attn"), x
-        x = self._norm(block.ln1, x + self._written(block, "attn", layer, len(x)), layer, "resid_mid")
-        yield (layer, "cross_attn"), x
-        x = self._norm(block.ln2, x + self._written(block, "cross_attn", layer, len(x)), layer, "resid_mid_cross")
-        yield (layer, "mlp"), x
-        return self._norm(block.ln3, x + self._mlp_out(block, layer, x), layer, "resid_post")
+    def _block(self, block: Block, layer: int, x: Tensor) -> Iterator[Any]:
+        """A block with its attention frozen: what each of its modules reads, and in the end the stream behind it."""
+        going_in = norm_inputs(block.steps)
+        written = x
+        for step in block.steps:
+            match step:
+                case Apply(module):
+                    x = self._norm(block[module], x, layer, going_in[module])
+                case Attend(module, out, norm) | Transform(module, out, norm):
+                    read = x if norm is None else self._norm(block[norm], x, layer, going_in[norm])
+                    yield (layer, module), read
+                    written = (
+                        self._written(block, module, out, layer, len(x))
+                        if isinstance(step, Attend)
+                        else self._mlp_out(getattr(block, module), out, layer, read)
+                    )
+                case Add():
+                    x = x + written
+                case Stream():
+                    pass
+        return x
 
     def _embedded(self) -> Tensor:
         """The stream before block 0, of lines whose sender is an embedding."""
@@ -233,11 +251,10 @@ class Walk:
         for hook in EMBEDDING:
             for lines, patch in self.sent.get((-1, hook), ()):
                 changed[lines] += self._difference(lines, patch)
-        return changed if self.name == "vision" else self._scaled(self.stack.ln_embed, changed, base)
+        return self._scaled(self.stack.ln_embed, changed, base)
 
-    def _written(self, block: Any, module: str, layer: int, aboard: int) -> Tensor:
+    def _written(self, block: Block, module: str, out_hook: str, layer: int, aboard: int) -> Tensor:
         """What a module writes: the base run's output, with what senders among its heads change."""
-        out_hook = f"hook_{module}_out"
         out = self._at(out_hook, layer, slice(0, aboard)).clone()
         for lines, patch in self.sent.get((layer, out_hook), ()):
             out[lines] += self._difference(lines, patch)
@@ -250,12 +267,11 @@ class Walk:
             out[lines] += difference.sum(1)
         return out
 
-    def _mlp_out(self, block: Any, layer: int, normalized: Tensor) -> Tensor:
+    def _mlp_out(self, mlp: MLP, out_hook: str, layer: int, read: Tensor) -> Tensor:
         """What an MLP writes: as in the base run, or from the changed stream; a sender has the other run's."""
-        base = self._at("hook_mlp_out", layer, slice(0, len(normalized)))
-        mlp = block.mlp
-        out = base.clone() if self.freeze_mlp else mlp.output(mlp.act_fn(mlp.input(normalized)))
-        for lines, patch in self.sent.get((layer, "hook_mlp_out"), ()):
+        base = self._at(out_hook, layer, slice(0, len(read)))
+        out = base.clone() if self.freeze_mlp else mlp.output(mlp.act_fn(mlp.input(read)))
+        for lines, patch in self.sent.get((layer, out_hook), ()):
             out[lines] = base[lines] + self._difference(lines, patch)
         return out
 
@@ -266,15 +282,15 @@ class Walk:
             norm: The module.
             x: What goes in.
             layer: Its layer.
-            before: What goes in in the base run, without `hook_`.
+            before: The hook point of the stream that goes into it.
         """
-        if not self.freeze_layernorm:
+        if not self.freeze_layernorm or not isinstance(norm, LayerNorm):
             return norm(x)
-        return self._scaled(norm, x, self._at(f"hook_{before}", layer, slice(0, len(x))))
+        return self._scaled(norm, x, self._at(before, layer, slice(0, len(x))))
 
     def _scaled(self, norm: Any, x: Tensor, base: Tensor) -> Tensor:
         """A LayerNorm that divides by the scale that the base run's stream has."""
-        if not self.freeze_layernorm:
+        if not self.freeze_layernorm or not isinstance(norm, LayerNorm):
             return norm(x)
         scale = (base.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
         return (x - x.mean(-1, keepdim=True)) / scale * norm.weight + norm.bias
@@ -297,10 +313,10 @@ class Walk:
 def walk_hooks(blip: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:
     """What has to be recorded of the base run, beside the streams before its layers, for paths to these receivers."""
     stacks, found = blip.cfg.stacks, {}
-    for stack, frozen in {(one.reads(stacks)[0], one.freeze_layernorm) for one in receivers}:
-        leaves = ["hook_attn_out", "hook_mlp_out"] + (["hook_cross_attn_out"] if stack != "vision" else [])
+    for name, frozen in {(one.reads(stacks)[0], one.freeze_layernorm) for one in receivers}:
+        stack = blip.stack(name)
+        leaves = [step.out for step in sublayers(stack.steps)]
         if frozen:
-            leaves += ["hook_resid_mid", "hook_resid_post"] + (["hook_resid_mid_cross"] if stack != "vision" else [])
-        layers = range(blip.stack(stack).cfg.n_layers)
-        found.update(dict.fromkeys(f"{stack}.blocks.{layer}.{leaf}" for layer in layers for leaf in leaves))
+            leaves += [*norm_inputs(stack.steps).values(), last_hook(stack.steps)]
+        found.update(dict.fromkeys(f"{name}.blocks.{n}.{leaf}" for n in range(stack.cfg.n_layers) for leaf in leaves))
     return list(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from notice_lens.models.names import HookName
+from notice_lens.models.steps import EMBEDDING as EMBEDDED
 from notice_lens.patching.runs import Trace
 from notice_lens.patching.sites import TABLES
 from notice_lens.patching.softmax import Tables, table_mask
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 EMBEDDING = -1
 """The layer of the embedding."""
-EMBEDDED = ("hook_embed", "hook_pos_embed")
 Values = dict[str, Tensor]
 """Activations of a block, by hook point without stack and layer."""
 Node = Sequence[Trace]
@@ -107,7 +107,7 @@ class Blocks:
             values |= {name: value.detach().requires_grad_() for name, value in trace.put.items()}
         module: Any = self.blip.stack(stack)
         total = values[EMBEDDED[0]] + values[EMBEDDED[1]]
-        return module.ln_embed(total) if hasattr(module, "ln_embed") else total, values
+        return module.ln_embed(total), values
 
     @torch.no_grad()
     def activations(self, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,10 +14,10 @@ from notice_lens.models.attention import KeyValues
 from notice_lens.models.hooked_blip import HookedBLIP
 from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stacks import attention_mask
-from notice_lens.patching.plan import END
+from notice_lens.patching.plan import END, StackShape
 
 if TYPE_CHECKING:
-    from notice_lens.models.blocks import PostNormBlock
+    from notice_lens.models.blocks import Block
 
 KEPT = 256 * 2**20
 """Bytes of keys and values that are kept from wave to wave, at most."""
@@ -106,6 +107,13 @@ class Run:
             return self.base.states[stack]
         return self.base.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
 
+    @cached_property
+    def shapes(self) -> dict[str, StackShape]:
+        """What a plan has to know of every stack, in their order."""
+        stacks = {name: self.blip.stack(name) for name in self.blip.cfg.stacks}
+        lengths = {name: states.shape[1] for name, states in self.base.states.items()}
+        return {name: StackShape(one.steps, one.cfg.n_heads, lengths[name]) for name, one in stacks.items()}
+
     def values(self, source: str, hook: str) -> Tensor:
         """What passed a hook point in a run: [pair, pos, ...]; scores and patterns [pair, head, query_pos, key_pos]."""
         return self._sources[source][hook]
@@ -122,7 +130,7 @@ class Run:
         """
         if (stack, layer) not in self._key_values:
             source, blocks = self.source(stack), self.blip.stack(stack).blocks
-            projected = cast("PostNormBlock", blocks[layer]).cross_attn.project_source(source)
+            projected = cast("Block", blocks[layer]).cross_attn.project_source(source)
             # Head by head in memory: many queries go through the fused kernel a tenth faster.
             projected = KeyValues(*(value.transpose(1, 2).contiguous().transpose(1, 2) for value in projected))
             if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEPT:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.models.names import one_of
+from notice_lens.models.steps import EMBEDDING, OUTPUT, order
 from notice_lens.pairs.roles import ALL, CORRECT
-from notice_lens.patching.plan import EMBEDDING, OUTPUT, POST_NORM, PRE_NORM
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -158,8 +158,8 @@ def _name_their_answer(pairs: Any) -> bool:
 
 def activations(blip: "HookedBLIP", stack: str) -> tuple[str, ...]:
     """The activations of a stack that can be patched."""
-    steps = PRE_NORM if stack == "vision" else POST_NORM
-    return tuple(step for step in steps if not step.endswith("inside") and step != OUTPUT)
+    points = order(blip.stack(stack).steps)
+    return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
 
 
 def _parse(blip: "HookedBLIP", name: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ where it looked, and reads something else).
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, zeros_like
+from torch import Tensor
 
 from notice_lens.patching.mixing import mixed
 
@@ -26,7 +26,8 @@ class Zeros(Mapping[str, Tensor]):
         self.like = like
 
     def __getitem__(self, name: str) -> Tensor:
-        return zeros_like(self.like[name])
+        like = self.like[name]
+        return like.new_zeros(()).expand(like.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.like)

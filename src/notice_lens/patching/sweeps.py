@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
+from notice_lens.models.steps import OUTPUT, last_hook, sublayers
 from notice_lens.patching.grid import Grid, check_variants, grid_of_sites, grid_of_variants
 from notice_lens.patching.options import Options
 from notice_lens.patching.path_grid import RECEIVERS, Paths, grid_of_paths
 from notice_lens.patching.places import Places
-from notice_lens.patching.plan import OUTPUT
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.sites import Site, check_model
 
@@ -141,9 +141,9 @@ def patch_modules(
     check_model(blip)
     if stack not in blip.cfg.stacks:
         raise ValueError(one_of("stack", stack, blip.cfg.stacks))
-    block = "resid_post" if stack == "vision" else "normalized_resid_post"
-    names = ["attn_out", "mlp_out", block] if stack == "vision" else ["attn_out", "cross_attn_out", "mlp_out", block]
-    sites = [Site.of(blip, f"{stack}.{name}", layers=layers, positions=positions, pairs=pairs) for name in names]
+    steps = blip.stack(stack).steps
+    hooks = [*(step.out for step in sublayers(steps)), last_hook(steps)]
+    sites = [Site.of(blip, f"{stack}.{hook}", layers=layers, positions=positions, pairs=pairs) for hook in hooks]
     return sweep(blip, pairs, sites, with_sites=True, **options)
 
 

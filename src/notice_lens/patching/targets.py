@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from notice_lens.patching.grid import NUMBERED, Grid, Layout
 from notice_lens.patching.places import Places
-from notice_lens.patching.plan import NEURONS
 from notice_lens.patching.reruns import EMBEDDING
 from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
+
+NEURONS = ("mlp.hook_pre", "mlp.hook_post")
+"""Hook points of single neurons."""
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

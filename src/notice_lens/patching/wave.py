@@ -24,7 +24,7 @@ have one line a *cell*, which is one position of one row: [cell, d_model].
 What is edited where is a `Plan` (plan.py); where edits come from, and the base run, is a `Run` (runs.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.models.attention import Attention, KeyValues, causal_mask
-from notice_lens.models.blocks import MLP, PostNormBlock, PreNormBlock
+from notice_lens.models.blocks import MLP, Block
+from notice_lens.models.steps import EMBEDDING, OUTPUT, Add, Apply, Attend, Stream, Transform, inside
 from notice_lens.patching.cells import Cells, Index
-from notice_lens.patching.mixing import attend, edited_attention, fused_attention, neurons_in_parts, table_edits
-from notice_lens.patching.plan import END, NEURONS, OUTPUT, Edits, Patch, Plan
+from notice_lens.patching.mixing import attend, edited_attention, fused_attention, neurons_in_parts
+from notice_lens.patching.plan import END, EditedHeads, Edits, Plan
 from notice_lens.patching.runs import Run
+
+NUMBERS_INSIDE = 16 * 2**20
+"""Numbers that edited heads of attention take at a time, at most."""
 
 
 class Wave:
@@ -86,7 +90,7 @@ class _StackWave:
     def __init__(self, wave: Wave, name: str, own: Float[Tensor, "row key_pos d_source"] | None) -> None:
         self.run, self.pair_of, self.name, self.own = wave.run, wave.plan.pair_of, name, own
         self.stack: Any = wave.run.blip.stack(name)
-        self.steps = wave.plan.steps(name)
+        self.schedule = wave.plan.schedule(name)
         self.mask, self.source_mask = wave.run.masks(name)
         self.layer = -1
 
@@ -96,61 +100,58 @@ class _StackWave:
         Args:
             everything: All rows instead: the base rows and all variants, those that changed nothing too.
         """
-        if not everything and not len(self.steps.aboard):
+        if not everything and not len(self.schedule.aboard):
             return None
-        first = self.steps.first_layer
+        first = self.schedule.first_layer
         resid = self.run.resid_pre(self.name, first)
         n_base, pos = resid.shape[:2]
         self.cells = Cells(self.pair_of, n_base, pos, resid.device)
         x = rearrange(resid, "row pos d_model -> (row pos) d_model")
-        if any(layer < 0 for layer, _ in self.steps.joins):
+        if any(layer < 0 for layer, _ in self.schedule.joins):
             x = self._embedded()
         for layer, block in enumerate(self.stack.blocks[first:], start=first):
             self.layer = layer
-            x = self._pre_norm(block, x) if isinstance(block, PreNormBlock) else self._post_norm(block, x)
+            x = self._block(block, x)
         self.layer = END
         (x,) = self._at(OUTPUT, x if first == END else self.stack.ln_final(x))
         x = rearrange(self.cells.spread()(x), "(row pos) d_model -> row pos d_model", pos=pos)
-        return x[self.cells.slots(np.arange(len(self.pair_of)) if everything else self.steps.aboard)]
+        return x[self.cells.slots(np.arange(len(self.pair_of)) if everything else self.schedule.aboard)]
 
-    # The blocks, step by step as in models/blocks.py; at every step rows may join, and are edited
+    # A block: the steps of models/steps.py, as in models/blocks.py; at every step rows may join, and are edited
 
     def _embedded(self) -> Tensor:
         """The stream before block 0, with edits of the embeddings."""
         self.layer = -1
         embed, positions = (
             rearrange(self.run.values("self", f"{self.name}.{hook}"), "row pos d_model -> (row pos) d_model")
-            for hook in ("hook_embed", "hook_pos_embed")
+            for hook in EMBEDDING
         )
-        embed, positions = self._at("hook_embed", embed, positions)
-        positions, embed = self._at("hook_pos_embed", positions, embed)
-        return embed + positions if self.name == "vision" else self.stack.ln_embed(embed + positions)
+        embed, positions = self._at(EMBEDDING[0], embed, positions)
+        positions, embed = self._at(EMBEDDING[1], positions, embed)
+        return self.stack.ln_embed(embed + positions)
 
-    def _pre_norm(self, block: PreNormBlock, x: Tensor) -> Tensor:
-        (x,) = self._at("hook_resid_pre", x)
-        z, x = self._self_attention(block.attn, block.ln1(x), x)
-        attn_out, x = self._written(block.attn, "attn", z, x)
-        attn_out, x = self._at("hook_attn_out", attn_out, x)
-        (mid,) = self._at("hook_resid_mid", x + attn_out)
-        mlp_out, mid = self._mlp(block.mlp, block.ln2(mid), mid)
-        (post,) = self._at("hook_resid_post", mid + mlp_out)
-        return post
-
-    def _post_norm(self, block: PostNormBlock, x: Tensor) -> Tensor:
-        (x,) = self._at("hook_resid_pre", x)
-        z, x = self._self_attention(block.attn, x, x)
-        attn_out, x = self._written(block.attn, "attn", z, x)
-        attn_out, x = self._at("hook_attn_out", attn_out, x)
-        (mid,) = self._at("hook_resid_mid", x + attn_out)
-        z, mid = self._cross_attention(block.cross_attn, block.ln1(mid))
-        attn_out, mid = self._written(block.cross_attn, "cross_attn", z, mid)
-        attn_out, mid = self._at("hook_cross_attn_out", attn_out, mid)
-        (mid,) = self._at("hook_resid_mid_cross", mid + attn_out)
-        mid = block.ln2(mid)
-        mlp_out, mid = self._mlp(block.mlp, mid, mid)
-        (post,) = self._at("hook_resid_post", mid + mlp_out)
-        (post,) = self._at("hook_normalized_resid_post", block.ln3(post))
-        return post
+    def _block(self, block: Block, stream: Tensor) -> Tensor:
+        written = stream
+        for step in block.steps:
+            match step:
+                case Stream(hook):
+                    (stream,) = self._at(hook, stream)
+                case Apply(module):
+                    stream = block[module](stream)
+                case Attend(module, out, norm, crosses):
+                    attn = getattr(block, module)
+                    read = stream if norm is None else block[norm](stream)
+                    attend_to = self._cross_attention if crosses else self._self_attention
+                    z, stream = attend_to(attn, module, read, stream)
+                    written, stream = self._written(attn, module, z, stream)
+                    written, stream = self._at(out, written, stream)
+                case Transform(module, out, norm):
+                    read = stream if norm is None else block[norm](stream)
+                    written, stream = self._mlp(getattr(block, module), module, read, stream)
+                    written, stream = self._at(out, written, stream)
+                case Add(hook):
+                    (stream,) = self._at(hook, stream + written)
+        return stream
 
     def _written(self, attn: Attention, module: str, z: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
         """What the heads write; where a head's result is edited, the difference to what it wrote is added."""
@@ -168,77 +169,136 @@ class _StackWave:
             out[at] += result.sum(1) - wrote
         return out, *live_
 
-    def _mlp(self, mlp: MLP, normalized: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-        if not any((self.layer, step) in table for step in NEURONS for table in (self.steps.joins, self.steps.edits)):
-            return self._at("hook_mlp_out", neurons_in_parts(mlp, normalized), live)
-        pre, live = self._at(NEURONS[0], mlp.input(normalized), live)
-        post, live = self._at(NEURONS[1], mlp.act_fn(pre), live)
-        return self._at("hook_mlp_out", mlp.output(post), live)
+    def _mlp(self, mlp: MLP, module: str, read: Tensor, live: Tensor) -> tuple[Tensor, ...]:
+        """What the neurons write; where nobody joins or edits between its two products, in parts."""
+        before, behind = f"{module}.hook_pre", f"{module}.hook_post"
+        tables = (self.schedule.joins, self.schedule.edits)
+        if not any((self.layer, step) in table for step in (before, behind) for table in tables):
+            return neurons_in_parts(mlp, read), live
+        pre, live = self._at(before, mlp.input(read), live)
+        post, live = self._at(behind, mlp.act_fn(pre), live)
+        return mlp.output(post), live
 
     # Attention: here positions mix, so rows get all their positions, and queries find their keys
 
-    def _self_attention(self, attn: Attention, normalized: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    def _self_attention(self, attn: Attention, module: str, read: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """Z [cell, head, d_head] of all positions of all rows, and the stream likewise."""
-        inside = self.steps.joins.get((self.layer, "attn.inside"))
-        if inside is not None:
-            self.cells.board(inside.rows)
-        special = self.steps.special.get((self.layer, "attn"), {})
-        alone = self.cells.pos == 1 and not special
+        joining = self.schedule.joins.get((self.layer, inside(module)))
+        if joining is not None:
+            self.cells.board(joining.rows)
+        edited = self.schedule.inside.get((self.layer, module))
+        alone = self.cells.pos == 1 and edited is None
         projections = [attn.value] if alone else [attn.query, attn.key, attn.value]
-        projected = [self._heads(attn, project(normalized)) for project in projections]
+        projected = [self._heads(attn, project(read)) for project in projections]
         spread = self.cells.spread()
         x, *projected = (spread(value) for value in (x, *projected))
         for name, value in zip("qkv"[-len(projected) :], projected, strict=True):
-            self._edit(f"attn.hook_{name}", value)
+            self._edit(f"{module}.hook_{name}", value)
         if alone:
             return projected[0], x
         q, k, v = (rearrange(value, "(row pos) ... -> row pos ...", pos=self.cells.pos) for value in projected)
         mask = self._own_mask(attn.causal)
         z = fused_attention(q, k, v, mask)
-        for row, patches in special.items():
-            at = [int(self.cells.where[row, 0]) // self.cells.pos]
-            own = mask if mask is None or len(mask) == 1 else mask[at]
-            z[at] = self._explicit(q[at], KeyValues(k[at], v[at]), own, row, patches)
+        if edited is not None:
+            for part in self._parts(edited, self.cells.pos, self.cells.pos, attn.d_head):
+                rows = self.cells.index(self.cells.where[edited.rows[part], 0] // self.cells.pos)
+                heads = self.cells.index(edited.heads[part])
+                own = None if mask is None else (mask if len(mask) == 1 else mask[rows])[:, 0]
+                z[rows, :, heads] = self._edited(
+                    module, edited, part, q[rows, :, heads], (k[rows, :, heads], v[rows, :, heads]), own
+                )
         return rearrange(z, "row pos head d_head -> (row pos) head d_head"), x
 
-    def _cross_attention(self, attn: Attention, mid: Tensor) -> tuple[Tensor, ...]:
+    def _cross_attention(self, attn: Attention, module: str, read: Tensor, mid: Tensor) -> tuple[Tensor, ...]:
         """Z [cell, head, d_head] of all cells, and the stream likewise."""
-        q, mid = self._at("cross_attn.hook_q", self._heads(attn, attn.query(mid)), mid)
-        q, mid = self._join("cross_attn.inside", q, mid)
+        q, mid = self._at(f"{module}.hook_q", self._heads(attn, attn.query(read)), mid)
+        q, mid = self._join(inside(module), q, mid)
         z = torch.empty_like(q)
         kv = self.run.key_values(self.name, self.layer)
-        by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.steps.arriving), len(kv.k))
+        by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.schedule.arriving), len(kv.k))
         answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
         z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]
         if self.own is not None:
-            cells = self.cells.index(self.cells.where[self.steps.arriving])
-            pairs = self.cells.index(self.pair_of[self.steps.arriving])
+            cells = self.cells.index(self.cells.where[self.schedule.arriving])
+            pairs = self.cells.index(self.pair_of[self.schedule.arriving])
             mask = None if self.source_mask is None else self.source_mask[pairs]
             z[cells] = attend(attn, q[cells], self.own, mask)
-        for row, patches in self.steps.special.get((self.layer, "cross_attn"), {}).items():
-            cells = self.cells.index(self.cells.where[row][self.cells.where[row] >= 0])
-            mask = None if self.source_mask is None else self.source_mask[[self.pair_of[row]]]
-            own = self._keys_and_values(attn, kv, row)
-            z[cells] = self._explicit(q[cells][None], own, mask, row, patches)[0]
+        edited = self.schedule.inside.get((self.layer, module))
+        if edited is not None:
+            for part in self._parts(edited, self.cells.pos, kv.k.shape[1], attn.d_head):
+                self._edit_crossing(attn, module, edited, part, q, kv, z)
         return z, mid
 
-    def _keys_and_values(self, attn: Attention, shared: KeyValues, row: int) -> KeyValues:
-        """Keys and values that one row looks at, to be edited."""
-        if self.own is not None and row in self.steps.arriving:
-            return attn.project_source(self.own[[int(np.searchsorted(self.steps.arriving, row))]])
-        pair = int(self.pair_of[row])
-        return KeyValues(shared.k[[pair]].clone(), shared.v[[pair]].clone())
+    def _edit_crossing(
+        self, attn: Attention, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: KeyValues, z: Tensor
+    ) -> None:
+        """Compute some edited heads of cross-attention anew, in place in `z`."""
+        rows, heads = edited.rows[part], self.cells.index(edited.heads[part])
+        # Rows have brought aboard unequal numbers of positions: the shorter ones are filled up with a cell of any row.
+        where = self.cells.where[rows]
+        counts = (where >= 0).sum(1)
+        filled = np.arange(counts.max()) < counts[:, None]
+        table = np.zeros(filled.shape, dtype=np.int64)
+        table[filled] = where[where >= 0]
+        pairs = self.cells.index(self.pair_of[rows])
+        mask = None if self.source_mask is None else self.source_mask[pairs][:, 0]
+        new = self._edited(
+            module, edited, part, q[self.cells.index(table), heads[:, None]],
+            self._keys_and_values(attn, kv, rows, heads), mask,
+        )  # fmt: skip
+        line, query = np.nonzero(filled)
+        line, query = self.cells.index(line), self.cells.index(query)
+        z[self.cells.index(table[filled]), heads[line]] = new[line, query]
 
-    def _explicit(
-        self, q: Tensor, kv: KeyValues, mask: Tensor | None, row: int, patches: list[Patch]
-    ) -> Float[Tensor, "1 query_pos head d_head"]:
-        """Z of one row whose scores or pattern, or keys or values of cross-attention, are edited."""
-        pair = int(self.pair_of[row])
-        place = np.cumsum(self.cells.where[row] >= 0) - 1  # of each position among the row's queries
-        edits = table_edits(
-            patches, lambda patch: self.run.values(patch.source, patch.hook)[pair], place, q.shape[2], kv.k.shape[1]
-        )
-        return edited_attention(q, kv, mask, edits)
+    def _keys_and_values(self, attn: Attention, shared: KeyValues, rows: Index, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values that some heads of some rows look at, each [head, key_pos, d_head]."""
+        pairs = self.cells.index(self.pair_of[rows])
+        k, v = shared.k[pairs, :, heads], shared.v[pairs, :, heads]
+        arrived = np.flatnonzero(np.isin(rows, self.schedule.arriving)) if self.own is not None else ()
+        if self.own is not None and len(arrived):
+            at, sources = np.unique(np.searchsorted(self.schedule.arriving, rows[arrived]), return_inverse=True)
+            own = attn.project_source(self.own[self.cells.index(at)])
+            lines, sources = self.cells.index(np.asarray(arrived)), self.cells.index(sources)
+            k[lines], v[lines] = own.k[sources, :, heads[lines]], own.v[sources, :, heads[lines]]
+        return k, v
+
+    def _edited(
+        self, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Float[Tensor, "head query_pos d_head"]:
+        """Z of some of the heads that something is edited inside of."""
+        rows, heads = edited.rows[part], edited.heads[part]
+        # Of each position, which of its row's queries it is.
+        query_of = np.cumsum(self.cells.where[rows] >= 0, axis=1) - 1
+
+        def edit(leaf: str, value: Tensor) -> Tensor:
+            for one in edited.edits:
+                chosen = np.flatnonzero((one.heads >= part.start) & (one.heads < part.stop))
+                if one.leaf != leaf or not len(chosen):
+                    continue
+                lines = one.heads[chosen] - part.start
+                of = [self.pair_of[rows[lines]][:, None], heads[lines][:, None], one.positions[None]]
+                if leaf in ("hook_k", "hook_v"):
+                    to, of = [lines[:, None], one.positions[None]], [of[0], of[2], of[1]]
+                else:
+                    keys = np.arange(value.shape[-1]) if one.keys is None else one.keys
+                    to = [lines[:, None, None], query_of[lines][:, one.positions][..., None], keys]
+                    of = [*(index[..., None] for index in of), keys]
+                if one.given is not None:
+                    new = one.given[self.cells.index(chosen)]
+                else:
+                    source = self.run.values(one.source, f"{self.name}.blocks.{self.layer}.{module}.{leaf}")
+                    new = source[tuple(map(self.cells.index, of))]
+                value[tuple(map(self.cells.index, to))] = new
+            return value
+
+        return edited_attention(q, *kv, mask, edit)
+
+    def _parts(self, edited: EditedHeads, queries: int, keys: int, d_head: int) -> Iterator[slice]:
+        """Edited heads some at a time: each takes copies of its queries, keys and values, and its scores."""
+        each = queries * d_head + 2 * keys * d_head + 3 * queries * keys
+        size = max(1, NUMBERS_INSIDE // each)
+        for start in range(0, len(edited.rows), size):
+            yield slice(start, min(start + size, len(edited.rows)))
 
     # Joining and editing
 
@@ -255,7 +315,7 @@ class _StackWave:
         return value, *others
 
     def _join(self, step: str, *live: Tensor) -> tuple[Tensor, ...]:
-        joins = self.steps.joins.get((self.layer, step))
+        joins = self.schedule.joins.get((self.layer, step))
         if joins is None:
             return live
         copied = self.cells.join(joins.rows, joins.positions)
@@ -268,7 +328,7 @@ class _StackWave:
             value[self.cells.lines(cells, heads)] = new
 
     def _edits(self, step: str) -> Sequence[Edits]:
-        return self.steps.edits.get((self.layer, step), ())
+        return self.schedule.edits.get((self.layer, step), ())
 
     def _looked_up(self, step: str, edits: Edits) -> tuple[Index, Index | None, Tensor]:
         """The cells and heads that are edited, and their new values."""

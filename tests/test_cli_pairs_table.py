@@ -1,8 +1,12 @@
 """`notice-lens pairs table`: wrong rows stop it, or are left out and counted."""
 
+import csv
+import json
 from pathlib import Path
 
+import numpy as np
 from click.testing import CliRunner
+from PIL import Image
 
 from notice_lens.cli import main
 from notice_lens.pairs import MinimalPairs
@@ -21,3 +25,26 @@ def test_wrong_rows_stop_it_or_are_skipped(folder: Path):
     assert skipped.exit_code == 0, skipped.output
     assert "dropped: image unreadable 1" in skipped.output
     assert MinimalPairs.load(folder / "saved")["id"] == ["good"]
+
+
+def test_labels_and_formats_of_boxes(folder: Path):
+    """Given once for all rows; without them the rows stop, with the question."""
+    values = np.zeros((16, 24), np.uint8)
+    values[2:9, 3:15] = 255
+    values[4:7, 5:13] = 15
+    Image.fromarray(values).save(folder / "mask.png")
+    regions = {"clean_regions": {"object": "mask.png"}, "corrupt_regions": {"object": [3, 2, 15, 9]}}
+    cells = "r,t,0.png,1.png,is it red or green?,red,green".split(",") + [
+        json.dumps(value) for value in regions.values()
+    ]
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([[*HEADER.split(","), *regions], cells])
+    asked = ["pairs", "table", str(folder / "pairs.csv"), "--out", str(folder / "saved")]
+    stopped = CliRunner().invoke(main, asked)
+    assert stopped.exit_code == 1
+    assert "label=" in stopped.stderr
+    assert "box_format=" in stopped.stderr
+    made = CliRunner().invoke(main, [*asked, "--label", "15", "--label", "3", "--box-format", "xyxy"])
+    assert made.exit_code == 0, made.output
+    pair = MinimalPairs.load(folder / "saved")[0]
+    assert (pair.clean_regions["object"].sum(), pair.corrupt_regions["object"].sum()) == (3 * 8, 7 * 12)

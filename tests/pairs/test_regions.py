@@ -196,8 +196,8 @@ def inside(x, y, polygon):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 70)), min_size=3, max_size=7), st.booleans())
 def test_polygons_hold_the_pixels_whose_centres_lie_inside(points, as_array):
-    # In tenths and a bit, so that no edge runs through a centre.
-    polygon = [float(value) / 10 + 0.0123 for point in points for value in point]
+    # In tenths, and a bit that differs in x and y, so that no edge runs through a centre.
+    polygon = [coordinate for x, y in points for coordinate in (x / 10 + 0.0123457, y / 10 + 0.0271828)]
     expected = np.array([[inside(x + 0.5, y + 0.5, polygon) for x in range(9)] for y in range(7)])
     region = [np.array(polygon) if as_array else polygon]
     if expected.any() and max(polygon) > 1:

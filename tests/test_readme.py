@@ -21,8 +21,8 @@ def test_the_blocks_run_as_printed():
     exec(many, names)
     assert 95 <= len(names["pairs"]) <= 100
     assert dict(names["effects"].sizes) == {"pair": 20, "layer": 3, "head": 8, "role": 6}
-    assert {"low", "high", "q"} <= set(names["heads"])
     exec(there, names)
+    assert {"low", "high", "q"} <= set(names["heads"])
     assert len(names["cache"]) > 100
     hooked = names["blip"].run_with_hooks(
         names["inputs"], fwd_hooks=[("text.blocks.2.cross_attn.hook_z", names["my_hook"])]

@@ -5,6 +5,7 @@ What is found goes to the standard output; what is being done, progress bars and
 
 import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
         for stream in (sys.stdout, sys.stderr):
-            # Absent where a program put a stream of its own there.
-            if hasattr(stream, "reconfigure"):
+            # A program may have put a stream of its own there.
+            if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **options)
 

@@ -76,7 +76,7 @@ def test_a_model_that_is_none(other: Any) -> None:
 
 
 def test_roles_are_positions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
-    with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes all"):
+    with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes each"):
         patch_heads(blip, pairs, roles=["correct"])
 
 

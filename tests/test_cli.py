@@ -266,7 +266,7 @@ TAKEN = {
     taken_report: "report holds something that is not known to be a report's data",
     taken_store: "states, text.zarr is there and is no store of a sweep",
     taken_check: "states, text, all positions.zarr is there and is no store of a sweep",
-    taken_tables: "tables",
+    taken_tables: "tables is a file",
     taken_page: "report.html is a folder",
 }
 
@@ -284,7 +284,7 @@ def test_an_out_that_is_taken_is_said_before_any_sweep(pairs, tmp_path, monkeypa
 
 OTHER_RUNS = {
     "--direction noise": "direction is 'denoise' there and 'noise' here",
-    "--site text.attn": "sites is ",
+    "--site text.attn": "sites[0].activation is 'cross_attn.hook_z' there and 'attn.hook_z' here",
     "--limit 9": "pair.labels has ",
 }
 

@@ -201,12 +201,12 @@ class Interrupter:
     every Ctrl-C that there can be.
     """
 
-    def __init__(self, *numbers: int) -> None:
-        self.numbers, self.seen = set(numbers), 0
+    def __init__(self, number: int = 0) -> None:
+        self.number, self.seen = number, 0
 
     def _place(self) -> None:
         self.seen += 1
-        if self.seen in self.numbers:
+        if self.seen == self.number:
             raise KeyboardInterrupt
 
     def trace(self, frame: Any, event: str, arg: Any) -> Any:
@@ -271,18 +271,24 @@ def test_an_interrupt_at_any_point_leaves_the_model_clean(small, monkeypatch, na
     assert not left, f"{len(left)} of {places.seen} places"
 
 
-@SWALLOWED
-def test_a_second_interrupt_while_the_first_is_cleaned_up_is_made_good_by_the_next_use(small, monkeypatch):
-    blip = small.blip
-    monkeypatch.setattr(type(blip), "forward", lambda self, inputs: torch.zeros(1, 1))
-    places, left = Interrupter(), 0
-    places.interrupts(partial(hooked_block, blip))
-    for first in range(places.seen // 2, places.seen, 3):
-        Interrupter(*range(first, first + 12)).interrupts(partial(hooked_block, blip))
-        left += not clean(blip)
-        assert not blip.list_hooks()
-        assert clean(blip)
-    assert left, "no interrupt was in time to be tested"
+@pytest.mark.parametrize("next_use", ["list_hooks", "reset_hooks", "forward"])
+def test_what_a_second_interrupt_leaves_is_undone_before_the_next_use(small, monkeypatch, next_use):
+    blip, inputs, undo = small.blip, small.inputs(), in_use.Changes.undo
+    logits, breaks = blip(inputs), [KeyboardInterrupt, KeyboardInterrupt]
+
+    def broken_off(changes):
+        if breaks:
+            raise breaks.pop()
+        undo(changes)
+
+    monkeypatch.setattr(in_use.Changes, "undo", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        nested_blocks(blip)
+    assert not clean(blip), "the clean-up was broken off twice"
+    found = blip(inputs) if next_use == "forward" else getattr(blip, next_use)()
+    assert clean(blip)
+    assert next_use != "forward" or torch.equal(found, logits)
+    assert not blip.list_hooks()
 
 
 @SWALLOWED

@@ -83,9 +83,8 @@ def test_a_self_patch_that_changes_something_is_named(monkeypatch):
     mix = attention._mix_looked_at
     monkeypatch.setattr(attention, "_mix_looked_at", lambda *args: mix(*args) * 1.01)
     failures = {failure.name: failure.where for failure in pair.blip.check().failures}
-    assert failures["a self-patch in the first or last layers changes nothing"].startswith(
-        "decoder.blocks.3.cross_attn."
-    )
+    where = failures["a self-patch in the first or last layers changes nothing"]
+    assert where.startswith("decoder.blocks.3.cross_attn.")
 
 
 def test_a_check_is_a_few_runs_of_the_model_and_shows_how_far_it_is(vqa, capsys):

@@ -4,7 +4,6 @@ import io
 import json
 import re
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,12 +18,6 @@ from pair_rows import make_row, picture
 
 MASK = np.zeros((16, 24), bool)
 MASK[:8, :12] = True
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The functions as users call them: types are checked at every call in tests alone."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def some(n=4, **changes):

@@ -65,7 +65,7 @@ def read_pictures(
         workers: How many files are decoded at a time; None takes as many as there are processors, eight at most.
             Memory grows with it: a picture of 12 megapixels takes about 150 MB while it is read.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     files = list(dict.fromkeys(Path(path) for path in paths))
     pictures: dict[Path, Picture] = {}

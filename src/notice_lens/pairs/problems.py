@@ -1,10 +1,13 @@
-"""What can be wrong with a pair. Problems are collected, so that one report names them all."""
+"""Problems of pairs and their reasons. Problems are collected, so that one report names them all."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 MISSING = "missing value"
 IMAGE = "image unreadable"
+NO_IMAGE = "image missing"
+ROW = "row unreadable"
+TEXT = "text that cannot be stored"
 DUPLICATE = "duplicate"
 EQUAL_ANSWERS = "answers equal"
 ROLE = "role not in the prompt"
@@ -23,7 +26,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one pair.
+    """One thing that is wrong with one pair; its texts can be printed and stored, whatever a file's name held.
 
     Attributes:
         id: The pair's, or what stands for it where it never became one, such as a line of a file.
@@ -35,12 +38,21 @@ class Problem:
     reason: str
     detail: str
 
+    def __post_init__(self) -> None:
+        for name in ("id", "detail"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
     def __str__(self) -> str:
         return f"{self.id}: {self.detail}"
 
 
+def printable(text: str) -> str:
+    """Return the text with halves of surrogate pairs, as in names of files that are no text, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def describe(problems: Iterable[Problem], of: int) -> str:
-    """A report of all problems: how many pairs have each kind, and the first few spelled out.
+    """Return a report of all problems: how many pairs have each kind, and the first few spelled out.
 
     Args:
         problems: Any number of them.

@@ -1,8 +1,8 @@
 """Paths that are written in files: the pictures of a table, the weights of an index, the images of saved pairs.
 
 Whoever wrote the file may have written any path. One rule holds for all of them: as it is written, a path stays in its
-folder. Where a link in that folder leads is up to whoever made the link: hub caches are made of links, and data sets lie
-on other disks. `confine=True` is for folders that came from somebody else as well.
+folder. Where a link in that folder leads is up to whoever made the link: hub caches are made of links, and data sets
+lie on other disks. `confine=True` is for folders that came from somebody else as well.
 """
 
 import os
@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 
-def inside(folder: str | PathLike[str], written: str | PathLike[str], *, confine: bool = False) -> Path:
+def inside(folder: str | PathLike[str], written: object, *, confine: bool = False) -> Path:
     """Return the path of a file in a folder; neither the folder nor the file has to exist.
 
     Args:

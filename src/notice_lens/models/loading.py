@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from notice_lens.files import inside
 from notice_lens.models.config import KINDS, BLIPConfig, Kind, read_config
 
 if TYPE_CHECKING:
@@ -210,6 +211,8 @@ class _Files:
             shards = sorted(set(json.loads(Path(path).read_text())["weight_map"].values()))
             found: dict[str, Tensor] = {}
             for shard in shards:
+                if inside(Path(path).parent, shard).name.endswith(".index.json"):
+                    raise ValueError(f"{path} names another index, {shard}; expected files of weights")
                 shard_path = self.find(shard)
                 if shard_path is None:
                     raise FileNotFoundError(f"{path} names {shard}, which is not there")

@@ -6,7 +6,7 @@ with them, and what is left becomes a `datasets.Dataset` whose images are decode
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from notice_lens.pairs.built import Built
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import Problem
+from notice_lens.pairs.records import KINDS
 from notice_lens.pairs.regions import resample
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.sources import read_file, rows_of_dataset, store_all, store_built
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from notice_lens.models import BLIPInputs, HookedBLIP
+
+Kind = Literal["vqa", "caption", "match"]
 
 
 class MinimalPairs(PairSequence):
@@ -95,15 +98,21 @@ class MinimalPairs(PairSequence):
         *,
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
+        confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
     ) -> "MinimalPairs":
-        """Pairs from a CSV file, in UTF-8; `roles` and regions are JSON in their cells.
+        """Return pairs from a CSV file, in UTF-8; `roles` and regions are JSON in their cells.
 
         Args:
             path: The file.
             images: The folder that paths of images start from and stay in; None for the file's own.
-            columns: What the file calls our columns, such as `{"clean_image": "img_pos"}`.
+            columns: The file's names of our columns, such as `{"clean_image": "img_pos"}`.
+            task: The task of rows that have none of their own.
+            kind: The kind of rows that have none of their own.
+            confine: Whether links that lead out of the folder of images are refused as well.
             on_error: As `from_rows`.
             progress: As `from_rows`.
 
@@ -113,7 +122,7 @@ class MinimalPairs(PairSequence):
         """
         from notice_lens.pairs.tables import read_csv
 
-        rows, manifest = read_file("from_csv", read_csv, path, images, columns)
+        rows, manifest = read_file("from_csv", read_csv, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
 
     @classmethod
@@ -123,13 +132,16 @@ class MinimalPairs(PairSequence):
         *,
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
+        confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
     ) -> "MinimalPairs":
-        """Pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
+        """Return pairs from a file with one JSON object a line; arguments and errors as of `from_csv`."""
         from notice_lens.pairs.tables import read_jsonl
 
-        rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns)
+        rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(rows, on_error=on_error, manifest=manifest, progress=progress)
 
     @classmethod
@@ -138,14 +150,18 @@ class MinimalPairs(PairSequence):
         dataset: "Dataset",
         *,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
         on_error: str = "raise",
         progress: bool = True,
     ) -> "MinimalPairs":
-        """Pairs from a `datasets.Dataset`.
+        """Return pairs from a `datasets.Dataset`.
 
         Args:
             dataset: With our columns, or others that `columns` names.
-            columns: What the data set calls our columns, such as `{"clean_image": "img_pos"}`.
+            columns: The data set's names of our columns, such as `{"clean_image": "img_pos"}`.
+            task: As `from_csv`.
+            kind: As `from_csv`.
             on_error: As `from_rows`.
             progress: As `from_rows`.
 
@@ -156,7 +172,10 @@ class MinimalPairs(PairSequence):
         source = f"a data set of {len(dataset)} rows"
         manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
         return cls.from_rows(
-            rows_of_dataset(dataset, columns or {}), on_error=on_error, manifest=manifest, progress=progress
+            rows_of_dataset(dataset, columns or {}, _given(task, kind)),
+            on_error=on_error,
+            manifest=manifest,
+            progress=progress,
         )
 
     # To a model
@@ -263,3 +282,9 @@ class MinimalPairs(PairSequence):
         from notice_lens.pairs.distance import minimality
 
         return minimality(blip, self, batch_size, progress)
+
+
+def _given(task: str | None, kind: str | None) -> dict[str, str]:
+    """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
+    check_choice("kind", kind, (*KINDS, None))
+    return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}

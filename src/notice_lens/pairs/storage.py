@@ -17,7 +17,7 @@ from uuid import uuid4
 from pyarrow.lib import ArrowInvalid, ArrowTypeError
 
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.records import IMAGES, features
+from notice_lens.pairs.records import features
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,38 +103,88 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
 
 
 def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
-    """The pairs of a folder, their manifest, and what was dropped. Raises FileNotFoundError where there are none."""
+    """Return the pairs of a folder, their manifest, and what was dropped.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: A pair names a picture that is not in the folder.
+    """
     from datasets import Dataset
 
     if not (path / "manifest.json").is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
     rows, dropped = (Dataset.from_file(str(path / name)) for name in ("pairs.arrow", "dropped.arrow"))
+    for column, numbers in _paths_alone(rows).items():
+        raise ValueError(
+            f"{path / 'pairs.arrow'}: {column} of pair {rows[numbers[0]]['id']!r} is a path without the picture; "
+            "MinimalPairs.save writes the pictures themselves, and a path in a saved file is never followed"
+        )
+    for column in _paths_alone(dropped):
+        dropped = replace_column(dropped, column, [_without_path(image) for image in dropped[column]])
     return rows, Manifest.read(path / "manifest.json"), dropped
 
 
 def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:
-    """Writes a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
+    """Write a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
     import pyarrow as pa
 
-    schema = dataset.features.arrow_schema
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+    features, columns = dataset.features, _image_columns(dataset)
+    dataset = _undecoded(dataset)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
         for start in range(0, len(dataset), ROWS_AT_ONCE):
             rows = cast("dict[str, list[Any]]", dataset[start : start + ROWS_AT_ONCE])
-            for column in IMAGES:
+            for column in columns:
                 rows[column] = [_embedded(image, broken_images) for image in rows[column]]
-            # `datasets` turns images into what Arrow stores, extra columns of images too.
-            part = type(dataset).from_dict(rows, features=dataset.features)
+            part = type(dataset).from_dict(rows, features=features)
             writer.write_table(part.with_format("arrow")[:])
 
 
+def _image_columns(dataset: "Dataset") -> list[str]:
+    """Return the columns of images, those of the user's own included."""
+    from datasets import Image
+
+    return [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+
+
+def _undecoded(dataset: "Dataset") -> "Dataset":
+    """Return the data set with all its images as they are stored, which opens no file."""
+    from datasets import Image
+
+    for column in _image_columns(dataset):
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def _paths_alone(dataset: "Dataset") -> dict[str, list[int]]:
+    """Return the rows, by column, whose images are paths without bytes."""
+    found = {}
+    for column in _image_columns(dataset):
+        number = 0
+        for chunk in dataset.data.column(column).chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            alone = zip(fields["path"].is_valid(), fields["bytes"].is_null(), strict=True)
+            for path, no_bytes in alone:
+                if path.as_py() and no_bytes.as_py():
+                    found.setdefault(column, []).append(number)
+                number += 1
+    return found
+
+
+def _without_path(image: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an image that is held as a path as one of 0 bytes, which cannot be opened any more."""
+    if image is None or image["bytes"] is not None:
+        return image
+    return {"path": Path(image["path"]).name, "bytes": b""}
+
+
 def _embedded(image: dict[str, Any] | None, may_be_broken: bool) -> dict[str, Any] | None:
-    """An image with its bytes, and its file's name alone: other machines have other folders."""
+    """Return an image with its bytes, and its file's name alone: other machines have other folders."""
     if image is None or image["bytes"] is not None:
         return image
     path = Path(image["path"])
     try:
         return {"path": path.name, "bytes": path.read_bytes()}
-    except OSError:
+    except (OSError, ValueError):
         if may_be_broken:
-            return image
+            return _without_path(image)
         raise

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from notice_lens.pairs.problems import ROW, Problem
+
 
 def decode(raw: bytes, name: str, expected: str = "a header and one row for each pair") -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
@@ -60,12 +62,12 @@ def csv_rows(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     return iter(rows)
 
 
-def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file by column.
+def read_csv(path: str | PathLike[str]) -> list[dict[str, str] | Problem]:
+    """Return the rows of a CSV file by column; one with more or fewer cells than the header is a problem in its place.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: As `decode` and `csv_rows`, or a row has more or fewer cells than the header.
+        ValueError: As `decode` and `csv_rows`.
     """
     path = Path(path)
     (_, header), *rows = csv_rows(decode(path.read_bytes(), path.name), path.name)
@@ -73,32 +75,36 @@ def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
     twice = [column for column in header if header.count(column) > 1]
     if twice:
         raise ValueError(f"{path.name} has the column {twice[0]!r} more than once; expected each once")
+    found: list[dict[str, str] | Problem] = []
     for line, cells in rows:
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path.name}, line {line}: {len(cells)} cells, but the header has {len(header)} columns: "
-                f"{', '.join(header)}; are cells with commas in quotes?"
+        if len(cells) == len(header):
+            found.append(dict(zip(header, cells, strict=True)))
+        else:
+            detail = (
+                f"{len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}; are cells with "
+                "commas in quotes?"
             )
-    return [dict(zip(header, cells, strict=True)) for _, cells in rows]
+            found.append(Problem(f"{path.name}, line {line}", ROW, detail))
+    return found
 
 
-def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a file with one JSON object a line; blank lines are skipped.
+def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any] | Problem]:
+    """Return the rows of a file with one JSON object a line; any other line is a problem in its place.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: As `decode`, or a line is no JSON object.
+        ValueError: As `decode`.
     """
     path = Path(path)
-    rows = []
+    rows: list[dict[str, Any] | Problem] = []
     for number, line in enumerate(decode(path.read_bytes(), path.name, "a JSON object a line").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path.name}, line {number} is no JSON object but a {type(row).__name__}")
-        rows.append(row)
+            row: Any = json.loads(line)
+            wrong = None if isinstance(row, dict) else f"no JSON object but a {type(row).__name__}"
+        # Also a number of thousands of digits, and brackets in brackets.
+        except (ValueError, RecursionError) as error:
+            row, wrong = None, f"no JSON: {error}"
+        rows.append(row if wrong is None else Problem(f"{path.name}, line {number}", ROW, wrong))
     return rows

@@ -96,7 +96,7 @@ def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
 
 
 def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
-    """Return the pictures by name, without any copy of one for which two answers to one question are said to be right."""
+    """Return the pictures by name, without the copies of one that is said to be right for two answers to a question."""
     same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
     for picture in sorted(pictures, key=lambda picture: picture.name):
         same[picture.picture.digest, picture.place].append(picture)

@@ -122,11 +122,11 @@ def test_what_is_no_table_of_pairs(tmp_path, raw, message):
 
 
 def test_what_is_no_json(tmp_path):
-    (tmp_path / "pairs.jsonl").write_text('{"id": "a"}\nno\n')
-    with pytest.raises(ValueError, match="pairs.jsonl, line 2 is no JSON: "):
+    (tmp_path / "pairs.jsonl").write_text("\nno\n")
+    with pytest.raises(ValueError, match="pairs.jsonl, line 2: no JSON: "):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").write_text("[1]")
-    with pytest.raises(ValueError, match="pairs.jsonl, line 1 is no JSON object but a list"):
+    with pytest.raises(ValueError, match="pairs.jsonl, line 1: no JSON object but a list"):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
 
 
@@ -210,7 +210,7 @@ def test_linked_pictures_are_the_owner_s_business(folder, tmp_path_factory):
     for number in range(2):
         (folder / f"{number}.png").rename(disk / f"blob{number}")
         (folder / f"{number}.png").symlink_to(disk / f"blob{number}")
-    Image.fromarray(np.eye(16, 24, dtype=bool)).save(disk / "mask")
+    Image.fromarray(np.eye(16, 24, dtype=bool)).save(disk / "mask", format="PNG")
     (folder / "mask.png").symlink_to(disk / "mask")
     rows = [table_row(0), table_row(1), table_row(1, id="masked", clean_regions={"object": "mask.png"})]
     table = write_csv(folder / "pairs.csv", [{"clean_regions": "", **row} for row in rows])

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from notice_lens.models.names import one_of
@@ -141,7 +140,7 @@ def _from_tables(tables: Iterable[Path], root: Path) -> Faces:
         for line, row in _fer_rows(table):
             try:
                 emotion, png = _fer_face(row)
-            except (ValueError, KeyError, OverflowError) as error:
+            except ValueError as error:
                 found.problems.append(Problem(f"{table.name}, line {line}", ROW, str(error)))
                 continue
             part = row.get("usage") or ""
@@ -173,11 +172,15 @@ def _fer_face(row: Mapping[str, str]) -> tuple[str, bytes]:
     emotion = NUMBERINGS["fer2013"].get(int(number)) if number.isascii() and number.isdigit() else None
     if emotion is None:
         raise ValueError(f"emotion is {number!r}; expected 0 to 6")
-    pixels = np.array(row.get("pixels", "").split(), dtype=np.int64)
-    side = int(len(pixels) ** 0.5)
-    if not side or side * side != len(pixels) or pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"{len(pixels)} pixels; expected a square of numbers from 0 to 255, such as 48 x 48 = 2304")
-    return emotion, as_png(Image.fromarray(pixels.astype(np.uint8).reshape(side, side)))
+    cells = row.get("pixels", "").split()
+    side = int(len(cells) ** 0.5)
+    try:
+        pixels = bytes(map(int, cells))
+    except ValueError as error:
+        raise ValueError(f"pixels are numbers from 0 to 255; {error}") from None
+    if not side or side * side != len(pixels):
+        raise ValueError(f"{len(pixels)} pixels; expected a square of them, such as 48 x 48 = 2304")
+    return emotion, as_png(Image.frombytes("L", (side, side), pixels))
 
 
 # Label files

@@ -53,22 +53,28 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
         records: Values by column; columns that not all have are None elsewhere.
         dropped: Whether they are what was dropped, with a reason.
     """
+    import pyarrow as pa
     from datasets import Dataset, Value
+    from datasets.table import InMemoryTable
 
     known = features()
     if dropped:
         known = type(known)({**known, "reason": Value("string"), "detail": Value("string")})
     others = list(dict.fromkeys(column for record in records for column in record if column not in known))
     columns = {column: [record.get(column) for record in records] for column in (*known, *others)}
+    # By Arrow: `datasets` would take the bytes of an image away where a file of its name lies around.
+    tables = [pa.table({column: columns[column] for column in known}, schema=known.arrow_schema)]
     for column in others:
         try:
             found = Dataset.from_dict({column: columns[column]})
         except (ArrowInvalid, ArrowTypeError, OverflowError):
             # Values of several types: as text, rather than not at all.
-            columns[column] = [None if value is None else str(value) for value in columns[column]]
-            found = Dataset.from_dict({column: columns[column]})
+            texts = [None if value is None else str(value) for value in columns[column]]
+            found = Dataset.from_dict({column: texts})
         known = type(known)({**known, **found.features})
-    return Dataset.from_dict(columns, features=known)
+        tables.append(found.data.table)
+    arrays = [array for table in tables for array in table.columns]
+    return Dataset(InMemoryTable(pa.Table.from_arrays(arrays, schema=known.arrow_schema)))
 
 
 def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
@@ -128,15 +134,17 @@ def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:
     """Write a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
     import pyarrow as pa
 
-    features, columns = dataset.features, _image_columns(dataset)
-    dataset = _undecoded(dataset)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, features.arrow_schema) as writer:
+    schema, images = dataset.features.arrow_schema, _image_columns(dataset)
+    # As Arrow has them: `datasets` would take the bytes of an image away where a file of its name lies around.
+    rows = dataset.with_format("arrow")
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(dataset), ROWS_AT_ONCE):
-            rows = cast("dict[str, list[Any]]", dataset[start : start + ROWS_AT_ONCE])
-            for column in columns:
-                rows[column] = [_embedded(image, broken_images) for image in rows[column]]
-            part = type(dataset).from_dict(rows, features=features)
-            writer.write_table(part.with_format("arrow")[:])
+            part = cast("pa.Table", rows[start : start + ROWS_AT_ONCE])
+            columns = {name: part[name] for name in schema.names}
+            for name in images:
+                embedded = [_embedded(image, broken_images) for image in part[name].to_pylist()]
+                columns[name] = pa.chunked_array([pa.array(embedded, type=schema.field(name).type)])
+            writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
 
 
 def _image_columns(dataset: "Dataset") -> list[str]:
@@ -144,15 +152,6 @@ def _image_columns(dataset: "Dataset") -> list[str]:
     from datasets import Image
 
     return [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
-
-
-def _undecoded(dataset: "Dataset") -> "Dataset":
-    """Return the data set with all its images as they are stored, which opens no file."""
-    from datasets import Image
-
-    for column in _image_columns(dataset):
-        dataset = dataset.cast_column(column, Image(decode=False))
-    return dataset
 
 
 def _paths_alone(dataset: "Dataset") -> dict[str, list[int]]:

@@ -122,7 +122,7 @@ def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
     rows, dropped = (Dataset.from_file(str(path / name)) for name in ("pairs.arrow", "dropped.arrow"))
     for column, numbers in _paths_alone(rows).items():
         raise ValueError(
-            f"{path / 'pairs.arrow'}: {column} of pair {rows[numbers[0]]['id']!r} is a path without the picture; "
+            f"{path / 'pairs.arrow'}: {column} of pair {rows['id'][numbers[0]]!r} is a path without the picture; "
             "MinimalPairs.save writes the pictures themselves, and a path in a saved file is never followed"
         )
     for column in _paths_alone(dropped):

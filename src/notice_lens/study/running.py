@@ -11,6 +11,7 @@
 A cell that cannot be had costs no other: it is left out, and a note says why.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 FEWEST = 2
 """Pairs that a cell needs."""
+LONGEST_FILE_NAME = 200
+"""Characters of the name of a cell's store; file systems take 255 bytes, and endings are put behind it."""
 SAVED = "report"
 """Folder of what a page is written from."""
 Say = Callable[[str], None]
@@ -95,8 +98,7 @@ def _sweeps(
                 continue
             say(f"{name}: patching {choices.site} on {len(kept)} pairs ...")
             found.task_of[name], found.pairs[name] = task, kept
-            # A task's name is the user's: as a file's name it must not lead elsewhere.
-            store = folder / "cells" / quote(name, safe=" ,")
+            store = folder / "cells" / _file_name(name)
             sweep = {"corruption": corruption, **own}
             if choices.role is None:
                 found.effects[name] = patching.patch_heads(
@@ -110,6 +112,14 @@ def _sweeps(
                 found.everywhere[name] = patching.patch_heads(
                     blip, kept, choices.site, positions="all", store=f"{store}, all positions.zarr", **sweep
                 )
+
+
+def _file_name(name: str) -> str:
+    """Return the name of a cell's store. A task's name is the user's: it must not lead elsewhere, nor be too long."""
+    quoted = quote(name, safe=" ,")
+    if len(quoted) <= LONGEST_FILE_NAME:
+        return quoted
+    return f"{quoted[: LONGEST_FILE_NAME - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def _kept(

@@ -173,11 +173,12 @@ def twice(value):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"clean_regions": twice({"object": "../secret.png"})},
-        {"corrupt_regions": json.dumps(twice({"object": "/etc/hostname"}))},
-        {"donor_image": {"path": "../secret.png", "bytes": "x"}},
+        {"clean_regions": twice({"object": "SECRET"})},
+        {"corrupt_regions": twice({"object": "SECRET"})},
+        {"clean_regions": json.dumps(twice({"object": "SECRET"}))},
+        {"donor_image": {"path": "0.png", "bytes": "SECRET"}},
         {"clean_image": {"bytes": "SECRET"}},
-        {"clean_image": {"path": None, "bytes": "../secret.png"}},
+        {"corrupt_image": {"path": None, "bytes": "SECRET"}},
         {"corrupt_image": {"path": "../secret.png"}},
         {"clean_image": {"path": ["../secret.png"]}},
     ],

@@ -1,4 +1,4 @@
-"""Names of the stores of cells: they stay in their folder, differ where the cells do, and any file system takes them."""
+"""Names of the stores of cells stay in their folder, differ where the cells do, and fit any file system."""
 
 from pathlib import Path
 

@@ -29,6 +29,14 @@ def make(root: Path) -> None:
         _pictures(root / "release_dataset" / "images" / state, 4, 100 + 10 * place)
     for place, emotion in enumerate(EMOTIONS):
         _pictures(root / "expressions" / "train" / emotion, 4, 200 + 10 * place)
+    for number in range(1, 8):
+        _pictures(root / "numbered_faces" / str(number), 4, 300 + 10 * number)
+    with open(root / "fer2013.csv", "w", newline="", encoding="utf-8") as opened:
+        faces = [
+            [number % 7, " ".join(map(str, picture(400 + number, (48, 48)).convert("L").tobytes())), "Training"]
+            for number in range(28)
+        ]
+        csv.writer(opened).writerows([["emotion", "pixels", "Usage"], *faces])
     rows = [
         [f"A girl is on the beach: {verb}.", f"girl,{verb},beach", f"girl,{other},beach", "", "", str(2 * number),
          str(2 * number + 1), "False", "True", "False"]

@@ -53,8 +53,7 @@ def _free(out: Path, overwrite: bool) -> None:
 
 def _save(made: Any, out: Path, overwrite: bool) -> None:
     if not len(made):
-        dropped = ", ".join(f"{reason} {count}" for reason, count in made.manifest.dropped.items())
-        raise ValueError(f"there are no pairs to save; dropped: {dropped or 'none'}")
+        raise ValueError(f"0 pairs are left, so nothing is saved\n{made!r}")
     made.save(out, overwrite=overwrite)
     echo(f"{made!r}\nsaved to {out}")
 
@@ -86,30 +85,49 @@ def svo(csv: Path, images: Path, n: int | None, seed: int, model: str, out: Path
     _save(svo_probes(csv, images, _reader(model), n=n, seed=seed), out, overwrite)
 
 
-def _of_folder(name: str, words: str) -> None:
-    """A command for a data set that is one folder of pictures."""
-
-    @pairs.command(name, help=words)
-    @click.argument("folder", type=SOURCE)
-    @click.option("--match", type=click.Choice(["nearest"]), help="Pair pictures that look alike otherwise.")
-    @from_pictures
-    def build(
-        folder: Path, match: str | None, n: int | None, seed: int, model: str, out: Path, overwrite: bool
-    ) -> None:
-        from notice_lens import pairs as rooms
-
-        builder = {"mit-states": rooms.mit_states, "faces": rooms.facial_expressions}[name]
-        _free(out, overwrite)
-        _save(builder(folder, _reader(model, match), n=n, seed=seed, match=match), out, overwrite)
+match_option = click.option("--match", type=click.Choice(["nearest"]), help="Pair pictures that look alike otherwise.")
 
 
-_of_folder("mit-states", "Pairs from MIT-States: folders named 'adjective noun'.")
-_of_folder("faces", "Pairs from folders of faces named by emotion.")
+@pairs.command("mit-states", short_help="Pairs from MIT-States.")
+@click.argument("folder", type=SOURCE)
+@match_option
+@from_pictures
+def mit_states(
+    folder: Path, match: str | None, n: int | None, seed: int, model: str, out: Path, overwrite: bool
+) -> None:
+    """Pairs from MIT-States: folders named 'adjective noun' or 'adjective_noun'."""
+    from notice_lens.pairs import mit_states as build
+
+    _save(build(folder, _reader(model, match), n=n, seed=seed, match=match), out, overwrite)
+
+
+@pairs.command(short_help="Pairs of faces by emotion.")
+@click.argument("folder", type=SOURCE)
+@click.option("--numbering", type=click.Choice(["raf-db", "fer2013", "affectnet"]), help="Whose numbers folders have.")
+@match_option
+@from_pictures
+def faces(
+    folder: Path,
+    numbering: str | None,
+    match: str | None,
+    n: int | None,
+    seed: int,
+    model: str,
+    out: Path,
+    overwrite: bool,
+) -> None:
+    """Pairs of faces: folders named by emotion, RAF-DB's label file with its pictures, or fer2013.csv."""
+    from notice_lens.pairs import facial_expressions as build
+
+    made = build(folder, _reader(model, match), n=n, seed=seed, match=match, numbering=numbering)
+    _save(made, out, overwrite)
 
 
 @pairs.command(short_help="Pairs of your own, from a CSV or JSON file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
+@click.option("--task", help="The task of rows that have none of their own.")
+@click.option("--kind", type=click.Choice(["vqa", "caption", "match"]), help="The kind of rows that have none.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out and count them, rather than stop.")
 @click.option("--label", "labels", type=int, multiple=True, help="The object's value in masks that hold indices.")
 @click.option(
@@ -120,7 +138,15 @@ _of_folder("faces", "Pairs from folders of faces named by emotion.")
 @overwrite_option
 @told
 def table(
-    file: Path, images: str | None, skip: bool, labels: tuple[int, ...], box_format: Any, out: Path, overwrite: bool
+    file: Path,
+    images: str | None,
+    task: str | None,
+    kind: Any,
+    skip: bool,
+    labels: tuple[int, ...],
+    box_format: Any,
+    out: Path,
+    overwrite: bool,
 ) -> None:
     """Make pairs of your own from a CSV or JSON FILE with the columns of docs/pairs.md.
 
@@ -131,8 +157,8 @@ def table(
     is_json = file.suffix.lower() in (".json", ".jsonl", ".ndjson")
     read = MinimalPairs.from_jsonl if is_json else MinimalPairs.from_csv
     _free(out, overwrite)
-    on_error = "drop" if skip else "raise"
-    made = read(file, images=images, on_error=on_error, label=list(labels) or None, box_format=box_format)
+    settings: dict[str, Any] = {"label": list(labels) or None, "box_format": box_format, "task": task, "kind": kind}
+    made = read(file, images=images, on_error="drop" if skip else "raise", **settings)
     _save(made, out, overwrite)
 
 

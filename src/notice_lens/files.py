@@ -1,11 +1,17 @@
-"""Files that are written whole or not at all, and records on disk that show damage.
+"""Files: written whole or not at all, with records that show damage, and paths that stay in their folder.
 
 A record is a JSON object that carries the SHA-256 of its own content, so a changed or cut-off one is told from one that
 is as it was written. Files beside it are covered by listing their SHA-256 in it.
+
+Paths are also written *in* files: the pictures of a table, the weights of an index, the images of saved pairs. Whoever
+wrote the file may have written any path. One rule holds for all of them: as it is written, a path stays in its folder.
+Where a link in that folder leads is up to whoever made the link: hub caches are made of links, and data sets lie on
+other disks. `confine=True` is for folders that came from somebody else as well.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -35,6 +41,37 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
         raise OSError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def inside(folder: str | PathLike[str], written: object, *, confine: bool = False) -> Path:
+    """Return the path of a file in a folder; neither the folder nor the file has to exist.
+
+    Args:
+        folder: Where the path starts, and what it must not leave.
+        written: The path as a file has it: relative, or absolute and in the folder.
+        confine: Whether links that lead out of the folder are refused as well.
+
+    Raises:
+        ValueError: The path leads out of the folder, or no file can have it; the message says which.
+    """
+    if not isinstance(written, str | PathLike):
+        raise ValueError(f"expected a path as text, got {type(written).__name__}")
+    text = os.fspath(written)
+    try:
+        if b"\0" in os.fsencode(text):
+            raise ValueError(f"the path {text!r} has a NUL character in it, which no file name can have")
+    except UnicodeEncodeError:
+        raise ValueError(f"the path {text!r} is not valid Unicode (half of a surrogate pair stands alone)") from None
+    root = os.path.abspath(folder)
+    name = os.path.basename(root) or root
+    # `normpath` takes `..` out by the text alone, so the path that is returned passes through no link on its way up.
+    path = Path(os.path.normpath(os.path.join(root, text)))
+    real_root = os.path.realpath(root)
+    if not (path.is_relative_to(root) or path.is_relative_to(real_root)):
+        raise ValueError(f"the path {text!r} leads out of the folder {name!r}; expected one in it")
+    if confine and not Path(os.path.realpath(path)).is_relative_to(real_root):
+        raise ValueError(f"{text!r} is a link that leads out of {name!r}, and confine=True follows none")
+    return path
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -203,6 +203,38 @@ def test_shards_and_pickles(vqa_folder):
     assert same_weights(HookedBLIP.from_pretrained(vqa_folder), expected)
 
 
+@pytest.mark.parametrize("shard", ["../model.safetensors", "a/../../model.safetensors", "/model.safetensors"])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_names_weights_beside_it_only(vqa_folder, index, shard):
+    weights = vqa_folder / "model.safetensors"
+    names = load_file(weights)
+    weights.rename(vqa_folder.parent / "model.safetensors")
+    if shard.startswith("/"):
+        shard = str(vqa_folder.parent / "model.safetensors")
+    (vqa_folder / index).write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
+    with pytest.raises(ValueError, match="the path '.*model.safetensors' leads out of the folder"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_an_index_does_not_name_an_index(vqa_folder):
+    (vqa_folder / "model.safetensors").unlink()
+    name = "model.safetensors.index.json"
+    (vqa_folder / name).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match=f"names another index, {name}; expected files of weights"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_weights_that_are_links_out_of_their_folder(vqa_folder):
+    """As every file of a hub's cache is."""
+    expected = HookedBLIP.from_pretrained(vqa_folder)
+    weights = load_file(vqa_folder / "model.safetensors")
+    blob = (vqa_folder / "model.safetensors").rename(vqa_folder.parent / "blob")
+    (vqa_folder / "part.safetensors").symlink_to(blob)
+    index = {"weight_map": dict.fromkeys(weights, "part.safetensors")}
+    (vqa_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same_weights(HookedBLIP.from_pretrained(vqa_folder), expected)
+
+
 def test_a_pickle_with_code_in_it_is_not_run(vqa_folder, tmp_path):
     class Attack:
         def __reduce__(self):

@@ -1,5 +1,6 @@
 import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from notice_lens.models.pictures import digest
-from notice_lens.pairs.inventory import checksum, distinct, image_files, read_pictures
+from notice_lens.pairs.inventory import NO_ACCESS, NO_ENDING, checksum, distinct, image_files, read_pictures, walk
 from notice_lens.pairs.problems import DUPLICATE, IMAGE
 
 
@@ -141,3 +142,47 @@ def test_names_that_are_no_text(tmp_path: Path):
     os.rename(write(tmp_path / "a.png"), os.fsencode(tmp_path) + b"/\xff.png")
     found = read(image_files(tmp_path))
     assert len(checksum(tmp_path, found.pictures.values())) == 64
+
+
+def test_walk_counts_what_it_skips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every file is an image, or counted; what systems leave behind, and hidden files, are neither."""
+    write(tmp_path / "b" / "plain.png").rename(tmp_path / "b" / "plain")
+    write(tmp_path / "a" / "12.0.png").rename(tmp_path / "a" / "12.0")
+    write(tmp_path / "a" / "x.JPG")
+    for name in ("a/raw.CR2", "b/raw.cr2", "b/notes", "b/3.14", "b/pic.jpg~", ".hidden/x.png", "b/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "locked").mkdir()
+    scan = os.scandir
+
+    def no_entry(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", no_entry)
+    skipped: Counter[str] = Counter()
+    found = {path.name: [image.name for image in images] for path, images in walk(tmp_path, skipped)}
+    assert found == {tmp_path.name: [], "a": ["12.0", "x.JPG"], "b": ["plain"]}
+    assert skipped == {".cr2": 2, NO_ENDING: 3, ".jpg~": 1, NO_ACCESS: 1}
+
+
+def test_walk_enters_no_folder_twice(tmp_path: Path):
+    write(tmp_path / "a" / "x.png")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "c").symlink_to("c")
+    assert [path.name for path, images in walk(tmp_path, Counter()) if images] == ["a"]
+
+
+def test_confined_pictures(tmp_path: Path):
+    outside = write(tmp_path / "outside.png")
+    root = write(tmp_path / "in" / "own.png", 1).parent
+    (root / "link.png").symlink_to(outside)
+    (root / "beside.png").symlink_to("own.png")
+    paths = image_files(root)
+    assert list(read(paths, root=root).pictures) == paths
+    found = read(paths, root=root, confine=True)
+    assert [path.name for path in found.pictures] == ["beside.png", "own.png"]
+    assert found.problems[0].detail == "'link.png' is a link that leads out of 'in', and confine=True follows none"

@@ -6,10 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from notice_lens.pairs import MinimalPairs, PairsError
+from notice_lens.pairs.minimal_pairs import _given
+from notice_lens.pairs.problems import IMAGE, REGION, ROLE, ROW, TEXT
 from pair_rows import make_row, picture
 
 COMMENT = 'é, "quoted",\nof two\u2028or three lines'
@@ -119,11 +122,11 @@ def test_what_is_no_table_of_pairs(tmp_path, raw, message):
 
 
 def test_what_is_no_json(tmp_path):
-    (tmp_path / "pairs.jsonl").write_text('{"id": "a"}\nno\n')
-    with pytest.raises(ValueError, match="pairs.jsonl, line 2 is no JSON: "):
+    (tmp_path / "pairs.jsonl").write_text("\nno\n")
+    with pytest.raises(ValueError, match="pairs.jsonl, line 2: no JSON: "):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").write_text("[1]")
-    with pytest.raises(ValueError, match="pairs.jsonl, line 1, item 0 is no JSON object but a int"):
+    with pytest.raises(ValueError, match="pairs.jsonl, line 1, item 0: no JSON object but a int"):
         MinimalPairs.from_jsonl(tmp_path / "pairs.jsonl")
 
 
@@ -227,3 +230,174 @@ def test_a_mask_beside_its_label_stays_in_the_folder(folder, tmp_path_factory):
     row = table_row(0, clean_regions={"object": {"mask": str(outside), "label": 15}})
     with pytest.raises(PairsError, match="leads out of"):
         MinimalPairs.from_csv(write_csv(folder / "pairs.csv", [row]))
+
+
+def twice(value):
+    """JSON of JSON, as pandas writes a column that holds JSON."""
+    return json.dumps(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clean_regions": twice({"object": "SECRET"})},
+        {"corrupt_regions": twice({"object": "SECRET"})},
+        {"clean_regions": json.dumps(twice({"object": "SECRET"}))},
+        {"donor_image": {"path": "0.png", "bytes": "SECRET"}},
+        {"clean_image": {"bytes": "SECRET"}},
+        {"corrupt_image": {"path": None, "bytes": "SECRET"}},
+        {"corrupt_image": {"path": "../secret.png"}},
+        {"clean_image": {"path": ["../secret.png"]}},
+    ],
+)
+def test_no_spelling_of_a_path_leads_out(folder, changes):
+    """Each of these opened the file, or would open another one."""
+    inside = folder / "inside"
+    inside.mkdir()
+    picture(0).save(folder / "secret.png")
+    for number in range(4):
+        picture(number).save(inside / f"{number}.png")
+    changes = json.loads(json.dumps(changes).replace("SECRET", str(folder / "secret.png")))
+    rows = [{**table_row(0), **changes}, table_row(1)]
+    (inside / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pairs = MinimalPairs.from_jsonl(inside / "pairs.jsonl", on_error="drop")
+    assert pairs["id"] == ["pair-1"]
+    assert pairs.dropped["reason"][0] in (IMAGE, REGION)
+
+
+def test_regions_that_were_encoded_twice(folder):
+    Image.fromarray(np.eye(16, 24, dtype=bool)).save(folder / "mask.png")
+    row = {**table_row(0), "clean_regions": twice({"object": "mask.png"}), "roles": twice({"noun": "apple"})}
+    pair = MinimalPairs.from_csv(write_csv(folder / "pairs.csv", [row]))[0]
+    assert pair.clean_regions["object"].sum() == 16
+    assert pair.roles == {"noun": (8, 13)}
+
+
+def test_linked_pictures_are_the_owner_s_business(folder, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    for number in range(2):
+        (folder / f"{number}.png").rename(disk / f"blob{number}")
+        (folder / f"{number}.png").symlink_to(disk / f"blob{number}")
+    Image.fromarray(np.eye(16, 24, dtype=bool)).save(disk / "mask", format="PNG")
+    (folder / "mask.png").symlink_to(disk / "mask")
+    rows = [table_row(0), table_row(1), table_row(1, id="masked", clean_regions={"object": "mask.png"})]
+    table = write_csv(folder / "pairs.csv", [{"clean_regions": "", **row} for row in rows])
+    assert len(MinimalPairs.from_csv(table)) == 3
+    confined = MinimalPairs.from_csv(table, confine=True, on_error="drop")
+    assert confined["id"] == ["pair-1"]
+    assert all("is a link that leads out of" in detail for detail in confined.dropped["detail"])
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"clean_image": "a\0b.png"}, IMAGE),
+        ({"clean_image": "loop.png"}, IMAGE),
+        ({"donor_image": "loop/x/y.png"}, IMAGE),
+        ({"clean_image": "x" * 300 + ".png"}, IMAGE),
+        ({"corrupt_image": "x/" * 4000}, IMAGE),
+        ({"clean_image": "\ud800.png"}, IMAGE),
+        ({"clean_regions": {"object": "a\0b.png"}}, REGION),
+        ({"clean_regions": '{"object": "loop.png"}'}, REGION),
+        ({"clean_regions": DEEP}, REGION),
+        ({"roles": '{"noun": ' + DEEP + "}"}, ROLE),
+        ({"clean_prompt": "is this \udc80 red or green?", "roles": {}}, TEXT),
+        ({"id": "half \ud83d of an emoji"}, TEXT),
+        ({"roles": {"\ud83d": "apple"}}, TEXT),
+        ({"note": "\udfff"}, TEXT),
+        ({"note": {"deep": [{"er": "\udfff"}]}}, TEXT),
+        ({"not\udfffe": "x"}, TEXT),
+        ({"id": "x" * 100_000}, TEXT),
+        ({"task": "x" * 1000}, TEXT),
+        ({"note": json.loads("[" * 500 + "]" * 500)}, TEXT),
+    ],
+)  # fmt: skip
+def test_one_bad_row_costs_no_other(folder, tmp_path, changes, reason):
+    """Whatever is in a row, it is counted as its problem, kept, saved and loaded, and the others are read."""
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "loop").symlink_to(folder / "loop")
+    rows = [table_row(0), {**table_row(1), "note": None, **changes}, table_row(2)]
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    pairs = MinimalPairs.from_jsonl(folder / "pairs.jsonl", on_error="drop")
+    assert pairs["id"] == ["pair-0", "pair-2"]
+    assert pairs.manifest.dropped == {reason: 1}
+    pairs.save(tmp_path / "saved")
+    loaded = MinimalPairs.load(tmp_path / "saved")
+    assert loaded[1].clean_image.tobytes() == pairs[1].clean_image.tobytes()
+    assert loaded.dropped["reason"] == [reason]
+    with pytest.raises(PairsError) as caught:
+        MinimalPairs.from_jsonl(folder / "pairs.jsonl")
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("line", [DEEP, '{"id": "cut', "7", '{"id": ' + "9" * 5000 + "}"])
+def test_one_line_that_is_no_row_costs_no_other(folder, line):
+    lines = [json.dumps(table_row(0)), line, json.dumps(table_row(2))]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    pairs = MinimalPairs.from_jsonl(folder / "pairs.jsonl", on_error="drop")
+    assert pairs["id"] == ["pair-0", "pair-2"]
+    assert pairs.dropped["id"] == ["pairs.jsonl, line 2"]
+    assert pairs.manifest.dropped == {ROW: 1}
+
+
+def test_one_csv_row_of_another_length_costs_no_other(folder):
+    path = write_csv(folder / "pairs.csv", [table_row(0), table_row(1)])
+    path.write_text(path.read_text() + "one,two\n")
+    pairs = MinimalPairs.from_csv(path, on_error="drop")
+    assert pairs["id"] == ["pair-0", "pair-1"]
+    assert str(pairs.dropped["detail"][0]).startswith("2 cells, but the header has")
+
+
+def test_names_that_are_no_text_hold_pictures(folder, tmp_path):
+    """Names in an old encoding: Arrow cannot hold them, so it holds the picture."""
+    (folder / "0.png").rename(folder / "\udce9t\udce9.png")
+    (folder / "pairs.jsonl").write_text(json.dumps(table_row(0, clean_image="\udce9t\udce9.png")))
+    for pairs in (
+        MinimalPairs.from_jsonl(folder / "pairs.jsonl"),
+        MinimalPairs.from_rows([make_row(0, clean_image=folder / "\udce9t\udce9.png")]),
+    ):
+        pairs.save(tmp_path / "saved", overwrite=True)
+        assert MinimalPairs.load(tmp_path / "saved")[0].clean_image.tobytes() == picture(0).tobytes()
+
+
+WINOGROUND = {"clean_image": "image_0", "corrupt_image": "image_1", "clean_prompt": "caption_0"}
+
+
+def winoground(number):
+    captions = {"caption_0": "an old person kisses a young person", "caption_1": "a young person kisses an old person"}
+    return {"id": number, "image_0": picture(2 * number), "image_1": picture(2 * number + 1), "tag": "Noun", **captions}
+
+
+def test_winoground_s_features(tmp_path):
+    """It has two pictures, two captions and a tag, and one task and kind for all."""
+    rows = [winoground(number) for number in range(3)]
+    pictures = {"image_0": ImageFeature(), "image_1": ImageFeature()}
+    values = {"id": Value("int32"), "tag": Value("string"), "caption_0": Value("string"), "caption_1": Value("string")}
+    columns = {column: [row[column] for row in rows] for column in rows[0]}
+    dataset = Dataset.from_dict(columns, features=Features({**values, **pictures}))
+    matches = {**WINOGROUND, "corrupt_prompt": "caption_1", "group": "tag"}
+    pairs = MinimalPairs.from_dataset(dataset, columns=matches, task="winoground", kind="match")
+    pairs.save(tmp_path / "winoground")
+    pair = MinimalPairs.load(tmp_path / "winoground")[2]
+    assert (pair.id, pair.task, pair.kind, pair.group) == ("2", "winoground", "match", "Noun")
+    assert (pair.correct_answer, pair.incorrect_answer) == ("match", "no match")
+    assert pair.corrupt_image.tobytes() == picture(5).tobytes()
+    captions = {"clean_image": "image_0", "corrupt_image": "image_1", "correct_answer": "caption_0"}
+    captions |= {"incorrect_answer": "caption_1"}
+    pair = MinimalPairs.from_dataset(dataset, columns=captions, task="winoground", kind="caption")[0]
+    assert (pair.kind, pair.clean_prompt) == ("caption", "")
+    with pytest.raises(ValueError, match="no kind 'mach'; did you mean 'match'"):
+        _given("winoground", "mach")
+    with pytest.raises(ValueError, match="columns are missing: task, correct_answer"):
+        MinimalPairs.from_dataset(dataset, columns=matches)
+
+
+def test_task_and_kind_given_once_for_a_table(folder):
+    rows = [table_row(n, task=... if n else "own", group=...) for n in (1, 2)]
+    pairs = MinimalPairs.from_csv(write_csv(folder / "pairs.csv", rows), task="fruit", kind="vqa")
+    assert pairs["task"] == pairs["group"] == ["fruit", "fruit"]
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(table_row(n, task=n and "own")) for n in (0, 1, 2)))
+    assert MinimalPairs.from_jsonl(folder / "pairs.jsonl", task="fruit", on_error="drop")["task"][1:] == ["own", "own"]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from notice_lens.errors import reading
+from notice_lens.files import inside
 from notice_lens.models.config import KINDS, BLIPConfig, Kind, read_config
 
 if TYPE_CHECKING:
@@ -369,9 +370,9 @@ class _Files:
         path = self.checked_json(index)
         with reading(path):
             shards = sorted(set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()))
-            outside = [shard for shard in shards if Path(shard).is_absolute() or ".." in Path(shard).parts]
-            if outside:
-                raise ValueError(f"it names {outside[0]}, which is not in the checkpoint's folder")
+            for shard in shards:
+                if inside(Path(path).parent, shard).name.endswith(".index.json"):
+                    raise ValueError(f"it names another index, {shard}; expected files of weights")
         found: dict[str, Tensor] = {}
         for shard in shards:
             shard_path = self.checked(shard)

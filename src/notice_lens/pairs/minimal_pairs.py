@@ -7,7 +7,7 @@ with them, and what is left becomes a `datasets.Dataset` whose images are decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import Problem
+from notice_lens.pairs.records import KINDS
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.sources import one_dataset, read_file, rows_of_dataset, store_all, store_built
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from notice_lens.models import BLIPInputs, HookedBLIP
+
+Kind = Literal["vqa", "caption", "match"]
 
 
 class MinimalPairs(PairSequence):
@@ -104,6 +107,9 @@ class MinimalPairs(PairSequence):
         *,
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
+        confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
         label: Label | None = None,
@@ -117,7 +123,10 @@ class MinimalPairs(PairSequence):
         Args:
             path: The file.
             images: The folder that paths of images start from and stay in; None for the file's own.
-            columns: What the file calls our columns, such as `{"clean_image": "img_pos"}`.
+            columns: The file's names of our columns, such as `{"clean_image": "img_pos"}`.
+            task: The task of rows that have none of their own.
+            kind: The kind of rows that have none of their own.
+            confine: Whether links that lead out of the folder of images are refused as well.
             on_error: As `from_rows`.
             progress: As `from_rows`.
             label: As `from_rows`.
@@ -129,7 +138,7 @@ class MinimalPairs(PairSequence):
         """
         from notice_lens.pairs.tables import read_csv
 
-        rows, manifest = read_file("from_csv", read_csv, path, images, columns)
+        rows, manifest = read_file("from_csv", read_csv, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(
             rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
         )
@@ -141,6 +150,9 @@ class MinimalPairs(PairSequence):
         *,
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
+        confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
         label: Label | None = None,
@@ -149,7 +161,7 @@ class MinimalPairs(PairSequence):
         """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
         from notice_lens.pairs.tables import read_jsonl
 
-        rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns)
+        rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(
             rows, on_error=on_error, manifest=manifest, progress=progress, label=label, box_format=box_format
         )
@@ -160,6 +172,8 @@ class MinimalPairs(PairSequence):
         dataset: "Dataset | IterableDataset | Mapping[str, Any]",
         *,
         columns: Mapping[str, str] | None = None,
+        task: str | None = None,
+        kind: Kind | None = None,
         on_error: str = "raise",
         progress: bool = True,
         label: Label | None = None,
@@ -171,7 +185,9 @@ class MinimalPairs(PairSequence):
 
         Args:
             dataset: With our columns, or others that `columns` names; formatted in any way.
-            columns: What the data set calls our columns, such as `{"clean_image": "img_pos"}`.
+            columns: The data set's names of our columns, such as `{"clean_image": "img_pos"}`.
+            task: As `from_csv`.
+            kind: As `from_csv`.
             on_error: As `from_rows`.
             progress: As `from_rows`.
             label: As `from_rows`.
@@ -183,7 +199,7 @@ class MinimalPairs(PairSequence):
             PairsError: As `from_rows`.
         """
         dataset = one_dataset(dataset)
-        rows = rows_of_dataset(dataset, columns or {})
+        rows = rows_of_dataset(dataset, columns or {}, _given(task, kind))
         source = f"a data set of {len(rows)} rows"
         manifest = Manifest("from_dataset", source, str(getattr(dataset, "_fingerprint", "")))
         return cls.from_rows(
@@ -296,3 +312,9 @@ class MinimalPairs(PairSequence):
         from notice_lens.pairs.distance import minimality
 
         return minimality(blip, self, batch_size, progress)
+
+
+def _given(task: str | None, kind: str | None) -> dict[str, str]:
+    """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
+    check_choice("kind", kind, (*KINDS, None))
+    return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}

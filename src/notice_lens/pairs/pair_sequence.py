@@ -269,6 +269,8 @@ class PairSequence:
         has = {name: sum(bool(value) for value in self[column]) for name, column in columns.items()}
         has["regions"] = sum(bool(regions) for regions in self["clean_regions"])
         lines.append("  with " + ", ".join(f"{name} {count}" for name, count in has.items()))
+        if skipped := manifest.options.get("skipped_files"):
+            lines.append("  skipped files: " + ", ".join(f"{kind} {count}" for kind, count in skipped.items()))
         if manifest.dropped:
             lines.append("  dropped: " + ", ".join(f"{reason} {count}" for reason, count in manifest.dropped.items()))
         return printable("\n".join(lines))

@@ -1,4 +1,4 @@
-"""What can be wrong with a pair. Problems are collected, so that one report names them all."""
+"""Problems of pairs and their reasons. Problems are collected, so that one report names them all."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ from notice_lens.plain_text import printable
 MISSING = "missing value"
 NOT_TEXT = "neither text nor a whole number"
 IMAGE = "image unreadable"
+NO_IMAGE = "image missing"
+ROW = "row unreadable"
+TEXT = "text that cannot be stored"
 DUPLICATE = "duplicate"
 EQUAL_ANSWERS = "answers equal"
 ROLE = "role not in the prompt"
@@ -28,7 +31,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one pair.
+    """One thing that is wrong with one pair; its texts can be printed and stored, whatever a file's name held.
 
     Attributes:
         id: The pair's, or what stands for it where it never became one, such as a line of a file.
@@ -40,12 +43,21 @@ class Problem:
     reason: str
     detail: str
 
+    def __post_init__(self) -> None:
+        for name in ("id", "detail"):
+            object.__setattr__(self, name, storable(getattr(self, name)))
+
     def __str__(self) -> str:
         return printable(f"{self.id}: {self.detail}")
 
 
+def storable(text: str) -> str:
+    """Return the text with halves of surrogate pairs, which Arrow cannot hold, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def describe(problems: Iterable[Problem], of: int) -> str:
-    """A report of all problems: how many pairs have each kind, and the first few spelled out.
+    """Return a report of all problems: how many pairs have each kind, and the first few spelled out.
 
     Args:
         problems: Any number of them.

@@ -16,7 +16,7 @@ from PIL import Image
 
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path, to_rgb
-from notice_lens.pairs.problems import IMAGE, KIND, MISSING, NOT_TEXT, REGION, ROLE, Problem
+from notice_lens.pairs.problems import IMAGE, KIND, MISSING, NOT_TEXT, REGION, ROLE, Problem, storable
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_run_lengths
 from notice_lens.pairs.roles import as_spans
 from notice_lens.pairs.values import as_text, is_missing, shown
@@ -99,7 +99,7 @@ def store(
     for column in IMAGES:
         try:
             record[column] = stored_image(row.get(column))
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             record[column] = None
             note(IMAGE, f"{column}: {error}")
         record[DIGESTS[column]] = row.get(DIGESTS[column]) if look is None else None
@@ -131,6 +131,8 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
     texts |= {column: texts[column] or None for column in TEXTS if column not in OBLIGATORY}
     texts["kind"] = texts["kind"] or "vqa"
     texts["group"] = texts["group"] or texts["task"]
+    if texts["kind"] == "caption":
+        texts["clean_prompt"] = texts["clean_prompt"] or ""
     if texts["kind"] not in KINDS:
         note(KIND, one_of("kind of pair", texts["kind"], KINDS))
     if texts["kind"] == "match":
@@ -153,10 +155,20 @@ def stored_image(image: Any) -> dict[str, Any] | None:
     if is_missing(image) or (isinstance(image, str) and not image):
         return None
     if isinstance(image, Mapping):  # as `datasets` has it
-        return {"path": image.get("path"), "bytes": image.get("bytes")}
+        path, content = image.get("path"), image.get("bytes")
+        if isinstance(path, Refused):
+            raise ValueError(path.why)
+        # A path in the place of bytes would be opened, past all checks of paths.
+        if not isinstance(content, bytes | None) or not isinstance(path, str | PathLike | None):
+            kinds = f"{type(path).__name__} and {type(content).__name__}"
+            raise ValueError(f"an image's 'path' and 'bytes' are text and bytes; got {kinds}")
+        return {"path": None if path is None else str(path), "bytes": content}
     if isinstance(image, str | PathLike):
         # Absolute, so that it stays the same file when the working folder changes.
-        return {"path": str(Path(image).absolute()), "bytes": None}
+        path = str(Path(image).absolute())
+        # Arrow cannot hold a name that is no text: then it holds the picture.
+        content = None if storable(path) == path else Path(path).read_bytes()
+        return {"path": storable(path), "bytes": content}
     if isinstance(image, bytes):
         return {"path": None, "bytes": image}
     if isinstance(image, Refused):
@@ -225,6 +237,21 @@ def _regions(
     return stored
 
 
+def from_json(text: str) -> Any:
+    """Return the value of JSON text, {} of blank text; text that was encoded twice, as by pandas, is decoded wholly.
+
+    Raises:
+        ValueError: It is no JSON, or its brackets are nested too deeply.
+    """
+    value: Any = text
+    while isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except RecursionError:
+            raise ValueError("brackets are nested too deeply") from None
+    return value
+
+
 def _named(value: Any, what: str) -> dict[str, Any]:
     """Return roles or regions by name, from a mapping, from JSON, or from a list of records as they are stored.
 
@@ -233,8 +260,8 @@ def _named(value: Any, what: str) -> dict[str, Any]:
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else {}
-        except (ValueError, RecursionError) as error:
+            value = from_json(value)
+        except ValueError as error:
             raise ValueError(f'{what}s are written as JSON, such as {{"{what}": ...}}; {error}') from error
     if isinstance(value, list | tuple | np.ndarray) and all(
         isinstance(item, Mapping) and what in item for item in value

@@ -1,18 +1,18 @@
 """Rows of any origin on their way to records: tables, data sets, builders, other sizes."""
 
 import difflib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from notice_lens.files import sha256
+from notice_lens.files import inside, sha256
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.inventory import read_pictures
 from notice_lens.pairs.manifest import Manifest
+from notice_lens.pairs.problems import ROW, TEXT, Problem, storable
 from notice_lens.pairs.records import (
     COLUMNS,
     DIGESTS,
@@ -24,6 +24,7 @@ from notice_lens.pairs.records import (
     Seen,
     Stored,
     as_png,
+    from_json,
     look,
     open_image,
     store,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 MANY = 500
 """From so many images on a progress bar is worth its line."""
+DEEPEST, LONGEST_NAME = 32, 500
+"""Values of other columns may be nested so deeply; ids, tasks and groups may have so many characters."""
 
 
 def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionFormat = AS_IT_SAYS) -> list[Stored]:
@@ -51,26 +54,31 @@ def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionF
         ValueError: No row has an obligatory column.
         TypeError: A row is no mapping by name.
     """
-    rows = _as_mappings(rows)
+    rows, problems = _as_mappings(rows)
     check_columns({column for row in rows for column in row}, rows)
     paths = {path for row in rows for column in IMAGES if (path := _path_of(row.get(column))) is not None}
     inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY)
-    unreadable = {problem.id: problem.detail for problem in inventory.problems}
+    broken = {problem.id: problem.detail for problem in inventory.problems}
 
     def seen(stored: Mapping[str, Any]) -> Seen:
         if stored["bytes"] is not None or not stored["path"]:
             return look(stored)
         path = Path(stored["path"])
         if path not in inventory.pictures:
-            raise ValueError(f"{shown_path(path)}: {unreadable.get(path.as_posix(), 'it was not read')}")
+            raise ValueError(f"{shown_path(path)}: {broken.get(path.as_posix(), 'it was not read')}")
         picture = inventory.pictures[path]
         return Seen(picture.digest, picture.height, picture.width)
 
-    return [store(row, number, seen, region_format) for number, row in enumerate(rows)]
+    stored = [_stored(row, number, seen, region_format) for number, row in enumerate(rows)]
+    return stored + [unreadable(problem) for problem in problems]
 
 
-def _as_mappings(rows: Any) -> list[Mapping[str, Any]]:
-    """Return the rows of a DataFrame or an iterable as a list of mappings. Raises TypeError for anything else."""
+def _as_mappings(rows: Any) -> tuple[list[Mapping[str, Any]], list[Problem]]:
+    """Return the rows of a DataFrame or an iterable as mappings, and the problems that stand in place of rows.
+
+    Raises:
+        TypeError: It is something else.
+    """
     if type(rows).__name__ == "DataFrame" and hasattr(rows, "to_dict"):
         names = [name for name in rows.columns if list(rows.columns).count(name) > 1]
         if names:
@@ -80,25 +88,70 @@ def _as_mappings(rows: Any) -> list[Mapping[str, Any]]:
         hint = "; from_dataset reads data sets" if hasattr(rows, "features") else ""
         raise TypeError(f"rows are an iterable of mappings, one a pair; got one {type(rows).__name__}{hint}")
     rows = list(rows)
+    problems = [row for row in rows if isinstance(row, Problem)]
+    rows = [row for row in rows if not isinstance(row, Problem)]
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TypeError(f"a row is a mapping by column; row {number} is a {type(row).__name__}")
         unnamed = [column for column in row if not isinstance(column, str)]
         if unnamed:
             raise TypeError(f"a row is a mapping by column; row {number} has a column of the name {shown(unnamed[0])}")
-    return rows
+    return rows, problems
+
+
+def _stored(
+    row: Mapping[str, Any],
+    number: int,
+    seen: Callable[[Mapping[str, Any]], Seen] | None,
+    region_format: RegionFormat = AS_IT_SAYS,
+) -> Stored:
+    """Return a row as a record that Arrow can hold; whatever is wrong with it is a problem of this row alone."""
+    try:
+        record, problems = store(row, number, seen, region_format)
+    except (ValueError, TypeError, ArithmeticError, RecursionError, OSError) as error:
+        return unreadable(Problem(f"row {number}", ROW, f"{type(error).__name__}: {error}"))
+    for column in list(record):
+        value = record[column]
+        why = unstorable(column) or unstorable(value)
+        if not why and column in ("id", "task", "group") and len(value or "") > LONGEST_NAME:
+            why = f"{len(value):,} characters; expected {LONGEST_NAME} or fewer"
+        if why:
+            problems.append(Problem(record["id"][:LONGEST_NAME], TEXT, f"{column:.{LONGEST_NAME}}: {why}"))
+            record[column] = storable(value[:LONGEST_NAME]) if isinstance(value, str) else type(value)()
+        if unstorable(column):
+            del record[column]
+    return Stored(record, problems)
+
+
+def unreadable(problem: Problem) -> Stored:
+    """Return a record for something that cannot be read as a row."""
+    lists = {column: [] for column in ("roles", *REGIONS)}
+    return Stored({**dict.fromkeys(COLUMNS), **lists, "id": problem.id}, [problem])
+
+
+def unstorable(value: Any, depth: int = 0) -> str:
+    """Return why Arrow cannot hold a value: text that is no Unicode, or too many levels; "" where it can."""
+    if isinstance(value, str):
+        return "" if value == storable(value) else f"half of a surrogate pair stands alone in {value!r:.80}"
+    if depth > DEEPEST:
+        return f"nested more than {DEEPEST} levels deep"
+    if isinstance(value, Mapping):
+        return next(filter(None, (unstorable(item, depth + 1) for pair in value.items() for item in pair)), "")
+    if isinstance(value, list | tuple):
+        return next(filter(None, (unstorable(item, depth + 1) for item in value)), "")
+    return ""
 
 
 def _path_of(image: Any) -> Path | None:
-    """The file that an image is in; None where its bytes are given, or it is something else."""
+    """Return the file that an image is in; None where its bytes are given, or it is something else."""
     if isinstance(image, Mapping):
         image = image.get("path") if image.get("bytes") is None else None
     return Path(image).absolute() if isinstance(image, str | PathLike) and str(image) else None
 
 
 def store_built(built: Built) -> list[Stored]:
-    """Rows of a builder as records. Their images were read by it, and are not read again."""
-    return [store(row, number, None) for number, row in enumerate(built.rows)]
+    """Return the rows of a builder as records. Their images were read by it, and are not read again."""
+    return [_stored(row, number, None) for number, row in enumerate(built.rows)]
 
 
 def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -107,6 +160,8 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
     needed = [column for column in OBLIGATORY if column not in have]
     if rows and all(row.get("kind") == "match" for row in rows):
         needed = [column for column in needed if column not in MATCH_ANSWERS]
+    if rows and all(row.get("kind") == "caption" for row in rows):
+        needed = [column for column in needed if column != "clean_prompt"]
     if not needed or not (have or rows):
         return
     hints = [difflib.get_close_matches(column, sorted(have - set(COLUMNS)), 1) for column in needed]
@@ -115,69 +170,81 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
     raise ValueError(f"columns are missing: {', '.join(needed)}; there are {', '.join(sorted(have))}{hint}")
 
 
-def renamed(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows under our column names; one of their columns may stand for several of ours."""
+def renamed(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], given: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the rows under our column names; one of their columns may stand for several of ours.
+
+    Args:
+        rows: With their names.
+        columns: Their name by ours.
+        given: Values by column, for rows that have none of their own.
+    """
     taken = set(columns.values())
-    return [
-        {
-            **{name: value for name, value in row.items() if name not in taken and name not in columns},
-            **{ours: row[theirs] for ours, theirs in columns.items() if theirs in row},
-        }
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        own = {name: value for name, value in row.items() if name not in taken and name not in columns}
+        own |= {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+        found.append({**own, **{column: value for column, value in given.items() if own.get(column) in (None, "")}})
+    return found
 
 
 def resolve(
-    rows: Iterable[Mapping[str, Any]], path: Path, folder: Path, columns: Mapping[str, str]
+    rows: Iterable[Mapping[str, Any]],
+    path: Path,
+    folder: Path,
+    columns: Mapping[str, str],
+    given: Mapping[str, str],
+    confine: bool,
 ) -> list[dict[str, Any]]:
-    """The rows of a file under our column names, paths of images and masks starting from a folder.
+    """Return the rows of a file under our column names, paths of images and masks starting from a folder.
 
     A path that leads out of the folder is refused: one problem of its row, which costs no other.
     """
     rows = list(rows)
     _check_names(columns, {column for row in rows for column in row}, str(path))
-    resolved = renamed(rows, columns)
+    resolved = renamed(rows, columns, given)
     check_columns({column for row in resolved for column in row}, resolved)
     for row in resolved:
         for column in IMAGES:
             image = row.get(column)
             if isinstance(image, Mapping):
-                image = image.get("path") if image.get("bytes") is None else None
-            if isinstance(image, str | PathLike) and str(image):
-                row[column] = within(folder, str(image))
+                row[column] = {**image, "path": _within(folder, image.get("path"), confine)}
+            else:
+                row[column] = _within(folder, image, confine)
         for column in REGIONS:
-            row[column] = _masks_within(folder, row.get(column))
+            row[column] = _masks_within(folder, row.get(column), confine)
     return resolved
 
 
-def within(folder: Path, path: str) -> str | Refused:
-    """The path of a file in a folder; refused where it leads out of it."""
-    found = (folder / path).resolve()
-    if found.is_relative_to(folder.resolve()):
-        return str(found)
-    return Refused(path, f"the path {path!r} leads out of {folder}; images= names the folder that holds all of them")
+def _within(folder: Path, path: Any, confine: bool) -> Any:
+    """Return where a path that stands in a table leads; refused where that is out of its folder. Others stay."""
+    if not isinstance(path, str | PathLike) or not str(path):
+        return path
+    try:
+        return str(inside(folder, path, confine=confine))
+    except ValueError as error:
+        return Refused(str(path), f"{error}; images= names the folder that paths start from and stay in")
 
 
-def _masks_within(folder: Path, regions: Any) -> Any:
-    """Regions with the paths of mask files resolved."""
+def _masks_within(folder: Path, regions: Any, confine: bool) -> Any:
+    """Return regions with the paths of mask files resolved; no JSON is left in them that could hide a path."""
     if isinstance(regions, str):
         try:
-            regions = json.loads(regions) if regions.strip() else None
-        except (ValueError, RecursionError):
+            regions = from_json(regions)
+        except ValueError:
             return regions
     if not isinstance(regions, Mapping):
         return regions
-    return {name: _mask_within(folder, region) for name, region in regions.items()}
+    return {name: _mask_within(folder, region, confine) for name, region in regions.items()}
 
 
-def _mask_within(folder: Path, region: Any) -> Any:
-    """A region whose mask file's path, given alone or beside a label, starts from a folder."""
-    if isinstance(region, str):
-        return within(folder, region)
+def _mask_within(folder: Path, region: Any, confine: bool) -> Any:
+    """Return a region whose mask file's path, given alone or beside a label, starts from a folder."""
     if isinstance(region, Mapping) and isinstance(region.get("mask"), str):
-        mask = within(folder, region["mask"])
+        mask = _within(folder, region["mask"], confine)
         return mask if isinstance(mask, Refused) else {**region, "mask": mask}
-    return region
+    return _within(folder, region, confine)
 
 
 def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> None:
@@ -192,19 +259,23 @@ def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> 
 
 def read_file(
     builder: str,
-    read: Callable[[Path], list[dict[str, Any]]],
+    read: Callable[[Path], list[Any]],
     path: str | PathLike[str],
     images: str | PathLike[str] | None,
     columns: Mapping[str, str] | None,
-) -> tuple[list[dict[str, Any]], Manifest]:
-    """The rows of a file under our column names, their paths resolved, and where they come from.
+    given: Mapping[str, str],
+    confine: bool,
+) -> tuple[list[Any], Manifest]:
+    """Return the rows of a file under our column names, their paths resolved, and where they come from.
 
     Args:
         builder: For the manifest.
-        read: Reads the file.
+        read: Reads the file: mappings, and problems in place of rows that cannot be read.
         path: The file.
         images: The folder that paths start from and stay in; None for the file's own.
-        columns: What the file calls our columns.
+        columns: The file's names of our columns.
+        given: Values by column, for rows that have none of their own.
+        confine: Whether links that lead out of the folder of images are refused.
 
     Raises:
         FileNotFoundError: There is no such file, or folder of images.
@@ -214,11 +285,17 @@ def read_file(
     folder = path.parent if images is None else Path(images)
     if not folder.is_dir():
         raise FileNotFoundError(f"images={str(folder)!r}: there is no such folder")
-    rows = resolve(read(path), path, folder, columns or {})
-    return rows, Manifest(builder, path.name, sha256(path))
+    found = read(path)
+    rows = [row for row in found if not isinstance(row, Problem)]
+    problems = [row for row in found if isinstance(row, Problem)]
+    if rows or not problems:
+        rows = resolve(rows, path, folder, columns or {}, given, confine)
+    return [*rows, *problems], Manifest(builder, path.name, sha256(path))
 
 
-def rows_of_dataset(dataset: "Dataset | IterableDataset", columns: Mapping[str, str]) -> list[dict[str, Any]]:
+def rows_of_dataset(
+    dataset: "Dataset | IterableDataset", columns: Mapping[str, str], given: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """Return the rows of a data set under our column names, images not decoded, class labels by their names.
 
     Raises:
@@ -238,8 +315,8 @@ def rows_of_dataset(dataset: "Dataset | IterableDataset", columns: Mapping[str, 
     ]
     have = list(features) or list(dict.fromkeys(column for row in found for column in row))
     _check_names(columns, have, "the data set")
-    rows = renamed(found, columns)
-    check_columns((set(have) - set(columns.values())) | set(columns), rows)
+    rows = renamed(found, columns, given)
+    check_columns((set(have) - set(columns.values())) | set(columns) | set(given), rows)
     return rows
 
 

@@ -19,7 +19,7 @@ from pyarrow.lib import ArrowInvalid, ArrowTypeError
 from notice_lens.errors import reading
 from notice_lens.files import check_files, sha256
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.records import IMAGES, features
+from notice_lens.pairs.records import features
 from notice_lens.pairs.values import is_missing
 
 if TYPE_CHECKING:
@@ -57,23 +57,29 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
         records: Values by column; columns that not all have are None elsewhere.
         dropped: Whether they are what was dropped, with a reason.
     """
+    import pyarrow as pa
     from datasets import Dataset, Value
+    from datasets.table import InMemoryTable
 
     known = features()
     if dropped:
         known = type(known)({**known, "reason": Value("string"), "detail": Value("string")})
     others = list(dict.fromkeys(column for record in records for column in record if column not in known))
     columns = {column: [record.get(column) for record in records] for column in (*known, *others)}
+    # By Arrow: `datasets` would take the bytes of an image away where a file of its name lies around.
+    tables = [pa.table({column: columns[column] for column in known}, schema=known.arrow_schema)]
     for column in others:
         columns[column] = [None if is_missing(value) else value for value in columns[column]]
         try:
             found = Dataset.from_dict({column: columns[column]})
         except (ArrowInvalid, ArrowTypeError, OverflowError):
             # Values of several types: as text, rather than not at all.
-            columns[column] = [None if value is None else str(value) for value in columns[column]]
-            found = Dataset.from_dict({column: columns[column]})
+            texts = [None if value is None else str(value) for value in columns[column]]
+            found = Dataset.from_dict({column: texts})
         known = type(known)({**known, **found.features})
-    return Dataset.from_dict(columns, features=known)
+        tables.append(found.data.table)
+    arrays = [array for table in tables for array in table.columns]
+    return Dataset(InMemoryTable(pa.Table.from_arrays(arrays, schema=known.arrow_schema)))
 
 
 def refuse_taken(path: Path, overwrite: bool) -> None:
@@ -121,7 +127,7 @@ def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
 
     Raises:
         FileNotFoundError: There are none.
-        ValueError: A file is missing, damaged or none of ours; the message names it.
+        ValueError: A file is missing, damaged or none of ours, or a pair names a picture that is not in the folder.
     """
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")
@@ -129,6 +135,13 @@ def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
     # Before anything is read: Arrow does not survive every damaged file.
     check_files(path, files)
     rows, dropped = (_read(path / name) for name in TABLES)
+    for column, numbers in _paths_alone(rows).items():
+        raise ValueError(
+            f"{path / 'pairs.arrow'}: {column} of pair {rows['id'][numbers[0]]!r} is a path without the picture; "
+            "MinimalPairs.save writes the pictures themselves, and a path in a saved file is never followed"
+        )
+    for column in _paths_alone(dropped):
+        dropped = replace_column(dropped, column, [_without_path(image) for image in dropped[column]])
     return rows, manifest, dropped
 
 
@@ -156,28 +169,59 @@ def _is_ours(path: Path) -> bool:
 
 
 def _write(dataset: "Dataset", path: Path, broken_images: bool = False) -> None:
-    """Writes a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
+    """Write a data set as Arrow, a few rows at a time, with the bytes of the files that it names."""
     import pyarrow as pa
 
-    schema = dataset.features.arrow_schema
+    schema, images = dataset.features.arrow_schema, _image_columns(dataset)
+    # As Arrow has them: `datasets` would take the bytes of an image away where a file of its name lies around.
+    rows = dataset.with_format("arrow")
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(dataset), ROWS_AT_ONCE):
-            rows = cast("dict[str, list[Any]]", dataset[start : start + ROWS_AT_ONCE])
-            for column in IMAGES:
-                rows[column] = [_embedded(image, broken_images) for image in rows[column]]
-            # `datasets` turns images into what Arrow stores, extra columns of images too.
-            part = type(dataset).from_dict(rows, features=dataset.features)
-            writer.write_table(part.with_format("arrow")[:])
+            part = cast("pa.Table", rows[start : start + ROWS_AT_ONCE])
+            columns = {name: part[name] for name in schema.names}
+            for name in images:
+                embedded = [_embedded(image, broken_images) for image in part[name].to_pylist()]
+                columns[name] = pa.chunked_array([pa.array(embedded, type=schema.field(name).type)])
+            writer.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema))
+
+
+def _image_columns(dataset: "Dataset") -> list[str]:
+    """Return the columns of images, those of the user's own included."""
+    from datasets import Image
+
+    return [column for column, feature in dataset.features.items() if isinstance(feature, Image)]
+
+
+def _paths_alone(dataset: "Dataset") -> dict[str, list[int]]:
+    """Return the rows, by column, whose images are paths without bytes."""
+    found = {}
+    for column in _image_columns(dataset):
+        number = 0
+        for chunk in dataset.data.column(column).chunks:
+            fields = dict(zip((field.name for field in chunk.type), chunk.flatten(), strict=True))
+            alone = zip(fields["path"].is_valid(), fields["bytes"].is_null(), strict=True)
+            for path, no_bytes in alone:
+                if path.as_py() and no_bytes.as_py():
+                    found.setdefault(column, []).append(number)
+                number += 1
+    return found
+
+
+def _without_path(image: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an image that is held as a path as one of 0 bytes, which cannot be opened any more."""
+    if image is None or image["bytes"] is not None:
+        return image
+    return {"path": Path(image["path"]).name, "bytes": b""}
 
 
 def _embedded(image: dict[str, Any] | None, may_be_broken: bool) -> dict[str, Any] | None:
-    """An image with its bytes, and its file's name alone: other machines have other folders."""
+    """Return an image with its bytes, and its file's name alone: other machines have other folders."""
     if image is None or image["bytes"] is not None:
         return image
     path = Path(image["path"])
     try:
         return {"path": path.name, "bytes": path.read_bytes()}
-    except OSError:
+    except (OSError, ValueError):
         if may_be_broken:
-            return image
+            return _without_path(image)
         raise

@@ -17,6 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from notice_lens.pairs.problems import ROW, Problem
+
 SEPARATORS = (",", ";", "\t", "|")
 """What cells stand between; of two that divide the header into as many names, the first counts."""
 MISSING_WORDS = ("<NA>", "NA", "NaN", "NaT", "nan")
@@ -110,12 +112,12 @@ def _without_missing(text: str, separator: str) -> str:
     return re.sub(rf'{start}(?:("(?:[^"]|"")*+"?)|(?:{words}){end})', lambda found: found[1] or "", text)
 
 
-def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file by column.
+def read_csv(path: str | PathLike[str]) -> list[dict[str, str] | Problem]:
+    """Return the rows of a CSV file by column; one with more or fewer cells than the header is a problem in its place.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: As `decode` and `csv_rows`, or a row has more or fewer cells than the header.
+        ValueError: As `decode` and `csv_rows`.
     """
     path = Path(path)
     (_, header), *rows = csv_rows(decode(path.read_bytes(), path.name), path.name)
@@ -123,47 +125,56 @@ def read_csv(path: str | PathLike[str]) -> list[dict[str, str]]:
     twice = [column for column in header if header.count(column) > 1]
     if twice:
         raise ValueError(f"{path.name} has the column {twice[0]!r} more than once; expected each once")
+    found: list[dict[str, str] | Problem] = []
     for line, cells in rows:
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path.name}, line {line}: {len(cells)} cells, but the header has {len(header)} columns: "
-                f"{', '.join(header)}; are cells with separators in quotes?"
+        if len(cells) == len(header):
+            found.append(dict(zip(header, cells, strict=True)))
+        else:
+            detail = (
+                f"{len(cells)} cells, but the header has {len(header)} columns: {', '.join(header)}; are cells with "
+                "separators in quotes?"
             )
-    return [dict(zip(header, cells, strict=True)) for _, cells in rows]
+            found.append(Problem(f"{path.name}, line {line}", ROW, detail))
+    return found
 
 
-def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any]]:
+def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any] | Problem]:
     """Return the rows of a file of JSON objects: one a line, an array of them, or one after the other.
+
+    Anything else is a problem in its place, with its line.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: As `decode`, or something in it is no JSON object; the message says in which line.
+        ValueError: As `decode`.
     """
     path = Path(path)
     text = decode(path.read_bytes(), path.name, "a JSON object a line, or an array of objects")
-    rows = []
+    rows: list[dict[str, Any] | Problem] = []
     for line, value in _json_values(text, path.name):
         several = isinstance(value, list)
         for number, row in enumerate(value if several else [value]):
-            if not isinstance(row, dict):
+            if not isinstance(row, dict | Problem):
                 place = f"line {line}, item {number}" if several else f"line {line}"
-                raise ValueError(f"{path.name}, {place} is no JSON object but a {type(row).__name__}")
+                row = Problem(f"{path.name}, {place}", ROW, f"no JSON object but a {type(row).__name__}")
             rows.append(row)
     return rows
 
 
 def _json_values(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    """Yield the line that each JSON value of a text begins in, and the value."""
-    decoder, something = json.JSONDecoder(), re.compile(r"\S")
-    end, line = 0, 1
+    """Yield the line that each JSON value of a text begins in, and the value; a problem where it is none.
+
+    Behind a value that cannot be read, the next line that begins an object counts.
+    """
+    decoder, something, object_ = json.JSONDecoder(), re.compile(r"\S"), re.compile(r"^\s*\{", re.MULTILINE)
+    end, line, counted = 0, 1, 0
     while found := something.search(text, end):
-        line += text.count("\n", end, found.start())
+        line, counted = line + text.count("\n", counted, found.start()), found.start()
         try:
-            value, behind = decoder.raw_decode(text, found.start())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {error.lineno} is no JSON: {error.msg} in column {error.colno}") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets
-            raise ValueError(f"{name}, line {line} is no JSON that can be read: {error}") from error
+            value, end = decoder.raw_decode(text, found.start())
+        # Also a number of thousands of digits, and brackets in brackets.
+        except (ValueError, RecursionError) as error:
+            value = Problem(f"{name}, line {line}", ROW, f"no JSON: {error}")
+            newline = text.find("\n", found.start())
+            following = object_.search(text, newline) if newline >= 0 else None
+            end = following.start() if following else len(text)
         yield line, value
-        line += text.count("\n", found.start(), behind)
-        end = behind

@@ -11,6 +11,7 @@
 A cell that cannot be had costs no other: it is left out, and a note says why.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 FEWEST = 2
 """Pairs that a cell needs."""
+LONGEST_FILE_NAME = 200
+"""Characters of the name of a cell's store; file systems take 255 bytes, and endings are put behind it."""
 SAVED = "report"
 """Folder of what a page is written from."""
 Say = Callable[[str], None]
@@ -109,8 +112,7 @@ def _sweeps(
             if kept is None:
                 continue
             found.task_of[name], found.pairs[name] = task, kept
-            # A task's name is the user's: as a file's name it must not lead elsewhere.
-            store = folder / "cells" / quote(name, safe=" ,")
+            store = folder / "cells" / _file_name(name)
             at_all_words = choices.role == ALL
             results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", found.effects)}
             if not at_all_words and not noisy:
@@ -124,6 +126,14 @@ def _sweeps(
         if into is found.effects:
             say(f"{name}: patching {choices.site} on {len(made.pairs)} pairs ...")
         into[name] = made.run()
+
+
+def _file_name(name: str) -> str:
+    """Return the name of a cell's store. A task's name is the user's: it must not lead elsewhere, nor be too long."""
+    quoted = quote(name, safe=" ,")
+    if len(quoted) <= LONGEST_FILE_NAME:
+        return quoted
+    return f"{quoted[: LONGEST_FILE_NAME - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def _kept(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs.builders.mit_states import adjectives, build_mit_states, labelled_folder
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.near_synonyms import NearSynonyms
@@ -227,7 +228,7 @@ def test_layouts(large: Path, tmp_path: Path):
     (tmp_path / "read me.txt").touch()
     with pytest.raises(
         ValueError,
-        match="is no MIT-States: expected folders named like 'old car', in it or in its 'images' or "
+        match="is no MIT-States: expected folders named like 'large car' or 'large_car', in it or in its 'images' or "
         "'release_dataset/images'; it holds 'car/', 'read me.txt', 'shoes/'",
     ):
         labelled_folder(tmp_path)
@@ -265,3 +266,47 @@ def test_options_that_are_none(bert, tmp_path: Path, options: dict, message: str
 def test_nearest_needs_a_model(bert, tmp_path: Path):
     with pytest.raises(TypeError, match='match="nearest" .*: expected a HookedBLIP as `tokenizer`, got BertTokenizer'):
         build(tmp_path, bert, match="nearest")
+
+
+def test_underscores_and_folders_below(bert, tmp_path: Path):
+    """As unpacked by tools that write no spaces; a folder `release_dataset` above is none of an adjective."""
+    root = tmp_path / "release_dataset" / "images"
+    for name in ("bright_car", "dark_car", "huge_dining_room", "tiny_dining_room", "Bent_Old_Shoe", "smooth car"):
+        for number in range(2):
+            picture(root / name / "part" / f"{number}.jpg")
+    picture(root / "cars" / "0.jpg")
+    picture(root / "0.jpg")
+    for name in ("bright_car/a.heic", "b.HEIC", "adj_car/c.txt", "dark_car/d", ".hidden"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no picture")
+    build(tmp_path, bert).pairs().save(tmp_path / "saved")
+    pairs = MinimalPairs.load(tmp_path / "saved")
+    assert Counter(pair.clean_prompt[slice(*pair.roles["noun"])] for pair in pairs) == {"car": 2, "dining room": 2}
+    assert all(pair.clean_prompt.startswith(("is this car ", "is this dining room ")) for pair in pairs)
+    options = pairs.manifest.options
+    assert options["folders_unnamed"]["cars"] == 1
+    as_pictures = sum(name.lower().endswith(".heic") for name in pairs.dropped["id"])
+    in_no_folder = options["folders_unnamed"].get(".", 0) - 1
+    assert options["skipped_files"].pop(".heic", 0) + as_pictures + in_no_folder == 2
+    assert options["skipped_files"] == {".txt": 1, "no ending": 1}
+
+
+def test_links_in_a_circle_come_to_an_end(bert, tmp_path: Path):
+    root = folders(tmp_path / "states", bright_car=2, dark_car=2)
+    (root / "dark car" / "more").symlink_to(root)
+    (root / "tiny car").symlink_to("tiny car")
+    (root / "dark car" / "loop.jpg").symlink_to("loop.jpg")
+    built = build(root, bert)
+    assert len(built.rows) == 2
+    assert [(problem.id, problem.reason) for problem in built.problems] == [("dark car/loop.jpg", IMAGE)]
+
+
+def test_names_that_are_no_text(bert, tmp_path: Path):
+    root = folders(tmp_path / "states", bright_car=2, dark_car=2)
+    (root / "dark car" / "0.png").rename(root / "dark car" / "\udcff.png")
+    (root / "dark car").rename(root / "dark \udcffcar")
+    (root / "bright car").rename(root / "bright \udcffcar")
+    folders(root, huge_car=2, tiny_car=2)
+    pairs = build(root, bert).pairs()
+    pairs.save(tmp_path / "saved")
+    assert len(MinimalPairs.load(tmp_path / "saved")) == len(pairs) >= 2

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from made_svo import NEAR, OBJECTS, SUBJECTS, VERBS, Probes, counted
+from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.builders.grammar import SLOTS, ing
-from notice_lens.pairs.builders.svo import build_svo
+from notice_lens.pairs.builders.svo import build_svo, svo_probes
+from notice_lens.pairs.builders.svo_csv import as_id
 from notice_lens.pairs.builders.svo_words import NEAR as NEAR_OPTIONS
 from notice_lens.pairs.tokens import pieces
 
@@ -240,3 +242,45 @@ def test_groups(large, bert):
 def test_pictures_differ(large):
     """The folder of these tests is what it claims to be."""
     assert len({np.asarray(Image.open(path)).tobytes() for path in large.images.iterdir()}) > 100
+
+
+def test_ids_as_floats_and_files_without_endings(probes, bert, tmp_path):
+    """As pandas writes a column of ids with a gap, and as pictures lie that were fetched by id."""
+    for name, ending in ((0, "jpg"), ("1.0", "png")):
+        probes.image(name, ending=ending)
+    for name, shown in (("2", 2), ("3.0", 3)):
+        probes.image(shown, ending="webp")
+        (probes.images / f"{shown}.webp").rename(probes.images / name)
+    (probes.images / "notes").write_text("no picture")
+    (probes.images / "photo.raw").touch()
+    probes.row("girl,sit,beach", "boy,sit,beach", "subject", ("0.0", "1.0"))
+    probes.row("dog,sit,beach", "teacher,sit,beach", "subject", ("2.00", 3))
+    probes.write()
+    svo_probes(probes.csv, probes.images, bert, progress=False).save(tmp_path / "saved")
+    pairs = MinimalPairs.load(tmp_path / "saved")
+    assert pairs["id"] == ["svo-2-pos", "svo-2-neg", "svo-3-pos", "svo-3-neg"]
+    assert pairs[2].clean_image.getpixel((0, 0)) == tuple(hashlib.sha256(b"2").digest()[:3])
+    assert pairs.manifest.options["skipped_files"] == {"no ending": 1, ".raw": 1}
+    assert "skipped files: no ending 1, .raw 1" in repr(pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("12.0", "12"), (" 12.000 ", "12"), ("12", "12"), ("007", "007"), ("12.5", "12.5"), ("a.0", "a.0"), ("1e5", "1e5"),
+     ("-3.0", "-3.0"), ("", "")],
+)  # fmt: skip
+def test_ids(text, read):
+    assert as_id(text) == read
+
+
+def test_two_folders_of_links_to_one_cache(probes, bert, tmp_path):
+    """As in a hub's cache: names in one folder, contents under hashes in another."""
+    (tmp_path / "blobs").mkdir()
+    for name in range(2):
+        probes.image(name)
+        blob = tmp_path / "blobs" / hashlib.sha256(bytes([name])).hexdigest()
+        (probes.images / f"{name}.jpg").rename(blob)
+        (probes.images / f"{name}.jpg").symlink_to(f"../blobs/{blob.name}")
+    probes.row("girl,sit,beach", "boy,sit,beach", "subject", (0, 1))
+    probes.row("dog,sit,beach", "teacher,sit,beach", "subject", (0, 1))
+    assert len(probes.build(bert).rows) == 4

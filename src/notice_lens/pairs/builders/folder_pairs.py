@@ -1,4 +1,4 @@
-"""Pairs from folders whose names say what their pictures show: what MIT-States and facial expressions have in common.
+"""Pairs from labelled pictures: what MIT-States and facial expressions have in common.
 
 1. Every picture is read once. Those that cannot be read, that are there twice, or that stand under two labels which
    contradict each other, are problems.
@@ -8,6 +8,7 @@
 4. Each pair becomes a row: questions and roles from one template, symmetric token replacement, donors.
 """
 
+import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ DONORS = ("donor_image", "donor_prompt")
 
 @dataclass(frozen=True)
 class Task:
-    """What a builder asks.
+    """The question of a builder, and where its pictures are.
 
     Attributes:
         builder: Its name, which is the task's.
@@ -43,6 +44,7 @@ class Task:
         opening: The question's words before its options; `{noun}` stands for the noun.
         pool: The words that may replace a value of a group.
         donor_pool: The same for donor prompts.
+        contents: The bytes of pictures that have no file of their own.
     """
 
     builder: str
@@ -50,6 +52,7 @@ class Task:
     opening: Sequence[str]
     pool: Callable[[str, str], Pool]
     donor_pool: Callable[[str, str], Pool]
+    contents: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
 
     def question(self, label: Labelled, other: str, swap: bool = False) -> Question:
         """The question about a picture, with where its roles stand."""
@@ -163,14 +166,14 @@ class Maker:
             "task": self.task.builder,
             "group": couple.group,
             "kind": "vqa",
-            "clean_image": clean.picture.path,
-            "corrupt_image": corrupt.picture.path,
+            "clean_image": clean.picture.source,
+            "corrupt_image": corrupt.picture.source,
             "clean_prompt": question.text,
             "corrupt_prompt": other.text,
             "correct_answer": clean.value,
             "incorrect_answer": corrupt.value,
             "corrupt_answer": None,
-            "donor_image": None if donor is None else donor.picture.path,
+            "donor_image": None if donor is None else donor.picture.source,
             "donor_digest": None if donor is None else donor.picture.digest,
             "donor_prompt": None if third is None else third.text,
             "roles": dict(question.roles),
@@ -187,31 +190,37 @@ def build_pairs(
     n: int | None,
     seed: int,
     match: str | None,
+    confine: bool,
     progress: bool,
     options: Mapping[str, Any],
+    before: Sequence[Problem] = (),
 ) -> Built:
-    """The rows of a task, from labelled folders of pictures.
+    """Make the rows of a task from labelled pictures.
 
     Args:
         task: What is asked.
-        labels: The folders.
+        labels: Which pictures show what.
         tokenizer: As the builders take it; for `match="nearest"` a HookedBLIP.
         n: How many pairs; None for all.
         seed: Of everything that is drawn.
         match: None or "nearest".
+        confine: Whether links that lead out of the task's folder count as unreadable.
         progress: Whether to show progress.
         options: Settings of the builder for the manifest.
+        before: Why some pictures have no label.
 
     Raises:
         PairsError: Not one pair can be made; its message says why.
     """
     maker = Maker(task, as_tokenizer(tokenizer), seed)
-    read = read_labels(labels, task.root, maker.tokenizer, maker.near, progress)
+    read = read_labels(
+        labels, task.root, maker.tokenizer, maker.near, contents=task.contents, confine=confine, progress=progress
+    )
     stock: dict[Place, Counter[str]] = defaultdict(Counter)
     for picture in read.pictures:
         stock[picture.place][picture.value] += 1
     planned = plan(stock, maker.edges(read.pictures), n, seed)
-    problems = [*read.problems, *maker.problems]
+    problems = [*before, *read.problems, *maker.problems]
     if not planned:
         raise PairsError(problems, sum(len(label.files) for label in labels), _no_pairs(stock))
     offer = offered(planned, read.pictures, seed, SPARE)
@@ -221,7 +230,8 @@ def build_pairs(
     rows = [maker.row(couple, first, donor(couple)) for couple, first in zip(found, orders, strict=True)]
     with_donor = {f"with_{column}": sum(row[column] is not None for row in rows) for column in DONORS}
     settings = {"n": n, "match": match, **options, "pictures": len(read.pictures), **with_donor}
-    return Built(task.builder, task.root.resolve().name, read.checksum, seed, rows, problems, settings)
+    source = os.path.basename(os.path.abspath(task.root))
+    return Built(task.builder, source, read.checksum, seed, rows, problems, settings)
 
 
 def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
@@ -245,7 +255,7 @@ def _nearest(blip: Any, pictures: Sequence[Labelled], progress: bool) -> Nearest
     """Pairs pictures that are near each other for the model."""
     from notice_lens.pairs.distance import closest, picture_states
 
-    states = picture_states(blip, [picture.picture.path for picture in pictures], progress=progress)
+    states = picture_states(blip, [picture.picture.source for picture in pictures], progress=progress)
     index = {picture.name: i for i, picture in enumerate(pictures)}
 
     def nearest(first: Sequence[Labelled], second: Sequence[Labelled], times: int) -> list[tuple[Labelled, Labelled]]:

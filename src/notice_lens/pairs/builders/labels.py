@@ -1,7 +1,7 @@
-"""Folders whose names say what their pictures show: read once, and only what can be trusted is kept."""
+"""Pictures whose folders, or a file beside them, say what they show: read once; only what can be trusted is kept."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,10 +16,10 @@ from notice_lens.pairs.tokens import has_unknown
 
 @dataclass(frozen=True)
 class Label:
-    """What a folder's name says about the pictures in it.
+    """What is said about some pictures, as by the name of their folder.
 
     Attributes:
-        folder: The folder, from the one that was asked for.
+        folder: The folder, from the one that was asked for, or what else says it.
         files: The pictures.
         group: What the value is a value of.
         noun: What can be seen.
@@ -35,7 +35,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Labels:
-    """What was read.
+    """The labelled pictures that were read.
 
     Attributes:
         pictures: Those that can be used, each content once, sorted by name.
@@ -48,19 +48,30 @@ class Labels:
     problems: list[Problem]
 
 
-def read_labels(labels: Iterable[Label], root: Path, tokenizer: Any, near: NearSynonyms, progress: bool) -> Labels:
-    """The pictures of labelled folders.
+def read_labels(
+    labels: Iterable[Label],
+    root: Path,
+    tokenizer: Any,
+    near: NearSynonyms,
+    *,
+    contents: Mapping[Path, bytes],
+    confine: bool,
+    progress: bool,
+) -> Labels:
+    """Read the pictures of labels.
 
     Args:
-        labels: The folders.
+        labels: Which pictures show what.
         root: The folder above them all.
         tokenizer: The model's: a folder with a word that it does not know is not used.
         near: Labels that mean nearly the same do not contradict each other.
+        contents: The bytes of pictures that have no file of their own.
+        confine: Whether links out of `root` count as unreadable.
         progress: Whether to show a progress bar.
     """
     problems: list[Problem] = []
     of = {path: label for label in labels if _known(label, tokenizer, problems) for path in label.files}
-    inventory = read_pictures(of, root=root, progress=progress)
+    inventory = read_pictures(of, root=root, contents=contents, confine=confine, progress=progress)
     problems += inventory.problems
     labelled = {
         path: Labelled(picture, relative_name(path, root), of[path].group, of[path].noun, of[path].value)
@@ -76,7 +87,7 @@ def read_labels(labels: Iterable[Label], root: Path, tokenizer: Any, near: NearS
 
 
 def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
-    """Whether the vocabulary has the label's words; if not, that is a problem of the whole folder."""
+    """Return whether the vocabulary has the label's words; if not, that is a problem of the whole folder."""
     unknown = [word for word in (label.noun, label.value) if has_unknown(tokenizer, word)]
     if unknown:
         detail = f"the tokenizer knows {unknown[0]!r} only as [UNK]; {len(label.files)} pictures are not used"
@@ -85,7 +96,7 @@ def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
 
 
 def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
-    """The pictures by name, without any copy of one for which two answers to one question are said to be right."""
+    """Return the pictures by name, without the copies of one that is said to be right for two answers to a question."""
     same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
     for picture in sorted(pictures, key=lambda picture: picture.name):
         same[picture.picture.digest, picture.place].append(picture)

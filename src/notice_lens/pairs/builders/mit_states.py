@@ -5,6 +5,7 @@ that asks such questions: arXiv 2406.16320.
 """
 
 import difflib
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from notice_lens.pairs.builders.folder_pairs import Task, build_pairs, check_options
 from notice_lens.pairs.builders.labels import Label
 from notice_lens.pairs.built import Built
-from notice_lens.pairs.inventory import contents, existing_folder, images_in, is_content, relative_name
+from notice_lens.pairs.inventory import contents, existing_folder, relative_name, walk
 from notice_lens.pairs.replacement import Pool
 from notice_lens.pairs.tokens import as_tokenizer
 
@@ -40,6 +41,7 @@ def mit_states(
     seed: int = 0,
     groups: Iterable[str] = GROUPS,
     match: str | None = None,
+    confine: bool = False,
     progress: bool = True,
 ) -> "MinimalPairs":
     """Minimal pairs of one noun with two adjectives, asked as in "is this box large or tiny?".
@@ -54,14 +56,16 @@ def mit_states(
     over pairs of adjectives, over which adjective is the clean one, and over the order of the options.
 
     Args:
-        folder: MIT-States as published: folders named `{adjective} {noun}`, or a folder that holds them in `images` or
-            `release_dataset/images`. Folders named `adj {noun}` say nothing of the adjective and are skipped.
+        folder: MIT-States as published: folders named `{adjective} {noun}` or `{adjective}_{noun}`, or a folder that
+            holds them in `images` or `release_dataset/images`. Pictures may lie in folders below. Folders named
+            `adj {noun}` say nothing of the adjective and are skipped.
         tokenizer: A HookedBLIP, a Hugging Face tokenizer, a hub id or a folder.
         n: How many pairs; fewer where the pictures do not suffice. None makes all that can be made.
         seed: Of everything that is drawn.
         groups: Which of colour (with brightness), shape (with size) and texture.
         match: "nearest" pairs pictures that are near each other for the model's vision stack; needs a HookedBLIP. None
             takes them as they come.
+        confine: Whether pictures that are links out of the folder count as unreadable.
         progress: Whether to show progress bars.
 
     Raises:
@@ -70,7 +74,9 @@ def mit_states(
         ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
         TypeError: The tokenizer is none, or `match="nearest"` without a HookedBLIP.
     """
-    return build_mit_states(folder, tokenizer, n=n, seed=seed, groups=groups, match=match, progress=progress).pairs()
+    return build_mit_states(
+        folder, tokenizer, n=n, seed=seed, groups=groups, match=match, confine=confine, progress=progress
+    ).pairs()
 
 
 def build_mit_states(
@@ -81,21 +87,25 @@ def build_mit_states(
     seed: Any = 0,
     groups: Any = GROUPS,
     match: Any = None,
+    confine: bool = False,
     progress: bool = True,
 ) -> Built:
-    """The rows of `mit_states`, with the same arguments."""
+    """Make the rows of `mit_states`, with the same arguments."""
     check_options(n, seed, match, tokenizer)
     wanted = _check_groups(groups)
     root = labelled_folder(existing_folder(folder))
     group_of = {word: group for group, words in adjectives().items() for word in words}
-    labels, left_out = [], {"adjectives_in_no_group": Counter(), "folders_without_adjective": Counter()}
-    for path in _labelled(root):
-        adjective, noun = path.name.lower().split(maxsplit=1)
-        label = Label(relative_name(path, root), images_in(path), group_of.get(adjective, ""), noun, adjective)
-        if adjective == _NO_ADJECTIVE:
-            left_out["folders_without_adjective"][noun] += len(label.files)
+    labels, skipped = [], Counter()
+    left_out = {name: Counter() for name in ("adjectives_in_no_group", "folders_without_adjective", "folders_unnamed")}
+    for name, images in _by_folder(root, skipped).items():
+        adjective, noun = _words(name)
+        label = Label(name, images, group_of.get(adjective, ""), noun, adjective)
+        if not noun:
+            left_out["folders_unnamed"][name] += len(images)
+        elif adjective == _NO_ADJECTIVE:
+            left_out["folders_without_adjective"][noun] += len(images)
         elif not label.group:
-            left_out["adjectives_in_no_group"][adjective] += len(label.files)
+            left_out["adjectives_in_no_group"][adjective] += len(images)
         elif label.group in wanted:
             labels.append(label)
     words = as_tokenizer(tokenizer)
@@ -104,41 +114,57 @@ def build_mit_states(
     options = {
         "groups": list(wanted),
         "empty_folders": sum(not label.files for label in labels),
-        **{name: dict(sorted(counts.items())) for name, counts in left_out.items()},
+        **{name: {key: n for key, n in sorted(counts.items()) if n} for name, counts in left_out.items()},
+        "skipped_files": dict(sorted(skipped.items())),
     }
-    return build_pairs(task, labels, tokenizer, n=n, seed=seed, match=match, progress=progress, options=options)
+    return build_pairs(
+        task, labels, tokenizer, n=n, seed=seed, match=match, confine=confine, progress=progress, options=options
+    )
 
 
 @cache
 def adjectives() -> dict[str, list[str]]:
-    """The adjectives that are used, by group."""
+    """Return the adjectives that are used, by group."""
     return tomllib.loads(files("notice_lens.pairs").joinpath("data", "adjectives.toml").read_text(encoding="utf-8"))
 
 
 def labelled_folder(folder: Path) -> Path:
-    """Where in a download the labelled folders are.
+    """Return where in a download the labelled folders are: where one of them has an adjective that is used.
 
     Raises:
         ValueError: Nowhere; the message says what was found instead.
     """
+    used = {word for words in adjectives().values() for word in words}
     for inside in INSIDE:
-        if (folder / inside).is_dir() and _labelled(folder / inside):
-            return folder / inside
+        here = folder / inside
+        if here.is_dir() and any(_words(path.name)[0] in used for path in here.iterdir() if path.is_dir()):
+            return here
     raise ValueError(
-        f"{str(folder)!r} is no MIT-States: expected folders named like 'old car', in it or in its "
+        f"{str(folder)!r} is no MIT-States: expected folders named like 'large car' or 'large_car', in it or in its "
         f"{' or '.join(map(repr, INSIDE[1:]))}; it holds {contents(folder)}"
     )
 
 
-def _labelled(folder: Path) -> list[Path]:
-    """The folders named by an adjective and a noun, sorted."""
-    return sorted(
-        path for path in folder.iterdir() if is_content(path) and len(path.name.split()) > 1 and path.is_dir()
-    )
+def _by_folder(root: Path, skipped: Counter[str]) -> dict[str, list[Path]]:
+    """Return the images of each folder in `root`, those in folders below it included; "." is `root` itself."""
+    found: dict[str, list[Path]] = {}
+    for here, images in walk(root, skipped):
+        name, *_ = relative_name(here, root).split("/")
+        found.setdefault(name, []).extend(images)
+    return found
+
+
+def _words(name: str) -> tuple[str, str]:
+    """Return the adjective and the noun, in lower case, that `large dining room` or `large_dining_room` names.
+
+    Names of one word have no noun: "".
+    """
+    adjective, _, noun = re.sub(r"[\s_]+", " ", name.lower()).strip().partition(" ")
+    return adjective, noun
 
 
 def _check_groups(groups: Any) -> tuple[str, ...]:
-    """The groups in their usual order. Raises ValueError where one is none, with the nearest valid one."""
+    """Return the groups in their usual order. Raises ValueError where one is none, with the nearest valid one."""
     asked = [groups] if isinstance(groups, str) else list(groups)
     for group in asked:
         if group not in GROUPS:

@@ -27,15 +27,14 @@ from notice_lens.pairs.builders.svo_csv import SvoRow, find_images, read_rows
 from notice_lens.pairs.builders.svo_donors import Donors
 from notice_lens.pairs.builders.svo_words import Asked, Words
 from notice_lens.pairs.built import Built
-from notice_lens.pairs.inventory import Picture, image_files, read_pictures
-from notice_lens.pairs.problems import DUPLICATE, IMAGE, Problem
+from notice_lens.pairs.inventory import Picture, image_files, read_pictures, relative_name
+from notice_lens.pairs.problems import DUPLICATE, IMAGE, NO_IMAGE, PairsError, Problem
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders
 from notice_lens.pairs.tokens import as_tokenizer
 
 if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
-NO_IMAGE = "image missing"
 SAME_PICTURE = "both images are one picture"
 
 
@@ -47,6 +46,7 @@ def svo_probes(
     n: int | None = None,
     seed: int = 0,
     groups: Sequence[str] = SLOTS,
+    confine: bool = False,
     progress: bool = True,
 ) -> "MinimalPairs":
     """Minimal pairs from the raw download of SVO-Probes.
@@ -55,12 +55,13 @@ def svo_probes(
 
     Args:
         csv: `svo_probes.csv`, in UTF-8.
-        images: A folder with the pictures by id, such as `123.jpg`; some may be missing.
+        images: A folder with the pictures by id, such as `123.jpg` or `123`; some may be missing.
         tokenizer: A HookedBLIP, a tokenizer, or a hub id or folder: replaced words have equal token counts for it.
         n: How many pairs, as equally many of each group as there are. Both directions of a row go together, so an odd
             number gives one pair fewer. None takes all.
         seed: Of the sampling, the order of the options and the replacements.
         groups: What may differ: `subject`, `verb`, `object`.
+        confine: Whether pictures that are links out of the folder count as unreadable.
         progress: Whether to show a progress bar while pictures are read.
 
     Returns:
@@ -69,9 +70,10 @@ def svo_probes(
     Raises:
         FileNotFoundError: There is no such file or folder.
         ValueError: The file is empty, not in UTF-8 or lacks columns, the folder holds no images, or `n`, `seed` or
-            `groups` is none.
+            `groups` is no valid value.
+        PairsError: Not one pair can be made; its message says why. A ValueError.
     """
-    return build_svo(csv, images, tokenizer, n=n, seed=seed, groups=groups, progress=progress).pairs()
+    return build_svo(csv, images, tokenizer, n=n, seed=seed, groups=groups, confine=confine, progress=progress).pairs()
 
 
 def build_svo(
@@ -82,9 +84,10 @@ def build_svo(
     n: int | None = None,
     seed: int = 0,
     groups: Sequence[str] = SLOTS,
+    confine: bool = False,
     progress: bool = True,
 ) -> Built:
-    """What `svo_probes` makes pairs of; arguments and errors are the same."""
+    """Make the rows of `svo_probes`, with the same arguments and errors."""
     groups = _check(n, seed, groups)
     tokenizer = as_tokenizer(tokenizer)
     path = Path(csv)
@@ -92,7 +95,9 @@ def build_svo(
     rows, problems = read_rows(raw, path.name)
     words = Words(rows, tokenizer)
     rows = [row for row in rows if row.group in groups]
-    rows, pictures, found = _with_pictures(rows, Path(images), progress)
+    skipped: Counter[str] = Counter()
+    files = find_images(image_files(images, skipped))
+    rows, pictures, found = _with_pictures(rows, files, Path(images), confine, progress)
     problems += found
     donors = Donors(rows, pictures, words.near)
     sound: dict[str, Asked] = {}
@@ -102,6 +107,8 @@ def build_svo(
             problems.append(asked)
         else:
             sound[row.id] = asked
+    if not sound:
+        raise PairsError(problems, len({problem.id for problem in problems}), "\nNo pair can be made of its rows")
     drawn = balanced([row for row in rows if row.id in sound], None if n is None else n // 2, seed)
     drawn.sort(key=lambda row: row.line)
     first = option_orders(drawn, seed, lambda row: tuple(sorted(row.options)))
@@ -115,7 +122,13 @@ def build_svo(
         seed=seed,
         rows=built,
         problems=problems,
-        options={"n": n, "groups": list(groups), "rows_used": len(drawn), **_counts(built)},
+        options={
+            "n": n,
+            "groups": list(groups),
+            "rows_used": len(drawn),
+            **_counts(built),
+            "skipped_files": dict(skipped),
+        },
     )
 
 
@@ -142,24 +155,21 @@ def _counts(built: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _with_pictures(
-    rows: Sequence[SvoRow], folder: Path, progress: bool
+    rows: Sequence[SvoRow], files: Mapping[str, Path], folder: Path, confine: bool, progress: bool
 ) -> tuple[list[SvoRow], dict[str, Picture], list[Problem]]:
-    """The rows that have two different pictures and a question of their own, and all pictures by image id."""
-    files, refused = find_images(image_files(folder), folder)
+    """Return the rows with two different pictures and a question of their own, and all pictures by image id."""
     wanted = sorted({image for row in rows for image in (row.positive_id, row.negative_id)} & files.keys())
-    inventory = read_pictures([files[image] for image in wanted], root=folder, progress=progress)
+    inventory = read_pictures([files[image] for image in wanted], root=folder, confine=confine, progress=progress)
     broken = {problem.id: problem.detail for problem in inventory.problems}
     pictures = {image: inventory.pictures[files[image]] for image in wanted if files[image] in inventory.pictures}
     kept, problems, seen = [], [], {}
     for row in rows:
         problem = None
         for image in (row.negative_id, row.positive_id):
-            if image in refused and image not in files:
-                problem = Problem(f"line {row.line}", NO_IMAGE, refused[image])
-            elif image not in files:
-                problem = Problem(f"line {row.line}", NO_IMAGE, f"no image {image}.* in {folder.name}")
+            if image not in files:
+                problem = Problem(f"line {row.line}", NO_IMAGE, f"no image {image:.80}.* in {folder.name}")
             elif image not in pictures:
-                name = files[image].name
+                name = relative_name(files[image], folder)
                 problem = Problem(f"line {row.line}", IMAGE, f"{name}: {broken[name]}")
         problem = problem or _repeated(row, pictures, seen)
         if problem:

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from notice_lens.models.names import nearest
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
+from notice_lens.pairs.inventory import ending
 from notice_lens.pairs.problems import MISSING, Problem
 from notice_lens.pairs.tables import csv_rows, decode
 
@@ -20,10 +21,9 @@ EMPTY_TRIPLET = "empty triplet"
 PARTS = "triplet of other than three parts"
 FLAG = "flags do not say which slot differs"
 SLOT = "triplets do not differ in exactly the slot of the flag"
-UNSAFE_ID = "image id is no plain name"
 
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", ""}
-_ID = re.compile(r"[A-Za-z0-9_-]+")
+_WHOLE = re.compile(r"(\d+)\.0+")
 
 
 class _Refused(ValueError):
@@ -44,7 +44,7 @@ class SvoRow:
         sentence: The description of the positive picture, as it stands.
         positive: What the positive picture shows, in lower case.
         negative: What the negative picture shows.
-        positive_id: The positive picture's file, without its ending.
+        positive_id: The positive picture's file, without its ending, as `as_id` writes it.
         negative_id: The negative picture's.
     """
 
@@ -151,26 +151,26 @@ def _slot(cells: Mapping[str, str]) -> str:
 
 
 def _image_id(cells: Mapping[str, str], column: str) -> str:
-    found = cells[column].strip()
+    found = as_id(cells[column])
     if not found:
         raise _Refused(MISSING, f"{column} is empty")
-    # Ids become file names: one with a slash or dots could point anywhere.
-    if not _ID.fullmatch(found):
-        raise _Refused(UNSAFE_ID, f"{column} is {found!r}; expected letters, digits, _ and - only")
     return found
 
 
-def find_images(files: list[Path], folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """The file of each image id in a folder, and why some have none that may be opened.
+def as_id(text: str) -> str:
+    """Return an image id: a whole number as such, also where a table or a file's name has it as a float (`12.0`)."""
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def find_images(files: Iterable[Path]) -> dict[str, Path]:
+    """Return the file of each image id. Ids are only looked up here, so that none can lead anywhere else.
 
     Args:
-        files: The folder's images. Of several with one name but other endings the first counts.
-        folder: Links that lead out of it are not followed.
+        files: Images. Of several with one name but other endings the first counts.
     """
-    inside, found, refused = folder.resolve(), {}, {}
+    found: dict[str, Path] = {}
     for path in files:
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            refused.setdefault(path.stem, f"{path.name} is a link that leads out of {folder.name}; copy the file there")
-        else:
-            found.setdefault(path.stem, path)
-    return found, refused
+        found.setdefault(as_id(path.name.removesuffix(path.suffix if ending(path.name) else "")), path)
+    return found

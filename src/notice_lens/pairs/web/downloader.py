@@ -1,6 +1,6 @@
 """Images from URLs into a folder, by id: complete, or missing and named in a report.
 
-1. Ids and URLs are checked before anything is fetched.
+1. Ids and URLs are checked before anything is fetched; an id that can be no file's name fails by itself.
 2. What the folder has already is left alone: an id with an image file beside it is done. So a second run fetches only
    what is missing, after failures and after Ctrl-C alike.
 3. Each image is written to `<id>.part`; once its bytes have been decoded it gets the name `<id>.jpg`, `.png`, ... by
@@ -25,11 +25,12 @@ from tqdm.auto import tqdm
 
 from notice_lens.models.pictures import FORMATS, file_format, to_rgb
 from notice_lens.pairs.inventory import EXTENSIONS
-from notice_lens.pairs.problems import IMAGE, SHOWN
+from notice_lens.pairs.problems import IMAGE, storable
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
 from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
 
-_ID = re.compile(r"[A-Za-z0-9_-]+")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
+NO_NAME = "id is no name of a file"
 
 
 def download(
@@ -51,8 +52,8 @@ def download(
     Experimental: it never ran against the web, only against a server that misbehaves in known ways.
 
     Args:
-        urls: The URL of each id: a mapping, or pairs (id, url). Ids become names of files, so they consist of
-            letters, digits, _ and -.
+        urls: The URL of each id: a mapping, or pairs (id, url). Ids become names of files, so they consist of up to
+            200 letters, digits, _ and -; others are not fetched, and reported.
         folder: Where the images lie, made where it is missing. Also written there: `failed.csv`, at each run anew.
         workers: How many images are fetched at a time.
         retries: Further tries after the first, where a failure may pass.
@@ -70,7 +71,8 @@ def download(
         TypeError, ValueError: The ids, the URLs or the settings are not what they have to be; nothing was fetched.
         OSError: The folder cannot be written. What is there stays, and the next run goes on from it.
     """
-    wanted = _entries(urls)
+    asked = _entries(urls)
+    wanted = {id: url for id, url in asked.items() if _ID.fullmatch(id)}
     limits = Limits(retries, max_bytes, connect_timeout, read_timeout, max_seconds)
     if workers < 1:
         raise ValueError(f"workers has to be 1 or more, got {workers}")
@@ -78,13 +80,13 @@ def download(
     _prepare(folder, wanted)
     before = _images(folder, wanted)
     missing = {id: url for id, url in wanted.items() if id not in before}
-    failures: dict[str, Failure] = {}
+    failures = {id: _no_name(id, url) for id, url in asked.items() if id not in wanted}
     try:
         _fetch_all(Fetcher(limits, proxies, allow_private), missing, folder, workers, progress, failures)
     finally:
         files = _images(folder, wanted)
         untried = INTERRUPTED, "the run ended before it was fetched"
-        failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in wanted.items() if id not in files)
+        failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in asked.items() if id not in files)
         write_csv(failed, folder / FAILED)
     return DownloadReport(folder, files, len(files) - len(before), failed)
 
@@ -131,7 +133,7 @@ def _extension(path: Path, content_type: str) -> str:
 
 
 def _entries(urls: Any) -> dict[str, str]:
-    """The URL of each id, once all ids can be names of files."""
+    """Return the URL of each id."""
     if isinstance(urls, str | bytes) or not isinstance(urls, Iterable):
         raise TypeError(f"urls are a mapping from id to URL, or pairs (id, url); got {type(urls).__name__}")
     entries: dict[str, str] = {}
@@ -143,14 +145,13 @@ def _entries(urls: Any) -> dict[str, str]:
             raise TypeError(f"ids and URLs are strings; item {index} is {item!r}")
         if entries.setdefault(id, url) != url:
             raise ValueError(f"id {id!r} has two URLs: {entries[id]} and {url}")
-    bad = [id for id in entries if not _ID.fullmatch(id)]
-    if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise ValueError(
-            "ids become names of files, so they consist of the letters A to Z and a to z, digits, _ and -; "
-            f"got {', '.join(map(repr, bad[:SHOWN]))}{more}"
-        )
     return entries
+
+
+def _no_name(id: str, url: str) -> Failure:
+    """Return the failure of an id that can be no file's name."""
+    detail = f"ids become names of files: up to 200 of the letters A to Z and a to z, digits, _ and -; got {id!r:.220}"
+    return Failure(storable(id), storable(url), NO_NAME, detail)
 
 
 def _prepare(folder: Path, ids: Mapping[str, str]) -> None:

@@ -1,0 +1,81 @@
+"""Saved pairs hold their pictures: no path in a saved file is followed, whoever wrote it."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from notice_lens.pairs import MinimalPairs
+from notice_lens.pairs.problems import IMAGE, Problem
+from pair_rows import make_row, picture
+
+
+def rewritten(file: Path, change) -> None:
+    """The rows of a saved file, changed by hand."""
+    table = Dataset.from_file(str(file)).with_format("arrow")[:]
+    changed = pa.Table.from_pylist([change(row) for row in table.to_pylist()], schema=table.schema)
+    file.unlink()
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(changed)
+
+
+@pytest.fixture
+def saved(folder) -> Path:
+    with Image.open(folder / "5.png") as photo:
+        photo.load()
+    rows = [make_row(n, clean_image=folder / f"{n}.png", photo=photo) for n in range(3)]
+    rows.append(make_row(3, clean_image=folder / "nowhere.png", photo=None))
+    MinimalPairs.from_rows(rows, on_error="drop").save(folder / "saved")
+    return folder / "saved"
+
+
+@pytest.mark.parametrize("column", ["clean_image", "corrupt_image", "donor_image", "photo"])
+@pytest.mark.parametrize("path", ["secret.png", "../secret.png", "absolute"])
+def test_a_path_in_saved_pairs_is_not_followed(saved, folder, monkeypatch, column, path):
+    picture(9).save(folder / "secret.png")
+    monkeypatch.chdir(folder)
+    path = str(folder / "secret.png") if path == "absolute" else path
+
+    def point_away(row):
+        return {**row, column: {"path": path, "bytes": None}} if row["id"] == "pair-1" else row
+
+    rewritten(saved / "pairs.arrow", point_away)
+    with pytest.raises(ValueError, match=rf"pairs.arrow: {column} of pair 'pair-1' is a path without the picture"):
+        MinimalPairs.load(saved)
+
+
+def test_a_path_among_dropped_rows_is_not_followed(saved, folder):
+    """Saving again wrote the bytes of whatever file was named there."""
+    (folder / "secret.png").write_bytes(b"secret")
+    away = {"path": str(folder / "secret.png"), "bytes": None}
+    rewritten(saved / "dropped.arrow", lambda row: {**row, "clean_image": away})
+    MinimalPairs.load(saved).save(folder / "again")
+    assert b"secret" not in (folder / "again" / "dropped.arrow").read_bytes().replace(b"secret.png", b"")
+    assert MinimalPairs.load(folder / "again").dropped[0]["reason"] == IMAGE
+
+
+def test_pictures_in_columns_of_one_s_own_are_saved_too(saved, folder):
+    for file in folder.glob("*.png"):
+        file.unlink()
+    pairs = MinimalPairs.load(saved)
+    assert pairs[2]["photo"].tobytes() == picture(5).tobytes()
+
+
+def test_files_of_the_same_names_in_the_working_folder_change_nothing(folder, tmp_path_factory, monkeypatch):
+    """`datasets` forgets the bytes of an image whose file's name it finds where Python happens to run."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for number in range(6):
+        picture(100 + number).save(elsewhere / f"{number}.png")
+    rows = [make_row(n, clean_image=folder / f"{n}.png") for n in range(3)]
+    monkeypatch.chdir(folder)
+    MinimalPairs.from_rows(rows).save("saved")
+    monkeypatch.chdir(elsewhere)
+    loaded = MinimalPairs.load(folder / "saved")
+    loaded.without([Problem("pair-0", IMAGE, "a detail")], "test").save(folder / "again")
+    again = MinimalPairs.load(folder / "again")
+    assert [pair.clean_image.tobytes() for pair in again] == [picture(n).tobytes() for n in (1, 2)]
+    assert again.dropped[0]["clean_image"]["bytes"] == (folder / "0.png").read_bytes()
+    from_data = MinimalPairs.from_dataset(loaded.dataset)
+    assert [pair.clean_image.tobytes() for pair in from_data] == [picture(n).tobytes() for n in range(3)]

@@ -1,0 +1,21 @@
+"""Names of the stores of cells stay in their folder, differ where the cells do, and fit any file system."""
+
+from pathlib import Path
+
+import pytest
+
+from notice_lens.study.running import _file_name
+
+
+@pytest.mark.parametrize("task", ["states", "../states", "/etc/x", "ä" * 400, "x" * 300, "..", "a\0b", "\n"])
+def test_names_of_stores(tmp_path: Path, task: str):
+    names = {_file_name(f"{task}, {corruption}") for corruption in ("image", "text", "Gaussian noise")}
+    assert len(names) == 3
+    for name in names:
+        path = tmp_path / f"{name}, all positions.zarr"
+        path.mkdir()
+        assert path.parent == tmp_path
+
+
+def test_short_names_are_as_they_were():
+    assert _file_name("states, image") == "states, image"

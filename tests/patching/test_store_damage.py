@@ -16,6 +16,7 @@ from made_stores import SETTINGS, effects
 from notice_lens import HookedBLIP
 from notice_lens.files import replacing
 from notice_lens.pairs import mini_world
+from notice_lens.pairs.web import downloader, report
 from notice_lens.patching import Site, sweep
 from notice_lens.patching.store import Store
 from notice_lens.patching.store_format import read
@@ -231,3 +232,12 @@ def test_tables_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert {file: file.read_text() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["probe.part", "PROBE.PART", "failed.csv.part"])
+def test_downloads_leave_files_of_others_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    assert downloader._ignores_case(tmp_path) == (tmp_path / name.swapcase()).exists()
+    report.write_csv([], tmp_path / "failed.csv")
+    assert (tmp_path / name).read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, "failed.csv"])

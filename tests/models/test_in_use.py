@@ -140,7 +140,9 @@ def test_a_thread_that_waits_too_long_is_refused(small, monkeypatch):
         for use in uses:
             with pytest.raises(RuntimeError, match=r"in use by the thread 'MainThread'.*copy\.deepcopy\(blip\)"):
                 other.submit(use).result()
-        # The thread that has it may use it as it likes.
+        # Inputs can be prepared meanwhile, and the thread that has the model may use it as it likes.
+        image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        assert other.submit(small.blip.prepare, image, "is this red?").result().pixel_values.shape == (1, 3, 32, 32)
         small.blip.run_with_hooks(inputs, fwd_hooks=[(Z, zero)])
         assert list(small.blip.list_hooks()) == [Z]
     with ThreadPoolExecutor(1) as other:

@@ -17,7 +17,7 @@ from notice_lens.models import answers
 from notice_lens.models.cache import BLIPCache
 from notice_lens.models.config import BLIPConfig
 from notice_lens.models.forward_pass import ForwardPass
-from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode, without_modes
 from notice_lens.models.inputs import BLIPInputs, ImageLike, as_strings, text_inputs, to_common_length, to_pixel_values
 from notice_lens.models.lens import Lens
 from notice_lens.models.names import HookName
@@ -147,7 +147,7 @@ class HookedBLIP(ForwardPass):
             raise ValueError(f"{what} is needed, and this model has no processor: from_hf(model, processor) takes one")
         return self.processor
 
-    @one_thread_at_a_time
+    @without_modes()
     def prepare(
         self,
         images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],

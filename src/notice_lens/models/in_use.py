@@ -155,7 +155,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
         in_use = getattr(model, "in_use", None)
         if not isinstance(in_use, InUse):
             return function(*args, **kwargs)
-        with in_use.held(), _without_modes():
+        with in_use.held(), without_modes():
             return function(*args, **kwargs)
 
     return run
@@ -175,7 +175,7 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def _without_modes() -> Iterator[None]:
+def without_modes() -> Iterator[None]:
     """Leaves autocast, and puts new tensors on the CPU, from where they go to the model."""
     with ExitStack() as modes:
         for device in ("cpu", "cuda"):

@@ -107,7 +107,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
             "clean_prompt": "is this apple red or green?", "corrupt_prompt": "is this apple blue or black?",
             "correct_answer": "red", "incorrect_answer": "green",
             "roles": json.dumps({"noun": "apple", "correct": [14, 17]}),
-            "clean_regions": json.dumps({"object": [2, 3, 8, 8], "other": counts}),
+            "clean_regions": json.dumps({"object": {"box": [2, 3, 8, 8], "box_format": "xywh"}, "other": counts}),
         }
         for number in range(2)
     ]  # fmt: skip
@@ -185,7 +185,7 @@ def _make_regions(folder: Path) -> None:
     regions = [
         {"size": [24, 16], "counts": [100, 50, 234]},
         {"size": [24, 16], "counts": "T35b1L4000"},
-        [2, 3, 8, 8],
+        {"box": [2, 3, 8, 8], "box_format": "xywh"},
         [[2.0, 3.0, 8.0, 3.0, 8.0, 9.0]],
     ]
     for number, region in enumerate(regions):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
@@ -78,6 +79,12 @@ def blip() -> HookedBLIP:
 def pairs() -> MinimalPairs:
     """Two pairs that the trained model can be asked about."""
     return mini_world("states", 2, seed=1)
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions as users call them: types are checked at every call in tests alone."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from notice_lens import HookedBLIP, MinimalPairs, __version__, patching
+from notice_lens import HookedBLIP, MinimalPairs, __version__
 from notice_lens.circuits import important_heads
 from notice_lens.cli import main
+from notice_lens.cli_study import make_folder
 from notice_lens.pairs import mini_world
 from notice_lens.patching.running import Sweep
 from notice_lens.patching.store_format import read
@@ -167,6 +168,7 @@ COMMANDS = [[], ["demo"], ["pairs"], ["pairs", "svo"], ["patch"], ["report"], ["
 HELP = """
 import sys
 from notice_lens.cli import main
+from notice_lens.cli_study import make_folder
 for command in {commands!r}:
     try:
         main([*command, "--help"])
@@ -213,7 +215,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[" ".join(options) for options, _ in WRONG])
 def test_what_cannot_be_is_said_before_anything_runs(pairs, tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr(patching, "patch_heads", None)
+    monkeypatch.setattr(Sweep, "run", None)
     out = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", *options)
     assert message in out
     assert out.count("notice-lens:") == 1
@@ -232,8 +234,77 @@ def test_other_choices_do_not_overwrite_an_earlier_run(patched, pairs):
     out, _ = patched
     before = (out / "tables" / "heads.csv").read_text()
     wrong = said("patch", "mini", pairs, "--out", out, "--seed", 1, "--corruption", "image", "--quiet")
-    assert "seed: 0 in the store, 1 asked for" in wrong
+    assert "states, image.zarr is the store of another sweep: seed is 0 there and 1 here; name another folder" in wrong
+    assert len(wrong.splitlines()) == 1
     assert (out / "tables" / "heads.csv").read_text() == before
+
+
+def taken_report(out: Path) -> None:
+    (out / "report").mkdir()
+    (out / "report" / "report.json").write_text('{"format": 1, "title": "Q3"}')
+
+
+def taken_store(out: Path) -> None:
+    (out / "cells" / "states, text.zarr").mkdir(parents=True)
+    (out / "cells" / "states, text.zarr" / "notes.txt").write_text("mine")
+
+
+def taken_check(out: Path) -> None:
+    (out / "cells").mkdir(parents=True)
+    (out / "cells" / "states, text, all positions.zarr").write_text("mine")
+
+
+def taken_tables(out: Path) -> None:
+    (out / "tables").write_text("mine")
+
+
+def taken_page(out: Path) -> None:
+    (out / "report.html").mkdir()
+
+
+TAKEN = {
+    taken_report: "report holds something that is not known to be a report's data",
+    taken_store: "states, text.zarr is there and is no store of a sweep",
+    taken_check: "states, text, all positions.zarr is there and is no store of a sweep",
+    taken_tables: "tables is a file",
+    taken_page: "report.html is a folder",
+}
+
+
+@pytest.mark.parametrize("take", TAKEN)
+def test_an_out_that_is_taken_is_said_before_any_sweep(pairs, tmp_path, monkeypatch, take):
+    monkeypatch.setattr(Sweep, "run", None)
+    take(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    wrong = said("patch", "mini", pairs, "--out", tmp_path, "--quiet")
+    assert TAKEN[take] in wrong
+    assert len(wrong.splitlines()) == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
+OTHER_RUNS = {
+    "--direction noise": "direction is 'denoise' there and 'noise' here",
+    "--site text.attn": "sites[0].activation is 'cross_attn.hook_z' there and 'attn.hook_z' here",
+    "--limit 9": "pair.labels has ",
+}
+
+
+@pytest.mark.parametrize("options", OTHER_RUNS)
+def test_an_out_of_another_run_is_said_before_any_sweep(patched, pairs, monkeypatch, options):
+    monkeypatch.setattr(Sweep, "run", None)
+    out, _ = patched
+    wrong = said("patch", "mini", pairs, "--out", out, "--quiet", "--corruption", "text", *options.split())
+    assert "is the store of another sweep: " in wrong
+    assert OTHER_RUNS[options] in wrong
+    assert "name another folder" in wrong
+    assert len(wrong.splitlines()) == 1
+
+
+def test_a_probe_takes_nobodys_file(pairs, tmp_path):
+    (tmp_path / ".notice-lens").write_text("mine")
+    make_folder(tmp_path)
+    assert (tmp_path / ".notice-lens").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_too_few_pairs(pairs, tmp_path):
@@ -256,7 +327,7 @@ def test_ctrl_c_is_exit_code_130(pairs, tmp_path, monkeypatch):
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(patching, "patch_heads", stopped)
+    monkeypatch.setattr(Sweep, "run", stopped)
     wrong = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", code=130)
     assert wrong.splitlines()[-1] == "stopped; what was done is kept, and the same command goes on from there"
     monkeypatch.setattr(HookedBLIP, "mini", stopped)
@@ -266,6 +337,7 @@ def test_ctrl_c_is_exit_code_130(pairs, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from notice_lens.cli import main
+from notice_lens.cli_study import make_folder
 from notice_lens.patching.store import Store
 write, seen = Store.write, [0]
 

@@ -45,12 +45,12 @@ def results(tmp_path_factory) -> Path:
     from notice_lens.study import run_study
 
     out = tmp_path_factory.mktemp("results")
-    choices = Choices(corruptions=("image",), filtered=False, shown=1, role="all")
+    choices = Choices(corruptions=("image",), filtered=False, shown=1)
     run_study(HookedBLIP.mini(), {"states": mini_world("states", 2)}, out, choices, progress=False)
     return out
 
 
-def _with(**changes: Any) -> Callable[[bytes], bytes]:
+def _with(**changes: Any) -> Any:
     """JSON with other values; None takes a key out."""
 
     def change(content: bytes) -> bytes:
@@ -97,8 +97,7 @@ def _broken(good: Path, folder: Path, file: str, content: Any) -> Path:
     if content is None:
         (folder / file).unlink()
     else:
-        before = (folder / file).read_bytes()
-        (folder / file).write_bytes(content(before) if callable(content) else content)
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content((folder / file).read_bytes()))
     return folder
 
 

@@ -1,10 +1,13 @@
 """`notice-lens pairs table`: wrong rows stop it, or are left out and counted."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from notice_lens.cli import main
 from notice_lens.pairs import MinimalPairs
@@ -56,3 +59,24 @@ def test_seeds_are_refused_before_the_work(seed: str, tmp_path: Path):
         assert stopped.exit_code == 2
         assert "Invalid value for '--seed'" in stopped.stderr
         assert not (tmp_path / "out").exists()
+def test_labels_and_formats_of_boxes(folder: Path):
+    """Given once for all rows; without them the rows stop, with the question."""
+    values = np.zeros((16, 24), np.uint8)
+    values[2:9, 3:15] = 255
+    values[4:7, 5:13] = 15
+    Image.fromarray(values).save(folder / "mask.png")
+    regions = {"clean_regions": {"object": "mask.png"}, "corrupt_regions": {"object": [3, 2, 15, 9]}}
+    cells = "r,t,0.png,1.png,is it red or green?,red,green".split(",") + [
+        json.dumps(value) for value in regions.values()
+    ]
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([[*HEADER.split(","), *regions], cells])
+    asked = ["pairs", "table", str(folder / "pairs.csv"), "--out", str(folder / "saved")]
+    stopped = CliRunner().invoke(main, asked)
+    assert stopped.exit_code == 1
+    assert "label=" in stopped.stderr
+    assert "box_format=" in stopped.stderr
+    made = CliRunner().invoke(main, [*asked, "--label", "15", "--label", "3", "--box-format", "xyxy"])
+    assert made.exit_code == 0, made.output
+    pair = MinimalPairs.load(folder / "saved")[0]
+    assert (pair.clean_regions["object"].sum(), pair.corrupt_regions["object"].sum()) == (3 * 8, 7 * 12)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from notice_lens.cli import main
 from notice_lens.study import Choices
 from open_questions import open_questions
 
-QUICK = {"n_permutations": 500, "n_bootstrap": 50}
+QUICK: dict[str, Any] = {"n_permutations": 500, "n_bootstrap": 50}
 pytestmark = pytest.mark.filterwarnings("ignore::notice_lens.circuits.clusters.FewClusters")
 
 
@@ -62,7 +63,7 @@ def test_statistics_and_figures_need_no_role(mini, pairs, effects):
     assert circuits.universal_heads(two, **QUICK).attrs["role"] == "all"
     assert circuits.compare_corruptions(two, n_bootstrap=50).attrs["role"] == "all"
     drawn = [viz.heads(effects), viz.heads(effects, role="all")]
-    np.testing.assert_array_equal(drawn[0].data[0].z, drawn[1].data[0].z)
+    np.testing.assert_array_equal(drawn[0].data[0]["z"], drawn[1].data[0]["z"])
     assert viz.heads(important).layout.title.text.endswith("at the role all")
     assert viz.modules(patching.patch_modules(mini, pairs, progress=False)).data
 

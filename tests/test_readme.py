@@ -21,8 +21,8 @@ def test_the_blocks_run_as_printed():
     exec(many, names)
     assert 95 <= len(names["pairs"]) <= 100
     assert dict(names["effects"].sizes) == {"pair": 20, "layer": 3, "head": 8, "role": 6}
-    assert {"low", "high", "q"} <= set(names["heads"])
     exec(there, names)
+    assert {"low", "high", "q"} <= set(names["heads"])
     assert len(names["cache"]) > 100
     hooked = names["blip"].run_with_hooks(
         names["inputs"], fwd_hooks=[("text.blocks.2.cross_attn.hook_z", names["my_hook"])]
@@ -51,11 +51,13 @@ def test_the_docs_of_pairs(tmp_path, monkeypatch):
     for color in ("red", "green"):
         Image.new("RGB", (80, 60), color).save(f"{color}_apple.jpg")
     names: dict = {"HookedBLIP": HookedBLIP}
-    first, own, raw, noise = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    first, own, regions, raw, noise = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     exec(first, names)
     assert len(names["pairs"]) > 90
     exec(noise, names)
     assert names["logits"].shape[0] == 4
     exec(own.partition('pairs = MinimalPairs.from_csv("')[0], names)
     assert names["pairs"][0].corrupt_prompt == "is this apple blue or black?"
+    exec(regions, names)
+    assert names["pairs"][0].clean_regions["object"].sum() == 40 * 20
     compile(raw, "docs/pairs.md", "exec")

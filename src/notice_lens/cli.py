@@ -40,7 +40,8 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # and not what a program put there
+            # A program may have put a stream of its own there.
+            if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **options)
 

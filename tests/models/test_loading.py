@@ -1,15 +1,19 @@
 """Loading: folders and in-memory models, every key and field accounted for, nothing of the caller's touched."""
 
+import copy
+import io
 import json
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import KINDS, as_tuple, make_pair, relative_error
-from notice_lens import HookedBLIP
+from made_up import made_up_pairs
+from notice_lens import HookedBLIP, patching
 from notice_lens.models.loading import translate
-from notice_lens.models.random_blip import random_blip, save_random_checkpoint
+from notice_lens.models.random_blip import processor, random_blip, random_hf, save_random_checkpoint
 from oracle import Oracle
 
 
@@ -206,7 +210,7 @@ def test_a_pickle_with_code_in_it_is_not_run(vqa_folder, tmp_path):
 
     (vqa_folder / "model.safetensors").unlink()
     torch.save({"weights": Attack()}, vqa_folder / "pytorch_model.bin")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(ValueError, match="no pickle of weights alone, and code in it is not run"):
         HookedBLIP.from_pretrained(vqa_folder)
     assert not (tmp_path / "pwned").exists()
 
@@ -265,3 +269,270 @@ def test_the_mini_model_sees():
     theirs = BlipForQuestionAnswering.from_pretrained(mini_folder(), dtype=torch.float32).eval()
     expected = Oracle(theirs, "vqa").logits(inputs.pixel_values, inputs.input_ids)
     assert relative_error(blip(inputs), expected) < 1e-5
+
+
+# Files that cannot be read, and what is no model
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1446\n"
+SAFETENSORS = "model.safetensors"
+
+
+def as_pickle(folder, data: bytes) -> None:
+    (folder / SAFETENSORS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(data)
+
+
+def as_index(folder, data: bytes) -> None:
+    (folder / SAFETENSORS).rename(folder / "model-1.safetensors")
+    (folder / f"{SAFETENSORS}.index.json").write_bytes(data)
+
+
+def pickled(what) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(what, buffer)
+    return buffer.getvalue()
+
+
+BROKEN = {
+    "safetensors cut short": (SAFETENSORS, lambda data: data[:-10], "incomplete"),
+    "safetensors cut in the header": (SAFETENSORS, lambda data: data[:100], "header"),
+    "safetensors of LFS": (SAFETENSORS, lambda data: LFS_POINTER, "Git LFS pointer .*git lfs pull"),
+    "safetensors that is a page": (SAFETENSORS, lambda data: b"<!DOCTYPE html><html>not found</html>", "header"),
+    "no safetensors in it": (SAFETENSORS, lambda data: b"", "it is empty"),
+    "config of LFS": ("config.json", lambda data: LFS_POINTER, "Git LFS pointer"),
+    "config cut short": ("config.json", lambda data: data[:50], r"line \d"),
+    "config a list": ("config.json", lambda data: b"[1]", "it is a list; expected a mapping"),
+    "config in UTF-16": ("config.json", lambda data: data.decode().encode("utf-16"), "codec can't decode"),
+    "tokenizer cut short": ("tokenizer.json", lambda data: data[:200], r"line \d"),
+    "tokenizer without a model": ("tokenizer.json", lambda data: b"{}", "Model missing"),
+    "tokenizer of LFS": ("tokenizer.json", lambda data: LFS_POINTER, "Git LFS pointer"),
+    "tokenizer's config": ("tokenizer_config.json", lambda data: b"null", "it is a NoneType"),
+    "processor's config": ("processor_config.json", lambda data: b"{", "Expecting property name"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named(vqa_folder, case):
+    name, edit, why = BROKEN[case]
+    path = vqa_folder / name
+    path.write_bytes(edit(path.read_bytes()))
+    with pytest.raises(ValueError, match=f"{name} cannot be read: .*{why}"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "it is empty"),
+        (b"garbage", "no pickle of weights alone"),
+        (LFS_POINTER, "Git LFS pointer"),
+        (pickled({"model": {"a": torch.zeros(2)}}), "something else than weights by name"),
+        (pickled([torch.zeros(2)]), "something else than weights by name"),
+        (pickled({"a": torch.zeros(9)})[:-40], "zip archive"),
+    ],
+)
+def test_a_broken_pickle_is_named(vqa_folder, data, why):
+    as_pickle(vqa_folder, data)
+    with pytest.raises(ValueError, match=rf"pytorch_model.bin cannot be read: .*{why}"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "it is empty"),
+        (b'{"weight_map": ', "Expecting value"),
+        (b'{"metadata": {}}', "it has no 'weight_map'"),
+        (b'{"weight_map": ["model-1.safetensors"]}', "list"),
+        (b'{"weight_map": {"a": 1}}', "not int"),
+        (b'{"weight_map": {"a": "../secret.safetensors"}}', "not in the checkpoint's folder"),
+        (b'{"weight_map": {"a": "/etc/passwd"}}', "not in the checkpoint's folder"),
+    ],
+)
+def test_a_broken_index_is_named(vqa_folder, data, why):
+    as_index(vqa_folder, data)
+    with pytest.raises(ValueError, match=rf"index.json cannot be read: .*{why}"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_a_shard_that_is_broken_or_not_there_is_named(vqa_folder):
+    as_index(vqa_folder, b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
+    with pytest.raises(FileNotFoundError, match=r"names model-2.safetensors, which is not there"):
+        HookedBLIP.from_pretrained(vqa_folder)
+    (vqa_folder / "model-2.safetensors").write_bytes(LFS_POINTER)
+    with pytest.raises(ValueError, match=r"model-2.safetensors cannot be read: .*LFS"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "message"),
+    [
+        ("text_config", {"num_attention_heads": "12"}, "config.json cannot be read: .*num_attention_heads.* got str"),
+        ("text_config", {"num_attention_heads": 0}, "num_attention_heads is 0; expected a whole number from 1"),
+        ("vision_config", {"patch_size": 0}, "patch_size is 0; expected a whole number from 1"),
+        ("vision_config", {"hidden_size": -96}, "hidden_size is -96; expected a whole number"),
+        ("vision_config", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; .* 1 to 1,000"),
+        ("text_config", {"hidden_act": "gelu_nw"}, "hidden_act 'gelu_nw'; did you mean 'gelu_new'"),
+        ("text_config", {"bos_token_id": 99_999}, "bos_token_id is 99999; expected the id of a token, 0 to"),
+        (
+            None,
+            {"architectures": "BlipForQuestionAnswering"},
+            "names BlipForQuestionAnswering arch.*; expected one of",
+        ),
+        (None, {"quantization_config": {"load_in_8bit": True, "quant_method": "bitsandbytes"}}, "is quantised"),
+    ],
+)
+def test_a_value_of_the_config_that_cannot_be_is_named(vqa_folder, part, fields, message):
+    edit_config(vqa_folder, part, **fields)
+    with pytest.raises(ValueError, match=message):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("blip-vqa-base", "Salesforce/blip-vqa-base"),
+        ("BLIP-VQA-capfilt-large", "Salesforce/blip-vqa-capfilt-large"),
+        ("blip-image-captioning-bse", "Salesforce/blip-image-captioning-base"),
+        ("salesforce/blip-itm-base-coc", "Salesforce/blip-itm-base-coco"),
+    ],
+)
+def test_a_name_close_to_a_published_one_is_guessed(name, meant):
+    with pytest.raises(FileNotFoundError, match=f"did you mean {meant}"):
+        HookedBLIP.from_pretrained(name)
+    with pytest.raises(FileNotFoundError) as error:
+        HookedBLIP.from_pretrained("gpt2")
+    assert "did you mean" not in str(error.value)
+
+
+def test_adapters_alone_are_no_model(vqa_folder):
+    (vqa_folder / "config.json").rename(vqa_folder / "adapter_config.json")
+    with pytest.raises(FileNotFoundError, match=r"adapters and not a model: load their base model, merge them"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def spoiled(weights, value, name="text_encoder.embeddings.LayerNorm.weight"):
+    weights[name] = torch.full_like(weights[name], value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_said_at_once(vqa_folder, value):
+    edit_weights(vqa_folder, partial(spoiled, value=value))
+    with pytest.raises(ValueError, match=r"1 of \d+ weights are NaN or infinite, such as text.ln_embed.weight"):
+        HookedBLIP.from_pretrained(vqa_folder)
+    hf = random_hf()
+    with torch.no_grad():
+        hf.vision_model.embeddings.class_embedding[..., 3] = value
+    with pytest.raises(ValueError, match=r"weights are NaN or infinite, such as vision.class_embedding"):
+        HookedBLIP.from_hf(hf)
+
+
+def test_whole_numbers_are_quantised_weights(vqa_folder):
+    def as_bytes(weights):
+        name = "text_encoder.encoder.layer.0.attention.self.query.weight"
+        weights[name] = (weights[name] * 100).to(torch.int8)
+
+    edit_weights(vqa_folder, as_bytes)
+    with pytest.raises(ValueError, match=r"1 of \d+ weights are of torch.int8, .*quantised"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+class PeftModel(torch.nn.Module):
+    """As peft wraps a model."""
+
+    def __init__(self, base_model):
+        super().__init__()
+        self.base_model = base_model
+
+
+class PeftModelForSeq2Seq(PeftModel):
+    pass
+
+
+class Lora(torch.nn.Module):
+    """As peft puts adapters into a model."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer, self.lora_A = base_layer, torch.nn.ModuleDict({"default": torch.nn.Linear(2, 2)})
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, on importing its compiler
+@pytest.mark.parametrize(
+    ("wrap", "cause", "way_out"),
+    [
+        (torch.compile, "OptimizedModule", "model._orig_mod"),
+        (torch.nn.DataParallel, "DataParallel", "model.module"),
+        (PeftModel, "PeftModel", r"model.merge_and_unload\(\)"),
+        (PeftModelForSeq2Seq, "PeftModel", r"model.merge_and_unload\(\)"),
+    ],
+)
+def test_a_wrapped_model_says_how_to_unwrap_it(vqa, wrap, cause, way_out):
+    with pytest.raises(TypeError, match=rf"wrapped in {cause}: .* Give {way_out} instead"):
+        HookedBLIP.from_hf(wrap(vqa.hf), vqa.blip.processor)
+    if wrap is not torch.compile:
+        with pytest.raises(TypeError, match=rf"wrapped in {cause}"):
+            patching.sweep(wrap(vqa.blip), made_up_pairs("vqa"), "text.attn", progress=False)
+
+
+def test_a_model_without_plain_weights_says_so():
+    with_adapters = random_hf()
+    with_adapters.text_encoder.pooler = Lora(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"adapters in it, such as text_encoder.pooler.base_layer.weight: merge them"):
+        HookedBLIP.from_hf(with_adapters)
+    with pytest.raises(ValueError, match=r"\d+ of \d+ weights are on the meta device, .*without device_map"):
+        HookedBLIP.from_hf(random_hf().to("meta"))
+    offloaded = random_hf()
+    offloaded.text_decoder.to("meta")
+    with pytest.raises(ValueError, match=r"weights are on the meta device, .* such as text_decoder"):
+        HookedBLIP.from_hf(offloaded)
+    quantised = random_hf()
+    quantised.itm = torch.nn.ParameterDict(
+        {"weight": torch.nn.Parameter(torch.zeros(3, 1, dtype=torch.uint8), requires_grad=False)}
+    )
+    with pytest.raises(ValueError, match=r"weights are quantised, such as itm.weight: .* without quantization_config"):
+        HookedBLIP.from_hf(quantised)
+
+
+def test_a_processor_of_ones_own(vqa_folder, tmp_path):
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    mine, elsewhere = processor(), tmp_path / "processor"
+    expected = HookedBLIP.from_pretrained(vqa_folder).generate(image, "is this red?")
+    mine.save_pretrained(elsewhere)
+    for file in vqa_folder.glob("*token*"):
+        file.unlink()
+    assert HookedBLIP.from_pretrained(vqa_folder).processor is None
+    assert HookedBLIP.from_pretrained(vqa_folder, processor=mine).processor is mine
+    assert HookedBLIP.from_pretrained(vqa_folder, processor=elsewhere).generate(image, "is this red?") == expected
+    with pytest.raises(TypeError, match=r"processor is a BertTokenizer; expected a BlipProcessor"):
+        HookedBLIP.from_pretrained(vqa_folder, processor=mine.tokenizer)
+    with pytest.raises(FileNotFoundError, match=r"nowhere.*there is no tokenizer.json"):
+        HookedBLIP.from_pretrained(vqa_folder, processor=tmp_path / "nowhere")
+
+
+def test_words_added_to_the_tokenizer_alone_are_found(vqa_folder, tmp_path):
+    longer = processor()
+    longer.tokenizer.add_tokens(["florble", "gnarf"])
+    with pytest.raises(ValueError, match=r"has 267 words and the model's embedding 265: florble, gnarf have no embedd"):
+        HookedBLIP.from_pretrained(vqa_folder, processor=longer)
+    with pytest.raises(ValueError, match="florble, gnarf have no embedding"):
+        HookedBLIP.from_hf(random_hf(tokenizer=processor().tokenizer), longer)
+    blip = HookedBLIP.from_pretrained(vqa_folder)
+    blip.tokenizer.add_tokens(["zzyzx"])
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    for question, answer in (("is this zzyzx?", "red"), ("is this red?", "zzyzx")):
+        with pytest.raises(ValueError, match="has a word 'zzyzx' that the model has no embedding for"):
+            blip.prepare(image, question, answer)
+
+
+def test_a_word_in_the_place_of_dec_is_found(bert):
+    """Published tokenizers end where the model's [DEC] begins: an added word would read [DEC]'s embedding."""
+    published = random_hf(tokenizer=processor().tokenizer, text={"vocab_size": 30_524, "bos_token_id": 30_522})
+    mine = processor()
+    mine.tokenizer = bert
+    assert HookedBLIP.from_hf(published, mine).cfg.dec_token_id == len(bert)
+    mine.tokenizer = copy.deepcopy(bert)
+    mine.tokenizer.add_tokens(["florble"])
+    with pytest.raises(ValueError, match="florble has no embedding"):
+        HookedBLIP.from_hf(published, mine)

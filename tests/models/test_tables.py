@@ -76,6 +76,30 @@ def test_checks_run_on_what_a_processor_gives(vqa):
     assert vqa.blip.check({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids}).passed
 
 
+def test_a_self_patch_that_changes_something_is_named(monkeypatch):
+    """A fault that a self-patch alone shows: as long as somebody looks, attention mixes other values."""
+    pair = make_pair("vqa")
+    attention = pair.blip.decoder.blocks[3].cross_attn
+    mix = attention._mix_looked_at
+    monkeypatch.setattr(attention, "_mix_looked_at", lambda *args: mix(*args) * 1.01)
+    failures = {failure.name: failure.where for failure in pair.blip.check().failures}
+    where = failures["a self-patch in the first or last layers changes nothing"]
+    assert where.startswith("decoder.blocks.3.cross_attn.")
+
+
+def test_a_check_is_a_few_runs_of_the_model_and_shows_how_far_it_is(vqa, capsys):
+    runs = []
+    handle = vqa.blip.vision.blocks[1].register_forward_hook(lambda *_: runs.append(None))
+    assert vqa.blip.check().passed
+    handle.remove()
+    assert len(runs) < 10, "the middle layer has no hook point that is checked, so each run of it is one of the model"
+    shown = capsys.readouterr()
+    assert "checking hook points" in shown.err
+    assert not shown.out
+    vqa.blip.check(progress=False)
+    assert not capsys.readouterr().err
+
+
 def test_one_image_is_too_few(vqa):
     with pytest.raises(ValueError, match="needs two or more; got 1"):
         check(vqa.blip, vqa.inputs())

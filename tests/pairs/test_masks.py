@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw, ImageFilter
@@ -217,6 +217,7 @@ def test_what_is_no_mask_of_one_object(region, message):
         read(region)
 
 
+@settings(deadline=None)
 @given(arrays(np.uint8, st.just(SIZE), elements=st.sampled_from([0, 3, 9])), st.sampled_from([0, 3, 9]))
 def test_a_label_is_where_its_value_stands(values, label):
     if (values == label).any():

@@ -1,9 +1,9 @@
 """MinimalPairs: rows in, checked pairs out, nothing lost on the way."""
 
 import io
+import json
 import re
 
-import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,12 +18,6 @@ from pair_rows import make_row, picture
 
 MASK = np.zeros((16, 24), bool)
 MASK[:8, :12] = True
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The functions as users call them: types are checked at every call in tests alone."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def some(n=4, **changes):
@@ -404,11 +398,56 @@ def test_saving_never_replaces_what_it_should_not(tmp_path):
     assert len(MinimalPairs.load(tmp_path / "saved")) == 1
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="it is no folder of pairs, so it is never replaced"):
+    with pytest.raises(FileExistsError, match="it is no folder of pairs alone, so it is never replaced"):
         pairs.save(tmp_path / "thesis", overwrite=True)
     with pytest.raises(FileNotFoundError, match="no pairs in .*thesis: expected a folder that MinimalPairs.save wrote"):
         MinimalPairs.load(tmp_path / "thesis")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "thesis"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "pairs.arrow", "dropped.arrow"])
+def test_damaged_pairs_are_named(tmp_path, name):
+    folder = some(2).save(tmp_path / "saved")
+    content = (folder / name).read_bytes()
+    middle = len(content) // 2
+    for damaged in (content[:middle], content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :], b""):
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} .*(damaged|no manifest)"):
+            MinimalPairs.load(folder)
+    (folder / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{name} is missing|no pairs in"):
+        MinimalPairs.load(folder)
+
+
+def test_pairs_of_version_0_1_are_read_and_their_damage_is_named(tmp_path):
+    pairs = some(2)
+    folder = pairs.save(tmp_path / "saved")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    old = {name: value for name, value in manifest.items() if name not in ("files", "sha256")}
+    (folder / "manifest.json").write_text(json.dumps(old))
+    assert MinimalPairs.load(folder).fingerprint == pairs.fingerprint
+    (folder / "pairs.arrow").write_bytes((folder / "pairs.arrow").read_bytes()[:100])
+    with pytest.raises(ValueError, match="pairs.arrow cannot be read"):
+        MinimalPairs.load(folder)
+    for wrong in ({}, [], {**old, "steps": None}, {name: value for name, value in old.items() if name != "kept"}):
+        (folder / "manifest.json").write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match="manifest.json is no manifest of pairs"):
+            MinimalPairs.load(folder)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "pairs.arrow.bak"])
+def test_a_folder_with_more_than_pairs_is_never_replaced(tmp_path, name):
+    pairs = some(2)
+    folder = pairs.save(tmp_path / "saved")
+    (folder / name).write_text("mine")
+    with pytest.raises(FileExistsError, match="it is no folder of pairs alone, so it is never replaced"):
+        pairs.save(folder, overwrite=True)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "manifest.json").write_text('{"name": "an app", "version": "0.1.0"}')
+    (tmp_path / "theirs" / "pairs.arrow").write_text("somebody else's")
+    with pytest.raises(FileExistsError, match="never replaced"):
+        pairs.save(tmp_path / "theirs", overwrite=True)
+    assert (folder / name).read_text() == "mine"
 
 
 def test_resizing_takes_regions_along():

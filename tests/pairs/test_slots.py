@@ -120,7 +120,7 @@ def test_open_questions_are_told_what_to_replace(bert):
         symmetric_replacement(some_role, bert, slots="nuon")
 
 
-def test_pools_are_words_in_any_container(bert):
+def test_pools_are_words_in_any_container(bert, unchecked):
     words = ["pink", "orange", "gold", "silver"]
     expected = symmetric_replacement(fruit(), bert, pool=words)["corrupt_prompt"]
     for pool in (np.array(words), pd.Series(words), tuple(words), set(words), (word for word in words)):

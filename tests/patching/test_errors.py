@@ -76,7 +76,7 @@ def test_a_model_that_is_none(other: Any) -> None:
 
 
 def test_roles_are_positions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
-    with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes all"):
+    with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes each"):
         patch_heads(blip, pairs, roles=["correct"])
 
 
@@ -204,6 +204,12 @@ def test_one_control_needs_no_list(blip: HookedBLIP, pairs: MinimalPairs) -> Non
         (lambda logits: logits[:, 0], ValueError, "metric 'mine' gave [2, "),
         (lambda logits: 3.0, TypeError, "metric 'mine' gave a float for 2 rows of logits [2, 1, "),
         (lambda logits: logits.numpy()[:, 0, 0], TypeError, "metric 'mine' gave a ndarray for 2 rows"),
+        (lambda logits: logits[:1, 0, 0], ValueError, "metric 'mine' gave [1] for 2 rows"),
+        (lambda logits: logits[:, 0, 0] * 1j, TypeError, "metric 'mine' gave torch.complex64"),
+        (lambda logits: torch.fft.fft(logits[:, 0])[:, 0], TypeError, "metric 'mine' gave torch.complex64"),
+        (lambda logits: logits[:, 0, 0].to_sparse(), TypeError, "metric 'mine' gave torch.float32 (torch.sparse_coo)"),
+        (lambda logits: logits[:, 0, 0] / 0, ValueError, "metric 'mine' gave NaN or infinity for 2 of 2 rows"),
+        (lambda logits: torch.tensor([1.0, torch.nan]), ValueError, "metric 'mine' gave NaN or infinity for 1 of 2"),
     ],
 )
 def test_a_metric_of_another_shape(
@@ -257,3 +263,56 @@ def test_heads_and_modules(blip: HookedBLIP, pairs: MinimalPairs) -> None:
 def test_the_mean_is_not_for_patterns(blip: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("source='mean' is not for scores and patterns (text.blocks.0.cross_att")):
         sweep(blip, pairs, "text.cross_attn.pattern", source="mean", progress=False)
+
+
+def _into(logits: torch.Tensor) -> torch.Tensor:
+    logits.zero_()
+    return logits[:, 0, 0]
+
+
+def _into_the_rows(logits: torch.Tensor) -> torch.Tensor:
+    logits[:, -1] += torch.arange(logits.shape[-1])
+    return logits[:, -1, 3]
+
+
+def _through_numpy(logits: torch.Tensor) -> torch.Tensor:
+    logits.numpy()[...] = 7
+    return logits.sum((1, 2)) * 0
+
+
+class _Buffered:
+    """A metric that returns the same tensor each time, and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[torch.Tensor] = []
+        self.buffer = torch.zeros(0)
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        for earlier in self.seen:
+            earlier.fill_(99)
+        self.seen.append(logits)
+        if len(self.buffer) < len(logits):
+            self.buffer = torch.zeros(len(logits))
+        self.buffer.fill_(-5)
+        self.buffer[: len(logits)] = logits[:, 0, 3]
+        return self.buffer[: len(logits)]
+
+
+def _in_place_log_softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))[:, -1, 3]
+
+
+@pytest.mark.parametrize("function", [_into, _into_the_rows, _through_numpy, _Buffered(), _in_place_log_softmax])
+def test_a_metric_that_writes_changes_no_other(
+    blip: HookedBLIP, pairs: MinimalPairs, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notice_lens.patching.batch.ROWS_OF_LOGITS", 5)  # several calls for each wave
+    site, built_in = Site.of(blip, "text.attn", layers=2), dict.fromkeys(["answer_prob", "logit_diff_change", "kl"])
+    plain = sweep(
+        blip, pairs, site, metrics={**built_in, "own": lambda logits: logits[:, 0, 3].clone()}, progress=False
+    )
+    written = sweep(blip, pairs, site, metrics={**built_in, "own": function, "last": _into}, progress=False)
+    for name in plain.data_vars:
+        if name.startswith("own") and not isinstance(function, _Buffered):
+            continue
+        np.testing.assert_array_equal(written[name], plain[name], err_msg=str(name))

@@ -151,8 +151,11 @@ def test_nothing_is_left_on_the_model_by_an_exception(
         sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
     assert hooked_points(blip) == []
     assert not any(getattr(module, "use_attn_result", False) for module in blip.modules())
+    left[0] = calls
+    with pytest.raises(RuntimeError, match="of the caller's own"):  # its lock is free, too
+        sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
     left[0] = 10**6
-    sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)  # its lock is free, too
+    sweep(blip, pairs, site, metrics={"mine": breaks}, **options)
 
 
 def test_an_exception_in_a_recorded_run_leaves_nothing_on_the_model(
@@ -194,18 +197,21 @@ def stored(blip: HookedBLIP, pairs: MinimalPairs, tmp_path_factory: pytest.TempP
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"corruption": "text"}, "corruption: 'image' in the store, 'text' asked for"),
-    ({"direction": "noise"}, "direction: 'denoise' in the store, 'noise' asked for"),
-    ({"contrast": "incorrect"}, "contrast: 'auto' in the store, 'incorrect' asked for"),
-    ({"source": "zero"}, "source: 'other' in the store, 'zero' asked for"),
-    ({"metrics": ["kl"]}, "asked for"),
-    ({"controls": ["self"]}, "controls: ['self', 'mismatched'] in the store, ['self'] asked for"),
-    ({"min_gap": 0.5}, "min_gap: 0.001 in the store, 0.5 asked for"),
-    ({"seed": 1}, "seed: 0 in the store, 1 asked for"),
-    ({"dtype": "float64"}, "variable kl.dtype: "),
-    ({"layers": 2}, "coordinate 'layer': 1 of 1 differ, first number 0: 1 in the store, 2 asked for"),
-    ({"heads": [0]}, "coordinate 'head': 8 along 'head' in the store, 1 along 'head' asked for"),
-    ({"positions": ["noun"]}, "coordinate 'role': 6 along 'role' in the store, 1 along 'role' asked for"),
+    ({"corruption": "text"}, "corruption is 'image' there and 'text' here"),
+    ({"direction": "noise"}, "direction is 'denoise' there and 'noise' here"),
+    ({"contrast": "incorrect"}, "contrast is 'auto' there and 'incorrect' here"),
+    ({"source": "zero"}, "source is 'other' there and 'zero' here"),
+    (
+        {"metrics": ["kl"]},
+        "metrics is ['answer_prob', 'prob_change', 'logit_diff_change', 'patching_effect', 'kl'] there",
+    ),
+    ({"controls": ["self"]}, "controls is ['self', 'mismatched'] there and ['self'] here"),
+    ({"min_gap": 0.5}, "min_gap is 0.001 there and 0.5 here"),
+    ({"seed": 1}, "seed is 0 there and 1 here"),
+    ({"dtype": "float64"}, "variables.answer_prob.dtype is 'float32' there and 'float64' here"),
+    ({"layers": 2}, "sites[0].layers[0] is 1 there and 2 here"),
+    ({"heads": [0]}, "sites[0].heads is [0, 1, 2, 3, 4, 5, 6, 7] there and [0] here"),
+    ({"positions": ["noun"]}, "sites[0].positions is 'roles' there and ['noun'] here"),
 ]
 
 
@@ -213,20 +219,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_a_store_of_other_settings(
     blip: HookedBLIP, pairs: MinimalPairs, stored: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(
-        ValueError, match="(?s)is the store of another sweep; name another folder.*" + re.escape(message)
-    ):
+    with pytest.raises(ValueError, match="is the store of another sweep: .*" + re.escape(message)):
         patch_heads(blip, pairs, store=stored, progress=False, **{"layers": 1, **options})
 
 
 def test_a_store_of_other_pairs_or_another_model(pairs: MinimalPairs, stored: Path) -> None:
     blip = HookedBLIP.mini()
     other = mini_world("states", 2, seed=2)
-    with pytest.raises(ValueError, match=f"(?s)another sweep.*coordinate 'pair': 2 of 2 differ.*{other['id'][0]!r}"):
+    with pytest.raises(ValueError, match=f"another sweep: pair.labels.0. is '.*' there and {other['id'][0]!r} here"):
         patch_heads(blip, other, layers=1, store=stored, progress=False)
     with torch.no_grad():
         blip.text.blocks[0].mlp.output.weight += 0.01
-    with pytest.raises(ValueError, match="(?s)another sweep; name another.*model_fingerprint: '.*' in the store"):
+    with pytest.raises(ValueError, match="another sweep: model_fingerprint is '.*' there"):
         patch_heads(blip, pairs, layers=1, store=stored, progress=False)
 
 

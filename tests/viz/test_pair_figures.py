@@ -272,7 +272,8 @@ def test_regions_are_tinted_in_their_pixels_with_one_legend_entry_each(states: M
 
 
 def test_regions_shrink_with_their_picture_and_lie_inside_larger_ones():
-    regions = {"part": [100, 100, 200, 100], "whole": [100, 0, 600, 400]}
+    whole = {"box": [100, 0, 600, 400], "box_format": "xywh"}
+    regions = {"part": [100, 100, 200, 100], "whole": whole}
     figure = viz.pairs(of_rows(clean_image=photo(800, 400), clean_regions=regions), regions=True)
     drawn = [trace for trace in figure.data if trace.type == "scatter" and trace.fill == "toself"]
     assert [trace.name for trace in drawn] == ["whole", "part"]

@@ -1,6 +1,7 @@
 """The data of a report: collected, kept in a folder, and read back as they were."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import xarray as xr
 
 import made_results as made
 from notice_lens import viz
+from notice_lens.files import sealed
 from notice_lens.pairs import mini_world
 from notice_lens.viz.looking import maps_of_runs
 from notice_lens.viz.plain import as_plain, from_plain
@@ -111,13 +113,13 @@ def test_a_folder_gives_everything_back(data, tmp_path):
 
 def test_saving_again_replaces_and_nothing_else_is_replaced(data, tmp_path):
     folder = data.save(tmp_path / "report")
-    (folder / "pictures" / "0099-clean.png").write_bytes(b"old")
-    data.save(folder)
-    assert not (folder / "pictures" / "0099-clean.png").exists()
+    before = (folder / "report.json").read_bytes()
+    replace(data, title="anew").save(folder)
+    assert (folder / "report.json").read_bytes() != before
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match="holds something that is no report's data"):
+    with pytest.raises(FileExistsError, match="holds something that is not known to be a report's data"):
         data.save(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -128,12 +130,74 @@ def test_folders_that_are_none(data, tmp_path):
     folder = data.save(tmp_path / "report")
     index = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     (folder / "report.json").write_text(json.dumps(index | {"format": 99}))
-    with pytest.raises(ValueError, match="has the format 99; this version reads 1"):
+    with pytest.raises(ValueError, match="has the format 99; notice-lens .* reads 2"):
         ReportData.load(folder)
     index["pairs"][0]["pictures"] = {"../../secret": "png"}
-    (folder / "report.json").write_text(json.dumps(index))
+    del index["sha256"]
+    (folder / "report.json").write_text(json.dumps(sealed(index)))
     with pytest.raises(ValueError, match="no picture of a pair"):
         ReportData.load(folder)
+
+
+def as_bytes(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+FOREIGN = {
+    "another program's": as_bytes({"format": 1, "title": "Q3", "cells": []}),
+    "of version 0.1": as_bytes(
+        {"format": 1, "title": "", "cells": [], "pairs": [], "universal": None, "functions": {}}
+    ),
+    "of its format": as_bytes({"format": 2, "notice_lens": "0.2.0", "files": {}}),
+    "a list": b"[]",
+    "no JSON": b"{",
+    "binary": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_folder_with_some_report_json_is_left_alone(data, tmp_path, content):
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "report.json").write_bytes(content)
+    (folder / "thesis.txt").write_text("years of work")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="not replaced.*; move it away, or choose another folder"):
+        data.save(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "pictures/0099-clean.png", ".git/HEAD", "report.json.bak"])
+def test_a_report_with_a_file_of_somebody_elses_is_left_alone(data, tmp_path, name):
+    folder = data.save(tmp_path / "report")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds {name}, which no report wrote"):
+        data.save(folder)
+    assert (folder / name).read_text() == "mine"
+    ReportData.load(folder)
+
+
+def test_a_damaged_report_is_named(data, tmp_path):
+    folder = data.save(tmp_path / "report")
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(whole) > 2
+    for path, content in whole.items():
+        middle = len(content) // 2
+        for damaged in (
+            content[:middle],
+            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            None,
+        ):
+            if damaged is None:
+                path.unlink()
+            else:
+                path.write_bytes(damaged)
+            with pytest.raises((ValueError, FileNotFoundError), match=path.name):
+                ReportData.load(folder)
+        path.write_bytes(content)
+    ReportData.load(folder)
 
 
 def test_messages(mini):

@@ -121,9 +121,16 @@ class InUse:
                     "that thread is done, or give each thread a copy.deepcopy(blip)"
                 )
         finally:
-            if self._is_mine():
-                self._lock.release()
+            # `held` takes it by `with`; twice, since Ctrl-C may break off the first.
+            try:
+                self._let_go()
+            finally:
+                self._let_go()
         return True
+
+    def _let_go(self) -> None:
+        if self._is_mine():
+            self._lock.release()
 
     def _is_mine(self) -> bool:
         """Return whether this thread holds the model; the lock itself knows, whatever was interrupted."""

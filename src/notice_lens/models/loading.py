@@ -154,7 +154,7 @@ def load_pretrained(
     architectures = getattr(hf_config, "architectures", None) or []
     if not isinstance(architectures, list) or len(architectures) != 1:
         raise ValueError(
-            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected a list with one of "
+            f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
             + ", ".join(KINDS)
         )
     cfg = read_config(hf_config, architectures[0], name_or_path=str(name_or_path), revision=revision)

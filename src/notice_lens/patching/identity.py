@@ -216,7 +216,7 @@ def _globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 def _library(value: Any, name: str) -> str:
     """Return the library that has a value under a name, and its version; empty where none has."""
-    module = sys.modules.get(pickle.whichmodule(value, name))
+    module = sys.modules.get(pickle.whichmodule(value, name))  # pyright: ignore[reportAttributeAccessIssue]
     try:
         found = functools.reduce(getattr, name.split("."), module)
     except AttributeError:  # it is of a function's own scope

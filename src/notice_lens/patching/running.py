@@ -1,5 +1,6 @@
 """Carries out a sweep: batches of pairs, their rows, and one labelled result."""
 
+import json
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -146,7 +147,9 @@ class Sweep:
             if Path(folder).is_dir() and any(Path(folder).iterdir()):
                 raise ValueError(f"{why}: {folder} is not gone on with; name another folder")
             warnings.warn(f"{why}: {folder} cannot be gone on with if this sweep is stopped", stacklevel=4)
-        return {"model_settings": model_settings(self.blip), "metric_code": codes, "device": self.blip.device.type}
+        sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.described.items()}
+        model = {"model_settings": model_settings(self.blip), "device": self.blip.device.type}
+        return {**sites, **model, "metric_code": codes}
 
     @cached_property
     def settings(self) -> list[Setting]:

@@ -142,7 +142,8 @@ class Store:
         differences, coordinates = store_checks.differences, store_checks.plain_coordinates
         clauses = differences(record["settings"], settings)
         clauses += differences(coordinates(self._coordinates), coordinates(template))
-        clauses += differences(self._described, store_format.described(template), "variables")
+        # Shapes follow from the labels.
+        clauses = clauses or differences(self._described, store_format.described(template), "variables")
         if clauses:
             raise ValueError(
                 f"{self.path} is the store of another sweep: {store_checks.clauses_joined(clauses)}; name another "

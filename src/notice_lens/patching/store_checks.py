@@ -9,7 +9,7 @@ import xarray as xr
 
 SHOWN = 5
 """How many of many values a message lists."""
-CLAUSES = 3
+CLAUSES = 2
 """How many differences a message spells out."""
 OPAQUE = ("model_fingerprint", "pairs")
 """Settings that are digests: they tell a reader least, so they are named last."""
@@ -57,11 +57,12 @@ def differences(stored: Any, asked: Any, where: str = "") -> list[str]:
                 clauses.append(f"{name} is {'there, and not here' if key in stored else 'here, and not there'}")
         return clauses
     if isinstance(stored, list) and isinstance(asked, list):
-        if len(stored) != len(asked):
+        if len(stored) == len(asked):
+            entries = enumerate(zip(stored, asked, strict=True))
+            wrong = [found for number, both in entries if (found := differences(*both, f"{where}[{number}]"))]
+            return [f"{wrong[0][0]} (the first of {len(wrong)})" if len(wrong) > 1 else wrong[0][0]]
+        if max(len(repr(stored)), len(repr(asked))) > LONGEST:
             return [f"{where} has {len(stored)} entries there and {len(asked)} here"]
-        entries = enumerate(zip(stored, asked, strict=True))
-        wrong = [found for number, both in entries if (found := differences(*both, f"{where}[{number}]"))]
-        return [f"{wrong[0][0]} (the first of {len(wrong)})" if len(wrong) > 1 else wrong[0][0]]
     return [f"{where} is {_short(stored)} there and {_short(asked)} here"]
 
 

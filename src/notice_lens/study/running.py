@@ -73,7 +73,9 @@ def run_study(
         say("effects are read at all words at once")
     site = check_before(blip, tasks, found.choices)
     check_place(folder / SAVED)
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    if (folder / "tables").is_file():
+        raise FileExistsError(f"{folder / 'tables'} is a file, where tables are to be written; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     _sweeps(blip, tasks, folder, found, say, {**options, "progress": progress})
     say("statistics ...")
     statistics(found)

@@ -223,10 +223,13 @@ function start(root, data) {
     }
   }
 
-  // Asks at the word at which a cell's effects are read, where its attention was kept.
+  // Asks at the word at which a cell's effects are read, where its attention was kept; of all positions at a word of
+  // the questions, not at [CLS].
   function readAt(role) {
-    const select = form.elements.role;
-    if (select && [...select.options].some((option) => option.value === role)) select.value = role;
+    const roles = form.elements.role ? [...form.elements.role.options].map((option) => option.value) : [];
+    const word = roles.find((name) => data.pairs.some((pair) => name in pair.spans.clean));
+    const found = [role, "correct", word].find((name) => roles.includes(name));
+    if (found != null) form.elements.role.value = found;
   }
 
   function choose(cell, layer, head, far) {

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from notice_lens.circuits.corruptions import compare_corruptions
     from notice_lens.circuits.functions import head_functions
     from notice_lens.circuits.important import important_heads
+    from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.labels import label_heads
     from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.maps import attention_maps, relative_attention
@@ -22,6 +23,7 @@ _HOMES = {
     "compare_corruptions": "notice_lens.circuits.corruptions",
     "head_functions": "notice_lens.circuits.functions",
     "important_heads": "notice_lens.circuits.important",
+    "interactions": "notice_lens.circuits.interplay",
     "label_heads": "notice_lens.circuits.labels",
     "layer_profile": "notice_lens.circuits.layers",
     "relative_attention": "notice_lens.circuits.maps",
@@ -34,6 +36,7 @@ __all__ = [
     "compare_corruptions",
     "head_functions",
     "important_heads",
+    "interactions",
     "label_heads",
     "layer_profile",
     "relative_attention",

@@ -22,7 +22,7 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import SHOWN, Problem
-from notice_lens.pairs.regions import BoxFormat, RegionFormat, coverage, resample
+from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion, coverage, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.sources import one_dataset, read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
@@ -311,8 +311,9 @@ def _warn_of_lost(lost: list[str], cells: int) -> None:
         named = "; ".join(lost[:SHOWN]) + (f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
         warnings.warn(
             printable(
-                f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so that "
+                f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so "
                 f"effects there are NaN and no attention counts as inside: {named}"
             ),
+            SmallRegion,
             stacklevel=3,
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from notice_lens.circuits.labels import label_heads
     from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.maps import attention_maps, relative_attention
+    from notice_lens.circuits.probabilities import paper_rule
     from notice_lens.circuits.scores import score_maps
     from notice_lens.circuits.universal import universal_heads
 
@@ -26,6 +27,7 @@ _HOMES = {
     "interactions": "notice_lens.circuits.interplay",
     "label_heads": "notice_lens.circuits.labels",
     "layer_profile": "notice_lens.circuits.layers",
+    "paper_rule": "notice_lens.circuits.probabilities",
     "relative_attention": "notice_lens.circuits.maps",
     "score_maps": "notice_lens.circuits.scores",
     "universal_heads": "notice_lens.circuits.universal",
@@ -39,6 +41,7 @@ __all__ = [
     "interactions",
     "label_heads",
     "layer_profile",
+    "paper_rule",
     "relative_attention",
     "score_maps",
     "universal_heads",

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from notice_lens.circuits import paper_rule
-from notice_lens.patching import patch_modules
+from notice_lens.circuits import important_heads, paper_rule
+from notice_lens.patching import patch_heads, patch_modules
 from notice_lens.patching.bootstrap import clusters_of, ratio_of_sums
+from planted import light_and_dark, planted
 
 
 def some(seed=0, pairs=30):
@@ -72,6 +73,18 @@ def test_modules_have_figures_by_site_and_layer(mini, pairs):
     found = paper_rule(effects)
     assert found["magnitude"].dims == ("site", "layer")
     np.testing.assert_allclose(found["magnitude"], abs(effects.prob_change.isel(role=0)).mean("pair"))
+
+
+def test_both_rules_read_the_answers_probability():
+    """Planted: L0.H1 says twice what L1.H0 does. The test and the paper's rule name it by its probability."""
+    blip = planted({(0, 1): 0, (1, 0): 1}, {0: 2.0, 1: 1.0})
+    effects = patch_heads(blip, light_and_dark(n=16), positions="all", progress=False)
+    tested = important_heads(effects, role="all", metric="answer_prob")
+    xr.testing.assert_identical(tested, important_heads(effects, role="all", metric="prob_change"))
+    found = paper_rule(effects, sigmas=1)
+    assert np.argwhere(found.selected.values).tolist() == [[0, 1]]
+    expected = abs(effects.answer_prob - effects.answer_prob_corrupt).mean("pair")
+    np.testing.assert_allclose(found["magnitude"], expected, atol=1e-12)
 
 
 def test_messages(unchecked):

@@ -43,10 +43,11 @@ def paper_rule(
         seed: Of the resamples.
 
     Returns:
-        By `layer, head` (of modules, `site, layer`): `magnitude`, the mean over pairs of the absolute change of the correct
-        answer's probability, 0 to 1, with `low` and `high` (BCa bootstrap, pairs that share images drawn together);
-        `change`, the mean with its sign; `selected` (`magnitude` at least mean + `sigmas` standard deviations over heads,
-        and not 0) and `rank` (1 is the largest). Attributes: `threshold`, `rule` in words, `pairs`, `clusters`.
+        By `layer, head` (of modules, `site, layer`): `magnitude`, the mean over pairs of the absolute change of the
+        correct answer's probability, 0 to 1, with `low` and `high` (BCa bootstrap, pairs that share images drawn
+        together); `change`, the mean with its sign; `selected` (`magnitude` at least mean + `sigmas` standard
+        deviations over heads, and not 0) and `rank` (1 is the largest). Attributes: `threshold`, `rule` in words,
+        `pairs`, `clusters`.
 
     Raises:
         ValueError: The effects lack the metric or the role, an option is out of range, or no pair has an effect.

@@ -15,6 +15,7 @@ import xarray as xr
 from notice_lens.circuits.rules import SIGMAS
 from notice_lens.models.names import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
+from notice_lens.patching.aggregates import Effects
 from notice_lens.patching.bootstrap import clusters_of, ratio_of_sums
 from notice_lens.patching.site_tree import dataset_of
 
@@ -23,11 +24,11 @@ METRICS = ("answer_prob", "prob_change")
 
 
 def paper_rule(
-    effects: xr.Dataset,
+    effects: Effects,
     *,
     role: str | None = None,
     metric: Metric = "answer_prob",
-    sigmas: float = SIGMAS,
+    sigmas: float | int = SIGMAS,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:

@@ -239,7 +239,7 @@ def paper_numbers(found: "Study") -> "pd.DataFrame":
 
 
 def module_numbers(
-    blip: "HookedBLIP", found: "Study", folder: Path, *, memory: float | None = None, progress: bool = True
+    blip: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
 ) -> "pd.DataFrame":
     """Return what attention, cross-attention and MLP of each layer do, for each cell and for noise.
 

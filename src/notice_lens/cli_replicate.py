@@ -126,22 +126,22 @@ def _said_after(
 def _paper_lines(numbers: "pd.DataFrame", modules: "pd.DataFrame") -> list[str]:
     """The paper's own numbers, by cell and for noise."""
     lines = ["", "the paper's own rule, mean |change of the answer's probability| (tables/paper_rule.csv):"]
-    for name, own in numbers.groupby("cell", sort=False):
-        picked = own[own.selected].sort_values("rank")
-        heads = [f"L{row.layer}.H{row.head} {_with_interval(row)}" for row in picked.itertuples()]
+    picked = numbers[numbers["selected"]].to_dict("records")
+    for name in numbers["cell"].unique():
+        rows = sorted((row for row in picked if row["cell"] == name), key=lambda row: row["rank"])
+        heads = [f"L{row['layer']}.H{row['head']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(heads) or 'none'}")
     lines += ["", "the same of modules, the layer that moves it most (tables/modules.csv):"]
-    for name, own in modules.groupby("cell", sort=False):
-        largest = own.loc[own.groupby("site", sort=False)["magnitude"].idxmax()]
-        sites = [
-            f"{row.site.partition('.hook_')[2]} L{row.layer} {_with_interval(row)}" for row in largest.itertuples()
-        ]
+    largest = modules.loc[modules.groupby(["cell", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
+    for name in modules["cell"].unique():
+        rows = [row for row in largest if row["cell"] == name]
+        sites = [f"{row['site'].partition('.hook_')[2]} L{row['layer']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(sites)}")
     return lines
 
 
-def _with_interval(row: Any) -> str:
-    return f"{row.magnitude:.4f} [{row.low:.4f}, {row.high:.4f}]"
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['magnitude']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
 
 
 _RULES = {"two_sigma": "two-sigma", "significant": "significant"}

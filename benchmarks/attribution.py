@@ -1,11 +1,13 @@
 """Attribution beside exact patches, and what it costs.
 
-    python benchmarks/attribution.py              # both tables; about ten minutes on two cores
-    python benchmarks/attribution.py --only cost
+    python benchmarks/attribution.py              # all tables; about ten minutes on two cores
+    python benchmarks/attribution.py --only random
 
 - `mini`: over the heads of the mini model, by site, task and corruption: Pearson correlation with exact patches, how
   often the sign agrees where the exact effect is 0.1 % of the gap or more, and how many of the ten largest are the
   same. Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head).
+- `random`: the same of a second model that nobody trained, with random weights of a real size (see
+  `notice_lens.models.random_blip`), on the same pictures and questions.
 - `cost`: all sites of a pair on the architecture of blip-vqa-base with random weights, in plain forwards of it.
 
 Ratios are of times of one run; machines are noisy, and absolute times mean little.
@@ -32,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "integrated, 8": {"integrated_gradients": 8},
 }
 LEAST = 1e-3
+ONLY = ("mini", "random", "cost")
 
 
 def agreement(estimate: Any, exact: Any) -> str:
@@ -52,11 +55,10 @@ def agreement(estimate: Any, exact: Any) -> str:
     return f"{r:.2f}, {signs:.0%}, {len(tops[0] & tops[1])}"
 
 
-def against_exact(n_pairs: int) -> None:
-    """Prints the table of the mini model."""
-    blip = HookedBLIP.mini()
+def against_exact(blip: HookedBLIP, n_pairs: int, what: str) -> None:
+    """Print the table of a model."""
     columns = [(task, corruption) for corruption in CORRUPTIONS for task in TASKS]
-    print(f"\n{n_pairs} pairs of each task: correlation, same sign, of the ten largest\n")
+    print(f"\n{what}, {n_pairs} pairs of each task: correlation, same sign, of the ten largest\n")
     print("| site | by | " + " | ".join(f"{task}, {corruption}" for task, corruption in columns) + " |")
     print("| --- | --- |" + " --- |" * len(columns))
     pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
@@ -114,14 +116,18 @@ def cost(repeats: int) -> None:
 
 
 def main() -> None:
-    """Runs what was asked for."""
+    """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("mini", "cost"), default=("mini", "cost"))
+    parser.add_argument("--only", nargs="+", choices=ONLY, default=ONLY)
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     if "mini" in asked.only:
-        against_exact(asked.pairs)
+        against_exact(HookedBLIP.mini(), asked.pairs, "the mini model")
+    if "random" in asked.only:
+        own = processor(VOCABULARY, 64)
+        second = HookedBLIP.from_hf(random_hf("vqa", "tiny", tokenizer=own.tokenizer), own)
+        against_exact(second, asked.pairs, "a model with random weights")
     if "cost" in asked.only:
         cost(asked.repeats)
 

@@ -28,15 +28,23 @@ COPIED = 2  # the position that copying heads look at
 SIGNALS, WORDS, POSITIONS = range(8), range(8, 32), range(32, 48)  # channels of the text and decoder stacks
 SHARP = 1e4
 Head = tuple[int, int]
+PROMPTS = ("is this red or green?", "what is on the big old table?", "what color is the dog?")
+
+
+class Majority(NamedTuple):
+    """Writes +1 to `channel` where two or three of three channels are +1, and -1 elsewhere."""
+
+    channel: int
+    joins: tuple[int, int, int]
 
 
 class Gate(NamedTuple):
-    """Writes to `channel` whether both, or either, of two channels are +1: as +1 or -1. A sign of -1 negates one."""
+    """Writes to `channel` whether all, or any, of some channels are +1: as +1 or -1. A sign of -1 negates one."""
 
     channel: int
-    joins: tuple[int, int]
+    joins: tuple[int, ...]
     either: bool = False
-    signs: tuple[int, int] = (1, 1)
+    signs: tuple[int, ...] = ()
 
 
 def picture(light: bool, seed: int) -> Image.Image:
@@ -45,17 +53,16 @@ def picture(light: bool, seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def light_and_dark(light_donor: bool = False) -> MinimalPairs:
+def light_and_dark(light_donor: bool = False, n: int = 3, prompts: Sequence[str] = PROMPTS) -> MinimalPairs:
     """Clean images are light and corrupted ones dark; questions differ in their words and length."""
-    prompts = ["is this red or green?", "what is on the big old table?", "what color is the dog?"]
     rows = [
         {
             "id": f"p{number}", "task": "planted", "kind": "vqa",
             "clean_image": picture(True, 3 * number), "corrupt_image": picture(False, 3 * number + 1),
-            "donor_image": picture(light_donor, 3 * number + 2), "clean_prompt": prompt,
+            "donor_image": picture(light_donor, 3 * number + 2), "clean_prompt": prompts[number % len(prompts)],
             "correct_answer": "red", "incorrect_answer": "green",
         }
-        for number, prompt in enumerate(prompts)
+        for number in range(n)
     ]  # fmt: skip
     return MinimalPairs.from_rows(rows)
 
@@ -64,7 +71,7 @@ def light_and_dark(light_donor: bool = False) -> MinimalPairs:
 def planted(
     writes: Mapping[Head, int],
     reads: Mapping[int, float],
-    gates: Sequence[Gate] = (),
+    gates: "Sequence[Gate | Majority]" = (),
     copies: Mapping[Head, tuple[int, int]] | None = None,
 ) -> HookedBLIP:
     """A BLIP with a circuit; see the module's docstring.
@@ -91,8 +98,9 @@ def planted(
                 power += 1
         power = plant_heads(block, {head: channel for (at, head), channel in writes.items() if at == layer}, power)
         here = gates if layer == len(blip.text.blocks) - 1 else ()
-        for neuron, gate in enumerate(here):
-            plant_gate(block.mlp, neuron, gate)
+        neuron = 0
+        for gate in here:
+            neuron = (plant_majority if isinstance(gate, Majority) else plant_gate)(block.mlp, neuron, gate)
         power += len(here)
         neutral(block.ln3, power)
     plant_decoder(blip, list(reads))
@@ -155,6 +163,55 @@ def plant_heads(block, writes, power):
     return power + len(writes)
 
 
+def across(blip):
+    """A direction of image states with mean 0, at right angles to the sign of patches."""
+    found = torch.ones(blip.cfg.vision.d_model).double()
+    found[2::4] = found[3::4] = -1
+    return found
+
+
+@torch.no_grad()
+def plant_backup(blip, head, told, writes, idle):
+    """A cross-attention head that looks at the image where the channel `told` is -1, and at the class token else.
+
+    Of the image it writes the sign to `writes`, of the class token +1 to `idle`, so that the stream's size is the same.
+    """
+    blip.vision.class_embedding.copy_(across(blip))
+    attn, signs = blip.text.blocks[head[0]].cross_attn, torch.ones(blip.cfg.vision.d_model).double()
+    signs[1::2] = -1
+    first = head[1] * attn.d_head
+    for projection in (attn.query, attn.key, attn.value):
+        projection.weight[first : first + attn.d_head] = 0
+        projection.bias[first : first + attn.d_head] = 0
+    attn.output.weight[:, first : first + attn.d_head] = 0
+    attn.query.weight[first, 2 * told] = SHARP
+    attn.key.weight[first] = across(blip) / len(signs)
+    for place, (looks_for, channel) in enumerate(((signs, writes), (across(blip), idle)), first):
+        attn.value.weight[place] = looks_for / len(signs)
+        write(attn.output.weight[:, place], channel)
+
+
+@torch.no_grad()
+def plant_class_token(blip, vision_head, text_head):
+    """A vision head that tells the class token the sign of the patches, and a text head that reads it there alone."""
+    block, size = blip.vision.blocks[vision_head[0]], blip.cfg.vision.d_model
+    block.ln1.weight.fill_(1.0)
+    block.ln1.bias.zero_()
+    signs = torch.ones(size).double()
+    signs[1::2] = -1
+    first = vision_head[1] * block.attn.d_head
+    own = slice(first, first + block.attn.d_head)
+    for projection in (block.attn.query, block.attn.key, block.attn.value):
+        projection.weight[own] = 0
+        projection.bias[own] = 0
+    block.attn.value.weight[first] = signs * 5 / 4 / size
+    block.attn.output.weight[:, first] = across(blip)
+    cross = blip.text.blocks[text_head[0]].cross_attn
+    own = slice(text_head[1] * cross.d_head, (text_head[1] + 1) * cross.d_head)
+    # The class token's share of a uniform look is a fifth; beside the size of patches what they are told is nothing.
+    cross.value.weight[own] = across(blip) * 5 / size
+
+
 def plant_copy(blip, attn, head, channels):
     """A head that copies a channel of one position to another channel of all positions."""
     own = slice(head * attn.d_head, (head + 1) * attn.d_head)
@@ -169,17 +226,35 @@ def plant_copy(blip, attn, head, channels):
 
 
 def plant_gate(mlp, neuron, gate):
-    """Both: 2 GELU(a + b - 1) - 1. Either is what is left where not both are -1: 1 - 2 GELU(-a - b - 1)."""
+    """Both: 2 GELU(a + b - 1) - 1. Either is what is left where not both are -1: 1 - 2 GELU(-a - b - 1). So of three.
+
+    Returns the next neuron.
+    """
     sign = -1.0 if gate.either else 1.0
     mlp.input.weight[neuron] = 0
-    for channel, own in zip(gate.joins, gate.signs, strict=True):
+    for channel, own in zip(gate.joins, gate.signs or (1,) * len(gate.joins), strict=True):
         mlp.input.weight[neuron, 2 * channel] = sign * own * SHARP
-    mlp.input.bias[neuron] = -SHARP
+    mlp.input.bias[neuron] = -SHARP * (len(gate.joins) - 1)
     write(mlp.output.weight[:, neuron], gate.channel)
     mlp.output.weight[:, neuron] *= sign * 2 / SHARP
     bias = torch.zeros_like(mlp.output.bias)
     write(bias, gate.channel)
     mlp.output.bias -= sign * bias
+    return neuron + 1
+
+
+def plant_majority(mlp, neuron, gate):
+    """2 (GELU(s) - GELU(s - 1)) - 1, where s = a + b + c is 3, 1, -1 or -3. Returns the next neuron."""
+    bias = torch.zeros_like(mlp.output.bias)
+    write(bias, gate.channel)
+    mlp.output.bias -= bias
+    for own, (threshold, sign) in enumerate(((0, 1), (SHARP, -1)), neuron):
+        mlp.input.weight[own] = 0
+        mlp.input.weight[own, [2 * channel for channel in gate.joins]] = SHARP
+        mlp.input.bias[own] = -threshold
+        write(mlp.output.weight[:, own], gate.channel)
+        mlp.output.weight[:, own] *= sign * 2 / SHARP
+    return neuron + 2
 
 
 def plant_decoder(blip, channels):

@@ -54,30 +54,37 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
 
     Experimental: not yet tested on the original data sets. Role, metric and rules are fixed in OUT/plan.json before
     anything runs. At the end: both rules side by side, the heads L5.H3, L3.H0 and L0.H11 that the paper calls
-    universal, and what differs from the paper.
+    universal, the paper's own numbers of heads and modules, Gaussian noise included, and what differs from the paper.
     """
     from dataclasses import asdict
 
+    from notice_lens.pairs import Noise
     from notice_lens.study import Choices
-    from notice_lens.study.replication import fix, paper_heads, plan
+    from notice_lens.study.replication import fix, module_numbers, paper_heads, paper_numbers, plan
     from notice_lens.study.tables import write_csv
 
     raw = _raw(asked)
     make_folder(out, *(path for path in asdict(raw).values() if path is not None), model)
     blip = load_model(model, asked["device"])
     tasks = raw.pairs(blip, n, asked["seed"], progress=not (quiet or as_json))
-    choices = Choices(role=asked["role"], filtered=not asked["unfiltered"], seed=asked["seed"]).resolved(tasks)
+    corruptions = ("image", "text", Noise(samples=1, seed=asked["seed"]))
+    choices = Choices(
+        role=asked["role"], corruptions=corruptions, filtered=not asked["unfiltered"], seed=asked["seed"]
+    ).resolved(tasks)
     made = plan(blip, tasks, choices)
     path = fix(made, out)
     if not as_json:
         echo("\n".join([f"fixed before it runs, in {path}:", *_said_before(made), ""]))
     try:
         found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, memory=asked["memory"])
+        modules = module_numbers(blip, found, out / "modules", memory=asked["memory"], progress=not (quiet or as_json))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED) from None
-    table = paper_heads(found.important)
-    write_csv(table, out / "tables" / "paper_heads.csv")
-    echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page)))
+    table, numbers = paper_heads(found.important), paper_numbers(found)
+    for name, own in (("paper_heads", table), ("paper_rule", numbers), ("modules", modules)):
+        write_csv(own, out / "tables" / f"{name}.csv")
+    lines = _paper_lines(numbers, modules)
+    echo(_as_json(found, table, made, page) if as_json else "\n".join(_said_after(found, table, made, page, lines)))
     show(page, opened)
 
 
@@ -98,7 +105,9 @@ def _said_before(made: dict[str, Any]) -> list[str]:
     return [f"  {name.replace('_', ' ')}: {value}" for name, value in {"pairs": pairs, **rows}.items()]
 
 
-def _said_after(found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path) -> list[str]:
+def _said_after(
+    found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path, paper_lines: list[str]
+) -> list[str]:
     """What was found: rules side by side, the paper's heads, what differs, where the report is."""
     from notice_lens.study import summary
 
@@ -109,8 +118,30 @@ def _said_after(found: Any, table: "pd.DataFrame", made: dict[str, Any], page: P
         lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
     lines += ["", "the heads that the paper calls universal:"]
     lines += [f"  {_looked_up(row)}" for row in table.to_dict("records")]
+    lines += paper_lines
     lines += ["", "what differs from the paper:", *(f"  - {one}" for one in made["differences_from_the_paper"])]
     return [*lines, "", f"report: {page}"]
+
+
+def _paper_lines(numbers: "pd.DataFrame", modules: "pd.DataFrame") -> list[str]:
+    """The paper's own numbers, by cell and for noise."""
+    lines = ["", "the paper's own rule, mean |change of the answer's probability| (tables/paper_rule.csv):"]
+    picked = numbers[numbers["selected"]].to_dict("records")
+    for name in numbers["cell"].unique():
+        rows = sorted((row for row in picked if row["cell"] == name), key=lambda row: row["rank"])
+        heads = [f"L{row['layer']}.H{row['head']} {_with_interval(row)}" for row in rows]
+        lines.append(f"  {name}: {', '.join(heads) or 'none'}")
+    lines += ["", "the same of modules, the layer that moves it most (tables/modules.csv):"]
+    largest = modules.loc[modules.groupby(["cell", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
+    for name in modules["cell"].unique():
+        rows = [row for row in largest if row["cell"] == name]
+        sites = [f"{row['site'].partition('.hook_')[2]} L{row['layer']} {_with_interval(row)}" for row in rows]
+        lines.append(f"  {name}: {', '.join(sites)}")
+    return lines
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    return f"{row['magnitude']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
 
 
 _RULES = {"two_sigma": "two-sigma", "significant": "significant"}

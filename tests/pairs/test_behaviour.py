@@ -3,9 +3,19 @@
 import pytest
 
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
-from notice_lens.pairs.behaviour import CLEAN_WRONG, NOT_INCORRECT, STILL_CORRECT, answers
+from notice_lens.pairs.behaviour import (
+    CLEAN_FIRST_TOKEN_ONLY,
+    CLEAN_WRONG,
+    INCORRECT_FIRST_TOKEN_ONLY,
+    NOT_INCORRECT,
+    STILL_BEGINS,
+    STILL_CORRECT,
+    answers,
+)
 from notice_lens.pairs.tokens import same_answer
+from notice_lens.patching import sweep
 from pair_rows import make_row
+from planted import light_and_dark, planted
 
 
 def by_hand(mini, pair, image, prompt):
@@ -48,6 +58,79 @@ def test_an_image_corruption_has_to_give_the_other_answer(mini):
     assert len(behaviour_filter(mini, pairs, require="any")) == len(pairs)
     same = pairs.with_column("corrupt_image", [row["clean_image"] for row in pairs.dataset])
     assert set(behaviour_filter(mini, same, require="any").manifest.dropped) == {STILL_CORRECT}
+
+
+@pytest.fixture(scope="module")
+def never_stops():
+    """A planted model whose first token is always right, and that says it again and again: `red red red ...`."""
+    return planted({(0, 1): 0}, {0: 1.0})
+
+
+def with_answers(correct, incorrect):
+    pairs = light_and_dark()
+    for name, value in (
+        ("correct_answer", correct),
+        ("incorrect_answer", incorrect),
+        ("clean_prompt", "what is on it?"),
+    ):
+        pairs = pairs.with_column(name, [value] * len(pairs))
+    return pairs
+
+
+def reasons(blip, pairs, **options):
+    kept = behaviour_filter(blip, pairs, progress=False, **options)
+    return len(kept), set(kept.manifest.dropped)
+
+
+def test_a_model_whose_first_token_is_always_right_answers_rightly(never_stops):
+    """What the metrics read is what the filter asks; all effects of these pairs are measured, and are right."""
+    pairs = light_and_dark()
+    assert {text.split()[0] for text in answers(never_stops, pairs)} == {"red"}
+    assert len(answers(never_stops, pairs)[0].split()) > 1
+    assert len(behaviour_filter(never_stops, pairs, progress=False)) == len(pairs)
+    effects = sweep(never_stops, pairs, "text.cross_attn", metrics=["accuracy"], controls=(), progress=False)
+    assert (effects.accuracy_clean == 1).all()
+    assert reasons(never_stops, pairs, answer="first_token") == (len(pairs), set())
+    assert reasons(never_stops, pairs, answer="whole") == (0, {CLEAN_FIRST_TOKEN_ONLY})
+
+
+@pytest.mark.parametrize(
+    ("correct", "incorrect", "by_default", "by_first_token"),
+    [
+        ("red red", "green green", None, None),
+        ("red apple", "green", CLEAN_FIRST_TOKEN_ONLY, None),
+        ("red", "green apple", INCORRECT_FIRST_TOKEN_ONLY, None),
+        ("red", "blue", NOT_INCORRECT, NOT_INCORRECT),
+        ("blue red", "green", CLEAN_WRONG, CLEAN_WRONG),
+    ],
+)
+def test_answers_of_several_tokens_are_read_to_their_last_one(
+    never_stops, correct, incorrect, by_default, by_first_token
+):
+    pairs = with_answers(correct, incorrect)
+    for answer, reason in ((None, by_default), ("first_token", by_first_token)):
+        expected = (0, {reason}) if reason else (len(pairs), set())
+        assert reasons(never_stops, pairs, answer=answer) == expected
+    assert (
+        "red red"
+        in behaviour_filter(never_stops, with_answers("red apple", "green"), progress=False).dropped[0]["detail"]
+    )
+
+
+def test_a_corrupted_run_that_begins_as_the_correct_answer_is_called_so(never_stops):
+    pairs = light_and_dark()
+    same = pairs.with_column("corrupt_image", [row["clean_image"] for row in pairs.dataset])
+    assert reasons(never_stops, same, require="any") == (0, {STILL_BEGINS})
+
+
+def test_the_models_own_answer_is_kept_as_far_as_it_is_read(never_stops):
+    """The planted model says `red red ...` whatever it is asked, so the answer to the other question is kept as red."""
+    pairs = light_and_dark().with_column("clean_prompt", ["what is on it?"] * 3)
+    pairs = pairs.with_column("corrupt_prompt", ["what is at it?"] * 3)
+    for answer, own in (("first_token", {"red"}), (None, {answers(never_stops, pairs)[0]})):
+        dropped = behaviour_filter(never_stops, pairs, "text", answer=answer, progress=False)
+        assert (set(dropped.dropped["corrupt_answer"]), dropped.manifest.dropped) == (own, {STILL_BEGINS: 3})
+        assert dropped.manifest.steps[-1]["answer"] == answer
 
 
 def test_captions_are_judged_by_the_likeliest_answer(caption):
@@ -94,12 +177,14 @@ def test_matches_are_judged_by_their_logits(match):
     ]
 
 
-def test_wrong_arguments(mini):
+def test_wrong_arguments(mini, unchecked):
     pairs = mini_world("states", 2)
     with pytest.raises(ValueError, match="no corruption 'images'; did you mean 'image'"):
         behaviour_filter(mini, pairs, "images")
     with pytest.raises(ValueError, match="no require 'others'; did you mean 'other'"):
         behaviour_filter(mini, pairs, require="others")
+    with pytest.raises(ValueError, match="no answer 'first'; did you mean 'first_token'"):
+        behaviour_filter(mini, pairs, answer="first")
     with pytest.raises(TypeError, match="takes a model and then pairs; got HookedBLIP for the pairs"):
         behaviour_filter(pairs, mini)
     with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
@@ -107,3 +192,10 @@ def test_wrong_arguments(mini):
     bare = pairs.with_column("corrupt_prompt", [None, None])
     with pytest.raises(ValueError, match="2 of 2 pairs have no corrupt_prompt"):
         behaviour_filter(mini, bare, "text")
+
+
+@pytest.mark.parametrize("kind", ["caption", "match"])
+def test_an_answer_that_is_not_greedy_has_no_part_to_choose(kind, request, unchecked):
+    blip = request.getfixturevalue(kind).blip
+    with pytest.raises(ValueError, match=f"answer='whole' is for models of kind 'vqa'; kind '{kind}' is judged by"):
+        behaviour_filter(blip, mini_world("states", 2), answer="whole")

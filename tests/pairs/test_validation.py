@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
+from notice_lens.pairs.regions import SmallRegion
+from notice_lens.patching import patch_heads
 from notice_lens.world import GROUPS
+from notice_lens.world.write import run_lengths
 from pair_rows import make_row
 
 OPEN = {"clean_prompt": "what is it?", "corrupt_prompt": ..., "roles": ...}
@@ -150,6 +153,37 @@ def test_regions_become_patches(mini):
                 np.testing.assert_array_equal(masks[region][1:].view(cells, cells).numpy(), by_hand)
     with pytest.raises(ValueError, match="no of 'donor'; "):
         pairs.patch_masks(mini, "donor")
+
+
+def test_regions_that_fill_half_of_no_patch_are_named(mini):
+    """Patches are of 8 pixels: a line of 3 lies in every patch that it crosses, and fills half of none."""
+    pairs = mini_world("states", 3)
+    line, dot, most = np.zeros((64, 64), bool), np.zeros((64, 64), bool), np.zeros((64, 64), bool)
+    line[8:11], dot[9:12, 9:12], most[8:12, 8:16] = True, True, True
+    regions = [[{"region": "line", **run_lengths(line)}, {"region": "most", **run_lengths(most)}]] * 2
+    pairs = pairs.with_column("clean_regions", [*regions, [{"region": "dot", **run_lengths(dot)}]])
+    with pytest.warns(SmallRegion) as said:
+        masks = pairs.patch_masks(mini)
+    assert len(said) == 1
+    first, second, third = pairs["id"]
+    for named in (
+        f"{first!r}, region 'line' (38% of",
+        f"{second!r}, region 'line'",
+        f"{third!r}, region 'dot' (14% of",
+    ):
+        assert named in str(said[0].message)
+    assert "'most'" not in str(said[0].message)
+    assert [own.sum().item() for mask in masks for own in mask.values()] == [0, 1, 0, 1, 0]
+    with pytest.warns(SmallRegion, match="region 'line'"):
+        effects = patch_heads(mini, pairs, "vision.attn", positions=["most"], layers=0, heads=0, progress=False)
+    assert effects.patching_effect.isnull().values.ravel().tolist() == [False, False, True]
+    # Whoever asks for words hears nothing of regions.
+    patch_heads(mini, pairs, positions=["correct"], layers=0, heads=0, progress=False)
+
+
+def test_many_small_regions_are_counted(mini):
+    with pytest.warns(SmallRegion, match=r"region 'nose' .*; and \d+ more$"):
+        mini_world("faces", 4, seed=0).patch_masks(mini)
 
 
 def test_runs_are_prepared(mini):

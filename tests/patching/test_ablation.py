@@ -89,6 +89,37 @@ class Plain:
 # Against plain hooks
 
 
+def test_positions_are_those_of_patch_heads(mini64, states):
+    """By name, by number, all at once, and of nodes and sites that are ablated jointly."""
+    options = {"value": "zero", **QUIET}
+    for positions, dim in ((["correct", "noun"], "role"), ([3, 4], "position"), ("all", None)):
+        site = Site.of(mini64, "text.cross_attn", layers=[1, 2], positions=positions)
+        expected = ablate(mini64, states, site, **options)
+        found = ablate(mini64, states, "text.cross_attn", positions=positions, **options)
+        assert set(found.change_mean.dims) == {"layer", "head", *([dim] if dim else [])}
+        np.testing.assert_allclose(found.logit_diff_change.isel(layer=[1, 2]), expected.logit_diff_change, atol=1e-9)
+    nodes = {"two": ["text.cross_attn.L1.H3", "text.mlp.L2"]}
+    edits = {"two": [Edit("text.cross_attn", 1, 3, "correct"), Edit("text.mlp_out", 2, positions="correct")]}
+    expected = ablate(mini64, states, joint=edits, **options)
+    found = ablate(mini64, states, joint=nodes, positions="correct", **options)
+    np.testing.assert_allclose(found.logit_diff_change, expected.logit_diff_change, atol=1e-12)
+    everywhere = ablate(mini64, states, joint=nodes, **options)
+    assert not np.allclose(everywhere.logit_diff_change, found.logit_diff_change)
+    words = {"all": [Edit("text.cross_attn", layer, head, ["noun"]) for layer in range(3) for head in range(8)]}
+    expected = ablate(mini64, states, joint=words, **options)
+    found = ablate(mini64, states, "text.cross_attn", joint=True, positions=["noun"], **options)
+    np.testing.assert_allclose(found.logit_diff_change, expected.logit_diff_change, atol=1e-12)
+
+
+def test_a_site_has_positions_of_its_own(mini64, states):
+    site = Site.of(mini64, "text.cross_attn", positions=["correct"])
+    for joint in (False, True):
+        with pytest.raises(ValueError, match="is a Site already"):
+            ablate(mini64, states, site, positions=["noun"], joint=joint, **QUIET)
+    with pytest.raises(ValueError, match="role 'nuon'"):
+        ablate(mini64, states, "text.cross_attn", positions=["nuon"], **QUIET)
+
+
 @pytest.mark.parametrize("own", [True, False], ids=["own pairs", "a reference set"])
 @pytest.mark.parametrize("value", ["mean", "resample", "zero"])
 @pytest.mark.parametrize("name", ["text.cross_attn", "text.mlp_out", "vision.attn"])

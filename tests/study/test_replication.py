@@ -65,10 +65,34 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     assert "L3.H0 in MIT-States, image: rank " in said
     table = pd.read_csv(out / "tables" / "paper_heads.csv")
     assert set(table.cell) == set(pd.read_csv(out / "tables" / "heads.csv").cell)
+    check_the_papers_numbers(out, said)
     assert table.groupby("head").there.all().to_dict() == {"L0.H11": False, "L3.H0": True, "L5.H3": False}
     wrong = CliRunner().invoke(main, [*command, "--out", str(out), "--role", "incorrect"])
     assert wrong.exit_code == 1
     assert "is of another plan" in wrong.stderr
+
+
+def check_the_papers_numbers(out, said):
+    """Heads by the paper's rule and modules by layer, for each cell and for Gaussian noise, beside ours."""
+    heads, modules = (pd.read_csv(out / "tables" / f"{name}.csv") for name in ("paper_rule", "modules"))
+    cells = {"SVO-Probes, image", "MIT-States, image", "MIT-States, noise", "faces, noise"}
+    assert cells <= set(heads.cell)
+    assert set(heads.cell) == set(modules.cell)
+    assert set(pd.read_csv(out / "tables" / "heads.csv").cell) == {own for own in heads.cell if "noise" not in own}
+    for name, own in heads.groupby("cell"):
+        assert len(own) == 24
+        threshold = own.magnitude.mean() + 2 * own.magnitude.std(ddof=0)
+        assert own.selected.tolist() == (own.magnitude >= threshold).tolist()
+        assert own.effect.isna().all() == ("noise" in name)
+        for row in own[own.selected].itertuples():
+            assert f"L{row.layer}.H{row.head} {row.magnitude:.4f} [{row.low:.4f}, {row.high:.4f}]" in said
+    kinds = {"text.hook_attn_out", "text.hook_cross_attn_out", "text.hook_mlp_out"}
+    for _, own in modules.groupby("cell"):
+        assert kinds <= set(own.site)
+        assert set(own.layer) == {0, 1, 2, 3}
+    assert (modules.low <= modules.magnitude).all()
+    assert "the paper's own rule, mean |change of the answer's probability|" in said
+    assert "the same of modules" in said
 
 
 def test_no_data_set_is_an_error(tmp_path):

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from notice_lens.circuits.corruptions import compare_corruptions
     from notice_lens.circuits.functions import head_functions
     from notice_lens.circuits.important import important_heads
+    from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.labels import label_heads
     from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.maps import attention_maps, relative_attention
+    from notice_lens.circuits.probabilities import paper_rule
     from notice_lens.circuits.scores import score_maps
     from notice_lens.circuits.universal import universal_heads
 
@@ -22,8 +24,10 @@ _HOMES = {
     "compare_corruptions": "notice_lens.circuits.corruptions",
     "head_functions": "notice_lens.circuits.functions",
     "important_heads": "notice_lens.circuits.important",
+    "interactions": "notice_lens.circuits.interplay",
     "label_heads": "notice_lens.circuits.labels",
     "layer_profile": "notice_lens.circuits.layers",
+    "paper_rule": "notice_lens.circuits.probabilities",
     "relative_attention": "notice_lens.circuits.maps",
     "score_maps": "notice_lens.circuits.scores",
     "universal_heads": "notice_lens.circuits.universal",
@@ -34,8 +38,10 @@ __all__ = [
     "compare_corruptions",
     "head_functions",
     "important_heads",
+    "interactions",
     "label_heads",
     "layer_profile",
+    "paper_rule",
     "relative_attention",
     "score_maps",
     "universal_heads",

@@ -43,7 +43,7 @@ def important_heads(
         effects: A result of `patching.patch_heads` for one cell: one task (or group) under one corruption.
         role: The role at which effects are read, fixed beforehand; `all` of a sweep of all words at once. None takes
             `correct` of effects by role, and of others the only one they have.
-        metric: The change that is measured, `logit_diff_change` or `prob_change`.
+        metric: The change that is measured, `logit_diff_change` or `prob_change`; `answer_prob` is read as its change.
         smallest_effect: The smallest effect of interest, as a share of the gap.
         alpha: The error rate over heads.
         method: `max_t` controls the family-wise error rate; `fdr`, which finds more, the rate of false discoveries.
@@ -69,6 +69,7 @@ def important_heads(
         ValueError: There is no such role, metric or method, an option is out of range, no pair counts, or no p could
             be small enough to reject.
     """
+    metric = "prob_change" if metric == "answer_prob" else metric
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
     cell = read_cell(effects, role, metric, control)
     own = labels([cell.effects], cluster)[0]

@@ -30,7 +30,15 @@ def answer_log_probs(
 @one_thread_at_a_time
 @torch.no_grad()
 def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[str]:
-    """The most likely token at each step, up to `[SEP]`, as text; a caption begins with its prompt."""
+    """Return the most likely token at each step, up to `[SEP]`, as text; a caption begins with its prompt."""
+    said = greedy_ids(blip, inputs, max_new_tokens)
+    return [text.strip() for text in blip.tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
+@one_thread_at_a_time
+@torch.no_grad()
+def greedy_ids(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[list[int]]:
+    """Return the same as token ids, without `[DEC]` and `[SEP]`."""
     cfg = blip.cfg
     ids, lengths, decode = _decoding(blip, inputs)
     rows = torch.arange(len(ids), device=ids.device)
@@ -45,8 +53,7 @@ def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[
         ids = torch.cat([ids, torch.full_like(ids[:, :1], cfg.pad_token_id)], 1)
         ids[rows[open_rows], lengths[open_rows]] = following[open_rows]
         lengths = lengths + open_rows
-    said = [row[1:length].tolist() for row, length in zip(ids, lengths.tolist(), strict=True)]
-    return [text.strip() for text in blip.tokenizer.batch_decode(said, skip_special_tokens=True)]
+    return [row[1:length].tolist() for row, length in zip(ids, lengths.tolist(), strict=True)]
 
 
 @one_thread_at_a_time

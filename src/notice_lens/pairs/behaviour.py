@@ -1,15 +1,15 @@
 """The behaviour filter: pairs that the model answers as they mean it to.
 
 What a patch restores means nothing where the clean run is wrong to begin with, or where the corruption does not change
-the answer.
+the answer. The filter reads as much of an answer as the metrics do, so that no pair is dropped for words that no metric
+looks at, and its reasons name the part of the answer that they are about.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 
-from notice_lens.models.answers import answer_log_probs, greedy
+from notice_lens.models.answers import answer_log_probs, greedy_ids
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.names import one_of
 from notice_lens.pairs.minimal_pairs import MinimalPairs
@@ -19,31 +19,49 @@ from notice_lens.pairs.tokens import pieces, same_answer
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
+    from notice_lens.pairs.minimal_pair import MinimalPair
+
+AnswerPart = Literal["first_token", "whole"]
+Which = Literal["clean", "corrupt", "donor"]
 
 CLEAN_WRONG = "the clean run answers wrongly"
+CLEAN_FIRST_TOKEN_ONLY = "the clean run's first token is right, its whole answer is not"
 STILL_CORRECT = "the corrupted run still answers correctly"
+STILL_BEGINS = "the corrupted run's answer still begins as the correct one does"
 NOT_INCORRECT = "the corrupted run answers something else than the incorrect answer"
+INCORRECT_FIRST_TOKEN_ONLY = "the corrupted run's first token is the incorrect answer's, its whole answer is not"
 SAYS_NOTHING = "the corrupted run answers nothing"
-RUNS = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
+RUNS: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
 """Which image and which prompt the corrupted run has."""
+MAX_TOKENS = 20
+"""How many tokens of a greedy answer are looked at."""
+
+
+class Reply(NamedTuple):
+    """An answer of the model: as text, and as the ids of the tokens that it said."""
+
+    text: str
+    ids: list[int]
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 @torch.no_grad()
 def behaviour_filter(
-    blip: Any,
-    pairs: Any,
-    corruption: str = "image",
+    blip: "HookedBLIP",
+    pairs: MinimalPairs,
+    corruption: Literal["image", "text"] = "image",
     *,
-    require: str = "other",
+    require: Literal["other", "any"] = "other",
+    answer: AnswerPart | None = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> MinimalPairs:
-    """The pairs whose clean run is answered correctly and whose corrupted run is answered otherwise.
+    """Keep the pairs whose clean run is answered correctly and whose corrupted run is answered otherwise.
 
-    What counts as an answer: the greedy one (`vqa`), the likeliest of the pair's answers (`caption`), the larger logit
-    (`match`). Where the answer to a corrupted prompt was not known, the model's own becomes `corrupt_answer`.
+    The answer of a run is the greedy one (`vqa`), the likeliest of the pair's answers (`caption`), or that of the
+    larger logit (`match`). Where the answer to a corrupted prompt was not known, the model's own becomes
+    `corrupt_answer`.
 
     Args:
         blip: The model.
@@ -51,6 +69,10 @@ def behaviour_filter(
         corruption: `image` or `text`; filter twice for both.
         require: For an image corruption, `other`: the corrupted run gives the incorrect answer; or `any`: anything but
             the correct one. For a text corruption it is always `any`.
+        answer: How much of a greedy answer has to be the expected one. None reads as many tokens as the expected answer
+            has, which is what the metrics read: the first token of answers of one token, all tokens of longer ones; the
+            model may go on after them. `first_token` reads the first token alone. `whole` reads the greedy answer to
+            its end. Captions and matches are always judged by what their metrics read, so there it stays None.
         batch_size: Pairs a forward.
         progress: Whether to show a progress bar.
 
@@ -58,35 +80,41 @@ def behaviour_filter(
         The pairs that are left. `dropped` has the others, `manifest` counts them by reason.
 
     Raises:
-        ValueError: There is no such corruption or `require`, or pairs without a corrupted prompt.
+        ValueError: There is no such corruption, `require` or `answer`, or pairs without a corrupted prompt.
         PairsError: The pairs do not hold for this model.
     """
     from tqdm.auto import tqdm
 
-    _check(pairs, corruption, require, batch_size)
+    _check(blip, pairs, corruption, require, answer, batch_size)
     pairs = pairs.validate(blip)
-    found: list[Problem] = []
-    said: list[str] = []
+    other = corruption == "image" and require == "other"
+    problems: list[Problem] = []
+    own_answers: list[str] = []
     image, prompt = RUNS[corruption]
     with tqdm(total=len(pairs), desc=f"behaviour, {corruption} corruption", unit="pair", disable=not progress) as bar:
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
-            clean, corrupt = answers(blip, part), answers(blip, part, image, prompt)
+            clean, corrupt = _replies(blip, part), _replies(blip, part, image, prompt)
             for pair, before, after in zip(part, clean, corrupt, strict=True):
-                reason = _judge(pair, before, after, corruption == "image" and require == "other", blip.tokenizer)
+                reason = _Judge(blip.tokenizer, pair, answer).reason(before, after, other)
                 if reason:
-                    detail = f"clean run: {before!r} ({pair.correct_answer!r} is correct); corrupted run: {after!r}"
-                    found.append(Problem(pair.id, reason, detail))
-            said += corrupt
+                    detail = (
+                        f"clean run: {before.text!r} ({pair.correct_answer!r} is correct); "
+                        f"corrupted run: {after.text!r}"
+                    )
+                    problems.append(Problem(pair.id, reason, detail))
+            own_answers += [_as_read(blip.tokenizer, after, answer) for after in corrupt]
             bar.update(len(part))
     if corruption == "text":
-        known = [answer or own or None for answer, own in zip(pairs["corrupt_answer"], said, strict=True)]
+        known = [given or own or None for given, own in zip(pairs["corrupt_answer"], own_answers, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)
-    settings = {"corruption": corruption, "require": require, "model": blip.cfg.name_or_path}
-    return pairs.without(found, "behaviour_filter", settings)
+    settings = {"corruption": corruption, "require": require, "answer": answer, "model": blip.cfg.name_or_path}
+    return pairs.without(problems, "behaviour_filter", settings)
 
 
-def _check(pairs: Any, corruption: str, require: str, batch_size: int) -> None:
+def _check(
+    blip: "HookedBLIP", pairs: object, corruption: str, require: str, answer: str | None, batch_size: int
+) -> None:
     if not isinstance(pairs, MinimalPairs):
         raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
     if batch_size < 1:
@@ -95,25 +123,55 @@ def _check(pairs: Any, corruption: str, require: str, batch_size: int) -> None:
         raise ValueError(one_of("corruption", corruption, RUNS))
     if require not in ("other", "any"):
         raise ValueError(one_of("require", require, ("other", "any")))
+    if answer is not None and answer not in get_args(AnswerPart):
+        raise ValueError(one_of("answer", answer, get_args(AnswerPart)) + "; None reads what the metrics read")
+    if answer is not None and blip.cfg.kind != "vqa":
+        judged = {"caption": "the likeliest of a pair's answers", "match": "the larger logit"}[blip.cfg.kind]
+        raise ValueError(f"answer={answer!r} is for models of kind 'vqa'; kind {blip.cfg.kind!r} is judged by {judged}")
 
 
-def _judge(pair: Any, before: str, after: str, require_other: bool, tokenizer: Any) -> str | None:
-    """Why a pair does not pass; None where it does."""
-    if not same_answer(tokenizer, before, pair.correct_answer):
-        return CLEAN_WRONG
-    if same_answer(tokenizer, after, pair.correct_answer):
-        return STILL_CORRECT
-    if not after:
-        return SAYS_NOTHING
-    if require_other:
-        return None if same_answer(tokenizer, after, pair.incorrect_answer) else NOT_INCORRECT
-    if pair.kind != "match" and pieces(tokenizer, after)[:1] == pieces(tokenizer, pair.correct_answer)[:1]:
-        return FIRST_TOKEN
-    return None
+class _Judge(NamedTuple):
+    """The rules of the filter for one pair."""
+
+    tokenizer: Any
+    pair: "MinimalPair"
+    answer: AnswerPart | None
+
+    def reason(self, before: Reply, after: Reply, require_other: bool) -> str | None:
+        """Return why the pair does not pass; None where it does."""
+        correct, incorrect = self.pair.correct_answer, self.pair.incorrect_answer
+        if not self._says(before, correct):
+            return CLEAN_FIRST_TOKEN_ONLY if self._begins(before, correct) else CLEAN_WRONG
+        if self._says(after, correct):
+            return STILL_CORRECT if same_answer(self.tokenizer, after.text, correct) else STILL_BEGINS
+        if not after.ids:
+            return SAYS_NOTHING
+        if require_other:
+            if self._says(after, incorrect):
+                return None
+            return INCORRECT_FIRST_TOKEN_ONLY if self._begins(after, incorrect) else NOT_INCORRECT
+        return FIRST_TOKEN if self._begins(after, correct) else None
+
+    def _says(self, reply: Reply, expected: str) -> bool:
+        """Return whether the reply is an answer, as far as it is read."""
+        if self.pair.kind != "vqa" or self.answer == "whole":
+            return same_answer(self.tokenizer, reply.text, expected)
+        wanted = pieces(self.tokenizer, expected)
+        read = 1 if self.answer == "first_token" else len(wanted)
+        return reply.ids[:read] == wanted[:read]
+
+    def _begins(self, reply: Reply, expected: str) -> bool:
+        """Return whether the first token is that of an answer; a match is not said in tokens."""
+        return self.pair.kind != "match" and reply.ids[:1] == pieces(self.tokenizer, expected)[:1]
 
 
-def answers(blip: "HookedBLIP", pairs: MinimalPairs, image: str = "clean", prompt: str = "clean") -> list[str]:
-    """What the model answers in one run over pairs; see `behaviour_filter` for what counts as an answer.
+def _as_read(tokenizer: Any, reply: Reply, answer: AnswerPart | None) -> str:
+    """Return the reply, or its first token alone where nothing else is read."""
+    return tokenizer.decode(reply.ids[:1]).strip() if answer == "first_token" else reply.text
+
+
+def answers(blip: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[str]:
+    """Return the model's answers in one run over pairs; see `behaviour_filter` for what counts as an answer.
 
     Args:
         blip: The model.
@@ -121,15 +179,19 @@ def answers(blip: "HookedBLIP", pairs: MinimalPairs, image: str = "clean", promp
         image: `clean`, `corrupt` or `donor`.
         prompt: `clean`, `corrupt` or `donor`.
     """
-    how: dict[str, Callable[..., list[str]]] = {"vqa": _greedy, "caption": _likeliest, "match": _matches}
-    return how[blip.cfg.kind](blip, pairs, image, prompt)
+    return [reply.text for reply in _replies(blip, pairs, image, prompt)]
 
 
-def _greedy(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str) -> list[str]:
-    return greedy(blip, pairs.prepare(blip, image, prompt), max_new_tokens=20)
+def _replies(blip: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[Reply]:
+    if blip.cfg.kind == "vqa":
+        said = greedy_ids(blip, pairs.prepare(blip, image, prompt), MAX_TOKENS)
+        texts = blip.tokenizer.batch_decode(said, skip_special_tokens=True)
+        return [Reply(text.strip(), ids) for text, ids in zip(texts, said, strict=True)]
+    texts = (_likeliest if blip.cfg.kind == "caption" else _matches)(blip, pairs, image, prompt)
+    return [Reply(text, pieces(blip.tokenizer, text)) for text in texts]
 
 
-def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str) -> list[str]:
+def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     candidates = ["correct", "incorrect", "corrupt"]
     known = torch.tensor([answer is not None for answer in pairs["corrupt_answer"]])
     # Where none is known, another one stands in its place and never wins.
@@ -145,6 +207,6 @@ def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str)
     return [pairs[number][f"{candidates[choice]}_answer"] for number, choice in enumerate(best)]
 
 
-def _matches(blip: "HookedBLIP", pairs: MinimalPairs, image: str, prompt: str) -> list[str]:
+def _matches(blip: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     names = (MATCH_ANSWERS["incorrect_answer"], MATCH_ANSWERS["correct_answer"])
     return [names[choice] for choice in blip(pairs.prepare(blip, image, prompt)).argmax(-1).tolist()]

@@ -4,6 +4,7 @@ Rows of any origin take one way: `records.store` makes them plain values, `valid
 with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -20,13 +21,14 @@ from notice_lens.pairs.built import Built
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
-from notice_lens.pairs.problems import Problem
+from notice_lens.pairs.problems import SHOWN, Problem
 from notice_lens.pairs.records import KINDS
-from notice_lens.pairs.regions import BoxFormat, RegionFormat, resample
+from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion, coverage, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.sources import one_dataset, read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
 from notice_lens.pairs.validation import check_tokens
+from notice_lens.plain_text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -259,25 +261,30 @@ class MinimalPairs(PairSequence):
         ]
 
     def patch_masks(self, blip: "HookedBLIP", of: str = "clean") -> list[dict[str, Bool[Tensor, " patch"]]]:
-        """For each pair, which image positions belong to each region: those that it covers by half or more.
+        """Return for each pair which image positions belong to each region: those that it covers by half or more.
 
         Args:
             blip: Its patch grid counts.
             of: Which image's regions.
 
         Returns:
-            Masks [patch] by region; position 0 is the class token, which belongs to none.
+            Masks [patch] by region; position 0 is the class token, which belongs to none. Where a region covers half of
+            no patch its mask is empty, and a warning names pair and region.
         """
         check_choice("of", of, ("clean", "corrupt"))
         cells = blip.cfg.image_size // blip.cfg.patch_size
-        class_token = np.zeros(1, bool)
-        return [
-            {
-                region: torch.from_numpy(np.concatenate([class_token, resample(mask, (cells, cells)).ravel()]))
-                for region, mask in getattr(pair, f"{of}_regions").items()
-            }
-            for pair in self
-        ]
+        masks, lost = [], []
+        for pair in self:
+            own = {}
+            for region, pixels in getattr(pair, f"{of}_regions").items():
+                patches = resample(pixels, (cells, cells))
+                own[region] = torch.from_numpy(np.concatenate([[False], patches.ravel()]))
+                if pixels.any() and not patches.any():
+                    largest = coverage(pixels, (cells, cells)).max()
+                    lost.append(f"{pair.id!r}, region {region!r} ({largest:.0%} of a patch)")
+            masks.append(own)
+        _warn_of_lost(lost, cells)
+        return masks
 
     def prepare(
         self, blip: "HookedBLIP", image: str = "clean", prompt: str = "clean", answer: str | None = None
@@ -318,3 +325,17 @@ def _given(task: str | None, kind: str | None) -> dict[str, str]:
     """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
     check_choice("kind", kind, (*KINDS, None))
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
+
+
+def _warn_of_lost(lost: list[str], cells: int) -> None:
+    """Warn where objects are too small, or too thin, for a grid of patches."""
+    if lost:
+        named = "; ".join(lost[:SHOWN]) + (f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
+        warnings.warn(
+            printable(
+                f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so "
+                f"effects there are NaN and no attention counts as inside: {named}"
+            ),
+            SmallRegion,
+            stacklevel=3,
+        )

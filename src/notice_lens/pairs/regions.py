@@ -36,6 +36,10 @@ _FORMS = (
 )
 
 
+class SmallRegion(UserWarning):
+    """A region covers half of no patch, so that it has no image positions."""
+
+
 @dataclass(frozen=True)
 class RegionFormat:
     """How regions are to be read where their content leaves it open.

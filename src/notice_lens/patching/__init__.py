@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.attribution import attribute
     from notice_lens.patching.circuit_scores import faithfulness
     from notice_lens.patching.grid import Edit
+    from notice_lens.patching.head_pairs import pairs_of_heads
     from notice_lens.patching.screening import screen
     from notice_lens.patching.sites import Site
     from notice_lens.patching.splitting import split
@@ -27,6 +28,7 @@ _HOMES = {
     "carried": "notice_lens.patching.aggregates",
     "faithfulness": "notice_lens.patching.circuit_scores",
     "mediation": "notice_lens.patching.aggregates",
+    "pairs_of_heads": "notice_lens.patching.head_pairs",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
     "patch_paths": "notice_lens.patching.sweeps",
@@ -45,6 +47,7 @@ __all__ = [
     "carried",
     "faithfulness",
     "mediation",
+    "pairs_of_heads",
     "patch_heads",
     "patch_modules",
     "patch_paths",

@@ -50,6 +50,7 @@ def ablate(
     pairs: "MinimalPairs",
     sites: Any = None,
     *,
+    positions: Any = None,
     value: Any = "mean",
     joint: Any = False,
     reference: "MinimalPairs | None" = None,
@@ -57,18 +58,20 @@ def ablate(
     confidence: Any = 0.95,
     **options: Any,
 ) -> "xr.Dataset":
-    """What the clean run of every pair says without some of its parts, and the mean change with its interval.
+    """Run every clean pair without some of the model's parts; return each pair's change and the mean with its interval.
 
     Args:
         blip: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        sites: One or several of `Site.of(blip, ...)`, or their names; not where `joint` has groups. Names have the
-            positions that `patch_heads` takes by default; for `joint=True` all positions at once.
+        sites: One or several of `Site.of(blip, ...)`, or their names; not where `joint` has groups.
+        positions: Where the sites are ablated, as `patch_heads` takes them: `roles`, `regions`, `each`, `all` at once,
+            or some by name or number. None takes what `patch_heads` takes by default, and for `joint` all positions at
+            once. A `Site` and an `Edit` have positions of their own.
         value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
             another example of the same task and number of tokens has there, words aligned by role), or `zero`.
         joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A
             mapping of names to groups: each of one or several `Edit`s, or nodes such as `text.cross_attn.L1.H3`, made
-            at once. An edit whose source is left at `other` gets `value`.
+            at once; `positions` are those of the nodes. An edit whose source is left at `other` gets `value`.
         reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
         seed: Of the draw of examples, and of the bootstrap.
         confidence: Of the intervals, between 0 and 1.
@@ -103,21 +106,23 @@ def ablate(
         {'pair': 4, 'variant': 1}
     """
     check_given(value, VALUES, confidence)
-    effects = _ablated(blip, pairs, sites, value, joint, {**_swept(options), "reference": reference, "seed": seed})
+    given = {**_swept(options), "reference": reference, "seed": seed}
+    if joint is not False:
+        effects = run_variants(blip, pairs, _groups(blip, sites, joint, positions, value), **given)
+    elif sites is not None:
+        effects = sweep(blip, pairs, _placed(blip, pairs, sites, positions), source=value, **given)
+    else:
+        raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
+    effects = effects.assign_attrs(source=value, joint=joint is not False)
     return summarised(effects, confidence, seed)
 
 
-def _ablated(
-    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, value: str, joint: Any, options: Mapping[str, Any]
-) -> "xr.Dataset":
-    """The sweep underneath."""
-    if joint is not False:
-        effects = run_variants(blip, pairs, _groups(blip, sites, joint, value), **options)
-    elif sites is not None:
-        effects = sweep(blip, pairs, sites, source=value, **options)
-    else:
-        raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
-    return effects.assign_attrs(source=value, joint=joint is not False)
+def _placed(blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:
+    """Return the sites with positions."""
+    several = list(sites) if isinstance(sites, list | tuple) else [sites]
+    return [
+        Site.of(blip, site, positions=positions, pairs=None if isinstance(site, Site) else pairs) for site in several
+    ]
 
 
 def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
@@ -165,13 +170,13 @@ def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"controls": "self", **options, "direction": "noise", "metrics": needed}
 
 
-def _groups(blip: "HookedBLIP", sites: Any, joint: Any, value: str) -> dict[str, list[Edit]]:
-    """Variants: everything at some sites, or groups by name."""
+def _groups(blip: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: str) -> dict[str, list[Edit]]:
+    """Return the variants: everything at some sites, or groups by name."""
     if joint is True:
         if sites is None:
             raise ValueError("sites: name what is ablated jointly, such as 'text.cross_attn'")
         several = list(sites) if isinstance(sites, list | tuple) else [sites]
-        return {"all": [edit for site in several for edit in _edits(blip, site, value)]}
+        return {"all": [edit for site in several for edit in _edits(blip, site, positions, value)]}
     if not isinstance(joint, Mapping):
         raise TypeError(f"joint={joint!r}: expected False, True, or a mapping of names to groups of edits or nodes")
     if sites is not None:
@@ -179,23 +184,24 @@ def _groups(blip: "HookedBLIP", sites: Any, joint: Any, value: str) -> dict[str,
     found = {}
     for name, group in joint.items():
         several = group if isinstance(group, list | tuple) and not is_node(group) else [group]
-        found[name] = [_edit(blip, name, one, value) for one in several]
+        found[name] = [_edit(blip, name, one, positions, value) for one in several]
     return found
 
 
-def _edit(blip: "HookedBLIP", name: Any, one: Any, value: str) -> Edit:
+def _edit(blip: "HookedBLIP", name: Any, one: Any, positions: Any, value: str) -> Edit:
     if not isinstance(one, Edit):
         try:
-            return Node.of(blip, one).edit(value)
+            edit = Node.of(blip, one).edit(value)
+            return edit if positions is None else replace(edit, positions=positions)
         except ValueError as error:
             raise ValueError(f"group {name!r}: {error}") from error
     return replace(one, source=value) if one.source == "other" else one
 
 
-def _edits(blip: "HookedBLIP", site: Any, value: str) -> list[Edit]:
-    """Everything at a site, as edits."""
-    found = site if isinstance(site, Site) else Site.of(blip, site, positions="all")
-    found = Site.of(blip, found)
+def _edits(blip: "HookedBLIP", site: Any, positions: Any, value: str) -> list[Edit]:
+    """Return everything at a site, as edits."""
+    own = positions if positions is not None or isinstance(site, Site) else "all"
+    found = Site.of(blip, site, positions=own)
     leaf = found.activation.rpartition(".")[2]
     keys = {"keys": found.keys} if leaf in TABLES else {}
     heads = found.heads if leaf in WITH_HEADS and found.heads is not None else [None]

@@ -75,7 +75,7 @@ class Places:
         longest = {"image": self.patches, "token": max(self.tokens, default=0), "answer": answer_length}[axis]
         if spec == "each":
             return "position", list(range(longest))
-        named = {"token": self.roles, "image": self.regions}.get(axis, [])
+        named = self.roles if axis == "token" else self.regions if axis == "image" else []
         known = list(dict.fromkeys(name for found in named for name in found))
         if isinstance(spec, str):
             if not known:

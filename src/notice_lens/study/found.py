@@ -10,6 +10,7 @@ import numpy as np
 
 from notice_lens.circuits.clusters import FewClusters
 from notice_lens.pairs import MinimalPairs
+from notice_lens.pairs.regions import SmallRegion
 from notice_lens.study.choices import Choices
 from notice_lens.viz.page_context import findings
 from notice_lens.viz.report_data import ReportData
@@ -71,12 +72,12 @@ class Study:
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Where warnings about few clusters become notes on a cell; others stay warnings."""
+        """Turn warnings about few clusters and small regions into notes on a cell; others stay warnings."""
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield
         for one in said:
-            if issubclass(one.category, FewClusters):
+            if issubclass(one.category, (FewClusters, SmallRegion)):
                 self.note(f"{name}: {one.message}")
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

@@ -5,6 +5,8 @@
    folder has another plan already, nothing runs: a plan that is changed after a look at the results is none.
 3. The study runs over all cells.
 4. Both rules stand side by side, and the heads that the paper names are looked up: rank, effect, interval and q.
+5. The paper's own numbers stand beside ours: heads by the mean absolute change of the answer's probability and its
+   two-sigma rule, and what attention, cross-attention and MLP of each layer do, for semantic pairs and Gaussian noise.
 
 It is conceptual: prompts, pairs, positions and tests are not the paper's (`DIFFERENCES`), so that agreement supports
 its claim and disagreement does not refute its numbers.
@@ -17,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from notice_lens.errors import reading
 from notice_lens.files import replacing
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
+    from notice_lens.study.found import Study
 
 PAPER_HEADS = ((5, 3), (3, 0), (0, 11))
 """Layer and head of those that the paper calls universal, in the question encoder's cross-attention."""
@@ -37,13 +41,15 @@ DIFFERENCES = (
     "Prompts are written by rule from the labels of the data sets; the paper had a paid language model write some.",
     "Pairs are drawn here, seeded and balanced over groups and the order of the options; which ones the paper used is "
     "not published.",
-    "Only pairs that the model answers as they ask are kept (unless the plan says otherwise), as greedy answers.",
+    "Only pairs that the model answers as expected are kept (unless the plan says otherwise), by as many tokens of the "
+    "greedy answer as the correct answer has.",
     "Corrupted questions have as many tokens as the clean ones, slot by slot; pairs that have none are dropped.",
     "Positions are repaired: roles are found in the token ids, [CLS] included. In the circulated code tokens are "
     "counted without it, so that each effect is read one word off.",
     "Padding of the question is masked in the decoder's cross-attention; in Hugging Face's code it is not.",
     "Effects are changes of the logit difference as shares of the gap, ratios of sums over pairs; the paper has "
-    "probabilities of the correct answer after the patch.",
+    "probabilities of the correct answer after the patch. Its numbers are in tables of their own (paper_rule.csv, "
+    "modules.csv), and nothing is tested by them.",
     "Under image corruptions heads are ranked by matched minus mismatched: what a patch from a picture of a third "
     "answer restores is not counted.",
     "Under text corruptions the contrast is the answer to the corrupted question, since both options were replaced.",
@@ -134,6 +140,7 @@ def plan(blip: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choic
         "pairs": {task: {"number": len(own), "fingerprint": own.fingerprint} for task, own in tasks.items()},
         "role": choices.role,
         "metric": METRIC,
+        "rule_paper": "mean |patched - base probability| at least mean + 2 standard deviations over heads",
         "rule_two_sigma": "|effect| at least mean + 2 standard deviations over heads",
         "rule_significant": f"|effect| larger than {choices.smallest_effect:g} of the gap, family-wise error rate over "
         f"heads at most {choices.alpha:g}, {rules['n_permutations']} sign flips or more",
@@ -202,3 +209,74 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=columns).astype(
         {"rank": "Int64", "two_sigma": "boolean", "significant": "boolean"}
     )
+
+
+def paper_numbers(found: "Study") -> "pd.DataFrame":
+    """Return the heads of each cell, and of noise, by the paper's numbers, with ours beside them.
+
+    Args:
+        found: A study that was carried out.
+
+    Returns:
+        A row for each cell, layer and head: `magnitude`, `low`, `high`, `change`, `selected` and `rank` of
+        `circuits.paper_rule`; then `effect`, `two_sigma`, `significant` and `q` of `circuits.important_heads`, empty
+        for noise, which is no cell.
+    """
+    import pandas as pd
+
+    from notice_lens.circuits import paper_rule
+
+    parts = []
+    for name, effects in found.effects.items():
+        own = paper_rule(effects, role=found.choices.role, seed=found.choices.seed)
+        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        if name in found.important:
+            ours = found.important[name][["effect", "two_sigma", "significant", "q"]].to_dataframe().reset_index()
+            frame = frame.merge(ours.drop(columns="role", errors="ignore"), on=["layer", "head"])
+        frame.insert(0, "cell", name)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def module_numbers(
+    blip: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
+) -> "pd.DataFrame":
+    """Return what attention, cross-attention and MLP of each layer do, for each cell and for noise.
+
+    Args:
+        blip: The model.
+        found: A study that was carried out, with the pairs of its cells.
+        folder: Where sweeps are kept, to go on from.
+        memory: Bytes that variants may take.
+        progress: Whether there are bars.
+
+    Returns:
+        A row for each cell, site and layer: `magnitude`, `low`, `high` and `change` of the answer's probability, and
+        `effect`, the share of the gap that is restored (or lost).
+    """
+    import pandas as pd
+
+    from notice_lens import patching
+    from notice_lens.circuits import paper_rule
+    from notice_lens.pairs.roles import ALL
+    from notice_lens.study.choices import corruption_name
+
+    choices, parts = found.choices, []
+    by_name = {corruption_name(one): one for one in choices.corruptions}
+    for name in found.effects:
+        corruption = by_name[name.rpartition(", ")[2]]
+        effects = patching.patch_modules(
+            blip, found.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
+            positions=ALL if choices.role == ALL else [choices.role], direction=choices.direction, seed=choices.seed,
+            store=folder / f"{quote(name, safe=' ,')}.zarr", progress=progress,
+        )  # fmt: skip
+        own = paper_rule(effects, role=choices.role, seed=choices.seed)[["magnitude", "low", "high", "change"]]
+        share = patching.aggregate(effects)
+        own["effect"] = (
+            own["magnitude"].dims,
+            share.squeeze("role", drop=True).values if "role" in share.dims else share.values,
+        )
+        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        frame.insert(0, "cell", name)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True)

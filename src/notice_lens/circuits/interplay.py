@@ -1,0 +1,272 @@
+r"""What two heads do together: AND, OR, backup, majority, series, or nothing that single patches had not shown.
+
+All effects are shares of the clean-to-corrupted gap, ratios of sums over pairs. With d the share that is restored when
+heads are patched into the corrupted run (`denoise`), and n the share that is lost when they are patched into the clean
+run (`noise`), three numbers decide, each of them 0 for heads that have nothing to do with each other:
+
+    interaction, denoise   I_d = d(1, 2) - d(1) - d(2)
+    interaction, noise     I_n = n(1, 2) - n(1) - n(2)
+    asymmetry              D = (d(1) - d(2)) - (n(1) - n(2))
+
+**Why these.** Let F(1, 2) be the share of the gap that the answer has where each head is clean (1) or corrupted (0) and
+neither changes the other's output. Then d(1) = F(1, 0), n(1) = F(1, 1) - F(0, 1), and so on, which gives D = 0, and
+I_n = -I_d if nobody else takes part: an AND has F = 0 unless both are clean, an OR has F = 1 unless both are corrupted.
+The two interactions have the same sign only where other heads take part, or one head is upstream of the other:
+
+| I_d | I_n | D | kind | because |
+| --- | --- | --- | --- | --- |
+| + | - | any | AND | neither restores alone, each destroys alone |
+| 0 | - | any | AND | of more heads than these two: two of three restore nothing yet |
+| - | + | 0 | OR | each restores alone, neither destroys alone |
+| - | 0 | 0 | OR | of more heads than these two: without two of three nothing is lost yet |
+| - or 0 | + | not 0 | backup | one restores, and its loss is made up for by the other, whose output depends on it |
+| + | + | any | majority | neither does anything alone; two out-vote the third, clean or corrupted |
+| - | - | any | series | one is read by the other: each does alone what both do |
+| 0 | 0 | any | negative | effects of opposite sign that add up |
+| 0 | 0 | any | independent | effects of one sign that add up |
+| 0 | 0 | any | single | one of them has an effect |
+| 0 | 0 | any | nothing | neither has |
+| any other | | | other | an interaction that has no name here |
+
+A backup whose output does *not* depend on the first head, but is shut off behind it (in an MLP, say), is an OR to every
+patch of outputs, and is called so. Interactions say what two heads do to the logit difference, and its saturation is an
+interaction too: where either head alone restores nearly all, they are an OR.
+
+**How sure.** +, - and 0 are decided by intervals against a smallest interaction of interest δ: wholly above δ, wholly
+below -δ, wholly between. An interval that does none of these leaves the kind `undecided`. Intervals are bootstrap-t
+over clusters of pairs (see `intervals`), and simultaneous: their level is Bonferroni's over all pairs of heads and the
+seven numbers that decide, so that all kinds that are named are right with the confidence that was asked for.
+"""
+
+import warnings
+from itertools import combinations
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.clusters import ENOUGH, FewClusters, Sums
+from notice_lens.circuits.intervals import bootstrap_t
+from notice_lens.models.names import one_of, whole_number
+from notice_lens.patching.aggregates import BASELINES, CHANGE
+from notice_lens.patching.bootstrap import clusters_of
+
+AND, OR, BACKUP, MAJORITY, SERIES = "AND", "OR", "backup", "majority", "series"
+NEGATIVE, INDEPENDENT, SINGLE, NOTHING = "negative", "independent", "single", "nothing"
+OTHER, UNDECIDED = "other", "undecided"
+KINDS = (AND, OR, BACKUP, MAJORITY, SERIES, NEGATIVE, INDEPENDENT, SINGLE, NOTHING, OTHER, UNDECIDED)
+BY_DIRECTION = ("first_alone", "second_alone", "joint", "interaction")
+NUMBERS = (*(f"{name} {direction}" for direction in ("denoise", "noise") for name in BY_DIRECTION), "asymmetry")
+DECIDING = 7
+"""Numbers whose intervals decide: two interactions, the asymmetry, and four single effects."""
+PLACES_AT_ONCE = 200
+"""Numbers that are resampled together, which bounds the memory."""
+
+
+def interactions(
+    effects: xr.Dataset,
+    *,
+    smallest_effect: float = 0.05,
+    confidence: float = 0.95,
+    n_bootstrap: int = 5_000,
+    cluster: str = "image",
+    seed: int = 0,
+) -> xr.Dataset:
+    """Name what each pair of heads does together, from effects of singles and pairs in both directions.
+
+    Args:
+        effects: A result of `patching.pairs_of_heads` with both directions.
+        smallest_effect: The smallest effect, and the smallest interaction, of interest, as a share of the gap.
+        confidence: That all kinds that are named are right, between 0 and 1; intervals are that much wider.
+        n_bootstrap: Resamples for intervals.
+        cluster: What makes pairs one piece of evidence: `image` (linked by any shared image, clean or corrupted), or a
+            coordinate along `pair`. No donor takes part in these effects.
+        seed: Of all resampling.
+
+    Returns:
+        Along `pair_of_heads`, with coordinates `first` and `second`: `kind` (`AND`, `OR`, `backup`, `majority`,
+        `series`, `negative`, `independent`, `single`, `nothing`, `other`, or `undecided`) and `about`, the head that is
+        the backup, the negative one, or the single one ("" otherwise). Along `pair_of_heads, direction`, as shares of
+        the gap (restored by `denoise`, lost by `noise`): `first_alone`, `second_alone`, `joint` and `interaction`
+        (joint minus both singles). Along `pair_of_heads`: `asymmetry`. Each number has `_low` and `_high`, the ends of
+        its simultaneous interval. Attributes have the options, pairs and clusters. Below 15 clusters every kind is
+        `undecided`, with the warning `FewClusters`.
+
+    Raises:
+        ValueError: The effects lack a direction, an option is out of range, no pair counts, or the gaps cancel.
+
+    Example:
+        >>> from notice_lens import HookedBLIP, circuits, patching
+        >>> from notice_lens.pairs import mini_world
+        >>> model, pairs = HookedBLIP.mini(), mini_world("states", n=16, seed=0)
+        >>> heads = ["text.cross_attn.L2.H2", "text.cross_attn.L2.H4", "text.cross_attn.L2.H6"]
+        >>> effects = patching.pairs_of_heads(model, pairs, heads, progress=False)
+        >>> found = circuits.interactions(effects)
+        >>> dict(found.interaction.sizes)
+        {'pair_of_heads': 3, 'direction': 2}
+    """
+    _check(effects, smallest_effect, confidence)
+    whole_number("n_bootstrap", n_bootstrap, 2)
+    whole_number("seed", seed, 0)
+    names = [str(name) for name in effects["node"].values]
+    couples = list(combinations(range(len(names)), 2))
+    change, gap, counted = _numbers_by_pair(effects, couples)
+    labels = _clusters(effects, cluster)[counted]
+    sums = Sums.of(change, gap, labels)
+    few = _warn_if_few(len(sums))
+    level = 1 - (1 - confidence) / (DECIDING * len(couples))
+    estimate = sums.change.sum(0) / sums.gap.sum()
+    low, high = _intervals(sums, n_bootstrap, level, seed)
+    shape = (len(couples), len(NUMBERS))
+    estimate, low, high = (values.reshape(shape) for values in (estimate, low, high))
+    kinds, about = [], []
+    for couple, below, above in zip(couples, low, high, strict=True):
+        signs = dict(
+            zip(NUMBERS, (_sign(*ends, smallest_effect) for ends in zip(below, above, strict=True)), strict=True)
+        )
+        kind, which = (UNDECIDED, None) if few else _kind(signs)
+        kinds.append(kind)
+        about.append("" if which is None else names[couple[which]])
+    found = xr.Dataset(
+        {"kind": ("pair_of_heads", np.array(kinds, object)), "about": ("pair_of_heads", np.array(about, object))},
+        coords={
+            "first": ("pair_of_heads", np.array([names[one] for one, _ in couples], object)),
+            "second": ("pair_of_heads", np.array([names[two] for _, two in couples], object)),
+            "direction": np.array(["denoise", "noise"], object),
+        },
+        attrs={
+            "smallest_effect": float(smallest_effect), "confidence": float(confidence), "n_bootstrap": n_bootstrap,
+            "cluster": cluster, "seed": seed, "pairs": int(counted.sum()), "pairs_left_out": int((~counted).sum()),
+            "clusters": len(sums), "corruption": str(effects.attrs.get("corruption", "")),
+            "rule": f"by intervals that hold together with {confidence:g} over {len(couples)} pairs of heads, against "
+            f"{smallest_effect:g} of the gap",
+        },
+    )  # fmt: skip
+    for ending, values in (("", estimate), ("_low", low), ("_high", high)):
+        found = found.assign(_variables(values, ending))
+    return found
+
+
+def _check(effects: xr.Dataset, smallest_effect: float, confidence: float) -> None:
+    expected = "expected the result of patching.pairs_of_heads"
+    if not isinstance(effects, xr.Dataset):
+        raise TypeError(f"effects are of type {type(effects).__name__}; {expected}")
+    for dim in ("pair", "direction", "node", "other"):
+        if CHANGE not in effects or dim not in effects[CHANGE].dims:
+            raise ValueError(f"effects have no {CHANGE} along `{dim}`; {expected}")
+    directions = [str(name) for name in effects["direction"].values]
+    for direction in ("denoise", "noise"):
+        if direction not in directions:
+            raise ValueError(f"effects are of the direction {directions[0]!r} alone; kinds are read from both")
+    if not 0 < smallest_effect < 1:
+        raise ValueError(f"smallest_effect={smallest_effect}: expected a share of the gap, above 0 and below 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: expected a number between 0 and 1")
+
+
+def _numbers_by_pair(effects: xr.Dataset, couples: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the numbers of each pair in logits, [pair, couple · number], its gap, [pair], and which pairs count."""
+    clean, corrupt = (effects[name].values.astype(float) for name in BASELINES)
+    gap = clean - corrupt
+    dims = ("pair", "direction", "node", "other")
+    by_direction = [
+        sign * effects[CHANGE].sel(direction=name).transpose("pair", *dims[2:]).values.astype(float)
+        for name, sign in (("denoise", 1), ("noise", -1))
+    ]
+    parts = []
+    for one, two in couples:
+        columns = []
+        for change in by_direction:
+            alone = change[:, one, one], change[:, two, two]
+            joint = change[:, one, two]
+            columns += [*alone, joint, joint - alone[0] - alone[1]]
+        columns.append((columns[0] - columns[1]) - (columns[4] - columns[5]))
+        parts += columns
+    numbers = np.stack(parts, 1)
+    least = float(effects.attrs.get("min_gap", 0.0))
+    counted = np.isfinite(numbers).all(1) & (np.abs(gap) >= least) & (gap != 0)
+    if not counted.any():
+        raise ValueError(f"none of {len(gap)} pairs has a gap and an effect of every pair of heads")
+    total = gap[counted].sum()
+    if abs(total) < max(least * counted.sum(), 1e-12):
+        raise ValueError(f"the gaps of {counted.sum()} pairs cancel (their sum is {total:.2g}): no share")
+    # Ratios do not know the gaps' sign, and bootstrap-t takes a positive one.
+    return np.sign(total) * numbers[counted], np.sign(total) * gap[counted], counted
+
+
+def _clusters(effects: xr.Dataset, cluster: str) -> np.ndarray:
+    """Return the cluster of each pair, [pair]."""
+    if cluster == "image":
+        return clusters_of(effects)
+    along = [str(name) for name, values in effects.coords.items() if values.dims == ("pair",)]
+    if cluster not in along:
+        raise ValueError(one_of("coordinate along `pair` to cluster by", cluster, ["image", *along]))
+    values = effects[cluster].values.tolist()
+    if missing := sum(value is None or value != value for value in values):
+        raise ValueError(f"{missing} of {len(values)} pairs have no {cluster!r} to be clustered by")
+    return np.unique([str(value) for value in values], return_inverse=True)[1]
+
+
+def _warn_if_few(clusters: int) -> bool:
+    if clusters >= ENOUGH:
+        return False
+    message = f"{clusters} clusters of pairs: below {ENOUGH} intervals are rough, and no kind of interaction is named"
+    warnings.warn(message, FewClusters, stacklevel=3)
+    return True
+
+
+def _intervals(sums: Sums, n_bootstrap: int, level: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of each number's interval, [place], some places at a time; the resamples are the same for all."""
+    ends = []
+    for start in range(0, sums.change.shape[1], PLACES_AT_ONCE):
+        part = Sums(sums.change[:, start : start + PLACES_AT_ONCE], sums.gap)
+        ends.append(bootstrap_t([part], None, n_bootstrap, level, np.random.default_rng(seed)))
+    low, high = (np.concatenate(own) for own in zip(*ends, strict=True))
+    return low, high
+
+
+def _sign(low: float, high: float, smallest: float) -> str:
+    """Return `+`, `-` or `0` for an interval beyond or within the smallest effect; `?` where it is neither."""
+    if low > smallest:
+        return "+"
+    if high < -smallest:
+        return "-"
+    return "0" if -smallest <= low and high <= smallest else "?"
+
+
+def _kind(signs: dict[str, str]) -> tuple[str, int | None]:
+    """Return the kind by the table of the module, and which of the two heads it is about."""
+    pattern, asymmetry = signs["interaction denoise"] + signs["interaction noise"], signs["asymmetry"]
+    kinds = {"+-": AND, "0-": AND, "++": MAJORITY, "--": SERIES, "+0": OTHER}
+    if pattern in kinds:
+        return kinds[pattern], None
+    if pattern == "00":
+        return _additive(signs)
+    if pattern not in ("-+", "-0", "0+") or asymmetry == "?":
+        return UNDECIDED, None
+    if asymmetry != "0":
+        # The head that restores more than its loss costs is the one that the other stands in for.
+        return (BACKUP, int(asymmetry == "+")) if pattern[1] == "+" else (OTHER, None)
+    return (OTHER if pattern == "0+" else OR), None
+
+
+def _additive(signs: dict[str, str]) -> tuple[str, int | None]:
+    """Return the kind of two heads whose effects add up, and the negative or the single one."""
+    heads = ["".join(signs[f"{name}_alone {way}"] for way in ("denoise", "noise")) for name in ("first", "second")]
+    if any("?" in own for own in heads):
+        return UNDECIDED, None
+    there = [own != "00" for own in heads]
+    if sum(there) < 2:
+        return (SINGLE, there.index(True)) if any(there) else (NOTHING, None)
+    against = ["-" in own for own in heads]
+    return (NEGATIVE, against.index(True)) if sum(against) == 1 else (INDEPENDENT, None)
+
+
+def _variables(values: np.ndarray, ending: str) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Return numbers, [couple, number], as variables."""
+    size = len(BY_DIRECTION)
+    by_direction = np.stack([values[:, :size], values[:, size : 2 * size]], 1)
+    found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        name + ending: (("pair_of_heads", "direction"), by_direction[..., number])
+        for number, name in enumerate(BY_DIRECTION)
+    }
+    return {**found, f"asymmetry{ending}": (("pair_of_heads",), values[:, -1])}

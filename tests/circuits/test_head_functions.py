@@ -231,7 +231,7 @@ def test_pairs_without_regions(mini: HookedBLIP):
     }  # fmt: skip
     functions = circuits.head_functions(mini, MinimalPairs.from_rows([row]), progress=False)
     assert functions.sizes["region"] == 0
-    assert functions.role.values.tolist() == ["[CLS]", "?", "[SEP]"]
+    assert functions.role.values.tolist() == ["all", "[CLS]", "?", "[SEP]"]
     assert functions.q_segmentation.size == 0
     assert (functions.testable_outlier == "no outlier patches").all()
 

@@ -38,6 +38,7 @@ def functions(pairs: MinimalPairs) -> xr.Dataset:
     weight[:, 0, *SHUNS] = ~masks / (~masks).sum(-1, keepdims=True)
     scores = circuits.score_maps(weight, {"object": masks}, norms).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
+    scores["class_token"] = 0 * scores.outlier_mass
     return scores.assign_attrs(site="text.cross_attn.hook_pattern", pairs=pairs.fingerprint)
 
 
@@ -105,7 +106,7 @@ def test_labels_are_given_where_the_prediction_holds(functions: xr.Dataset, labe
     cut = [own[:, KEEPS_AWAY[1]].mean() for own in planted(KEEPS_AWAY[0], AT_OUTLIERS)]
     contrast = found.agreement.sel(kind=OUTLIERS, test="contrast")[2].item()
     assert contrast == pytest.approx(cut[0] / max(at, LEAST) - cut[1] / beside)
-    assert found.verdict.values[3, 0].startswith("its attention does not show it (q = ")
+    assert found.verdict.values[3, 0].startswith("its attention does not show it: rank (AUROC 0.")
     assert found.group.values.tolist() == [*KINDS, "all"]
     assert found.joint_change.values.tolist() == [0.25, 0.25, 0.25, 0.75]
     assert found.joint_sum.sel(group="all").item() == pytest.approx(-0.5 + 0.4 - 0.3, abs=0.02)
@@ -147,7 +148,7 @@ def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     masks = np.repeat(boxes(1), N, axis=0)
     scores = circuits.score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
-    same = scores.assign_attrs(functions.attrs)
+    same = scores.assign(class_token=functions.class_token).assign_attrs(functions.attrs)
     found = labelled(same, Planted)
     reason = "not testable: the masks are the same in all images"
     assert (found.verdict.sel(kind=[SEGMENTATION, INHIBITION]) == reason).all()

@@ -54,6 +54,10 @@ DESIGNS = {
         {HEAD: Looks(at_object=-4), **CARRIES}, Says(object=1, background=-1), INHIBITION,
         (f"{NOT_SHOWN}rank (AUROC 0.00", "given", NO_OUTLIERS), (0, 0.05),
     ),
+    "inhibitor that carries next to nothing": Design(
+        {HEAD: Looks(at_object=-4, writes=0.002), **CARRIES}, Says(object=1, background=-1), "",
+        (f"{NOT_SHOWN}rank (AUROC 0.00", "what it predicts fails: cut (p = 1)", NO_OUTLIERS), (0, 0.05),
+    ),
     "negative head that looks at the object": Design(
         {HEAD: Looks(at_object=4, writes=-1), **CARRIES}, Says(object=1, background=0), "",
         ("what it predicts fails: cut (p = 1)", f"{NOT_SHOWN}rank (AUROC 1.00", NO_OUTLIERS), (7, 9),

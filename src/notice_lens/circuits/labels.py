@@ -5,8 +5,9 @@
    at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `notice_lens.circuits.predictions` says what each label predicts, with its sign.
-3. *Tests.* Four predictions over pairs, by sign flips; a label's p-value is the largest of the four, since it claims
-   all of them (an intersection-union test, Berger 1982). False discoveries are controlled over all claims.
+3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
+   effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the four, since it claims all
+   of them (an intersection-union test, Berger 1982). False discoveries are controlled over all claims.
 4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
 
 Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
@@ -22,7 +23,17 @@ import numpy as np
 from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
 from notice_lens.circuits.flips import MeanTests
 from notice_lens.circuits.functions import clusters_by_images
-from notice_lens.circuits.predictions import INHIBITION, KINDS, OUTLIERS, SCORES, SEGMENTATION, Changes, agreements
+from notice_lens.circuits.predictions import (
+    INHIBITION,
+    KINDS,
+    LEAST,
+    OUTLIERS,
+    SCORES,
+    SEGMENTATION,
+    TESTS,
+    Changes,
+    agreements,
+)
 from notice_lens.circuits.scores import AMOUNT, BACKGROUND, MIN_CLUSTERS, NO_REGIONS, OUTLIER_AMOUNT, p_names, too_few
 from notice_lens.circuits.verdicts import OF_ATTENTION, Claim, Verdicts, not_testable
 from notice_lens.models.names import one_of
@@ -41,8 +52,8 @@ SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", O
 IN_WORDS = {
     "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
     "agreement": "what is predicted to be above 0, in logits; of outliers contrast and peers are per unit of attention",
-    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold: p_causal is their "
-    "largest p, q_causal controls false discoveries",
+    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold, cut and ablation by more "
+    "than smallest_effect of the gap: p_causal is their largest p, q_causal controls false discoveries",
 }
 
 
@@ -56,6 +67,7 @@ def label_heads(
     regions: Any = None,
     ablation: str = "mean",
     alpha: float = 0.05,
+    smallest_effect: float = 0.005,
     n_flips: int = 9999,
     n_resamples: int = 1999,
     seed: int = 0,
@@ -75,6 +87,8 @@ def label_heads(
             is not about.
         ablation: What takes an ablated head's place: `mean` over all clean runs by role, or `zero`.
         alpha: Rate of false discoveries, for attention and for cuts.
+        smallest_effect: Share of the gap that the cut and the ablation have to exceed, per unit of attention for the
+            cut at outliers; 0 asks for a sign alone.
         n_flips: Of the sign-flip tests.
         n_resamples: Of the bootstrap.
         seed: Of both.
@@ -103,9 +117,10 @@ def label_heads(
     means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
-        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
+        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))
     verdicts.decide(alpha)
     settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
+    settings |= {"smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"]}
     attrs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", ""), **settings, "gap": knife.gap, **IN_WORDS}
     return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
 
@@ -232,8 +247,18 @@ def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
     return [reason for reason in dict.fromkeys(reasons) if reason] or [NO_REGIONS]
 
 
-def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests) -> tuple[dict[str, Any], str]:
-    """Numbers of a claim by name, and why it cannot be tested, or nothing."""
+def _evidence(
+    claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests, least: float
+) -> tuple[dict[str, Any], str]:
+    """Return the numbers of a claim by name, and why it cannot be tested, or nothing.
+
+    Args:
+        claim: A label that a head's attention suggests.
+        changes: Of all heads of its layer.
+        scores: Of all heads.
+        means: The tests.
+        least: Logits that the cut and the ablation have to exceed; the cut at outliers, per unit of attention.
+    """
     there = np.flatnonzero(~np.isnan(np.concatenate(changes, axis=-1)).any(-1))
     changes, labels = changes.take(there), means.labels[there]
     numbers: dict[str, Any] = {"n_pairs": len(there)}
@@ -244,12 +269,14 @@ def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanT
     n_clusters = len(set(labels.tolist()))
     if n_clusters < MIN_CLUSTERS:
         return numbers, too_few(n_clusters)
-    masses = None
+    # Contrast and peers compare; how large an effect is, the cut and the ablation say.
+    masses, bounds = None, least * np.isin(TESTS, ("cut", "ablation"))
     if claim.kind == OUTLIERS:
         at = scores.sel(role=claim.cut.role, layer=claim.cut.layer)
         masses = (at["outlier_mass"].values, at["ordinary_mass"].values)
+        bounds[TESTS.index("cut")] *= max(masses[0][claim.head], LEAST)
     values = agreements(claim.kind, changes, claim.head, masses)
-    p = means.p(values, there)
+    p = means.p(values - bounds[:, None], there)
     low, high = zip(*(means.interval(own, there) for own in values), strict=True)
     tested = {"agreement": values.mean(-1), "low": low, "high": high, "p": p, "p_causal": p.max()}
     return numbers | tested, ""

@@ -15,6 +15,7 @@ from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
 from notice_lens.circuits.predictions import INHIBITION, KINDS, LEAST, OUTLIERS, SEGMENTATION, Changes, agreements
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.viz.label_rows import label_rows
 
 N = 40
 LOOKS, SHUNS, KEEPS_AWAY = (0, 1), (1, 3), (1, 6)
@@ -155,6 +156,33 @@ def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     assert (found.verdict.sel(kind=OUTLIERS) == "not testable: no outlier patches").all()
     only = functions.assign_coords(region=["distractor"])
     assert (labelled(only, Planted).verdict[:, 0] == "not testable: no regions").all()
+
+
+def test_a_head_that_looks_at_the_class_token_alone_gets_no_label(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions.assign(class_token=functions.class_token + 0.99), Planted)
+    assert found.label.values.tolist() == [""] * 4
+    start = "its attention does not show it: "
+    assert found.verdict.values[0, 0] == f"{start}the patches have 0.01 of its attention, 0.05 is the least"
+    assert found.verdict.values[1, 1].startswith(f"{start}patches outside the region have 0.01 of its attention")
+
+
+def test_a_verdict_says_which_of_rank_and_amount_is_missing(functions: xr.Dataset, labelled: Any):
+    at = {"layer": LOOKS[0], "head": LOOKS[1]}
+    little = functions.copy(deep=True)
+    for name, value in {"p_segmentation_amount": 0.7, "p_segmentation": 0.7, "attention_ratio": 1.2}.items():
+        little[name].loc[at] = value
+    said = labelled(little, Planted).verdict.values[0, 0]
+    assert said.startswith("its attention does not show it: amount (1.20 times an even share [9.00, 9.00], ")
+    assert said.endswith("at least 1.5 is needed, p = 0.7)")
+    many = functions.assign(q_segmentation=functions.q_segmentation * 0 + 0.2)
+    assert labelled(many, Planted).verdict.values[0, 0] == "its attention does not show it: q = 0.2 over all tests"
+
+
+def test_labels_name_the_task_of_their_pairs(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions.assign_attrs(task="states"), Planted)
+    assert found.attrs["task"] == "states"
+    assert {row["task"] for row in label_rows(found)} == {"states"}
+    assert "task" not in label_rows(found.assign_attrs(task=""))[0]
 
 
 def test_agreements_are_worked_out_by_hand():

@@ -67,7 +67,7 @@ def label_heads(
     regions: Any = None,
     ablation: str = "mean",
     alpha: float = 0.05,
-    smallest_effect: float = 0.005,
+    smallest_effect: float = 0.002,
     n_flips: int = 9999,
     n_resamples: int = 1999,
     seed: int = 0,

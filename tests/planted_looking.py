@@ -115,7 +115,7 @@ def looking(heads: Mapping[Head, Looks]) -> HookedBLIP:
     return blip
 
 
-def plant_colours(blip: HookedBLIP) -> None:
+def plant_colours(blip):
     """Red and green as -1 to 1, blue as 0 or `OUTLIER_NORM`; the class token has a channel of its own."""
     vision, processor = blip.vision, blip.processor.image_processor
     embedding = vision.patch_embedding
@@ -132,7 +132,7 @@ def plant_colours(blip: HookedBLIP) -> None:
     neutral(vision.ln_final, ORDINARY)
 
 
-def plant_look(attn, head: int, channel: int, looks: Looks) -> None:
+def plant_look(attn, head, channel, looks):
     """A head whose scores are the same from all words, and which never looks at the class token."""
     first = head * attn.d_head
     own = slice(first, first + attn.d_head)
@@ -149,7 +149,7 @@ def plant_look(attn, head: int, channel: int, looks: Looks) -> None:
     attn.output.weight[:, first] *= looks.writes / 2
 
 
-def plant_linear_read_out(blip: HookedBLIP, channels: int) -> None:
+def plant_linear_read_out(blip, channels):
     """As `plant_read_out`, with positions beside the channels: they keep the last LayerNorm a constant, nearly."""
     head = blip.head
     red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])

@@ -119,7 +119,7 @@ def _above_zero(values: Float[np.ndarray, "pair head"], clusters: list[np.ndarra
 def _below(
     mass: Float[np.ndarray, "pair head"], bound: Float[np.ndarray, "pair head"], clusters: list[np.ndarray]
 ) -> Float[np.ndarray, " head"]:
-    """Return the p-values of masses below a bound, by their ratio, whose error is relative: as large as at the bound."""
+    """Return the p-values of masses below a bound: a t-test of their ratio, with the error that it has at the bound."""
     masses, bounds = (np.stack([values[cluster].sum(0) for cluster in clusters]) for values in (mass, bound))
     n, total = len(masses), masses.sum(0)
     if n < 2:

@@ -6,8 +6,9 @@
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `notice_lens.circuits.predictions` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
-   effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the four, since it claims all
-   of them (an intersection-union test, Berger 1982). False discoveries are controlled over all claims.
+   effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the
+   four, since it claims all of them (an intersection-union test, Berger 1982). False discoveries are controlled over
+   all claims.
 4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
 
 Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
@@ -52,8 +53,8 @@ SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", O
 IN_WORDS = {
     "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
     "agreement": "what is predicted to be above 0, in logits; of outliers contrast and peers are per unit of attention",
-    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold, cut and ablation by more "
-    "than smallest_effect of the gap: p_causal is their largest p, q_causal controls false discoveries",
+    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold, cut and ablation by "
+    "more than smallest_effect of the gap: p_causal is their largest p, q_causal controls false discoveries",
 }
 
 
@@ -98,13 +99,14 @@ def label_heads(
         Over [candidate], with layer and head as coordinates: `label`, "" where none is given; of several the one with
         the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or which of rank, amount and predictions
         fails; `role` and `region` where the attention is clearest, `attention_ratio`, `attention_ratio_low` and
-        `attention_ratio_high` there (of outliers those of `outlier_attention`) and `q_attention`; `cut_inside`, `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with
-        their signs; `n_pairs`, `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is
-        predicted to be above zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and
-        `all`: `joint_change` when its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`,
-        `joint_sum` of the single ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the
-        clean runs minus that of the corrupted ones, says how much a change is; NaN where nothing was cut. The
-        attribute `task` is the task of the pairs, which the labels are about.
+        `attention_ratio_high` there (of outliers those of `outlier_attention`) and `q_attention`; `cut_inside`,
+        `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with their signs; `n_pairs`,
+        `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is predicted to be above
+        zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and `all`: `joint_change` when
+        its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`, `joint_sum` of the single
+        ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the clean runs minus that of the
+        corrupted ones, says how much a change is; NaN where nothing was cut. The attribute `task` is the task of the
+        pairs, which the labels are about; "" where they are of several.
 
     Raises:
         ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
@@ -119,9 +121,12 @@ def label_heads(
     for claim in claims:
         verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))
     verdicts.decide(alpha)
-    settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
-    settings |= {"smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"]}
-    attrs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", ""), **settings, "gap": knife.gap, **IN_WORDS}
+    settings = {
+        "maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed,
+        "smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"],
+    }  # fmt: skip
+    of_pairs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", "")}
+    attrs = {**of_pairs, **settings, "gap": knife.gap, **IN_WORDS}
     return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
 
 

@@ -207,6 +207,7 @@ def test_head_functions_are_the_scores_of_the_maps(mini: HookedBLIP, pairs: Mini
     assert chosen.class_token.values == pytest.approx(share.mean("pair").values)
     assert (functions.testable_outlier == "no outlier patches").all()
     assert functions.attrs["pairs"] == pairs.fingerprint
+    assert functions.attrs["task"] == "states"
 
 
 def test_the_mini_model_finds_objects(mini: HookedBLIP, pairs: MinimalPairs, maps: xr.Dataset):

@@ -15,6 +15,7 @@ from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
 from notice_lens.circuits.predictions import INHIBITION, KINDS, LEAST, OUTLIERS, SEGMENTATION, Changes, agreements
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.viz.label_rows import label_rows
 
 N = 40
 LOOKS, SHUNS, KEEPS_AWAY = (0, 1), (1, 3), (1, 6)
@@ -38,6 +39,7 @@ def functions(pairs: MinimalPairs) -> xr.Dataset:
     weight[:, 0, *SHUNS] = ~masks / (~masks).sum(-1, keepdims=True)
     scores = circuits.score_maps(weight, {"object": masks}, norms).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
+    scores["class_token"] = 0 * scores.outlier_mass
     return scores.assign_attrs(site="text.cross_attn.hook_pattern", pairs=pairs.fingerprint)
 
 
@@ -105,7 +107,7 @@ def test_labels_are_given_where_the_prediction_holds(functions: xr.Dataset, labe
     cut = [own[:, KEEPS_AWAY[1]].mean() for own in planted(KEEPS_AWAY[0], AT_OUTLIERS)]
     contrast = found.agreement.sel(kind=OUTLIERS, test="contrast")[2].item()
     assert contrast == pytest.approx(cut[0] / max(at, LEAST) - cut[1] / beside)
-    assert found.verdict.values[3, 0].startswith("its attention does not show it (q = ")
+    assert found.verdict.values[3, 0].startswith("its attention does not show it: rank (AUROC 0.")
     assert found.group.values.tolist() == [*KINDS, "all"]
     assert found.joint_change.values.tolist() == [0.25, 0.25, 0.25, 0.75]
     assert found.joint_sum.sel(group="all").item() == pytest.approx(-0.5 + 0.4 - 0.3, abs=0.02)
@@ -129,7 +131,7 @@ def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, l
 
     found = labelled(functions, Alike)
     assert found.label[0].item() == ""
-    assert found.verdict.values[0, 0].startswith("what it predicts fails: peers (p = 0.")
+    assert found.verdict.values[0, 0].startswith("what it predicts fails: peers (p = ")
     assert "," not in found.verdict.values[0, 0]
 
 
@@ -147,13 +149,40 @@ def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     masks = np.repeat(boxes(1), N, axis=0)
     scores = circuits.score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
-    same = scores.assign_attrs(functions.attrs)
+    same = scores.assign(class_token=functions.class_token).assign_attrs(functions.attrs)
     found = labelled(same, Planted)
     reason = "not testable: the masks are the same in all images"
     assert (found.verdict.sel(kind=[SEGMENTATION, INHIBITION]) == reason).all()
     assert (found.verdict.sel(kind=OUTLIERS) == "not testable: no outlier patches").all()
     only = functions.assign_coords(region=["distractor"])
     assert (labelled(only, Planted).verdict[:, 0] == "not testable: no regions").all()
+
+
+def test_a_head_that_looks_at_the_class_token_alone_gets_no_label(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions.assign(class_token=functions.class_token + 0.99), Planted)
+    assert found.label.values.tolist() == [""] * 4
+    start = "its attention does not show it: "
+    assert found.verdict.values[0, 0] == f"{start}the patches have 0.01 of its attention, 0.05 is the least"
+    assert found.verdict.values[1, 1].startswith(f"{start}patches outside the region have 0.01 of its attention")
+
+
+def test_a_verdict_says_which_of_rank_and_amount_is_missing(functions: xr.Dataset, labelled: Any):
+    at = {"layer": LOOKS[0], "head": LOOKS[1]}
+    little = functions.copy(deep=True)
+    for name, value in {"p_segmentation_amount": 0.7, "p_segmentation": 0.7, "attention_ratio": 1.2}.items():
+        little[name].loc[at] = value
+    said = labelled(little, Planted).verdict.values[0, 0]
+    assert said.startswith("its attention does not show it: amount (1.20 times an even share [9.00, 9.00], ")
+    assert said.endswith("at least 1.5 is needed, p = 0.7)")
+    many = functions.assign(q_segmentation=functions.q_segmentation * 0 + 0.2)
+    assert labelled(many, Planted).verdict.values[0, 0] == "its attention does not show it: q = 0.2 over all tests"
+
+
+def test_labels_name_the_task_of_their_pairs(functions: xr.Dataset, labelled: Any):
+    found = labelled(functions.assign_attrs(task="states"), Planted)
+    assert found.attrs["task"] == "states"
+    assert {row["task"] for row in label_rows(found)} == {"states"}
+    assert "task" not in label_rows(found.assign_attrs(task=""))[0]
 
 
 def test_agreements_are_worked_out_by_hand():

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from notice_lens.circuits.amounts import SMALLEST_RATIO
 from notice_lens.circuits.maps import KINDS, attention_maps
 from notice_lens.circuits.outliers import FACTOR
 from notice_lens.circuits.scores import BACKGROUND, SMALLEST_EFFECT, score_maps
@@ -27,11 +28,12 @@ def head_functions(
     maps: Any = KINDS,
     outlier_factor: float = FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
+    smallest_ratio: float = SMALLEST_RATIO,
     attention: "xr.Dataset | None" = None,
     batch_size: int = 32,
     progress: bool = True,
 ) -> "xr.Dataset":
-    """What each head does by where it looks from each role: segmentation, object avoidance, outlier avoidance.
+    """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
 
     The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
     `notice_lens.circuits.scores`.
@@ -47,6 +49,7 @@ def head_functions(
             they are two readings of the same heads.
         outlier_factor: An outlier's norm over its image's median.
         smallest_effect: Of interest, as of `score_maps`.
+        smallest_ratio: Of interest, as of `score_maps`.
         attention: What `attention_maps` gave for these pairs; None computes it.
         batch_size: Pairs at a time.
         progress: Whether to show a bar.
@@ -54,7 +57,7 @@ def head_functions(
     Returns:
         What `score_maps` gives, with `maps` as the first dimension of all but `outlier`; and `class_token`
         [maps, role, layer, head]: the mean share of the attention, class token included, that the class token has.
-        Attributes say what the numbers are.
+        Attributes describe the numbers; `task` is the task of the pairs, "" where they are of several.
 
     Raises:
         ValueError: There is no such site, role, region or kind of map, or the maps are of other pairs.
@@ -70,12 +73,13 @@ def head_functions(
         "clusters": clusters_by_images(pairs),
         "outlier_factor": outlier_factor,
         "smallest_effect": smallest_effect,
+        "smallest_ratio": smallest_ratio,
     }
     parts = [_scored(attention.sel(maps=kind), masks, options) for kind in attention["maps"].values]
     shared = parts[0]["outlier"]
     kinds = xr.Variable("maps", attention["maps"].values)
     joined = xr.concat([part.drop_vars(["outlier", "maps"], errors="ignore") for part in parts], dim=kinds)
-    attrs = {**parts[0].attrs, **attention.attrs, "pairs": pairs.fingerprint}
+    attrs = {**parts[0].attrs, **attention.attrs, "pairs": pairs.fingerprint, "task": _task(pairs)}
     return joined.assign(outlier=shared.drop_vars("maps", errors="ignore")).assign_attrs(attrs)
 
 
@@ -84,6 +88,12 @@ def _scored(attention: "xr.Dataset", masks: dict[str, Any], options: dict[str, A
     scores = score_maps(attention["weight"], masks, attention["norm"].values, **options)
     share = attention["class_token"] / (attention["class_token"] + attention["weight"].sum("patch", skipna=False))
     return scores.assign(class_token=share.mean("pair").astype(float))
+
+
+def _task(pairs: "MinimalPairs") -> str:
+    """Return the one task of the pairs, or nothing where they are of several."""
+    tasks = set(pairs["task"])
+    return str(*tasks) if len(tasks) == 1 else ""
 
 
 def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Labels of heads: what a head's attention shows, and what cutting it confirms.
 
-1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, at the
-   role and region where that is clearest.
+1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
+   and by amount, at the role and region where that is clearest; and where it looks at all: what the label is about has
+   at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `notice_lens.circuits.predictions` says what each label predicts, with its sign.
-3. *Tests.* Four predictions over pairs, by sign flips; a label's p-value is the largest of the four, since it claims
-   all of them (an intersection-union test, Berger 1982). False discoveries are controlled over all claims.
+3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
+   effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the
+   four, since it claims all of them (an intersection-union test, Berger 1982). False discoveries are controlled over
+   all claims.
 4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
 
 Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
@@ -21,9 +24,19 @@ import numpy as np
 from notice_lens.circuits.cuts import AT_OUTLIERS, Cut, Knife
 from notice_lens.circuits.flips import MeanTests
 from notice_lens.circuits.functions import clusters_by_images
-from notice_lens.circuits.predictions import KINDS, OUTLIERS, SCORES, Changes, agreements
-from notice_lens.circuits.scores import BACKGROUND, MIN_CLUSTERS, NO_REGIONS, too_few
-from notice_lens.circuits.verdicts import Claim, Verdicts, not_testable
+from notice_lens.circuits.predictions import (
+    INHIBITION,
+    KINDS,
+    LEAST,
+    OUTLIERS,
+    SCORES,
+    SEGMENTATION,
+    TESTS,
+    Changes,
+    agreements,
+)
+from notice_lens.circuits.scores import AMOUNT, BACKGROUND, MIN_CLUSTERS, NO_REGIONS, OUTLIER_AMOUNT, p_names, too_few
+from notice_lens.circuits.verdicts import OF_ATTENTION, Claim, Verdicts, not_testable
 from notice_lens.models.names import one_of
 
 if TYPE_CHECKING:
@@ -34,10 +47,14 @@ if TYPE_CHECKING:
 
 NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
 """Regions that the answer is not about: the predictions are not about them."""
+LEAST_ATTENTION = 0.05
+"""Share of a head's attention, class token included, below which it does not look at what a label is about."""
+SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", OUTLIERS: "patches beside the outliers"}
 IN_WORDS = {
     "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
     "agreement": "what is predicted to be above 0, in logits; of outliers contrast and peers are per unit of attention",
-    "label_rule": "all four predictions hold: p_causal is their largest p, q_causal controls false discoveries",
+    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold, cut and ablation by "
+    "more than smallest_effect of the gap: p_causal is their largest p, q_causal controls false discoveries",
 }
 
 
@@ -51,12 +68,13 @@ def label_heads(
     regions: Any = None,
     ablation: str = "mean",
     alpha: float = 0.05,
+    smallest_effect: float = 0.002,
     n_flips: int = 9999,
     n_resamples: int = 1999,
     seed: int = 0,
     **options: Any,
 ) -> "xr.Dataset":
-    """What each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
+    """Return what each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
 
     Experimental: the rules are our reading of the paper, which names heads by their maps.
 
@@ -70,6 +88,8 @@ def label_heads(
             is not about.
         ablation: What takes an ablated head's place: `mean` over all clean runs by role, or `zero`.
         alpha: Rate of false discoveries, for attention and for cuts.
+        smallest_effect: Share of the gap that the cut and the ablation have to exceed, per unit of attention for the
+            cut at outliers; 0 asks for a sign alone.
         n_flips: Of the sign-flip tests.
         n_resamples: Of the bootstrap.
         seed: Of both.
@@ -77,13 +97,16 @@ def label_heads(
 
     Returns:
         Over [candidate], with layer and head as coordinates: `label`, "" where none is given; of several the one with
-        the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or why not; `role`, `region`, `q_attention`
-        of the claim; `cut_inside`, `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with
-        their signs; `n_pairs`, `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is
-        predicted to be above zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and
-        `all`: `joint_change` when its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`,
-        `joint_sum` of the single ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the
-        clean runs minus that of the corrupted ones, says how much a change is; NaN where nothing was cut.
+        the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or which of rank, amount and predictions
+        fails; `role` and `region` where the attention is clearest, `attention_ratio`, `attention_ratio_low` and
+        `attention_ratio_high` there (of outliers those of `outlier_attention`) and `q_attention`; `cut_inside`,
+        `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with their signs; `n_pairs`,
+        `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is predicted to be above
+        zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and `all`: `joint_change` when
+        its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`, `joint_sum` of the single
+        ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the clean runs minus that of the
+        corrupted ones, says how much a change is; NaN where nothing was cut. The attribute `task` is the task of the
+        pairs, which the labels are about; "" where they are of several.
 
     Raises:
         ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
@@ -96,10 +119,14 @@ def label_heads(
     means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
-        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means))
+        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))
     verdicts.decide(alpha)
-    settings = {"maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed}
-    attrs = {"site": functions.attrs["site"], **settings, "gap": knife.gap, **IN_WORDS}
+    settings = {
+        "maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed,
+        "smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"],
+    }  # fmt: skip
+    of_pairs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", "")}
+    attrs = {**of_pairs, **settings, "gap": knife.gap, **IN_WORDS}
     return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
 
 
@@ -149,20 +176,75 @@ def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts
     """What attention suggests: for each head and label the role and region where it is clearest."""
     found = []
     for number, (layer, head) in enumerate(verdicts.candidates):
+        of_head = scores.sel(layer=layer, head=head)
         for kind in KINDS:
-            q = scores[f"q_{SCORES[kind]}"].sel(layer=layer, head=head)
-            if not q.size or q.isnull().all():
+            at = _clearest(of_head, kind)
+            if at is None:
                 verdicts.refuse(number, kind, not_testable(_reasons(scores, kind)))
                 continue
-            best = {dim: q[dim].values[place.item()] for dim, place in q.argmin(list(q.dims)).items()}
-            smallest = float(q.min())
-            if smallest > alpha:
-                verdicts.refuse(number, kind, f"its attention does not show it (q = {smallest:.2g})")
+            region = AT_OUTLIERS if kind == OUTLIERS else str(at["region"].item())
+            cut = Cut(layer, str(at["role"].item()), region)
+            ratio = (float(at[name]) for name in _amount(kind)[:3])
+            q = float(at[f"q_{SCORES[kind]}"])
+            verdicts.attend(number, kind, cut, dict(zip(OF_ATTENTION, (*ratio, q), strict=True)))
+            if missing := _missing(at, kind, alpha, scores.attrs["smallest_ratio"]):
+                verdicts.refuse(number, kind, f"its attention does not show it: {missing}")
             else:
-                cut = Cut(layer, str(best["role"]), str(best.get("region", AT_OUTLIERS)))
-                found.append(Claim(number, head, kind, cut, smallest))
+                found.append(Claim(number, head, kind, cut))
     _refuse_coarse(len(found), n_flips, alpha)
     return found
+
+
+def _clearest(of_head: "xr.Dataset", kind: str) -> "xr.Dataset | None":
+    """Return a head's scores at the role and region where its p-value, and then that of its rank, is the smallest."""
+    rank, _, both = p_names(SCORES[kind])
+    dims = of_head[both].dims
+    places = of_head[[both, rank]].stack(place=dims).dropna("place", subset=[both])
+    if not places.sizes["place"]:
+        return None
+    best = places["place"].values[np.lexsort((places[rank].values, places[both].values))[0]]
+    return of_head.sel(dict(zip(dims, best, strict=True)))
+
+
+def _amount(kind: str) -> tuple[str, ...]:
+    """Return the names of the amount that a label asks for: ratio, low, high, expected."""
+    return OUTLIER_AMOUNT if kind == OUTLIERS else AMOUNT
+
+
+def _missing(at: "xr.Dataset", kind: str, alpha: float, smallest_ratio: float) -> str:
+    """Return which part of the attention that a label asks for is missing; nothing where all is there.
+
+    Args:
+        at: Scores of one head, at one role and region.
+        kind: The label.
+        alpha: Rate of false discoveries.
+        smallest_ratio: What the amount is compared with.
+    """
+    seen = _seen(at, kind)
+    if seen < LEAST_ATTENTION:
+        return f"{SEEN[kind]} have {seen:.2g} of its attention, {LEAST_ATTENTION} is the least"
+    rank, amount = (float(at[name]) for name in p_names(SCORES[kind])[:2])
+    missing = []
+    if rank > alpha:
+        areas = "" if kind == OUTLIERS else f"AUROC {float(at['auroc']):.2f}, {float(at['auroc_null']):.2f} by chance, "
+        missing.append(f"rank ({areas}p = {rank:.2g})")
+    if amount > alpha:
+        ratio, low, high, expected = (float(at[name]) for name in _amount(kind))
+        bound = f"at least {smallest_ratio:g}" if kind == SEGMENTATION else f"at most {1 / smallest_ratio:.2g}"
+        missing.append(
+            f"amount ({ratio:.2f} times an even share [{low:.2f}, {high:.2f}], {expected:.2f} in other images; "
+            f"{bound} is needed, p = {amount:.2g})"
+        )
+    q = float(at[f"q_{SCORES[kind]}"])
+    return ", ".join(missing) or (f"q = {q:.2g} over all tests" if q > alpha else "")
+
+
+def _seen(at: "xr.Dataset", kind: str) -> float:
+    """Return the share of a head's attention, class token included, at the patches that a label is about, 0 to 1."""
+    patches = 1 - float(at["class_token"])
+    if kind == SEGMENTATION:
+        return patches
+    return patches * (float(at["ordinary_mass"]) if kind == OUTLIERS else 1 - float(at["attention_inside"]))
 
 
 def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
@@ -170,8 +252,18 @@ def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
     return [reason for reason in dict.fromkeys(reasons) if reason] or [NO_REGIONS]
 
 
-def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests) -> tuple[dict[str, Any], str]:
-    """Numbers of a claim by name, and why it cannot be tested, or nothing."""
+def _evidence(
+    claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests, least: float
+) -> tuple[dict[str, Any], str]:
+    """Return the numbers of a claim by name, and why it cannot be tested, or nothing.
+
+    Args:
+        claim: A label that a head's attention suggests.
+        changes: Of all heads of its layer.
+        scores: Of all heads.
+        means: The tests.
+        least: Logits that the cut and the ablation have to exceed; the cut at outliers, per unit of attention.
+    """
     there = np.flatnonzero(~np.isnan(np.concatenate(changes, axis=-1)).any(-1))
     changes, labels = changes.take(there), means.labels[there]
     numbers: dict[str, Any] = {"n_pairs": len(there)}
@@ -182,12 +274,14 @@ def _evidence(claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanT
     n_clusters = len(set(labels.tolist()))
     if n_clusters < MIN_CLUSTERS:
         return numbers, too_few(n_clusters)
-    masses = None
+    # Contrast and peers compare; how large an effect is, the cut and the ablation say.
+    masses, bounds = None, least * np.isin(TESTS, ("cut", "ablation"))
     if claim.kind == OUTLIERS:
         at = scores.sel(role=claim.cut.role, layer=claim.cut.layer)
         masses = (at["outlier_mass"].values, at["ordinary_mass"].values)
+        bounds[TESTS.index("cut")] *= max(masses[0][claim.head], LEAST)
     values = agreements(claim.kind, changes, claim.head, masses)
-    p = means.p(values, there)
+    p = means.p(values - bounds[:, None], there)
     low, high = zip(*(means.interval(own, there) for own in values), strict=True)
     tested = {"agreement": values.mean(-1), "low": low, "high": high, "p": p, "p_causal": p.max()}
     return numbers | tested, ""

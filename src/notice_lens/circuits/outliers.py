@@ -7,7 +7,8 @@ the vision stack's last `hook_resid_post` is above three times the image's media
 Whether a head *avoids* them is asked within the patches outside the regions, and against the head's habits of place:
 the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
 head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
-(by cluster of images); the sum under flips has variance sum d^2 and is taken as normal.
+(by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less attention an
+outlier gets is asked apart, in `notice_lens.circuits.amounts`.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import norm as normal
 from scipy.stats import rankdata
 
+from notice_lens.circuits.amounts import inside
 from notice_lens.circuits.flips import grouped
 
 FACTOR = 3.0
@@ -31,21 +33,20 @@ class Avoided(NamedTuple):
 
     Attributes:
         pairs: The numbers of the pairs used: they have an outlier where others have none.
-        attention: At an outlier, relative to the mean patch outside the regions (1 is as much).
-        expected: The same at the same places of images where they are no outliers.
-        p: Of avoidance.
-        outlier_mass: Mean share of a map at outliers, 0 to 1.
-        ordinary_mass: At all other patches outside the regions.
-        n_clusters: Clusters among the pairs used.
+        p: Of a lower rank than at the same places of other images.
+        mass: Share of each map at outliers, 0 to 1.
+        even: Share that it would have if outliers got as much as the mean patch outside the regions.
+        habit: Share that it would have if outliers got as much, relative to that patch, as the same places of images
+            where they are no outliers.
+        ordinary_mass: Mean share at all other patches outside the regions.
     """
 
     pairs: Int[np.ndarray, " used"]
-    attention: Float[np.ndarray, " head"]
-    expected: Float[np.ndarray, " head"]
     p: Float[np.ndarray, " head"]
-    outlier_mass: Float[np.ndarray, " head"]
+    mass: Float[np.ndarray, "used head"]
+    even: Float[np.ndarray, "used head"]
+    habit: Float[np.ndarray, "used head"]
     ordinary_mass: Float[np.ndarray, " head"]
-    n_clusters: int
 
 
 def outlier_patches(
@@ -59,43 +60,38 @@ def avoidance(
     maps: Float[np.ndarray, "pair head patch"],
     outlier: Bool[np.ndarray, "pair patch"],
     outside: Bool[np.ndarray, "pair patch"],
-    clusters: Sequence[np.ndarray],
+    labels: Int[np.ndarray, " pair"],
     margin: float = 0.0,
 ) -> Avoided:
-    """How much less each head looks at outliers than at the same places without them.
+    """Return how much less each head looks at outliers than at the same places without them.
 
     Args:
         maps: Of pairs that have the role.
         outlier: Which patches are outliers.
         outside: Which patches lie outside every region.
-        clusters: Numbers of pairs that share images.
+        labels: The cluster of each pair.
         margin: Share of the usual rank, 0 to 1, whose loss is of no interest.
     """
     ordinary = outside & ~outlier
     ranks, relative = _within(maps, outside)
-    cluster_of = np.empty(len(maps), int)
-    for number, own in enumerate(clusters):
-        cluster_of[own] = number
     used, rows = [], []
     for pair in np.flatnonzero(outlier.any(-1)):
-        others = ordinary & (cluster_of != cluster_of[pair])[:, None]
+        others = ordinary & (labels != labels[pair])[:, None]
         places = np.flatnonzero(outlier[pair] & others.any(0))
         if len(places):
             there = others[:, None, places]
             usual, habit = (np.mean(own[:, :, places], axis=0, where=there) for own in (ranks, relative))
             lost = (1 - margin) * usual - ranks[pair][:, places]
             used.append(pair)
-            rows.append([own.mean(-1) for own in (lost, relative[pair][:, places], habit)])
+            rows.append([lost.mean(-1), habit.mean(-1)])
     if not used:
-        nothing = np.full(maps.shape[1], np.nan)
-        return Avoided(np.array([], int), nothing, nothing, nothing, nothing, nothing, 0)
-    lost, seen, habit = np.stack(rows, axis=1)
-    share = maps[used] / np.maximum(maps[used].sum(-1, keepdims=True), np.finfo(float).tiny)
-    at, beside = ((share * mask[used][:, None]).sum(-1).mean(0) for mask in (outlier, ordinary))
-    own_clusters = grouped(cluster_of[used])
-    return Avoided(
-        np.array(used), seen.mean(0), habit.mean(0), _flipped(lost, own_clusters), at, beside, len(own_clusters)
-    )
+        per_pair, per_head = np.empty((0, maps.shape[1])), np.full(maps.shape[1], np.nan)
+        return Avoided(np.array([], int), per_head, per_pair, per_pair, per_pair, per_head)
+    lost, habit = np.stack(rows, axis=1)
+    mass, beside, of_both = (inside(maps[used], mask[used]) for mask in (outlier, ordinary, outside))
+    even = of_both * (outlier[used].sum(-1) / outside[used].sum(-1))[:, None]
+    p = _flipped(lost, grouped(labels[used]))
+    return Avoided(np.array(used), p, mass, even, habit * even, beside.mean(0))
 
 
 def _flipped(lost: Float[np.ndarray, "pair head"], clusters: Sequence[np.ndarray]) -> Float[np.ndarray, " head"]:

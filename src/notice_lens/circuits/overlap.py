@@ -1,4 +1,4 @@
-"""How well maps fit masks, in the measures that readers know: pointing game, intersection over union, share inside."""
+"""How well maps fit masks, in the measures that readers know: pointing game and intersection over union."""
 
 from collections.abc import Sequence
 
@@ -20,13 +20,6 @@ def pointing(
     """
     highest = maps == maps.max(-1, keepdims=True)
     return ((highest & masks[:, None]).sum(-1) / highest.sum(-1)).mean(0)
-
-
-def inside(
-    maps: Float[np.ndarray, "pair head patch"], masks: Bool[np.ndarray, "pair patch"]
-) -> Float[np.ndarray, "pair head"]:
-    """Share of each map's weight that lies in the region, 0 to 1."""
-    return (maps * masks[:, None]).sum(-1) / np.maximum(maps.sum(-1), np.finfo(float).tiny)
 
 
 def crossfitted_iou(

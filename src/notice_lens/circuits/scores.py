@@ -3,13 +3,19 @@
 For each role and region, over the pairs that have both, every head gets
 
 - `auroc`, how well its map tells the region's patches from those outside all regions, and `auroc_null`, its mean with
-  the masks of other images (`notice_lens.circuits.mask_null`). **Segmentation** is an area above its null, **object
-  avoidance** one below;
+  the masks of other images (`notice_lens.circuits.mask_null`): the *rank*;
+- `attention_ratio`, its attention inside the region over the region's share of the patches, with an interval, and
+  `attention_expected`, the same with the maps of other images (`notice_lens.circuits.amounts`): the *amount*;
 - `pointing`, `iou` and `attention_inside` (`notice_lens.circuits.overlap`), which describe and are not tested;
 
-and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`; **outlier avoidance** is
-the first below the second (`notice_lens.circuits.outliers`). False discoveries are controlled over all of these tests
-at once: heads x roles x regions x labels (Benjamini and Hochberg 1995).
+and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`
+(`notice_lens.circuits.outliers`).
+
+**Segmentation** is a rank above its null and an amount of at least 1.5; **object avoidance** is a rank below its null
+and an amount of at most 1 / 1.5; **outlier avoidance** is less attention at outliers than at the same places of other
+images, by rank, and at most 1 / 1.5 of what other patches get, by amount. Each needs its rank and its amount, so its
+p-value is the larger of the two. False discoveries are controlled over all of these at once: heads x roles x regions x
+labels (Benjamini and Hochberg 1995).
 
 Maps are of patches alone and are renormalised to sum to one. Every head is held against its own maps: attention
 relative to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
@@ -24,10 +30,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.stats import false_discovery_control
 
+from notice_lens.circuits.amounts import SMALLEST_RATIO, amounts, by_habit, inside
 from notice_lens.circuits.flips import grouped
 from notice_lens.circuits.mask_null import areas, by_cluster, tails
 from notice_lens.circuits.outliers import FACTOR, avoidance, outlier_patches
-from notice_lens.circuits.overlap import crossfitted_iou, inside, pointing
+from notice_lens.circuits.overlap import crossfitted_iou, pointing
 from notice_lens.circuits.tables import Table
 
 if TYPE_CHECKING:
@@ -39,9 +46,21 @@ SMALLEST_EFFECT = 0.1
 """Share of the room beyond the null below which nobody would call it a function."""
 MIN_CLUSTERS = 15
 """Independent images below which nothing is tested."""
-FITS = ("auroc", "auroc_null", "p_segmentation", "p_avoidance", "pointing", "iou", "attention_inside")
-ASIDE = ("outlier_attention", "outlier_expected", "p_outlier", "outlier_mass", "ordinary_mass")
 LABELS = ("segmentation", "avoidance", "outlier")
+AMOUNT = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "attention_expected")
+OUTLIER_AMOUNT = ("outlier_attention", "outlier_attention_low", "outlier_attention_high", "outlier_expected")
+
+
+def p_names(label: str) -> tuple[str, str, str]:
+    """Return the names of a label's p-values: of its rank, of its amount, and of both together."""
+    return f"p_{label}_rank", f"p_{label}_amount", f"p_{label}"
+
+
+FITS = (
+    "auroc", "auroc_null", "pointing", "iou", "attention_inside",
+    *AMOUNT, *p_names("segmentation"), *p_names("avoidance"),
+)  # fmt: skip
+ASIDE = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
 NO_REGIONS, SAME_MASKS, NO_OUTLIERS = "no regions", "the masks are the same in all images", "no outlier patches"
 SAME_PLACES = "the outliers are at the same places in all images"
 
@@ -54,8 +73,9 @@ def score_maps(
     clusters: Any = None,
     outlier_factor: float = FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
+    smallest_ratio: float = SMALLEST_RATIO,
 ) -> "xr.Dataset":
-    """What each head does by where it looks.
+    """Return what each head does by where it looks.
 
     Args:
         weight: Maps [pair, role, layer, head, patch], not negative, the class token left out; any scale; NaN where a
@@ -67,21 +87,28 @@ def score_maps(
         outlier_factor: An outlier's norm over its image's median.
         smallest_effect: Of interest, 0 to 1: the share of the room between a null and the best (or worst) that there
             could be. By default an area of .55 or .45 where the null is .5.
+        smallest_ratio: Of interest, above 1: attention inside a region over the region's share of the patches; for
+            avoidance 1 over it.
 
     Returns:
         The scores by name, with their dimensions in brackets.
-        Over [role, region, layer, head]: the scores in the module's docstring, `p_segmentation`, `p_avoidance` and
-        `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on, and `testable`, ""
-        or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention`, `outlier_expected` (1 is
-        as much as at other patches outside the regions), `outlier_mass`, `ordinary_mass` (shares of a map), `p_outlier`
-        and `q_outlier`; over [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are
-        NaN where nothing can be tested.
+        Over [role, region, layer, head]: the scores in the module's docstring, `attention_ratio_low` and
+        `attention_ratio_high` (95 %), `p_segmentation`, `p_avoidance`, each the larger of `p_..._rank` and
+        `p_..._amount`, and `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on,
+        and `testable`, "" or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention` with
+        `_low` and `_high`, `outlier_expected` (1 is as much as at the mean patch outside the regions), `outlier_mass`,
+        `ordinary_mass` (shares of a map), `p_outlier`, `p_outlier_rank`, `p_outlier_amount` and `q_outlier`; over
+        [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are NaN where nothing can
+        be tested.
 
     Raises:
-        ValueError: Shapes do not fit, or weights are negative.
+        ValueError: Shapes do not fit, weights are negative, or `smallest_ratio` is not above 1.
     """
     import xarray as xr
 
+    if not smallest_ratio > 1:
+        raise ValueError(f"expected a smallest_ratio above 1 (1 is as much attention as area), got {smallest_ratio!r}")
+    margins = _Margins(smallest_effect, smallest_ratio)
     values, masks = _checked(weight, regions)
     labels = _labels(clusters, len(values))
     outside = ~np.any(
@@ -95,8 +122,8 @@ def score_maps(
         there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
         of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])
         for place, (mask, found) in enumerate(of.areas()):
-            fits.put((number, place), *_fit(of.maps, mask, found, labels[there], smallest_effect))
-        aside.put((number,), *_beside(of.maps, high[there], of.outside, labels[there], smallest_effect))
+            fits.put((number, place), *_fit(of.maps, mask, found, labels[there], margins))
+        aside.put((number,), *_beside(of.maps, high[there], of.outside, labels[there], margins))
     found = xr.Dataset(
         {
             **fits.variables("n_pairs", "testable"),
@@ -105,7 +132,7 @@ def score_maps(
         },
         fits.coords | {str(name): weight[name] for name in ("pair", "patch") if name in weight.coords},
     )
-    return with_q(found).assign_attrs(_attrs(outlier_factor, smallest_effect))
+    return with_q(found).assign_attrs(_attrs(outlier_factor, margins))
 
 
 def with_q(scores: "xr.Dataset") -> "xr.Dataset":
@@ -119,6 +146,13 @@ def with_q(scores: "xr.Dataset") -> "xr.Dataset":
     parts = zip(LABELS, np.split(q, sizes[:-1]), strict=True)
     return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
                           for label, part in parts})  # fmt: skip
+
+
+class _Margins(NamedTuple):
+    """Smallest effects of interest: of a rank (and beside a habit), and of an amount."""
+
+    effect: float
+    ratio: float
 
 
 class _Role(NamedTuple):
@@ -143,42 +177,55 @@ class _Role(NamedTuple):
         return [(mask, found[name]) for name, mask in self.masks.items()]
 
 
-def _fit(maps: Any, mask: Any, values: Any, labels: Any, margin: float) -> tuple[dict[str, Any], int, str]:
+def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
     """Scores of all heads for one role and region: by name, of how many pairs, and why not tested."""
     used = np.flatnonzero(~np.isnan(values).any((0, 1)))
     if not len(used):
         return {}, 0, NO_REGIONS
-    maps, mask, clusters, values = maps[used], mask[used], grouped(labels[used]), values[:, used][:, :, used]
+    maps, mask, labels, values = maps[used], mask[used], labels[used], values[:, used][:, :, used]
+    clusters, mass = grouped(labels), inside(maps, mask)
+    even = np.broadcast_to(mask.mean(-1, keepdims=True), mass.shape)
+    amount = amounts(mass, even, by_habit(maps, mask, labels), labels, margins.ratio, margins.effect)
     found = {
         "auroc": np.trace(values, axis1=1, axis2=2) / len(used),
         "pointing": pointing(maps, mask),
         "iou": crossfitted_iou(maps, mask, clusters),
-        "attention_inside": inside(maps, mask).mean(0),
+        "attention_inside": mass.mean(0),
+        **dict(zip(AMOUNT, amount, strict=False)),
     }
     if (mask == mask[0]).all():
         return found, len(used), SAME_MASKS
     if len(clusters) < MIN_CLUSTERS:
         return found, len(used), too_few(len(clusters))
-    null = tails(by_cluster(values, clusters), len(used), margin)
-    tested = {"auroc_null": null.mean, "p_segmentation": null.above, "p_avoidance": null.below}
-    return found | tested, len(used), ""
+    null = tails(by_cluster(values, clusters), len(used), margins.effect)
+    found |= {"auroc_null": null.mean}
+    found |= _both("segmentation", null.above, amount.p_more) | _both("avoidance", null.below, amount.p_less)
+    return found, len(used), ""
 
 
-def _beside(maps: Any, high: Any, outside: Any, labels: Any, margin: float) -> tuple[dict[str, Any], int, str]:
+def _both(label: str, rank: Any, amount: Any) -> dict[str, Any]:
+    """The p-values of a label that needs its rank and its amount."""
+    return dict(zip(p_names(label), (rank, amount, np.maximum(rank, amount)), strict=True))
+
+
+def _beside(maps: Any, high: Any, outside: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
     """The same for outliers."""
     if not high.any():
         return {}, 0, NO_OUTLIERS
-    own = avoidance(maps, high, outside, grouped(labels), margin)
+    own = avoidance(maps, high, outside, labels, margins.effect)
     count = len(own.pairs)
     if not count:
         return {}, 0, SAME_PLACES
+    amount = amounts(own.mass, own.even, own.habit, labels[own.pairs], margins.ratio, margins.effect)
     found = {
-        "outlier_attention": own.attention, "outlier_expected": own.expected,
-        "outlier_mass": own.outlier_mass, "ordinary_mass": own.ordinary_mass,
-    }  # fmt: skip
-    if own.n_clusters < MIN_CLUSTERS:
-        return found, count, too_few(own.n_clusters)
-    return found | {"p_outlier": own.p}, count, ""
+        **dict(zip(OUTLIER_AMOUNT, amount, strict=False)),
+        "outlier_mass": own.mass.mean(0),
+        "ordinary_mass": own.ordinary_mass,
+    }
+    n_clusters = len(np.unique(labels[own.pairs]))
+    if n_clusters < MIN_CLUSTERS:
+        return found, count, too_few(n_clusters)
+    return found | _both("outlier", own.p, amount.p_less), count, ""
 
 
 def too_few(n: int) -> str:
@@ -219,14 +266,17 @@ def _norms(norms: Any, shape: tuple[int, ...]) -> Any:
     return found
 
 
-def _attrs(outlier_factor: float, smallest_effect: float) -> dict[str, Any]:
-    """What the numbers are, in words."""
+def _attrs(outlier_factor: float, margins: _Margins) -> dict[str, Any]:
+    """Describe the numbers in words."""
     return {
-        "segmentation": "auroc above auroc_null, the head's own maps with the masks of other images",
-        "avoidance": "auroc below auroc_null",
-        "outlier": "less attention at outliers outside all regions than at the same places of other images",
+        "segmentation": "auroc above auroc_null, and attention_ratio at least smallest_ratio",
+        "avoidance": "auroc below auroc_null, and attention_ratio at most 1 / smallest_ratio",
+        "outlier": "outliers outside all regions get less attention than the same places of other images, by rank, "
+        "and outlier_attention is at most 1 / smallest_ratio",
         "outlier_factor": float(outlier_factor),
-        "smallest_effect": float(smallest_effect),
+        "smallest_effect": float(margins.effect),
+        "smallest_ratio": float(margins.ratio),
         "family": "q: Benjamini-Hochberg over heads x roles x regions x labels",
-        "null": "all assignments of masks to clusters of images; exact moments, Pearson type III tails",
+        "null": "ranks: all assignments of masks to clusters of images, exact moments, Pearson type III tails; "
+        "amounts: t-tests over clusters of images",
     }

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 GIVEN = "given"
-OF_CLAIM = ("q_attention", "cut_inside", "cut_outside", "ablation", "p_causal", "q_causal")
+OF_ATTENTION = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "q_attention")
+OF_CLAIM = ("cut_inside", "cut_outside", "ablation", "p_causal", "q_causal")
 OF_TEST = ("agreement", "low", "high", "p")
 
 
@@ -25,14 +26,12 @@ class Claim(NamedTuple):
         head: Its number in the layer.
         kind: The label.
         cut: What to cut.
-        q: Of the attention.
     """
 
     candidate: int
     head: int
     kind: str
     cut: Cut
-    q: float
 
 
 class Verdicts:
@@ -45,20 +44,26 @@ class Verdicts:
     def __init__(self, candidates: Sequence[tuple[int, int]]) -> None:
         self.candidates, shape = candidates, (len(candidates), len(KINDS))
         self.words = {name: np.full(shape, "", object) for name in ("verdict", "role", "region")}
-        self.numbers = {name: np.full(shape, np.nan) for name in OF_CLAIM}
+        self.numbers = {name: np.full(shape, np.nan) for name in (*OF_ATTENTION, *OF_CLAIM)}
         self.numbers |= {name: np.full((*shape, len(TESTS)), np.nan) for name in OF_TEST}
         self.n_pairs = np.zeros(shape, int)
 
     def refuse(self, candidate: int, kind: str, verdict: str) -> None:
-        """Says why there is no label."""
+        """Record why there is no label."""
         self.words["verdict"][candidate, KINDS.index(kind)] = verdict
 
+    def attend(self, candidate: int, kind: str, cut: Cut, numbers: Mapping[str, float]) -> None:
+        """Record the role and region where the attention is clearest, and its numbers, those of `OF_ATTENTION`."""
+        place = candidate, KINDS.index(kind)
+        self.words["role"][place] = cut.role
+        self.words["region"][place] = "" if cut.inside == AT_OUTLIERS else cut.inside
+        for name, value in numbers.items():
+            self.numbers[name][place] = value
+
     def put(self, claim: Claim, numbers: Mapping[str, Any], reason: str) -> None:
-        """Takes a claim and its evidence, or the reason why there is none."""
+        """Record a claim's evidence, or the reason why there is none."""
         place = self._place(claim)
-        self.words["role"][place] = claim.cut.role
-        self.words["region"][place] = "" if claim.cut.inside == AT_OUTLIERS else claim.cut.inside
-        self.n_pairs[place], self.numbers["q_attention"][place] = numbers["n_pairs"], claim.q
+        self.n_pairs[place] = numbers["n_pairs"]
         for name, value in numbers.items():
             if name != "n_pairs":
                 self.numbers[name][place] = value

@@ -30,7 +30,7 @@ def label_rows(task: str, labels: "xr.Dataset") -> Iterator[Mapping[str, Any]]:
     """
     for row in of_candidates(labels):
         if row["label"] or "p_causal" in row["evidence"]:
-            yield {**row, "evidence": {"task": task, **row["evidence"]}}
+            yield {**row, "task": task, "evidence": {"task": task, **row["evidence"]}}
     for group in labels["group"].values if "group" in labels.dims else ():
         one = labels.sel(group=group)
         change, low, high, p, apart = (float(one[f"joint_{name}"]) for name in ("change", "low", "high", "p", "sum"))
@@ -38,7 +38,7 @@ def label_rows(task: str, labels: "xr.Dataset") -> Iterator[Mapping[str, Any]]:
             said = f"{_signed(change)} logits [{_signed(low)}, {_signed(high)}], p {p:.2g}"
             evidence = {"task": task, "ablated at once": said, "one by one, summed": f"{_signed(apart)} logits"}
             heads = "all labelled heads" if group == "all" else f"all heads labelled {group}"
-            yield {"layer": None, "head": None, "label": heads, "evidence": evidence}
+            yield {"task": task, "layer": None, "head": None, "label": heads, "evidence": evidence}
 
 
 def _signed(value: float) -> str:

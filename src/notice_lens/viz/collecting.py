@@ -221,4 +221,8 @@ def _attention(
 def _by_name(functions: Any) -> dict[str, xr.Dataset]:
     if functions is None:
         return {}
-    return {"all pairs": functions} if isinstance(functions, xr.Dataset) else dict(functions)
+    return (
+        {functions.attrs.get("task") or "all pairs": functions}
+        if isinstance(functions, xr.Dataset)
+        else dict(functions)
+    )

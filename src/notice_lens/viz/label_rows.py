@@ -9,11 +9,14 @@ import xarray as xr
 from notice_lens.viz.plain import plain
 
 GIVEN = "given"
-EVIDENCE = ("role", "region", "cut_inside", "cut_outside", "ablation", "n_pairs", "q_attention", "p_causal", "q_causal")
+EVIDENCE = (
+    "role", "region", "attention_ratio", "attention_ratio_low", "attention_ratio_high", "q_attention",
+    "cut_inside", "cut_outside", "ablation", "n_pairs", "p_causal", "q_causal",
+)  # fmt: skip
 
 
 def label_rows(labels: Any) -> tuple[Mapping[str, Any], ...]:
-    """One mapping a row, with `layer`, `head`, `label` (None where none is given), and what speaks for it or against.
+    """Return one mapping a row: `layer`, `head`, `label` (None where none is given), its evidence, and its `task`.
 
     Args:
         labels: A result of `circuits.label_heads` over [candidate, kind], several of these by task, a table of pandas,
@@ -23,7 +26,8 @@ def label_rows(labels: Any) -> tuple[Mapping[str, Any], ...]:
         return ()
     if isinstance(labels, xr.Dataset):
         of = (labels.isel(candidate=place) for place in range(labels.sizes["candidate"]))
-        return tuple(_row(one.sel(kind=kind), str(kind)) for one in of for kind in one["kind"].values)
+        task = {"task": labels.attrs["task"]} if labels.attrs.get("task") else {}
+        return tuple(task | _row(one.sel(kind=kind), str(kind)) for one in of for kind in one["kind"].values)
     if isinstance(labels, Mapping):
         return tuple({**row, "task": str(task)} for task, of in labels.items() for row in label_rows(of))
     rows = labels.to_dict("records") if hasattr(labels, "to_dict") else labels

@@ -181,10 +181,14 @@ def _read_masks(folder: Path) -> None:
         as_run_lengths(path, (24, 16))
 
 
+COMPRESSED = "T3b1X6ROVJ"
+"""The run lengths 100, 50, 200, 20, 14."""
+
+
 def _make_regions(folder: Path) -> None:
     regions = [
         {"size": [24, 16], "counts": [100, 50, 234]},
-        {"size": [24, 16], "counts": "T35b1L4000"},
+        {"size": [24, 16], "counts": COMPRESSED},
         {"box": [2, 3, 8, 8], "box_format": "xywh"},
         [[2.0, 3.0, 8.0, 3.0, 8.0, 9.0]],
     ]
@@ -293,8 +297,8 @@ def _read_svo(folder: Path) -> None:
 
 
 def _make_faces(folder: Path) -> None:
-    pixels = " ".join(str(value % 256) for value in range(16))
-    rows = [f"{number},{pixels},Training" for number in (0, 3, 4, 5) * 4]
+    pixels = [" ".join(str((7 * value + number) % 256) for value in range(16)) for number in range(16)]
+    rows = [f"{(0, 3, 4, 5)[number % 4]},{face},Training" for number, face in enumerate(pixels)]
     (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
     (folder / "raf" / "EmoLabel").mkdir(parents=True)
     (folder / "raf" / "Image").mkdir()
@@ -312,21 +316,6 @@ def _read_faces(folder: Path) -> None:
     for root in (folder / "fer2013.csv", folder / "raf"):
         if root.exists():
             build_facial_expressions(root, processor().tokenizer, progress=False)
-
-
-def _make_config(folder: Path) -> None:
-    _make_model(folder)
-    for path in (folder / "model").iterdir():
-        if path.suffix != ".json":
-            path.rename(folder / path.name)
-
-
-def _read_config(folder: Path) -> None:
-    """The small files of a model; its weights are beside, so that they are never the damaged ones."""
-    for path in folder.iterdir():
-        if path.is_file():
-            path.rename(folder / "model" / path.name)
-    _read_model(folder)
 
 
 def _make_plan(folder: Path) -> None:
@@ -353,7 +342,7 @@ def _read_roles(folder: Path) -> None:
     from notice_lens.pairs.records import Seen, store
 
     cell = (folder / "roles.json").read_bytes().decode("utf-8", "surrogateescape")
-    row = {**{name: "red" for name in ("id", "task", "correct_answer")}, "clean_prompt": "is this apple red or green?"}
+    row = {**dict.fromkeys(("id", "task", "correct_answer"), "red"), "clean_prompt": "is this apple red or green?"}
     found = store({**row, "roles": cell}, 0, lambda stored: Seen("", 24, 16))
     try:
         value = json.loads(cell)
@@ -364,7 +353,7 @@ def _read_roles(folder: Path) -> None:
 
 
 def _make_run_lengths(folder: Path) -> None:
-    (folder / "counts").write_bytes(b"T35b1L4000")
+    (folder / "counts").write_bytes(COMPRESSED.encode())
 
 
 def _read_run_lengths(folder: Path) -> None:
@@ -385,7 +374,7 @@ TARGETS = {
     "run lengths": Target(_make_run_lengths, _read_run_lengths, ("counts",)),
     "faces": Target(_make_faces, _read_faces, ("fer2013.csv", "raf/*/*")),
     "plan": Target(_make_plan, _read_plan, ("plan.json",)),
-    "config": Target(_make_config, _read_config, ("model/*",)),
+    "config": Target(_make_model, _read_model, ("model/*.json",)),
     "model": Target(_make_model, _read_model, ("model/*",)),
     "store": Target(_make_store, _read_store, ("sweep.zarr/**/*",)),
     "report": Target(_make_report, _read_report, ("report/**/*",)),
@@ -492,8 +481,11 @@ def run_case(target: Target, seeds: Path, name: str, number: int, folder: Path) 
         for other in files:
             if other != victim:
                 other.unlink()
-    if rng.random() < 0.03:
+    chance = rng.random()
+    if chance < 0.03:
         victim.unlink()
+    elif chance < 0.1:  # cut off, perhaps wholly
+        victim.write_bytes(victim.read_bytes()[: rng.choice((0, 1, rng.randrange(victim.stat().st_size + 1)))])
     else:
         victim.write_bytes(damage(victim.read_bytes(), rng))
     try:

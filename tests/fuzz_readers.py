@@ -181,10 +181,14 @@ def _read_masks(folder: Path) -> None:
         as_run_lengths(path, (24, 16))
 
 
+COMPRESSED = "T3b1X6ROVJ"
+"""The run lengths 100, 50, 200, 20, 14."""
+
+
 def _make_regions(folder: Path) -> None:
     regions = [
         {"size": [24, 16], "counts": [100, 50, 234]},
-        {"size": [24, 16], "counts": "T35b1L4000"},
+        {"size": [24, 16], "counts": COMPRESSED},
         {"box": [2, 3, 8, 8], "box_format": "xywh"},
         [[2.0, 3.0, 8.0, 3.0, 8.0, 9.0]],
     ]
@@ -292,18 +296,70 @@ def _read_svo(folder: Path) -> None:
     svo_probes(folder / "svo_probes.csv", folder / "images", processor().tokenizer, progress=False)
 
 
+def _make_faces(folder: Path) -> None:
+    pixels = [" ".join(str((7 * value + number) % 256) for value in range(16)) for number in range(16)]
+    rows = [f"{(0, 3, 4, 5)[number % 4]},{face},Training" for number, face in enumerate(pixels)]
+    (folder / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *rows]))
+    (folder / "raf" / "EmoLabel").mkdir(parents=True)
+    (folder / "raf" / "Image").mkdir()
+    names = [f"train_{number:05d}" for number in range(12)]
+    for number, name in enumerate(names):
+        _picture(folder / "raf" / "Image" / f"{name}.jpg", number)
+    lines = [f"{name}.jpg {1 + number % 4}" for number, name in enumerate(names)]
+    (folder / "raf" / "EmoLabel" / "list_patition_label.txt").write_text("\r\n".join(lines))
+
+
+def _read_faces(folder: Path) -> None:
+    from notice_lens.models.random_blip import processor
+    from notice_lens.pairs.builders.facial_expressions import build_facial_expressions
+
+    for root in (folder / "fer2013.csv", folder / "raf"):
+        if root.exists():
+            build_facial_expressions(root, processor().tokenizer, progress=False)
+
+
+def _make_plan(folder: Path) -> None:
+    from notice_lens.study.replication import fix
+
+    fix(PLANNED, folder)
+
+
+def _read_plan(folder: Path) -> None:
+    from notice_lens.study.replication import fix
+
+    fix(PLANNED, folder)
+
+
+PLANNED = {"model": "mini", "pairs": {"SVO-Probes": {"number": 4}}, "choices": {"alpha": 0.05, "names": ["a", "b"]}}
+
+
 def _make_roles(folder: Path) -> None:
     (folder / "roles.json").write_text(json.dumps({"noun": "apple", "correct": [14, 17], "option": "green"}))
 
 
 def _read_roles(folder: Path) -> None:
-    from notice_lens.pairs.roles import as_spans
+    """Roles as the cell of a table has them, and as the values that JSON holds."""
+    from notice_lens.pairs.records import Seen, store
 
+    cell = (folder / "roles.json").read_bytes().decode("utf-8", "surrogateescape")
+    row = {**dict.fromkeys(("id", "task", "correct_answer"), "red"), "clean_prompt": "is this apple red or green?"}
+    found = store({**row, "roles": cell}, 0, lambda stored: Seen("", 24, 16))
     try:
-        roles = json.loads((folder / "roles.json").read_bytes())
+        value = json.loads(cell)
     except (ValueError, RecursionError):
         return
-    as_spans(roles, "is this apple red or green?")
+    found = store({**row, "roles": value}, 0, lambda stored: Seen("", 24, 16))
+    assert isinstance(found.record["roles"], list)
+
+
+def _make_run_lengths(folder: Path) -> None:
+    (folder / "counts").write_bytes(COMPRESSED.encode())
+
+
+def _read_run_lengths(folder: Path) -> None:
+    from notice_lens.pairs.regions import as_run_lengths
+
+    as_run_lengths({"size": [24, 16], "counts": (folder / "counts").read_bytes()}, (24, 16))
 
 
 TARGETS = {
@@ -315,6 +371,10 @@ TARGETS = {
     "pictures": Target(_make_pictures, _read_pictures, ("picture.*",)),
     "svo": Target(_make_svo, _read_svo, ("svo_probes.csv", "images/*")),
     "roles": Target(_make_roles, _read_roles, ("roles.json",)),
+    "run lengths": Target(_make_run_lengths, _read_run_lengths, ("counts",)),
+    "faces": Target(_make_faces, _read_faces, ("fer2013.csv", "raf/*/*")),
+    "plan": Target(_make_plan, _read_plan, ("plan.json",)),
+    "config": Target(_make_model, _read_model, ("model/*.json",)),
     "model": Target(_make_model, _read_model, ("model/*",)),
     "store": Target(_make_store, _read_store, ("sweep.zarr/**/*",)),
     "report": Target(_make_report, _read_report, ("report/**/*",)),
@@ -373,7 +433,8 @@ def _damaged_json(content: bytes, rng: random.Random) -> bytes:
         parent[rng.choice(NASTY_TEXT)] = value
     else:
         parent.append(value)
-    return "\n".join(json.dumps(line) for line in document.get("root") or [None]).encode()
+    root = document.get("root")
+    return "\n".join(json.dumps(line) for line in (root if isinstance(root, list) else [root])).encode()
 
 
 def _places(node: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
@@ -420,8 +481,11 @@ def run_case(target: Target, seeds: Path, name: str, number: int, folder: Path) 
         for other in files:
             if other != victim:
                 other.unlink()
-    if rng.random() < 0.03:
+    chance = rng.random()
+    if chance < 0.03:
         victim.unlink()
+    elif chance < 0.1:  # cut off, perhaps wholly
+        victim.write_bytes(victim.read_bytes()[: rng.choice((0, 1, rng.randrange(victim.stat().st_size + 1)))])
     else:
         victim.write_bytes(damage(victim.read_bytes(), rng))
     try:

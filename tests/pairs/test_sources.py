@@ -306,6 +306,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ({"roles": '{"noun": ' + DEEP + "}"}, ROLE),
         ({"clean_prompt": "is this \udc80 red or green?", "roles": {}}, TEXT),
         ({"id": "half \ud83d of an emoji"}, TEXT),
+        ({"correct_answer": "re\udcffd", "roles": {}}, TEXT),
         ({"roles": {"\ud83d": "apple"}}, TEXT),
         ({"note": "\udfff"}, TEXT),
         ({"note": {"deep": [{"er": "\udfff"}]}}, TEXT),

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -110,27 +111,38 @@ def test_json_of_any_shape(folder, case, encoding):
     assert (pairs["note"], pairs["count"]) == ([WORD] * 3, [0, 1, 2])
 
 
+ROW_TEXT = json.dumps(ROWS[0])
+NUMBER = '{"id": ' + "1" * 5000 + "}"
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "kept", "said"),
     [
-        ('[{"id": 1},\n{"id" 2}]', "pairs.json, line 2 is no JSON: Expecting ':' delimiter in column 7"),
-        ('{"id": 1}\n\n{"id": 2', "pairs.json, line 3 is no JSON: Expecting"),
-        ('[{"id": 1}, [2]]', "pairs.json, line 1, item 1 is no JSON object but a list"),
-        ('{"id": 1}\n"red"', "pairs.json, line 2 is no JSON object but a str"),
-        ("\n" + "[" * 100_000, "pairs.json, line 2 is no JSON that can be read: "),
-        ('{"id": 1}\n{"id": ' + "1" * 5000 + "}", "pairs.json, line 2 is no JSON that can be read: Exceeds the limit"),
-        ("id,task\n1,2", "pairs.json, line 1 is no JSON: Expecting value in column 1"),
-        ("[]\n[]", None),
+        (f'[{ROW_TEXT},\n{{"id" 2}}]', 1, ["line 2: no JSON: Expecting ':' delimiter: line 2 column 7"]),
+        (f'{ROW_TEXT}\n\n{{"id": 2', 1, ["line 3: no JSON: Expecting"]),
+        (f"[{ROW_TEXT}, [2]]", 1, ["line 1, item 1: no JSON object but a list"]),
+        (f'{ROW_TEXT}\n"red"', 1, ["line 2: no JSON object but a str"]),
+        ("\n" + "[" * 100_000, 0, ["line 2: no JSON: maximum recursion depth"]),
+        (f"{ROW_TEXT}\n{NUMBER}", 1, ["line 2: no JSON: Exceeds the limit"]),
+        ("id,task\n1,2", 0, ["line 1: no JSON: Expecting value: line 1 column 1"]),
+        ("[]\n[]", 0, []),
+        (f'[\n{ROW_TEXT},\n{{"id" 2}},\n{{"id": }},\n', 1, ["line 3: no JSON", "line 4: no JSON"]),
+        (f"[{ROW_TEXT},\n{{'id': 2}},\n{json.dumps(ROWS[1])},\n{json.dumps(ROWS[2])}]", 3, ["line 2: no JSON"]),
+        (f"[{ROW_TEXT}, {json.dumps(ROWS[1])},\n{json.dumps(ROWS[2])[:20]}", 2, ["line 2: no JSON"]),
     ],
-    ids=range(8),
+    ids=range(11),
 )
-def test_where_json_is_wrong(folder, text, said):
+def test_where_json_is_wrong(folder, text, kept, said):
+    """Each is one problem, with its line, and costs no row beside it; also within an array."""
     (folder / "pairs.json").write_text(text)
-    if said is None:
-        assert len(MinimalPairs.from_jsonl(folder / "pairs.json")) == 0
-        return
-    with pytest.raises(ValueError, match=f"^{said}".replace("[", "[[]")):
-        MinimalPairs.from_jsonl(folder / "pairs.json")
+    pairs = MinimalPairs.from_jsonl(folder / "pairs.json", on_error="drop")
+    assert pairs["id"] == [row["id"] for row in ROWS[:kept]]
+    found = [f"{name}: {detail}" for name, detail in zip(pairs.dropped["id"], pairs.dropped["detail"], strict=True)]
+    assert len(found) == len(said)
+    assert all(text.startswith(f"pairs.json, {start}") for text, start in zip(found, said, strict=True))
+    if said:
+        with pytest.raises(PairsError, match=re.escape(f"pairs.json, {said[0]}")):
+            MinimalPairs.from_jsonl(folder / "pairs.json")
 
 
 def test_values_of_json_are_read_as_those_of_any_row(folder):

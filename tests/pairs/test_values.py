@@ -29,7 +29,7 @@ NO_TEXT = [
     True, False, np.True_, ["red"], ("red",), {"red"}, {"word": "red"}, b"red", bytearray(b"red"), 0.5, np.float32(0.1),
     float("inf"), -np.inf, 2.0**53, np.float32(2**24), np.float16(2048), Decimal("0.1"), Decimal("Infinity"),
     Decimal("1E+1000000"), 1 + 0j, datetime.date(2024, 1, 1), pd.Timestamp("2024-01-01"), np.datetime64("2024-01-01"),
-    pd.Timedelta(1), np.array(["red"]), np.array(["red", "green"]), object(), "red\ud800", type,
+    pd.Timedelta(1), np.array(["red"]), np.array(["red", "green"]), object(), type,
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_messages_say_what_arrived():
         (True, "correct_answer: expected text or a whole number, got True (bool); write the word that is meant"),
         (["red"], "correct_answer: expected text or a whole number, got ['red'] (list)"),
         (0.5, "got 0.5 (float)"),
-        ("re\udcffd", r"expected text, got a lone surrogate, '\udcff', in 're\udcffd'"),
+        ("re\udcffd", r"correct_answer: half of a surrogate pair stands alone in 're\udcffd'"),
         (np.arange(1000), "got array([ 0, 1, 2"),
     ]:
         with pytest.raises(PairsError, match=re.escape(said)) as caught:
@@ -179,6 +179,9 @@ def test_new_columns_of_text_are_text():
     assert pairs.with_column("corrupt_answer", np.array([3, 4]))["corrupt_answer"] == ["3", "4"]
     with pytest.raises(ValueError, match="corrupt_answer of pair-1: expected text or a whole number, got True"):
         pairs.with_column("corrupt_answer", [None, True])
+    for column, value in (("corrupt_answer", "re\udcffd"), ("note", ["re\udcffd"])):
+        with pytest.raises(ValueError, match=f"{column} of pair-1: half of a surrogate pair stands alone"):
+            pairs.with_column(column, [None, value])
     with pytest.raises(TypeError, match="expected a list, an array or a Series of values, got a dict"):
         pairs.with_column("corrupt_answer", {"a": 1, "b": 2})
 

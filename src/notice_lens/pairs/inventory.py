@@ -12,7 +12,8 @@ from pathlib import Path
 
 from notice_lens.files import inside
 from notice_lens.models.pictures import FORMATS, digest, file_format, to_rgb
-from notice_lens.pairs.problems import DUPLICATE, IMAGE, Problem, storable
+from notice_lens.pairs.problems import DUPLICATE, IMAGE, Problem
+from notice_lens.pairs.values import storable
 
 EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endings)
 """Endings of image files, in lower case; those that cannot be read here are named, not passed over."""

@@ -86,10 +86,13 @@ class Manifest:
                 raise ValueError("'steps' are not all JSON objects")
             if wrong := [reason for reason, count in record["dropped"].items() if not isinstance(count, int)]:
                 raise ValueError(f"'dropped' has no whole number for {wrong[0]!r}")
+            files = record.get("files", {})
+            if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+                raise ValueError("'files' are no checksums by name")
         if SEAL in record:
             check_seal(record, path)
         own = {name: record[name] for name in _KINDS}
-        return cls(**{**own, "steps": tuple(own["steps"])}), record.get("files", {})
+        return cls(**{**own, "steps": tuple(own["steps"])}), files
 
 
 _TEXT, _OBJECT = (str, "text"), (dict, "a JSON object")

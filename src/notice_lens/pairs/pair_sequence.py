@@ -25,7 +25,7 @@ from notice_lens.pairs.problems import Problem
 from notice_lens.pairs.records import DIGESTS, IMAGES, TEXTS, look, stored_image
 from notice_lens.pairs.sources import resized
 from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
-from notice_lens.pairs.values import as_text, shown
+from notice_lens.pairs.values import as_text, shown, unstorable
 from notice_lens.plain_text import printable
 
 if TYPE_CHECKING:
@@ -199,14 +199,14 @@ class PairSequence:
             values: One for each pair: a list, an array or a Series.
 
         Raises:
-            ValueError: The number of values differs, an image cannot be read, or a value is no text.
+            ValueError: The number of values differs, an image cannot be read, a value is no text or cannot be stored.
         """
         values = as_list("values", values)
         if len(values) != len(self):
             raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
         dataset = self.dataset
-        if name in TEXTS:
-            values = [_text(name, pair, value) for pair, value in zip(self["id"], values, strict=True)]
+        if name not in DIGESTS:
+            values = [_cell(name, pair, value) for pair, value in zip(self["id"], values, strict=True)]
         if name in DIGESTS:
             values = [stored_image(image) for image in values]
             digests = [None if image is None else look(image).digest for image in values]
@@ -281,10 +281,16 @@ def _plain(index: Any) -> Any:
     return index.item() if getattr(index, "ndim", None) == 0 else index
 
 
-def _text(column: str, pair: str, value: Any) -> str | None:
-    """Return the text of a new cell. Raises ValueError with its column and pair where it is none."""
+def _cell(column: str, pair: str, value: Any) -> Any:
+    """Return the value of a new cell, as text where the column is one of text.
+
+    Raises:
+        ValueError: It is no text, or cannot be stored; the message has its column and pair.
+    """
+    if why := unstorable(value):
+        raise ValueError(f"{column} of {pair}: {why}")
     try:
-        return as_text(value)
+        return as_text(value) if column in TEXTS else value
     except ValueError as error:
         raise ValueError(f"{column} of {pair}: {error}") from error
 

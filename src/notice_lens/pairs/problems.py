@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from notice_lens.pairs.values import storable
 from notice_lens.plain_text import printable
 
 MISSING = "missing value"
@@ -49,11 +50,6 @@ class Problem:
 
     def __str__(self) -> str:
         return printable(f"{self.id}: {self.detail}")
-
-
-def storable(text: str) -> str:
-    """Return the text with halves of surrogate pairs, which Arrow cannot hold, written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def describe(problems: Iterable[Problem], of: int) -> str:

@@ -16,10 +16,10 @@ from PIL import Image
 
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import digest, shown_path, to_rgb
-from notice_lens.pairs.problems import IMAGE, KIND, MISSING, NOT_TEXT, REGION, ROLE, Problem, storable
+from notice_lens.pairs.problems import IMAGE, KIND, MISSING, NOT_TEXT, REGION, ROLE, Problem
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_run_lengths
 from notice_lens.pairs.roles import as_spans
-from notice_lens.pairs.values import as_text, is_missing, shown
+from notice_lens.pairs.values import as_text, is_missing, shown, storable
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -216,10 +216,11 @@ def _from_polygons(polygons: Sequence[Any], size: tuple[int, int]) -> Mask:
     mask = np.zeros(size, bool)
     for polygon in polygons:
         try:
-            points = np.asarray(polygon, dtype=float).reshape(-1, 2)
+            numbers = np.asarray(polygon, dtype=float)
+            points = numbers.reshape(-1, 2) if numbers.ndim == 1 else numbers[:0]
         except (TypeError, ValueError, OverflowError):
-            points = np.full((1, 2), np.nan)
-        if np.ndim(polygon) != 1 or len(points) < 3 or not np.isfinite(points).all():
+            points = np.empty(0)
+        if len(points) < 3 or not np.isfinite(points).all():
             raise ValueError(f"a polygon is a list x, y, x, y, ... of three points or more; got {_short(polygon)}")
         if not _inside(points[:, 0], points[:, 1], size):
             raise ValueError(

@@ -12,7 +12,7 @@ from notice_lens.models.pictures import digest, shown_path
 from notice_lens.pairs.built import Built
 from notice_lens.pairs.inventory import read_pictures
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.problems import ROW, TEXT, Problem, storable
+from notice_lens.pairs.problems import ROW, TEXT, Problem
 from notice_lens.pairs.records import (
     COLUMNS,
     DIGESTS,
@@ -31,15 +31,15 @@ from notice_lens.pairs.records import (
 )
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask, resample, run_lengths
 from notice_lens.pairs.storage import scratch_file
-from notice_lens.pairs.values import shown
+from notice_lens.pairs.values import shown, storable, unstorable
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 MANY = 500
 """From so many images on a progress bar is worth its line."""
-DEEPEST, LONGEST_NAME = 32, 500
-"""Values of other columns may be nested so deeply; ids, tasks and groups may have so many characters."""
+LONGEST_NAME = 500
+"""Ids, tasks and groups may have so many characters."""
 
 
 def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionFormat = AS_IT_SAYS) -> list[Stored]:
@@ -127,19 +127,6 @@ def unreadable(problem: Problem) -> Stored:
     """Return a record for something that cannot be read as a row."""
     lists = {column: [] for column in ("roles", *REGIONS)}
     return Stored({**dict.fromkeys(COLUMNS), **lists, "id": problem.id}, [problem])
-
-
-def unstorable(value: Any, depth: int = 0) -> str:
-    """Return why Arrow cannot hold a value: text that is no Unicode, or too many levels; "" where it can."""
-    if isinstance(value, str):
-        return "" if value == storable(value) else f"half of a surrogate pair stands alone in {value!r:.80}"
-    if depth > DEEPEST:
-        return f"nested more than {DEEPEST} levels deep"
-    if isinstance(value, Mapping):
-        return next(filter(None, (unstorable(item, depth + 1) for pair in value.items() for item in pair)), "")
-    if isinstance(value, list | tuple):
-        return next(filter(None, (unstorable(item, depth + 1) for item in value)), "")
-    return ""
 
 
 def _path_of(image: Any) -> Path | None:

@@ -163,9 +163,11 @@ def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any] | Problem]:
 def _json_values(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Yield the line that each JSON value of a text begins in, and the value; a problem where it is none.
 
-    Behind a value that cannot be read, the next line that begins an object counts.
+    Behind a value that cannot be read, the next line that begins an object counts. Of an array that cannot be read, its
+    objects are read one by one.
     """
     decoder, something, object_ = json.JSONDecoder(), re.compile(r"\S"), re.compile(r"^\s*\{", re.MULTILINE)
+    array = re.compile(r"\[\s*(?=\{)")
     end, line, counted = 0, 1, 0
     while found := something.search(text, end):
         line, counted = line + text.count("\n", counted, found.start()), found.start()
@@ -173,6 +175,9 @@ def _json_values(text: str, name: str) -> Iterator[tuple[int, Any]]:
             value, end = decoder.raw_decode(text, found.start())
         # Also a number of thousands of digits, and brackets in brackets.
         except (ValueError, RecursionError) as error:
+            if opened := array.match(text, found.start()):
+                end, something = opened.end(), re.compile(r"[^\s,\]]")
+                continue
             value = Problem(f"{name}, line {line}", ROW, f"no JSON: {error}")
             newline = text.find("\n", found.start())
             following = object_.search(text, newline) if newline >= 0 else None

@@ -1,9 +1,10 @@
-"""Single values as tables hold them: what is missing, what is text, and what is a whole number.
+"""Single values as tables hold them: what is missing, what is text, a whole number, or nothing that can be stored.
 
 `str()` and `int()` read anything: they make the word "True" of a bool, "nan" of a missing cell, and 3 of 3.7. Here a
 value is read only where one reading of it is possible, and refused otherwise.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Integral
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 
 LARGEST_DECIMAL = 10**38
 """What Arrow's decimals stay below."""
+DEEPEST = 32
+"""Values of other columns may be nested so deeply."""
 
 
 def is_missing(value: Any) -> bool:
@@ -34,15 +37,10 @@ def as_text(value: Any) -> str | None:
     into floats, and 3 into 3.0.
 
     Raises:
-        ValueError: The value is neither text nor a whole number, or text that UTF-8 cannot hold.
+        ValueError: The value is neither text nor a whole number. `unstorable` says which text cannot be stored.
     """
     if isinstance(value, str):
-        text = str.strip(value)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"expected text, got a lone surrogate, {text[error.start]!r}, in {text!r:.60}") from error
-        return text
+        return str.strip(value)
     if is_missing(value):
         return None
     number = as_whole_number(value)
@@ -71,6 +69,24 @@ def as_whole_number(value: Any) -> int | None:
     else:
         return None
     return int(value) if -limit < value < limit and value == int(value) else None
+
+
+def storable(text: str) -> str:
+    """Return the text with halves of surrogate pairs, which Arrow cannot hold, written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def unstorable(value: Any, depth: int = 0) -> str:
+    """Return why Arrow cannot hold a value: text that is no Unicode, or too many levels; "" where it can."""
+    if isinstance(value, str):
+        return "" if value == storable(value) else f"half of a surrogate pair stands alone in {value!r:.80}"
+    if depth > DEEPEST:
+        return f"nested more than {DEEPEST} levels deep"
+    if isinstance(value, Mapping):
+        return next(filter(None, (unstorable(item, depth + 1) for pair in value.items() for item in pair)), "")
+    if isinstance(value, list | tuple):
+        return next(filter(None, (unstorable(item, depth + 1) for item in value)), "")
+    return ""
 
 
 def shown(value: Any) -> str:

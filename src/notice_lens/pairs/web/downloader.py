@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from notice_lens.models.pictures import FORMATS, file_format, to_rgb
 from notice_lens.pairs.inventory import EXTENSIONS
-from notice_lens.pairs.problems import IMAGE, storable
+from notice_lens.pairs.problems import IMAGE
+from notice_lens.pairs.values import storable
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
 from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
 

@@ -83,20 +83,19 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
 
 
 def refuse_taken(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where something is at a path that may not be replaced by saved pairs."""
-    if path.exists():
-        ours = (path / "manifest.json").is_file() and (path / "pairs.arrow").is_file()
-        if not (path.is_dir() and not any(path.iterdir())) and not (overwrite and ours):
-            hint = (
-                "overwrite=True (--overwrite) replaces it"
-                if ours
-                else "it is no folder of pairs, so it is never replaced"
-            )
-            raise FileExistsError(f"{path} is there already; {hint}")
+    """Raise FileExistsError where something is at a path that saved pairs may not replace."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    ours = _is_ours(path)
+    if not (overwrite and ours):
+        never = "it is no folder of pairs alone, so it is never replaced"
+        raise FileExistsError(
+            f"{path} is there already; {'overwrite=True (--overwrite) replaces it' if ours else never}"
+        )
 
 
 def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
-    """Writes pairs into a folder. Returns its path.
+    """Write pairs into a folder and return its path.
 
     Raises:
         FileExistsError: Something is there that may not be replaced.

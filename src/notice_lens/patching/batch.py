@@ -101,7 +101,7 @@ class Batch:
             pair[f"{prompt}_prompt"] if pair[f"{prompt}_prompt"] is not None else pair.clean_prompt
             for pair in self.pairs
         ]
-        return self.blip.prepare(list(self._pixels(image)), prompts, spoken)
+        return self.blip.prepare({"pixel_values": self._pixels(image)}, prompts, spoken)
 
     def _pixels(self, image: str) -> Tensor:
         """The clean, corrupt or donor images, preprocessed once."""

@@ -1,5 +1,6 @@
 """Hostile command lines: one message that names what is wrong, and never a fault of the program dressed up as one."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from notice_lens import HookedBLIP, patching
 from notice_lens.cli import main
 from notice_lens.cli_study import Size
+from notice_lens.files import sealed
 from notice_lens.models.tables import CheckReport, CheckResult
 from notice_lens.pairs import mini_world
 from notice_lens.study import Choices
@@ -61,6 +63,11 @@ def _with(**changes: Any) -> Any:
     return change
 
 
+def _resealed(**changes: Any) -> Any:
+    """The same with a checksum that fits."""
+    return lambda content: json.dumps(sealed(json.loads(_with(sha256=None, **changes)(content)))).encode()
+
+
 BROKEN_PAIRS = {
     "no manifest": ("manifest.json", b"{}", "'builder'"),
     "empty manifest": ("manifest.json", b"", "Expecting value"),
@@ -70,6 +77,8 @@ BROKEN_PAIRS = {
     "steps are numbers": ("manifest.json", _with(steps=[1]), "'steps'"),
     "dropped is a list": ("manifest.json", _with(dropped=["a"]), "'dropped' is ['a']"),
     "dropped counts are text": ("manifest.json", _with(dropped={"a": "x"}), "'a'"),
+    "files are a list": ("manifest.json", _with(files=["pairs.arrow"]), "'files'"),
+    "digests are numbers": ("manifest.json", _with(files={"pairs.arrow": 1}), "'files'"),
     "an unknown key": ("manifest.json", _with(zzz=1), "unknown 'zzz'"),
     "too deep": ("manifest.json", b"[" * 100_000, "recursion"),
     "latin": ("manifest.json", '{"builder": "é"}'.encode("latin-1"), "utf-8"),
@@ -83,12 +92,29 @@ BROKEN_PAIRS = {
 
 @pytest.mark.parametrize(("file", "content", "said"), BROKEN_PAIRS.values(), ids=list(BROKEN_PAIRS))
 def test_a_broken_folder_of_pairs_is_named_with_its_file(saved, tmp_path, file, content, said):
-    folder = _broken(saved, tmp_path / "pairs", file, content)
+    """Of version 0.1, which wrote no checksums: what is read is believed, so reading has to name what is wrong."""
+    folder = _broken(_without_checksums(saved, tmp_path / "old"), tmp_path / "pairs", file, content)
     for command in (["pairs", "show", folder], ["patch", "mini", folder, "--out", tmp_path / "out"]):
         message = failed(*command)
         assert message.startswith(f"notice-lens: {folder / file} cannot be read: ")
         assert said in message
         assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("broken", [name for name, (file, *_) in BROKEN_PAIRS.items() if file.endswith(".arrow")])
+def test_checksums_name_the_broken_file_before_it_is_read(saved, tmp_path, broken):
+    file, content, _ = BROKEN_PAIRS[broken]
+    folder = _broken(saved, tmp_path / "pairs", file, content)
+    said = "is missing; was all of the folder copied?" if content is None else "is damaged: its checksum does not fit"
+    for command in (["pairs", "show", folder], ["patch", "mini", folder, "--out", tmp_path / "out"]):
+        message = failed(*command)
+        assert message.startswith(f"notice-lens: {folder / file} {said}")
+        assert message.count("\n") == 1
+
+
+def _without_checksums(saved: Path, folder: Path) -> Path:
+    """A copy as version 0.1 wrote it."""
+    return _broken(saved, folder, "manifest.json", _with(files=None, sha256=None))
 
 
 def _broken(good: Path, folder: Path, file: str, content: Any) -> Path:
@@ -107,27 +133,32 @@ def test_rows_of_other_columns_or_types_are_named(saved, tmp_path):
 
     columns = Dataset.from_file(str(saved / "pairs.arrow")).column_names
     for number, (given, said) in enumerate([(["a"], "no column 'id'"), (columns, "'id' is of another type")]):
-        folder = shutil.copytree(saved, tmp_path / str(number))
+        folder = _without_checksums(saved, tmp_path / str(number))
         table = Dataset.from_dict({name: [1, 2] for name in given}).data.table
         with pa.OSFile(str(folder / "pairs.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
         assert said in failed("pairs", "show", folder)
 
 
+EDITED, GONE = "is damaged or was edited", "is missing; was all of the folder copied?"
 BROKEN_REPORTS = {
-    "empty": ("report.json", b"", "report.json cannot be read"),
-    "null": ("report.json", b"null", "expected a JSON object, got NoneType"),
+    "empty": ("report.json", b"", "report.json cannot be read: it is cut off, or no JSON"),
+    "null": ("report.json", b"null", "report.json cannot be read: expected a JSON object, got NoneType"),
     "another format": ("report.json", _with(format=99), "the format 99"),
-    "no cells": ("report.json", _with(cells=None), "it has no 'cells'"),
-    "cells are a number": ("report.json", _with(cells=3), "'cells' is of type int; expected list"),
-    "an empty cell": ("report.json", _with(cells=[{}]), "it has no"),
-    "labels are numbers": ("report.json", _with(labels=[1]), "JSON objects"),
-    "settings are a list": ("report.json", _with(settings=[]), "'settings' is of type list; expected dict"),
-    "no labels of maps": ("report.json", _with(attention={}), "it has no 'labels'"),
-    "empty maps": ("attention.npz", b"", "attention.npz cannot be read"),
-    "cut maps": ("attention.npz", lambda content: content[:200], "attention.npz cannot be read"),
-    "no maps": ("attention.npz", None, "attention.npz cannot be read: No such file"),
-    "no picture": ("pictures/0000-clean.png", None, "pictures/0000-clean.png cannot be read: No such file"),
+    "edited by hand": ("report.json", _with(title="mine"), EDITED),
+    "without its checksum": ("report.json", _with(sha256=None), EDITED),
+    "no cells": ("report.json", _resealed(cells=None), "it has no 'cells'"),
+    "cells are a number": ("report.json", _resealed(cells=3), "'cells' is 3; expected a list"),
+    "an empty cell": ("report.json", _resealed(cells=[{}]), "it has no"),
+    "labels are numbers": ("report.json", _resealed(labels=[1]), "JSON objects"),
+    "settings are a list": ("report.json", _resealed(settings=[]), "'settings' is []; expected a JSON object"),
+    "files are a list": ("report.json", _resealed(files=[]), "'files' is []; expected a JSON object"),
+    "no word of maps": ("report.json", _resealed(attention=None), "it has no 'attention'"),
+    "no labels of maps": ("report.json", _resealed(attention={}), "it has no 'labels'"),
+    "empty maps": ("attention.npz", b"", "attention.npz is damaged"),
+    "cut maps": ("attention.npz", lambda content: content[:200], "attention.npz is damaged"),
+    "no maps": ("attention.npz", None, f"attention.npz {GONE}"),
+    "no picture": ("pictures/0000-clean.png", None, f"pictures/0000-clean.png {GONE}"),
 }
 
 
@@ -136,7 +167,17 @@ def test_a_broken_report_is_named_with_its_file(results, tmp_path, file, content
     _broken(results / "report", tmp_path / "report", file, content)
     message = failed("report", tmp_path)
     assert said in message
+    assert str(tmp_path / "report") in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", LFS], ids=["empty", "cut", "a pointer"])
+def test_maps_that_fit_their_checksum_and_cannot_be_read_are_named(results, tmp_path, content):
+    folder = _broken(results / "report", tmp_path / "report", "attention.npz", content)
+    record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    files = {**record["files"], "attention.npz": hashlib.sha256(content).hexdigest()}
+    (folder / "report.json").write_bytes(_resealed(files=files)((folder / "report.json").read_bytes()))
+    assert "attention.npz cannot be read" in failed("report", tmp_path)
 
 
 # Whose fault an error is
@@ -243,11 +284,32 @@ def test_a_taken_folder_is_said_before_pairs_are_made(saved, tmp_path, monkeypat
     assert f"cannot write to {tmp_path / 'mine.txt'}" in said
 
 
+@pytest.mark.parametrize(
+    "make", [["svo", "{}/list.csv"], ["mit-states"], ["faces"], ["table", "{}/list.csv"]], ids=" ".join
+)
+def test_every_maker_of_pairs_says_before_its_work_that_the_folder_is_taken(saved, tmp_path, monkeypatch, make):
+    (tmp_path / "list.csv").write_text("id")
+    builders = ("svo_probes", "mit_states", "facial_expressions")
+    for builder in builders:
+        monkeypatch.setattr(f"notice_lens.pairs.{builder}", _fault(AssertionError("no work is done")))
+    monkeypatch.setattr("notice_lens.pairs.MinimalPairs.from_csv", _fault(AssertionError("no work is done")))
+    folders = [] if make[0] == "table" else [tmp_path]
+    command = ["pairs", *(part.format(tmp_path) for part in make), *folders, "--out", saved]
+    assert "--overwrite" in failed(*command)
+
+
+def test_pairs_with_something_beside_them_are_not_replaced(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "pairs")
+    (folder / "mine.txt").write_text("mine")
+    assert "never replaced" in failed("pairs", "mini-world", "-n", 1, "--out", folder, "--overwrite")
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
 def test_no_pairs_are_not_saved(tmp_path):
     header = "id,task,clean_image,corrupt_image,clean_prompt,correct_answer,incorrect_answer\n"
     (tmp_path / "none.csv").write_text(header)
     said = failed("pairs", "table", tmp_path / "none.csv", "--out", tmp_path / "saved")
-    assert "there are no pairs to save" in said
+    assert "0 pairs are left, so nothing is saved" in said
     assert not (tmp_path / "saved").exists()
 
 

@@ -82,6 +82,7 @@ def svo(csv: Path, images: Path, n: int | None, seed: int, model: str, out: Path
     from notice_lens.pairs import svo_probes
 
     _free(out, overwrite)
+    _free(out, overwrite)
     _save(svo_probes(csv, images, _reader(model), n=n, seed=seed), out, overwrite)
 
 
@@ -98,6 +99,7 @@ def mit_states(
     """Pairs from MIT-States: folders named 'adjective noun' or 'adjective_noun'."""
     from notice_lens.pairs import mit_states as build
 
+    _free(out, overwrite)
     _save(build(folder, _reader(model, match), n=n, seed=seed, match=match), out, overwrite)
 
 
@@ -119,6 +121,7 @@ def faces(
     """Pairs of faces: folders named by emotion, RAF-DB's label file with its pictures, or fer2013.csv."""
     from notice_lens.pairs import facial_expressions as build
 
+    _free(out, overwrite)
     made = build(folder, _reader(model, match), n=n, seed=seed, match=match, numbering=numbering)
     _save(made, out, overwrite)
 

@@ -12,12 +12,15 @@ other disks. `confine=True` is for folders that came from somebody else as well.
 import hashlib
 import json
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from notice_lens.errors import reading
 
 SEAL = "sha256"
 
@@ -92,12 +95,34 @@ def check_seal(record: Any, where: str | PathLike[str]) -> None:
         raise ValueError(f"{where} is damaged or was edited: its checksum does not fit its content")
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raises ValueError where it is no JSON, or not in UTF-8."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or cut off: it is no JSON ({error})") from error
+def read_json(path: str | PathLike[str]) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no JSON, or not in UTF-8.
+    """
+    with reading(path):
+        try:
+            return json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is cut off, or no JSON ({error})") from error
+
+
+def check_kinds(record: Any, kinds: Mapping[str, tuple[Any, str]]) -> None:
+    """Raise ValueError where a record is no JSON object, or has not all values in the kinds that they should have.
+
+    Args:
+        record: As it was read.
+        kinds: By the names of its values, the class or classes, and what a message calls them.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+    for name, (kind, expected) in kinds.items():
+        if name not in record:
+            raise ValueError(f"it has no {name!r}")
+        if not isinstance(record[name], kind) or isinstance(record[name], bool):
+            raise ValueError(f"{name!r} is {reprlib.repr(record[name])}; expected {expected}")
 
 
 def check_files(folder: Path, digests: Mapping[str, str]) -> None:

@@ -83,7 +83,7 @@ def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_
         assert "significance not tested; strongest L1.H2" in everywhere("x", one, other)
     pairs = dict.fromkeys(("few", "enough"), mini_world("states", 1))
     found = Study(Choices(), pairs=pairs, important={"few": few, "enough": made.important()})
-    found.data = ReportData("", (Cell("few", "few", "image", None, few, (), np.zeros((0, 3, 8)), {}),), ())
+    found.data = ReportData("", (Cell("few", "few", "image", "correct", few, (), np.zeros((0, 3, 8)), {}),), ())
     cells = summary(found)["cells"]
     assert [cells[name]["significant"] for name in ("few", "enough")] == [None, ["L1.H2", "L2.H5"]]
     assert cells["few"]["two_sigma"] == ["L1.H2", "L2.H5"]

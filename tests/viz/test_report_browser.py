@@ -14,6 +14,7 @@ from browsing import browser, needs_browser, opened, until
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pairs import MinimalPairs
+from notice_lens.pairs.roles import ALL
 from notice_lens.viz.report_data import ReportData
 
 pytestmark = needs_browser
@@ -387,7 +388,7 @@ def test_where_a_token_stands_that_is_no_word(chromium, mini, tmp_path):
 def test_a_cell_of_all_positions_asks_at_a_word(chromium, tasks, tmp_path):
     for kept, word in ((["[CLS]", "noun", "correct"], "correct"), (["[CLS]", "noun", "[SEP]"], "noun")):
         attention = tasks.attention.sel(role=kept)
-        cells = tuple(replace(cell, role=None) for cell in tasks.cells)
+        cells = tuple(replace(cell, role=ALL) for cell in tasks.cells)
         one = opened(chromium, viz.report(replace(tasks, cells=cells, attention=attention), tmp_path / "all.html"))
         one.page.wait_for_selector(".notice-lens[data-shown]")
         assert one.page.locator("select[name=role]").input_value() == word

@@ -6,7 +6,6 @@ second copies of tied weights, which count where they differ.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from os import PathLike
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from notice_lens.errors import reading
-from notice_lens.files import inside
+from notice_lens.files import check_kinds, inside, read_json
 from notice_lens.models.config import KINDS, BLIPConfig, Kind, read_config
 
 if TYPE_CHECKING:
@@ -352,10 +351,9 @@ class _Files:
     def checked_json(self, file: str) -> str:
         """The local path of a JSON file with a mapping in it. Raises ValueError where it is none."""
         path = self.checked(file) or str(Path(self.name_or_path) / file)
+        content = read_json(path)
         with reading(path):
-            inside = json.loads(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(inside, dict):
-                raise ValueError(f"it is a {type(inside).__name__}; expected a mapping of names to values")
+            check_kinds(content, {})
         return path
 
     def weights(self) -> dict[str, Tensor]:
@@ -368,8 +366,9 @@ class _Files:
 
     def _of_shards(self, index: str) -> dict[str, Tensor]:
         path = self.checked_json(index)
+        content = read_json(path)
         with reading(path):
-            shards = sorted(set(json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(set(content["weight_map"].values()))
             for shard in shards:
                 if inside(Path(path).parent, shard).name.endswith(".index.json"):
                     raise ValueError(f"it names another index, {shard}; expected files of weights")

@@ -9,7 +9,7 @@ from typing import Any
 
 from notice_lens import __version__
 from notice_lens.errors import reading
-from notice_lens.files import SEAL, check_seal, sealed
+from notice_lens.files import SEAL, check_kinds, check_seal, read_json, sealed
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,18 @@ class Manifest:
             OSError: The file cannot be read.
             ValueError: It is damaged, or is none. One of version 0.1 has no digests, and is believed.
         """
+        record = read_json(path)
         with reading(path):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record, dict):
-                raise ValueError(f"expected a JSON object, got {type(record).__name__}")
+            check_kinds(record, _KINDS)
             if unknown := [name for name in record if name not in _KINDS and name not in ("files", SEAL)]:
                 raise ValueError(f"it has an unknown {unknown[0]!r}, perhaps from another version of notice-lens")
-            for name, (kind, expected) in _KINDS.items():
-                if name not in record:
-                    raise ValueError(f"it has no {name!r}")
-                if not isinstance(record[name], kind) or isinstance(record[name], bool):
-                    raise ValueError(f"{name!r} is {record[name]!r}; expected {expected}")
             if not all(isinstance(step, dict) for step in record["steps"]):
                 raise ValueError("'steps' are not all JSON objects")
             if wrong := [reason for reason, count in record["dropped"].items() if not isinstance(count, int)]:
                 raise ValueError(f"'dropped' has no whole number for {wrong[0]!r}")
             files = record.get("files", {})
             if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
-                raise ValueError("'files' are no checksums by name")
+                raise ValueError("'files' are not digests by names")
         if SEAL in record:
             check_seal(record, path)
         own = {name: record[name] for name in _KINDS}

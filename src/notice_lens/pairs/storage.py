@@ -83,18 +83,19 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
 
 
 def refuse_taken(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where something is at a path that may not be replaced by saved pairs."""
+    """Raise FileExistsError where something is at a path that saved pairs may not replace."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     ours = _is_ours(path)
     if not (overwrite and ours):
-        replaces = "overwrite=True (--overwrite) replaces it"
-        hint = replaces if ours else "it is no folder of pairs alone, so it is never replaced"
-        raise FileExistsError(f"{path} is there already; {hint}")
+        never = "it is no folder of pairs alone, so it is never replaced"
+        raise FileExistsError(
+            f"{path} is there already; {'overwrite=True (--overwrite) replaces it' if ours else never}"
+        )
 
 
 def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: Manifest, overwrite: bool) -> Path:
-    """Writes pairs into a folder. Returns its path.
+    """Write pairs into a folder and return its path.
 
     Raises:
         FileExistsError: Something is there that may not be replaced.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from notice_lens.errors import reading
-from notice_lens.files import replacing
+from notice_lens.files import check_kinds, read_json, replacing
 from notice_lens.patching.identity import fingerprint
 from notice_lens.study.choices import METRIC, Choices
 
@@ -160,10 +160,9 @@ def fix(made: Mapping[str, Any], folder: Path) -> Path:
     path = folder / PLAN
     text = json.dumps(made, indent=2, ensure_ascii=False)
     if path.exists():
+        before = read_json(path)
         with reading(path):
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(before, dict):
-                raise ValueError(f"expected a JSON object, got {type(before).__name__}")
+            check_kinds(before, {})
         other = [name for name in {**before, **made} if before.get(name) != json.loads(text).get(name)]
         if other:
             raise ValueError(

@@ -18,15 +18,18 @@ import xarray as xr
 
 from notice_lens import __version__
 from notice_lens.errors import reading
-from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
+from notice_lens.files import check_files, check_kinds, check_seal, read_json, sealed, sha256
 from notice_lens.models.names import one_of
 from notice_lens.viz.plain import as_plain, from_plain, plain
 from notice_lens.viz.report_data import Cell, Picture, ReportData, ShownPair
 
 FORMAT = 2
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
-KINDS_OF_INDEX = {
-    "title": str, "cells": list, "pairs": list, "functions": dict, "labels": list, "notes": list, "settings": dict
+_LIST, _OBJECT = (list, "a list"), (dict, "a JSON object")
+KINDS_OF_INDEX: dict[str, tuple[Any, str]] = {
+    "title": (str, "text"), "cells": _LIST, "pairs": _LIST, "functions": _OBJECT, "labels": _LIST, "notes": _LIST,
+    "settings": _OBJECT, "files": _OBJECT, "universal": (dict | None, "a JSON object or null"),
+    "attention": (dict | None, "a JSON object or null"),
 }  # fmt: skip
 KINDS = ("png", "jpeg", "webp")
 
@@ -70,13 +73,18 @@ def _index(folder: Path) -> dict[str, Any]:
         what = "is no folder" if not folder.is_dir() else f"has no {INDEX}, so it is no report's data, or not complete"
         raise FileNotFoundError(f"{folder} {what}; ReportData.save writes one")
     index = read_json(folder / INDEX)
-    if not isinstance(index, dict) or "notice_lens" not in index or index.get("format") != FORMAT:
-        found = index.get("format") if isinstance(index, dict) else None
+    with reading(folder / INDEX):
+        check_kinds(index, {})
+    if "notice_lens" not in index or index.get("format") != FORMAT:
         raise ValueError(
-            f"{folder / INDEX} has the format {found!r}; notice-lens {__version__} reads {FORMAT}, which it writes "
-            "itself: carry the study out anew into another folder"
+            f"{folder / INDEX} has the format {index.get('format')!r}; notice-lens {__version__} reads {FORMAT}, which "
+            "it writes itself: carry the study out anew into another folder"
         )
     check_seal(index, folder / INDEX)
+    with reading(folder / INDEX):
+        check_kinds(index, KINDS_OF_INDEX)
+        if not all(isinstance(one, dict) for name in ("cells", "pairs", "labels") for one in index[name]):
+            raise ValueError("'cells', 'pairs' and 'labels' hold something else than JSON objects")
     return index
 
 

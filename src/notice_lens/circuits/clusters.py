@@ -23,7 +23,7 @@ from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.plain_text import printable
 
 ENOUGH = 15
-"""Clusters of equal size below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the
+"""Clusters of one size below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the
 sample's."""
 IMAGES = ("clean_digest", "corrupt_digest")
 DIGESTS = (*IMAGES, "donor_digest")

@@ -77,8 +77,8 @@ def layer_profile(
         {"share": ("layer", found[:-2]), **ends, "middle": ("layer", middle), **named,
          "middle_p": permuted_layers(found[:-2], middle, own.rng("permuted layers"))},
         coords={"layer": number.astype(int)},
-        attrs={**cell.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence, "seed": seed,
-               "rule_middle": "layers whose centre lies in the middle third of the depth"},
+        attrs={**cell.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
+               "seed": seed, "rule_middle": "layers whose centre lies in the middle third of the depth"},
     )  # fmt: skip
 
 

@@ -60,8 +60,8 @@ def synthetic_effects(
         seed: A number, or a generator.
 
     Raises:
-        ValueError: There is no such tail or column, there are more clusters than pairs, or the shares add up to more than
-            all.
+        ValueError: There is no such tail or column, there are more clusters than pairs, or the shares of the variance
+            add up to more than 1.
     """
     if tail not in TAILS:
         raise ValueError(one_of("tail", tail, TAILS))

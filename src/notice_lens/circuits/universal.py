@@ -14,6 +14,7 @@ Beside it stand how often resampled pairs give the same answer, and how many hea
 do in one cell said nothing about which of them do it in another.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.cells import one_role, read_cell
-from notice_lens.circuits.clusters import first_seen, labels
+from notice_lens.circuits.clusters import DependentPairs, first_seen, labels
 from notice_lens.circuits.important import Examined, examined
 from notice_lens.circuits.minimum_effect import resamples
 from notice_lens.circuits.nulls import over_heads
@@ -29,7 +30,8 @@ from notice_lens.circuits.rules import Rules
 from notice_lens.models.names import one_of
 
 PER_CELL = (
-    "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma", "rank"
+    "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma",
+    "rank",
 )  # fmt: skip
 SAID = ("task", "group", "corruption", "ranked_by", "share_of", "pairs", "clusters", "effective_clusters")
 
@@ -61,8 +63,8 @@ def universal_heads(
 
     Returns:
         By `layer, head`: `p` (partial conjunction), `q` (over heads), `universal` (q at most alpha), `count` and
-        `two_sigma_count` (cells in which the head is significant, or stands out), `same_sign` (whether the k cells that
-        p rests on agree in sign; those with the smallest p) and `selection_frequency` (share of bootstrap resamples of the
+        `two_sigma_count` (cells in which the head is significant, or stands out), `same_sign` (whether the k cells with
+        the smallest p, on which it rests, agree in sign) and `selection_frequency` (share of bootstrap resamples of the
         clusters in which the head is universal; the null distributions are those of the data). By `cell, layer, head`:
         what `important_heads` gives, its p as `p_cell` and its q as `q_cell`. Numbers: `null_expected` and `null_p`,
         how many universal heads the null gives on average, and how often as many as there are. Along `cell`: task,
@@ -73,12 +75,12 @@ def universal_heads(
             small enough to reject.
     """
     rules = _rules(options)
-    found = _examine(cells, role, metric, control, rules)
+    found, together = _examine(cells, role, metric, control, rules)
     k = _number(at_least, len(found))
     heads = int(np.prod(next(iter(found.values())).cell.shape))
     if not any(own.few for own in found.values()):
         rules.refuse_coarse(heads, min(own.clusters for own in found.values()), len(found) - k + 1)
-    weights = _weights(list(found.values()))
+    weights = _weights(list(found.values()), together)
     tables, resampled = [], []
     # One cell at a time: null distributions take room.
     for own, drawn in zip(found.values(), weights, strict=True):
@@ -153,8 +155,8 @@ def _rules(options: Mapping[str, Any]) -> Rules:
 
 def _examine(
     cells: Mapping[str, Any], role: str | None, metric: str, control: bool | None, rules: Rules
-) -> dict[str, Examined]:
-    """The cells with the sums over their clusters, which have the same number in all cells."""
+) -> tuple[dict[str, Examined], list[list[np.ndarray]]]:
+    """The cells with the sums over their clusters, and the clusters that pairs of all cells make together."""
     if not isinstance(cells, Mapping) or len(cells) < 2:
         raise ValueError("universal heads are those of several cells: expected effects by name, two or more")
     read = {}
@@ -169,11 +171,15 @@ def _examine(
         if cell.shape != first[1].shape or any((cell.coords[dim] != own).any() for dim, own in first[1].coords.items()):
             shapes = [f"{layers} x {heads}" for layers, heads in (cell.shape, first[1].shape)]
             raise ValueError(f"cell {name!r} has other heads than {first[0]!r}: layers x heads {' and '.join(shapes)}")
-    own = labels(list(read.values()), rules.cluster)
-    return {
-        name: examined(cell, one, rules, f" in cell {name!r}")
-        for (name, cell), one in zip(read.items(), own, strict=True)
-    }
+    together = labels(list(read.values()), rules.cluster)
+    found = {}
+    for name, cell in read.items():
+        with warnings.catch_warnings():
+            # What pairs share has been said of all cells.
+            warnings.simplefilter("ignore", DependentPairs)
+            own = labels([cell], rules.cluster)[0]
+        found[name] = examined(cell, own, rules, f" in cell {name!r}")
+    return found, together
 
 
 def _number(at_least: Any, cells: int) -> int:
@@ -190,11 +196,19 @@ def _agree(p: np.ndarray, k: int) -> np.ndarray:
     return np.abs(np.sign(np.take_along_axis(p, best, axis=0)).sum(0)) == k
 
 
-def _weights(found: Sequence[Examined]) -> list[list[np.ndarray]]:
-    """How often each cluster is drawn, by cell and partition; a cluster that cells share is drawn for all of them."""
+def _weights(found: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """How often each cluster is drawn, by cell and partition; clusters that are linked over cells are drawn together.
+
+    Args:
+        found: The cells.
+        together: The cluster that each pair is of where all cells are taken together, by cell and partition.
+    """
     rng, by_partition = found[0].rng("selection"), []
     for number in range(len(found[0].labels)):
-        here = [first_seen(own.labels[number])[0] for own in found]
+        here = []
+        for own, linked in zip(found, together, strict=True):
+            _, rows = first_seen(own.labels[number])
+            here.append(linked[number][np.unique(rows, return_index=True)[1]])
         known = np.unique(np.concatenate(here))
         drawn = resamples(rng, len(known), found[0].rules.n_bootstrap)
         by_partition.append([drawn[:, np.searchsorted(known, own)] for own in here])

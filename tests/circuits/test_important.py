@@ -131,6 +131,33 @@ def test_few_clusters_have_intervals_and_no_p(effects: xr.Dataset) -> None:
     assert alone.low.isnull().all()
 
 
+def exact(gaps_vary: bool) -> xr.Dataset:
+    """Forty pairs without noise: three heads with 50, -30 and 5 % of each gap; others in one pair, in two, or in none."""
+    effects = synthetic_effects(np.zeros((4, 6)), 40, spread=0.0)
+    if not gaps_vary:
+        effects["logit_diff_clean"], effects["logit_diff_corrupt"] = (
+            ("pair", np.full(40, 3.0)),
+            ("pair", np.full(40, -1)),
+        )
+    gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).values
+    change = np.zeros((40, 4, 6))
+    for place, share in (((1, 2), 0.5), ((2, 0), -0.3), ((3, 5), 0.05)):
+        change[(slice(None), *place)] = share * gap
+    change[7, 0, :], change[11, 3, :5], change[12, 3, :5] = 0.8 * gap[7], -0.5 * gap[11], 0.2 * gap[12]
+    return effects.assign(logit_diff_change=(effects.logit_diff_change.dims, change))
+
+
+@pytest.mark.parametrize("method", ["max_t", "fdr"])
+@pytest.mark.parametrize("smallest", [0.0, 0.001, 0.02])
+@pytest.mark.parametrize("gaps_vary", [True, False])
+def test_circuits_without_noise_come_out_as_they_were_planted(method: str, smallest: float, gaps_vary: bool) -> None:
+    table = important_heads(exact(gaps_vary), **QUICK, method=method, smallest_effect=smallest)
+    assert np.argwhere(table.significant.values).tolist() == [[1, 2], [2, 0], [3, 5]]
+    assert (table.q.values[[1, 2, 3], [2, 0, 5]] <= 0.05).all()
+    np.testing.assert_allclose(table.low.values[[1, 2, 3], [2, 0, 5]], [0.5, -0.3, 0.05])
+    np.testing.assert_allclose(table.high.values[[1, 2, 3], [2, 0, 5]], [0.5, -0.3, 0.05])
+
+
 def test_coarse_p_values_are_refused() -> None:
     effects = synthetic_effects(np.zeros((12, 12)), 20)
     message = r"1000 sign flips: the smallest p is 0.001, and at alpha=0.05 over 144 heads 0.00035 is needed; n_perm"

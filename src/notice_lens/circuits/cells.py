@@ -149,8 +149,9 @@ def read_cell(
     if left is not None:
         counts &= np.isfinite(left)
     if not counts.any():
+        what = "a gap" if left is None else "a gap of which the donor leaves anything"
         raise ValueError(
-            f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_role_of(effects)!r}"
+            f"none of {len(gaps)} pairs has {what} and an effect of every head at this role: {_role_of(effects)!r}"
         )
     for whole in [gaps] if left is None else [gaps, left]:
         _refuse_cancelling(whole[counts], gaps[counts], _min_gap(effects))

@@ -420,6 +420,8 @@ def spread(n: int) -> None:
             effects = patching.patch_heads(
                 blip, pairs, positions=positions, corruption=corruption, controls=("mismatched",), progress=False
             )
+            # As shares of the gap: what donors leave differs from task to task.
+            effects = effects.drop_vars(["logit_diff_donor", "answer_prob_donor"])
             cell = read_cell(effects, None if positions == "all" else "correct")
             effect = cell.effect()
             residual = cell.change - effect * cell.reach[:, None]

@@ -70,6 +70,7 @@ def test_heads_of_all_cells_in_long_form():
     table = heads_table({"a": made.important(), "b": made.important(2, 3)})
     assert table.groupby("cell").size().to_dict() == {"a": 24, "b": 6}
     assert table.columns[0] == "cell"
+    assert table[["pairs", "clusters"]].drop_duplicates().values.tolist() == [[60, 58]]
 
 
 def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_path):

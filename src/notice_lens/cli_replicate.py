@@ -113,7 +113,7 @@ def _said_after(
 
     lines = ["", *found.findings(), "", "both rules, by cell:"]
     for name, own in summary(found)["cells"].items():
-        lines.append(f"  {name} ({own['pairs']} pairs)")
+        lines.append(f"  {name} ({own['pairs']} pairs, {own['clusters']} clusters)")
         passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULES.items()}
         lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
     lines += ["", "the heads that the paper calls universal:"]
@@ -157,7 +157,7 @@ def _looked_up(row: dict[str, Any]) -> str:
     interval = f"[{percent(row['low'])}, {percent(row['high'])}]"
     passed = [rule for key, rule in _RULES.items() if row[key]]
     return (
-        f"{where}: rank {row['rank']} of {row['heads']}, {percent(row['effect'])} {interval} of the gap, "
+        f"{where}: rank {row['rank']} of {row['heads']}, {percent(row['effect'])} {interval} of {row['share_of']}, "
         f"q {small(row['q'])}; rules passed: {', '.join(passed) or 'neither'}"
     )
 

@@ -20,6 +20,7 @@ def with_roles(pairs: int = 20) -> xr.Dataset:
     effects["logit_diff_change"] = (("pair", "layer", "head", "role"), change)
     donor = np.random.default_rng(1).normal(size=change.shape)
     donor[::3] = np.nan
+    effects = effects.assign_coords(donor_digest=("pair", [f"donor {number}" for number in range(pairs)]))
     effects["logit_diff_change_mismatched"] = (("pair", "layer", "head", "role"), donor)
     effects["logit_diff_clean"][4] = effects["logit_diff_corrupt"][4] + 1e-4
     return effects
@@ -43,6 +44,44 @@ def test_effects_are_ratios_of_sums_at_the_role() -> None:
 def test_both_parts_are_of_the_same_pairs() -> None:
     table = important_heads(with_roles(60), n_permutations=199, n_bootstrap=50)
     np.testing.assert_allclose(table.effect, table.effect_matched - table.effect_mismatched)
+    assert table.attrs["share_of"] == "the gap"
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_a_complete_patch_carries_all_that_the_donor_leaves(direction: str) -> None:
+    """The donor restores half of the gap and more by itself, so matched minus mismatched is less than half of it."""
+    effects = synthetic_effects(np.array([[1.0, 0.1, 0.0]]), 60, restored=0.55, spread=0.0)
+    if direction == "noise":
+        # The base run is the clean one, and the donor's answer lies as far from it as from the corrupted one before.
+        names = [name for name in effects if str(name).startswith("logit_diff_change")]
+        turned = {name: -effects[name] for name in names} | {"logit_diff_donor": -effects.logit_diff_donor}
+        effects = effects.assign(turned).assign_attrs(direction="noise")
+    table = important_heads(effects, n_permutations=199, n_bootstrap=50)
+    np.testing.assert_allclose(table.effect, [[1, 0.1, 0]], atol=1e-12)
+    np.testing.assert_allclose(table.effect_of_gap, [[0.45, 0.045, 0]], atol=1e-12)
+    assert table.attrs["share_of"] == "what the mismatched donor leaves of the gap"
+    assert table.significant.values.tolist() == [[True, True, False]]
+
+
+def test_pairs_whose_donor_leaves_nothing_are_left_out() -> None:
+    effects = synthetic_effects(np.full((1, 2), 0.2), 60, restored=0.3)
+    effects["logit_diff_donor"][[3, 8]] = effects["logit_diff_clean"][[3, 8]] + np.array([0.0, 2.0])
+    cell = read_cell(effects, None)
+    assert (len(cell.gap), cell.left_out) == (58, 2)
+    assert cell.left is not None
+    np.testing.assert_allclose(cell.left, 0.7 * cell.gap)
+    assert len(read_cell(effects, None, control=False).gap) == 60
+
+
+def test_probabilities_are_shares_of_what_the_donor_leaves_of_them() -> None:
+    effects = synthetic_effects(np.zeros((1, 1)), 3, restored=0.5, spread=0.0)
+    change = np.array([[[0.4]], [[0.3]], [[0.2]]])
+    effects["prob_change"] = (("pair", "layer", "head"), change)
+    effects["prob_change_mismatched"] = effects["prob_change"] / 2
+    effects["answer_prob_clean"], effects["answer_prob_corrupt"] = ("pair", [0.9, 0.8, 1.0]), ("pair", [0.1, 0.2, 0.1])
+    effects["answer_prob_donor"] = ("pair", [0.5, 0.4, 0.2])
+    cell = read_cell(effects, None, "prob_change")
+    np.testing.assert_allclose(cell.effect(), 0.45 / (0.4 + 0.4 + 0.8))
 
 
 def test_other_corruptions_are_ranked_by_the_matched_change() -> None:

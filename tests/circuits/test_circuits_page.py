@@ -18,8 +18,10 @@ def test_the_blocks_run() -> None:
         exec(block, names)
     heads = names["heads"]
     assert heads.significant.dims == ("layer", "head")
-    own = patching.aggregate(patching.carried(names["sweeps"]["states image"])).sel(role="correct")
-    np.testing.assert_allclose(heads.effect, own, rtol=1e-5, atol=1e-7)
+    carried = patching.carried(names["sweeps"]["states image"]).sel(role="correct")
+    np.testing.assert_allclose(heads.effect, patching.aggregate(carried, "carried_share"), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(heads.effect_of_gap, patching.aggregate(carried), rtol=1e-5, atol=1e-7)
+    assert (heads.attrs["clusters"], heads.attrs["cluster"]) == (20, "shared")
     assert (heads.attrs["task"], heads.attrs["corruption"], heads.attrs["role"]) == ("states", "image", "correct")
     assert names["universal"].effect.dims == ("cell", "layer", "head")
     assert abs(names["profile"].share.sum() - 1) < 1e-9

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from notice_lens.circuits import FewClusters, important_heads
+from notice_lens.circuits import DependentPairs, FewClusters, important_heads
 from notice_lens.circuits.important import two_sigma
 from notice_lens.circuits.synthetic import synthetic_effects
 
@@ -84,7 +84,8 @@ def test_pairs_of_one_image_pair_are_one_piece_of_evidence(effects: xr.Dataset, 
     xr.testing.assert_allclose(thrice, table)
     # By themselves they would be taken for three times the evidence.
     alone = again.assign_coords(alone=("pair", again["pair"].values))
-    naive = important_heads(alone, cluster="alone", **QUICK)
+    with pytest.warns(DependentPairs, match="cluster='alone': 160 images .* 300 clusters; 80 by cluster='shared'"):
+        naive = important_heads(alone, cluster="alone", **QUICK)
     assert ((naive.high - naive.low) < 0.8 * (table.high - table.low)).mean() > 0.9
 
 
@@ -119,8 +120,8 @@ def test_the_methods_rule_by_hand() -> None:
 
 
 def test_few_clusters_have_intervals_and_no_p(effects: xr.Dataset) -> None:
-    with pytest.warns(FewClusters, match=r"14 clusters of pairs: below 15 intervals are rough, and there are no p-"):
-        table = important_heads(synthetic_effects(PLANTED, 40, 14), **QUICK)
+    with pytest.warns(FewClusters, match=r"14 clusters of pairs \(14 pairs\): below 15 intervals are rough, and "):
+        table = important_heads(synthetic_effects(PLANTED, 14), **QUICK)
     assert table.p.isnull().all()
     assert table.q.isnull().all()
     assert not table.significant.any()
@@ -128,6 +129,33 @@ def test_few_clusters_have_intervals_and_no_p(effects: xr.Dataset) -> None:
     with pytest.warns(FewClusters):
         alone = important_heads(effects.isel(pair=[0]), **QUICK)
     assert alone.low.isnull().all()
+
+
+def exact(gaps_vary: bool) -> xr.Dataset:
+    """Forty pairs without noise: three heads with 50, -30 and 5 % of each gap; others in two pairs, one, or none."""
+    effects = synthetic_effects(np.zeros((4, 6)), 40, spread=0.0)
+    if not gaps_vary:
+        effects["logit_diff_clean"], effects["logit_diff_corrupt"] = (
+            ("pair", np.full(40, 3.0)),
+            ("pair", np.full(40, -1)),
+        )
+    gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).values
+    change = np.zeros((40, 4, 6))
+    for place, share in (((1, 2), 0.5), ((2, 0), -0.3), ((3, 5), 0.05)):
+        change[(slice(None), *place)] = share * gap
+    change[7, 0, :], change[11, 3, :5], change[12, 3, :5] = 0.8 * gap[7], -0.5 * gap[11], 0.2 * gap[12]
+    return effects.assign(logit_diff_change=(effects.logit_diff_change.dims, change))
+
+
+@pytest.mark.parametrize("method", ["max_t", "fdr"])
+@pytest.mark.parametrize("smallest", [0.0, 0.001, 0.02])
+@pytest.mark.parametrize("gaps_vary", [True, False])
+def test_circuits_without_noise_come_out_as_they_were_planted(method: str, smallest: float, gaps_vary: bool) -> None:
+    table = important_heads(exact(gaps_vary), **QUICK, method=method, smallest_effect=smallest)
+    assert np.argwhere(table.significant.values).tolist() == [[1, 2], [2, 0], [3, 5]]
+    assert (table.q.values[[1, 2, 3], [2, 0, 5]] <= 0.05).all()
+    np.testing.assert_allclose(table.low.values[[1, 2, 3], [2, 0, 5]], [0.5, -0.3, 0.05])
+    np.testing.assert_allclose(table.high.values[[1, 2, 3], [2, 0, 5]], [0.5, -0.3, 0.05])
 
 
 def test_coarse_p_values_are_refused() -> None:
@@ -153,8 +181,11 @@ def test_coarse_p_values_are_refused() -> None:
         ({"confidence": 1.0}, "confidence=1.0: expected a number between 0 and 1"),
         ({"smallest_effect": -0.1}, "smallest_effect=-0.1: expected a share of the gap, 0 or more"),
         ({"n_bootstrap": 1}, "n_bootstrap=1: expected a whole number, 2 or more"),
-        ({"cluster": ("pair", "pair")}, "expected 'pair', 'image', a coordinate along `pair`, or two of these"),
-        ({"cluster": 3}, "cluster=3: expected 'pair'"),
+        (
+            {"cluster": ("pair", "pair")},
+            "expected 'shared', 'image', 'pair', a coordinate along `pair`, or two of these",
+        ),
+        ({"cluster": 3}, "cluster=3: expected 'shared'"),
         ({"cluster": "clean_digst"}, "by 'clean_digst'; did you mean 'clean_digest'"),
         ({"cluster": ("image", "verb")}, "1 of 100 pairs have no 'verb' to be clustered by"),
     ],

@@ -55,10 +55,11 @@ def test_null_draws_are_statistics_of_flipped_and_of_centred_excesses(sums: Sums
 def test_a_resample_is_the_data_with_clusters_repeated(sums: Sums) -> None:
     counts = np.random.default_rng(0).integers(0, 4, (5, CLUSTERS))
     found = MinimumEffect([sums], None, 0.05).resampled([counts.astype(float)])
-    for row, drawn in zip(found, counts, strict=True):
+    for row, sign, drawn in zip(*found, counts, strict=True):
         again = np.repeat(np.arange(CLUSTERS), drawn)
-        same = Sums(sums.change[again], sums.gap[again])
-        np.testing.assert_allclose(row, MinimumEffect([same], None, 0.05).statistic)
+        same = MinimumEffect([Sums(sums.change[again], sums.gap[again])], None, 0.05)
+        np.testing.assert_allclose(row, same.statistic)
+        np.testing.assert_array_equal(sign, same.sign)
 
 
 def test_symmetric_values_have_the_p_of_plain_sign_flips() -> None:

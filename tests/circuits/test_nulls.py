@@ -29,6 +29,22 @@ def test_the_larger_p_counts() -> None:
     np.testing.assert_allclose(p_values([ABOVE], np.array([4.0, 5.5])), [2 / 7, 1 / 4])
 
 
+def test_draws_without_spread_count_for_their_own_head_alone() -> None:
+    inf = np.inf
+    null = Null(
+        np.array([[1.0, inf], [2.0, 0.5], [0.0, inf]]), np.array([[False, True], [False, False], [False, True]])
+    )
+    statistic = np.array([4.0, 4.0])
+    np.testing.assert_allclose(null.own(statistic), [1 / 4, 3 / 4])
+    # Of the four other draws none is as large.
+    np.testing.assert_allclose(null.pooled(statistic), [1 / 5, 1 / 5])
+    np.testing.assert_allclose(null.family_wise(statistic)[0], 1 / 4)
+    np.testing.assert_allclose(family_wise([null], statistic), [1 / 4, 3 / 4])
+    # Where no draw has any spread the own count is all there is.
+    nothing = Null(np.zeros((3, 2)), np.ones((3, 2), bool))
+    np.testing.assert_allclose(p_values([nothing], np.array([inf, 0.0])), [1 / 4, 1])
+
+
 def test_step_down_leaves_out_what_was_judged() -> None:
     # By hand: largest of both per draw 5, 2, 3; of the second head alone 5, 0, 1.
     np.testing.assert_allclose(ABOVE.family_wise(np.array([4.0, 0.5])), [2 / 4, 3 / 4])

@@ -434,8 +434,8 @@ def test_pairs_of_version_0_1_are_read_and_their_damage_is_named(tmp_path):
         ([], "expected a JSON object, got list"),
         ({**old, "steps": None}, "'steps' is None; expected a list"),
         ({name: value for name, value in old.items() if name != "kept"}, "it has no 'kept'"),
-        ({**old, "files": ["pairs.arrow"]}, "'files' are no checksums by name"),
-        ({**old, "files": {"pairs.arrow": 1}}, "'files' are no checksums by name"),
+        ({**old, "files": ["pairs.arrow"]}, "'files' are not digests by names"),
+        ({**old, "files": {"pairs.arrow": 1}}, "'files' are not digests by names"),
     ]:
         (folder / "manifest.json").write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=f"manifest.json cannot be read: {said}"):

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.pairs import mini_world
-from notice_lens.patching.aggregates import aggregate, carried, gap, mediation
+from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.patching.aggregates import aggregate, carried, gap, mediation, to_carry
 
 nan = float("nan")
 FINITE = st.floats(-8, 8, width=32)
@@ -229,6 +229,31 @@ def test_carried_of_another_metric() -> None:
     assert aggregate(found, "kl").item() == 0.5
 
 
+def with_donor(direction: str = "denoise") -> xr.Dataset:
+    """Complete patches of three pairs, whose donors leave 1 of 4, all of 2, and nothing to be carried."""
+    sign = 1 if direction == "denoise" else -1
+    clean, corrupt, said = np.array([3.0, 1.0, 2.0]), np.array([-1.0, -1.0, 1.0]), np.array([2.0, -1.0, 2.5])
+    if direction == "noise":
+        clean, corrupt = corrupt, clean
+    base, other = (corrupt, clean) if sign > 0 else (clean, corrupt)
+    effects = result((other - base)[:, None], clean, corrupt, direction, control=(said - base)[:, None])
+    return effects.assign(logit_diff_donor=("pair", said))
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_a_complete_patch_scores_one_of_what_the_donor_leaves(direction: str) -> None:
+    effects = with_donor(direction)
+    np.testing.assert_equal(to_carry(effects).values, [1, 2, nan])
+    found = carried(effects)
+    np.testing.assert_equal(found.carried_share.values, [[1], [1], [nan]])
+    for of in (found, effects):
+        mean = aggregate(of, "carried_share")
+        assert (mean.values.tolist(), mean.n.values.tolist()) == ([1], [2])
+    assert aggregate(found).item() == pytest.approx((1 + 2 - 0.5) / (4 + 2 + 1))
+    with pytest.raises(ValueError, match="'logit_diff_donor'"):
+        aggregate(effects.drop_vars("logit_diff_donor"), "carried_share")
+
+
 # Mediation
 
 
@@ -366,6 +391,35 @@ def test_attributes_that_are_missing_are_named() -> None:
 
 
 # A sweep's own result
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_all_of_the_image_at_once_carries_everything(mini: HookedBLIP, direction: str) -> None:
+    pairs = mini_world("states", 6, seed=1)
+    site = patching.Site.of(mini, "vision.resid_post", layers=[0, 3], positions="all")
+    effects = patching.sweep(mini, pairs, site, direction=direction, progress=False)
+    own = aggregate(carried(effects), "carried_share")
+    np.testing.assert_allclose(own, 1, rtol=1e-4)
+    np.testing.assert_allclose(aggregate(effects, "carried_share"), own)
+    np.testing.assert_allclose(effects.carried_share, 1, rtol=1e-4)
+    # The donor's picture moves the answer too, so the share of the gap falls short of all.
+    assert abs(aggregate(carried(effects)) - 1).min() > 0.1
+    # What the donor's own run says is what a patch of everything from it gives.
+    base = effects.logit_diff_corrupt if direction == "denoise" else effects.logit_diff_clean
+    change = effects.logit_diff_change_mismatched
+    np.testing.assert_allclose((base + change).transpose(*change.dims) - effects.logit_diff_donor, 0, atol=1e-3)
+    assert effects.answer_prob_donor.notnull().all()
+
+
+def test_a_pair_without_a_donor_has_no_answer_of_one(mini: HookedBLIP) -> None:
+    rows = [dict(pair.record) for pair in mini_world("states", 3, seed=1)]
+    rows[1] = {**rows[1], "donor_image": None, "donor_digest": None}
+    site = patching.Site.of(mini, "text.cross_attn", layers=2, heads=[1])
+    effects = patching.sweep(mini, MinimalPairs.from_rows(rows), site, progress=False)
+    assert effects.logit_diff_donor.isnull().values.tolist() == [False, True, False]
+    assert effects.carried_share.isnull().all(["layer", "head", "role"]).values.tolist() == [False, True, False]
+    plain = patching.sweep(mini, MinimalPairs.from_rows(rows), site, controls=("self",), progress=False)
+    assert not {"logit_diff_donor", "carried_share"} & {*plain.data_vars}
 
 
 def test_a_sweep_of_its_own(mini: HookedBLIP) -> None:

@@ -61,8 +61,8 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     assert set(plan["pairs"]) == {"SVO-Probes", "MIT-States", "faces"}
     for difference in DIFFERENCES:
         assert difference in said
-    assert "L5.H3 in MIT-States, image: this model has no such head" in said
-    assert "L3.H0 in MIT-States, image: rank " in said
+    assert "L5.H3 in MIT-States, text: this model has no such head" in said
+    assert "L3.H0 in MIT-States, text: rank " in said
     table = pd.read_csv(out / "tables" / "paper_heads.csv")
     assert set(table.cell) == set(pd.read_csv(out / "tables" / "heads.csv").cell)
     check_the_papers_numbers(out, said)

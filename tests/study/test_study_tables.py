@@ -61,6 +61,7 @@ def test_what_all_positions_say_beside_one_role():
         "states, image, as a check with all positions at once: 3 significant, 2 at 'correct', 2 at both; strongest"
     )
     assert said.startswith(f"{expected} L1.H2, +31.0")
+    assert "of what the mismatched donor leaves of the gap (60 pairs, " in said
     assert "(Spearman)" in everywhere("x", at_role, at_role)
     assert "1.00 (Spearman)" in everywhere("x", at_role, at_role)
 
@@ -69,6 +70,7 @@ def test_heads_of_all_cells_in_long_form():
     table = heads_table({"a": made.important(), "b": made.important(2, 3)})
     assert table.groupby("cell").size().to_dict() == {"a": 24, "b": 6}
     assert table.columns[0] == "cell"
+    assert table[["pairs", "clusters"]].drop_duplicates().values.tolist() == [[60, 58]]
 
 
 def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_path):
@@ -87,6 +89,11 @@ def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_
     cells = summary(found)["cells"]
     assert [cells[name]["significant"] for name in ("few", "enough")] == [None, ["L1.H2", "L2.H5"]]
     assert cells["few"]["two_sigma"] == ["L1.H2", "L2.H5"]
+    own = made.important().attrs
+    assert (cells["few"]["pairs"], cells["few"]["clusters"]) == (own["pairs"], own["clusters"])
+    assert "null_p" not in summary(found)
+    found.universal = made.universal({"few": few, "enough": made.important()})
+    assert (summary(found)["null_expected"], summary(found)["null_p"]) == (0.3, 0.012)
 
 
 WRONG = [

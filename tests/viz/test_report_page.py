@@ -81,7 +81,8 @@ def test_a_demo_of_three_such_tasks_is_small(text):
 
 def test_the_numbers_that_matter_are_said(text):
     said = " ".join(Reader(text).text.split())
-    assert "2 of 24 heads are universal over 2 cells: L1.H2, L2.H5." in said
+    null = "by their layers alone 0.3 would be expected (as many: p .012)"
+    assert f"2 of 24 heads are universal over 2 cells; {null}: L1.H2, L2.H5." in said
     assert "With causal evidence for what they do: L1.H2 (implicit segmentation)." in said
     assert "cutting inside the object costs 12 % of the gap [8, 16], p = 0.001" in said
     assert "constant masks" in said
@@ -206,10 +207,26 @@ def test_what_numbers_are_is_said_for_each_cell(data, tmp_path):
     assert "mismatched image does" not in " ".join(findings(alone))
 
 
+def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data, text):
+    """The headline, the table of universal heads and the strongest head say what they rest on."""
+    first, strongest, *_ = findings(data)
+    null = "by their layers alone 0.3 would be expected (as many: p .012)"
+    assert "2 of 24 heads are universal over 2 cells" in first
+    assert null in first
+    assert re.search(
+        r"31\.0.% \[\+.*\] of what the mismatched donor leaves of the gap \(\+21\.7.% of the gap\)", strongest
+    )
+    assert re.search(r"; 60 pairs, \d+ clusters\.$", strongest)
+    assert null in text.split("Universal heads</h2>")[1]
+    assert "share of what the mismatched donor leaves of the gap" in text
+    assert 'data-values="effect_of_gap"' in text
+
+
 def test_no_universal_head_is_said_plainly(data):
     important = {cell.name: cell.heads for cell in data.cells}
     none = replace(data, universal=made.universal(important, none=True), labels=())
-    assert findings(none)[0].startswith("No head is universal: none of 24 passes in all of 2 cells.")
+    assert findings(none)[0].startswith("No head is universal: none of 24 passes in all 2 cells; by their layers alone")
+    assert "alone 0.3 would be expected (as many: p .012)." in findings(none)[0]
     assert findings(none)[0].endswith("The nearest is L1.H2, significant in 2 of 2.")
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
-    from notice_lens.circuits.clusters import FewClusters
+    from notice_lens.circuits.clusters import DependentPairs, FewClusters
     from notice_lens.circuits.corruptions import compare_corruptions
     from notice_lens.circuits.functions import head_functions
     from notice_lens.circuits.important import important_heads
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "DependentPairs": "notice_lens.circuits.clusters",
     "FewClusters": "notice_lens.circuits.clusters",
     "attention_maps": "notice_lens.circuits.maps",
     "compare_corruptions": "notice_lens.circuits.corruptions",
@@ -33,6 +34,7 @@ _HOMES = {
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [
+    "DependentPairs",
     "FewClusters",
     "attention_maps",
     "compare_corruptions",

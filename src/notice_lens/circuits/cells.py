@@ -3,7 +3,8 @@
 Everything in this package starts from a sweep over heads. What is ranked is the *change* of the logit difference that
 a patch makes, never the level that it reaches. Under an image corruption, where pairs have a mismatched donor, it is
 matched minus mismatched: a patch from any other image erases what was corrupted too, and only what is left is evidence
-for carrying the answer (see `patching.carried`).
+for carrying the answer (see `patching.carried`). Such an effect is a share of what the donor leaves to be carried, the
+gap minus what the donor's own run restores of it: a complete patch scores 1.
 
 Effects are read at one role, named beforehand. The best of several roles is no effect but a maximum: it is large where
 nothing is there.
@@ -18,13 +19,16 @@ import xarray as xr
 
 from notice_lens.models.names import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
-from notice_lens.patching.aggregates import CONTROL, gap
+from notice_lens.patching.aggregates import BASELINES as LOGITS
+from notice_lens.patching.aggregates import CONTROL, DONOR, gap, to_carry
 from notice_lens.patching.site_tree import dataset_of
 
 PLACE = ("layer", "head")
 BASELINES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
 """The metrics whose change has a gap to be a share of, and what that gap is a difference of."""
 DIFFERENCE, MATCHED = "matched minus mismatched", "matched"
+GAP, LEFT = "the gap", "what the mismatched donor leaves of the gap"
+"""What effects are shares of."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Cell:
         matched: The change that the patch from the right run makes, in logits, [pair, place].
         mismatched: The one that the donor's makes, [pair, place]; None where there is no donor.
         gap: What could be changed, [pair]; its sum is positive.
+        left: What the donor leaves of it to be carried, [pair]; its sum is positive. None where heads are ranked by the
+            matched change, or the result lacks the donor's own answers.
         ranked_by: What `change` is: matched minus mismatched, or matched.
         left_out: Pairs that lack the role, the donor, or a gap that is large enough.
     """
@@ -44,6 +50,7 @@ class Cell:
     matched: np.ndarray
     mismatched: np.ndarray | None
     gap: np.ndarray
+    left: np.ndarray | None
     ranked_by: str
     left_out: int
 
@@ -64,8 +71,31 @@ class Cell:
         """The layers' and the heads' numbers."""
         return {dim: self.effects[dim].values for dim in PLACE if dim in self.effects.coords}
 
+    @property
+    def reach(self) -> np.ndarray:
+        """What `change` is a share of, [pair]: what the donor leaves, or the gap."""
+        return self.gap if self.left is None else self.left
+
+    @property
+    def share_of(self) -> str:
+        """What `reach` is, in words."""
+        return GAP if self.left is None else LEFT
+
+    @property
+    def donor(self) -> str | None:
+        """The column that names the donors that enter `change`; None where none do."""
+        if self.ranked_by == MATCHED:
+            return None
+        corruption = str(self.effects.attrs.get("corruption", ""))
+        by_text = corruption == "text" or (corruption.startswith("Noise") and "'vision" not in corruption)
+        return "donor_prompt" if by_text else "donor_digest"
+
+    def effect(self) -> np.ndarray:
+        """Return the share of `reach` that `change` is, as a ratio of sums over pairs, [place]."""
+        return self.change.sum(0) / self.reach.sum()
+
     def share(self, change: np.ndarray) -> np.ndarray:
-        """Share of the gap that a change is, as a ratio of sums over pairs, [place]."""
+        """Return the share of the gap that a change is, as a ratio of sums over pairs, [place]."""
         return change.sum(0) / self.gap.sum()
 
     def place(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
@@ -81,6 +111,7 @@ class Cell:
             "corruption": str(self.effects.attrs.get("corruption", "")),
             "direction": str(self.effects.attrs.get("direction", "")),
             "ranked_by": self.ranked_by,
+            "share_of": self.share_of,
             "pairs": len(self.gap),
             "pairs_left_out": self.left_out,
         }
@@ -111,26 +142,38 @@ def read_cell(
         raise ValueError("control=True asks for matched minus mismatched, and no pair of these effects has a donor")
     by_image = str(effects.attrs.get("corruption")) == "image"
     differs = mismatched is not None and (by_image if control is None else control)
-    gaps = _gap(effects, metric)
+    gaps, left = _gap(effects, metric), _left(effects, metric) if differs else None
     counts = np.isfinite(gaps) & np.isfinite(matched).all(1)
     if differs and mismatched is not None:
         counts &= np.isfinite(mismatched).all(1)
+    if left is not None:
+        counts &= np.isfinite(left)
     if not counts.any():
+        what = "a gap" if left is None else "a gap of which the donor leaves anything"
         raise ValueError(
-            f"none of {len(gaps)} pairs has a gap and an effect of every head at this role: {_role_of(effects)!r}"
+            f"none of {len(gaps)} pairs has {what} and an effect of every head at this role: {_role_of(effects)!r}"
         )
-    total = gaps[counts].sum()
-    if abs(total) < _min_gap(effects) * counts.sum() or total == 0:
-        raise ValueError(
-            f"the gaps of {counts.sum()} pairs cancel (their mean is {total / counts.sum():.2g}): no share"
-        )
+    for whole in [gaps] if left is None else [gaps, left]:
+        _refuse_cancelling(whole[counts], gaps[counts], _min_gap(effects))
     # In the direction `noise` the gap is negative and what carries the answer lowers the logit difference.
-    sign = np.sign(total)
-    some = None if mismatched is None else sign * mismatched[counts]
-    ranked_by = DIFFERENCE if differs else MATCHED
+    sign = np.sign(gaps[counts].sum())
+    some, rest = (None if values is None else sign * values[counts] for values in (mismatched, left))
     return Cell(
-        effects.isel(pair=counts), sign * matched[counts], some, sign * gaps[counts], ranked_by, int((~counts).sum())
+        effects=effects.isel(pair=counts),
+        matched=sign * matched[counts],
+        mismatched=some,
+        gap=sign * gaps[counts],
+        left=rest,
+        ranked_by=DIFFERENCE if differs else MATCHED,
+        left_out=int((~counts).sum()),
     )
+
+
+def _refuse_cancelling(whole: np.ndarray, gaps: np.ndarray, least: float) -> None:
+    """Raise where there is no share of what is whole: its sum is next to nothing, or has not the sign of the gaps'."""
+    total, pairs = whole.sum(), len(whole)
+    if abs(total) < least * pairs or total * gaps.sum() <= 0:
+        raise ValueError(f"the gaps of {pairs} pairs cancel (their mean is {total / pairs:.2g}): no share")
 
 
 def _checked(effects: Any, metric: str) -> xr.Dataset:
@@ -202,6 +245,17 @@ def _gap(effects: xr.Dataset, metric: str) -> np.ndarray:
         clean, corrupt = (effects[f"{BASELINES[metric]}_{which}"] for which in ("clean", "corrupt"))
         found = clean - corrupt if effects.attrs["direction"] == "denoise" else corrupt - clean
     return found.where(abs(logits) >= _min_gap(effects)).values.astype(float)
+
+
+def _left(effects: xr.Dataset, metric: str) -> np.ndarray | None:
+    """What the donor leaves of each pair's gap; NaN where it leaves nothing. None without the donor's own answers."""
+    name = BASELINES[metric]
+    if f"{name}_donor" not in effects or DONOR not in effects:
+        return None
+    other = LOGITS[0 if effects.attrs["direction"] == "denoise" else 1].replace("logit_diff", name)
+    left = effects[other] - effects[f"{name}_donor"]
+    usable = to_carry(effects).notnull() & (left * _gap(effects, metric) > 0)
+    return left.where(usable).values.astype(float)
 
 
 def _min_gap(effects: xr.Dataset) -> float:

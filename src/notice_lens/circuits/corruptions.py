@@ -64,7 +64,8 @@ def compare_corruptions(
     names = list(cells)
     baseline = _baseline(cells, noise)
     first = next(iter(cells.values()))
-    own = labels([first.effects], rules.cluster)[0]
+    # A pair's own images link it to itself in every cell, so what it shares under one corruption counts under all.
+    own = labels(list(cells.values()), rules.cluster)[0]
     found = [examined(cell, own, rules) for cell in cells.values()]
     found[0].refuse_coarse()
     tables = [one.table(one.nulls())[list(KEPT)].drop_attrs() for one in found]
@@ -78,9 +79,13 @@ def compare_corruptions(
         by_noise, by_pairs = result.significant.sel(corruption=baseline), result.significant.sel(corruption=others)
         by_noise, by_pairs = by_noise.drop_vars("corruption"), by_pairs.any("corruption")
         result = result.assign(only_noise=by_noise & ~by_pairs, only_pairs=by_pairs & ~by_noise)
-    said = {"role": first.attrs()["role"], "pairs": len(first.gap), "clusters": found[0].clusters}
+    said = {"role": first.attrs()["role"], "pairs": len(first.gap), **found[0].counts()}
     ranked = [f"{name}: {cell.ranked_by}" for name, cell in cells.items()]
-    rule = {"rule_significant": rules.in_words, "noise": baseline or "", "ranked_by": ranked}
+    rule = {
+        "rule_significant": rules.in_words("what each effect is a share of"),
+        "noise": baseline or "",
+        "ranked_by": ranked,
+    }
     return result.assign_attrs({**said, **rules.attrs(), **rule})
 
 
@@ -115,7 +120,7 @@ def _agreement(
     """Each kind of agreement with the ends of its interval, [corruption, other]."""
     several, heads = len(cells), cells[0].change.shape[1]
     change = np.concatenate([cell.change for cell in cells], axis=1)
-    gap = np.repeat(np.stack([cell.gap for cell in cells], axis=1), heads, axis=1)
+    gap = np.repeat(np.stack([cell.reach for cell in cells], axis=1), heads, axis=1)
     partitions = [Sums.of(change, gap, one) for one in own]
 
     def statistics(effect: np.ndarray) -> np.ndarray:

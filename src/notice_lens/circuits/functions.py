@@ -122,8 +122,8 @@ def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -
 
 
 def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:
-    """For each pair the number of its cluster, [pair]: pairs of the same two images, in either order, are one."""
-    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)), "pair")
+    """Return the number of each pair's cluster, [pair]: pairs that are linked by any shared image are one."""
+    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)))
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":

@@ -3,7 +3,7 @@
 `two_sigma` is the method's own rule (arXiv 2406.16320): |effect| at least the mean plus two standard deviations over
 heads. It describes: some head is far out in nearly every table, and the rule knows nothing of pairs. `significant` says
 that the effect is larger than a smallest effect of interest, with the error rate over all heads controlled; see
-`minimum_effect`. Effects and the gap are those of `patching.aggregate`, ratios of sums over pairs.
+`minimum_effect`. Effects are those of `patching.aggregate`, ratios of sums over pairs.
 """
 
 import zlib
@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.cells import PLACE, Cell, read_cell
-from notice_lens.circuits.clusters import Sums, crossed, labels, warn_if_few
+from notice_lens.circuits.clusters import SHARED, Sums, crossed, effective, labels, warn_if_few
 from notice_lens.circuits.intervals import bootstrap_t
 from notice_lens.circuits.minimum_effect import MinimumEffect, flips, resamples
 from notice_lens.circuits.nulls import Null, false_discoveries, family_wise, p_values
@@ -33,37 +33,43 @@ def important_heads(
     n_permutations: int = 10_000,
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
-    cluster: Any = "pair",
+    cluster: Any = SHARED,
     control: bool | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Which heads carry the answer, with interval, p and rank of each.
+    """Return which heads carry the answer, with interval, p and rank of each.
 
     Args:
         effects: A result of `patching.patch_heads` for one cell: one task (or group) under one corruption.
         role: The role at which effects are read, fixed beforehand; `all` of a sweep of all words at once. None takes
             `correct` of effects by role, and of others the only one they have.
         metric: The change that is measured, `logit_diff_change` or `prob_change`; `answer_prob` is read as its change.
-        smallest_effect: The smallest effect of interest, as a share of the gap.
+        smallest_effect: The smallest effect of interest, as the share that `effect` is.
         alpha: The error rate over heads.
         method: `max_t` controls the family-wise error rate; `fdr`, which finds more, the rate of false discoveries.
         n_permutations: Sign flips, and as many bootstrap resamples.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals, between 0 and 1.
-        cluster: What makes pairs one piece of evidence: `pair` (the same two images), `image` (any shared image), a
-            coordinate along `pair`, or two of these for two-way clusters.
+        cluster: What makes pairs one piece of evidence: `shared` (linked, in any number of steps, by an image that
+            enters the tested number: either of their own, and the donor's where heads are ranked by matched minus
+            mismatched), `image` (their own alone), `pair` (the same two images), a coordinate along `pair`, or two of
+            these for two-way clusters. Where pairs share something and are counted as independent, the warning
+            `DependentPairs` says so.
         control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
             donors.
         seed: Of all resampling.
 
     Returns:
-        By `layer, head`: `effect` (share of the gap; what is ranked), `effect_matched` and `effect_mismatched` (of the
-        same pairs; NaN without donors), `sign` (-1, 0, 1), `low` and `high` (bootstrap-t interval of `effect`), `p`
+        By `layer, head`: `effect` (what is ranked: of matched minus mismatched the carried share, that is the share of
+        what the donor leaves of the gap; otherwise the share of the gap), `effect_of_gap` (the same as a share of the
+        gap), `effect_matched` and `effect_mismatched` (shares of the gap, of the same pairs; NaN without donors),
+        `sign` (-1, 0, 1), `low` and `high` (bootstrap-t interval of `effect`), `p`
         (that |effect| is no larger than `smallest_effect`, each head by itself), `q` (with all heads allowed for, by
         `method`; 1 where the data do not reach `smallest_effect`), `two_sigma`, `significant` (q at most alpha) and
         `rank` (1 is the largest |effect|). The attributes say both rules in words (`rule_two_sigma`,
-        `rule_significant`), what the cell is, and all options. Below 15 clusters p and q are NaN, with the warning
-        `FewClusters`.
+        `rule_significant`), what the effect is a share of (`share_of`), what the cell is, how many `pairs`
+        and `clusters` there are, how many clusters of one size these count as (`effective_clusters`), and all options.
+        Below 15 of them p and q are NaN, with the warning `FewClusters`.
 
     Raises:
         ValueError: There is no such role, metric or method, an option is out of range, no pair counts, or no p could
@@ -72,7 +78,7 @@ def important_heads(
     metric = "prob_change" if metric == "answer_prob" else metric
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
     cell = read_cell(effects, role, metric, control)
-    own = labels([cell.effects], cluster)[0]
+    own = labels([cell], cluster)[0]
     found = examined(cell, own, rules)
     found.refuse_coarse()
     return found.table(found.nulls())
@@ -147,7 +153,7 @@ class Examined:
     def table(self, nulls: list[Null]) -> xr.Dataset:
         """The result of `important_heads`."""
         cell, rules = self.cell, self.rules
-        effect = cell.share(cell.change)
+        effect = cell.effect()
         some = np.full(len(effect), np.nan) if cell.mismatched is None else cell.share(cell.mismatched)
         p = self.p_values(nulls, self.test.statistic)
         q = self.q_values(nulls)
@@ -157,6 +163,7 @@ class Examined:
         far, threshold = two_sigma(effect)
         found = {
             "effect": effect,
+            "effect_of_gap": cell.share(cell.change),
             "effect_matched": cell.share(cell.matched),
             "effect_mismatched": some,
             "sign": np.sign(effect).astype(int),
@@ -171,12 +178,17 @@ class Examined:
         return xr.Dataset(
             {name: cell.place(values) for name, values in found.items()},
             coords={dim: (dim, values) for dim, values in cell.coords.items()},
-            attrs={**cell.attrs(), **rules.attrs(), "clusters": self.clusters, **self._rules(threshold)},
+            attrs={**cell.attrs(), **rules.attrs(), **self.counts(), **self._rules(threshold)},
         )
 
+    def counts(self) -> dict[str, Any]:
+        """Return how many clusters there are, and as how many of one size they count."""
+        return {"clusters": self.clusters, "effective_clusters": round(min(map(effective, self.labels)), 1)}
+
     def _rules(self, threshold: float) -> dict[str, str]:
-        two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {PLACE[1]}s: {threshold:.4f} of the gap"
-        return {"rule_two_sigma": two, "rule_significant": self.rules.in_words}
+        of = self.cell.share_of
+        two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {PLACE[1]}s: {threshold:.4f} of {of}"
+        return {"rule_two_sigma": two, "rule_significant": self.rules.in_words(of)}
 
 
 def examined(cell: Cell, own: list[np.ndarray], rules: Rules, what: str = "") -> Examined:
@@ -188,14 +200,13 @@ def examined(cell: Cell, own: list[np.ndarray], rules: Rules, what: str = "") ->
         rules: The options.
         what: Which cell it is, for the warning.
     """
-    partitions = [Sums.of(cell.change, cell.gap, one) for one in own]
-    both = Sums.of(cell.change, cell.gap, crossed(*own)) if len(own) == 2 else None
-    few = warn_if_few([len(sums) for sums in partitions], what)
-    return Examined(cell, partitions, both, own, rules, few)
+    partitions = [Sums.of(cell.change, cell.reach, one) for one in own]
+    both = Sums.of(cell.change, cell.reach, crossed(*own)) if len(own) == 2 else None
+    return Examined(cell, partitions, both, own, rules, few=warn_if_few(cell, own, what))
 
 
 def two_sigma(effect: np.ndarray) -> tuple[np.ndarray, float]:
-    """The method's rule over heads, [place], and the threshold, as a share of the gap."""
+    """The method's rule over heads, [place], and the threshold, as the share that the effect is."""
     size = np.abs(effect)
     threshold = float(size.mean() + SIGMAS * size.std())
     return (size >= threshold) & (size > 0), threshold

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import labels
+from notice_lens.circuits.clusters import SHARED, labels
 from notice_lens.circuits.important import examined
 from notice_lens.circuits.intervals import bca
 from notice_lens.circuits.rules import Rules
@@ -32,11 +32,11 @@ def layer_profile(
     metric: str = "logit_diff_change",
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
-    cluster: Any = "pair",
+    cluster: Any = SHARED,
     control: bool | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How |effect| is spread over layers.
+    """Return how |effect| is spread over layers.
 
     Args:
         effects: As in `important_heads`.
@@ -59,7 +59,7 @@ def layer_profile(
     """
     rules = Rules(n_bootstrap=n_bootstrap, confidence=confidence, cluster=cluster, seed=seed)
     cell = read_cell(effects, role, metric, control)
-    own = examined(cell, labels([cell.effects], cluster)[0], rules)
+    own = examined(cell, labels([cell], cluster)[0], rules)
     number = np.asarray(cell.coords.get("layer", np.arange(cell.shape[0])), float)
     middle = in_the_middle(len(number))
 
@@ -68,7 +68,7 @@ def layer_profile(
         share = layer_shares(effect.reshape(*effect.shape[:-1], *cell.shape))
         return np.stack([*np.moveaxis(share, -1, 0), share @ number, share @ middle])
 
-    found = statistics(cell.share(cell.change)[None])[:, 0]
+    found = statistics(cell.effect()[None])[:, 0]
     low, high = bca(statistics, own.partitions, n_bootstrap, confidence, own.rng("layers"))
     ends = {"low": (("layer",), low[:-2]), "high": (("layer",), high[:-2])}
     named = {"centre_of_mass": found[-2], "centre_low": low[-2], "centre_high": high[-2]}
@@ -77,8 +77,8 @@ def layer_profile(
         {"share": ("layer", found[:-2]), **ends, "middle": ("layer", middle), **named,
          "middle_p": permuted_layers(found[:-2], middle, own.rng("permuted layers"))},
         coords={"layer": number.astype(int)},
-        attrs={**cell.attrs(), "clusters": own.clusters, "confidence": confidence, "seed": seed,
-               "rule_middle": "layers whose centre lies in the middle third of the depth"},
+        attrs={**cell.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
+               "seed": seed, "rule_middle": "layers whose centre lies in the middle third of the depth"},
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ V₁ + V₂ - V₁₂ (Cameron, Gelbach & Miller 2011), and at least each of the
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from notice_lens.circuits.nulls import Null
 AT_ONCE = 100
 """Draws that are worked on together: their arrays stay in the processor's cache."""
 ROUNDING = 1e-12
+FLAT = 0.01
+"""A resample with less than this share of the data's variance, a tenth of its spread, has lost what spreads."""
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
@@ -53,6 +56,13 @@ class Moments:
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.total + other.total, self.square + other.square, self.cube + other.cube)
+
+
+class Again(NamedTuple):
+    """The test in resamples of the data: the statistic and the sign of each head, [resample, place] each."""
+
+    statistic: np.ndarray
+    sign: np.ndarray
 
 
 class MinimumEffect:
@@ -102,7 +112,8 @@ class MinimumEffect:
         values = [self.excess(sums) for sums in self.partitions]
         values = [_centred(value) for value in values] if centred else values
         powers = [(value, value**2, value**3) for value in values]
-        parts = []
+        least = FLAT * sum(_moments(value).square for value in values)
+        parts, flat = [], []
         for several in _chunks(size):
             found = []
             for one, two, three in powers:
@@ -110,24 +121,26 @@ class MinimumEffect:
                 # A flip leaves squares as they are.
                 square = weights @ two if centred else two.sum(0)
                 found.append(Moments.of(len(one), weights @ one, square, weights @ three))
-            parts.append(larger_side(_added(found), self.edge))
-        return Null(np.concatenate(parts))
+            moments = _added(found)
+            parts.append(larger_side(moments, self.edge))
+            flat.append(moments.square <= least)
+        without = np.concatenate(flat)
+        return Null(np.concatenate(parts), without if centred and without.any() else None)
 
-    def resampled(self, weights: Sequence[np.ndarray]) -> np.ndarray:
-        """The statistic in resamples of the data, the sign of each head chosen anew, [resample, place].
+    def resampled(self, weights: Sequence[np.ndarray]) -> "Again":
+        """Return the statistic in resamples of the data, the sign of each head chosen anew.
 
         Args:
             weights: For each partition how often each cluster is drawn, [resample, cluster]. How many are drawn in all
                 may differ, as where several cells are resampled together.
         """
-        return np.concatenate(
-            [
-                self._resampled([own[start : start + AT_ONCE] for own in weights])
-                for start in range(0, len(weights[0]), AT_ONCE)
-            ]
-        )
+        parts = [
+            self._resampled([own[start : start + AT_ONCE] for own in weights])
+            for start in range(0, len(weights[0]), AT_ONCE)
+        ]
+        return Again(*(np.concatenate(several) for several in zip(*parts, strict=True)))
 
-    def _resampled(self, weights: Sequence[np.ndarray]) -> np.ndarray:
+    def _resampled(self, weights: Sequence[np.ndarray]) -> "Again":
         again = len(self.partitions) - 1
         first = self.partitions[0]
         pairs = list(zip(weights, self.partitions, strict=True))
@@ -143,7 +156,8 @@ class MinimumEffect:
             drawn = np.maximum(1, own.sum(1, keepdims=True))
             found.append(Moments.of(drawn, total, square, cube - delta**3 * (own @ g**3)))
         moments = _added(found)
-        return larger_side(Moments(sign * change - delta * gap, moments.square, moments.cube), delta * gap)
+        statistic = larger_side(Moments(sign * change - delta * gap, moments.square, moments.cube), delta * gap)
+        return Again(statistic, sign)
 
 
 def flips(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:

@@ -6,6 +6,11 @@ hundred pairs, its statistic is too large *and* its own null too narrow. The dra
 and false discoveries are counted over all heads. (Of 144 heads at the boundary with tails against their effect, 60
 clusters, the false-discovery rate by own draws alone is 13 % where it says 5 %.)
 
+**Draws without spread.** A head that does something in one or two clusters alone has resamples that lack them: their
+spread is next to nothing and their statistic next to infinite, in a third of all draws. They say nothing about other
+heads, so they stay out of the draws of all heads together and out of the largest statistic over heads; the head's own p
+counts them, and it is not found.
+
 **Heads that are set aside.** The null hypothesis is an interval, \|effect\| ≤ δ, and most heads lie far inside of it.
 Heads whose statistic is below zero, whose effect in the data is below δ, are set aside, and the p-values of the others
 are divided by the chance of not being so at the boundary, a half where δ is large for the data and 1 where it is zero
@@ -25,9 +30,15 @@ from scipy.stats import false_discovery_control
 
 @dataclass(frozen=True)
 class Null:
-    """What the statistic is where the null holds, drawn for all heads together, [draw, place]."""
+    """What the statistic is where the null holds.
+
+    Attributes:
+        draws: Drawn for all heads together, [draw, place].
+        flat: Which of these are draws without spread, [draw, place]; None where there are none.
+    """
 
     draws: np.ndarray
+    flat: np.ndarray | None = None
 
     @cached_property
     def _by_place(self) -> np.ndarray:
@@ -40,7 +51,12 @@ class Null:
 
     @cached_property
     def _pool(self) -> np.ndarray:
-        return np.sort(self.draws, axis=None)
+        return np.sort(self.draws if self.flat is None else self.draws[~self.flat], axis=None)
+
+    @cached_property
+    def for_others(self) -> np.ndarray:
+        """The draws of each head as they count for other heads, [place, draw]."""
+        return self._by_place if self.flat is None else np.where(self.flat.T, -np.inf, self._by_place)
 
     def own(self, statistic: np.ndarray) -> np.ndarray:
         """Each head's p by its own draws, for statistics [..., place]."""
@@ -52,8 +68,10 @@ class Null:
 
     def pooled(self, statistic: np.ndarray) -> np.ndarray:
         """Each head's p by the draws of all heads, for statistics [..., place]."""
+        # Where no head has any spread there are no draws of others, and each head's own count decides.
         size = self._pool.size
-        return (1 + size - np.searchsorted(self._pool, statistic, "left")) / (size + 1)
+        as_large = size - np.searchsorted(self._pool, statistic, "left")
+        return (1 + as_large) / (1 + (size or self.draws.size))
 
     def chance(self, kept: np.ndarray) -> float:
         """How likely a head at the boundary is not set aside: the least of the heads that were not."""
@@ -70,7 +88,7 @@ class Null:
         above, largest = np.empty(len(order)), np.full(len(self.draws), -np.inf)
         # From the smallest statistic on, so that each largest value is that of the heads that are left.
         for number, place in reversed([*enumerate(order)]):
-            np.maximum(largest, self._by_place[place], out=largest)
+            np.maximum(largest, self.for_others[place], out=largest)
             above[number] = np.count_nonzero(largest >= statistic[place])
         p = (1 + above) / (len(self.draws) + 1) / self.chance(kept)
         found = np.ones(len(statistic))

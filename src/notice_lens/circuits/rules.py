@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from notice_lens.circuits.clusters import names_of
+from notice_lens.circuits.cells import GAP
+from notice_lens.circuits.clusters import SHARED, names_of
 from notice_lens.models.names import one_of, whole_number
 
 METHODS = ("max_t", "fdr")
@@ -16,7 +17,7 @@ class Rules:
     """Options of the tests.
 
     Attributes:
-        smallest_effect: The smallest effect of interest, as a share of the gap.
+        smallest_effect: The smallest effect of interest, as the share that effects are.
         alpha: The error rate: of false discoveries with `fdr`, family-wise with `max_t`.
         method: How many heads are allowed for: `fdr` or `max_t`.
         n_permutations: Sign flips; as many bootstrap resamples make the second null distribution.
@@ -32,7 +33,7 @@ class Rules:
     n_permutations: int = 10_000
     n_bootstrap: int = 2_000
     confidence: float = 0.95
-    cluster: Any = "pair"
+    cluster: Any = SHARED
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,11 +77,10 @@ class Rules:
         """The error rate in words."""
         return "family-wise error rate (max-T, step-down)" if self.method == "max_t" else "false-discovery rate (BH)"
 
-    @property
-    def in_words(self) -> str:
-        """The rule `significant`."""
+    def in_words(self, share_of: str = GAP) -> str:
+        """The rule `significant`, of effects that are shares of this."""
         return (
-            f"|effect| larger than {self.smallest_effect:g} of the gap: the larger p of {self.n_permutations} sign "
+            f"|effect| larger than {self.smallest_effect:g} of {share_of}: the larger p of {self.n_permutations} sign "
             f"flips and as many bootstrap resamples, {self.controlled} at most {self.alpha:g} over the heads that are "
             "not below the smallest effect in the data, their p divided by the chance of that"
         )

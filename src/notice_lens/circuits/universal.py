@@ -1,15 +1,20 @@
-"""Universal heads: those that matter in every cell, or in at least k of them.
+"""Universal heads: those that matter, with one sign, in every cell, or in at least k of them.
 
-1. Each cell gives every head a p, that its effect is no larger than the smallest effect of interest.
+1. Each cell gives every head a p, that its effect is no larger than the smallest effect of interest. For one direction
+   it is the p of a head whose effect in the data has that sign, and 1 for others.
 2. A head matters in at least k of m cells: the partial-conjunction p-value (Benjamini & Heller 2008, *Screening for
    partial conjunction hypotheses*, Biometrics 64). With p₁ ≤ ... ≤ pₘ it is (m - k + 1) · pₖ, for all cells the
-   largest p. Of their combinations this one holds under any dependence, and cells do share images.
+   largest p. Of their combinations this one holds under any dependence, and cells do share images. The p of a head that
+   is to have the same sign in these cells is the smaller one of both directions. That needs no further factor of two: a
+   p of either sign is split between the directions. Where a cell's effect is within the smallest one, the directions
+   exclude each other and share the one p; where it is beyond it, a p of the wrong sign has half the chance.
 3. False discoveries over heads: Benjamini and Hochberg.
 
 Beside it stand how often resampled pairs give the same answer, and how many heads would pass if what a layer's heads
 do in one cell said nothing about which of them do it in another.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.cells import one_role, read_cell
-from notice_lens.circuits.clusters import first_seen, labels
+from notice_lens.circuits.clusters import DependentPairs, first_seen, labels
 from notice_lens.circuits.important import Examined, examined
 from notice_lens.circuits.minimum_effect import resamples
 from notice_lens.circuits.nulls import over_heads
@@ -25,26 +30,29 @@ from notice_lens.circuits.rules import Rules
 from notice_lens.models.names import one_of
 
 PER_CELL = (
-    "effect", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma", "rank"
+    "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma",
+    "rank",
 )  # fmt: skip
-SAID = ("task", "group", "corruption", "ranked_by", "pairs", "clusters")
+SAID = ("task", "group", "corruption", "ranked_by", "share_of", "pairs", "clusters", "effective_clusters")
 
 
 def universal_heads(
     cells: Mapping[str, Any],
     *,
     at_least: Any = "all",
+    same_sign: bool = True,
     role: str | None = None,
     metric: str = "logit_diff_change",
     control: bool | None = None,
     n_null: int = 1_000,
     **options: Any,
 ) -> xr.Dataset:
-    """Which heads matter in every cell, or in at least k.
+    """Return which heads matter in every cell, or in at least k, and with the same sign in them.
 
     Args:
         cells: Effects by the cell's name; each as in `important_heads`.
         at_least: `all`, or a number of cells.
+        same_sign: Whether the k cells have to agree in the sign of the effect.
         role: The role at which all cells are read, as in `important_heads`; it has to be the same in all of them.
         metric: As in `important_heads`.
         control: As in `important_heads`.
@@ -55,8 +63,8 @@ def universal_heads(
 
     Returns:
         By `layer, head`: `p` (partial conjunction), `q` (over heads), `universal` (q at most alpha), `count` and
-        `two_sigma_count` (cells in which the head is significant, or stands out), `same_sign` (over the k cells with
-        the smallest p, that is those that p rests on) and `selection_frequency` (share of bootstrap resamples of the
+        `two_sigma_count` (cells in which the head is significant, or stands out), `same_sign` (whether the k cells with
+        the smallest p, on which it rests, agree in sign) and `selection_frequency` (share of bootstrap resamples of the
         clusters in which the head is universal; the null distributions are those of the data). By `cell, layer, head`:
         what `important_heads` gives, its p as `p_cell` and its q as `q_cell`. Numbers: `null_expected` and `null_p`,
         how many universal heads the null gives on average, and how often as many as there are. Along `cell`: task,
@@ -67,38 +75,40 @@ def universal_heads(
             small enough to reject.
     """
     rules = _rules(options)
-    found = _examine(cells, role, metric, control, rules)
+    found, together = _examine(cells, role, metric, control, rules)
     k = _number(at_least, len(found))
     heads = int(np.prod(next(iter(found.values())).cell.shape))
     if not any(own.few for own in found.values()):
         rules.refuse_coarse(heads, min(own.clusters for own in found.values()), len(found) - k + 1)
-    weights = _weights(list(found.values()))
+    weights = _weights(list(found.values()), together)
     tables, resampled = [], []
     # One cell at a time: null distributions take room.
     for own, drawn in zip(found.values(), weights, strict=True):
         nulls = own.nulls()
         tables.append(own.table(nulls))
-        resampled.append(own.p_values(nulls, own.test.resampled(drawn)))
-    p_cell = np.stack([table.p.values.ravel() for table in tables])
-    by_head = _over_cells(tables, p_cell, k, rules.alpha)
-    by_head["selection_frequency"] = _selected(np.stack(resampled), k, rules.alpha)
-    expected, null_p = _within_layers(p_cell, k, next(iter(found.values())), n_null)
+        again = own.test.resampled(drawn)
+        resampled.append(signed(own.p_values(nulls, again.statistic), again.sign))
+    p_cell = np.stack([signed(table.p.values.ravel(), table.sign.values.ravel()) for table in tables])
+    by_head = _over_cells(tables, p_cell, k, same_sign, rules.alpha)
+    by_head["selection_frequency"] = _selected(np.stack(resampled), k, same_sign, rules.alpha)
+    expected, null_p = _within_layers(p_cell, k, same_sign, next(iter(found.values())), n_null)
     place = next(iter(found.values())).cell.place
     result = _together(list(found), tables).assign({name: place(values) for name, values in by_head.items()})
     result = result.assign(null_expected=expected, null_p=null_p)
-    return result.assign_attrs(_attrs(tables[0], rules, k, list(found), n_null))
+    return result.assign_attrs(_attrs(tables[0], rules, k, same_sign, list(found), n_null))
 
 
-def _over_cells(tables: Sequence[xr.Dataset], p_cell: np.ndarray, k: int, alpha: float) -> dict[str, Any]:
+def _over_cells(
+    tables: Sequence[xr.Dataset], p_cell: np.ndarray, k: int, same_sign: bool, alpha: float
+) -> dict[str, Any]:
     """What follows for each head from its numbers in all cells, [place]."""
-    p = partial_conjunction(p_cell, k)
+    p = conjunction(p_cell, k, same_sign)
     q = over_heads(p)
-    sign = np.stack([table.sign.values.ravel() for table in tables])
     return {
         "p": p,
         "q": q,
         "universal": q <= alpha,
-        "same_sign": _same_sign(p_cell, sign, k),
+        "same_sign": _agree(p_cell, k),
         "count": sum(table.significant.values.ravel().astype(int) for table in tables),
         "two_sigma_count": sum(table.two_sigma.values.ravel().astype(int) for table in tables),
     }
@@ -114,18 +124,39 @@ def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:
     return np.where((~np.isnan(p)).sum(0) >= k, found, np.nan)
 
 
+def signed(p: np.ndarray, sign: np.ndarray) -> np.ndarray:
+    """Return p-values with the sign of the effect in the data, which is how both are permuted together."""
+    return np.where(sign < 0, -p, p)
+
+
+def conjunction(p: np.ndarray, k: int, same_sign: bool) -> np.ndarray:
+    """Return the partial-conjunction p, [..., place], from signed p by cell, [cell, ..., place].
+
+    Args:
+        p: As `signed` gives them.
+        k: In how many cells a head has to matter.
+        same_sign: Whether they have to agree in sign: then the smaller one of both directions.
+    """
+    if not same_sign:
+        return partial_conjunction(np.abs(p), k)
+    sides = [np.where(side * p < 0, 1.0, np.abs(p)) for side in (1, -1)]
+    return np.minimum(*[partial_conjunction(one, k) for one in sides])
+
+
 def _rules(options: Mapping[str, Any]) -> Rules:
     """The options of the single cells."""
     unknown = set(options) - set(Rules.__dataclass_fields__)
     if unknown:
-        raise TypeError(one_of("option", min(unknown), [*Rules.__dataclass_fields__, "at_least", "n_null"]))
+        raise TypeError(
+            one_of("option", min(unknown), [*Rules.__dataclass_fields__, "at_least", "same_sign", "n_null"])
+        )
     return Rules(**options)
 
 
 def _examine(
     cells: Mapping[str, Any], role: str | None, metric: str, control: bool | None, rules: Rules
-) -> dict[str, Examined]:
-    """The cells with the sums over their clusters, which have the same number in all cells."""
+) -> tuple[dict[str, Examined], list[list[np.ndarray]]]:
+    """The cells with the sums over their clusters, and the clusters that pairs of all cells make together."""
     if not isinstance(cells, Mapping) or len(cells) < 2:
         raise ValueError("universal heads are those of several cells: expected effects by name, two or more")
     read = {}
@@ -140,11 +171,15 @@ def _examine(
         if cell.shape != first[1].shape or any((cell.coords[dim] != own).any() for dim, own in first[1].coords.items()):
             shapes = [f"{layers} x {heads}" for layers, heads in (cell.shape, first[1].shape)]
             raise ValueError(f"cell {name!r} has other heads than {first[0]!r}: layers x heads {' and '.join(shapes)}")
-    own = labels([cell.effects for cell in read.values()], rules.cluster)
-    return {
-        name: examined(cell, one, rules, f" in cell {name!r}")
-        for (name, cell), one in zip(read.items(), own, strict=True)
-    }
+    together = labels(list(read.values()), rules.cluster)
+    found = {}
+    for name, cell in read.items():
+        with warnings.catch_warnings():
+            # What pairs share has been said of all cells.
+            warnings.simplefilter("ignore", DependentPairs)
+            own = labels([cell], rules.cluster)[0]
+        found[name] = examined(cell, own, rules, f" in cell {name!r}")
+    return found, together
 
 
 def _number(at_least: Any, cells: int) -> int:
@@ -155,41 +190,49 @@ def _number(at_least: Any, cells: int) -> int:
     return at_least
 
 
-def _same_sign(p: np.ndarray, sign: np.ndarray, k: int) -> np.ndarray:
+def _agree(p: np.ndarray, k: int) -> np.ndarray:
     """Whether the k cells with the smallest p have one sign, [place]."""
-    best = np.argsort(np.where(np.isnan(p), 1.0, p), axis=0, kind="stable")[:k]
-    return np.abs(np.take_along_axis(sign, best, axis=0).sum(0)) == k
+    best = np.argsort(np.where(np.isnan(p), 1.0, np.abs(p)), axis=0, kind="stable")[:k]
+    return np.abs(np.sign(np.take_along_axis(p, best, axis=0)).sum(0)) == k
 
 
-def _weights(found: Sequence[Examined]) -> list[list[np.ndarray]]:
-    """How often each cluster is drawn, by cell and partition; a cluster that cells share is drawn for all of them."""
+def _weights(found: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """How often each cluster is drawn, by cell and partition; clusters that are linked over cells are drawn together.
+
+    Args:
+        found: The cells.
+        together: The cluster that each pair is of where all cells are taken together, by cell and partition.
+    """
     rng, by_partition = found[0].rng("selection"), []
     for number in range(len(found[0].labels)):
-        here = [first_seen(own.labels[number])[0] for own in found]
+        here = []
+        for own, linked in zip(found, together, strict=True):
+            _, rows = first_seen(own.labels[number])
+            here.append(linked[number][np.unique(rows, return_index=True)[1]])
         known = np.unique(np.concatenate(here))
         drawn = resamples(rng, len(known), found[0].rules.n_bootstrap)
         by_partition.append([drawn[:, np.searchsorted(known, own)] for own in here])
     return [list(own) for own in zip(*by_partition, strict=True)]
 
 
-def _selected(p: np.ndarray, k: int, alpha: float) -> np.ndarray:
-    """Share of resamples in which a head is universal, [place], from their p by cell, [cell, resample, place]."""
-    conjunction = partial_conjunction(p, k)
-    if np.isnan(conjunction).any():
+def _selected(p: np.ndarray, k: int, same_sign: bool, alpha: float) -> np.ndarray:
+    """Share of resamples in which a head is universal, [place], from signed p by cell, [cell, resample, place]."""
+    found = conjunction(p, k, same_sign)
+    if np.isnan(found).any():
         return np.full(p.shape[-1], np.nan)
-    return (over_heads(conjunction) <= alpha).mean(0)
+    return (over_heads(found) <= alpha).mean(0)
 
 
-def _within_layers(p: np.ndarray, k: int, own: Examined, n_null: int) -> tuple[float, float]:
+def _within_layers(p: np.ndarray, k: int, same_sign: bool, own: Examined, n_null: int) -> tuple[float, float]:
     """How many heads are universal where heads of a layer are permuted in each cell: the mean, and p for the data."""
-    conjunction = partial_conjunction(p, k)
-    if np.isnan(conjunction).any():
+    found = conjunction(p, k, same_sign)
+    if np.isnan(found).any():
         return np.nan, np.nan
     alpha, shape = own.rules.alpha, own.cell.shape
-    seen = int((over_heads(conjunction) <= alpha).sum())
+    seen = int((over_heads(found) <= alpha).sum())
     tiled = np.broadcast_to(p.reshape(len(p), 1, *shape), (len(p), n_null, *shape))
     permuted = own.rng("layers").permuted(tiled, axis=-1).reshape(len(p), n_null, -1)
-    counts = (over_heads(partial_conjunction(permuted, k)) <= alpha).sum(-1)
+    counts = (over_heads(conjunction(permuted, k, same_sign)) <= alpha).sum(-1)
     return float(counts.mean()), float((1 + (counts >= seen).sum()) / (n_null + 1))
 
 
@@ -202,10 +245,11 @@ def _together(names: list[str], tables: list[xr.Dataset]) -> xr.Dataset:
                                  for name, (dim, values) in said.items()})  # fmt: skip
 
 
-def _attrs(table: xr.Dataset, rules: Rules, k: int, names: list[str], n_null: int) -> dict[str, Any]:
+def _attrs(table: xr.Dataset, rules: Rules, k: int, same_sign: bool, names: list[str], n_null: int) -> dict[str, Any]:
     which = f"all {len(names)} cells" if k == len(names) else f"at least {k} of {len(names)} cells"
     rule = (
-        f"|effect| larger than {rules.smallest_effect:g} of the gap in {which}: partial-conjunction p, "
+        f"|effect| larger than {rules.smallest_effect:g} {'with the same sign ' if same_sign else ''}in {which}: "
+        "partial-conjunction p, "
         f"false-discovery rate over heads (BH) at most {rules.alpha:g}"
     )
     return {
@@ -213,9 +257,10 @@ def _attrs(table: xr.Dataset, rules: Rules, k: int, names: list[str], n_null: in
         "role": table.attrs["role"],
         "cells": names,
         "at_least": k,
+        "same_sign": same_sign,
         "n_null": n_null,
         "rule_universal": rule,
-        "rule_significant": rules.in_words,
+        "rule_significant": rules.in_words("what each effect is a share of"),
         "rule_two_sigma": table.attrs["rule_two_sigma"].partition(":")[0],
         "rule_null": "heads permuted within layers, in each cell by itself",
     }

@@ -8,6 +8,11 @@ minus clean the other way around (`noise`). A patching effect is change over gap
 The mean of such ratios explodes where one gap is small, so means of patching effects are ratios of sums here: the sum
 of the changes over the sum of the gaps, over the pairs that have both. It is the mean weighted by the gaps.
 
+Matched minus mismatched cannot reach the whole gap: a patch of everything from the mismatched donor gives the donor's
+own answer (`logit_diff_donor`) and restores a part of the gap by itself. What it leaves *to be carried* is the logit
+difference of the run that is patched in minus that of the donor's run, and `carried_share` is matched minus mismatched
+over that: a complete patch scores 1.
+
 Limits: what is NaN is left out, so cells may rest on different pairs; `n` says on how many.
 """
 
@@ -23,12 +28,13 @@ from notice_lens.patching.site_tree import dataset_of
 Effects = xr.Dataset | xr.DataTree
 """A result: of a sweep, or a site's group of what `attribute` gives."""
 DIRECTIONS = ("denoise", "noise")
-RATIO, CHANGE, CONTROL = "patching_effect", "logit_diff_change", "_mismatched"
+RATIO, CHANGE, CONTROL, CARRIED = "patching_effect", "logit_diff_change", "_mismatched", "carried_share"
 ROUNDING = 1e-9
 """Six gaps of 0.1 sum to less than 6 * 0.1."""
 TOLERANCE = 1e-3
 """In logits, between the baselines of two sweeps of the same pairs: chunks of other sizes move the last bits."""
 BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
+DONOR = "logit_diff_donor"
 
 
 def aggregate(
@@ -38,6 +44,7 @@ def aggregate(
 
     For `patching_effect` and its control it is the ratio of sums: sum of `logit_diff_change` over sum of gaps, where
     the change is not NaN and the gap is at least `min_gap`; NaN where the gaps cancel, so that their mean is smaller.
+    For `carried_share` it is the sum of matched minus mismatched over the sum of what the donor leaves (`to_carry`).
     For everything else it is the plain mean of what is not NaN. Where there is nothing it is NaN.
 
     Args:
@@ -81,8 +88,10 @@ def carried(effects: Effects, metric: str = RATIO) -> xr.Dataset:
 
     Returns:
         The metric, the baselines and the coordinates of the result. With `patching_effect` comes
-        `logit_diff_change`, so that `aggregate(carried(effects))` is a ratio of sums. NaN for a pair without a donor;
-        the attribute `pairs_without_donor` counts those that have an effect and no control at all.
+        `logit_diff_change`, so that `aggregate(carried(effects))` is a ratio of sums, and `carried_share`, where the
+        result has `logit_diff_donor`: the same as a share of what the donor leaves to be carried, NaN where that is
+        nothing. NaN for a pair without a donor; the attribute `pairs_without_donor` counts those that have an effect
+        and no control at all.
 
     Raises:
         ValueError: The result lacks the metric or its control.
@@ -96,8 +105,11 @@ def carried(effects: Effects, metric: str = RATIO) -> xr.Dataset:
             none = f"no control {name + CONTROL!r}: this result was made without a mismatched donor"
             raise ValueError(one_of("control", name + CONTROL, controls) if controls else none)
     lost = _per_pair(effects[names[-1]].notnull()) & ~_per_pair(effects[names[-1] + CONTROL].notnull())
-    kept = [name for name in effects.data_vars if str(name).endswith(("_clean", "_corrupt")) or name == "noise_floor"]
+    ends = ("_clean", "_corrupt", "_donor")
+    kept = [name for name in effects.data_vars if str(name).endswith(ends) or name == "noise_floor"]
     differences = {name: effects[name] - effects[name + CONTROL] for name in names}
+    if metric == RATIO and DONOR in effects:
+        differences[CARRIED] = differences[CHANGE] / to_carry(effects)
     return effects[kept].assign(differences).assign_attrs(pairs_without_donor=int(lost.sum()))
 
 
@@ -164,8 +176,28 @@ def gap(effects: xr.Dataset) -> xr.DataArray:
     return (clean - corrupt if _direction(effects) == "denoise" else corrupt - clean).rename("gap")
 
 
+def to_carry(effects: xr.Dataset) -> xr.DataArray:
+    """Return what the mismatched donor leaves of the gap to be carried, per pair, [pair].
+
+    That is the logit difference of the run that is patched in minus that of the donor's own run, which is what a patch
+    of everything from the donor gives. NaN where there is nothing: where it is less than `min_gap`, or has not the sign
+    of the gap.
+
+    Raises:
+        ValueError: The result lacks a baseline or says no direction.
+    """
+    other = _variable(effects, BASELINES[0 if _direction(effects) == "denoise" else 1])
+    left, gaps, least = other - _variable(effects, DONOR), gap(effects), float(_attribute(effects, "min_gap"))
+    usable = (abs(left) >= least) & (abs(gaps) >= least) & (left * gaps > 0)
+    return left.where(usable).rename("to_carry")
+
+
 def _sums(effects: xr.Dataset, metric: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Of what the mean is the sum, and by the sum of what it is divided: gaps that are large enough, or ones."""
+    if metric == CARRIED:
+        change = _variable(effects, CHANGE)
+        change = change - _variable(effects, CHANGE + CONTROL) if CHANGE + CONTROL in effects else change
+        return change.astype(float), to_carry(effects).astype(float).broadcast_like(change)
     if metric not in (RATIO, RATIO + CONTROL):
         values = _variable(effects, metric)
         return values.astype(float), xr.ones_like(values, dtype=float)
@@ -255,4 +287,4 @@ def _direction(effects: xr.Dataset) -> str:
 
 def _min_gap(effects: xr.Dataset, metric: str) -> float:
     """The smallest gap that counts, in logits; 0 for a plain mean."""
-    return float(_attribute(effects, "min_gap")) if metric in (RATIO, RATIO + CONTROL) else 0.0
+    return float(_attribute(effects, "min_gap")) if metric in (RATIO, RATIO + CONTROL, CARRIED) else 0.0

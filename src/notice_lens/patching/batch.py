@@ -136,7 +136,7 @@ class Batch:
             sources |= parts(base.activations, other.activations)
             if made is not None:
                 sources |= made(base.activations, spoken)
-            yield Context(self, Run(self.blip, base, sources), found["clean"], found["corrupt"], spoken)
+            yield Context(self, Run(self.blip, base, sources), found, spoken)
 
     def _traced(
         self, which: str, spoken: list[str] | None, from_clean: bool, before: Mapping[str, Trace], clean: Trace | None
@@ -186,13 +186,13 @@ class Context:
     Args:
         batch: Of which pairs.
         run: The base run and the sources of edits.
-        clean: The clean run.
-        corrupt: The corrupted one.
+        unpatched: The recorded runs: `clean`, `corrupt`, and `donor` where mismatched runs are needed.
         spoken: What the decoder is made to say.
     """
 
-    def __init__(self, batch: Batch, run: Run, clean: Trace, corrupt: Trace, spoken: list[str] | None) -> None:
-        self.batch, self.run, self.clean, self.corrupt, self.spoken = batch, run, clean, corrupt, spoken
+    def __init__(self, batch: Batch, run: Run, unpatched: Mapping[str, Trace], spoken: list[str] | None) -> None:
+        self.batch, self.run, self.unpatched, self.spoken = batch, run, unpatched, spoken
+        self.clean, self.corrupt = unpatched["clean"], unpatched["corrupt"]
         mask = run.base.inputs.attention_mask
         self._tokens = None if mask is None else mask.sum(-1).tolist()
         self.targets = None if spoken is None else without_end(run.base.inputs.target_ids, batch.blip.cfg.sep_token_id)

@@ -43,7 +43,7 @@ class Interval(NamedTuple):
 def clusters_of(effects: xr.Dataset) -> np.ndarray:
     """The cluster of each pair of a result, [pair]: pairs that share an image, clean or corrupted, are of one."""
     digests = zip(effects.clean_digest.values.tolist(), effects.corrupt_digest.values.tolist(), strict=True)
-    return cluster_numbers(list(digests), "image")
+    return cluster_numbers(list(digests))
 
 
 def ratio_of_sums(

@@ -9,6 +9,7 @@ import numpy as np
 
 from notice_lens import __version__
 from notice_lens.pairs.noise import Noise
+from notice_lens.patching.aggregates import CARRIED, carried
 from notice_lens.patching.identity import fingerprint
 from notice_lens.patching.options import Options
 
@@ -27,8 +28,12 @@ COLUMNS = (
     "incorrect_answer",
     "clean_digest",
     "corrupt_digest",
+    "donor_digest",
+    "donor_prompt",
 )
 BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
+DONORS = ("logit_diff_donor", "answer_prob_donor")
+"""Baselines of a sweep with the control `mismatched`: what the donor's own run says."""
 ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
 """Baselines of a sweep that was asked for `accuracy`."""
 Arrays = dict[str, np.ndarray]
@@ -49,6 +54,7 @@ def completed(effects: "xr.Dataset", options: Options, metrics: Sequence[str]) -
         effects["patching_effect"] = effects.logit_diff_change / usable
         if "logit_diff_change_mismatched" in effects:
             effects["patching_effect_mismatched"] = effects.logit_diff_change_mismatched / usable
+            effects[CARRIED] = carried(effects)[CARRIED]
     if "logit_diff_change" in effects and "self" in options.controls:
         effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
     effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())

@@ -25,7 +25,7 @@ from notice_lens.patching.metrics import BUILT_IN, check_metrics
 from notice_lens.patching.options import Options
 from notice_lens.patching.paths import walk_hooks
 from notice_lens.patching.places import Places
-from notice_lens.patching.results import ACCURACIES, BASELINES, COLUMNS, Arrays, InMemory, completed, provenance
+from notice_lens.patching.results import ACCURACIES, BASELINES, COLUMNS, DONORS, Arrays, InMemory, completed, provenance
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -222,7 +222,9 @@ class Sweep:
         """Every array of a result, the pair left out."""
         behind = ["", "_mismatched"] if self.mismatched else [""]
         shapes = {name + ending: self.grid.shape for name in self.metrics for ending in behind}
-        return {**shapes, **dict.fromkeys((*BASELINES, *(ACCURACIES if "accuracy" in self.names else ())), ())}
+        donors = DONORS if self.mismatched else ()
+        accuracies = ACCURACIES if "accuracy" in self.names else ()
+        return {**shapes, **dict.fromkeys((*BASELINES, *donors, *accuracies), ())}
 
     def _rows(self, batch: Batch, contexts: Sequence[Context], several: Sequence[int]) -> Iterator[Row]:
         """Every row of a batch: each cell of each pair that has it, and its donor, with its controls."""
@@ -244,15 +246,16 @@ class Sweep:
                     yield row.control(SELF)
 
     def baselines(self, contexts: Sequence[Context]) -> Arrays:
-        """What the two unpatched runs of some pairs say, and arrays of NaN for what is not measured yet."""
+        """What the unpatched runs of some pairs say, and arrays of NaN for what is not measured yet."""
         everyone = np.arange(len(contexts[0].batch.pairs))
         arrays = {name: np.full((len(everyone), *shape), np.nan) for name, shape in self.shapes().items()}
-        for which in ("clean", "corrupt"):
-            said = contrasted([context.say_logits(getattr(context, which).logits, everyone) for context in contexts])
-            arrays[f"logit_diff_{which}"][:] = said.logit_diff.cpu().numpy()
-            arrays[f"answer_prob_{which}"][:] = said.answer_prob.cpu().numpy()
-            if f"accuracy_{which}" in arrays:
-                arrays[f"accuracy_{which}"][:] = said.accuracy.cpu().numpy()
+        has_donor = contexts[0].batch.has_donor
+        for which in contexts[0].unpatched:
+            said = contrasted([context.say_logits(context.unpatched[which].logits, everyone) for context in contexts])
+            there = has_donor if which == "donor" else np.ones_like(has_donor)
+            for name in ("logit_diff", "answer_prob", "accuracy"):
+                if f"{name}_{which}" in arrays:
+                    arrays[f"{name}_{which}"][there] = getattr(said, name).cpu().numpy()[there]
         return arrays
 
     @staticmethod
@@ -284,7 +287,8 @@ class Sweep:
         for name, shape in self.shapes().items():
             full = (len(several), *shape)
             values = np.broadcast_to(np.array(np.nan, dtype), full) if arrays is None else arrays[name].astype(dtype)
-            variables[name] = (("pair",) if name in BASELINES + ACCURACIES else ("pair", *self.grid.dims), values)
+            baseline = name in BASELINES + DONORS + ACCURACIES
+            variables[name] = (("pair",) if baseline else ("pair", *self.grid.dims), values)
         plan = {"rows_at_a_time": self.rows_at_a_time, "pairs_at_a_time": self.pairs_at_a_time}
         return xr.Dataset(variables, coords=coords, attrs={**self.attrs(), **plan})
 

@@ -34,7 +34,9 @@ class Choices:
         role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
             the questions of a task have no such role (`resolved`).
         direction: `denoise` or `noise`.
-        smallest_effect: Of interest, as a share of the gap.
+        control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
+            donors. False where pairs share donors and these would link them all.
+        smallest_effect: Of interest, as the share that effects are.
         alpha: Error rate over heads, between 0 and 1.
         at_least: In how many cells a universal head matters; `all`, or a number.
         filtered: Whether pairs that the model does not answer are dropped.
@@ -50,6 +52,7 @@ class Choices:
     corruptions: tuple[Any, ...] = ("image", "text")
     role: str | None = None
     direction: str = "denoise"
+    control: bool | None = None
     smallest_effect: float = 0.02
     alpha: float = 0.05
     at_least: int | str = "all"
@@ -89,7 +92,8 @@ class Choices:
         # So many sign flips that the smallest p passes false-discovery control over all heads.
         needed = math.ceil(heads * cells / self.alpha)
         shared = {"smallest_effect": self.smallest_effect, "alpha": self.alpha, "seed": self.seed}
-        return {"role": role, "metric": METRIC, "n_permutations": max(FLIPS, needed), **shared}
+        read = {"role": role, "metric": METRIC, "control": self.control}
+        return {**read, "n_permutations": max(FLIPS, needed), **shared}
 
 
 def corruption_name(corruption: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens.circuits.clusters import FewClusters
+from notice_lens.circuits.clusters import DependentPairs, FewClusters
 from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs.regions import SmallRegion
 from notice_lens.study.choices import Choices
@@ -72,12 +72,12 @@ class Study:
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Turn warnings about few clusters and small regions into notes on a cell; others stay warnings."""
+        """Turn warnings about few clusters, dependent pairs and small regions into notes on a cell; others stay."""
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield
         for one in said:
-            if issubclass(one.category, (FewClusters, SmallRegion)):
+            if issubclass(one.category, FewClusters | DependentPairs | SmallRegion):
                 self.note(f"{name}: {one.message}")
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
@@ -98,11 +98,16 @@ def summary(found: Study) -> dict[str, Any]:
     """Return what was found in plain values; `significant` is None where it was not tested."""
     cells = {
         name: {
-            "pairs": len(found.pairs[name]),
+            "pairs": int(own.attrs["pairs"]),
+            "clusters": int(own.attrs["clusters"]),
+            "share_of": own.attrs["share_of"],
             "significant": places(own["significant"]) if is_tested(own) else None,
             "two_sigma": places(own["two_sigma"]),
         }
         for name, own in found.important.items()
     }
-    universal = [] if found.universal is None else places(found.universal.universal)
-    return {"findings": found.findings(), "cells": cells, "universal": universal}
+    universal, null = [], {}
+    if (over_cells := found.universal) is not None:
+        universal = places(over_cells.universal)
+        null = {name: float(over_cells[name]) for name in ("null_expected", "null_p") if over_cells[name].notnull()}
+    return {"findings": found.findings(), "cells": cells, "universal": universal, **null}

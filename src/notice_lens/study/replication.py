@@ -50,8 +50,10 @@ DIFFERENCES = (
     "Effects are changes of the logit difference as shares of the gap, ratios of sums over pairs; the paper has "
     "probabilities of the correct answer after the patch. Its numbers are in tables of their own (paper_rule.csv, "
     "modules.csv), and nothing is tested by them.",
-    "Under image corruptions heads are ranked by matched minus mismatched: what a patch from a picture of a third "
-    "answer restores is not counted.",
+    "Under image corruptions heads are ranked by matched minus mismatched, as a share of what the mismatched picture "
+    "leaves of the gap: what a patch from a picture of a third answer restores is not counted.",
+    "Pairs that share a picture, a donor's too where it is subtracted, are one piece of evidence, in any number of "
+    "steps; the paper counts pairs.",
     "Under text corruptions the contrast is the answer to the corrupted question, since both options were replaced.",
     "Effects are read at one role that was fixed before, the correct answer's word, never at the best of several; all "
     "positions at once are a check.",
@@ -187,9 +189,9 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
         important: What `circuits.important_heads` gave, by cell.
 
     Returns:
-        A row for each head and cell: `rank` (1 is the largest |effect|, of `heads`), `effect`, `low`, `high` (shares of
-        the gap), `q`, `two_sigma` and `significant`; a head that the model does not have has `there` false, and no
-        numbers.
+        A row for each head and cell: `rank` (1 is the largest |effect|, of `heads`), `effect`, `low`, `high` (of what
+        `share_of` says), `effect_of_gap`, `q`, `pairs`, `clusters`, `two_sigma`, `significant`; a head that the model
+        does not have has `there` false, and no numbers.
     """
     import pandas as pd
 
@@ -201,13 +203,14 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
             row: dict[str, Any] = {"head": head_name(layer, head), "cell": name, "there": there, "heads": heads}
             if there:
                 one = own.sel(layer=layer, head=head)
-                row |= {key: one[key].item() for key in ("rank", "effect", "low", "high", "q")}
+                row |= {key: one[key].item() for key in ("rank", "effect", "effect_of_gap", "low", "high", "q")}
+                row |= {key: own.attrs[key] for key in ("share_of", "pairs", "clusters")}
                 row |= {key: bool(one[key]) for key in ("two_sigma", "significant")}
             rows.append(row)
-    columns = ["head", "cell", "there", "rank", "heads", "effect", "low", "high", "q", "two_sigma", "significant"]
-    return pd.DataFrame(rows, columns=columns).astype(
-        {"rank": "Int64", "two_sigma": "boolean", "significant": "boolean"}
-    )
+    numbers = ["rank", "heads", "effect", "low", "high", "share_of", "effect_of_gap", "q", "pairs", "clusters"]
+    columns = ["head", "cell", "there", *numbers, "two_sigma", "significant"]
+    whole, true = dict.fromkeys(("rank", "pairs", "clusters"), "Int64"), ("two_sigma", "significant")
+    return pd.DataFrame(rows, columns=columns).astype(whole | dict.fromkeys(true, "boolean"))
 
 
 def paper_numbers(found: "Study") -> "pd.DataFrame":

@@ -137,7 +137,12 @@ def _file_name(name: str) -> str:
 
 
 def _kept(
-    blip: "HookedBLIP", pairs: MinimalPairs, corruption: str, name: str, found: Study, progress: bool
+    blip: "HookedBLIP",
+    pairs: MinimalPairs,
+    corruption: Literal["image", "text"],
+    name: str,
+    found: Study,
+    progress: bool,
 ) -> MinimalPairs | None:
     """The pairs of a cell; None where there are too few."""
     if corruption == "text":

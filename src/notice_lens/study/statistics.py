@@ -52,7 +52,8 @@ def _one_cell(found: Study, name: str) -> None:
             read_cell(effects, role, METRIC)
             return
         important = circuits.important_heads(effects, **rules)
-        found.profiles[name] = circuits.layer_profile(effects, role=role, metric=METRIC, seed=found.choices.seed)
+        read = {"role": role, "metric": METRIC, "control": found.choices.control}
+        found.profiles[name] = circuits.layer_profile(effects, **read, seed=found.choices.seed)
         found.important[name] = important
         if name in found.everywhere:
             with _left_out(found, f"{name}, all positions: left out"):

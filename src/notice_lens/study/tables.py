@@ -10,7 +10,7 @@ import numpy as np
 from notice_lens.files import replacing
 from notice_lens.plain_text import csv_cell
 from notice_lens.viz.label_rows import label_rows as of_candidates
-from notice_lens.viz.page_words import UNTESTED, percent
+from notice_lens.viz.page_words import UNTESTED, with_interval
 from notice_lens.viz.results import MINUS, is_tested
 
 if TYPE_CHECKING:
@@ -56,13 +56,15 @@ def untested(task: str, labels: "xr.Dataset") -> list[str]:
 def agreement(task: str, compared: "xr.Dataset") -> str:
     """A sentence on what corruptions of a task agree about."""
     names = [str(name) for name in compared["corruption"].values]
-    rank = compared["spearman_signed"]
+    ends = [compared[f"spearman_signed{ending}"] for ending in ("", "_low", "_high")]
     said = [
-        f"{first} and {second} {float(rank.sel(corruption=first, other=second)):.2f}".replace("-", MINUS)
+        f"{first} and {second} {rank:.2f} [{low:.2f}, {high:.2f}]".replace("-", MINUS)
         for number, first in enumerate(names)
         for second in names[number + 1 :]
+        for rank, low, high in [[float(one.sel(corruption=first, other=second)) for one in ends]]
     ]
-    return f"{task}: rank agreement of signed effects over heads (Spearman): {', '.join(said)}."
+    count = f"{compared.attrs['pairs']} pairs, {compared.attrs['clusters']} clusters"
+    return f"{task}: rank agreement of signed effects over heads (Spearman; {count}): {', '.join(said)}."
 
 
 def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
@@ -85,8 +87,9 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
     found = found if tested else f"significance {UNTESTED}"
     return (
         f"{cell}, as a check with all positions at once: {found}; strongest "
-        f"L{place[0]}.H{place[1]}, {percent(strongest.effect)} of the gap; rank agreement with the role "
-        f"{float(cosine(*ranks)[0]):.2f} (Spearman)."
+        f"L{place[0]}.H{place[1]}, {with_interval(strongest)} of {at_all.attrs['share_of']} ({at_all.attrs['pairs']} "
+        f"pairs, {at_all.attrs['clusters']} clusters); rank agreement with the role {float(cosine(*ranks)[0]):.2f} "
+        "(Spearman)."
     ).replace(" -", f" {MINUS}")
 
 
@@ -103,6 +106,7 @@ def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
         frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
         frame["significant"] = frame["significant"].astype("boolean").where(frame["p"].notna())
         frame.insert(0, "cell", name)
+        frame = frame.assign(**{key: own.attrs[key] for key in ("share_of", "pairs", "clusters") if key in own.attrs})
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 

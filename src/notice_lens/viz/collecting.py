@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.cells import DIFFERENCE, GAP, LEFT
 from notice_lens.models.names import one_of
 from notice_lens.pairs.roles import ALL
+from notice_lens.patching.aggregates import CARRIED
 from notice_lens.viz.head_figures import HEADS
 from notice_lens.viz.label_rows import label_rows
 from notice_lens.viz.looking import looking_stack, maps_of_runs, packed
@@ -146,8 +148,12 @@ def plain_means(effects: xr.Dataset, where: Mapping[str, Any]) -> xr.Dataset:
     if control is None or not bool(control.notnull().any()):
         return xr.Dataset({"effect": matched}).drop_attrs().assign_attrs(ranked_by="the effect")
     mismatched = averaged(effects, "patching_effect_mismatched", where, HEADS, "report").drop_vars("n")
-    parts = {"effect": matched - mismatched, "effect_matched": matched, "effect_mismatched": mismatched}
-    return xr.Dataset(parts).drop_attrs().assign_attrs(ranked_by="matched minus mismatched")
+    of_gap = matched - mismatched
+    known = CARRIED in effects
+    effect = averaged(effects, CARRIED, where, HEADS, "report").drop_vars("n") if known else of_gap
+    parts = {"effect": effect, "effect_of_gap": of_gap, "effect_matched": matched, "effect_mismatched": mismatched}
+    said = {"ranked_by": DIFFERENCE, "share_of": LEFT if known else GAP}
+    return xr.Dataset(parts).drop_attrs().assign_attrs(said)
 
 
 def _facts(effects: xr.Dataset) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from notice_lens.viz.look import cells, colour_bar, finish, grid_axes, outlined
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.page_words import UNTESTED
+from notice_lens.viz.page_words import UNTESTED, by_layers
 from notice_lens.viz.results import averaged, bound, flags, is_tested, unit_of
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
     grid_axes(figure, "", "")
     count = int(universal["universal"].sum())
     said = title or f"{count or 'No'} universal head{'' if count == 1 else 's'} of {flat.sizes['place']}"
+    if not title and (null := by_layers(universal)):
+        said += f"; {null}"
     if not title and "p" in universal and not np.isfinite(universal["p"]).any():
         said = f"Heads by cell; universality {UNTESTED}: too few clusters of pairs"
     shown = f"the first {len(order)} heads; " if len(order) < flat.sizes["place"] else ""

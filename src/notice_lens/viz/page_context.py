@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.cells import DIFFERENCE
+from notice_lens.circuits.cells import DIFFERENCE, GAP
 from notice_lens.viz import page_words as words
 from notice_lens.viz.head_figures import HEADS, ranked
-from notice_lens.viz.page_data import Kept, label_places, ranked_by, task_of
+from notice_lens.viz.page_data import Kept, label_places, ranked_by, share_of, task_of
 from notice_lens.viz.page_pictures import contrast, ends, finite, is_controlled, profile
 from notice_lens.viz.report_data import Cell, ReportData
 from notice_lens.viz.results import MINUS, bound, is_tested
@@ -47,6 +47,8 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
             for number, cell in controlled.items()
         ],
         "ranked": _ranked(data),
+        "of": _same([share_of(cell) for cell in data.cells], "the gap, or of what the donor leaves of it"),
+        "carried": any(share_of(cell) != GAP for cell in data.cells),
         "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
         "layers": _labels(data, "layer"),
         "heads": _labels(data, "head"),
@@ -69,14 +71,16 @@ def findings(data: ReportData) -> list[str]:
     said = [_strongest_said(data)]
     if data.universal is not None:
         passed = [_name(*place) for place in _places(data.universal["universal"])]
-        cells = words.counted(data.universal.sizes["cell"], "cell")
+        cells, null = words.counted(data.universal.sizes["cell"], "cell"), words.by_layers(data.universal)
         if not np.isfinite(data.universal.get("p", 1.0)).any():
             said.insert(0, f"Universal heads: not tested over {cells}, there are too few clusters of pairs.")
         elif passed:
             verb = "is" if len(passed) == 1 else "are"
-            said.insert(0, f"{len(passed)} of {count} heads {verb} universal over {cells}: {', '.join(passed)}.")
+            beside = "; ".join(filter(None, [f"{len(passed)} of {count} heads {verb} universal over {cells}", null]))
+            said.insert(0, f"{beside}: {', '.join(passed)}.")
         else:
-            said.insert(0, f"No head is universal: none of {count} passes in all of {cells}.{_nearest(data.universal)}")
+            none = f"No head is universal: none of {count} passes in {_all_of(data.universal)}"
+            said.insert(0, f"{'; '.join(filter(None, [none, null]))}.{_nearest(data.universal)}")
     if data.labels:
         given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
         several = len({cell.task for cell in data.cells}) > 1
@@ -107,6 +111,12 @@ def _about(data: ReportData) -> str:
     return " · ".join([*said, f"notice-lens {data.settings.get('notice_lens', '')}".strip()])
 
 
+def _all_of(universal: xr.Dataset) -> str:
+    """The cells in which a universal head has to matter, in words."""
+    cells, k = universal.sizes["cell"], universal.attrs.get("at_least")
+    return f"all {cells} cells" if k in (None, cells) else f"at least {k} of {cells} cells"
+
+
 def _strongest_said(data: ReportData) -> str:
     cell = max(
         data.cells, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
@@ -118,7 +128,20 @@ def _strongest_said(data: ReportData) -> str:
         least = words.percent(SMALLEST, 2).removeprefix("+")
         return f"No head has an effect{at}: all are below {least} of the gap."
     what = " beyond what a mismatched image does" if ranked_by(cell) == DIFFERENCE else ""
-    return f"Strongest: {_name(best['layer'], best['head'])} in {cell.name}, {best['said']} of the gap{what}."
+    of, more = share_of(cell), ""
+    if of != GAP:
+        one = cell.heads.sel(layer=best["layer"], head=best["head"])
+        more = f" ({words.percent(one['effect_of_gap'])} of the gap)" if "effect_of_gap" in one else ""
+        what = ""
+    where = f"{_name(best['layer'], best['head'])} in {cell.name}"
+    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(cell)}."
+
+
+def _evidence(cell: Cell) -> str:
+    """How many pairs and clusters a cell's numbers rest on."""
+    attrs = cell.heads.attrs
+    said = words.counted(int(attrs.get("pairs", cell.facts.get("pairs", 0))), "pair")
+    return f"{said}, {words.counted(int(attrs['clusters']), 'cluster')}" if "clusters" in attrs else said
 
 
 def _nearest(universal: xr.Dataset) -> str:
@@ -134,8 +157,11 @@ def _nearest(universal: xr.Dataset) -> str:
 
 def _ranked(data: ReportData) -> str:
     """What the numbers are: the same in all cells, or as each map says."""
-    kinds = {ranked_by(cell) for cell in data.cells}
-    return kinds.pop() if len(kinds) == 1 else "what is ranked, as each map says"
+    return _same([ranked_by(cell) for cell in data.cells], "what is ranked, as each map says")
+
+
+def _same(kinds: Sequence[str], otherwise: str) -> str:
+    return kinds[0] if len({*kinds}) == 1 else otherwise
 
 
 def _name(layer: Any, head: Any) -> str:
@@ -180,6 +206,7 @@ def _cell(cell: Cell, limit: float) -> dict[str, Any]:
         "pairs": pairs,
         "gap": gap if None not in ends else "none",
         "ranked": ranked_by(cell),
+        "of": share_of(cell),
         "best": _best(cell),
         "significant": counts.get("significant", words.UNTESTED),
         "two_sigma": counts.get("two_sigma", words.UNTESTED),
@@ -231,13 +258,14 @@ def _universal(data: ReportData) -> dict[str, Any] | None:
     said = f"{count or 'No'} head{'' if count == 1 else 's'} of {flat.sizes['place']} " + (
         "passes" if count == 1 else "pass"
     )
+    parts = [f"{said} in {_all_of(data.universal)}", words.by_layers(data.universal), more]
     attrs = {name: str(value) for name, value in data.universal.attrs.items() if "rule" in str(name)}
     cells = words.counted(data.universal.sizes["cell"], "cell")
     untested = not np.isfinite(flat.get("p", 1.0)).any()
     return {
         "said": f"{words.UNTESTED.capitalize()}: too few clusters of pairs. Heads over {cells}, the largest first."
         if untested
-        else f"{said} in all {cells}; {more}.",
+        else f"{'; '.join(filter(None, parts))}.",
         "cells": [str(name) for name in data.universal["cell"].values],
         "rows": [_universal_row(flat.isel(place=int(place)), limit, data) for place in order],
         "rules": [f"{str(name).replace('_', ' ')}: {value}" for name, value in attrs.items()],

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.cells import GAP
 from notice_lens.viz.pictures import address
 from notice_lens.viz.plain import plain
 from notice_lens.viz.report_data import Cell, ReportData, ShownPair
@@ -16,7 +17,7 @@ MAP_BYTES = 7_500_000
 """Of the page, for attention maps; pictures and the rest come on top."""
 STEPS = 65_535
 """Class tokens and largest patches go as 16 bits."""
-VALUES = ("effect", "effect_matched", "effect_mismatched", "low", "high", "p", "q")
+VALUES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched", "low", "high", "p", "q")
 FLAGS = ("two_sigma", "significant")
 SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidance", "q_outlier")
 
@@ -42,6 +43,11 @@ def safe_json(value: Any) -> str:
 def ranked_by(cell: Cell) -> str:
     """What the effects of a cell are: matched minus mismatched, or matched."""
     return str(cell.heads.attrs.get("ranked_by", "effect"))
+
+
+def share_of(cell: Cell) -> str:
+    """What the effects of a cell are shares of: the gap, or what a mismatched donor leaves of it."""
+    return str(cell.heads.attrs.get("share_of", GAP))
 
 
 def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
@@ -127,6 +133,7 @@ def _cell(cell: Cell, kept: Kept) -> dict[str, Any]:
         "task": cell.task,
         "role": cell.role,
         "ranked": ranked_by(cell),
+        "of": share_of(cell),
         "runs": list(cell.runs),
         "layers": plain(cell.heads["layer"].values),
         "heads": plain(cell.heads["head"].values),

@@ -94,3 +94,11 @@ def one_line(value: Any) -> str:
 def counted(number: int, thing: str) -> str:
     """`1 head`, `2 heads`."""
     return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def by_layers(universal: xr.Dataset) -> str:
+    """Return how many universal heads the layers alone would explain, in words; nothing where it is not known."""
+    if not np.isfinite(universal.get("null_expected", np.nan)):
+        return ""
+    expected, p = float(universal["null_expected"]), small(universal["null_p"])
+    return f"by their layers alone {expected:.1f} would be expected (as many: p {p})"

@@ -16,6 +16,7 @@ from notice_lens.pairs.builders.grammar import SLOTS, ing
 from notice_lens.pairs.builders.svo import build_svo, svo_probes
 from notice_lens.pairs.builders.svo_csv import as_id
 from notice_lens.pairs.builders.svo_words import NEAR as NEAR_OPTIONS
+from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.pairs.tokens import pieces
 
 
@@ -158,6 +159,21 @@ def test_donors_show_a_third_word_in_the_slot(everything, large):
         close += any(len(shared) == 2 for shared in others)
         assert row["donor_image"] not in (row["clean_image"], row["corrupt_image"])
     assert close
+
+
+def test_donors_link_rows_no_more_than_they_must(probes, bert):
+    """Five rows of one question, three of them drawn: the pictures of the others are enough for a donor each."""
+    subjects = [("boy", "girl"), ("dog", "horse"), ("teacher", "soldier"), ("elephant", "firefighter"), ("cat", "cow")]
+    for number, options in enumerate(subjects):
+        ids = (2 * number, 2 * number + 1)
+        for name in ids:
+            probes.image(name)
+        probes.row(*(f"{subject},sit,beach" for subject in options), "subject", ids)
+    for seed in range(8):
+        rows = probes.build(bert, n=6, seed=seed).rows
+        assert all(row["donor_digest"] for row in rows)
+        shared = [(row["clean_digest"], row["corrupt_digest"], row["donor_digest"]) for row in rows]
+        assert len(set(cluster_numbers(shared).tolist())) == 3
 
 
 def test_a_picture_that_is_known_to_show_an_option_is_no_donor(probes, bert):

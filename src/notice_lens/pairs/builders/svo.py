@@ -27,6 +27,7 @@ from notice_lens.pairs.builders.svo_csv import SvoRow, find_images, read_rows
 from notice_lens.pairs.builders.svo_donors import Donors
 from notice_lens.pairs.builders.svo_words import Asked, Words
 from notice_lens.pairs.built import Built
+from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.pairs.inventory import Picture, image_files, read_pictures, relative_name
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, NO_IMAGE, PairsError, Problem
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders
@@ -112,9 +113,13 @@ def build_svo(
     drawn = balanced([row for row in rows if row.id in sound], None if n is None else n // 2, seed)
     drawn.sort(key=lambda row: row.line)
     first = option_orders(drawn, seed, lambda row: tuple(sorted(row.options)))
+    images_of = [[pictures[image].digest for image in (row.positive_id, row.negative_id)] for row in drawn]
+    clusters = cluster_numbers(images_of).tolist()
+    used = {digest: cluster for own, cluster in zip(images_of, clusters, strict=True) for digest in own}
     built = []
-    for row, in_order in zip(drawn, first, strict=True):
-        built += _pairs(row, sound[row.id], pictures, donors.of(row, seed), swap=not in_order)
+    for row, in_order, cluster in zip(drawn, first, clusters, strict=True):
+        donor = donors.of(row, seed, used, cluster)
+        built += _pairs(row, sound[row.id], pictures, donor, swap=not in_order)
     return Built(
         builder="svo_probes",
         source=path.name,

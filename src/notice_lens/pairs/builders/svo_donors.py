@@ -36,20 +36,35 @@ class Donors:
             for key in sorted({key for triplet in self._shows[digest] for key in _keys(triplet)}):
                 self._sharing[key].append(digest)
 
-    def of(self, row: SvoRow, seed: int) -> Picture | None:
-        """A picture with a third word in the row's slot; None where there is none.
+    def of(self, row: SvoRow, seed: int, used: dict[str, int], cluster: int) -> Picture | None:
+        """Return a picture with a third word in the row's slot; None where there is none.
 
         It shares the two other words, or, where no picture does, one of them, sooner the subject. Every triplet that is
-        known of it has a third word in the slot: neither option is right for it, and it is none of the row's own.
+        known of it has a third word in the slot: neither option is right for it, and it is none of the row's own. Of
+        such pictures one is taken that links the row with no other, if there is one: pairs that share a donor, or the
+        picture that is one, are no independent evidence.
+
+        Args:
+            row: Whose donor it is.
+            seed: Of the choice.
+            used: The cluster of rows that each picture is in already, by digest; the donor is added to it.
+            cluster: That of the row.
         """
         taken = frozenset().union(*(self._near.around(option) for option in row.options))
         others = [(place, row.positive[place]) for place in range(len(SLOTS)) if place != row.index]
         for key in (tuple(others), *((other,) for other in others)):
             sharing = self._sharing.get(key, [])
             start = int.from_bytes(chance(seed, f"donor\0{row.id}"), "big") % max(1, len(sharing))
-            for digest in sharing[start:] + sharing[:start]:
-                if all(taken.isdisjoint(forms(shown[row.index])) for shown in self._shows[digest]):
-                    return self._pictures[digest]
+            valid = [
+                digest
+                for digest in sharing[start:] + sharing[:start]
+                if all(taken.isdisjoint(forms(shown[row.index])) for shown in self._shows[digest])
+            ]
+            if valid:
+                free = (digest for digest in valid if used.get(digest, cluster) == cluster)
+                chosen = next(free, valid[0])
+                used.setdefault(chosen, cluster)
+                return self._pictures[chosen]
         return None
 
 

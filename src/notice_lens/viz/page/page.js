@@ -24,7 +24,7 @@ function start(root, data) {
     for (const map of all("[data-map]")) {
       const cell = data.cells[+map.dataset.map];
       // A cell without donors has one kind of effect, which is matched; it has no other number to show in its place.
-      const values = cell.values[name] || (name === "effect_matched" ? cell.values.effect : []);
+      const values = cell.values[name] || (name === "effect_mismatched" ? [] : cell.values.effect);
       map.querySelector(".ranked").textContent = name === "effect" ? cell.ranked : title;
       map.querySelectorAll("button[data-head]").forEach((button, place) => {
         const value = values[place];
@@ -161,7 +161,9 @@ function start(root, data) {
     };
     const interval = values.low && values.low[place] != null
       ? ` [${signed(values.low[place])}, ${signed(values.high[place])}]` : "";
-    say(cell.ranked, percent(values.effect[place]) + interval);
+    const carried = cell.of !== "the gap";
+    say(carried ? `${cell.ranked}, of what the donor leaves` : cell.ranked, percent(values.effect[place]) + interval);
+    if (carried && values.effect_of_gap) say("the same, of the gap", percent(values.effect_of_gap[place]));
     if (values.effect_matched && cell.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
     if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
     const tested = values.p && values.p[place] != null;
@@ -217,7 +219,7 @@ function start(root, data) {
     await Promise.all(cards.map((each) => each.drawn));
     if (mine === turn) {
       find(".said").textContent = `Layer ${state.layer}, head ${state.head} in ${cell.name}: ` +
-        `${percent(cell.values.effect[at(cell)])} of the gap; ${visible.length} pairs shown.`;
+        `${percent(cell.values.effect[at(cell)])} of ${cell.of}; ${visible.length} pairs shown.`;
       root.dataset.shown = `${state.cell}/${state.layer}/${state.head}`;
       root.dataset.turn = String(mine);
     }

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, pearson3
 
+from notice_lens.circuits.amounts import inside
 from notice_lens.circuits.flips import grouped
 from notice_lens.circuits.mask_null import areas, by_cluster, tails
-from notice_lens.circuits.overlap import THRESHOLDS, crossfitted_iou, inside, pointing
+from notice_lens.circuits.overlap import THRESHOLDS, crossfitted_iou, pointing
 
 
 def some_maps(n: int, heads: int = 2, patches: int = 16, seed: int = 0) -> np.ndarray:

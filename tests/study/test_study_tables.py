@@ -38,6 +38,7 @@ def test_rows_of_labels_begin_with_their_task_and_have_true_minus_signs(labels):
         "segmentation", None, "all heads labelled segmentation", "all labelled heads",
     ]  # fmt: skip
     assert all(next(iter(row["evidence"].items())) == ("task", "states") for row in rows)
+    assert {row["task"] for row in rows} == {"states"}
     assert rows[-1]["evidence"]["ablated at once"] == "\u22120.500 logits [\u22120.750, \u22120.250], p 0.002"
     assert rows[-1]["evidence"]["one by one, summed"] == "\u22120.400 logits"
     assert untested("states", labels) == ["states: outliers: not testable: no outliers (2 heads)."]

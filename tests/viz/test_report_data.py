@@ -12,6 +12,7 @@ from notice_lens import viz
 from notice_lens.files import sealed
 from notice_lens.pairs import mini_world
 from notice_lens.viz.looking import maps_of_runs
+from notice_lens.viz.page_data import label_places
 from notice_lens.viz.plain import as_plain, from_plain
 from notice_lens.viz.report_data import ReportData
 
@@ -48,6 +49,22 @@ def test_cells_know_their_role_and_their_pairs(data):
     assert data.settings["model"] == "somewhere/mini"
     assert data.settings["alpha"] == 0.05
     assert xr.testing.assert_identical(data.cells[0].heads, made.important()) is None
+
+
+def test_labels_and_functions_of_one_result_are_their_tasks():
+    pairs = mini_world("scenes", 4, seed=1)
+    cells, effects = {"scenes, image": pairs}, {"scenes, image": made.swept(pairs, "image")}
+    kind = ("candidate", "kind")
+    labels = xr.Dataset(
+        {"verdict": (kind, np.array([["given"]], object))},
+        {"layer": ("candidate", [1]), "head": ("candidate", [2]), "kind": ["implicit segmentation"]},
+        {"task": "states"},
+    )
+    of_states = made.functions().assign_attrs(task="states")
+    data = ReportData.collect(None, cells, effects, functions=of_states, labels=labels, progress=False)
+    assert list(data.functions) == ["states"]
+    assert [row["task"] for row in data.labels] == ["states"]
+    assert label_places(data) == [[]]
 
 
 def test_pairs_of_several_cells_are_kept_once_and_come_first(data):

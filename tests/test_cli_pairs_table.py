@@ -59,6 +59,8 @@ def test_seeds_are_refused_before_the_work(seed: str, tmp_path: Path):
         assert stopped.exit_code == 2
         assert "Invalid value for '--seed'" in stopped.stderr
         assert not (tmp_path / "out").exists()
+
+
 def test_labels_and_formats_of_boxes(folder: Path):
     """Given once for all rows; without them the rows stop, with the question."""
     values = np.zeros((16, 24), np.uint8)

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 def test_the_blocks_run() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, names)
     heads = names["heads"]
@@ -27,3 +27,8 @@ def test_the_blocks_run() -> None:
     assert abs(names["profile"].share.sum() - 1) < 1e-9
     assert names["agreement"].attrs["noise"] == "noise"
     assert names["agreement"].spearman.sel(corruption="SMP", other="noise").notnull()
+    together = names["together"]
+    assert together.interaction.dims == ("pair_of_heads", "direction")
+    assert together.attrs["clusters"] == 20
+    assert (together.interaction_low <= together.interaction_high).all()
+    assert names["paper"].magnitude.dims == ("layer", "head")

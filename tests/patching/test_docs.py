@@ -12,7 +12,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     exec(blocks[0], names)
     assert names["effects"].logit_diff_change.dims == ("pair", "layer", "head", "role")
     assert names["own"].dims == ("layer", "head", "role")
@@ -26,6 +26,10 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     exec(blocks[4], names)
     assert names["groups"]["variant"].values.tolist() == ["two heads", "blind"]
     exec(blocks[5], names)
+    assert dict(names["together"].patching_effect.sizes) == {
+        "pair": len(names["pairs"]), "direction": 2, "node": 3, "other": 3
+    }  # fmt: skip
+    exec(blocks[6], names)
     assert (tmp_path / "heads.zarr").is_dir()
 
 

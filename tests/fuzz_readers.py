@@ -162,6 +162,14 @@ def _read_saved(folder: Path) -> None:
     _use(MinimalPairs.load(folder / "saved"))
 
 
+def _make_saved_0_1(folder: Path) -> None:
+    """As version 0.1 saved them: without checksums, so that Arrow reads what is damaged."""
+    _make_saved(folder)
+    path = folder / "saved" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in manifest.items() if name not in ("files", "sha256")}))
+
+
 def _make_masks(folder: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -366,6 +374,7 @@ TARGETS = {
     "csv": Target(_make_csv, _read_csv, ("table.csv", "*.png")),
     "jsonl": Target(_make_jsonl, _read_jsonl, ("table.jsonl",)),
     "saved": Target(_make_saved, _read_saved, ("saved/*",)),
+    "saved 0.1": Target(_make_saved_0_1, _read_saved, ("saved/*",)),
     "masks": Target(_make_masks, _read_masks, ("mask.*",)),
     "regions": Target(_make_regions, _read_regions, ("*.json",)),
     "pictures": Target(_make_pictures, _read_pictures, ("picture.*",)),

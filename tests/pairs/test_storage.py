@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
@@ -60,6 +61,20 @@ def test_a_path_among_dropped_rows_is_not_followed(saved, folder):
     MinimalPairs.load(saved).save(folder / "again")
     assert b"secret" not in (folder / "again" / "dropped.arrow").read_bytes().replace(b"secret.png", b"")
     assert MinimalPairs.load(folder / "again").dropped[0]["reason"] == IMAGE
+
+
+@pytest.mark.parametrize("last", [2**30, -1])
+def test_texts_that_lie_outside_of_their_file_are_named(saved, last):
+    """Version 0.1 wrote no checksums, and Arrow reads what is somewhere in memory, or ends the process."""
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest = {key: value for key, value in manifest.items() if key not in ("files", "sha256")}
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    assert len(MinimalPairs.load(saved)) == 3
+    ends, moved = (np.array([0, 6, 12, end], "<i4").tobytes() for end in (18, last))  # of "pair-0" and so on
+    content = (saved / "pairs.arrow").read_bytes()
+    (saved / "pairs.arrow").write_bytes(content.replace(ends, moved))
+    with pytest.raises(ValueError, match="pairs.arrow cannot be read: .*offset"):
+        MinimalPairs.load(saved)
 
 
 def test_pictures_in_columns_of_one_s_own_are_saved_too(saved, folder):

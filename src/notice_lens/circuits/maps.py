@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from notice_lens.patching import Site
 
 KINDS = ("attention", "value_weighted")
-DTYPES = ("float16", "float32", "float64")
 
 
 @one_thread_at_a_time
@@ -135,7 +134,9 @@ def check_site(blip: "HookedBLIP", site: Any) -> "Site":
 
 
 def _kinds(maps: Any, dtype: Any) -> list[str]:
-    """The kinds of map asked for, if there are such kinds and such a dtype."""
+    """Return the kinds of map asked for. Raises ValueError where there are no such kinds, or no such dtype."""
+    from notice_lens.patching.options import DTYPES
+
     if str(dtype) not in DTYPES:
         raise ValueError(one_of("dtype of maps", dtype, DTYPES))
     kinds = [maps] if isinstance(maps, str) else list(maps)

@@ -16,6 +16,8 @@ from notice_lens.pairs.values import as_whole_number, is_missing
 
 CORRECT = "correct"
 """The role of the word that is the correct answer; questions such as "is this red or green?" have it."""
+OPTIONS = (CORRECT, "incorrect")
+"""The roles of the two answers that a question offers; `slots="answers"` stands for both."""
 ALL = "all"
 """All words of the question at once: a choice beside its roles, and the default where it has no role `correct`."""
 FIRST = {"vqa": "[CLS]", "match": "[CLS]", "caption": "[DEC]"}

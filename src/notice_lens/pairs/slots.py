@@ -11,12 +11,10 @@ from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
 from notice_lens.pairs.replacement import Pool, replace_roles
-from notice_lens.pairs.roles import token_spans
+from notice_lens.pairs.roles import OPTIONS, token_spans
 from notice_lens.pairs.tokens import as_tokenizer, pieces
 from notice_lens.pairs.values import shown
 
-OPTIONS = ("correct", "incorrect")
-"""The roles that `slots="answers"` stands for."""
 Words = Iterable[str] | Mapping[str, Iterable[str]]
 Facts = dict[str, dict[str, tuple[str, str | None]]]
 """Questions with known answers, by the image's digest, and there by the question in lower case."""

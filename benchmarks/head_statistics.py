@@ -28,7 +28,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -114,7 +114,7 @@ def run_once(effects: xr.Dataset, rules: Rules) -> Found:
             return nothing
     nulls = own.nulls()
     by_method = [over(nulls, statistic) <= rules.alpha for over in (family_wise, false_discoveries)]
-    return Found(*by_method)
+    return Found(by_method[0], by_method[1])
 
 
 def run_cells(cells: list[xr.Dataset], k: int, rules: Rules, same_sign: bool = True) -> np.ndarray:
@@ -266,7 +266,7 @@ def share(runs: int, rules: Rules) -> None:
     real = truth.ravel() != 0
     for restored in (0.0, 0.3, 0.55):
         for of_shared in (0.05, 0.2):
-            options = {"restored": restored, "of_shared": of_shared, "skewness": 2.0, "spread": 0.08}
+            options: dict[str, Any] = {"restored": restored, "of_shared": of_shared, "skewness": 2.0, "spread": 0.08}
             every = [synthetic_effects(truth, seed=seed, **options) for seed in range(runs)]
             kinds = [every, [one.drop_vars("logit_diff_donor") for one in every]]
             kinds.append([one.drop_vars("logit_diff_change_mismatched") for one in kinds[1]])
@@ -392,7 +392,8 @@ def coverage(runs: int, rules: Rules, rows: str = "") -> None:
     for name, pairs, options in coverage_cases():
         if rows not in name:
             continue
-        own, covers = rules, {}
+        own: Any = None
+        covers: dict[str, list[np.ndarray]] = {}
         for cluster in ("pair", "shared"):
             covers[cluster] = []
             for seed in range(runs):
@@ -412,9 +413,10 @@ def spread(n: int) -> None:
     about = "heads of {} to {} of the gap".format(*LIKE_PLANTED)
     heading("mini model", "pairs", "largest effect", "spread, median head", f"{about}: effect, spread, skewness")
     blip = HookedBLIP.mini()
-    for task, corruption in (
+    conditions: tuple[tuple[str, Literal["image", "text"]], ...] = (
         ("states", "image"), ("states", "text"), ("scenes", "image"), ("scenes", "text"), ("faces", "image")
-    ):  # fmt: skip
+    )  # fmt: skip
+    for task, corruption in conditions:
         pairs = behaviour_filter(blip, mini_world(task, n, seed=0), corruption, progress=False)
         for positions, where in ((["correct"], "the answer's word"), ("all", "all words")):
             effects = patching.patch_heads(

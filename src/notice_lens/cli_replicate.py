@@ -126,7 +126,7 @@ def _said_after(
 def _paper_lines(numbers: "pd.DataFrame", modules: "pd.DataFrame") -> list[str]:
     """The paper's own numbers, by cell and for noise."""
     lines = ["", "the paper's own rule, mean |change of the answer's probability| (tables/paper_rule.csv):"]
-    picked = numbers[numbers["selected"]].to_dict("records")
+    picked = numbers.loc[numbers["selected"]].to_dict("records")
     for name in numbers["cell"].unique():
         rows = sorted((row for row in picked if row["cell"] == name), key=lambda row: row["rank"])
         heads = [f"L{row['layer']}.H{row['head']} {_with_interval(row)}" for row in rows]

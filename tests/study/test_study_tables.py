@@ -84,7 +84,8 @@ def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_
     assert read[read.cell == "few"].significant.isna().all()
     for one, other in ((few, few), (few, made.important()), (made.important(), few)):
         assert "significance not tested; strongest L1.H2" in everywhere("x", one, other)
-    pairs = dict.fromkeys(("few", "enough"), mini_world("states", 1))
+    world = mini_world("states", 1)
+    pairs = {"few": world, "enough": world}
     found = Study(Choices(), pairs=pairs, important={"few": few, "enough": made.important()})
     found.data = ReportData("", (Cell("few", "few", "image", "correct", few, (), np.zeros((0, 3, 8)), {}),), ())
     cells = summary(found)["cells"]

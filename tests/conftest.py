@@ -11,6 +11,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 from notice_lens import BLIPInputs, HookedBLIP
 from notice_lens.models.random_blip import processor, random_hf
@@ -20,6 +21,9 @@ from pair_rows import picture
 from picture_server import Server, serving
 
 torch.set_num_threads(1)
+# Other processes may have the machine: how long an example takes says nothing about the code.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 KINDS = ("vqa", "caption", "match")
 
 

@@ -165,7 +165,8 @@ def _shared(cells: Sequence[Cell], donors: bool) -> list[list[Any]]:
         columns = [_column(cell.effects, column) for column in IMAGES]
         if donors and cell.donor is not None:
             columns.append(_donors(cell))
-        found += [[name for name in own if name is not None] for own in zip(*columns, strict=True)]
+        # A missing donor is None, or NaN where xarray joined results.
+        found += [[name for name in own if name is not None and name == name] for own in zip(*columns, strict=True)]
     return found
 
 
@@ -181,7 +182,8 @@ def _donors(cell: Cell) -> list[Any]:
         )
         return [None] * len(cell.gap)
     values = cell.effects[cell.donor].values.tolist()
-    return values if cell.donor in DIGESTS else [None if value is None else (cell.donor, value) for value in values]
+    known = [None if value is None or value != value else value for value in values]
+    return known if cell.donor in DIGESTS else [value and (cell.donor, value) for value in known]
 
 
 def _warn_if_dependent(cells: Sequence[Cell], names: Sequence[str], partitions: Sequence[np.ndarray]) -> None:

@@ -297,6 +297,9 @@ class Sweep:
         """Columns of the pairs that a result has as coordinates."""
         partners = {"resampled_from": self._made.partners} if "resample" in self.grid.sources else {}
         columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
+        # A column of nothing at all is no column: readers of a store would make numbers of it.
+        empty = [name for name in ("donor_digest", "donor_prompt") if all(value is None for value in columns[name])]
+        columns = {name: values for name, values in columns.items() if name not in empty}
         return {**columns, "contrast_answer": self.contrast, **partners}
 
     def completed(self, effects: "xr.Dataset") -> "xr.Dataset":

@@ -52,6 +52,41 @@ def test_important_heads_are_framed_by_their_rules():
     assert "states, image corruption" in figure.layout.title.text
 
 
+def test_a_carried_share_is_not_called_a_share_of_the_gap(effects):
+    carried = made.important()
+    figure = viz.heads(carried)
+    bar = figure.layout.coloraxis.colorbar.title.text.replace("<br>", " ")
+    first, interval, gap, matched, mismatched, *_ = figure.data[0].customdata[1][2].split("<br>")[1:]
+    assert bar == "share of what the donor leaves"
+    assert first == f"+31.0% {bar}"
+    assert interval.endswith("of what the donor leaves")
+    assert gap == "+21.7% of the gap"
+    assert matched.endswith("of the gap")
+    assert mismatched.endswith("of the gap")
+    of_gap = viz.heads(carried, metric="effect_of_gap").layout.coloraxis.colorbar.title.text
+    alone = viz.heads(made.important(share_of="the gap"))
+    for title in (of_gap, alone.layout.coloraxis.colorbar.title.text):
+        assert title.replace("<br>", " ") == "share of the gap restored"
+    assert "donor" not in alone.data[0].customdata[1][2]
+    swept = viz.heads(effects, important=carried).data[0].customdata[1][2].split("<br>")
+    assert swept[1].endswith("share of the gap restored")
+    assert swept[2].endswith("of what the donor leaves")
+
+
+def test_each_cell_says_what_its_effects_are_shares_of():
+    """With a text corruption there is no mismatched image: its cell is a share of the gap beside those that are not."""
+    cells = {"states, image": made.important(), "states, text": made.important(share_of="the gap")}
+    shares = [one.attrs["share_of"] for one in cells.values()]
+    joined = made.universal(cells).assign_coords(share_of=("cell", np.array(shares, object)))
+    figure = viz.universal(joined)
+    assert "of what the donor leaves" in figure.data[0].customdata[0][0]
+    assert "share of the gap restored" in figure.data[0].customdata[0][1]
+    bar = figure.layout.coloraxis.colorbar.title.text.replace("<br>", " ")
+    assert bar == "share of the gap, or of what the donor leaves"
+    one = viz.universal(joined.sel(cell=["states, image"])).layout.coloraxis.colorbar.title.text
+    assert one.replace("<br>", " ") == "share of what the donor leaves"
+
+
 def test_statistics_go_with_effects_by_label_not_by_place(effects):
     important = made.important().isel(layer=[2, 1, 0])
     assert frames(viz.heads(effects, important=important), "solid") == {(1, 2), (2, 5)}

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.cells import GAP
 from notice_lens.viz.look import cells, colour_bar, finish, grid_axes, outlined
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.page_words import UNTESTED, by_layers
-from notice_lens.viz.results import averaged, bound, flags, is_tested, unit_of
+from notice_lens.viz.results import CARRIED, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -46,7 +47,8 @@ def heads(
         known = known.reindex({name: values[name] for name in HEADS})
     from plotly.graph_objects import Figure
 
-    unit, limit = unit_of(values.name), bound(values)
+    share_of = getattr(effects, "attrs", {}).get("share_of", GAP)
+    unit, limit = unit_of(values.name, share_of), bound(values)
     rows, columns = (values[name].values.tolist() for name in HEADS)
     hover = [
         [f"<b>L{layer}.H{head}</b><br>{unit.text(values.values[i, j])} {unit.name}{_told(known, i, j)}"
@@ -83,9 +85,11 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
     names = [f"L{flat['layer'].values[place]}.H{flat['head'].values[place]}" for place in order]
     found = [str(cell) for cell in universal["cell"].values]
     values = flat["effect"].transpose("place", "cell").values[order]
-    unit, limit = unit_of("effect"), bound(values)
+    shares = flat["share_of"].values.tolist() if "share_of" in flat else [GAP] * len(found)
+    units = [unit_of("effect", share_of) for share_of in shares]
+    unit, limit = units[0] if len(set(units)) == 1 else EITHER_SHARE, bound(values)
     hover = [
-        [_cell_told(flat, place, cell, name, label, unit) for cell, label in enumerate(found)]
+        [_cell_told(flat, place, cell, name, label, units[cell]) for cell, label in enumerate(found)]
         for place, name in zip(order, names, strict=True)
     ]
     trace = cells(values, found, names, unit, hover, limit)
@@ -157,12 +161,16 @@ def _rule(known: xr.Dataset, significant: Any, two_sigma: Any) -> str:
 def _told(known: xr.Dataset, row: int, column: int) -> str:
     """What statistics say about a head, as lines of a hover."""
     at = known.isel({name: place for name, place in zip(HEADS, (row, column), strict=True) if name in known.dims})
-    unit, said = unit_of("effect"), []
+    unit, said = unit_of("effect", known.attrs.get("share_of", GAP)), []
+    of_gap = f" of {GAP}" if unit == CARRIED else ""
     if "low" in at and "high" in at:
         said.append(f"{unit.text(at['effect'])} [{unit.text(at['low'])}, {unit.text(at['high'])}]")
+        said[0] += " of what the donor leaves" if unit == CARRIED else ""
+    if unit == CARRIED and "effect_of_gap" in at:
+        said.append(f"{unit.text(at['effect_of_gap'])}{of_gap}")
     for name in ("matched", "mismatched"):
         if f"effect_{name}" in at:
-            said.append(f"{name} {unit.text(at[f'effect_{name}'])}")
+            said.append(f"{name} {unit.text(at[f'effect_{name}'])}{of_gap}")
     said += [f"{name} = {float(at[name]):.2g}" for name in ("p", "q") if name in at and np.isfinite(at[name])]
     said += [f"{name.replace('_', ' ')}: {_verdict(at, name)}" for name in _RULES if name in at]
     return "".join(f"<br>{line}" for line in said)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.cells import GAP
 from notice_lens.models.names import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 
@@ -30,7 +31,11 @@ class Unit(NamedTuple):
 
 
 SHARE = Unit("share of the gap restored", "+.1%")
+CARRIED = Unit("share of what the donor leaves", "+.1%")
+EITHER_SHARE = Unit("share of the gap, or of what the donor leaves", "+.1%")
+"""Of a table whose cells differ in what their effects are shares of."""
 _UNITS = {
+    "carried_share": CARRIED,
     "logit_diff_change": Unit("change of the logit difference", "+.2f"),
     "prob_change": Unit("change of probability", "+.1%"),
     "answer_prob": Unit("probability of the answer", ".1%"),
@@ -38,9 +43,16 @@ _UNITS = {
 }
 
 
-def unit_of(name: Any) -> Unit:
-    """The unit of a metric; a caller's own has its name and three significant digits."""
+def unit_of(name: Any, share_of: Any = GAP) -> Unit:
+    """Return the unit of a metric; a caller's own has its name and three significant digits.
+
+    Args:
+        name: Of the metric; None is `effect`.
+        share_of: What `effect` is a share of, as the attribute of `circuits.important_heads` says.
+    """
     metric = str(name or "effect").removesuffix("_mismatched")
+    if metric == "effect" and share_of != GAP:
+        return CARRIED
     if metric == "patching_effect" or metric.startswith("effect"):
         return SHARE
     return _UNITS.get(metric, Unit(metric.replace("_", " "), "+.3g"))

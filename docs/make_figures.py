@@ -95,7 +95,7 @@ def main(out: Path, demo: Path | None) -> None:
         cells = {cell.name: cell for cell in data.cells}
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
         photograph(browser, viz.heads(cells["states, image"].heads), out / "heads.png", 720, 380)
-        photograph(browser, viz.universal(data.universal), out / "universal.png", 720, 620)
+        photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")
 

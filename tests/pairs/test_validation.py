@@ -182,8 +182,16 @@ def test_regions_that_fill_half_of_no_patch_are_named(mini):
 
 
 def test_many_small_regions_are_counted(mini):
-    with pytest.warns(SmallRegion, match=r"region 'nose' .*; and \d+ more$"):
+    with pytest.warns(SmallRegion, match=r"region 'nose' .*; and \d+ more$") as said:
         mini_world("faces", 4, seed=0).patch_masks(mini)
+    warned = said[0].message
+    assert isinstance(warned, SmallRegion)
+    short, n = warned.in_short(), len(warned.regions)
+    assert short.startswith(f"{n} regions of 4 pairs (")
+    assert "; and" not in short
+    assert all(name in short for name in ("eyes", "brows", "mouth", "nose"))
+    one = SmallRegion("long", [("first", "line")]).in_short()
+    assert one.startswith("1 region of 1 pair (line) covers half of no patch")
 
 
 def test_runs_are_prepared(mini):

@@ -1,5 +1,7 @@
 """A study's rows and sentences, and what its choices refuse."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import xarray as xr
 
 import made_results as made
 from notice_lens.pairs import Noise, mini_world
+from notice_lens.pairs.regions import SmallRegion
 from notice_lens.study import Choices, summary
 from notice_lens.study.found import Study
 from notice_lens.study.tables import everywhere, heads_table, label_rows, labels_table, untested
@@ -96,6 +99,17 @@ def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_
     assert "null_p" not in summary(found)
     found.universal = made.universal({"few": few, "enough": made.important()})
     assert (summary(found)["null_expected"], summary(found)["null_p"]) == (0.3, 0.012)
+
+
+def test_small_regions_are_counted_in_a_note_and_other_warnings_stay():
+    found = Study(Choices())
+    small = SmallRegion("a long list", [("one", "eyes"), ("one", "nose"), ("two", "nose")])
+    with pytest.warns(UserWarning, match="something else"), found.noting("faces"):
+        warnings.warn(small, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+    (note,) = found.notes
+    assert note.startswith("faces: 3 regions of 2 pairs (eyes, nose) cover half of no patch")
+    assert "NaN" in note
 
 
 WRONG = [

@@ -281,7 +281,7 @@ class MinimalPairs(PairSequence):
                 own[region] = torch.from_numpy(np.concatenate([[False], patches.ravel()]))
                 if pixels.any() and not patches.any():
                     largest = coverage(pixels, (cells, cells)).max()
-                    lost.append(f"{pair.id!r}, region {region!r} ({largest:.0%} of a patch)")
+                    lost.append((pair.id, region, largest))
             masks.append(own)
         _warn_of_lost(lost, cells)
         return masks
@@ -327,15 +327,13 @@ def _given(task: str | None, kind: str | None) -> dict[str, str]:
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
 
 
-def _warn_of_lost(lost: list[str], cells: int) -> None:
+def _warn_of_lost(lost: list[tuple[str, str, float]], cells: int) -> None:
     """Warn where objects are too small, or too thin, for a grid of patches."""
     if lost:
-        named = "; ".join(lost[:SHOWN]) + (f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else "")
-        warnings.warn(
-            printable(
-                f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so "
-                f"effects there are NaN and no attention counts as inside: {named}"
-            ),
-            SmallRegion,
-            stacklevel=3,
+        named = [f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:SHOWN]]
+        more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
+        message = printable(
+            f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so "
+            f"effects there are NaN and no attention counts as inside: {'; '.join(named + more)}"
         )
+        warnings.warn(SmallRegion(message, [(pair, region) for pair, region, _ in lost]), stacklevel=3)

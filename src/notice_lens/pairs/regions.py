@@ -5,7 +5,7 @@ left corner of the picture; a pixel belongs to them where its centre lies inside
 refused, with what settles it; sizes that come from files are checked before anything of that size is made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -18,6 +18,7 @@ from torch import Tensor
 from notice_lens.models.names import one_of
 from notice_lens.models.pictures import as_stored, check_pixels, shown_path
 from notice_lens.pairs.masks import object_of_picture, object_of_values
+from notice_lens.plain_text import printable
 from notice_lens.world.write import run_lengths
 
 Mask = Bool[np.ndarray, "height width"]
@@ -37,7 +38,25 @@ _FORMS = (
 
 
 class SmallRegion(UserWarning):
-    """A region covers half of no patch, so that it has no image positions."""
+    """A region covers half of no patch, so that it has no image positions.
+
+    Attributes:
+        regions: The pair and the name of each such region.
+    """
+
+    def __init__(self, message: str, regions: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.regions = list(regions)
+
+    def in_short(self) -> str:
+        """Return how many regions these are, of how many pairs, in one sentence."""
+        pairs, names = (list(dict.fromkeys(each)) for each in zip(*self.regions, strict=True))
+        what = "1 region" if len(self.regions) == 1 else f"{len(self.regions)} regions"
+        of, verb = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs", "covers" if what == "1 region" else "cover"
+        return printable(
+            f"{what} of {of} ({', '.join(names)}) {verb} half of no patch, so no attention counts as inside and "
+            "effects there are NaN"
+        )
 
 
 @dataclass(frozen=True)

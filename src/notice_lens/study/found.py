@@ -77,7 +77,9 @@ class Study:
             warnings.simplefilter("always")
             yield
         for one in said:
-            if issubclass(one.category, FewClusters | DependentPairs | SmallRegion):
+            if isinstance(one.message, SmallRegion):
+                self.note(f"{name}: {one.message.in_short()}")
+            elif issubclass(one.category, FewClusters | DependentPairs):
                 self.note(f"{name}: {one.message}")
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

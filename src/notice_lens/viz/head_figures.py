@@ -112,7 +112,8 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
         said = f"Heads by cell; universality {UNTESTED}: too few clusters of pairs"
     shown = f"the first {len(order)} heads; " if len(order) < flat.sizes["place"] else ""
     note = f"{shown}* significant in the cell; framed: universal"
-    return finish(figure, said, note, (max(460, 240 + 90 * len(found)), 190 + 26 * len(order)))
+    width = max(460, 240 + 90 * len(found), 9 * len(said))
+    return finish(figure, said, note, (width, 190 + 26 * len(order)))
 
 
 def ranked(universal: xr.Dataset) -> Any:

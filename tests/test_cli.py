@@ -118,7 +118,7 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     result = ran("patch", "mini", pairs, "--out", out, *options)
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == before
     found = json.loads(result.stdout)
-    assert set(found) == {"findings", "cells", "universal", "report"}
+    assert set(found) == {"findings", "cells", "universal", "null_expected", "null_p", "report"}
     assert set(found["cells"]) == {"states, image", "states, text"}
     assert set(found["cells"]["states, image"]) == {"pairs", "significant", "two_sigma"}
     assert result.stderr == ""

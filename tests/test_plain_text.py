@@ -6,13 +6,16 @@ import re
 import unicodedata
 
 import click
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notice_lens.circuits.cells import read_cell
 from notice_lens.circuits.clusters import FewClusters, warn_if_few
+from notice_lens.circuits.synthetic import synthetic_effects
 from notice_lens.cli import main
 from notice_lens.cli_errors import echo, told
 from notice_lens.pairs import mini_world
@@ -155,8 +158,9 @@ def test_problems_and_pairs_as_they_are_shown():
 
 
 def test_warnings_and_logs(caplog):
-    with pytest.warns(FewClusters, match=re.escape(r"clusters of pairs in \u001b]0;owned\u0007: below")):
-        warn_if_few([3], f" in {TITLE}")
+    cell = read_cell(synthetic_effects(np.zeros((2, 3)), 3), None)
+    with pytest.warns(FewClusters, match=re.escape(r"clusters of pairs in \u001b]0;owned\u0007 (3 pairs): below")):
+        warn_if_few(cell, [np.arange(3)], f" in {TITLE}")
 
     class Undrawn:
         data = ()

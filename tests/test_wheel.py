@@ -62,6 +62,6 @@ def test_one_version_everywhere() -> None:
     assert f'\nversion = "{version}"\n' in pages["pyproject.toml"]
     assert f"\nversion: {version}\n" in pages["CITATION.cff"]
     (released,) = re.findall(r"^date-released: (\S+)$", pages["CITATION.cff"], re.MULTILINE)
-    newest = re.search(r"^## (.+)$", pages["CHANGELOG.md"], re.MULTILINE)
+    newest = re.search(r"^## (\d.+)$", pages["CHANGELOG.md"], re.MULTILINE)
     assert newest
     assert newest[1] == f"{version} ({released})"

@@ -334,12 +334,12 @@ BROKEN = {
     "no safetensors in it": (SAFETENSORS, lambda data: b"", "it is empty"),
     "config of LFS": ("config.json", lambda data: LFS_POINTER, "Git LFS pointer"),
     "config cut short": ("config.json", lambda data: data[:50], r"line \d"),
-    "config a list": ("config.json", lambda data: b"[1]", "it is a list; expected a mapping"),
+    "config a list": ("config.json", lambda data: b"[1]", "expected a JSON object, got list"),
     "config in UTF-16": ("config.json", lambda data: data.decode().encode("utf-16"), "codec can't decode"),
     "tokenizer cut short": ("tokenizer.json", lambda data: data[:200], r"line \d"),
     "tokenizer without a model": ("tokenizer.json", lambda data: b"{}", "Model missing"),
     "tokenizer of LFS": ("tokenizer.json", lambda data: LFS_POINTER, "Git LFS pointer"),
-    "tokenizer's config": ("tokenizer_config.json", lambda data: b"null", "it is a NoneType"),
+    "tokenizer's config": ("tokenizer_config.json", lambda data: b"null", "expected a JSON object, got NoneType"),
     "processor's config": ("processor_config.json", lambda data: b"{", "Expecting property name"),
 }
 

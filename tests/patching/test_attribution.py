@@ -351,7 +351,7 @@ def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
     more = attribute(mini, pairs, [*sites, "text.attn"], store=folder, **QUIET)
     assert len(begun) == 4, "the new site alone"
     xr.testing.assert_identical(more["text.mlp_out"].to_dataset(), unbroken["text.mlp_out"].to_dataset())
-    with pytest.raises(ValueError, match=r"attention_correction: True in the store, False asked for"):
+    with pytest.raises(ValueError, match=r"attention_correction is True there and False here"):
         attribute(mini, pairs, sites, store=folder, attention_correction=False, **QUIET)
 
 

@@ -14,7 +14,11 @@ from notice_lens.patching.site_tree import SiteTree
 def effects() -> xr.Dataset:
     ids = [f"pair {number}" for number in range(20)]
     found = made_results.swept(pd.DataFrame({"id": ids, "task": "states"}))
-    return found.assign_coords(clean_digest=("pair", ids), corrupt_digest=("pair", [f"other {one}" for one in ids]))
+    digests = {
+        name: ("pair", [f"{name} of {one}" for one in ids])
+        for name in ("clean_digest", "corrupt_digest", "donor_digest")
+    }
+    return found.assign_coords(digests)
 
 
 @pytest.fixture

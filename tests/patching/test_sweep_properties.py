@@ -87,7 +87,7 @@ def set_to(values, positions, head):
 
 @DIRECTIONS
 def test_the_mean_of_a_role_is_over_all_its_tokens_of_all_clean_runs(blip, pairs, direction):
-    effects = patch_heads(blip, pairs, layers=1, source="mean", direction=direction, progress=False)
+    effects = patch_heads(blip, pairs, layers=1, positions="roles", source="mean", direction=direction, progress=False)
     spans = [slice(*found["noun"]) for found in pairs.token_spans(blip)]
     assert [span.stop - span.start for span in spans] == [1, 2, 1]
     mean = torch.cat([z_of(blip, pair)[0, span] for pair, span in zip(pairs, spans, strict=True)]).mean(0)

@@ -279,7 +279,7 @@ def test_the_wave_starts_where_the_first_row_joins(model):
             if f".blocks.{layer}." in hook
         ]
         rows = [joint(here, g, hooks, 1) for _ in range(8)] + [joint(here, g, later, 2) for _ in range(8)]
-        assert here.plan(rows).steps(stack).first_layer == first
+        assert here.plan(rows).schedule(stack).first_layer == first
         names = [f"{stack}.blocks.{first}.hook_resid_pre"]
         with torch.no_grad():
             base = trace(here.blip, here.padded("self"), names)

@@ -163,7 +163,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
 @as_json
 @told
 def info(model: str, device: str | None, as_json: bool) -> None:
-    """Show the size of a MODEL (a folder, a hub id, or `mini`) and run self-tests (about a minute).
+    """Show the size of a MODEL (a folder, a hub id, or `mini`) and run self-tests.
 
     The exit code is 1 where a self-test fails.
     """

@@ -32,7 +32,7 @@ def paper_rule(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Return the heads (or modules) that the paper's rule picks: mean |patched - base probability| far above the mean.
+    """Return the heads (or modules) that the paper's rule picks: their mean absolute change of probability is far out.
 
     Args:
         effects: A result of `patching.patch_heads` or `patching.patch_modules` with `prob_change` (or `answer_prob`).

@@ -120,7 +120,8 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     found = json.loads(result.stdout)
     assert set(found) == {"findings", "cells", "universal", "null_expected", "null_p", "report"}
     assert set(found["cells"]) == {"states, image", "states, text"}
-    assert set(found["cells"]["states, image"]) == {"pairs", "significant", "two_sigma"}
+    said = {"pairs", "clusters", "share_of", "significant", "two_sigma"}
+    assert set(found["cells"]["states, image"]) == said
     assert result.stderr == ""
 
 

@@ -46,3 +46,21 @@ def test_what_is_no_figure_is_named(figure):
         viz.show([1])
     with pytest.raises(ValueError, match="above 0; got 0.0"):
         viz.show(figure, scale=0.0)
+
+
+def test_what_the_browser_ignores_is_not_said(caplog):
+    """Kaleido's browser logs a traceback for each message that it ignores; its level is its own again afterwards."""
+
+    class Drawn:
+        data = ()
+
+        def to_plotly_json(self) -> None: ...
+
+        def to_image(self, **_: object) -> bytes:
+            logging.getLogger("choreographer.channels.pipe").error("JSONError decoding message. Ignoring")
+            return b"png"
+
+    before = logging.getLogger("choreographer").level
+    assert viz.show(Drawn()).png == b"png"
+    assert not caplog.text
+    assert logging.getLogger("choreographer").level == before

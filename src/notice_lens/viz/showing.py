@@ -65,9 +65,15 @@ def show(figure: Any, *, scale: float = 1.5) -> Shown:
 
 def _png(figure: "Figure", scale: float) -> bytes | None:
     """The picture, or None where Kaleido or its browser is missing: whatever that raises, the figure itself is fine."""
+    # Kaleido's browser logs a traceback for messages that it says it ignores; a drawing that fails raises.
+    browser = logging.getLogger("choreographer")
+    level = browser.level
+    browser.setLevel(logging.CRITICAL)
     try:
         return figure.to_image(format="png", scale=scale)
     except Exception as error:
         reason = printable(error).strip().partition("\n")[0]
         logger.warning("figure without a PNG: %s: %s", type(error).__name__, reason)
         return None
+    finally:
+        browser.setLevel(level)

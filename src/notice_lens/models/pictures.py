@@ -113,8 +113,6 @@ def _value_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, ValueError) and str(error):
-            raise
         raise ValueError(str(error) or type(error).__name__) from error
 
 

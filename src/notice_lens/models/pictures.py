@@ -113,6 +113,8 @@ def _value_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, ValueError) and error.__cause__ is not None:
+            raise  # it is ours already
         raise ValueError(str(error) or type(error).__name__) from error
 
 

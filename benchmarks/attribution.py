@@ -7,7 +7,7 @@
   often the sign agrees where the exact effect is 0.1 % of the gap or more, and how many of the ten largest are the
   same. Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head).
 - `random`: the same of a second model that nobody trained, with random weights of a real size (see
-  `notice_lens.models.random_blip`), on the same pictures and questions.
+  `notice_lens.models.blip.random_blip`), on the same pictures and questions.
 - `cost`: all sites of a pair on the architecture of blip-vqa-base with random weights, in plain forwards of it.
 
 Ratios are of times of one run; machines are noisy, and absolute times mean little.
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.models.blip.random_blip import processor, random_hf
 from notice_lens.pairs import MinimalPairs, mini_world
 from patching import VOCABULARY, Peak, make_pairs, timed
 

@@ -8,8 +8,8 @@ Prints the table of `docs/pairs.md`.
 import click
 
 from notice_lens import HookedBLIP
+from notice_lens.mini import GROUPS
 from notice_lens.pairs import behaviour_filter, mini_world
-from notice_lens.world import GROUPS
 
 
 @click.command()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from notice_lens import BLIPInputs, HookedBLIP
-from notice_lens.models.random_blip import random_hf
+from notice_lens.models.blip.random_blip import random_hf
 
 LENGTH = 9
 

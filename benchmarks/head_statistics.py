@@ -35,17 +35,17 @@ import numpy as np
 import xarray as xr
 from scipy.stats import skew
 
-from notice_lens import HookedBLIP, patching, world
-from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import DependentPairs, FewClusters, Sums, labels
-from notice_lens.circuits.important import Examined, examined
-from notice_lens.circuits.intervals import bootstrap_t
-from notice_lens.circuits.minimum_effect import AT_ONCE, MinimumEffect, flips, resamples
-from notice_lens.circuits.nulls import false_discoveries, family_wise, over_heads, p_values
-from notice_lens.circuits.rules import Rules
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens import HookedBLIP, patching
+from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.important import Examined, Rules, examined
 from notice_lens.circuits.universal import conjunction, signed
+from notice_lens.mini import rows as mini_rows
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
+from notice_lens.stats.clusters import DependentPairs, FewClusters, Sums, labels
+from notice_lens.stats.intervals import bootstrap_t
+from notice_lens.stats.minimum_effect import AT_ONCE, MinimumEffect, flips, resamples
+from notice_lens.stats.nulls import false_discoveries, family_wise, over_heads, p_values
+from notice_lens.stats.synthetic import synthetic_effects
 
 HEADS, PLANTED, SMALLEST, ALPHA = (12, 12), 10, 0.02, 0.05
 SIGNS = np.where(np.arange(PLANTED) % 3 == 2, -1.0, 1.0)
@@ -466,7 +466,7 @@ def exchanged(effects: xr.Dataset, rng: np.random.Generator, n: int = 100) -> xr
 
 def two_donors(task: str, n: int, rng: np.random.Generator) -> xr.Dataset:
     """A result in which matched and mismatched are both patches from other pairs' pictures."""
-    blip, rows = HookedBLIP.mini(), [row.columns() for row in world.rows(task, n, seed=1, split="test")]
+    blip, rows = HookedBLIP.mini(), [row.columns() for row in mini_rows(task, n, seed=1, split="test")]
     sweeps = []
     for _ in range(2):
         donors = [rows[other]["clean_image"] for other in rng.permutation(n)]

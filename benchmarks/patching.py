@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.models.blip.random_blip import processor, random_hf
 from notice_lens.pairs import MinimalPairs, mini_world
 
 VOCABULARY = Path(__file__).parents[1] / "tests" / "data" / "bert" / "vocab.txt"

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.models.random_blip import processor, random_hf
-from notice_lens.patching.memory import budget
+from notice_lens.models.blip.random_blip import processor, random_hf
+from notice_lens.patching.engine.measure import budget
 from patching import (
     HEADS,
     LAYERS,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.models.blip.random_blip import processor, random_hf
 from patching import HEADS, LAYERS, OPTIONS, VOCABULARY, make_pairs, timed
 
 

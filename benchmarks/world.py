@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterable
 
-from notice_lens.world import GROUPS, rows
-from notice_lens.world.examples import Examples
-from notice_lens.world.pair import Task
+from notice_lens.mini import GROUPS, rows
+from notice_lens.mini.pair import Task
+from train_mini.examples import Examples
 
 
 def seconds(make: Callable[[], Iterable[object]], rounds: int = 3) -> float:

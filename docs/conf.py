@@ -32,8 +32,8 @@ suppress_warnings = ["myst.xref_missing"]
 def write_tables(app: Sphinx) -> None:
     """Writes the tables that `hooks.md` and `lens.md` include."""
     from notice_lens.models import LENSES
-    from notice_lens.models.checks import made_up_inputs
-    from notice_lens.models.random_blip import random_blip
+    from notice_lens.models.blip.random_blip import random_blip
+    from notice_lens.models.check import made_up_inputs
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def helps(command: click.Command, name: str, above: click.Context | None = None)
 
 def write_commands(app: Sphinx) -> None:
     """Writes what `commands.md` includes."""
-    from notice_lens.cli import main
+    from notice_lens.cli.commands import main
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)

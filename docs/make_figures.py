@@ -3,7 +3,7 @@
 They are real results of the mini model. `notice-lens demo` is run into a folder (`--demo`; one that has its report
 already is taken as it is), and its report and results are drawn; the first patch of `docs/start.md` is run as that page
 runs it. Plotly figures and the page are photographed in Chromium. Sheets of the mini world are `python -m
-notice_lens.world.sheet`, the training curve is `python -m notice_lens.world.curve`, and the wavefront `python
+train_mini.sheet`, the training curve is `python -m train_mini.curve`, and the wavefront `python
 docs/draw_wavefront.py`.
 """
 
@@ -85,7 +85,7 @@ def look(data: Any) -> "Figure":
 def main(out: Path, demo: Path | None) -> None:
     """Draws all of them."""
     from notice_lens import viz
-    from notice_lens.cli import main as notice_lens
+    from notice_lens.cli.commands import main as notice_lens
 
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         folder = demo or Path(scratch)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 
 from notice_lens import BLIPInputs, HookedBLIP
-from notice_lens.models.random_blip import processor, random_hf
+from notice_lens.models.blip.random_blip import processor, random_hf
 from notice_lens.pairs import MinimalPairs, mini_world
 from oracle import Oracle
 from pair_rows import picture

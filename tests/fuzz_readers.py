@@ -225,14 +225,14 @@ def _make_pictures(folder: Path) -> None:
 
 
 def _read_pictures(folder: Path) -> None:
-    from notice_lens.models.pictures import to_rgb
+    from notice_lens.images import to_rgb
 
     for path in sorted(folder.glob("picture.*")):
         to_rgb(path)
 
 
 def _make_model(folder: Path) -> None:
-    from notice_lens.models.random_blip import save_random_checkpoint
+    from notice_lens.models.blip.random_blip import save_random_checkpoint
 
     save_random_checkpoint(folder / "model")
 
@@ -264,7 +264,7 @@ def _make_report(folder: Path) -> None:
     import made_results as made
     from notice_lens import HookedBLIP
     from notice_lens.pairs import mini_world
-    from notice_lens.viz.report_data import ReportData
+    from notice_lens.report.data import ReportData
 
     pairs = mini_world("states", 3)
     ReportData.collect(
@@ -298,7 +298,7 @@ def _make_svo(folder: Path) -> None:
 
 
 def _read_svo(folder: Path) -> None:
-    from notice_lens.models.random_blip import processor
+    from notice_lens.models.blip.random_blip import processor
     from notice_lens.pairs import svo_probes
 
     svo_probes(folder / "svo_probes.csv", folder / "images", processor().tokenizer, progress=False)
@@ -318,7 +318,7 @@ def _make_faces(folder: Path) -> None:
 
 
 def _read_faces(folder: Path) -> None:
-    from notice_lens.models.random_blip import processor
+    from notice_lens.models.blip.random_blip import processor
     from notice_lens.pairs.builders.facial_expressions import build_facial_expressions
 
     for root in (folder / "fer2013.csv", folder / "raf"):
@@ -347,7 +347,7 @@ def _make_roles(folder: Path) -> None:
 
 def _read_roles(folder: Path) -> None:
     """Roles as the cell of a table has them, and as the values that JSON holds."""
-    from notice_lens.pairs.records import Seen, store
+    from notice_lens.pairs.io.records import Seen, store
 
     cell = (folder / "roles.json").read_bytes().decode("utf-8", "surrogateescape")
     row = {**dict.fromkeys(("id", "task", "correct_answer"), "red"), "clean_prompt": "is this apple red or green?"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from notice_lens.models.pictures import digest, to_rgb
+from notice_lens.images import digest, to_rgb
 
 
 def picture(path: Path, seed: Any = None, size: tuple[int, int] = (6, 6)) -> Path:

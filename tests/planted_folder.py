@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from conftest import make_small_pair
 from notice_lens import HookedBLIP, MinimalPairs
-from notice_lens.models.loading import translate_one
+from notice_lens.models.blip.weights import translate_one
 from planted import picture
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from conftest import make_pair
 from notice_lens import HookedBLIP
+from notice_lens.coco import run_lengths
 from notice_lens.pairs import MinimalPairs
-from notice_lens.world.write import run_lengths
 from planted import POSITIONS, SHARP, neutral, plant_decoder, plant_words, write
 
 SIDE, SIZE = 6, 16

@@ -12,7 +12,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-PACKAGES = ("", ".models", ".pairs", ".patching", ".circuits", ".viz", ".world")
+PACKAGES = ("", ".models", ".pairs", ".patching", ".circuits", ".viz", ".mini", ".stats", ".report")
 
 
 def anchors(page: Path) -> set[str]:

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from notice_lens import MinimalPairs, circuits, patching, viz
-from notice_lens.cli import main
+from notice_lens.cli.commands import main
 from notice_lens.study import Choices
 from open_questions import open_questions
 
 QUICK: dict[str, Any] = {"n_permutations": 500, "n_bootstrap": 50}
-pytestmark = pytest.mark.filterwarnings("ignore::notice_lens.circuits.clusters.FewClusters")
+pytestmark = pytest.mark.filterwarnings("ignore::notice_lens.stats.clusters.FewClusters")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def test_no_help_imports_anything_heavy():
     script = """
 from click import Group
 from click.testing import CliRunner
-from notice_lens.cli import main
+from notice_lens.cli.commands import main
 
 def ask(command, words):
     assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0

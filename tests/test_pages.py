@@ -15,8 +15,8 @@ import click
 import pytest
 
 import made_downloads
-from notice_lens.cli import main
-from notice_lens.world import mini_folder
+from notice_lens.cli.commands import main
+from notice_lens.mini import mini_folder
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

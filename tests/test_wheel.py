@@ -33,7 +33,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: ZipFile) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.name != ".DS_Store"
     }
     assert packed == there
-    assert {"notice_lens/py.typed", "notice_lens/world/weights/model.safetensors"} <= packed
+    assert {"notice_lens/py.typed", "notice_lens/mini/weights/model.safetensors"} <= packed
     assert {Path(name).suffix for name in packed} == {
         ".py", ".typed", ".txt", ".toml", ".json", ".safetensors", ".md", ".j2", ".css", ".js",
     }  # fmt: skip
@@ -46,11 +46,11 @@ def test_it_is_small(wheel: ZipFile) -> None:
 def test_licences_come_along(wheel: ZipFile) -> None:
     assert info(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "License-Expression: MIT" in info(wheel, "METADATA")
-    assert "MIT licence" in wheel.read("notice_lens/world/weights/README.md").decode()
+    assert "MIT licence" in wheel.read("notice_lens/mini/weights/README.md").decode()
 
 
 def test_it_is_no_editable_install_and_has_the_command(wheel: ZipFile) -> None:
-    assert "notice-lens = notice_lens.cli:main" in info(wheel, "entry_points.txt")
+    assert "notice-lens = notice_lens.cli.commands:main" in info(wheel, "entry_points.txt")
     assert not [name for name in wheel.namelist() if name.endswith(".pth")]
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from conftest import Pair, make_pair
 from notice_lens import BLIPInputs
-from notice_lens.patching.plan import Patch, Plan
-from notice_lens.patching.runs import Run, Trace, trace
-from notice_lens.patching.wave import Wave
+from notice_lens.patching.engine.plan import Patch, Plan
+from notice_lens.patching.engine.runs import Run, Trace, trace
+from notice_lens.patching.engine.wave import Wave
 
 LENGTHS = (5, 8, 6)
 ANSWERS = (3, 2, 3)

@@ -1,8 +1,14 @@
-"""Reading the files of others: whatever a library raises becomes "X cannot be read: ..." here."""
+"""Errors in words: the nearest valid name for a wrong one, and what a library raised while it read a file.
 
-from collections.abc import Iterator
+This is the ground floor: it imports nothing of the package.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from os import PathLike
+from typing import Any
 
 
 @contextmanager
@@ -34,3 +40,27 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, ValueError):
         return said or type(error).__name__
     return f"{said} ({type(error).__name__})" if said else type(error).__name__
+
+
+def one_of(what: str, name: object, valid: Iterable[str]) -> str:
+    """Says that `name` is no valid `what`, with the nearest valid one first."""
+    valid = list(valid)
+    close = difflib.get_close_matches(str(name), valid, 1, cutoff=0.4)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"no {what} {name!r}; {guess}valid: {', '.join(map(repr, valid))}"
+
+
+def whole_number(what: str, value: Any, least: int = 0) -> int:
+    """Return a whole number, Python's or NumPy's, as an int.
+
+    Args:
+        what: The argument's name, for the message.
+        value: What was given for it.
+        least: The smallest number that is valid.
+
+    Raises:
+        ValueError: It is below `least`, or no whole number: a bool and a float are none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{what}={value!r}: expected a whole number, {least} or more")
+    return int(value)

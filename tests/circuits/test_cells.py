@@ -6,8 +6,8 @@ import xarray as xr
 
 from notice_lens import patching
 from notice_lens.circuits import important_heads
-from notice_lens.circuits.cells import DIFFERENCE, MATCHED, read_cell
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.circuits.condition import DIFFERENCE, MATCHED, read_cell
+from notice_lens.stats.synthetic import synthetic_effects
 
 ROLES = ["[CLS]", "noun", "correct"]
 

@@ -9,7 +9,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from notice_lens.circuits import compare_corruptions
 from notice_lens.circuits.corruptions import KINDS
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 299, "n_bootstrap": 60}
 

@@ -15,11 +15,11 @@ from notice_lens.circuits import (
     layer_profile,
     universal_heads,
 )  # fmt: skip
-from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import effective, labels
-from notice_lens.circuits.functions import clusters_by_images
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.head_functions.scores import clusters_by_images
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.stats.clusters import effective, labels
+from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 999, "n_bootstrap": 100}
 HUNDRED = np.arange(100)

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from notice_lens.circuits import important_heads, universal_heads
-from notice_lens.circuits.nulls import family_wise, p_values
-from notice_lens.circuits.rules import Rules
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.circuits.important import Rules
+from notice_lens.stats.nulls import family_wise, p_values
+from notice_lens.stats.synthetic import synthetic_effects
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "head_statistics.py"
 RULES = Rules(n_permutations=600)

@@ -6,7 +6,7 @@ import xarray as xr
 
 from notice_lens.circuits import DependentPairs, FewClusters, important_heads
 from notice_lens.circuits.important import two_sigma
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK = {"role": None, "n_permutations": 499, "n_bootstrap": 200}
 PLANTED = np.zeros((4, 6))

@@ -7,7 +7,7 @@ import pytest
 
 from notice_lens.circuits import layer_profile
 from notice_lens.circuits.layers import in_the_middle, layer_shares, permuted_layers
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.stats.synthetic import synthetic_effects
 
 RNG = np.random.default_rng(0)
 

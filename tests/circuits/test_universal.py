@@ -7,12 +7,11 @@ import pytest
 import xarray as xr
 
 from notice_lens.circuits import FewClusters, important_heads, universal_heads
-from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import labels
-from notice_lens.circuits.important import examined
-from notice_lens.circuits.rules import Rules
-from notice_lens.circuits.synthetic import synthetic_effects
+from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.important import Rules, examined
 from notice_lens.circuits.universal import _weights, conjunction, partial_conjunction
+from notice_lens.stats.clusters import labels
+from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 999, "n_bootstrap": 100}
 nan = float("nan")

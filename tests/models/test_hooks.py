@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from conftest import Pair, make_pair, relative_error
-from notice_lens.models.hook_point import BLIPHookPoint
-from notice_lens.models.names import HookName
-from notice_lens.models.tables import INERT_WITH_ONE_ANSWER_TOKEN
+from notice_lens.models.describe import INERT_WITH_ONE_ANSWER_TOKEN
+from notice_lens.models.hook_names import HookName
+from notice_lens.models.hooks import BLIPHookPoint
 
 SWITCHES = ("use_attn_result", "use_split_qkv_input")
 

@@ -23,9 +23,9 @@ from conftest import make_small_pair
 from made_up import made_up_pairs
 from notice_lens import patching
 from notice_lens.models import in_use
-from notice_lens.models.attention import Attention
-from notice_lens.patching.gradients import weights_at_rest
-from notice_lens.patching.runs import attn_results
+from notice_lens.models.blip.attention import Attention
+from notice_lens.patching.engine.runs import attn_results
+from notice_lens.patching.gradient.backward import weights_at_rest
 
 Z = "text.blocks.1.cross_attn.hook_z"
 PATTERN = "decoder.blocks.0.cross_attn.hook_pattern"

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conftest import make_pair
-from notice_lens.models.checks import check
-from notice_lens.models.random_blip import random_hf
+from notice_lens.models.blip.random_blip import random_hf
+from notice_lens.models.check import check
 
 
 def test_every_hook_point_is_in_the_table(pair):

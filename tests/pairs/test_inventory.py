@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from notice_lens.models.pictures import digest
-from notice_lens.pairs.inventory import NO_ACCESS, NO_ENDING, checksum, distinct, image_files, read_pictures, walk
+from notice_lens.images import digest
+from notice_lens.pairs.image_folder import NO_ACCESS, NO_ENDING, checksum, distinct, image_files, read_pictures, walk
 from notice_lens.pairs.problems import DUPLICATE, IMAGE
 
 
@@ -79,7 +79,7 @@ def test_decoder_that_trips_is_a_problem_of_that_file(tmp_path: Path, monkeypatc
     def trip(image):
         raise EOFError
 
-    monkeypatch.setattr("notice_lens.pairs.inventory.digest", trip)
+    monkeypatch.setattr("notice_lens.pairs.image_folder.digest", trip)
     found = read([write(tmp_path / "a.png")])
     assert [problem.detail for problem in found.problems] == ["EOFError"]
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notice_lens.pairs.near_synonyms import NearSynonyms
-from notice_lens.pairs.replacement import Pool, replace_roles, replace_words
+from notice_lens.pairs.token_replacement import Pool, replace_roles, replace_words
 from notice_lens.pairs.tokens import pieces
 
 NOUNS = (

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from notice_lens.coco import run_lengths
+from notice_lens.mini import GROUPS
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
 from notice_lens.pairs.regions import SmallRegion
 from notice_lens.patching import patch_heads
-from notice_lens.world import GROUPS
-from notice_lens.world.write import run_lengths
 from pair_rows import make_row
 
 OPEN = {"clean_prompt": "what is it?", "corrupt_prompt": ..., "roles": ...}

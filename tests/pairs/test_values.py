@@ -189,7 +189,7 @@ def test_new_columns_of_text_are_text():
 @given(st.one_of(st.integers(), st.floats(width=32), st.floats(), st.floats(width=16), st.decimals(), st.text()))
 def test_one_number_is_one_text(value):
     """A number is read where it is whole, and its text gives it back."""
-    from notice_lens.pairs.values import as_text
+    from notice_lens.pairs.io.values import as_text
 
     try:
         text = as_text(value)

@@ -27,12 +27,13 @@ def main() -> None:
     torch.set_num_threads(1)
     from notice_lens import HookedBLIP
     from notice_lens.pairs import mini_world
-    from notice_lens.patching import Site, running, store, sweep
+    from notice_lens.patching import Site, runner, sweep
+    from notice_lens.patching.store import store
 
     assert store.Store
     blip, pairs = HookedBLIP.mini(), mini_world("states", 6, seed=1)
     site = Site.of(blip, "text.cross_attn", layers=[0, 2], heads=[1, 2, 5])
-    computed = running.Sweep._batch
+    computed = runner.Sweep._batch
 
     def run(path: Path, what: str, moment: int) -> tuple[int, int]:
         """One sweep in a fork. Returns the signal that ended it, and how many files it touched."""
@@ -49,13 +50,13 @@ def main() -> None:
                 if event in FILES and str(arguments[0]).startswith(str(path)):
                     happened("files")
 
-            def noted(own: running.Sweep, several: list[int], *others: Any) -> Any:
+            def noted(own: runner.Sweep, several: list[int], *others: Any) -> Any:
                 with (path.parent / f"{path.name}.log").open("a") as log:
                     log.write(json.dumps(several) + "\n")
                 happened("batches")
                 return computed(own, several, *others)
 
-            running.Sweep._batch = noted
+            runner.Sweep._batch = noted
             sys.addaudithook(audit)
             sweep(blip, pairs, site, store=path, memory=memory, progress=False)
             return seen["files"]

@@ -13,8 +13,8 @@ from made_up import made_up_pairs
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Edit, Site, ablate, ablation, run_variants
-from notice_lens.patching.bootstrap import ratio_of_sums
 from notice_lens.patching.options import Options
+from notice_lens.stats.bootstrap import ratio_of_sums
 from planted import Gate, light_and_dark, planted
 
 QUIET = {"progress": False}
@@ -283,7 +283,7 @@ def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     first = ablate(mini, states, "text.mlp_out", **options)
     plain = ablate(mini, states, "text.mlp_out", value="resample", **QUIET)
     np.testing.assert_array_equal(first.logit_diff_change, plain.logit_diff_change)
-    monkeypatch.setattr("notice_lens.patching.running.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(ablate(mini, states, "text.mlp_out", **options), first)
     for other, name in [({"value": "zero"}, "source"), ({"seed": 1}, "seed"), ({"reference": states}, "reference")]:
         with pytest.raises(ValueError, match=name):

@@ -6,7 +6,7 @@ from conftest import make_pair
 from made_up import noise_picture
 from notice_lens.pairs import MinimalPairs
 from notice_lens.patching import Site, sweep
-from notice_lens.patching.metrics import says
+from notice_lens.patching.engine.metrics import says
 
 QUIET = {"progress": False}
 

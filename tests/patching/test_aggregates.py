@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from notice_lens import HookedBLIP, patching
 from notice_lens.pairs import MinimalPairs, mini_world
-from notice_lens.patching.aggregates import aggregate, carried, gap, mediation, to_carry
+from notice_lens.patching.results import aggregate, carried, gap, mediation, to_carry
 
 nan = float("nan")
 FINITE = st.floats(-8, 8, width=32)

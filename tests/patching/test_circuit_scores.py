@@ -8,8 +8,8 @@ import xarray as xr
 
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import ablate, circuit_scores, faithfulness, run_variants
-from notice_lens.patching.bootstrap import ratio_of_sums
 from notice_lens.patching.nodes import Node, universe_of
+from notice_lens.stats.bootstrap import ratio_of_sums
 from planted import Gate, light_and_dark, planted
 
 QUIET = {"progress": False}
@@ -131,7 +131,7 @@ def test_nodes_by_name(mini):
 def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     options = {"store": tmp_path / "s", **QUIET}
     first = faithfulness(mini, states, CIRCUIT[:2], **options)
-    monkeypatch.setattr("notice_lens.patching.running.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(faithfulness(mini, states, CIRCUIT[:2], **options), first)
     with pytest.raises(ValueError, match="sites"):
         faithfulness(mini, states, CIRCUIT[:2], value="zero", **options)

@@ -10,7 +10,7 @@ from conftest import make_pair
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Edit, Site, patch_heads, patch_modules, run_variants, sweep
-from notice_lens.patching.sites import check_model
+from notice_lens.patching.edits import check_model
 from refusals import says
 
 # Sites
@@ -306,7 +306,7 @@ def _in_place_log_softmax(logits: torch.Tensor) -> torch.Tensor:
 def test_a_metric_that_writes_changes_no_other(
     blip: HookedBLIP, pairs: MinimalPairs, function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notice_lens.patching.batch.ROWS_OF_LOGITS", 5)  # several calls for each wave
+    monkeypatch.setattr("notice_lens.patching.engine.pair_batch.ROWS_OF_LOGITS", 5)  # several calls for each wave
     site, built_in = Site.of(blip, "text.attn", layers=2), dict.fromkeys(["answer_prob", "logit_diff_change", "kl"])
     plain = sweep(
         blip, pairs, site, metrics={**built_in, "own": lambda logits: logits[:, 0, 3].clone()}, progress=False

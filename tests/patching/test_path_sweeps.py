@@ -11,7 +11,7 @@ from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, patch_heads, patch_paths, run_variants
 from notice_lens.patching.grid import Edit
-from notice_lens.patching.store_format import read
+from notice_lens.patching.store.format import read
 from pair_rows import make_row, picture
 
 QUIET = {"progress": False}

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from notice_lens.models.layer_norm import LayerNorm
+from notice_lens.models.blip.layer_norm import LayerNorm
+from notice_lens.patching.engine.plan import END, OUTPUT, Patch
 from notice_lens.patching.paths import Receiver, Walk, _Sender, received
-from notice_lens.patching.plan import END, OUTPUT, Patch
 from wave_bench import MODELS, N_PAIRS, Bench, Row, some
 
 CORRUPTIONS = pytest.mark.parametrize("corruption", ["image", "text"])

@@ -15,7 +15,7 @@ from notice_lens.pairs import MinimalPairs, Noise, mini_world
 from notice_lens.pairs.problems import Problem
 from notice_lens.patching import Edit, Site, Store, patch_heads, run_variants, sweep
 from notice_lens.patching.options import Options
-from notice_lens.patching.running import check_pairs
+from notice_lens.patching.runner import check_pairs
 from refusals import says
 
 # Variants

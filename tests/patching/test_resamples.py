@@ -8,8 +8,8 @@ from conftest import make_pair
 from made_up import made_up_pairs, noise_picture
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, ablate, sweep
-from notice_lens.patching.places import Places
-from notice_lens.patching.resamples import Resamples
+from notice_lens.patching.positions import Places
+from notice_lens.patching.reference_values import Resamples
 
 QUIET = {"progress": False}
 COLUMNS = ("task", "kind", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")

@@ -14,9 +14,9 @@ import xarray as xr
 
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
-from notice_lens.patching import Site, running, sweep
-from notice_lens.patching.batch import Setting
-from notice_lens.patching.store_format import read
+from notice_lens.patching import Site, runner, sweep
+from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching.store.format import read
 
 
 def test_a_sweep_that_was_killed_ends_with_the_same_numbers(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_finished_sweep_is_read(
     def computed(*_: object) -> None:
         raise AssertionError("done pairs are not computed again")
 
-    monkeypatch.setattr(running.Sweep, "_batch", computed)
+    monkeypatch.setattr(runner.Sweep, "_batch", computed)
     xr.testing.assert_identical(first, sweep(mini, pairs, site, store=tmp_path / "s", progress=False))
 
 
@@ -73,16 +73,16 @@ def test_a_sweep_goes_on_with_the_plan_of_its_store(
     """Another budget would make other batches, which round otherwise."""
     pairs = mini_world("states", 6, seed=1)
     left, begun = [2], []
-    computed = running.Sweep._batch
+    computed = runner.Sweep._batch
 
-    def breaks(own: running.Sweep, several: list[int], setting: Setting) -> object:
+    def breaks(own: runner.Sweep, several: list[int], setting: Setting) -> object:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         begun.append(several)
         return computed(own, several, setting)
 
-    monkeypatch.setattr(running.Sweep, "_batch", breaks)
+    monkeypatch.setattr(runner.Sweep, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):
         sweep(mini, pairs, site, store=tmp_path / "s", memory=1, progress=False)
     left[0] = 100

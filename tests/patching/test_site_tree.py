@@ -7,7 +7,7 @@ import xarray as xr
 
 import made_results
 from notice_lens import circuits, patching, viz
-from notice_lens.patching.site_tree import SiteTree
+from notice_lens.patching.results import SiteTree
 
 
 @pytest.fixture

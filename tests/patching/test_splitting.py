@@ -11,7 +11,7 @@ from conftest import make_pair
 from made_up import made_up_pairs
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
-from notice_lens.patching import Site, aggregate, patch_heads, split, splitting
+from notice_lens.patching import Site, aggregate, patch_heads, split
 from planted import light_and_dark, planted
 
 QUIET = {"progress": False}
@@ -150,7 +150,7 @@ def test_one_head_by_name_and_below_floor(mini, states):
 def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     options = {"layers": 1, "store": tmp_path / "s", **QUIET}
     first = split(mini, states, "text.attn", **options)
-    monkeypatch.setattr("notice_lens.patching.running.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(split(mini, states, "text.attn", **options), first)
     with pytest.raises(ValueError, match="direction"):
         split(mini, states, "text.attn", direction="noise", **options)

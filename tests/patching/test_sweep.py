@@ -7,10 +7,10 @@ import torch
 from conftest import make_pair
 from made_up import made_up_pairs
 from notice_lens import HookedBLIP
-from notice_lens.models.inputs import BLIPInputs
+from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Edit, patch_heads, patch_modules, run_variants, sweep
-from notice_lens.patching.sites import Site
+from notice_lens.patching.edits import Site
 
 
 @pytest.fixture(scope="module")

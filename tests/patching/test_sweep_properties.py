@@ -10,7 +10,7 @@ from made_up import made_up_pairs, noise_picture
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Edit, patch_heads, run_variants, sweep
-from notice_lens.patching.sites import Site
+from notice_lens.patching.edits import Site
 
 EXACT = 1e-9
 DIRECTIONS = pytest.mark.parametrize("direction", ["denoise", "noise"])

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from conftest import relative_error
-from notice_lens.patching.mixing import folded_attention, folding_pays, fused_attention
-from notice_lens.patching.plan import Patch
-from notice_lens.patching.runs import Run, trace
+from notice_lens.patching.engine.attention import folded_attention, folding_pays, fused_attention
+from notice_lens.patching.engine.plan import Patch
+from notice_lens.patching.engine.runs import Run, trace
 from wave_bench import EMBEDDINGS, LEAVES, LENGTHS, MODELS, N_PAIRS, RECORDED, SOURCES, Bench, Row
 
 TOLERANCE = 1e-9

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 import made_results as made
-from notice_lens.cli import main
-from notice_lens.models.random_blip import save_random_checkpoint
+from notice_lens.cli.commands import main
+from notice_lens.models.blip.random_blip import save_random_checkpoint
 from notice_lens.study.replication import DIFFERENCES, RawData, fix, paper_heads
 from study_raw import raw_folder
 

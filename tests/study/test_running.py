@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from notice_lens.study.running import _file_name
+from notice_lens.study.runner import _file_name
 
 
 @pytest.mark.parametrize("task", ["states", "../states", "/etc/x", "ä" * 400, "x" * 300, "..", "a\0b", "\n"])

@@ -10,10 +10,10 @@ import xarray as xr
 import made_results as made
 from notice_lens.pairs import Noise, mini_world
 from notice_lens.pairs.regions import SmallRegion
+from notice_lens.report.data import Cell, ReportData
 from notice_lens.study import Choices, summary
-from notice_lens.study.found import Study
+from notice_lens.study.findings import Study
 from notice_lens.study.tables import everywhere, heads_table, label_rows, labels_table, untested
-from notice_lens.viz.report_data import Cell, ReportData
 
 
 @pytest.fixture

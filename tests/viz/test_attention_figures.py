@@ -7,7 +7,7 @@ import xarray as xr
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pairs import MinimalPairs
-from notice_lens.viz.looking import STEPS, maps_of_runs, packed, unpacked
+from notice_lens.report.maps import STEPS, maps_of_runs, packed, unpacked
 
 
 @pytest.fixture(scope="module")

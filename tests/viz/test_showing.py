@@ -7,7 +7,7 @@ import pytest
 from plotly.graph_objects import Figure, Heatmap
 
 from notice_lens import viz
-from notice_lens.viz.showing import INTERACTIVE, PICTURE, Shown
+from notice_lens.viz.display import INTERACTIVE, PICTURE, Shown
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import made_results as made
 from browsing import browser, needs_browser, opened
 from notice_lens import viz
 from notice_lens.pairs import mini_world
-from notice_lens.viz.report_data import ReportData
+from notice_lens.report.data import ReportData
 
 
 @pytest.fixture(scope="module")

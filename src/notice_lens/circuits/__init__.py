@@ -5,32 +5,31 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
-    from notice_lens.circuits.clusters import DependentPairs, FewClusters
     from notice_lens.circuits.corruptions import compare_corruptions
-    from notice_lens.circuits.functions import head_functions
+    from notice_lens.circuits.head_functions.labels import label_heads
+    from notice_lens.circuits.head_functions.maps import attention_maps, relative_attention
+    from notice_lens.circuits.head_functions.scores import head_functions, score_maps
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
-    from notice_lens.circuits.labels import label_heads
     from notice_lens.circuits.layers import layer_profile
-    from notice_lens.circuits.maps import attention_maps, relative_attention
     from notice_lens.circuits.probabilities import paper_rule
-    from notice_lens.circuits.scores import score_maps
     from notice_lens.circuits.universal import universal_heads
+    from notice_lens.stats.clusters import DependentPairs, FewClusters
 
 
 _HOMES = {
-    "DependentPairs": "notice_lens.circuits.clusters",
-    "FewClusters": "notice_lens.circuits.clusters",
-    "attention_maps": "notice_lens.circuits.maps",
+    "DependentPairs": "notice_lens.stats.clusters",
+    "FewClusters": "notice_lens.stats.clusters",
+    "attention_maps": "notice_lens.circuits.head_functions.maps",
     "compare_corruptions": "notice_lens.circuits.corruptions",
-    "head_functions": "notice_lens.circuits.functions",
+    "head_functions": "notice_lens.circuits.head_functions.scores",
     "important_heads": "notice_lens.circuits.important",
     "interactions": "notice_lens.circuits.interplay",
-    "label_heads": "notice_lens.circuits.labels",
+    "label_heads": "notice_lens.circuits.head_functions.labels",
     "layer_profile": "notice_lens.circuits.layers",
     "paper_rule": "notice_lens.circuits.probabilities",
-    "relative_attention": "notice_lens.circuits.maps",
-    "score_maps": "notice_lens.circuits.scores",
+    "relative_attention": "notice_lens.circuits.head_functions.maps",
+    "score_maps": "notice_lens.circuits.head_functions.scores",
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [

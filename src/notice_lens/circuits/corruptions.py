@@ -17,12 +17,11 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from notice_lens.circuits.cells import PLACE, Cell, one_role, read_cell
-from notice_lens.circuits.clusters import Sums, labels
-from notice_lens.circuits.important import examined
-from notice_lens.circuits.intervals import bca
-from notice_lens.circuits.rules import Rules
-from notice_lens.models.names import one_of
+from notice_lens.circuits.condition import PLACE, Cell, one_role, read_cell
+from notice_lens.circuits.important import Rules, examined
+from notice_lens.errors import one_of
+from notice_lens.stats.clusters import Sums, labels
+from notice_lens.stats.intervals import bca
 
 KINDS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
 KEPT = ("effect", "low", "high", "q", "significant", "two_sigma", "rank")

@@ -44,11 +44,11 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.clusters import ENOUGH, FewClusters, Sums
-from notice_lens.circuits.intervals import bootstrap_t
-from notice_lens.models.names import one_of, whole_number
-from notice_lens.patching.aggregates import BASELINES, CHANGE
-from notice_lens.patching.bootstrap import clusters_of
+from notice_lens.errors import one_of, whole_number
+from notice_lens.patching.results import BASELINES, CHANGE
+from notice_lens.stats.bootstrap import clusters_of
+from notice_lens.stats.clusters import ENOUGH, FewClusters, Sums
+from notice_lens.stats.intervals import bootstrap_t
 
 AND, OR, BACKUP, MAJORITY, SERIES = "AND", "OR", "backup", "majority", "series"
 NEGATIVE, INDEPENDENT, SINGLE, NOTHING = "negative", "independent", "single", "nothing"

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import SHARED, labels
-from notice_lens.circuits.important import examined
-from notice_lens.circuits.intervals import bca
-from notice_lens.circuits.rules import Rules
+from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.important import Rules, examined
+from notice_lens.stats.clusters import SHARED, labels
+from notice_lens.stats.intervals import bca
 
 MOST = 100_000
 """Choices of layers that are all looked at; of more, that many are drawn."""

@@ -12,12 +12,11 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.rules import SIGMAS
-from notice_lens.models.names import one_of
+from notice_lens.circuits.important import SIGMAS
+from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
-from notice_lens.patching.aggregates import Effects
-from notice_lens.patching.bootstrap import clusters_of, ratio_of_sums
-from notice_lens.patching.site_tree import dataset_of
+from notice_lens.patching.results import Effects, dataset_of
+from notice_lens.stats.bootstrap import clusters_of, ratio_of_sums
 
 Metric = Literal["answer_prob", "prob_change"]
 METRICS = ("answer_prob", "prob_change")

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.cells import one_role, read_cell
-from notice_lens.circuits.clusters import DependentPairs, first_seen, labels
-from notice_lens.circuits.important import Examined, examined
-from notice_lens.circuits.minimum_effect import resamples
-from notice_lens.circuits.nulls import over_heads
-from notice_lens.circuits.rules import Rules
-from notice_lens.models.names import one_of
+from notice_lens.circuits.condition import one_role, read_cell
+from notice_lens.circuits.important import Examined, Rules, examined
+from notice_lens.errors import one_of
+from notice_lens.stats.clusters import DependentPairs, first_seen, labels
+from notice_lens.stats.minimum_effect import resamples
+from notice_lens.stats.nulls import over_heads
 
 PER_CELL = (
     "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma",

@@ -1,8 +1,8 @@
 """HookedBLIP and what it is made of."""
 
-from notice_lens.models.config import BLIPConfig, StackConfig
-from notice_lens.models.hooked_blip import HookedBLIP
-from notice_lens.models.inputs import BLIPInputs
+from notice_lens.models.blip.config import BLIPConfig, StackConfig
+from notice_lens.models.blip.hooked_blip import HookedBLIP
+from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.lens import Lens
 from notice_lens.models.stack_view import LENSES
 

@@ -8,11 +8,11 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities.components_utils import get_act_name
 from transformer_lens.utilities.slice import Slice
 
-from notice_lens.models.inputs import BLIPInputs
+from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.stack_view import StackView
 
 if TYPE_CHECKING:
-    from notice_lens.models.hooked_blip import HookedBLIP
+    from notice_lens.models.blip.hooked_blip import HookedBLIP
 
 # Of ActivationCache, what needs to know which stack is meant.
 _ONE_STACK = (

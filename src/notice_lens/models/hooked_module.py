@@ -19,10 +19,9 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
-from notice_lens.models.alias_point import AliasPoint
-from notice_lens.models.hook_point import BLIPHookPoint
+from notice_lens.models.hook_names import HookName, unknown_hook
+from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
 from notice_lens.models.in_use import InUse
-from notice_lens.models.names import HookName, unknown_hook
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None

@@ -19,8 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
-from notice_lens.models.alias_point import AliasPoint
-from notice_lens.models.hook_point import BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -29,13 +29,13 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from notice_lens.models.blip.inputs import BLIPInputs
+from notice_lens.models.blip.stacks import ProjectedSource
 from notice_lens.models.in_use import one_thread_at_a_time
-from notice_lens.models.inputs import BLIPInputs
 from notice_lens.models.stack_view import StackView
-from notice_lens.models.stacks import ProjectedSource
 
 if TYPE_CHECKING:
-    from notice_lens.models.hooked_blip import HookedBLIP
+    from notice_lens.models.blip.hooked_blip import HookedBLIP
 
 
 class Lens(StackView):

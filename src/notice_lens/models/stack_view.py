@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.config import TransformerLensConfig
 
-from notice_lens.models.alias_point import AliasPoint
-from notice_lens.models.hook_point import BLIPHookPoint
+from notice_lens.errors import one_of
+from notice_lens.models.blip.inputs import BLIPInputs
+from notice_lens.models.hook_names import HookName
 from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
-from notice_lens.models.inputs import BLIPInputs
-from notice_lens.models.names import HookName, one_of
 
 if TYPE_CHECKING:
-    from notice_lens.models.hooked_blip import HookedBLIP
-    from notice_lens.models.tables import HooksTable
+    from notice_lens.models.blip.hooked_blip import HookedBLIP
+    from notice_lens.models.describe import HooksTable
 
 LENSES = ("vision.attn", "text.attn", "text.cross_attn", "decoder.attn", "decoder.cross_attn")
 _KEYS_AND_VALUES = ("attn.hook_k", "attn.hook_v")
@@ -210,7 +210,7 @@ class StackView(HookedModule):
 
     def names_table(self) -> "HooksTable":
         """Which full hook and which Hugging Face tensor each name of the lens is."""
-        from notice_lens.models.tables import hooks_table
+        from notice_lens.models.describe import hooks_table
 
         return hooks_table(self.blip, self.full_names)
 

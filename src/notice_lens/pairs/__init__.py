@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
     from notice_lens.pairs.noise import Noise
     from notice_lens.pairs.problems import PairsError
-    from notice_lens.pairs.slots import symmetric_replacement
+    from notice_lens.pairs.token_replacement import symmetric_replacement
     from notice_lens.pairs.web.downloader import download
 
 _HOMES = {
@@ -23,7 +23,7 @@ _HOMES = {
     "PairsError": "notice_lens.pairs.problems",
     "Noise": "notice_lens.pairs.noise",
     "behaviour_filter": "notice_lens.pairs.behaviour",
-    "symmetric_replacement": "notice_lens.pairs.slots",
+    "symmetric_replacement": "notice_lens.pairs.token_replacement",
     "download": "notice_lens.pairs.web.downloader",
     "mini_world": "notice_lens.pairs.builders.mini_world",
     "svo_probes": "notice_lens.pairs.builders.svo",

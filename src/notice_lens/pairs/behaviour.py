@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
 
-from notice_lens.models.answers import answer_log_probs, greedy_ids
+from notice_lens.errors import one_of
+from notice_lens.models.blip.answers import answer_log_probs, greedy_ids
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.models.names import one_of
+from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
-from notice_lens.pairs.records import MATCH_ANSWERS
 from notice_lens.pairs.tokens import pieces, same_answer
 
 if TYPE_CHECKING:

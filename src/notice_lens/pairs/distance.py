@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from notice_lens.models.blip.inputs import BLIPInputs, to_pixel_values
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.models.inputs import BLIPInputs, to_pixel_values
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from notice_lens.models.hooked_blip import HookedBLIP
+    from notice_lens.models.blip.hooked_blip import HookedBLIP
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
 

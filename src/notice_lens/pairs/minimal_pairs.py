@@ -16,16 +16,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from notice_lens.pairs import problems as reasons
-from notice_lens.pairs.assembly import assemble, check_on_error
-from notice_lens.pairs.built import Built
+from notice_lens.pairs.io.assembly import Built, assemble, check_on_error
+from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset, store_all, store_built
+from notice_lens.pairs.io.records import KINDS
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import SHOWN, Problem
-from notice_lens.pairs.records import KINDS
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion, coverage, resample
 from notice_lens.pairs.roles import as_mapping, token_spans
-from notice_lens.pairs.sources import one_dataset, read_file, rows_of_dataset, store_all, store_built
 from notice_lens.pairs.tokens import Span, as_tokenizer
 from notice_lens.pairs.validation import check_tokens
 from notice_lens.plain_text import printable
@@ -138,7 +137,7 @@ class MinimalPairs(PairSequence):
             ValueError: The file is empty, in another encoding, or lacks columns; the message says where or which.
             PairsError: As `from_rows`.
         """
-        from notice_lens.pairs.tables import read_csv
+        from notice_lens.pairs.io.readers import read_csv
 
         rows, manifest = read_file("from_csv", read_csv, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(
@@ -161,7 +160,7 @@ class MinimalPairs(PairSequence):
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
-        from notice_lens.pairs.tables import read_jsonl
+        from notice_lens.pairs.io.readers import read_jsonl
 
         rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(

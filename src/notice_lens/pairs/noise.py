@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.models.names import HookName, one_of, whole_number
+from notice_lens.errors import one_of, whole_number
+from notice_lens.models.hook_names import HookName
 
 if TYPE_CHECKING:
     from notice_lens.models import BLIPInputs, HookedBLIP

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
-from notice_lens.models.inputs import as_list
-from notice_lens.models.names import one_of, whole_number
-from notice_lens.pairs.assembly import why
+from notice_lens.errors import one_of, whole_number
+from notice_lens.models.blip.inputs import as_list
 from notice_lens.pairs.clusters import clustered
+from notice_lens.pairs.io.assembly import why
+from notice_lens.pairs.io.readers import resized
+from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image
+from notice_lens.pairs.io.storage import read_folder, replace_column, to_dataset, write_folder
+from notice_lens.pairs.io.values import as_text, shown, unstorable
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
-from notice_lens.pairs.records import DIGESTS, IMAGES, TEXTS, look, stored_image
-from notice_lens.pairs.sources import resized
-from notice_lens.pairs.storage import read_folder, replace_column, to_dataset, write_folder
-from notice_lens.pairs.values import as_text, shown, unstorable
 from notice_lens.plain_text import printable
 
 if TYPE_CHECKING:

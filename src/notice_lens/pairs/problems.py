@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from notice_lens.pairs.values import storable
+from notice_lens.pairs.io.values import storable
 from notice_lens.plain_text import printable
 
 MISSING = "missing value"

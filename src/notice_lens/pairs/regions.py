@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from notice_lens.models.names import one_of
-from notice_lens.models.pictures import as_stored, check_pixels, shown_path
+from notice_lens.coco import run_lengths
+from notice_lens.errors import one_of
+from notice_lens.images import as_stored, check_pixels, shown_path
 from notice_lens.pairs.masks import object_of_picture, object_of_values
 from notice_lens.plain_text import printable
-from notice_lens.world.write import run_lengths
 
 Mask = Bool[np.ndarray, "height width"]
 BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn"]

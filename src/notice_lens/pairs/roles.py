@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
-from notice_lens.models.names import one_of
+from notice_lens.errors import one_of
+from notice_lens.pairs.io.values import as_whole_number, is_missing
 from notice_lens.pairs.tokens import Span
-from notice_lens.pairs.values import as_whole_number, is_missing
 
 CORRECT = "correct"
 """The role of the word that is the correct answer; questions such as "is this red or green?" have it."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from notice_lens.models.names import whole_number
+from notice_lens.errors import whole_number
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.problems import (
     EQUAL_ANSWERS,
     FIRST_TOKEN,
@@ -17,11 +18,10 @@ from notice_lens.pairs.problems import (
     UNKNOWN_WORD,
     Problem,
 )
-from notice_lens.pairs.records import MATCH_ANSWERS
 from notice_lens.pairs.roles import as_mapping, token_spans
 
 if TYPE_CHECKING:
-    from notice_lens.models.config import BLIPConfig
+    from notice_lens.models.blip.config import BLIPConfig
 
 YES_NO = {"yes", "no"}
 OPENINGS = ("what", "which", "who", "where", "when", "why", "how")

@@ -6,35 +6,35 @@ from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
     from notice_lens.patching.ablation import ablate
-    from notice_lens.patching.aggregates import aggregate, carried, mediation
     from notice_lens.patching.attribution import attribute
     from notice_lens.patching.circuit_scores import faithfulness
+    from notice_lens.patching.edits import Site
     from notice_lens.patching.grid import Edit
     from notice_lens.patching.head_pairs import pairs_of_heads
+    from notice_lens.patching.pattern_vs_values import split
+    from notice_lens.patching.results import aggregate, carried, mediation
     from notice_lens.patching.screening import screen
-    from notice_lens.patching.sites import Site
-    from notice_lens.patching.splitting import split
-    from notice_lens.patching.store import Store
+    from notice_lens.patching.store.store import Store
     from notice_lens.patching.sweeps import patch_heads, patch_modules, patch_paths, run_variants, sweep
 
 
 _HOMES = {
     "Edit": "notice_lens.patching.grid",
-    "Site": "notice_lens.patching.sites",
-    "Store": "notice_lens.patching.store",
+    "Site": "notice_lens.patching.edits",
+    "Store": "notice_lens.patching.store.store",
     "ablate": "notice_lens.patching.ablation",
-    "aggregate": "notice_lens.patching.aggregates",
+    "aggregate": "notice_lens.patching.results",
     "attribute": "notice_lens.patching.attribution",
-    "carried": "notice_lens.patching.aggregates",
+    "carried": "notice_lens.patching.results",
     "faithfulness": "notice_lens.patching.circuit_scores",
-    "mediation": "notice_lens.patching.aggregates",
+    "mediation": "notice_lens.patching.results",
     "pairs_of_heads": "notice_lens.patching.head_pairs",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
     "patch_paths": "notice_lens.patching.sweeps",
     "run_variants": "notice_lens.patching.sweeps",
     "screen": "notice_lens.patching.screening",
-    "split": "notice_lens.patching.splitting",
+    "split": "notice_lens.patching.pattern_vs_values",
     "sweep": "notice_lens.patching.sweeps",
 }
 __all__ = [

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens.models.names import one_of
-from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
-from notice_lens.patching.checks import refuse_fixed, refuse_mismatched
+from notice_lens.errors import one_of
+from notice_lens.patching.edits import TABLES, WITH_HEADS, Site
 from notice_lens.patching.grid import Edit
 from notice_lens.patching.nodes import Node, is_node
-from notice_lens.patching.sites import TABLES, WITH_HEADS, Site
+from notice_lens.patching.options import refuse_fixed, refuse_mismatched
 from notice_lens.patching.sweeps import run_variants, sweep
+from notice_lens.stats.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -2,13 +2,13 @@
 
 1. The base run and the other run go forward once; of each the stream before every block is kept.
 2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with regard
-   to every activation (`notice_lens.patching.gradients`).
+   to every activation (`notice_lens.patching.gradient.backward`).
 3. A patch of a cell changes the logit difference by about the sum over the cell of gradient times (other - base)
-   (`notice_lens.patching.first_order`); of queries, keys and scores the softmax is computed again
-   (`notice_lens.patching.softmax`).
+   (`notice_lens.patching.gradient.first_order`); of queries, keys and scores the softmax is computed again
+   (`notice_lens.patching.gradient.softmax`).
 
 With `integrated_gradients=n` the gradient is a mean over points on the way from the base run to the other
-(`notice_lens.patching.ways`): by default each layer of a site moves by itself, on the straight line between its
+(`gradient/integrated.py`): by default each layer of a site moves by itself, on the straight line between its
 activations, and the effects of its cells sum to what patching the whole layer does; with `path="inputs"` everything
 moves along with the embeddings, and effects over any cut of the model sum to the change from the one run to the other.
 A way through the softmax needs no correction of it.
@@ -26,24 +26,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.models.names import one_of
-from notice_lens.patching.batch import Batch, Context, Setting
-from notice_lens.patching.first_order import Members, effects
-from notice_lens.patching.gradients import Backward
-from notice_lens.patching.memory import budget
+from notice_lens.patching.edits import TABLES, Site, check_model
+from notice_lens.patching.engine.measure import budget
+from notice_lens.patching.engine.pair_batch import Batch, Context, Setting
+from notice_lens.patching.gradient.backward import Backward
+from notice_lens.patching.gradient.first_order import Members, effects
+from notice_lens.patching.gradient.integrated import PATHS, Step, input_way, site_way, tangent
+from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks
+from notice_lens.patching.gradient.result import SiteResult
+from notice_lens.patching.gradient.targets import NEURONS, Target, wanted
 from notice_lens.patching.options import Options
-from notice_lens.patching.reruns import EMBEDDING, Blocks
-from notice_lens.patching.results import Arrays
-from notice_lens.patching.site_result import SiteResult
-from notice_lens.patching.sites import TABLES, Site, check_model
-from notice_lens.patching.targets import NEURONS, Target, wanted
-from notice_lens.patching.ways import PATHS, Step, input_way, site_way, tangent
+from notice_lens.patching.provenance import Arrays
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
-    from notice_lens.patching.site_tree import SiteTree
+    from notice_lens.patching.results import SiteTree
 
 MOST_PAIRS = 64
 """Pairs that are differentiated together, at most."""
@@ -90,7 +90,7 @@ def attribute(
             base run.
         path: The way: `site` (each layer of each site by itself) or `inputs` (all along with the embeddings).
         attention_correction: Whether queries, keys and scores go through the softmax as they are (see
-            `notice_lens.patching.softmax`), and not along its tangent. Integrated gradients need none.
+            `notice_lens.patching.gradient.softmax`), and not along its tangent. Integrated gradients need none.
         **options: As `sweep`, without `metrics`, `controls` and `source`. `store` is a folder, with a store for each
             site in it; sites can be added to it later.
 
@@ -184,7 +184,7 @@ class Attribution:
     Args:
         results: Of every site.
         steps: Of the way from the base run to the other; 0 for the gradient at the base run.
-        path: Which way; see `notice_lens.patching.ways`.
+        path: Which way; see `notice_lens.patching.gradient.integrated`.
     """
 
     def __init__(self, results: Sequence[SiteResult], steps: int, path: str) -> None:
@@ -197,7 +197,7 @@ class Attribution:
         """The result."""
         from tqdm.auto import tqdm
 
-        from notice_lens.patching.site_tree import SiteTree
+        from notice_lens.patching.results import SiteTree
 
         first, quiet = self.first, not self.options.progress
         at_a_time = self._pairs_that_fit()

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.patching.ablation import VALUES, check_given
-from notice_lens.patching.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
-from notice_lens.patching.checks import refuse_fixed
 from notice_lens.patching.grid import Edit
 from notice_lens.patching.nodes import Node, nodes_of, universe_of
+from notice_lens.patching.options import refuse_fixed
 from notice_lens.patching.sweeps import run_variants
+from notice_lens.stats.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
 
 if TYPE_CHECKING:
     import xarray as xr

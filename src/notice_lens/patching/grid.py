@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.models.names import one_of
-from notice_lens.patching.measure import Cell, CellEdit
+from notice_lens.errors import one_of
+from notice_lens.patching.edits import Site, axes
+from notice_lens.patching.engine.measure import Cell, CellEdit
+from notice_lens.patching.engine.sources import PARTS, ingredients
 from notice_lens.patching.paths import Receiver
-from notice_lens.patching.places import Places
-from notice_lens.patching.sites import Site, axes
-from notice_lens.patching.sources import PARTS, ingredients
+from notice_lens.patching.positions import Places
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from notice_lens.models.names import one_of
+from notice_lens.errors import one_of
 from notice_lens.patching.grid import Edit
 
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.models.names import HookName, one_of
-from notice_lens.models.steps import EMBEDDING, OUTPUT, order, reading_points
+from notice_lens.errors import one_of
+from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order, reading_points
+from notice_lens.models.hook_names import HookName
+from notice_lens.patching.edits import Site
+from notice_lens.patching.engine.measure import Cell, CellEdit
+from notice_lens.patching.engine.plan import END
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.measure import Cell, CellEdit
 from notice_lens.patching.paths import Receiver
-from notice_lens.patching.places import Places
-from notice_lens.patching.plan import END
-from notice_lens.patching.sites import Site
+from notice_lens.patching.positions import Places
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

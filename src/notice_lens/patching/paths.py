@@ -26,11 +26,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.models import HookedBLIP
-from notice_lens.models.attention import Attention
-from notice_lens.models.blocks import MLP, Block
-from notice_lens.models.layer_norm import LayerNorm
-from notice_lens.models.names import HookName
-from notice_lens.models.steps import (
+from notice_lens.models.blip.attention import Attention
+from notice_lens.models.blip.blocks import MLP, Block
+from notice_lens.models.blip.layer_norm import LayerNorm
+from notice_lens.models.blip.steps import (
     EMBEDDING,
     OUTPUT,
     Add,
@@ -42,9 +41,10 @@ from notice_lens.models.steps import (
     norm_inputs,
     sublayers,
 )
-from notice_lens.patching.cells import Index
-from notice_lens.patching.plan import END, GIVEN, Patch
-from notice_lens.patching.runs import Run
+from notice_lens.models.hook_names import HookName
+from notice_lens.patching.engine.plan import END, GIVEN, Patch
+from notice_lens.patching.engine.rows import Index
+from notice_lens.patching.engine.runs import Run
 
 Read = tuple[int, str]
 """A layer, and who reads there: `attn`, `cross_attn`, `mlp`; behind the last block `output`."""

@@ -1,7 +1,7 @@
 """Screening: attribution picks the cells that look large, the wavefront says how large they are, and what was missed.
 
 1. Every cell is estimated (`attribute`), and those with the largest mean |estimate| over pairs are picked.
-2. They are patched exactly (`notice_lens.patching.wave`).
+2. They are patched exactly (`notice_lens.patching.engine.wave`).
 3. So is a random sample of the cells that were not picked. How many of these turn out to matter says how many of all
    rejected cells do: a share with an exact binomial interval (Clopper and Pearson 1934), which is on the safe side,
    since the sample is drawn without replacement.
@@ -20,12 +20,12 @@ import numpy as np
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.attribution import attribute
+from notice_lens.patching.edits import Site
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Options
-from notice_lens.patching.places import Places
-from notice_lens.patching.results import BASELINES
-from notice_lens.patching.running import Sweep
-from notice_lens.patching.sites import Site
+from notice_lens.patching.positions import Places
+from notice_lens.patching.provenance import BASELINES
+from notice_lens.patching.runner import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -4,15 +4,15 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.errors import one_of
+from notice_lens.models.blip.steps import OUTPUT, last_hook, sublayers
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.models.names import one_of
-from notice_lens.models.steps import OUTPUT, last_hook, sublayers
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.grid import Grid, check_variants, grid_of_sites, grid_of_variants
 from notice_lens.patching.options import Options
 from notice_lens.patching.path_grid import RECEIVERS, Paths, grid_of_paths
-from notice_lens.patching.places import Places
-from notice_lens.patching.running import Sweep
-from notice_lens.patching.sites import Site, check_model
+from notice_lens.patching.positions import Places
+from notice_lens.patching.runner import Sweep
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +29,7 @@ def sweep(
     """What every patch at some sites does to every pair.
 
     The base run of each pair is patched with what the other run has at one cell of a site (a layer, a head, positions),
-    for all cells, in one growing forward pass (see `notice_lens.patching.wave`).
+    for all cells, in one growing forward pass (see `notice_lens.patching.engine.wave`).
 
     Args:
         blip: The model. Hooks on it are refused.

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.circuits.rules import Rules
-from notice_lens.models.names import one_of
+from notice_lens.circuits.important import Rules
+from notice_lens.errors import one_of
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.pairs.roles import ALL, CORRECT, as_mapping, missing_role
 from notice_lens.patching import Site
-from notice_lens.patching.aggregates import DIRECTIONS
+from notice_lens.patching.results import DIRECTIONS
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
-    from notice_lens.study.found import Study
+    from notice_lens.study.findings import Study
 
 PAPER_HEADS = ((5, 3), (3, 0), (0, 11))
 """Layer and head of those that the paper calls universal, in the question encoder's cross-attention."""

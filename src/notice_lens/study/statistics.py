@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from notice_lens import circuits
-from notice_lens.circuits.cells import read_cell
-from notice_lens.circuits.clusters import FewClusters
+from notice_lens.circuits.condition import read_cell
 from notice_lens.pairs.roles import ALL
+from notice_lens.stats.clusters import FewClusters
 from notice_lens.study.choices import METRIC
-from notice_lens.study.found import Study
+from notice_lens.study.findings import Study
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

@@ -9,9 +9,9 @@ import numpy as np
 
 from notice_lens.files import replacing
 from notice_lens.plain_text import csv_cell
-from notice_lens.viz.label_rows import label_rows as of_candidates
-from notice_lens.viz.page_words import UNTESTED, with_interval
-from notice_lens.viz.results import MINUS, is_tested
+from notice_lens.report.label_rows import label_rows as of_candidates
+from notice_lens.viz.selection import MINUS, is_tested
+from notice_lens.viz.words import UNTESTED, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd

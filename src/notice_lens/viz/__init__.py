@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
+    from notice_lens.report.data import ReportData
+    from notice_lens.report.page import report
     from notice_lens.viz.attention_figures import attention
+    from notice_lens.viz.display import show
     from notice_lens.viz.flow_figures import modules, paths, profile
     from notice_lens.viz.head_figures import heads, universal
     from notice_lens.viz.pair_figures import pairs
-    from notice_lens.viz.report_data import ReportData
-    from notice_lens.viz.report_page import report
-    from notice_lens.viz.showing import show
     from notice_lens.viz.widget import explore
 
 _HOMES = {
-    "ReportData": "notice_lens.viz.report_data",
+    "ReportData": "notice_lens.report.data",
     "attention": "notice_lens.viz.attention_figures",
     "explore": "notice_lens.viz.widget",
     "heads": "notice_lens.viz.head_figures",
@@ -23,8 +23,8 @@ _HOMES = {
     "pairs": "notice_lens.viz.pair_figures",
     "paths": "notice_lens.viz.flow_figures",
     "profile": "notice_lens.viz.flow_figures",
-    "report": "notice_lens.viz.report_page",
-    "show": "notice_lens.viz.showing",
+    "report": "notice_lens.report.page",
+    "show": "notice_lens.viz.display",
     "universal": "notice_lens.viz.head_figures",
 }
 __all__ = [

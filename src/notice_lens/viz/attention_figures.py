@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.models.names import one_of
+from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, missing_role
-from notice_lens.viz.look import QUIET, finish
-from notice_lens.viz.looking import RUNS
+from notice_lens.report.image_bytes import CRISP, data_uri, shrunk
+from notice_lens.report.maps import RUNS
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.pictures import CRISP, data_uri, shrunk
-from notice_lens.viz.results import MINUS, chosen
+from notice_lens.viz.selection import MINUS, chosen
+from notice_lens.viz.theme import QUIET, finish
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -8,9 +8,9 @@ import xarray as xr
 
 from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import heads
-from notice_lens.viz.look import FRAME, INK, cells, colour_bar, finish, grid_axes
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.results import averaged, bound, unit_of
+from notice_lens.viz.selection import averaged, bound, unit_of
+from notice_lens.viz.theme import FRAME, INK, cells, colour_bar, finish, grid_axes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.cells import GAP
-from notice_lens.viz.look import cells, colour_bar, finish, grid_axes, outlined
+from notice_lens.circuits.condition import GAP
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.page_words import UNTESTED, by_layers
-from notice_lens.viz.results import CARRIED, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
+from notice_lens.viz.selection import CARRIED, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
+from notice_lens.viz.theme import cells, colour_bar, finish, grid_axes, outlined
+from notice_lens.viz.words import UNTESTED, by_layers
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notice_lens.models.pictures import to_rgb
+from notice_lens.images import to_rgb
 from notice_lens.pairs.builders.facial_expressions import NEGATIVE, POSITIVE, SPELLINGS, build_facial_expressions
-from notice_lens.pairs.built import Built
+from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.problems import LABELS, PairsError
 from picture_folders import check_rows, folders, pairs_of, picture, words
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs.builders.mit_states import adjectives, build_mit_states, labelled_folder
-from notice_lens.pairs.built import Built
+from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import DUPLICATE, FIRST_TOKEN, IMAGE, LABELS, NO_REPLACEMENT, UNKNOWN_WORD, PairsError
 from picture_folders import check_rows, folders, pairs_of, picture, words

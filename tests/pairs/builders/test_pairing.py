@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, milp
 
 from notice_lens.pairs.builders.pairing import Labelled, Slot, couples, offered, plan
-from notice_lens.pairs.inventory import Picture
+from notice_lens.pairs.image_folder import Picture
 
 VALUES = "abcdef"
 TWO = list(combinations(VALUES, 2))

@@ -100,7 +100,7 @@ def test_nothing_outside_the_folder_is_opened(probes, bert, tmp_path, monkeypatc
 
 
 def watch(opened):
-    from notice_lens.pairs.inventory import read_pictures
+    from notice_lens.pairs.image_folder import read_pictures
 
     def watched(paths, **options):
         opened.extend(paths)

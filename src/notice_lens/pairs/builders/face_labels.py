@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image
 
-from notice_lens.models.names import one_of
+from notice_lens.errors import one_of
 from notice_lens.pairs.builders.labels import Label
-from notice_lens.pairs.inventory import contents, ending, relative_name, walk
+from notice_lens.pairs.image_folder import contents, ending, relative_name, walk
+from notice_lens.pairs.io.records import as_png
 from notice_lens.pairs.problems import LABELS, NO_IMAGE, ROW, Problem
-from notice_lens.pairs.records import as_png
 
 GROUP, NOUN = "emotion", "person"
 SPELLINGS = {

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from notice_lens.pairs.builders.face_labels import SPELLINGS, find_faces, is_fer_table
 from notice_lens.pairs.builders.folder_pairs import Task, build_pairs, check_options
-from notice_lens.pairs.built import Built
-from notice_lens.pairs.inventory import existing_folder
-from notice_lens.pairs.replacement import Pool
+from notice_lens.pairs.image_folder import existing_folder
+from notice_lens.pairs.io.assembly import Built
+from notice_lens.pairs.token_replacement import Pool
 from notice_lens.pairs.tokens import as_tokenizer
 
 if TYPE_CHECKING:

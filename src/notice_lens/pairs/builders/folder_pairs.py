@@ -17,16 +17,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from notice_lens.mini.questions import Question, compose, either
 from notice_lens.pairs.builders.labels import Label, read_labels
 from notice_lens.pairs.builders.pairing import Couple, Labelled, Nearest, Place, couples, offered, plan
-from notice_lens.pairs.built import Built
+from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, PairsError, Problem
-from notice_lens.pairs.replacement import Pool, replace_roles
 from notice_lens.pairs.roles import OPTIONS
 from notice_lens.pairs.sampling import chance, check_draw, option_orders
+from notice_lens.pairs.token_replacement import Pool, replace_roles
 from notice_lens.pairs.tokens import as_tokenizer, pieces
-from notice_lens.world.questions import Question, compose, either
 
 SPARE = 8
 """How many pictures of each value `match="nearest"` may choose from beyond those that it needs."""

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from notice_lens.models.names import one_of
+from notice_lens.errors import one_of
+from notice_lens.mini.questions import Question, compose, either
 from notice_lens.pairs.near_synonyms import forms
-from notice_lens.world.questions import Question, compose, either
 
 SLOTS = ("subject", "verb", "object")
 Triplet = tuple[str, str, str]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from notice_lens.pairs.builders.pairing import Labelled, Place
-from notice_lens.pairs.inventory import checksum, distinct, read_pictures, relative_name
+from notice_lens.pairs.image_folder import checksum, distinct, read_pictures, relative_name
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import LABELS, UNKNOWN_WORD, Problem
 from notice_lens.pairs.tokens import has_unknown

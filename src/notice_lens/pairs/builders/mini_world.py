@@ -1,10 +1,10 @@
-"""The mini world's pairs: `notice_lens.world` draws them, here they become minimal pairs."""
+"""The mini world's pairs: `notice_lens.mini` draws them, here they become minimal pairs."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from notice_lens import world
-from notice_lens.models.names import one_of, whole_number
+from notice_lens.errors import one_of, whole_number
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, Problem

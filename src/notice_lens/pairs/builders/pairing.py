@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from notice_lens.pairs.inventory import Picture
+from notice_lens.pairs.image_folder import Picture
 from notice_lens.pairs.sampling import chance, halves, quotas, shuffled
 
 Place = tuple[str, str]

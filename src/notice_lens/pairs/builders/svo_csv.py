@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from notice_lens.models.names import nearest
+from notice_lens.models.hook_names import nearest
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
-from notice_lens.pairs.inventory import ending
+from notice_lens.pairs.image_folder import ending
+from notice_lens.pairs.io.readers import csv_rows, decode
 from notice_lens.pairs.problems import MISSING, Problem
-from notice_lens.pairs.tables import csv_rows, decode
 
 FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
 COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *FLAGS)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
 from notice_lens.pairs.builders.svo_csv import SvoRow
-from notice_lens.pairs.inventory import Picture
+from notice_lens.pairs.image_folder import Picture
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.sampling import chance
 

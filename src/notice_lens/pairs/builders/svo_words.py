@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from notice_lens.mini.questions import Question
 from notice_lens.pairs.builders.grammar import SLOTS, Prepositions, Triplet, ing, svo_question
 from notice_lens.pairs.builders.svo_csv import SvoRow
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, UNKNOWN_WORD, Problem
-from notice_lens.pairs.replacement import Pool, replace_words
 from notice_lens.pairs.sampling import chance
+from notice_lens.pairs.token_replacement import Pool, replace_words
 from notice_lens.pairs.tokens import pieces
-from notice_lens.world.questions import Question
 
 NEAR = "options nearly synonymous"
 Options = tuple[str, str]

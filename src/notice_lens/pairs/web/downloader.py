@@ -23,10 +23,10 @@ from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 from tqdm.auto import tqdm
 
-from notice_lens.models.pictures import FORMATS, file_format, to_rgb
-from notice_lens.pairs.inventory import EXTENSIONS
+from notice_lens.images import FORMATS, file_format, to_rgb
+from notice_lens.pairs.image_folder import EXTENSIONS
+from notice_lens.pairs.io.values import storable
 from notice_lens.pairs.problems import IMAGE
-from notice_lens.pairs.values import storable
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
 from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
 

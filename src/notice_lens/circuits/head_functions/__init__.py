@@ -1,0 +1,1 @@
+"""What heads do: attention maps, their scores, and knock-outs that confirm a label."""

@@ -1,0 +1,438 @@
+"""Labels of heads: what a head's attention shows, and what cutting it confirms.
+
+1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
+   and by amount, at the role and region where that is clearest; and where it looks at all: what the label is about has
+   at least a twentieth of the head's attention, class token included.
+2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
+   other heads of its layer. `predictions.py` says what each label predicts, with its sign.
+3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
+   effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the
+   four, since it claims all of them (an intersection-union test, Berger 1982). False discoveries are controlled over
+   all claims.
+4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
+
+Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
+cuts; the first says nothing of the second, but which role and region are cut is chosen by it. No label is no proof of
+no function: the tests may lack power.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy.stats import false_discovery_control
+
+from notice_lens.circuits.head_functions.knockout import AT_OUTLIERS, Cut, Knife
+from notice_lens.circuits.head_functions.predictions import (
+    INHIBITION,
+    KINDS,
+    LEAST,
+    OUTLIERS,
+    SCORES,
+    SEGMENTATION,
+    TESTS,
+    Changes,
+    agreements,
+)
+from notice_lens.circuits.head_functions.scores import (
+    AMOUNT,
+    BACKGROUND,
+    MIN_CLUSTERS,
+    NO_REGIONS,
+    OUTLIER_AMOUNT,
+    clusters_by_images,
+    p_names,
+    too_few,
+)
+from notice_lens.errors import one_of
+from notice_lens.stats.flips import MeanTests
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+
+GIVEN = "given"
+OF_ATTENTION = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "q_attention")
+OF_CLAIM = ("cut_inside", "cut_outside", "ablation", "p_causal", "q_causal")
+OF_TEST = ("agreement", "low", "high", "p")
+
+
+class Claim(NamedTuple):
+    """A label that a head's attention suggests.
+
+    Attributes:
+        candidate: Its number among the candidates.
+        head: Its number in the layer.
+        kind: The label.
+        cut: What to cut.
+    """
+
+    candidate: int
+    head: int
+    kind: str
+    cut: Cut
+
+
+class Verdicts:
+    """Claims and their evidence, candidate by candidate and label by label.
+
+    Args:
+        candidates: Layer and head of each.
+    """
+
+    def __init__(self, candidates: Sequence[tuple[int, int]]) -> None:
+        self.candidates, shape = candidates, (len(candidates), len(KINDS))
+        self.words = {name: np.full(shape, "", object) for name in ("verdict", "role", "region")}
+        self.numbers = {name: np.full(shape, np.nan) for name in (*OF_ATTENTION, *OF_CLAIM)}
+        self.numbers |= {name: np.full((*shape, len(TESTS)), np.nan) for name in OF_TEST}
+        self.n_pairs = np.zeros(shape, int)
+
+    def refuse(self, candidate: int, kind: str, verdict: str) -> None:
+        """Record why there is no label."""
+        self.words["verdict"][candidate, KINDS.index(kind)] = verdict
+
+    def attend(self, candidate: int, kind: str, cut: Cut, numbers: Mapping[str, float]) -> None:
+        """Record the role and region where the attention is clearest, and its numbers, those of `OF_ATTENTION`."""
+        place = candidate, KINDS.index(kind)
+        self.words["role"][place] = cut.role
+        self.words["region"][place] = "" if cut.inside == AT_OUTLIERS else cut.inside
+        for name, value in numbers.items():
+            self.numbers[name][place] = value
+
+    def put(self, claim: Claim, numbers: Mapping[str, Any], reason: str) -> None:
+        """Record a claim's evidence, or the reason why there is none."""
+        place = self._place(claim)
+        self.n_pairs[place] = numbers["n_pairs"]
+        for name, value in numbers.items():
+            if name != "n_pairs":
+                self.numbers[name][place] = value
+        if reason:
+            self.words["verdict"][place] = not_testable([reason])
+
+    def decide(self, alpha: float) -> None:
+        """Corrects p-values over all claims, and gives labels or says what fails.
+
+        Args:
+            alpha: Rate of false discoveries.
+        """
+        p = self.numbers["p_causal"]
+        tested = ~np.isnan(p)
+        if tested.any():
+            self.numbers["q_causal"][tested] = false_discovery_control(p[tested])
+        for place in zip(*np.nonzero(tested), strict=True):
+            q = self.numbers["q_causal"][place]
+            failed = [
+                f"{test} (p = {own:.2g})" for test, own in zip(TESTS, self.numbers["p"][place], strict=True)
+                if own > alpha
+            ]  # fmt: skip
+            why = f"what it predicts fails: {', '.join(failed)}" if failed else f"q = {q:.2g} over all claims"
+            self.words["verdict"][place] = GIVEN if q <= alpha else why
+
+    def given(self, claim: Claim) -> bool:
+        """Whether a claim became a label."""
+        return self.words["verdict"][self._place(claim)] == GIVEN
+
+    def _place(self, claim: Claim) -> tuple[int, int]:
+        return claim.candidate, KINDS.index(claim.kind)
+
+    def dataset(self) -> "xr.Dataset":
+        """All of it, with names."""
+        import xarray as xr
+
+        given = self.words["verdict"] == GIVEN
+        q = np.where(given, self.numbers["q_causal"], np.inf)
+        labels = [KINDS[own.argmin()] if own.min() < np.inf else "" for own in q]
+        layers, heads = ([own[place] for own in self.candidates] for place in (0, 1))
+        variables: dict[str, Any] = {"label": ("candidate", np.array(labels, object))}
+        variables |= {name: (("candidate", "kind"), own) for name, own in self.words.items()}
+        variables["n_pairs"] = (("candidate", "kind"), self.n_pairs)
+        dims = ("candidate", "kind", "test")
+        variables |= {name: (dims[: own.ndim], own) for name, own in self.numbers.items()}
+        coords = {
+            "layer": ("candidate", np.array(layers, int)), "head": ("candidate", np.array(heads, int)),
+            "kind": np.array(KINDS, object), "test": np.array(TESTS, object),
+        }  # fmt: skip
+        return xr.Dataset(variables, coords)
+
+
+def not_testable(reasons: Sequence[str]) -> str:
+    """The verdict where there is nothing to test."""
+    return f"not testable: {'; '.join(reasons)}"
+
+
+NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
+"""Regions that the answer is not about: the predictions are not about them."""
+LEAST_ATTENTION = 0.05
+"""Share of a head's attention, class token included, below which it does not look at what a label is about."""
+SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", OUTLIERS: "patches beside the outliers"}
+IN_WORDS = {
+    "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
+    "agreement": "what is predicted to be above 0, in logits; of outliers contrast and peers are per unit of attention",
+    "label_rule": "attention by rank and by amount (q_attention), and all four predictions hold, cut and ablation by "
+    "more than smallest_effect of the gap: p_causal is their largest p, q_causal controls false discoveries",
+}
+
+
+def label_heads(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    functions: "xr.Dataset",
+    heads: Iterable[tuple[int, int]],
+    *,
+    maps: str = "attention",
+    regions: Any = None,
+    ablation: str = "mean",
+    alpha: float = 0.05,
+    smallest_effect: float = 0.002,
+    n_flips: int = 9999,
+    n_resamples: int = 1999,
+    seed: int = 0,
+    **options: Any,
+) -> "xr.Dataset":
+    """Return what each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
+
+    Experimental: the rules are our reading of the paper, which names heads by their maps.
+
+    Args:
+        blip: The model.
+        pairs: The pairs that `functions` is of.
+        functions: What `head_functions` gave for them.
+        heads: (layer, head) of each candidate.
+        maps: Which kind of map shows the attention.
+        regions: Which regions a label can be about; None takes all but `distractor` and `background`, which the answer
+            is not about.
+        ablation: What takes an ablated head's place: `mean` over all clean runs by role, or `zero`.
+        alpha: Rate of false discoveries, for attention and for cuts.
+        smallest_effect: Share of the gap that the cut and the ablation have to exceed, per unit of attention for the
+            cut at outliers; 0 asks for a sign alone.
+        n_flips: Of the sign-flip tests.
+        n_resamples: Of the bootstrap.
+        seed: Of both.
+        **options: `memory`, `progress`, `contrast`, ... as `notice_lens.patching.sweep`.
+
+    Returns:
+        Over [candidate], with layer and head as coordinates: `label`, "" where none is given; of several the one with
+        the smallest `q_causal`. Over [candidate, kind]: `verdict`, `given` or which of rank, amount and predictions
+        fails; `role` and `region` where the attention is clearest, `attention_ratio`, `attention_ratio_low` and
+        `attention_ratio_high` there (of outliers those of `outlier_attention`) and `q_attention`; `cut_inside`,
+        `cut_outside` and `ablation`, mean changes of the clean run's logit difference, with their signs; `n_pairs`,
+        `p_causal`, `q_causal`. Over [candidate, kind, test]: `agreement`, the mean of what is predicted to be above
+        zero, with `low`, `high` (95 %) and one-sided `p`. Over [group], each label given and `all`: `joint_change` when
+        its heads are ablated at once, `joint_low`, `joint_high`, two-sided `joint_p`, `joint_sum` of the single
+        ablations, and `joint_heads`. The attribute `gap`, the mean logit difference of the clean runs minus that of the
+        corrupted ones, says how much a change is; NaN where nothing was cut. The attribute `task` is the task of the
+        pairs, which the labels are about; "" where they are of several.
+
+    Raises:
+        ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
+            few for any label to pass.
+    """
+    verdicts = Verdicts(_candidates(heads, functions))
+    scores = _scores(pairs, functions, maps, regions, ablation)
+    claims = _claims(scores, alpha, n_flips, verdicts)
+    knife = Knife(blip, pairs, functions, ablation, **options)
+    means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
+    changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
+    for claim in claims:
+        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))
+    verdicts.decide(alpha)
+    settings = {
+        "maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed,
+        "smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"],
+    }  # fmt: skip
+    of_pairs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", "")}
+    attrs = {**of_pairs, **settings, "gap": knife.gap, **IN_WORDS}
+    return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
+
+
+def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
+    found = [(int(layer), int(head)) for layer, head in heads]
+    for layer, head in found:
+        for dim, number in (("layer", layer), ("head", head)):
+            if number not in functions[dim].values:
+                raise ValueError(f"{dim} {number} asked for; the functions are of {functions[dim].values.tolist()}")
+    if len(set(found)) < len(found):
+        raise ValueError(f"heads {found} asked for; expected each once")
+    return found
+
+
+def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
+    """The functions at the kind of map and the regions asked for."""
+    if functions.attrs.get("pairs") != pairs.fingerprint:
+        raise ValueError("the functions are of other pairs: head_functions(blip, pairs) makes those of these")
+    if maps not in functions["maps"].values:
+        raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
+    if ablation not in ("mean", "zero"):
+        raise ValueError(one_of("ablation", ablation, ("mean", "zero")))
+    return functions.sel(maps=maps, region=_regions(functions, regions))
+
+
+def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
+    """Raises where no p could be small enough for any claim to pass."""
+    if claims > alpha * (n_flips + 1):
+        raise ValueError(
+            f"{claims} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "
+            f"alpha={alpha}; n_flips={int(np.ceil(claims / alpha))} can"
+        )
+
+
+def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
+    known = functions["region"].values.tolist()
+    if asked is None:
+        return [name for name in known if name not in NOT_OF_THE_ANSWER]
+    chosen = [asked] if isinstance(asked, str) else list(asked)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(one_of("region of these functions", name, known))
+    return chosen
+
+
+def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts) -> list[Claim]:
+    """What attention suggests: for each head and label the role and region where it is clearest."""
+    found = []
+    for number, (layer, head) in enumerate(verdicts.candidates):
+        of_head = scores.sel(layer=layer, head=head)
+        for kind in KINDS:
+            at = _clearest(of_head, kind)
+            if at is None:
+                verdicts.refuse(number, kind, not_testable(_reasons(scores, kind)))
+                continue
+            region = AT_OUTLIERS if kind == OUTLIERS else str(at["region"].item())
+            cut = Cut(layer, str(at["role"].item()), region)
+            ratio = (float(at[name]) for name in _amount(kind)[:3])
+            q = float(at[f"q_{SCORES[kind]}"])
+            verdicts.attend(number, kind, cut, dict(zip(OF_ATTENTION, (*ratio, q), strict=True)))
+            if missing := _missing(at, kind, alpha, scores.attrs["smallest_ratio"]):
+                verdicts.refuse(number, kind, f"its attention does not show it: {missing}")
+            else:
+                found.append(Claim(number, head, kind, cut))
+    _refuse_coarse(len(found), n_flips, alpha)
+    return found
+
+
+def _clearest(of_head: "xr.Dataset", kind: str) -> "xr.Dataset | None":
+    """Return a head's scores at the role and region where its p-value, and then that of its rank, is the smallest."""
+    rank, _, both = p_names(SCORES[kind])
+    dims = of_head[both].dims
+    places = of_head[[both, rank]].stack(place=dims).dropna("place", subset=[both])
+    if not places.sizes["place"]:
+        return None
+    best = places["place"].values[np.lexsort((places[rank].values, places[both].values))[0]]
+    return of_head.sel(dict(zip(dims, best, strict=True)))
+
+
+def _amount(kind: str) -> tuple[str, ...]:
+    """Return the names of the amount that a label asks for: ratio, low, high, expected."""
+    return OUTLIER_AMOUNT if kind == OUTLIERS else AMOUNT
+
+
+def _missing(at: "xr.Dataset", kind: str, alpha: float, smallest_ratio: float) -> str:
+    """Return which part of the attention that a label asks for is missing; nothing where all is there.
+
+    Args:
+        at: Scores of one head, at one role and region.
+        kind: The label.
+        alpha: Rate of false discoveries.
+        smallest_ratio: What the amount is compared with.
+    """
+    seen = _seen(at, kind)
+    if seen < LEAST_ATTENTION:
+        return f"{SEEN[kind]} have {seen:.2g} of its attention, {LEAST_ATTENTION} is the least"
+    rank, amount = (float(at[name]) for name in p_names(SCORES[kind])[:2])
+    missing = []
+    if rank > alpha:
+        areas = "" if kind == OUTLIERS else f"AUROC {float(at['auroc']):.2f}, {float(at['auroc_null']):.2f} by chance, "
+        missing.append(f"rank ({areas}p = {rank:.2g})")
+    if amount > alpha:
+        ratio, low, high, expected = (float(at[name]) for name in _amount(kind))
+        bound = f"at least {smallest_ratio:g}" if kind == SEGMENTATION else f"at most {1 / smallest_ratio:.2g}"
+        missing.append(
+            f"amount ({ratio:.2f} times an even share [{low:.2f}, {high:.2f}], {expected:.2f} in other images; "
+            f"{bound} is needed, p = {amount:.2g})"
+        )
+    q = float(at[f"q_{SCORES[kind]}"])
+    return ", ".join(missing) or (f"q = {q:.2g} over all tests" if q > alpha else "")
+
+
+def _seen(at: "xr.Dataset", kind: str) -> float:
+    """Return the share of a head's attention, class token included, at the patches that a label is about, 0 to 1."""
+    patches = 1 - float(at["class_token"])
+    if kind == SEGMENTATION:
+        return patches
+    return patches * (float(at["ordinary_mass"]) if kind == OUTLIERS else 1 - float(at["attention_inside"]))
+
+
+def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
+    reasons = scores["testable_outlier" if kind == OUTLIERS else "testable"].values.ravel()
+    return [reason for reason in dict.fromkeys(reasons) if reason] or [NO_REGIONS]
+
+
+def _evidence(
+    claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests, least: float
+) -> tuple[dict[str, Any], str]:
+    """Return the numbers of a claim by name, and why it cannot be tested, or nothing.
+
+    Args:
+        claim: A label that a head's attention suggests.
+        changes: Of all heads of its layer.
+        scores: Of all heads.
+        means: The tests.
+        least: Logits that the cut and the ablation have to exceed; the cut at outliers, per unit of attention.
+    """
+    there = np.flatnonzero(~np.isnan(np.concatenate(changes, axis=-1)).any(-1))
+    changes, labels = changes.take(there), means.labels[there]
+    numbers: dict[str, Any] = {"n_pairs": len(there)}
+    if not len(there) or changes.inside.shape[1] < 2:
+        return numbers, NO_REGIONS if not len(there) else "there is no other head in its layer"
+    raw = zip(("cut_inside", "cut_outside", "ablation"), changes, strict=True)
+    numbers |= {name: own[:, claim.head].mean() for name, own in raw}
+    n_clusters = len(set(labels.tolist()))
+    if n_clusters < MIN_CLUSTERS:
+        return numbers, too_few(n_clusters)
+    # Contrast and peers compare; how large an effect is, the cut and the ablation say.
+    masses, bounds = None, least * np.isin(TESTS, ("cut", "ablation"))
+    if claim.kind == OUTLIERS:
+        at = scores.sel(role=claim.cut.role, layer=claim.cut.layer)
+        masses = (at["outlier_mass"].values, at["ordinary_mass"].values)
+        bounds[TESTS.index("cut")] *= max(masses[0][claim.head], LEAST)
+    values = agreements(claim.kind, changes, claim.head, masses)
+    p = means.p(values - bounds[:, None], there)
+    low, high = zip(*(means.interval(own, there) for own in values), strict=True)
+    tested = {"agreement": values.mean(-1), "low": low, "high": high, "p": p, "p_causal": p.max()}
+    return numbers | tested, ""
+
+
+def _jointly(
+    verdicts: Verdicts, claims: Sequence[Claim], changes: dict[Cut, Changes], knife: Knife, means: MeanTests
+) -> "xr.Dataset":
+    """All heads of a label ablated at once, and all that have any; each at the role that its label is about."""
+    import xarray as xr
+
+    given = [claim for claim in claims if verdicts.given(claim)]
+    groups = {kind: [claim for claim in given if claim.kind == kind] for kind in KINDS}
+    groups = {kind: own for kind, own in groups.items() if own} | ({"all": given} if given else {})
+    places = {
+        group: list(dict.fromkeys((claim.cut.layer, claim.head, claim.cut.role) for claim in own))
+        for group, own in groups.items()
+    }
+    found = knife.measure({group: [knife.ablated(*place) for place in own] for group, own in places.items()})
+    single = {
+        (claim.cut.layer, claim.head, claim.cut.role): changes[claim.cut].ablated[:, claim.head] for claim in given
+    }
+    columns: dict[str, list[Any]] = {f"joint_{name}": [] for name in ("change", "low", "high", "p", "sum", "heads")}
+    for group, own in places.items():
+        together, apart = found[group], np.sum([single[place] for place in own], axis=0)
+        there = np.flatnonzero(~np.isnan(together) & ~np.isnan(apart))
+        low, high = means.interval(together[there], there)
+        p = means.p(together[None, there], there, two_sided=True)[0]
+        names = ", ".join(f"L{layer}.H{head} at {role}" for layer, head, role in own)
+        row = (together[there].mean(), low, high, p, apart[there].mean(), names)
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    variables = {
+        name: ("group", np.array(own, object if name == "joint_heads" else float)) for name, own in columns.items()
+    }
+    return xr.Dataset(variables, {"group": np.array(list(groups), object)})

@@ -1,0 +1,113 @@
+"""Outliers: patches of an unusually high norm, and which heads look away from them.
+
+A vision transformer may keep numbers of its own in patches of the background, whose norm is then far above the others'
+(Darcet et al. 2023, Vision Transformers Need Registers, arXiv 2309.16588). Here a patch is an outlier where its norm in
+the vision stack's last `hook_resid_post` is above three times the image's median and it lies outside every region.
+
+Whether a head *avoids* them is asked within the patches outside the regions, and against the head's habits of place:
+the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
+head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
+(by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less attention an
+outlier gets is asked apart, in `notice_lens.circuits.head_functions.amounts`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import norm as normal
+from scipy.stats import rankdata
+
+from notice_lens.circuits.head_functions.amounts import inside
+from notice_lens.stats.flips import grouped
+
+FACTOR = 3.0
+"""Times the median norm of an image."""
+FLAT = 1e-9
+"""Differences of ranks below which nothing varies but the last bits."""
+
+
+class Avoided(NamedTuple):
+    """What heads do with outliers.
+
+    Attributes:
+        pairs: The numbers of the pairs used: they have an outlier where others have none.
+        p: Of a lower rank than at the same places of other images.
+        mass: Share of each map at outliers, 0 to 1.
+        even: Share that it would have if outliers got as much as the mean patch outside the regions.
+        habit: Share that it would have if outliers got as much, relative to that patch, as the same places of images
+            where they are no outliers.
+        ordinary_mass: Mean share at all other patches outside the regions.
+    """
+
+    pairs: Int[np.ndarray, " used"]
+    p: Float[np.ndarray, " head"]
+    mass: Float[np.ndarray, "used head"]
+    even: Float[np.ndarray, "used head"]
+    habit: Float[np.ndarray, "used head"]
+    ordinary_mass: Float[np.ndarray, " head"]
+
+
+def outlier_patches(
+    norms: Float[np.ndarray, "pair patch"], outside: Bool[np.ndarray, "pair patch"], factor: float = FACTOR
+) -> Bool[np.ndarray, "pair patch"]:
+    """Patches outside every region whose norm is above `factor` times the median of their image."""
+    return outside & (norms > factor * np.median(norms, axis=-1, keepdims=True))
+
+
+def avoidance(
+    maps: Float[np.ndarray, "pair head patch"],
+    outlier: Bool[np.ndarray, "pair patch"],
+    outside: Bool[np.ndarray, "pair patch"],
+    labels: Int[np.ndarray, " pair"],
+    margin: float = 0.0,
+) -> Avoided:
+    """Return how much less each head looks at outliers than at the same places without them.
+
+    Args:
+        maps: Of pairs that have the role.
+        outlier: Which patches are outliers.
+        outside: Which patches lie outside every region.
+        labels: The cluster of each pair.
+        margin: Share of the usual rank, 0 to 1, whose loss is of no interest.
+    """
+    ordinary = outside & ~outlier
+    ranks, relative = _within(maps, outside)
+    used, rows = [], []
+    for pair in np.flatnonzero(outlier.any(-1)):
+        others = ordinary & (labels != labels[pair])[:, None]
+        places = np.flatnonzero(outlier[pair] & others.any(0))
+        if len(places):
+            there = others[:, None, places]
+            usual, habit = (np.mean(own[:, :, places], axis=0, where=there) for own in (ranks, relative))
+            lost = (1 - margin) * usual - ranks[pair][:, places]
+            used.append(pair)
+            rows.append([lost.mean(-1), habit.mean(-1)])
+    if not used:
+        per_pair, per_head = np.empty((0, maps.shape[1])), np.full(maps.shape[1], np.nan)
+        return Avoided(np.array([], int), per_head, per_pair, per_pair, per_pair, per_head)
+    lost, habit = np.stack(rows, axis=1)
+    mass, beside, of_both = (inside(maps[used], mask[used]) for mask in (outlier, ordinary, outside))
+    even = of_both * (outlier[used].sum(-1) / outside[used].sum(-1))[:, None]
+    p = _flipped(lost, grouped(labels[used]))
+    return Avoided(np.array(used), p, mass, even, habit * even, beside.mean(0))
+
+
+def _flipped(lost: Float[np.ndarray, "pair head"], clusters: Sequence[np.ndarray]) -> Float[np.ndarray, " head"]:
+    """Chance of a sum this high by flipped signs of clusters, by the normal approximation."""
+    sums = np.stack([lost[own].sum(0) for own in clusters])
+    spread = np.sqrt((sums**2).sum(0))
+    varies = spread > FLAT
+    return np.where(varies, normal.sf(sums.sum(0) / np.where(varies, spread, 1)), 1.0)
+
+
+def _within(
+    maps: Float[np.ndarray, "pair head patch"], outside: Bool[np.ndarray, "pair patch"]
+) -> tuple[Float[np.ndarray, "pair head patch"], Float[np.ndarray, "pair head patch"]]:
+    """Of the patches outside the regions: rank, 0 to 1, and weight over their mean; elsewhere without meaning."""
+    n_outside = np.maximum(outside.sum(-1), 1)[:, None, None]
+    # What lies inside a region comes below all else, and its ranks are taken off.
+    ranks = rankdata(np.where(outside[:, None], maps, -np.inf), axis=-1) - (~outside).sum(-1)[:, None, None]
+    level = (maps * outside[:, None]).sum(-1, keepdims=True) / n_outside
+    return (ranks - 0.5) / n_outside, np.divide(maps, level, out=np.ones(maps.shape), where=level > 0)

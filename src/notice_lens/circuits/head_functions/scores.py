@@ -1,0 +1,447 @@
+"""Scores of maps against regions: what each head does by where it looks, without any model.
+
+For each role and region, over the pairs that have both, every head gets
+
+- `auroc`, how well its map tells the region's patches from those outside all regions, and `auroc_null`, its mean with
+  the masks of other images (`notice_lens.stats.masks`): the *rank*;
+- `attention_ratio`, its attention inside the region over the region's share of the patches, with an interval, and
+  `attention_expected`, the same with the maps of other images (`amounts.py`): the *amount*;
+- `pointing`, `iou` and `attention_inside` (`notice_lens.stats.masks`), which describe and are not tested;
+
+and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`
+(`notice_lens.circuits.head_functions.outliers`).
+
+**Segmentation** is a rank above its null and an amount of at least 1.5; **object avoidance** is a rank below its null
+and an amount of at most 1 / 1.5; **outlier avoidance** is less attention at outliers than at the same places of other
+images, by rank, and at most 1 / 1.5 of what other patches get, by amount. Each needs its rank and its amount, so its
+p-value is the larger of the two. False discoveries are controlled over all of these at once: heads x roles x regions x
+labels (Benjamini and Hochberg 1995).
+
+Maps are of patches alone and are renormalised to sum to one. Every head is held against its own maps: attention
+relative to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
+
+Limits: a head that looks where things usually are is at its null, and rightly; where the masks are the same in all
+images nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy.stats import false_discovery_control
+
+from notice_lens.circuits.head_functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
+from notice_lens.circuits.head_functions.maps import KINDS, attention_maps
+from notice_lens.circuits.head_functions.outliers import FACTOR, avoidance, outlier_patches
+from notice_lens.errors import one_of
+from notice_lens.pairs.clusters import cluster_numbers
+from notice_lens.stats.flips import grouped
+from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+SMALLEST_EFFECT = 0.1
+"""Share of the room beyond the null below which nobody would call it a function."""
+MIN_CLUSTERS = 15
+"""Independent images below which nothing is tested."""
+LABELS = ("segmentation", "avoidance", "outlier")
+AMOUNT = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "attention_expected")
+OUTLIER_AMOUNT = ("outlier_attention", "outlier_attention_low", "outlier_attention_high", "outlier_expected")
+
+
+class Table:
+    """Scores by name, filled place by place: with heads along the end, and a count and a reason for each place.
+
+    Args:
+        names: Of the scores.
+        dims: Of the places, of `role` and `region`.
+        weight: The maps, for their labels.
+        masks: The regions, by name.
+    """
+
+    def __init__(self, names: Sequence[str], dims: tuple[str, ...], weight: "xr.DataArray", masks: Any) -> None:
+        self.dims, self.names = dims, names
+        heads = {dim: weight[dim].values for dim in ("layer", "head")}
+        self.coords = {
+            "role": weight["role"].values,
+            **({"region": np.array(list(masks), object)} if "region" in dims else {}),
+            **heads,
+        }
+        self.shape = tuple(len(self.coords[dim]) for dim in dims)
+        self.heads = tuple(map(len, heads.values()))
+        self.values = {name: np.full((*self.shape, *self.heads), np.nan) for name in names}
+        self.count, self.reason = np.zeros(self.shape, int), np.full(self.shape, "", object)
+
+    def put(self, place: tuple[int, ...], numbers: Mapping[str, Any], count: int, reason: str) -> None:
+        """Fills one place."""
+        for name, own in numbers.items():
+            self.values[name][place] = own.reshape(self.heads)
+        self.count[place], self.reason[place] = count, reason
+
+    def variables(self, count: str, reason: str) -> dict[str, Any]:
+        """All of them, as a data set takes them."""
+        found = {name: ((*self.dims, "layer", "head"), own) for name, own in self.values.items()}
+        return {**found, count: (self.dims, self.count), reason: (self.dims, self.reason)}
+
+
+def head_functions(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    site: Any = "text.cross_attn",
+    *,
+    roles: Any = None,
+    regions: Any = None,
+    maps: Any = KINDS,
+    outlier_factor: float = FACTOR,
+    smallest_effect: float = SMALLEST_EFFECT,
+    smallest_ratio: float = SMALLEST_RATIO,
+    attention: "xr.Dataset | None" = None,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
+
+    The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
+    `notice_lens.circuits.head_functions.scores`.
+
+    Args:
+        blip: The model.
+        pairs: With `clean_regions`, or nothing can be tested.
+        site: An attention from words to the image.
+        roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
+            discoveries.
+        regions: Names of regions; None takes all but `background`.
+        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them by itself, since
+            they are two readings of the same heads.
+        outlier_factor: An outlier's norm over its image's median.
+        smallest_effect: Of interest, as of `score_maps`.
+        smallest_ratio: Of interest, as of `score_maps`.
+        attention: What `attention_maps` gave for these pairs; None computes it.
+        batch_size: Pairs at a time.
+        progress: Whether to show a bar.
+
+    Returns:
+        What `score_maps` gives, with `maps` as the first dimension of all but `outlier`; and `class_token`
+        [maps, role, layer, head]: the mean share of the attention, class token included, that the class token has.
+        Attributes describe the numbers; `task` is the task of the pairs, "" where they are of several.
+
+    Raises:
+        ValueError: There is no such site, role, region or kind of map, or the maps are of other pairs.
+    """
+    import xarray as xr
+
+    masks = region_masks(blip, pairs, regions)
+    if attention is None:
+        attention = attention_maps(blip, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
+    else:
+        attention = _given(attention, pairs, roles, maps)
+    options = {
+        "clusters": clusters_by_images(pairs),
+        "outlier_factor": outlier_factor,
+        "smallest_effect": smallest_effect,
+        "smallest_ratio": smallest_ratio,
+    }
+    parts = [_scored(attention.sel(maps=kind), masks, options) for kind in attention["maps"].values]
+    shared = parts[0]["outlier"]
+    kinds = xr.Variable("maps", attention["maps"].values)
+    joined = xr.concat([part.drop_vars(["outlier", "maps"], errors="ignore") for part in parts], dim=kinds)
+    attrs = {**parts[0].attrs, **attention.attrs, "pairs": pairs.fingerprint, "task": _task(pairs)}
+    return joined.assign(outlier=shared.drop_vars("maps", errors="ignore")).assign_attrs(attrs)
+
+
+def _scored(attention: "xr.Dataset", masks: dict[str, Any], options: dict[str, Any]) -> "xr.Dataset":
+    """The scores of one kind of map, and the class token's mean share of all attention."""
+    scores = score_maps(attention["weight"], masks, attention["norm"].values, **options)
+    share = attention["class_token"] / (attention["class_token"] + attention["weight"].sum("patch", skipna=False))
+    return scores.assign(class_token=share.mean("pair").astype(float))
+
+
+def _task(pairs: "MinimalPairs") -> str:
+    """Return the one task of the pairs, or nothing where they are of several."""
+    tasks = set(pairs["task"])
+    return str(*tasks) if len(tasks) == 1 else ""
+
+
+def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
+    """Masks of the clean images' patches by region, bool [pair, patch], the class token left out.
+
+    Args:
+        blip: Its patch grid counts.
+        pairs: The pairs.
+        names: Which regions; None takes all but `background`.
+
+    Raises:
+        ValueError: No pair has a region of that name.
+    """
+    found = pairs.patch_masks(blip)
+    known = list(dict.fromkeys(name for own in found for name in own))
+    if names is None:
+        chosen = [name for name in known if name != BACKGROUND]
+    else:
+        chosen = [names] if isinstance(names, str) else list(names)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(one_of("region of these pairs", name, known))
+    n_patches = (blip.cfg.image_size // blip.cfg.patch_size) ** 2
+    empty = np.zeros(n_patches, bool)
+    return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
+
+
+def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:
+    """Return the number of each pair's cluster, [pair]: pairs that are linked by any shared image are one."""
+    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)))
+
+
+def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
+    """Maps that were made before: of these pairs, and of the roles and kinds asked for."""
+    if attention["pair"].values.tolist() != list(pairs["id"]):
+        raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
+    asked = {"role": roles, "maps": None if maps is KINDS else maps}
+    for dim, names in asked.items():
+        if names is None:
+            continue
+        several = [names] if isinstance(names, str) else list(names)
+        for name in several:
+            if name not in attention[dim].values:
+                raise ValueError(one_of(f"{dim} of these attention maps", name, attention[dim].values))
+        attention = attention.sel({dim: several})
+    return attention
+
+
+BACKGROUND = "background"
+"""What is outside of things: no region to look at, or to avoid."""
+
+
+def p_names(label: str) -> tuple[str, str, str]:
+    """Return the names of a label's p-values: of its rank, of its amount, and of both together."""
+    return f"p_{label}_rank", f"p_{label}_amount", f"p_{label}"
+
+
+FITS = (
+    "auroc", "auroc_null", "pointing", "iou", "attention_inside",
+    *AMOUNT, *p_names("segmentation"), *p_names("avoidance"),
+)  # fmt: skip
+ASIDE = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
+NO_REGIONS, SAME_MASKS, NO_OUTLIERS = "no regions", "the masks are the same in all images", "no outlier patches"
+SAME_PLACES = "the outliers are at the same places in all images"
+
+
+def score_maps(
+    weight: "xr.DataArray",
+    regions: Mapping[str, Any],
+    norms: Any = None,
+    *,
+    clusters: Any = None,
+    outlier_factor: float = FACTOR,
+    smallest_effect: float = SMALLEST_EFFECT,
+    smallest_ratio: float = SMALLEST_RATIO,
+) -> "xr.Dataset":
+    """Return what each head does by where it looks.
+
+    Args:
+        weight: Maps [pair, role, layer, head, patch], not negative, the class token left out; any scale; NaN where a
+            pair has no such role.
+        regions: Masks, bool [pair, patch], by name; all False where a pair has none. `background` is scored like any
+            other, but does not count among the regions that outliers lie outside of.
+        norms: [pair, patch], of the vision stack's last `hook_resid_post`; None tests no outliers.
+        clusters: Of each pair, a label that pairs with the same images share; None takes each pair for itself.
+        outlier_factor: An outlier's norm over its image's median.
+        smallest_effect: Of interest, 0 to 1: the share of the room between a null and the best (or worst) that there
+            could be. By default an area of .55 or .45 where the null is .5.
+        smallest_ratio: Of interest, above 1: attention inside a region over the region's share of the patches; for
+            avoidance 1 over it.
+
+    Returns:
+        The scores by name, with their dimensions in brackets.
+        Over [role, region, layer, head]: the scores in the module's docstring, `attention_ratio_low` and
+        `attention_ratio_high` (95 %), `p_segmentation`, `p_avoidance`, each the larger of `p_..._rank` and
+        `p_..._amount`, and `q_segmentation`, `q_avoidance`; over [role, region] `n_pairs`, the pairs that they rest on,
+        and `testable`, "" or the reason why there is no p-value. Over [role, layer, head]: `outlier_attention` with
+        `_low` and `_high`, `outlier_expected` (1 is as much as at the mean patch outside the regions), `outlier_mass`,
+        `ordinary_mass` (shares of a map), `p_outlier`, `p_outlier_rank`, `p_outlier_amount` and `q_outlier`; over
+        [role] `n_pairs_outlier` and `testable_outlier`. `outlier` [pair, patch]. All p and q are NaN where nothing can
+        be tested.
+
+    Raises:
+        ValueError: Shapes do not fit, weights are negative, or `smallest_ratio` is not above 1.
+    """
+    import xarray as xr
+
+    if not smallest_ratio > 1:
+        raise ValueError(f"expected a smallest_ratio above 1 (1 is as much attention as area), got {smallest_ratio!r}")
+    margins = _Margins(smallest_effect, smallest_ratio)
+    values, masks = _checked(weight, regions)
+    labels = _labels(clusters, len(values))
+    outside = ~np.any(
+        [masks[name] for name in masks if name != BACKGROUND] or [np.zeros(values[:, 0, 0].shape)], axis=0
+    )
+    high = np.zeros(outside.shape, bool)
+    if norms is not None and any(name != BACKGROUND and mask.any() for name, mask in masks.items()):
+        high = outlier_patches(_norms(norms, outside.shape), outside, outlier_factor)
+    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(ASIDE, ("role",), weight, masks)
+    for number in range(values.shape[1]):
+        there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
+        of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])
+        for place, (mask, found) in enumerate(of.areas()):
+            fits.put((number, place), *_fit(of.maps, mask, found, labels[there], margins))
+        aside.put((number,), *_beside(of.maps, high[there], of.outside, labels[there], margins))
+    found = xr.Dataset(
+        {
+            **fits.variables("n_pairs", "testable"),
+            **aside.variables("n_pairs_outlier", "testable_outlier"),
+            "outlier": (("pair", "patch"), high),
+        },
+        fits.coords | {str(name): weight[name] for name in ("pair", "patch") if name in weight.coords},
+    )
+    return with_q(found).assign_attrs(_attrs(outlier_factor, margins))
+
+
+def with_q(scores: "xr.Dataset") -> "xr.Dataset":
+    """The scores with p-values corrected for false discoveries, over all tests of all labels together."""
+    p = np.concatenate([scores[f"p_{label}"].values.ravel() for label in LABELS])
+    q = np.full(p.shape, np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = false_discovery_control(p[tested])
+    sizes = np.cumsum([scores[f"p_{label}"].size for label in LABELS])
+    parts = zip(LABELS, np.split(q, sizes[:-1]), strict=True)
+    return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
+                          for label, part in parts})  # fmt: skip
+
+
+class _Margins(NamedTuple):
+    """Smallest effects of interest: of a rank (and beside a habit), and of an amount."""
+
+    effect: float
+    ratio: float
+
+
+class _Role(NamedTuple):
+    """The pairs that have a role.
+
+    Attributes:
+        maps: [pair, head, patch].
+        masks: [pair, patch] by region.
+        outside: Outside every region, [pair, patch].
+    """
+
+    maps: Any
+    masks: dict[str, Any]
+    outside: Any
+
+    def areas(self) -> list[tuple[Any, Any]]:
+        """Each region's masks, and the areas [head, pair, mask] of all maps for them."""
+        things = {name: mask for name, mask in self.masks.items() if name != BACKGROUND}
+        found = dict(zip(things, areas(self.maps, list(things.values()), self.outside), strict=True))
+        if BACKGROUND in self.masks:
+            (found[BACKGROUND],) = areas(self.maps, [self.masks[BACKGROUND]], ~self.masks[BACKGROUND])
+        return [(mask, found[name]) for name, mask in self.masks.items()]
+
+
+def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
+    """Scores of all heads for one role and region: by name, of how many pairs, and why not tested."""
+    used = np.flatnonzero(~np.isnan(values).any((0, 1)))
+    if not len(used):
+        return {}, 0, NO_REGIONS
+    maps, mask, labels, values = maps[used], mask[used], labels[used], values[:, used][:, :, used]
+    clusters, mass = grouped(labels), inside(maps, mask)
+    even = np.broadcast_to(mask.mean(-1, keepdims=True), mass.shape)
+    amount = amounts(mass, even, by_habit(maps, mask, labels), labels, margins.ratio, margins.effect)
+    found = {
+        "auroc": np.trace(values, axis1=1, axis2=2) / len(used),
+        "pointing": pointing(maps, mask),
+        "iou": crossfitted_iou(maps, mask, clusters),
+        "attention_inside": mass.mean(0),
+        **dict(zip(AMOUNT, amount, strict=False)),
+    }
+    if (mask == mask[0]).all():
+        return found, len(used), SAME_MASKS
+    if len(clusters) < MIN_CLUSTERS:
+        return found, len(used), too_few(len(clusters))
+    null = tails(by_cluster(values, clusters), len(used), margins.effect)
+    found |= {"auroc_null": null.mean}
+    found |= _both("segmentation", null.above, amount.p_more) | _both("avoidance", null.below, amount.p_less)
+    return found, len(used), ""
+
+
+def _both(label: str, rank: Any, amount: Any) -> dict[str, Any]:
+    """The p-values of a label that needs its rank and its amount."""
+    return dict(zip(p_names(label), (rank, amount, np.maximum(rank, amount)), strict=True))
+
+
+def _beside(maps: Any, high: Any, outside: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
+    """The same for outliers."""
+    if not high.any():
+        return {}, 0, NO_OUTLIERS
+    own = avoidance(maps, high, outside, labels, margins.effect)
+    count = len(own.pairs)
+    if not count:
+        return {}, 0, SAME_PLACES
+    amount = amounts(own.mass, own.even, own.habit, labels[own.pairs], margins.ratio, margins.effect)
+    found = {
+        **dict(zip(OUTLIER_AMOUNT, amount, strict=False)),
+        "outlier_mass": own.mass.mean(0),
+        "ordinary_mass": own.ordinary_mass,
+    }
+    n_clusters = len(np.unique(labels[own.pairs]))
+    if n_clusters < MIN_CLUSTERS:
+        return found, count, too_few(n_clusters)
+    return found | _both("outlier", own.p, amount.p_less), count, ""
+
+
+def too_few(n: int) -> str:
+    """What is said of images that are too few."""
+    return f"{n} independent images; a test needs {MIN_CLUSTERS}"
+
+
+def _checked(weight: "xr.DataArray", regions: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Maps that sum to one, in float64, and masks."""
+    dims = ("pair", "role", "layer", "head", "patch")
+    if weight.dims != dims:
+        raise ValueError(f"maps have the dimensions {', '.join(map(str, weight.dims))}; expected {', '.join(dims)}")
+    values = weight.values.astype(float)
+    if (values < 0).any():
+        raise ValueError("maps have negative weights; attention relative to the mean of heads is for display only")
+    total = values.sum(-1, keepdims=True)
+    values = values / np.where(total > 0, total, 1)
+    values = np.where(np.isnan(total), np.nan, values).reshape(*values.shape[:2], -1, values.shape[-1])
+    masks = {str(name): np.asarray(mask, bool) for name, mask in regions.items()}
+    for name, mask in masks.items():
+        if mask.shape != (len(values), values.shape[-1]):
+            raise ValueError(f"region {name!r} is {mask.shape}; expected (pair, patch) {len(values), values.shape[-1]}")
+    return values, masks
+
+
+def _labels(clusters: Any, pairs: int) -> Any:
+    """The number of each pair's cluster, [pair]."""
+    labels = np.arange(pairs) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(labels) != pairs:
+        raise ValueError(f"{len(labels)} labels of clusters for {pairs} pairs")
+    return labels
+
+
+def _norms(norms: Any, shape: tuple[int, ...]) -> Any:
+    found = np.asarray(norms, float)
+    if found.shape != shape:
+        raise ValueError(f"norms are {found.shape}; expected (pair, patch) {shape}")
+    return found
+
+
+def _attrs(outlier_factor: float, margins: _Margins) -> dict[str, Any]:
+    """Describe the numbers in words."""
+    return {
+        "segmentation": "auroc above auroc_null, and attention_ratio at least smallest_ratio",
+        "avoidance": "auroc below auroc_null, and attention_ratio at most 1 / smallest_ratio",
+        "outlier": "outliers outside all regions get less attention than the same places of other images, by rank, "
+        "and outlier_attention is at most 1 / smallest_ratio",
+        "outlier_factor": float(outlier_factor),
+        "smallest_effect": float(margins.effect),
+        "smallest_ratio": float(margins.ratio),
+        "family": "q: Benjamini-Hochberg over heads x roles x regions x labels",
+        "null": "ranks: all assignments of masks to clusters of images, exact moments, Pearson type III tails; "
+        "amounts: t-tests over clusters of images",
+    }

@@ -1,0 +1,200 @@
+"""The command line. Heavy imports happen inside the commands, so that `--help` is quick.
+
+What is found goes to the standard output; what is being done, progress bars and errors go to the error stream.
+"""
+
+import json
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import click
+
+from notice_lens import __version__
+from notice_lens.cli.errors import FAILED, echo, told
+from notice_lens.cli.pairs import pairs
+from notice_lens.cli.replicate import replicate
+from notice_lens.cli.study import (
+    REPORT,
+    Out,
+    as_json,
+    by_task,
+    carry_out,
+    device,
+    load_model,
+    make_folder,
+    memory,
+    opened,
+    quiet,
+    role,
+    seed,
+    show,
+    unfiltered,
+)
+
+
+class Commands(click.Group):
+    """Commands that print to any terminal: what its encoding cannot hold is replaced."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the command line."""
+        for stream in (sys.stdout, sys.stderr):
+            # A program may have put a stream of its own there.
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*args, **options)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="notice-lens")
+def main() -> None:
+    """See how BLIP answers: minimal pairs, exact patching, universal heads and what they do."""
+
+
+@main.command(short_help="Study the small BLIP included in the package.")
+@click.option("--out", type=Out(), default=Path("demo"), show_default=True, help="Folder for report and results.")
+@click.option("--pairs", "n", type=click.IntRange(20), default=100, show_default=True, help="Pairs of each task.")
+@seed("Seed of the pairs, and of all that is drawn.")
+@opened
+@quiet
+@as_json
+@told
+def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool) -> None:
+    """Find the heads that carry the answer in the small BLIP included in the package.
+
+    Three tasks, image and text corruptions, a Gaussian baseline, both controls; universal heads and what they do. It
+    takes a few minutes; interrupted, the same command resumes. The last lines say what was found, and where the report
+    is.
+    """
+    from notice_lens import HookedBLIP
+    from notice_lens.mini import GROUPS
+    from notice_lens.pairs import Noise, mini_world
+    from notice_lens.study import Choices
+
+    make_folder(out)
+    tasks = {task: mini_world(task, n, seed) for task in GROUPS}
+    choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), seed=seed)
+    carry_out(HookedBLIP.mini(), tasks, choices, out, opened, quiet, as_json)
+
+
+@main.command(short_help="Patch every head of a model on pairs; report.")
+@click.argument("model")
+@click.argument("pairs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--out", type=Out(), required=True, help="Folder for sweeps, report and tables; an earlier run is resumed."
+)
+@click.option("--site", default="text.cross_attn", show_default=True, help="Whose heads are patched.")
+@click.option(
+    "--corruption", "corruptions", type=click.Choice(["image", "text", "noise"]), multiple=True,
+    help="One or several; by default those that the pairs have.",
+)  # fmt: skip
+@role
+@click.option("--direction", type=click.Choice(["denoise", "noise"]), default="denoise", show_default=True)
+@click.option(
+    "--matched-alone", is_flag=True, help="Rank heads by the matched change alone, into which no donor enters."
+)
+@click.option("--at-least", type=click.IntRange(1), help="Cells in which a universal head matters; by default all.")
+@click.option(
+    "--smallest-effect",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="As the share that effects are.",
+)
+@click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
+@unfiltered
+@click.option(
+    "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each cell in the report."
+)
+@device
+@memory
+@seed()
+@opened
+@quiet
+@as_json
+@told
+def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
+    """Patch every head of a MODEL on saved PAIRS, find the heads that matter, and write a report.
+
+    MODEL is a folder, a hub id, or `mini`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save` wrote, of one
+    task or several. Interrupted? Run the same command again and it resumes.
+    """
+    from notice_lens.pairs import MinimalPairs, Noise
+    from notice_lens.study import Choices
+
+    make_folder(out, pairs, model)
+    tasks = by_task(MinimalPairs.load(pairs), asked["limit"])
+    corruptions = dict.fromkeys(asked["corruptions"] or _corruptions(tasks))
+    choices = Choices(
+        site=asked["site"],
+        corruptions=tuple(Noise(seed=asked["seed"]) if one == "noise" else one for one in corruptions),
+        role=asked["role"],
+        direction=asked["direction"],
+        smallest_effect=asked["smallest_effect"],
+        at_least=asked["at_least"] or "all",
+        control=False if asked["matched_alone"] else None,
+        filtered=not asked["unfiltered"],
+        shown=asked["shown"],
+        seed=asked["seed"],
+    )
+    blip = load_model(model, asked["device"])
+    carry_out(blip, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
+
+
+@main.command(short_help="Rebuild the report of a finished study.")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--out", type=Out(file=True), help="The page; by default FOLDER/report.html.")
+@opened
+@told
+def report(folder: Path, out: Path | None, opened: bool) -> None:
+    """Rebuild the report of a FOLDER that `notice-lens patch` made; neither model nor pairs are needed."""
+    from notice_lens import viz
+    from notice_lens.study import SAVED
+
+    page = viz.report(folder / SAVED if (folder / SAVED).is_dir() else folder, out or folder / REPORT)
+    echo(page)
+    show(page, opened)
+
+
+@main.command(short_help="Show a model's size and run self-tests.")
+@click.argument("model", default="mini")
+@device
+@as_json
+@told
+def info(model: str, device: str | None, as_json: bool) -> None:
+    """Show the size of a MODEL (a folder, a hub id, or `mini`) and run self-tests.
+
+    The exit code is 1 where a self-test fails.
+    """
+    blip = load_model(model, device)
+    checks = blip.check()
+    echo(_as_json(model, blip, checks) if as_json else f"{blip!r}\n{checks}")
+    if not checks.passed:
+        sys.exit(FAILED)
+
+
+def _as_json(model: str, blip: Any, checks: Any) -> str:
+    stacks = {name: blip.stack(name).cfg for name in blip.cfg.stacks}
+    shapes = {
+        name: {"layers": cfg.n_layers, "heads": cfg.n_heads, "d_model": cfg.d_model} for name, cfg in stacks.items()
+    }
+    said = {
+        "model": model,
+        "kind": blip.cfg.kind,
+        "stacks": shapes,
+        "hooks": len(blip.hook_dict),
+        "passed": checks.passed,
+        "checks": str(checks),
+    }
+    return json.dumps(said, indent=2)
+
+
+def _corruptions(tasks: dict[str, Any]) -> list[str]:
+    """The corruptions that pairs have: images always, questions where they are given."""
+    texts = any(prompt is not None for pairs in tasks.values() for prompt in pairs["corrupt_prompt"])
+    return ["image", "text"] if texts else ["image"]
+
+
+main.add_command(pairs)
+main.add_command(replicate)

@@ -1,0 +1,188 @@
+"""What commands that carry a study out share: options, the model, and what is printed."""
+
+import json
+import re
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+
+from notice_lens.cli.errors import echo
+
+REPORT = "report.html"
+STOPPED = "stopped; what was done is kept, and the same command goes on from there"
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+    f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
+}
+
+
+class Out(click.Path):
+    """A folder or file to write to; an empty name is none."""
+
+    def __init__(self, *, file: bool = False) -> None:
+        super().__init__(file_okay=file, dir_okay=not file, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not str(value).strip():
+            self.fail("the name is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Size(click.ParamType):
+    """A number of bytes: `4GB`, `500 MB`, `2GiB`, or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
+        unit = UNITS.get(match[2].lower()) or UNITS.get(f"{match[2].lower()}b") if match else None
+        if match is None or unit is None or float(match[1]) * unit < 1:
+            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
+        return int(float(match[1]) * unit)
+
+
+def seed(help: str = "Seed of all that is drawn.") -> Any:
+    """Return the option `--seed`.
+
+    Args:
+        help: What it is the seed of.
+    """
+    return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
+
+
+memory = click.option("--memory", type=Size(), help="Memory budget, such as 4GB; by default a share of what is free.")
+device = click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
+role = click.option(
+    "--role",
+    help="At which words effects are read, 'all' for all at once; by default 'correct', or 'all' where questions do "
+    "not contain their answer.",
+)
+unfiltered = click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as expected.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+opened = click.option("--open/--no-open", "opened", default=False, help="Open the report in a browser.")
+quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
+
+
+def load_model(name: str, device: str | None) -> Any:
+    """A model by folder, hub id or `mini`.
+
+    Args:
+        name: Which.
+        device: Where to; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+        FileNotFoundError: There is no such model.
+    """
+    import torch
+
+    from notice_lens import HookedBLIP
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    if name == "mini":
+        return HookedBLIP.mini(device=device)
+    return HookedBLIP.from_pretrained(name, device=device)
+
+
+def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:
+    """Pairs by their task, the first ones of each.
+
+    Args:
+        pairs: Of one task or several.
+        limit: Pairs of each, at most.
+    """
+    of_task = {task: [n for n, own in enumerate(pairs["task"]) if own == task] for task in dict.fromkeys(pairs["task"])}
+    return {task: pairs.select(numbers[:limit]) for task, numbers in of_task.items()}
+
+
+def carry_out(
+    blip: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
+) -> Any:
+    """Carry a study out, write its report, print what was found, and return it.
+
+    Args:
+        blip: The model.
+        tasks: Pairs by task.
+        choices: What was fixed before.
+        out: The folder for all of it.
+        opened: Whether the report is opened in a browser.
+        quiet: No bars.
+        as_json: Only JSON is printed.
+        **options: Of sweeps.
+    """
+    from notice_lens.study import summary
+
+    try:
+        found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
+    if as_json:
+        echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
+    else:
+        echo("\n".join(["", *found.findings(), "", f"report: {page}"]))
+    show(page, opened)
+    return found
+
+
+def studied(
+    blip: Any, tasks: dict[str, Any], choices: Any, out: Path, barless: bool, silent: bool, **options: Any
+) -> tuple[Any, Path]:
+    """A study, and the page that was written of it.
+
+    Args:
+        blip: The model.
+        tasks: Pairs by task.
+        choices: What was fixed before.
+        out: The folder for all of it.
+        barless: No bars.
+        silent: Nothing is said of what is being done.
+        **options: Of sweeps.
+    """
+    from notice_lens import viz
+    from notice_lens.study import run_study
+
+    def say(text: str) -> None:
+        if not silent:
+            echo(text, err=True)
+
+    found = run_study(blip, tasks, out, choices, say=say, progress=not barless, **options)
+    assert found.data is not None, "it was carried out"
+    return found, viz.report(found.data, out / REPORT).resolve()
+
+
+def make_folder(out: Path, *sources: Path | str) -> None:
+    """Make the folder for results, before any work is done.
+
+    Args:
+        out: The folder.
+        sources: What results are made from; the folder may not be one of these, or lie in one.
+
+    Raises:
+        ValueError: It is, or lies in, what is read.
+        OSError: It cannot be made, or not be written to.
+    """
+    for source in map(Path, sources):
+        if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(f"--out {out} lies in {source}, which is read; choose a folder outside of it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {out}: {error.strerror or error}") from error
+    if (out / REPORT).is_dir():
+        raise FileExistsError(f"{out / REPORT} is a folder, where the page is to be written; choose another --out")
+
+
+def show(page: Path, opened: bool) -> None:
+    """Opens a page in the browser, where that was asked for."""
+    if opened:
+        webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,19 @@
+"""Where the trained mini BLIP lies that comes with the package."""
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def mini_folder() -> Path:
+    """The folder of the mini BLIP in Hugging Face's format, for any `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: if this installation came without the weights.
+    """
+    folder = Path(str(files("notice_lens.mini"))) / "weights"
+    if not (folder / "model.safetensors").exists():
+        raise FileNotFoundError(
+            f"{folder} holds no model.safetensors: this installation came without the mini BLIP's weights; "
+            "`python -m train_mini.train --out DIR` trains it anew"
+        )
+    return folder

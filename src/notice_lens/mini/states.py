@@ -1,0 +1,85 @@
+"""The task `states`: what colour, texture or form has this thing? One to three things, each of another shape.
+
+Groups are `colour` (8 words), `texture` (4) and `shape` (4: big, small, tall, wide). In a pair only the asked-for
+attribute of one thing changes. In three of four pictures another thing already has the other option, so that the same
+question about that thing has the other answer.
+"""
+
+from dataclasses import replace
+
+from notice_lens.mini.drawing import Background, Picture
+from notice_lens.mini.questions import Question, compose, either
+from notice_lens.mini.shapes import SHAPES
+from notice_lens.mini.stream import Stream
+from notice_lens.mini.things import VALUES, Attribute, Thing, jitter
+
+GROUPS: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
+"""Group of questions, and the attribute that it asks for."""
+
+OPEN = {"colour": ("what", "color"), "shape": ("what", "form"), "texture": ("what", "texture")}
+"""How an open question of a group begins: `what color is this circle?`"""
+
+CELLS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
+
+
+def things(stream: Stream, count: int) -> tuple[Thing, ...]:
+    """`count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
+    shapes, colours = stream.sample(SHAPES, count), stream.sample(VALUES["colour"], count)
+    cells = stream.sample(CELLS, count)
+    made = []
+    for place, (shape, colour, (x, y)) in enumerate(zip(shapes, colours, cells, strict=True)):
+        if count == 1:
+            x, y = stream.uniform(18, 46), stream.uniform(18, 46)
+        made.append(
+            Thing(
+                name="object" if place == 0 else f"distractor{place}",
+                shape=shape,
+                colour=colour,
+                texture=stream.choice(VALUES["texture"]),
+                form=stream.choice(VALUES["form"]),
+                x=x + stream.uniform(-1, 1),
+                y=y + stream.uniform(-1, 1),
+                radius=stream.uniform(0.95, 1.05),
+                **jitter(stream),
+            )
+        )
+    return tuple(made)
+
+
+def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
+    """The question `is this <shape> <word> or <word>?` with the thing's own word and another."""
+    answer = thing.word(GROUPS[group])
+    return compose(group, answer, ["is", "this", ("noun", thing.shape), *either(answer, other, swap), "?"])
+
+
+def ask_openly(thing: Thing, group: str) -> Question:
+    """Asks `what color is this <shape>?`, as a question with roles."""
+    return compose(group, thing.word(GROUPS[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"])
+
+
+def questions(scene: tuple[Thing, ...], stream: Stream, count: int) -> list[Question]:
+    """Random questions about the things; words of other things are preferred as options."""
+    return [_ask(scene, stream.choice(scene), stream.choice(tuple(GROUPS)), stream) for _ in range(count)]
+
+
+def _ask(scene: tuple[Thing, ...], thing: Thing, group: str, stream: Stream) -> Question:
+    if stream.coin(0.25):
+        return ask_openly(thing, group)
+    attribute = GROUPS[group]
+    own = thing.word(attribute)
+    near = [other.word(attribute) for other in scene if other.word(attribute) != own]
+    others = [word for word in VALUES[attribute] if word != own]
+    return ask(thing, group, stream.choice(near) if near and stream.coin() else stream.choice(others), stream.coin())
+
+
+def picture(scene: tuple[Thing, ...], behind: Background) -> Picture:
+    """The things in front of a background."""
+    return Picture(behind, tuple(thing.part() for thing in scene))
+
+
+def random_scene(stream: Stream) -> tuple[Thing, ...]:
+    """One to three things; some share a colour, as things in pairs do."""
+    scene = things(stream, 1 + stream.below(3))
+    if len(scene) > 1 and stream.coin(0.3):
+        return (scene[0], replace(scene[1], colour=scene[0].colour), *scene[2:])
+    return scene

@@ -1,0 +1,67 @@
+"""The words that the mini model knows, and its processor.
+
+Every word of the world is one piece, so that answers are one token and the questions of a template equally long. A
+thousand common words are included for a user's own questions; what is in neither falls into letters.
+"""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from notice_lens.mini.faces import EMOTIONS
+from notice_lens.mini.scenes import OPPOSITE
+from notice_lens.mini.things import VALUES
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
+"""`[DEC]` starts an answer; `[ENC]` is what the original code puts for `[CLS]`."""
+
+FRAME = ("is", "this", "or", "of", "what", "how", "color", "texture", "form", "person", "feeling")
+"""The words of the templates."""
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+"""Of the channels red, green and blue, from 0 to 1: what BLIP's image processor takes by default."""
+
+
+def answer_words() -> list[str]:
+    """Every word that is an answer of some question, each once."""
+    attributes = [word for words in VALUES.values() for word in words]
+    return list(dict.fromkeys([*attributes, *OPPOSITE, *EMOTIONS]))
+
+
+def word_pieces() -> list[str]:
+    """The word pieces in the order of their ids."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    endings = ("##s", "##es", "##ed", "##ing", "##er", "##ly", "##y")
+    common = files("notice_lens.mini").joinpath("common_words.txt").read_text(encoding="utf-8").split()
+    pieces = [*SPECIAL, *"?!.,:;'-()", *answer_words(), *FRAME, *common, *letters, *endings]
+    return list(dict.fromkeys([*pieces, *("##" + letter for letter in letters)]))
+
+
+@cache
+def _ids() -> dict[str, int]:
+    return {piece: number for number, piece in enumerate(word_pieces())}
+
+
+def tokens(text: str) -> list[int]:
+    """Token ids of a text of known words, `[CLS]` and `[SEP]` around it: the tokenizer's, but quick.
+
+    Raises:
+        KeyError: for a word that is no piece of the vocabulary.
+    """
+    return [_ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
+
+
+def processor(image_size: int = 64) -> Any:
+    """A `BlipProcessor` with this vocabulary.
+
+    Args:
+        image_size: What images are resized to, in pixels.
+    """
+    from transformers import BlipProcessor
+    from transformers.models.bert.tokenization_bert import BertTokenizer
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    tokenizer = BertTokenizer(vocab=dict(_ids()), bos_token="[DEC]", additional_special_tokens=["[ENC]"])
+    size = {"height": image_size, "width": image_size}
+    return BlipProcessor(BlipImageProcessorPil(size=size), tokenizer)

@@ -1,0 +1,1 @@
+"""HookedBLIP: BLIP's stacks, blocks, weights and answers."""

@@ -1,0 +1,69 @@
+"""Names of hook points: how they are read, and what to say when one does not exist.
+
+This is the only place that parses a hook name. A name is `{stack}.blocks.{layer}.{leaf}` or `{stack}.{leaf}`; a lens
+drops the stack.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+_NAME = re.compile(r"(?:(?P<stack>vision|text|decoder)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
+
+
+@dataclass(frozen=True)
+class HookName:
+    """The parts of a hook name: `text.blocks.3.cross_attn.hook_z` is text, 3, `cross_attn.hook_z`."""
+
+    stack: str | None
+    layer: int | None
+    leaf: str
+
+    @classmethod
+    @cache
+    def parse(cls, name: str) -> "HookName":
+        """The parts of `name`; what is not there is None."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return cls(None, None, name)
+        layer = match["layer"]
+        return cls(match["stack"], None if layer is None else int(layer), match["leaf"])
+
+    def __str__(self) -> str:
+        layer = None if self.layer is None else f"blocks.{self.layer}"
+        return ".".join(part for part in (self.stack, layer, self.leaf) if part)
+
+
+def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
+    """The up to `n` valid names that look most like `name`, best first."""
+    valid = list(valid)
+    parsed = HookName.parse(name)
+    # With hundreds of names that differ in a layer only, look in the layer that was meant.
+    same_layer = [candidate for candidate in valid if HookName.parse(candidate).layer == parsed.layer]
+    return difflib.get_close_matches(name, same_layer or valid, n, cutoff=0.4)
+
+
+def unknown_hook(name: str, valid: Iterable[str], n_layers: Mapping[str | None, int]) -> str:
+    """Says what is wrong with a hook name that is not among the valid ones.
+
+    Args:
+        name: What was asked for.
+        valid: Every name that exists.
+        n_layers: Layers of each stack; under None those of a lens, whose names have no stack.
+    """
+    valid = list(valid)
+    parsed = HookName.parse(name)
+    layers = n_layers.get(parsed.stack)
+    if parsed.layer is not None and layers is not None and parsed.layer >= layers:
+        stack = f"`{parsed.stack}`" if parsed.stack else "this lens"
+        return f"no hook point {name!r}: layer {parsed.layer} asked for; {stack} has layers 0 to {layers - 1}"
+    if parsed.stack is not None and parsed.stack not in n_layers:
+        have = ", ".join(f"`{stack}`" for stack in n_layers if stack)
+        stacks = f"this model has the stacks {have}" if have else "a lens drops the stack's name"
+        message = f"no hook point {name!r}: {stacks}"
+    else:
+        message = f"no hook point {name!r}"
+    close = nearest(name, valid)
+    return message + (f"; nearest: {', '.join(close)}" if close else f"; for example {next(iter(valid))}")

@@ -1,0 +1,1 @@
+"""Pairs in and out: rows of any origin, records, and folders on disk."""

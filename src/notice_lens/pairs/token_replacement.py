@@ -1,0 +1,403 @@
+"""Symmetric token replacement (STR) on pairs of any origin: a corrupted prompt for each, slot by slot."""
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.errors import one_of, whole_number
+from notice_lens.pairs.io.values import shown
+from notice_lens.pairs.minimal_pair import MinimalPair
+from notice_lens.pairs.minimal_pairs import MinimalPairs
+from notice_lens.pairs.near_synonyms import NearSynonyms, forms
+from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
+from notice_lens.pairs.roles import OPTIONS, token_spans
+from notice_lens.pairs.tokens import Span, as_tokenizer, pieces
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Pool:
+    """Words to replace with, by number of word pieces.
+
+    Words are kept once, in lower case and in alphabetical order, so that a seed gives the same replacement whatever the
+    order they came in. Words that the vocabulary does not know in full (`[UNK]`) are left out.
+
+    Args:
+        tokenizer: The model's.
+        words: As they are to stand in prompts: verbs in their -ing form.
+        near: Which words are too near in meaning; the package's own list unless given.
+    """
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase | Any", words: Iterable[str], near: NearSynonyms | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.near = near or NearSynonyms.load()
+        self._pieces: dict[str, list[int]] = {}
+        self._by_length: dict[int, list[str]] = {}
+        for word in sorted({" ".join(word.lower().split()) for word in words} - {""}):
+            ids = pieces(tokenizer, word)
+            if ids and tokenizer.unk_token_id not in ids:
+                self._pieces[word] = ids
+                self._by_length.setdefault(len(ids), []).append(word)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words, in alphabetical order."""
+        return tuple(self._pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._pieces
+
+    def of_length(self, length: int) -> tuple[str, ...]:
+        """The words of so many word pieces, in alphabetical order."""
+        return tuple(self._by_length.get(length, ()))
+
+    def first_piece(self, word: str) -> int:
+        """The id of the first piece of one of these words."""
+        return self._pieces[word][0]
+
+    def candidates(self, word: str, fixed: Iterable[str]) -> list[str]:
+        """The words of as many pieces as this one that are neither near it nor near any fixed word."""
+        taken = self.near.around(word).union(*(self.near.around(other) for other in fixed))
+        same = self.of_length(len(self._pieces.get(word) or pieces(self.tokenizer, word)))
+        return [candidate for candidate in same if taken.isdisjoint(forms(candidate))]
+
+
+def replace_words(
+    words: Sequence[str], pools: Sequence[Pool], rng: random.Random, *, avoid: Collection[str] = ()
+) -> tuple[str, ...] | None:
+    """Other words for all slots, or None where the pools have none that fit together.
+
+    A new word has the same number of word pieces as the old one; it is neither the same as nor a near-synonym of any
+    old word, any other new word or any word to avoid; and no two new words share their first piece, by which answers
+    are told apart. All combinations are tried before there is None.
+
+    Args:
+        words: The old word of each slot.
+        pools: The new words to choose from, for each slot. Whether a word is near another is up to its pool.
+        rng: Decides among the replacements.
+        avoid: Words that may not come in, nor their near-synonyms, such as the rest of the prompt.
+
+    Raises:
+        ValueError: There are not as many pools as words.
+    """
+    if len(words) != len(pools):
+        raise ValueError(f"{len(words)} words to replace, but {len(pools)} pools; expected one pool for each word")
+    fixed = [*words, *avoid]
+    candidates = [pool.candidates(word, fixed) for word, pool in zip(words, pools, strict=True)]
+    for slot in candidates:
+        rng.shuffle(slot)
+    return next(_together(candidates, pools, ()), None)
+
+
+def _together(
+    candidates: Sequence[Sequence[str]], pools: Sequence[Pool], chosen: tuple[str, ...]
+) -> Iterator[tuple[str, ...]]:
+    """Every way to go on from the chosen words of the first slots, depth first: a choice that blocks is undone."""
+    slot = len(chosen)
+    if slot == len(pools):
+        yield chosen
+        return
+    for word in candidates[slot]:
+        if all(_apart(word, pools[slot], other, pool) for other, pool in zip(chosen, pools, strict=False)):
+            yield from _together(candidates, pools, (*chosen, word))
+
+
+def _apart(word: str, pool: Pool, other: str, others: Pool) -> bool:
+    """Whether two new words may stand in one prompt."""
+    if pool.first_piece(word) == others.first_piece(other):
+        return False
+    return not pool.near.near(word, other) and not others.near.near(word, other)
+
+
+def replace_roles(
+    prompt: str,
+    roles: Mapping[str, Span],
+    slots: Sequence[str],
+    pools: Mapping[str, Pool],
+    rng: random.Random,
+    *,
+    avoid: Collection[str] = (),
+) -> tuple[str, dict[str, Span]] | None:
+    """The prompt with other words in some of its roles, and where all roles stand in it; None where no words fit.
+
+    The new prompt has as many tokens as the old one, in every slot and altogether.
+
+    Args:
+        prompt: The clean prompt.
+        roles: Characters of the prompt, by role.
+        slots: The roles to replace.
+        pools: The words to choose from, for each of these roles.
+        rng: Decides among the replacements.
+        avoid: Words that may not come in, nor their near-synonyms; the other words of the prompt never do.
+
+    Raises:
+        ValueError: A slot is no role of the prompt or has no pool, or a role lies outside the prompt or in another one.
+    """
+    _check(prompt, roles, slots, pools)
+    old = [prompt[slice(*roles[slot])] for slot in slots]
+    context = _without(prompt, [roles[slot] for slot in slots])
+    new = replace_words(old, [pools[slot] for slot in slots], rng, avoid={*context, *avoid})
+    if new is None:
+        return None
+    text, spans = _put(prompt, roles, dict(zip(slots, new, strict=True)))
+    tokenizer = next(iter(pools.values())).tokenizer if slots else None
+    assert tokenizer is None or len(pieces(tokenizer, text)) == len(pieces(tokenizer, prompt)), (prompt, text)
+    return text, spans
+
+
+def _check(prompt: str, roles: Mapping[str, Span], slots: Sequence[str], pools: Mapping[str, Pool]) -> None:
+    for slot in slots:
+        for what, known in (("role of this prompt", roles), ("role with a pool", pools)):
+            if slot not in known:
+                raise ValueError(one_of(what, slot, known))
+    end, before = 0, ""
+    for role, (start, stop) in sorted(roles.items(), key=lambda item: item[1]):
+        if not 0 <= start < stop <= len(prompt):
+            raise ValueError(
+                f'role "{role}" spans characters {start} to {stop} of a prompt of {len(prompt)}: "{prompt}"'
+            )
+        if start < end:
+            raise ValueError(f'roles "{before}" and "{role}" overlap in "{prompt}"')
+        end, before = stop, role
+
+
+def _without(prompt: str, spans: Iterable[Span]) -> set[str]:
+    """The words of the prompt outside the spans."""
+    for start, stop in spans:
+        prompt = prompt[:start] + " " * (stop - start) + prompt[stop:]
+    return set(re.findall(r"\w+", prompt))
+
+
+def _put(prompt: str, roles: Mapping[str, Span], new: Mapping[str, str]) -> tuple[str, dict[str, Span]]:
+    """The prompt with the new words in their roles, and where all roles are then."""
+    text, spans, done = "", {}, 0
+    for role, (start, stop) in sorted(roles.items(), key=lambda item: item[1]):
+        text += prompt[done:start]
+        word = new.get(role, prompt[start:stop])
+        spans[role] = (len(text), len(text) + len(word))
+        text, done = text + word, stop
+    return text + prompt[done:], {role: spans[role] for role in roles}
+
+
+Words = Iterable[str] | Mapping[str, Iterable[str]]
+Facts = dict[str, dict[str, tuple[str, str | None]]]
+"""Questions with known answers, by the image's digest, and there by the question in lower case."""
+
+
+def symmetric_replacement(
+    pairs: MinimalPairs,
+    tokenizer: Any,
+    pool: Words | None = None,
+    slots: str | Sequence[str] = "answers",
+    seed: int = 0,
+) -> MinimalPairs:
+    """The pairs with new corrupted prompts, in which the words of some slots are replaced.
+
+    A new word has as many word pieces as the old one, and is neither it, nor a near-synonym of it, nor a word of
+    another slot. With `slots="answers"` both options are replaced, as in the paper. With another role, such as
+    `subject` or `noun`, the options stay: an answer-free control, since new options let a patch copy the old word back.
+    There, a replacement that is known to flip the answer is preferred; the mini world knows one for most of its pairs.
+
+    `corrupt_answer` is filled in where it is known: where some pair asks that question about that image.
+    `donor_prompt` becomes another replacement with yet other words, or None where there is none.
+
+    An open question ("what color is the dog?") names no options: replace another role there.
+
+    Args:
+        pairs: With roles for the slots.
+        tokenizer: A HookedBLIP, a tokenizer, or a hub id or folder.
+        pool: The words to choose from, for all slots or by slot; None takes the words that stand in the same slots
+            in the pairs of the same task and group (both options are one slot).
+        slots: `answers`, a role, or several roles.
+        seed: Of the choice, 0 or more.
+
+    Returns:
+        The pairs that have a replacement; the others are in `dropped` and counted.
+
+    Raises:
+        ValueError: No pair has such a role, a slot has no pool, or a pool holds something else than words.
+    """
+    seed = whole_number("seed", seed)
+    tokenizer = as_tokenizer(tokenizer)
+    names = list(OPTIONS) if _is_answers(slots) else [slots] if isinstance(slots, str) else list(slots)
+    everyone = [MinimalPair.of(record) for record in pairs.records()]
+    _check_slots(names, everyone, slots)
+    pools = _Pools(tokenizer, pool, everyone)
+    facts = _known(everyone)
+    columns: dict[str, list[str | None]] = {"corrupt_prompt": [], "corrupt_answer": [], "donor_prompt": []}
+    found: list[Problem] = []
+    for pair in everyone:
+        rng = random.Random(f"{seed}/{pair.id}")
+        absent = [name for name in names if name not in pair.roles]
+        new = donor = None
+        if absent:
+            detail = f"it has no role {absent[0]!r}; it has {', '.join(pair.roles) or 'none'}"
+            found.append(Problem(pair.id, ROLE, detail))
+        elif cut := _cuts(tokenizer, pair):
+            found.append(Problem(pair.id, ROLE, cut))
+        else:
+            own = {name: pools.of(pair, name) for name in names}
+            new = _known_flip(pair, names, facts, tokenizer) or _fresh(pair, names, own, rng, facts)
+            if new is None:
+                words = ", ".join(repr(pair.clean_prompt[slice(*pair.roles[name])]) for name in names)
+                found.append(Problem(pair.id, NO_REPLACEMENT, f"nothing in the pool replaces {words}"))
+            else:
+                donor = _replace(pair, names, own, rng, avoid=_words(new))
+        columns["corrupt_prompt"].append(new)
+        columns["corrupt_answer"].append(None if new is None else _answer(facts, pair, new))
+        columns["donor_prompt"].append(donor)
+    for column, values in columns.items():
+        pairs = pairs.with_column(column, values)
+    return pairs.without(found, "symmetric_replacement", {"slots": names, "seed": seed})
+
+
+def _is_answers(slots: str | Sequence[str]) -> bool:
+    return slots == "answers" if isinstance(slots, str) else list(slots) == ["answers"]
+
+
+def _check_slots(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str | Sequence[str]) -> None:
+    """Check the slots before anything is replaced. Raises ValueError where no pair has one of them."""
+    roles = list(dict.fromkeys(role for pair in pairs for role in pair.roles))
+    if not names:
+        raise ValueError("no slots given; expected 'answers', a role, or several roles")
+    for name in names:
+        if name not in roles and pairs:
+            if _is_answers(slots):
+                raise ValueError(_open_questions(name, roles))
+            options = ["answers"] if set(OPTIONS) <= set(roles) else []
+            raise ValueError(one_of("slot", name, [*options, *roles]))
+
+
+def _listed(words: Iterable[Any]) -> list[str]:
+    """Return the words of a pool. Raises ValueError where something else is among them."""
+    if isinstance(words, str):
+        raise ValueError(f"pool={words!r}: expected words, such as {words.split()!r}")
+    listed = list(words)
+    wrong = [word for word in listed if not isinstance(word, str)]
+    if wrong:
+        raise ValueError(f"the pool holds {shown(wrong[0])}; expected words")
+    return listed
+
+
+def _open_questions(absent: str, roles: Sequence[str]) -> str:
+    """Say why `answers` cannot be replaced, and what can."""
+    way = (
+        f"replace another role instead: slots={roles[0]!r}" + f" (there are {', '.join(map(repr, roles))})"
+        if roles
+        else 'name the words to replace in the column `roles`, such as {"noun": "dog"}, and give slots="noun"'
+    )
+    return (
+        "slots='answers' replaces both options where a question names them, its roles 'correct' and 'incorrect'; no "
+        f"pair has the role {absent!r}, as open questions have none: {way}"
+    )
+
+
+def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
+    """What is wrong with a pair's roles to this tokenizer; "" where nothing is."""
+    try:
+        token_spans(tokenizer, pair.clean_prompt, pair.roles, pair.kind)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+class _Pools:
+    """The pool of each slot of each pair, made once."""
+
+    def __init__(self, tokenizer: Any, words: Words | None, pairs: Sequence[MinimalPair]) -> None:
+        self.tokenizer = tokenizer
+        self.given = {name: _listed(own) for name, own in words.items()} if isinstance(words, Mapping) else None
+        self.all = None if words is None or self.given is not None else _listed(words)
+        self.found: dict[tuple[str, str, str], set[str]] = {}
+        self.made: dict[Any, Pool] = {}
+        for pair in pairs:
+            for name, span in pair.roles.items():
+                self.found.setdefault(self._slot(pair, name), set()).add(pair.clean_prompt[slice(*span)])
+
+    @staticmethod
+    def _slot(pair: MinimalPair, name: str) -> tuple[str, str, str]:
+        return pair.task, pair.group, "option" if name in OPTIONS else name
+
+    def of(self, pair: MinimalPair, name: str) -> Pool:
+        """The pool of one slot."""
+        if self.given is not None and name not in self.given:
+            raise ValueError(f"no pool for the slot {name!r}; there are {', '.join(self.given)}")
+        key = name if self.given is not None else "all" if self.all is not None else self._slot(pair, name)
+        if key not in self.made:
+            found = self.found[self._slot(pair, name)] if self.all is None else self.all
+            self.made[key] = Pool(self.tokenizer, found if self.given is None else self.given[name])
+        return self.made[key]
+
+
+def _replace(
+    pair: MinimalPair, slots: Sequence[str], pools: Mapping[str, Pool], rng: random.Random, avoid: Iterable[str] = ()
+) -> str | None:
+    new = replace_roles(pair.clean_prompt, pair.roles, slots, pools, rng, avoid=set(avoid) - _words(pair.clean_prompt))
+    return None if new is None else new[0]
+
+
+def _fresh(
+    pair: MinimalPair, slots: Sequence[str], pools: Mapping[str, Pool], rng: random.Random, facts: Facts
+) -> str | None:
+    """A replacement whose answer is not known to be the correct one still."""
+    tried: set[str] = set()
+    while (new := _replace(pair, slots, pools, rng, avoid=tried)) is not None:
+        if _answer(facts, pair, new) != pair.correct_answer:
+            return new
+        tried |= _words(new) - _words(pair.clean_prompt)
+    return None
+
+
+def _answer(facts: Facts, pair: MinimalPair, prompt: str) -> str | None:
+    """The answer to a question about the pair's clean image, where it is known."""
+    return facts[pair.clean_digest].get(_key(prompt), ("", None))[1]
+
+
+def _words(prompt: str) -> set[str]:
+    return set(re.findall(r"\w+", prompt))
+
+
+def _key(prompt: str) -> str:
+    return " ".join(prompt.lower().split())
+
+
+def _known(pairs: Iterable[MinimalPair]) -> Facts:
+    """Every answer that pairs know."""
+    facts: Facts = defaultdict(dict)
+    for pair in pairs:
+        record = pair.record
+        known = [
+            (pair.clean_digest, pair.clean_prompt, pair.correct_answer),
+            (pair.corrupt_digest, pair.clean_prompt, pair.incorrect_answer),
+            (pair.clean_digest, pair.corrupt_prompt, pair.corrupt_answer),
+            (pair.clean_digest, record.get("control_prompt"), record.get("control_answer")),
+        ]
+        for image, prompt, answer in known:
+            if prompt and answer:
+                facts[image][_key(prompt)] = (prompt, answer)
+    return facts
+
+
+def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer: Any) -> str | None:
+    """A question about the clean image that is known to have another answer and differs in these slots alone."""
+    if set(slots) & set(OPTIONS):
+        return None
+    pattern, done = "", 0
+    for name in sorted(slots, key=lambda name: pair.roles[name]):
+        start, end = pair.roles[name]
+        pattern, done = pattern + re.escape(pair.clean_prompt[done:start]) + r"(\S+)", end
+    pattern += re.escape(pair.clean_prompt[done:])
+    length = len(pieces(tokenizer, pair.clean_prompt))
+    for prompt, answer in facts[pair.clean_digest].values():
+        other = answer != pair.correct_answer
+        if other and re.fullmatch(pattern, prompt, re.IGNORECASE) and len(pieces(tokenizer, prompt)) == length:
+            return prompt
+    return None

@@ -1,0 +1,218 @@
+"""Sites: what can be patched. A site is checked against its model when it is built, so that no edit can miss."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.errors import one_of
+from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order
+from notice_lens.pairs.roles import ALL, CORRECT
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
+TABLES = ("hook_attn_scores", "hook_pattern")
+"""Activations with a query axis and a key axis."""
+POSITIONS = ("each", "all", "roles", "regions")
+
+
+def check_model(blip: Any) -> None:
+    """Raises TypeError where something else stands in the model's place, such as the pairs."""
+    if not hasattr(blip, "stack"):
+        if hasattr(blip, "state_dict"):
+            from notice_lens.models.blip.weights import refuse_wrapped
+
+            refuse_wrapped(blip)
+        raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(blip).__name__}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a sweep patches, one cell of it after the other. Built by `Site.of`, which checks it.
+
+    Attributes:
+        stack: `vision`, `text` or `decoder`.
+        activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
+        layers: Which layers, one at a time; empty for embeddings.
+        heads: Which heads, one at a time; None for all heads at once, or an activation without heads.
+        positions: `each` position by itself, `all` at once, `roles` (tokens) or `regions` (image positions) at once, or
+            some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
+        keys: The same for the keys of scores and patterns; None elsewhere.
+    """
+
+    stack: str
+    activation: str
+    layers: tuple[int, ...]
+    heads: tuple[int, ...] | None
+    positions: str | tuple[int, ...] | tuple[str, ...]
+    keys: str | tuple[int, ...] | tuple[str, ...] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        blip: "HookedBLIP",
+        name: Any,
+        *,
+        layers: Any = None,
+        heads: Any = "each",
+        positions: Any = None,
+        keys: Any = None,
+        pairs: "MinimalPairs | None" = None,
+    ) -> "Site":
+        """A site of a model.
+
+        Args:
+            blip: The model.
+            name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
+                `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
+            layers: One, several, or None for all.
+            heads: `each`, one, several, or None for all at once.
+            positions: See `Site`; None takes `roles` for tokens, `all` elsewhere.
+            keys: For scores and patterns; None takes `all`.
+            pairs: The pairs that are to be patched. Where their questions have no role `correct`, since they do not
+                contain their answer, None takes `all` for tokens too.
+
+        Raises:
+            ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
+                nearest that there is.
+            TypeError: `blip` is no model.
+        """
+        check_model(blip)
+        if isinstance(name, Site):
+            return cls._checked(blip, name, (layers, heads, positions, keys))
+        stack, activation = _parse(blip, str(name))
+        cfg = blip.stack(stack).cfg
+        embedded = activation in EMBEDDING
+        axis, key_axis = axes(blip, stack, activation)
+        default = "roles" if axis == "token" and _name_their_answer(pairs) else ALL
+        with_heads = activation.rpartition(".")[2] in WITH_HEADS
+        if keys is not None and key_axis is None:
+            raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
+        if embedded and layers is not None:
+            raise ValueError(
+                f"layers {layers!r} asked for; {stack}.{activation} is before the first layer, and has none"
+            )
+        if not with_heads and heads is not None and heads != "each":
+            raise ValueError(f"heads {heads!r} asked for; {stack}.{activation} has no heads")
+        return cls(
+            stack,
+            activation,
+            () if embedded else _numbers("layer", layers, cfg.n_layers, stack),
+            None
+            if heads is None or not with_heads
+            else _numbers("head", None if heads == "each" else heads, cfg.n_heads, stack),
+            _positions(default if positions is None else positions, axis, f"{stack}.{activation}"),
+            None
+            if key_axis is None
+            else _positions("all" if keys is None else keys, key_axis, f"keys of {stack}.{activation}"),
+        )
+
+    @classmethod
+    def _checked(cls, blip: "HookedBLIP", site: "Site", given: Any) -> "Site":
+        """A site that was built already: for this model, or perhaps for another."""
+        if given != (None, "each", None, None):
+            raise ValueError(f"{site.name} is a Site already; give layers, heads, positions and keys when it is built")
+        with_heads = site.activation.rpartition(".")[2] in WITH_HEADS
+        return cls.of(
+            blip,
+            site.name,
+            layers=site.layers or None,
+            heads=site.heads if with_heads else "each",
+            positions=site.positions,
+            keys=site.keys,
+        )
+
+    @property
+    def name(self) -> str:
+        """Stack and activation."""
+        return f"{self.stack}.{self.activation}"
+
+    def hook(self, layer: int | None) -> str:
+        """The hook point in a layer; None for embeddings."""
+        return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
+
+
+def axes(blip: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | None]:
+    """What the positions of an activation are, and its keys if it has an axis of them: `image`, `token` or `answer`."""
+    stream = {"vision": "image", "text": "token", "decoder": "token" if blip.cfg.kind == "caption" else "answer"}
+    stacks = blip.cfg.stacks
+    source = stream[stacks[max(stacks.index(stack) - 1, 0)]]
+    module, _, leaf = activation.rpartition(".")
+    keys = source if module == "cross_attn" else stream[stack]
+    if leaf in TABLES:
+        return stream[stack], keys
+    return (keys if leaf in ("hook_k", "hook_v") else stream[stack]), None
+
+
+def _name_their_answer(pairs: Any) -> bool:
+    """Return whether any of the pairs has a role `correct`; also where nothing is known of pairs."""
+    columns = getattr(getattr(pairs, "dataset", None), "column_names", ())
+    if "roles" not in columns or not len(pairs):
+        return True
+    return any(span["role"] == CORRECT for spans in pairs["roles"] for span in spans or ())
+
+
+def activations(blip: "HookedBLIP", stack: str) -> tuple[str, ...]:
+    """The activations of a stack that can be patched."""
+    points = order(blip.stack(stack).steps)
+    return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
+
+
+def _parse(blip: "HookedBLIP", name: str) -> tuple[str, str]:
+    stack, _, rest = name.partition(".")
+    if stack not in blip.cfg.stacks:
+        raise ValueError(f"site {name!r}: " + one_of("stack", stack, blip.cfg.stacks))
+    valid = activations(blip, stack)
+    short = {leaf.replace("hook_", ""): leaf for leaf in valid}
+    short |= {module: f"{module}.hook_z" for module in ("attn", "cross_attn") if f"{module}.hook_z" in valid}
+    found = short.get(rest.replace("hook_", ""))
+    if found is None:
+        raise ValueError(f"site {name!r}: " + one_of(f"activation of `{stack}`", rest, short))
+    return stack, found
+
+
+def _numbers(what: str, asked: Any, n: int, stack: str) -> tuple[int, ...]:
+    """Layers or heads, each once, in the order asked for."""
+    if asked is None:
+        return tuple(range(n))
+    single = isinstance(asked, str) or not isinstance(asked, Iterable)
+    several = [_plain(number) for number in ([asked] if single else asked)]
+    for number in several:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < n:
+            raise ValueError(f"{what} {number!r} asked for; `{stack}` has {what}s 0 to {n - 1}")
+    if len(set(several)) < len(several) or not several:
+        raise ValueError(f"{what}s {several} asked for; expected one or more of them, each once")
+    return tuple(several)
+
+
+def _positions(asked: Any, axis: str, what: str) -> Any:
+    """A specification of positions, checked against what they are."""
+    if isinstance(asked, str):
+        if asked not in POSITIONS:
+            listed = f"; a role or region by its name goes into a list: [{asked!r}]"
+            raise ValueError(f"{what}: " + one_of("kind of positions", asked, POSITIONS) + listed)
+        if asked == "roles" and axis != "token":
+            raise ValueError(f"{what}: roles are words of the question, and these are {axis} positions")
+        if asked == "regions" and axis != "image":
+            raise ValueError(f"{what}: regions are parts of the image, and these are {axis} positions")
+        return asked
+    several = tuple(_plain(one) for one in (asked if isinstance(asked, Iterable) else [asked]))
+    if not several or len(set(several)) < len(several):
+        raise ValueError(f"{what}: positions {list(several)} asked for; expected one or more, each once")
+    names = [isinstance(one, str) for one in several]
+    if any(names) != all(names) or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in several):
+        raise ValueError(f"{what}: positions {list(several)} asked for; expected numbers, or names of roles or regions")
+    if all(names) and axis == "answer":
+        raise ValueError(f"{what}: positions of an answer have no names; give numbers")
+    if not all(names) and min(several) < 0:
+        raise ValueError(f"{what}: position {min(several)} asked for; they count from 0")
+    return several
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's."""
+    return value.item() if isinstance(value, np.generic) else value

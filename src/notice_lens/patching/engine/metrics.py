@@ -1,0 +1,182 @@
+"""What a run says, in numbers: from logits to metrics, in float32 or better.
+
+The *logit difference* is the correct answer's logit minus the contrast's. Where an answer has several tokens, or the
+model writes captions, it is the difference of their log-probabilities by teacher forcing (the sum over an answer's
+tokens, without the closing `[SEP]`): for two answers of one token each the two are the same number. For a match it is
+the logit of the correct answer minus that of the other.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from notice_lens.errors import one_of
+from notice_lens.patching.engine.rows import Index
+
+BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
+"""The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
+USUAL = BUILT_IN[:5]
+"""Those of a sweep that is not asked for others."""
+TAKEN = (
+    "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
+    "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
+    "corrupt_digest", "noise_floor", "below_floor", "done", "n", "part", "node", "resampled_from",
+)  # fmt: skip
+"""What a result has beside metrics, and endings of the names of controls and baselines."""
+ENDINGS = ("_mismatched", "_clean", "_corrupt")
+Custom = Callable[[Tensor], Tensor]
+
+
+class Said(NamedTuple):
+    """What rows say.
+
+    Attributes:
+        answer_prob: Probability of the correct answer, 0 to 1.
+        logit_diff: The logit difference.
+        kl: Kullback-Leibler divergence of the answer's first token from the base run to the row, in nats.
+        custom: The caller's own metrics by name.
+        accuracy: 1 where the model says the correct answer, else 0, see `says`.
+    """
+
+    answer_prob: Float[Tensor, " row"]
+    logit_diff: Float[Tensor, " row"]
+    kl: Float[Tensor, " row"]
+    custom: Mapping[str, Float[Tensor, " row"]]
+    accuracy: Float[Tensor, " row"]
+
+    def take(self, rows: Any) -> "Said":
+        """What some of the rows say."""
+        custom = {name: value[rows] for name, value in self.custom.items()}
+        return Said(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom, self.accuracy[rows])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Said"]) -> "Said":
+        """What rows say, from what parts of them say."""
+        custom = {name: torch.cat([part.custom[name] for part in parts]) for name in parts[0].custom}
+        fields = ([getattr(part, field) for part in parts] for field in ("answer_prob", "logit_diff", "kl", "accuracy"))
+        answer_prob, logit_diff, kl, accuracy = map(torch.cat, fields)
+        return cls(answer_prob, logit_diff, kl, custom, accuracy)
+
+
+def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
+    """The names of the built-in metrics asked for, and the caller's own.
+
+    Raises:
+        ValueError: There is no metric of that name, or one of the caller's has a built-in name.
+        TypeError: It is neither a name nor a function.
+    """
+    if callable(metrics):
+        raise TypeError("metrics are names, or a mapping of names to functions; got a function without a name")
+    if metrics is None or not len(metrics):
+        raise ValueError(f"no metrics given; there are {', '.join(map(repr, BUILT_IN))}, and functions of your own")
+    own: dict[str, Any] = {}
+    names: list[str] = []
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        function = metrics[name] if isinstance(metrics, Mapping) else None
+        if function is None:
+            if name not in BUILT_IN:
+                raise ValueError(one_of("metric", name, BUILT_IN) + "; a mapping of names to functions adds your own")
+            names.append(name)
+        elif name in BUILT_IN:
+            raise ValueError(f"{name!r} is a metric already; call yours something else")
+        elif not isinstance(name, str) or not name:
+            raise ValueError(f"metric {name!r}: a name is text")
+        elif name in TAKEN or name.endswith(ENDINGS):
+            raise ValueError(f"metric {name!r}: a result has that, or may have; call yours something else")
+        elif not callable(function):
+            raise TypeError(f"metric {name!r} has to be a function of logits, got {type(function).__name__}")
+        else:
+            own[name] = function
+    return tuple(names), own
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32, or as they are in float64."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " row"]:
+    """Return what one of the caller's metrics says of each row.
+
+    The function gets logits of its own, and what it returns is copied: it may write into either, or keep them.
+
+    Raises:
+        TypeError: It returned no tensor, or one of complex numbers.
+        ValueError: It did not return one finite number for each row.
+    """
+    value: Any = function(logits.clone())
+    expected = f"{len(logits)} rows of logits {list(logits.shape)}; expected a tensor with one number a row"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"metric {name!r} gave a {type(value).__name__} for {expected}")
+    if value.is_complex() or value.layout != torch.strided:
+        raise TypeError(f"metric {name!r} gave {value.dtype} ({value.layout}) for {expected}, real and dense")
+    if value.shape != (len(logits),):
+        raise ValueError(f"metric {name!r} gave {list(value.shape)} for {expected}")
+    value = precise(value.detach()).clone()
+    if wrong := int((~value.isfinite()).sum()):
+        raise ValueError(
+            f"metric {name!r} gave NaN or infinity for {wrong} of {expected}, since NaN means that nothing was "
+            "measured; torch.nan_to_num makes numbers of them"
+        )
+    return value
+
+
+def entries_said(
+    logits: Float[Tensor, "row d_vocab"],
+    log_probs: Float[Tensor, "row d_vocab"],
+    correct: Int[Tensor, " row"],
+    contrast: Int[Tensor, " row"],
+) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
+    """Probability of the correct answer and the logit difference, where answers are single entries of the logits.
+
+    Args:
+        logits: Of the answer's token, or of no match and match.
+        log_probs: The same as log-probabilities.
+        correct: The correct answer's entry.
+        contrast: The contrast's.
+    """
+    own = precise(logits).gather(-1, torch.stack([correct, contrast], -1))
+    return log_probs.gather(-1, correct[:, None])[:, 0].exp(), own[:, 0] - own[:, 1]
+
+
+def answer_log_prob(
+    logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
+) -> Float[Tensor, " row"]:
+    """Log-probability of an answer by teacher forcing, in nats; targets below 0 do not count."""
+    counted = target_ids >= 0
+    log_probs = precise(logits).log_softmax(-1).gather(-1, target_ids.clamp(min=0)[..., None])[..., 0]
+    return (log_probs * counted).sum(-1)
+
+
+def says(
+    logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
+) -> Float[Tensor, " row"]:
+    """Whether the model says an answer: 1 where each token has the highest logit behind those before it, else 0.
+
+    It is what greedy decoding begins with; the closing `[SEP]` is not asked for. Targets below 0 do not count.
+    """
+    said = logits.argmax(-1) == target_ids
+    return precise((said | (target_ids < 0)).all(-1).to(logits.dtype))
+
+
+def kl_from(
+    base: Float[Tensor, "pair d_vocab"], patched: Float[Tensor, "row d_vocab"], pairs: Index
+) -> Float[Tensor, " row"]:
+    """Kullback-Leibler divergence from the base run to the patched one, in nats: sum of p_base (log p_base - log p).
+
+    Args:
+        base: Log-probabilities of the base runs.
+        patched: Of each row.
+        pairs: The pair of each row.
+    """
+    found = torch.empty_like(patched[:, 0])
+    # Pair by pair, as a product: neither probabilities nor base runs are copied for every row.
+    for pair in np.unique(pairs):
+        rows = torch.from_numpy(np.flatnonzero(pairs == pair)).to(patched.device)
+        own = patched if len(rows) == len(patched) else patched[rows]
+        found[rows] = (base[pair] - own) @ base[pair].exp()
+    return found

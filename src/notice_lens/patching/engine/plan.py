@@ -1,0 +1,310 @@
+"""Which variant is edited where, sorted by the order in which the wave gets there.
+
+A `Patch` is one edit with everything looked up: a hook, a head, positions, a source. A row of the wave is one variant
+of one pair. `Plan` sorts the patches of all rows by stack, layer and step, and says where each row joins and with which
+positions.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from notice_lens.models.blip.steps import OUTPUT, Attend, Steps, inside, inside_of, order
+from notice_lens.models.hook_names import HookName
+from notice_lens.patching.engine.rows import Index
+
+END = 10_000
+"""The layer of `OUTPUT`, behind every block: one that no stack reaches."""
+GIVEN = "given"
+"""The source of a patch that brings its value along."""
+Where = tuple[int, str]
+"""Layer and step; the embedding is layer -1."""
+
+
+class Patch(NamedTuple):
+    """One edit of one row.
+
+    Where patches of one hook overlap, the later one in the row holds. A patch of scores or of a pattern never opens
+    what is masked: padding, and what comes after a causal position, stay unseen whatever its source has there.
+
+    Attributes:
+        hook: The hook point, with its stack; `<stack>.output` is what the stack hands on.
+        positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.
+        source: The run that the new value comes from; `GIVEN` where the patch brings it.
+        head: The head, or None for all, or where there are none.
+        keys: Of scores and patterns, the keys; None for all.
+        value: What is put there, [position, ...], where the source is `GIVEN`; not for scores and patterns.
+    """
+
+    hook: str
+    positions: Index
+    source: str
+    head: int | None = None
+    keys: Index | None = None
+    value: Tensor | None = None
+
+
+class Edits(NamedTuple):
+    """Edits of one hook from one source, ready for one indexed assignment: a line each."""
+
+    source: str
+    rows: Index
+    positions: Index
+    heads: Index | None
+    given: Tensor | None
+
+
+class Joins(NamedTuple):
+    """Rows that join, and with which positions: a line each."""
+
+    rows: Index
+    positions: Index
+
+
+class StackShape(NamedTuple):
+    """What a plan has to know of a stack.
+
+    Attributes:
+        steps: What its blocks do, in order.
+        n_heads: Heads of its attention modules.
+        length: How many positions it has in this run.
+    """
+
+    steps: Steps
+    n_heads: int
+    length: int
+
+
+class HeadEdits(NamedTuple):
+    """Edits between the projections of an attention module and its z, ready for one indexed assignment.
+
+    Attributes:
+        leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
+        source: The run that the new values come from, or `GIVEN`.
+        heads: Which of the edited heads, as numbers into `EditedHeads.rows`.
+        positions: Keys of `hook_k` and `hook_v`, queries of scores and patterns; the same for all of these heads.
+        keys: Of scores and patterns; None for all.
+        given: What is put there where the source is `GIVEN`, [head, position, d_head].
+    """
+
+    leaf: str
+    source: str
+    heads: Index
+    positions: Index
+    keys: Index | None
+    given: Tensor | None
+
+
+class EditedHeads(NamedTuple):
+    """The heads of one attention module that have to be computed step by step, since something inside is edited.
+
+    Attributes:
+        rows: The row of each.
+        heads: Its number.
+        edits: In the order in which they are made.
+    """
+
+    rows: Index
+    heads: Index
+    edits: list[HeadEdits]
+
+
+@dataclass
+class Schedule:
+    """What happens in one stack, by the layer and the step where it does.
+
+    Attributes:
+        arriving: Rows that changed an earlier stack, in ascending order.
+        aboard: Rows that are aboard at the end, in ascending order.
+        first_layer: The first layer that any row joins in.
+        joins: By layer and step.
+        edits: By layer and step.
+        inside: Edits of scores, patterns, and keys and values of cross-attention, by layer and module.
+    """
+
+    arriving: Index
+    aboard: Index
+    first_layer: int = 0
+    joins: dict[Where, Joins] = field(default_factory=dict)
+    edits: dict[Where, list[Edits]] = field(default_factory=dict)
+    inside: dict[tuple[int, str], EditedHeads] = field(default_factory=dict)
+
+
+class Plan:
+    """The patches of all rows.
+
+    Args:
+        stacks: Of the model, in their order.
+        pairs: The pair of each variant's row.
+        patches: The patches of each.
+        n_pairs: How many pairs there are; their base rows come first.
+    """
+
+    def __init__(
+        self,
+        stacks: Mapping[str, StackShape],
+        pairs: Sequence[int],
+        patches: Sequence[Sequence[Patch]],
+        n_pairs: int,
+    ) -> None:
+        self.stacks, self.n_pairs = dict(stacks), n_pairs
+        self.pair_of: Index = np.concatenate([np.arange(n_pairs), np.asarray(pairs, dtype=np.int64)])
+        self.patches = {n_pairs + row: list(found) for row, found in enumerate(patches)}
+
+    @cached_property
+    def _by_stack(self) -> dict[str, dict[int, list[tuple[int, str, Patch]]]]:
+        """For each stack, the patches of each row with their layer and step."""
+        found: dict[str, dict[int, list[tuple[int, str, Patch]]]] = {stack: {} for stack in self.stacks}
+        for row, patches in self.patches.items():
+            for patch in patches:
+                name = HookName.parse(patch.hook)
+                assert name.stack is not None, "sites are checked"
+                outside = END if name.leaf == OUTPUT else -1
+                place = (outside if name.layer is None else name.layer, name.leaf, patch)
+                found[name.stack].setdefault(row, []).append(place)
+        return found
+
+    def schedule(self, stack: str) -> Schedule:
+        """Return what happens in a stack."""
+        names = list(self.stacks)
+        arriving = {row for earlier in names[: names.index(stack)] for row in self._by_stack[earlier]}
+        own = self._by_stack[stack]
+        schedule = Schedule(_index(sorted(arriving)), _index(sorted({*arriving, *own})))
+        line = _Order(self.stacks[stack])
+        joins: dict[Where, list[tuple[int, Index]]] = {}
+        for row in schedule.aboard.tolist():
+            where, positions = line.join(own.get(row, []), row in arriving)
+            joins.setdefault(where, []).append((row, positions))
+        schedule.joins = {where: _lines(found) for where, found in joins.items()}
+        schedule.first_layer = max(0, min((layer for layer, _ in joins), default=0))
+        self._sort_edits(own, schedule, line)
+        return schedule
+
+    @staticmethod
+    def _sort_edits(own: Mapping[int, list[tuple[int, str, Patch]]], schedule: Schedule, line: "_Order") -> None:
+        """Group the edits of one place into indexed assignments: inside of attention, and everywhere else."""
+        inside: dict[tuple[int, str], list[tuple[int, Patch]]] = {}
+        elsewhere: dict[Where, list[tuple[int, Patch]]] = {}
+        for row, patches in own.items():
+            for layer, leaf, patch in patches:
+                if line.is_inside(leaf):
+                    inside.setdefault((layer, leaf.partition(".")[0]), []).append((row, patch))
+                else:
+                    elsewhere.setdefault((layer, leaf), []).append((row, patch))
+        for where, found in elsewhere.items():
+            turns = _in_turns(found, lambda patch: (patch.source, patch.head is not None))
+            schedule.edits[where] = [_edits(kind[0], several) for kind, several in turns]
+        for where, found in inside.items():
+            schedule.inside[where] = _edited_heads(found, line.n_heads)
+
+
+class _Order:
+    """Where the rows of a stack join.
+
+    Args:
+        stack: Which.
+    """
+
+    def __init__(self, stack: StackShape) -> None:
+        steps, self.n_heads, length = stack
+        self.points, self.inside, self.everything = order(steps), inside_of(steps), np.arange(length)
+        attends = [step for step in steps if isinstance(step, Attend)]
+        self.mixing = [self.points.index(inside(step.module)) for step in attends if not step.crosses]
+        self.crossing = {step.module: self.points.index(inside(step.module)) for step in attends if step.crosses}
+
+    def is_inside(self, leaf: str) -> bool:
+        """Whether an edit there needs its head computed step by step: not so queries, keys, values of all positions."""
+        mixes = self.points.index(self.inside[leaf]) in self.mixing if leaf in self.inside else False
+        return leaf in self.inside and not (mixes and leaf.endswith(("hook_q", "hook_k", "hook_v")))
+
+    def join(self, patches: list[tuple[int, str, Patch]], arriving: bool) -> tuple[Where, Index]:
+        """Return where a row joins, and with which positions: all that it may change before the next self-attention."""
+        where = [(layer, self.points.index(self.inside.get(leaf, leaf))) for layer, leaf, _ in patches]
+        if arriving:
+            where.append((0, min(self.crossing.values())))
+        layer, step = min(where)
+        if arriving or step in self.mixing:
+            return (layer, self.points[step]), self.everything
+        now = self._mixings_before(layer, step)
+        here = [found for found, at in zip(patches, where, strict=True) if self._mixings_before(*at) == now]
+        if any(leaf in self.inside and leaf.endswith(("hook_k", "hook_v")) for _, leaf, _ in here):
+            return (layer, self.points[step]), self.everything
+        return (layer, self.points[step]), np.unique(np.concatenate([patch.positions for _, _, patch in here]))
+
+    def _mixings_before(self, layer: int, step: int) -> int:
+        """How many self-attentions come before a step: a block's first steps belong to the block before."""
+        return max(layer, 0) * len(self.mixing) + sum(step >= at for at in self.mixing)
+
+
+def _in_turns(
+    found: Sequence[tuple[int, Patch]], kind_of: Callable[[Patch], Hashable]
+) -> list[tuple[Any, list[tuple[int, Patch]]]]:
+    """Group patches of one place by their kind, so that each group is one assignment.
+
+    Where patches of a row overlap, the later one holds: when the kind changes within a row, what follows gets a later
+    turn, in an assignment of its own.
+    """
+    groups: dict[tuple[int, Any], list[tuple[int, Patch]]] = {}
+    last: dict[int, tuple[int, Any]] = {}
+    for row, patch in found:
+        kind = kind_of(patch)
+        turn, before = last.get(row, (0, kind))
+        turn += before != kind
+        last[row] = turn, kind
+        groups.setdefault((turn, kind), []).append((row, patch))
+    return [(kind, several) for (_, kind), several in sorted(groups.items(), key=lambda item: item[0][0])]
+
+
+def _edited_heads(found: Sequence[tuple[int, Patch]], n_heads: int) -> EditedHeads:
+    """Edits inside of attention: which heads of which rows they touch, and assignments for many heads at once."""
+    number: dict[tuple[int, int], int] = {}
+
+    def heads_of(row: int, patch: Patch) -> list[int]:
+        heads = range(n_heads) if patch.head is None else (patch.head,)
+        return [number.setdefault((row, head), len(number)) for head in heads]
+
+    edits = []
+    by_leaf: dict[str, list[tuple[int, Patch]]] = {}
+    for row, patch in found:
+        by_leaf.setdefault(patch.hook.rpartition(".")[2], []).append((row, patch))
+    for leaf, own in by_leaf.items():
+        for kind, several in _in_turns(own, _same_places):
+            heads = _index([head for row, patch in several for head in heads_of(row, patch)])
+            first = several[0][1]
+            given = torch.cat([_value_by_head(patch) for _, patch in several]) if kind[0] == GIVEN else None
+            edits.append(HeadEdits(leaf, first.source, heads, first.positions, first.keys, given))
+    rows, heads = np.array(list(number), dtype=np.int64).reshape(-1, 2).T
+    return EditedHeads(rows, heads, edits)
+
+
+def _same_places(patch: Patch) -> tuple[Hashable, ...]:
+    keys = None if patch.keys is None else patch.keys.tobytes()
+    return patch.source, patch.head is None, patch.positions.tobytes(), keys
+
+
+def _value_by_head(patch: Patch) -> Float[Tensor, "head position d_head"]:
+    assert patch.value is not None, "the patch brings its value"
+    return patch.value[None] if patch.head is not None else patch.value.transpose(0, 1)
+
+
+def _edits(source: str, found: Sequence[tuple[int, Patch]]) -> Edits:
+    lines = _lines([(row, patch.positions) for row, patch in found])
+    heads = [patch.head for _, patch in found if patch.head is not None]
+    times = [len(patch.positions) for _, patch in found]
+    given = torch.cat([patch.value for _, patch in found if patch.value is not None]) if source == GIVEN else None
+    return Edits(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None, given)
+
+
+def _lines(found: Sequence[tuple[int, Index]]) -> Joins:
+    rows = np.repeat(_index([row for row, _ in found]), [len(positions) for _, positions in found])
+    return Joins(rows, np.concatenate([positions for _, positions in found]))
+
+
+def _index(numbers: Sequence[int]) -> Index:
+    return np.asarray(numbers, dtype=np.int64)

@@ -1,0 +1,72 @@
+"""Sources of edits that are made of recorded runs: zeros, and what a head gives with one half of another run.
+
+What a head gives at a position, `hook_z`, is its pattern there times the values that it reads. So two runs make four of
+it: that of the base run, that of the other run, the other run's pattern with the base run's values (`pattern`: the head
+looks elsewhere, and reads what is there), and the base run's pattern with the other run's values (`values`: it looks
+where it looked, and reads something else).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from notice_lens.patching.engine.attention import mixed
+
+PARTS = ("pattern", "values")
+"""Sources of `hook_z` that take one half of it from the other run."""
+Make = Callable[[Mapping[str, Tensor], list[str] | None], Mapping[str, Any]]
+"""Gives sources by name, from recorded activations for shapes and from what the decoder is made to say."""
+
+
+class Zeros(Mapping[str, Tensor]):
+    """Zeros of the shape of recorded activations."""
+
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        self.like = like
+
+    def __getitem__(self, name: str) -> Tensor:
+        like = self.like[name]
+        return like.new_zeros(()).expand(like.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.like)
+
+    def __len__(self) -> int:
+        return len(self.like)
+
+
+class Mixed(Mapping[str, Tensor]):
+    """The patterns of one run times the values of another, by the name of `hook_z`; made when they are asked for.
+
+    Args:
+        patterns: The activations of the run that says where heads look.
+        values: Those of the run that says what they read there.
+    """
+
+    def __init__(self, patterns: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+        self.patterns, self.values_read = patterns, values
+        self.made: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.made:
+            pattern, v = ingredients(name)
+            self.made[name] = mixed(self.patterns[pattern], self.values_read[v])
+        return self.made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+
+def parts(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Mixed]:
+    """The sources `PARTS`, from the activations of the base run and of the other one."""
+    return {"pattern": Mixed(other, base), "values": Mixed(base, other)}
+
+
+def ingredients(hook: str) -> tuple[str, str]:
+    """What a `hook_z` is made of: its pattern and its values."""
+    module = hook.removesuffix("hook_z")
+    return f"{module}hook_pattern", f"{module}hook_v"

@@ -1,0 +1,350 @@
+"""The wavefront: every patch of a sweep in one growing, exact, batched forward pass.
+
+The usual loop runs the whole model once for each patch. Almost all of that work is the same every time: below the patch
+everything equals the base run, and the image is the same throughout. So one pass is sent through the network in which
+the batch grows. The base run starts alone. Where a variant (a set of edits to one pair's run) has its first edit, it
+joins as a copy of the base row with that edit; behind the last block every variant is aboard, and one read-out reads
+them all. Each variant is the same computation as a full run of its own: nothing is approximated.
+
+    block 3   base ──────────────┬─ variants of block 3 join
+    block 4   base, variants of 3 ──────────┬─ variants of block 4 join
+    ...                                              read-out: logits of all
+
+Between two attention steps, what happens at one position depends on that position alone. So the tensors of the wave
+have one line a *cell*, which is one position of one row: [cell, d_model].
+
+1. A variant joins with the positions that it changes, and only these are computed up to the next self-attention.
+2. There, queries, keys and values of all its other positions are the base row's; from there on it has all positions.
+3. Cross-attention reads keys and values that were projected once for each image, for all variants together.
+4. A variant that changed an earlier stack brings a source of its own. Its few queries are then multiplied through the
+   key weights, and its mixed states through the value weights, instead of projecting every state of the source
+   (`folded_attention`): the same sums in another order.
+5. Self-attention over a single position is its value: its queries and keys are never computed.
+
+What is edited where is a `Plan` (plan.py); where edits come from, and the base run, is a `Run` (runs.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from notice_lens.models.blip.attention import Attention, KeyValues, causal_mask
+from notice_lens.models.blip.blocks import MLP, Block
+from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, Add, Apply, Attend, Stream, Transform, inside
+from notice_lens.patching.engine.attention import attend, edited_attention, fused_attention, neurons_in_parts
+from notice_lens.patching.engine.plan import END, EditedHeads, Edits, Plan
+from notice_lens.patching.engine.rows import Cells, Index
+from notice_lens.patching.engine.runs import Run
+
+NUMBERS_INSIDE = 16 * 2**20
+"""Numbers that edited heads of attention take at a time, at most."""
+
+
+class Wave:
+    """One pass of the variants of a plan over the base run of some pairs.
+
+    Args:
+        run: The base run, and the runs that edits take their values from.
+        plan: Which variant is edited where.
+    """
+
+    def __init__(self, run: Run, plan: Plan) -> None:
+        self.run = run
+        self.plan = plan
+        self.blip = run.blip
+
+    def encode(self) -> Float[Tensor, "own_row key_pos d_source"] | None:
+        """The states that the last stack reads, of all variants that change them; None where none does."""
+        own = None
+        for stack in self.blip.cfg.stacks[:-1]:
+            own = _StackWave(self, stack, own).states()
+        return own
+
+    def read_out(self, own: Float[Tensor, "own_row key_pos d_source"] | None) -> Float[Tensor, "row pos d_model"]:
+        """The states behind the last stack: of the base rows, pair by pair, and then of all variants.
+
+        Args:
+            own: What `encode` gave.
+        """
+        states = _StackWave(self, self.blip.cfg.stacks[-1], own).states(everything=True)
+        assert states is not None, "the base rows are always there"
+        return states
+
+
+class _StackWave:
+    """The wave in one stack.
+
+    Rows are numbered: those of the base run first, pair by pair, then the variants in the order of the plan.
+
+    Args:
+        wave: The wave.
+        name: The stack.
+        own: The sources of the rows that changed an earlier stack, in their order.
+    """
+
+    def __init__(self, wave: Wave, name: str, own: Float[Tensor, "row key_pos d_source"] | None) -> None:
+        self.run, self.pair_of, self.name, self.own = wave.run, wave.plan.pair_of, name, own
+        self.stack: Any = wave.run.blip.stack(name)
+        self.schedule = wave.plan.schedule(name)
+        self.mask, self.source_mask = wave.run.masks(name)
+        self.layer = -1
+
+    def states(self, everything: bool = False) -> Float[Tensor, "row pos d_model"] | None:
+        """The states behind the stack, of the variants that are aboard; None where there are none.
+
+        Args:
+            everything: All rows instead: the base rows and all variants, those that changed nothing too.
+        """
+        if not everything and not len(self.schedule.aboard):
+            return None
+        first = self.schedule.first_layer
+        resid = self.run.resid_pre(self.name, first)
+        n_base, pos = resid.shape[:2]
+        self.cells = Cells(self.pair_of, n_base, pos, resid.device)
+        x = rearrange(resid, "row pos d_model -> (row pos) d_model")
+        if any(layer < 0 for layer, _ in self.schedule.joins):
+            x = self._embedded()
+        for layer, block in enumerate(self.stack.blocks[first:], start=first):
+            self.layer = layer
+            x = self._block(block, x)
+        self.layer = END
+        (x,) = self._at(OUTPUT, x if first == END else self.stack.ln_final(x))
+        x = rearrange(self.cells.spread()(x), "(row pos) d_model -> row pos d_model", pos=pos)
+        return x[self.cells.slots(np.arange(len(self.pair_of)) if everything else self.schedule.aboard)]
+
+    # A block: the steps of models/steps.py, as in models/blocks.py; at every step rows may join, and are edited
+
+    def _embedded(self) -> Tensor:
+        """The stream before block 0, with edits of the embeddings."""
+        self.layer = -1
+        embed, positions = (
+            rearrange(self.run.values("self", f"{self.name}.{hook}"), "row pos d_model -> (row pos) d_model")
+            for hook in EMBEDDING
+        )
+        embed, positions = self._at(EMBEDDING[0], embed, positions)
+        positions, embed = self._at(EMBEDDING[1], positions, embed)
+        return self.stack.ln_embed(embed + positions)
+
+    def _block(self, block: Block, stream: Tensor) -> Tensor:
+        written = stream
+        for step in block.steps:
+            match step:
+                case Stream(hook):
+                    (stream,) = self._at(hook, stream)
+                case Apply(module):
+                    stream = block[module](stream)
+                case Attend(module, out, norm, crosses):
+                    attn = getattr(block, module)
+                    read = stream if norm is None else block[norm](stream)
+                    attend_to = self._cross_attention if crosses else self._self_attention
+                    z, stream = attend_to(attn, module, read, stream)
+                    written, stream = self._written(attn, module, z, stream)
+                    written, stream = self._at(out, written, stream)
+                case Transform(module, out, norm):
+                    read = stream if norm is None else block[norm](stream)
+                    written, stream = self._mlp(getattr(block, module), module, read, stream)
+                    written, stream = self._at(out, written, stream)
+                case Add(hook):
+                    (stream,) = self._at(hook, stream + written)
+        return stream
+
+    def _written(self, attn: Attention, module: str, z: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
+        """What the heads write; where a head's result is edited, the difference to what it wrote is added."""
+        z, *live_ = self._at(f"{module}.hook_z", z, *live)
+        out = attn.output(rearrange(z, "cell head d_head -> cell (head d_head)"))
+        out, z, *live_ = self._join(f"{module}.hook_result", out, z, *live_)
+        found = [self._looked_up(f"{module}.hook_result", edits) for edits in self._edits(f"{module}.hook_result")]
+        if found:
+            edited = np.unique(np.concatenate([cells for cells, _, _ in found]))
+            at = self.cells.index(edited)
+            result = einsum(z[at], attn.W_O, "line head d_head, head d_head d_model -> line head d_model")
+            wrote = result.sum(1)
+            for cells, heads, new in found:
+                result[self.cells.lines(np.searchsorted(edited, cells), heads)] = new
+            out[at] += result.sum(1) - wrote
+        return out, *live_
+
+    def _mlp(self, mlp: MLP, module: str, read: Tensor, live: Tensor) -> tuple[Tensor, ...]:
+        """What the neurons write; where nobody joins or edits between its two products, in parts."""
+        before, behind = f"{module}.hook_pre", f"{module}.hook_post"
+        tables = (self.schedule.joins, self.schedule.edits)
+        if not any((self.layer, step) in table for step in (before, behind) for table in tables):
+            return neurons_in_parts(mlp, read), live
+        pre, live = self._at(before, mlp.input(read), live)
+        post, live = self._at(behind, mlp.act_fn(pre), live)
+        return mlp.output(post), live
+
+    # Attention: here positions mix, so rows get all their positions, and queries find their keys
+
+    def _self_attention(self, attn: Attention, module: str, read: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """Z [cell, head, d_head] of all positions of all rows, and the stream likewise."""
+        joining = self.schedule.joins.get((self.layer, inside(module)))
+        if joining is not None:
+            self.cells.board(joining.rows)
+        edited = self.schedule.inside.get((self.layer, module))
+        alone = self.cells.pos == 1 and edited is None
+        projections = [attn.value] if alone else [attn.query, attn.key, attn.value]
+        projected = [self._heads(attn, project(read)) for project in projections]
+        spread = self.cells.spread()
+        x, *projected = (spread(value) for value in (x, *projected))
+        for name, value in zip("qkv"[-len(projected) :], projected, strict=True):
+            self._edit(f"{module}.hook_{name}", value)
+        if alone:
+            return projected[0], x
+        q, k, v = (rearrange(value, "(row pos) ... -> row pos ...", pos=self.cells.pos) for value in projected)
+        mask = self._own_mask(attn.causal)
+        z = fused_attention(q, k, v, mask)
+        if edited is not None:
+            for part in self._parts(edited, self.cells.pos, self.cells.pos, attn.d_head):
+                rows = self.cells.index(self.cells.where[edited.rows[part], 0] // self.cells.pos)
+                heads = self.cells.index(edited.heads[part])
+                own = None if mask is None else (mask if len(mask) == 1 else mask[rows])[:, 0]
+                z[rows, :, heads] = self._edited(
+                    module, edited, part, q[rows, :, heads], (k[rows, :, heads], v[rows, :, heads]), own
+                )
+        return rearrange(z, "row pos head d_head -> (row pos) head d_head"), x
+
+    def _cross_attention(self, attn: Attention, module: str, read: Tensor, mid: Tensor) -> tuple[Tensor, ...]:
+        """Z [cell, head, d_head] of all cells, and the stream likewise."""
+        q, mid = self._at(f"{module}.hook_q", self._heads(attn, attn.query(read)), mid)
+        q, mid = self._join(inside(module), q, mid)
+        z = torch.empty_like(q)
+        kv = self.run.key_values(self.name, self.layer)
+        by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.schedule.arriving), len(kv.k))
+        answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
+        z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]
+        if self.own is not None:
+            cells = self.cells.index(self.cells.where[self.schedule.arriving])
+            pairs = self.cells.index(self.pair_of[self.schedule.arriving])
+            mask = None if self.source_mask is None else self.source_mask[pairs]
+            z[cells] = attend(attn, q[cells], self.own, mask)
+        edited = self.schedule.inside.get((self.layer, module))
+        if edited is not None:
+            for part in self._parts(edited, self.cells.pos, kv.k.shape[1], attn.d_head):
+                self._edit_crossing(attn, module, edited, part, q, kv, z)
+        return z, mid
+
+    def _edit_crossing(
+        self, attn: Attention, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: KeyValues, z: Tensor
+    ) -> None:
+        """Compute some edited heads of cross-attention anew, in place in `z`."""
+        rows, heads = edited.rows[part], self.cells.index(edited.heads[part])
+        # Rows have brought aboard unequal numbers of positions: the shorter ones are filled up with a cell of any row.
+        where = self.cells.where[rows]
+        counts = (where >= 0).sum(1)
+        filled = np.arange(counts.max()) < counts[:, None]
+        table = np.zeros(filled.shape, dtype=np.int64)
+        table[filled] = where[where >= 0]
+        pairs = self.cells.index(self.pair_of[rows])
+        mask = None if self.source_mask is None else self.source_mask[pairs][:, 0]
+        new = self._edited(
+            module, edited, part, q[self.cells.index(table), heads[:, None]],
+            self._keys_and_values(attn, kv, rows, heads), mask,
+        )  # fmt: skip
+        line, query = np.nonzero(filled)
+        line, query = self.cells.index(line), self.cells.index(query)
+        z[self.cells.index(table[filled]), heads[line]] = new[line, query]
+
+    def _keys_and_values(self, attn: Attention, shared: KeyValues, rows: Index, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values that some heads of some rows look at, each [head, key_pos, d_head]."""
+        pairs = self.cells.index(self.pair_of[rows])
+        k, v = shared.k[pairs, :, heads], shared.v[pairs, :, heads]
+        arrived = np.flatnonzero(np.isin(rows, self.schedule.arriving)) if self.own is not None else ()
+        if self.own is not None and len(arrived):
+            at, sources = np.unique(np.searchsorted(self.schedule.arriving, rows[arrived]), return_inverse=True)
+            own = attn.project_source(self.own[self.cells.index(at)])
+            lines, sources = self.cells.index(np.asarray(arrived)), self.cells.index(sources)
+            k[lines], v[lines] = own.k[sources, :, heads[lines]], own.v[sources, :, heads[lines]]
+        return k, v
+
+    def _edited(
+        self, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Float[Tensor, "head query_pos d_head"]:
+        """Z of some of the heads that something is edited inside of."""
+        rows, heads = edited.rows[part], edited.heads[part]
+        # Of each position, which of its row's queries it is.
+        query_of = np.cumsum(self.cells.where[rows] >= 0, axis=1) - 1
+
+        def edit(leaf: str, value: Tensor) -> Tensor:
+            for one in edited.edits:
+                chosen = np.flatnonzero((one.heads >= part.start) & (one.heads < part.stop))
+                if one.leaf != leaf or not len(chosen):
+                    continue
+                lines = one.heads[chosen] - part.start
+                of = [self.pair_of[rows[lines]][:, None], heads[lines][:, None], one.positions[None]]
+                if leaf in ("hook_k", "hook_v"):
+                    to, of = [lines[:, None], one.positions[None]], [of[0], of[2], of[1]]
+                else:
+                    keys = np.arange(value.shape[-1]) if one.keys is None else one.keys
+                    to = [lines[:, None, None], query_of[lines][:, one.positions][..., None], keys]
+                    of = [*(index[..., None] for index in of), keys]
+                if one.given is not None:
+                    new = one.given[self.cells.index(chosen)]
+                else:
+                    source = self.run.values(one.source, f"{self.name}.blocks.{self.layer}.{module}.{leaf}")
+                    new = source[tuple(map(self.cells.index, of))]
+                value[tuple(map(self.cells.index, to))] = new
+            return value
+
+        return edited_attention(q, *kv, mask, edit)
+
+    def _parts(self, edited: EditedHeads, queries: int, keys: int, d_head: int) -> Iterator[slice]:
+        """Edited heads some at a time: each takes copies of its queries, keys and values, and its scores."""
+        each = queries * d_head + 2 * keys * d_head + 3 * queries * keys
+        size = max(1, NUMBERS_INSIDE // each)
+        for start in range(0, len(edited.rows), size):
+            yield slice(start, min(start + size, len(edited.rows)))
+
+    # Joining and editing
+
+    def _at(self, step: str, value: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
+        """A step of the forward pass: rows join as copies of their base rows, then `value` is edited.
+
+        Args:
+            step: Its hook point, without stack and layer.
+            value: What is there, [cell, ...].
+            live: What later steps need too.
+        """
+        value, *others = self._join(step, value, *live)
+        self._edit(step, value)
+        return value, *others
+
+    def _join(self, step: str, *live: Tensor) -> tuple[Tensor, ...]:
+        joins = self.schedule.joins.get((self.layer, step))
+        if joins is None:
+            return live
+        copied = self.cells.join(joins.rows, joins.positions)
+        return tuple(torch.cat([value, value[copied]]) for value in live)
+
+    def _edit(self, step: str, value: Tensor) -> None:
+        # In place: rows that are edited have joined, so `value` is the wave's own and no recorded run's.
+        for edits in self._edits(step):
+            cells, heads, new = self._looked_up(step, edits)
+            value[self.cells.lines(cells, heads)] = new
+
+    def _edits(self, step: str) -> Sequence[Edits]:
+        return self.schedule.edits.get((self.layer, step), ())
+
+    def _looked_up(self, step: str, edits: Edits) -> tuple[Index, Index | None, Tensor]:
+        """The cells and heads that are edited, and their new values."""
+        cells = self.cells.of(edits.rows, edits.positions)
+        if edits.given is not None:
+            return cells, edits.heads, edits.given
+        hook = f"{self.name}.{step}" if self.layer < 0 else f"{self.name}.blocks.{self.layer}.{step}"
+        values = self.run.values(edits.source, hook)
+        new = values[(self.cells.index(self.pair_of[edits.rows]), *self.cells.lines(edits.positions, edits.heads))]
+        return cells, edits.heads, new
+
+    def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
+        """Which positions of their own the rows that are aboard may look at."""
+        mask = None if self.mask is None else self.mask[self.cells.index(self.pair_of[self.cells.aboard])]
+        return causal_mask(mask, self.cells.pos, self.cells.device) if causal else mask
+
+    @staticmethod
+    def _heads(attn: Attention, x: Tensor) -> Tensor:
+        return rearrange(x, "cell (head d_head) -> cell head d_head", head=attn.n_heads)

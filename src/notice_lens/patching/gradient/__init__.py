@@ -1,0 +1,1 @@
+"""Attribution patching: gradients, and what a patch does to first order."""

@@ -1,0 +1,119 @@
+"""Sites that are attributed to: how their results are laid out, and what has to be recorded for them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.patching.edits import TABLES, WITH_HEADS, Site
+from notice_lens.patching.gradient.recompute import EMBEDDING
+from notice_lens.patching.grid import NUMBERED, Grid, Layout
+from notice_lens.patching.positions import Places
+
+NEURONS = ("mlp.hook_pre", "mlp.hook_post")
+"""Hook points of single neurons."""
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+
+THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
+ASIDE = ("hook_q", "hook_k", "hook_v", "hook_z")
+"""What scores, patterns and their gradients are made of."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A site that is attributed to, and how its result is laid out.
+
+    Attributes:
+        site: The site.
+        coords: Labels of each dimension behind `pair`, in their order: as a sweep of the site has them, and last
+            `neuron` where there is that.
+        axis: What its positions are.
+        key_axis: What its keys are, of scores and patterns.
+        corrected: Whether the softmax is computed again.
+    """
+
+    site: Site
+    coords: Mapping[str, list[Any]]
+    axis: str
+    key_axis: str | None
+    corrected: bool
+
+    @classmethod
+    def of(
+        cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int, neurons: bool, corrected: bool
+    ) -> "Target":
+        """A target with its labels.
+
+        Args:
+            blip: The model.
+            places: Positions of the pairs.
+            site: The site.
+            answer_length: Positions of the longest answer.
+            neurons: Whether it has a dimension of neurons, if it is of neurons.
+            corrected: Whether to compute the softmax again, if it is before one.
+        """
+        found = Layout.of(blip, places, site, answer_length)
+        coords = dict(found.coords)
+        if neurons and site.activation in NEURONS:
+            coords["neuron"] = list(range(blip.stack(site.stack).cfg.d_mlp))
+        coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
+        before_softmax = site.activation.endswith(THROUGH_SOFTMAX)
+        return cls(site, coords, found.axis, found.key_axis, corrected and before_softmax)
+
+    @property
+    def module(self) -> str:
+        """`attn`, `cross_attn`, `mlp`, or nothing."""
+        return self.site.activation.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        """The last part of the activation's name."""
+        return self.site.activation.rpartition(".")[2]
+
+    @property
+    def with_heads(self) -> bool:
+        """Whether its activation has an axis of heads."""
+        return self.leaf in WITH_HEADS
+
+    @property
+    def activation(self) -> str:
+        """What is looked at; of what a head writes its z, in which it is linear: the same effect in fewer numbers."""
+        return f"{self.module}.hook_z" if self.leaf == "hook_result" else self.site.activation
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Its layers; -1 for the embedding."""
+        return self.site.layers or (EMBEDDING,)
+
+    def has(self, stack: str, layer: int) -> bool:
+        """Whether a block has some of it; the embedding is layer -1."""
+        return stack == self.site.stack and layer in self.layers
+
+    @property
+    def grid(self) -> Grid:
+        """The shape of the result."""
+        return Grid(tuple(self.coords), self.coords, ())
+
+    @property
+    def needs(self) -> list[str]:
+        """Hook points to record, without stack and layer."""
+        aside = [f"{self.module}.{own}" for own in ASIDE] if self.corrected or self.leaf in TABLES else []
+        own = [] if self.corrected and self.leaf in TABLES else [self.activation]
+        return [*aside, *(name for name in own if name not in aside)]
+
+    def labels(self, prefix: str = "") -> list[Any]:
+        """Labels of the positions, or with `key_` in front of the keys; None alone stands for all of them at once."""
+        dims = (f"{prefix}{dim}" for dim in ("role", "region", "position"))
+        return next((list(self.coords[dim]) for dim in dims if dim in self.coords), [None])
+
+
+def wanted(targets: Iterable[Target]) -> dict[tuple[str, int], list[str]]:
+    """Hook points to record, by stack and layer."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for target in targets:
+        for layer in target.site.layers or (EMBEDDING,):
+            names = found.setdefault((target.site.stack, layer), [])
+            names += [name for name in target.needs if name not in names]
+    # Tables are made of the others.
+    return {place: sorted(names, key=lambda name: name.endswith(TABLES)) for place, names in found.items()}

@@ -1,0 +1,140 @@
+"""A head's effect taken apart: where it looks, and what it reads there.
+
+What a head gives at a position is its pattern there times the values of what it looks at, z = A v. So a patch of z from
+the other run changes two things at once. Of each position that is patched:
+
+    pattern      z = A(other) v(base)     the head looks where it looks in the other run, and reads what is there
+    values       z = A(base) v(other)     it looks where it looked, and reads what the other run has there
+    both         z = A(other) v(other)    the patch of z itself
+    interaction  both - pattern - values  what needs both: new values at new places, and what the model makes of the sum
+
+The first three are rows of one wave, patches of `hook_z`; in each of them everything else is the base run's, so that
+the first is the patch of the head's rows of the pattern, and the second that of its values as these positions read
+them. The interaction is a difference of their changes.
+"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.patching.edits import Site
+from notice_lens.patching.engine.measure import Cell
+from notice_lens.patching.grid import Grid, grid_of_sites
+from notice_lens.patching.nodes import Node, is_name
+from notice_lens.patching.options import Options, refuse_fixed, refuse_mismatched
+from notice_lens.patching.positions import Places
+from notice_lens.patching.runner import Sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+PARTS = {"pattern": "pattern", "values": "values", "both": "other"}
+"""The parts that are patched, and the source of each."""
+CHANGES = ("prob_change", "logit_diff_change", "patching_effect")
+"""Metrics that are 0 where nothing is patched, so that their difference means something."""
+FIXED = {
+    "source": "the parts of a head come from the other run",
+    "metrics": f"an interaction is a difference of changes, so there are {', '.join(CHANGES)}",
+}
+
+
+@one_thread_at_a_time
+@outside_inference_mode
+def split(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    site: Any = "text.cross_attn",
+    *,
+    layers: Any = None,
+    heads: Any = "each",
+    positions: Any = None,
+    **options: Any,
+) -> "xr.Dataset":
+    """What a patch of each head does by its pattern alone, by its values alone, by both, and what needs both.
+
+    Args:
+        blip: The model. Hooks on it are refused.
+        pairs: Validated for it here.
+        site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; a `Site` of its `z`; or one head,
+            `text.cross_attn.L1.H3`.
+        layers: One, several, or None for all.
+        heads: One, several, or `each`.
+        positions: Where the head gives something else: `roles`, `regions`, `each`, `all`, or some by name or number;
+            None as in `patch_heads`.
+        **options: As `sweep`: `corruption`, `direction`, `store`, ... `controls`: `self` or `()`.
+
+    Returns:
+        Dimensions `pair, part, layer, head` and those of the positions. `part` is `pattern`, `values`, `both` and
+        `interaction`, which is both minus pattern minus values. Variables are `logit_diff_change`, `prob_change` and
+        `patching_effect`, the baselines of a sweep, the noise floor and `below_floor`; `aggregate` gives means.
+
+    Raises:
+        ValueError: The site is no head's, or an option is not what it has to be, or hooks are on the model.
+        TypeError: There is no option of that name, or it is none of a split.
+        PairsError: The pairs do not hold for this model.
+
+    Example:
+        >>> from notice_lens import HookedBLIP, patching
+        >>> from notice_lens.pairs import mini_world
+        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> parts = patching.split(blip, pairs, "text.cross_attn", layers=1, progress=False)
+        >>> dict(parts.logit_diff_change.sizes)
+        {'pair': 4, 'part': 4, 'layer': 1, 'head': 8, 'role': 6}
+        >>> patching.aggregate(parts).sel(part="pattern").dims
+        ('layer', 'head', 'role')
+    """
+    found = _site(blip, pairs, site, layers, heads, positions)
+    refuse_fixed(options, FIXED, "a split")
+    refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
+    chosen = Options.of({"controls": "self", **options, "metrics": CHANGES})
+
+    def grid(places: Places, answer_length: int) -> Grid:
+        whole = grid_of_sites(blip, places, [found], "other", answer_length, False)
+        cells = [
+            Cell((number, *cell.place), tuple(edit._replace(source=source) for edit in cell.edits))
+            for number, source in enumerate(PARTS.values())
+            for cell in whole.cells
+        ]
+        return Grid(("part", *whole.dims), {"part": list(PARTS), **whole.coords}, cells)
+
+    return _with_interaction(Sweep(blip, pairs, chosen, grid, {"split": asdict(found)}).run())
+
+
+def _site(blip: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
+    """The site of the heads' z."""
+    if isinstance(site, str) and is_name(site):
+        node = Node.of(blip, site)
+        if layers is not None or heads != "each":
+            raise ValueError(f"{site!r} is one head already; layers and heads go with a module, {node.module!r}")
+        if node.head is None:
+            raise ValueError(
+                f"{site!r} is no head; only heads look and read: a site is, for instance, 'text.cross_attn'"
+            )
+        site, layers, heads = node.module, node.layer, node.head
+    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
+    if not found.activation.endswith("hook_z"):
+        valid = ", ".join(repr(name) for name in ("text.cross_attn", "text.attn", "vision.attn"))
+        raise ValueError(f"{found.name} cannot be split: pattern times values is a head's z; sites are such as {valid}")
+    return found
+
+
+def _with_interaction(effects: "xr.Dataset") -> "xr.Dataset":
+    """The result with what needs both parts."""
+    import xarray as xr
+
+    by_part = effects[[name for name, values in effects.data_vars.items() if "part" in values.dims]]
+    rest = effects.drop_vars(list(by_part.data_vars)).drop_dims("part")
+    names = [name for name in by_part.data_vars if name != "below_floor"]
+    parts = {part: by_part[names].sel(part=part, drop=True) for part in PARTS}
+    needs_both = (parts["both"] - parts["pattern"] - parts["values"]).expand_dims(part=["interaction"], axis=1)
+    joined = xr.concat([by_part[names], needs_both], dim="part", data_vars="all", join="exact").transpose(
+        "pair", "part", ...
+    )
+    joined["part"] = joined.part.astype(object)
+    found = rest.assign({name: joined[name] for name in names})
+    if "below_floor" in effects:
+        found["below_floor"] = abs(found.logit_diff_change) <= found.noise_floor
+    return found.assign_attrs(effects.attrs)

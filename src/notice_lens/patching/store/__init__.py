@@ -1,0 +1,1 @@
+"""Stores: results on disk, written a few pairs at a time, so that a killed sweep resumes."""

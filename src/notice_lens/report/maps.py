@@ -1,0 +1,103 @@
+"""What heads look at in the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
+
+Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.head_functions.maps import attention_maps, roles_asked
+from notice_lens.errors import one_of
+from notice_lens.patching.positions import Places
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+RUNS = {"clean": ("clean", "clean"), "image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
+"""Which image and which prompt, by run: the clean one, and those of the two corruptions."""
+STEPS = 255
+DIMS = ("pair", "run", "role", "layer", "head")
+
+
+def maps_of_runs(
+    blip: "HookedBLIP",
+    pairs: "MinimalPairs",
+    *,
+    runs: Sequence[str] = ("clean", "image"),
+    roles: Sequence[str] | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> xr.DataArray:
+    """Where every cross-attention head looks in the image, for each pair, run and role.
+
+    Args:
+        blip: The model.
+        pairs: Any that it can read.
+        runs: Of `clean`; `image`, the corrupted image; and `text`, the corrupted prompt.
+        roles: Which words ask, `all` for all at once; None takes each role of the pairs, and `all` too where there is
+            no `correct`.
+        batch_size: Pairs that run at a time.
+        progress: Whether there is a bar.
+
+    Returns:
+        float32 [pair, run, role, layer, head, patch], shares of attention from 0 to 1, with the coordinate
+        `class_token` [pair, run, role, layer, head]; NaN where a pair has no such run or role. Patches are in rows; the
+        attribute `grid` has their rows and columns.
+
+    Raises:
+        ValueError: There is no such run or role.
+    """
+    for run in runs:
+        if run not in RUNS:
+            raise ValueError(one_of("run", run, RUNS))
+    spans = Places(blip, pairs).words
+    wanted = roles_asked(roles or None, spans)
+    site, side = f"{looking_stack(blip)}.cross_attn", blip.cfg.image_size // blip.cfg.patch_size
+    cfg = blip.stack(looking_stack(blip)).cfg
+    found = np.full((len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side), np.nan, "float32")
+    for place, run in enumerate(runs):
+        image, prompt = RUNS[run]
+        there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
+        asking = [number for number, role in enumerate(wanted) if any(role in spans[pair] for pair in there)]
+        if not asking:
+            continue
+        own = attention_maps(
+            blip, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
+            image=image, prompt=prompt, batch_size=batch_size, progress=progress,
+        ).sel(maps="attention")  # fmt: skip
+        tokens, patches = own["class_token"].values[..., None], own["weight"].values
+        found[np.ix_(there, [place], asking)] = np.concatenate([tokens, patches], -1)[:, None]
+    labels = [np.array(pairs["id"], object), list(runs), wanted, range(cfg.n_layers), range(cfg.n_heads)]
+    coords: dict[str, Any] = dict(zip(DIMS, labels, strict=True))
+    coords["class_token"] = (DIMS, found[..., 0])
+    return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", {"grid": (side, side), "site": site})
+
+
+def looking_stack(blip: "HookedBLIP") -> str:
+    """The stack whose cross-attention reads the image: the one behind `vision`."""
+    return blip.cfg.stacks[blip.cfg.stacks.index("vision") + 1]
+
+
+def packed(maps: xr.DataArray) -> xr.Dataset:
+    """Maps in 8 bits: `attention` (0 to 255, of the map's largest patch), `largest` and `class_token` (float32).
+
+    A map that is not there has NaN for its largest patch.
+    """
+    largest = maps.max("patch", skipna=False)
+    steps = (maps / largest.where(largest > 0, 1.0) * STEPS).round().fillna(0).astype(np.uint8)
+    parts = {
+        "attention": steps.drop_vars("class_token"),
+        "largest": largest.drop_vars("class_token").astype(np.float32),
+    }
+    class_token = maps["class_token"].drop_vars("class_token").astype(np.float32)
+    return xr.Dataset(parts | {"class_token": class_token}, attrs={"grid": tuple(maps.attrs["grid"])})
+
+
+def unpacked(kept: xr.Dataset) -> xr.DataArray:
+    """Maps as `maps_of_runs` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
+    maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(STEPS))).rename("attention")
+    return maps.assign_coords(class_token=kept["class_token"]).assign_attrs(grid=kept.attrs["grid"])

@@ -1,0 +1,203 @@
+"""What the page's script reads: cells, pairs and attention maps as one JSON value, within a budget of bytes."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.condition import GAP
+from notice_lens.report.data import Cell, ReportData, ShownPair
+from notice_lens.report.image_bytes import address
+from notice_lens.report.plain import plain
+
+MAP_BYTES = 7_500_000
+"""Of the page, for attention maps; pictures and the rest come on top."""
+STEPS = 65_535
+"""Class tokens and largest patches go as 16 bits."""
+VALUES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched", "low", "high", "p", "q")
+FLAGS = ("two_sigma", "significant")
+SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidance", "q_outlier")
+
+
+class Kept(NamedTuple):
+    """What of the attention fits the page: which roles, and how many pairs of each cell; None for all."""
+
+    roles: tuple[str, ...]
+    most: int | None
+
+
+def safe_json(value: Any) -> str:
+    """JSON that may stand in a script element: no character in it can end the element, begin a comment or a line.
+
+    `<`, `>` and `&` are escaped everywhere, and so are U+2028 and U+2029, which end lines in JavaScript.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def ranked_by(cell: Cell) -> str:
+    """What the effects of a cell are: matched minus mismatched, or matched."""
+    return str(cell.heads.attrs.get("ranked_by", "effect"))
+
+
+def share_of(cell: Cell) -> str:
+    """What the effects of a cell are shares of: the gap, or what a mismatched donor leaves of it."""
+    return str(cell.heads.attrs.get("share_of", GAP))
+
+
+def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
+    """Everything that the script needs.
+
+    Args:
+        data: Of the report.
+        map_bytes: What attention maps may take.
+    """
+    kept = fitting(data, map_bytes)
+    return {
+        "cells": [_cell(cell, kept) for cell in data.cells],
+        "pairs": [_pair(pair) for pair in data.pairs],
+        "attention": None if data.attention is None else _attention(data, kept),
+        "functions": [
+            {"name": name, "cells": _cells_of(name, data, everywhere=True), **_scores(one)}
+            for name, one in data.functions.items()
+        ],
+        "labels": [
+            {"layer": row["layer"], "head": row["head"], "label": row["label"], "cells": places}
+            for row, places in zip(data.labels, label_places(data), strict=True)
+            if row.get("layer") is not None and row.get("label")
+        ],
+    }
+
+
+def task_of(row: Mapping[str, Any]) -> str | None:
+    """Return the task whose pairs a label was tested on; None where the row does not say."""
+    evidence = row.get("evidence")
+    return row.get("task") or (evidence.get("task") if isinstance(evidence, Mapping) else None)
+
+
+def label_places(data: ReportData) -> list[list[int]]:
+    """Return, for each label, the numbers of the cells that it is about: those of its task.
+
+    A label that names no task is about the cells of the one task that there is; of several tasks it could be any, and
+    it is shown at none.
+    """
+    only = {cell.task for cell in data.cells}
+    tasks = [task_of(row) or (next(iter(only)) if len(only) == 1 else None) for row in data.labels]
+    return [_cells_of(task, data) for task in tasks]
+
+
+def _cells_of(task: str | None, data: ReportData, *, everywhere: bool = False) -> list[int]:
+    """Return the numbers of a task's cells; of a name that is no task all of them where `everywhere` says so."""
+    found = [number for number, cell in enumerate(data.cells) if cell.task == task]
+    return found or (list(range(len(data.cells))) if everywhere else [])
+
+
+def fitting(data: ReportData, map_bytes: int) -> Kept:
+    """How much fits: first all, then the roles at which cells are read alone, then fewer pairs of each cell."""
+    if data.attention is None:
+        return Kept((), None)
+    roles = tuple(map(str, data.attention["role"].values))
+    if _bytes(data, Kept(roles, None)) <= map_bytes:
+        return Kept(roles, None)
+    read = tuple(role for role in roles if role in {cell.role for cell in data.cells}) or roles[:1]
+    longest = max((len(cell.shown) for cell in data.cells), default=1)
+    most = longest
+    while most > 1 and _bytes(data, Kept(read, most)) > map_bytes:
+        most -= 1
+    return Kept(read, None if most == longest else most)
+
+
+def _bytes(data: ReportData, kept: Kept) -> float:
+    """Of the maps in base64."""
+    assert data.attention is not None
+    each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
+    there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))
+    return float(there.isel(pair=_mapped(data, kept)).sum()) * each * 4 / 3
+
+
+def _mapped(data: ReportData, kept: Kept) -> list[int]:
+    """The pairs whose maps are sent."""
+    return sorted({number for cell in data.cells for number in cell.shown[: kept.most]})
+
+
+def _cell(cell: Cell, kept: Kept) -> dict[str, Any]:
+    found = {name: _rounded(cell.heads[name].values.ravel()) for name in VALUES if name in cell.heads}
+    found |= {name: plain(cell.heads[name].values.astype(bool).ravel()) for name in FLAGS if name in cell.heads}
+    return {
+        "name": cell.name,
+        "task": cell.task,
+        "role": cell.role,
+        "ranked": ranked_by(cell),
+        "of": share_of(cell),
+        "runs": list(cell.runs),
+        "layers": plain(cell.heads["layer"].values),
+        "heads": plain(cell.heads["head"].values),
+        "values": found,
+        "shown": list(cell.shown[: kept.most]),
+        "byPair": [_rounded(row.ravel()) for row in cell.by_pair[: kept.most]],
+    }
+
+
+def _rounded(values: Any) -> list[Any]:
+    """Numbers with five significant digits, None where there is none."""
+    return [None if not np.isfinite(value) else float(f"{value:.5g}") for value in np.asarray(values, float)]
+
+
+def _pair(pair: ShownPair) -> dict[str, Any]:
+    bits = {
+        side: {name: "".join("01"[bool(each)] for each in np.ravel(mask)) for name, mask in found.items()}
+        for side, found in pair.regions.items()
+    }
+    return {
+        "id": pair.id,
+        "task": pair.task,
+        "group": pair.group,
+        "prompts": dict(pair.prompts),
+        "answers": dict(pair.answers),
+        "spans": plain(pair.spans),
+        "pictures": {side: address(picture.content, picture.kind) for side, picture in pair.pictures.items()},
+        "regions": bits,
+    }
+
+
+def _attention(data: ReportData, kept: Kept) -> dict[str, Any]:
+    """Maps by pair and run: the roles that are there, their patches, largest patches and class tokens in base64."""
+    assert data.attention is not None
+    chosen = data.attention.sel(role=list(kept.roles))
+    maps = {str(number): _maps_of(chosen.isel(pair=number)) for number in _mapped(data, kept)}
+    labels = {f"{dim}s": plain(chosen[dim].values) for dim in ("role", "layer", "head")}
+    return {"grid": plain(chosen.attrs["grid"]), **labels, "maps": maps}
+
+
+def _maps_of(one: xr.Dataset) -> dict[str, Any]:
+    found = {}
+    for run in one["run"].values.tolist():
+        at = one.sel(run=run)
+        there = np.isfinite(at["largest"].isel(layer=0, head=0).values)
+        if there.any():
+            kept = at.isel(role=np.flatnonzero(there))
+            sizes = np.stack([kept["largest"].values, kept["class_token"].values])
+            found[run] = {
+                "roles": np.flatnonzero(there).tolist(),
+                "patches": _base64(kept["attention"].values),
+                "sizes": _base64((np.clip(sizes, 0, 1) * STEPS).round().astype("<u2")),
+            }
+    return found
+
+
+def _base64(values: Any) -> str:
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def _scores(functions: xr.Dataset) -> dict[str, Any]:
+    """Scores of attention by role, region, layer and head."""
+    at = functions.sel(maps="attention") if "maps" in functions.dims else functions
+    dims: Sequence[str] = ("role", "region", "layer", "head")
+    names = [name for name in SCORES if name in at and set(at[name].dims) == set(dims)]
+    labels = {f"{dim}s": plain(at[dim].values) for dim in dims if dim in at.coords}
+    return labels | {"scores": {name: _rounded(at[name].transpose(*dims).values.ravel()) for name in names}}

@@ -1,0 +1,1 @@
+"""Statistics of clustered pairs: NumPy and SciPy only."""

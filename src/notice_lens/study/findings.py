@@ -1,0 +1,115 @@
+"""What a study found, and what of it is said."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from notice_lens.pairs import MinimalPairs
+from notice_lens.pairs.regions import SmallRegion
+from notice_lens.report.context import findings
+from notice_lens.report.data import ReportData
+from notice_lens.stats.clusters import DependentPairs, FewClusters
+from notice_lens.study.choices import Choices
+from notice_lens.viz.selection import is_tested
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass
+class Study:
+    """What a study found.
+
+    Attributes:
+        choices: What was fixed before.
+        task_of: The task of each cell, and of each baseline of noise.
+        pairs: Of each cell and baseline.
+        effects: Of each cell, and of noise under `<task>, noise`.
+        everywhere: Of each cell: effects at all positions at once; none where these are what effects are read at.
+        important: Of each cell: its heads.
+        important_everywhere: The same, at all positions at once.
+        profiles: Of each cell: its layers.
+        universal: Heads that matter in all cells; None with one cell.
+        functions: Of each task: where its heads look.
+        labels: Of each task: what heads may be called.
+        comparisons: Of each task: what corruptions agree on.
+        notes: What was left out, and why.
+        data: What a report shows.
+    """
+
+    choices: Choices
+    task_of: dict[str, str] = field(default_factory=dict)
+    pairs: dict[str, MinimalPairs] = field(default_factory=dict)
+    effects: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    everywhere: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    important: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    important_everywhere: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    profiles: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    universal: "xr.Dataset | None" = None
+    functions: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    labels: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    comparisons: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    data: "ReportData | None" = None
+
+    @property
+    def cells(self) -> dict[str, "xr.Dataset"]:
+        """Effects of the cells, without those of noise."""
+        return {name: own for name, own in self.effects.items() if not name.endswith(", noise")}
+
+    def cells_of(self, task: str) -> list[str]:
+        """Names of a task's cells."""
+        return [name for name in self.cells if self.task_of[name] == task]
+
+    def findings(self) -> list[str]:
+        """What was found, a sentence each."""
+        assert self.data is not None, "a study that was carried out"
+        return [*findings(self.data), *self.notes]
+
+    @contextmanager
+    def noting(self, name: str) -> Iterator[None]:
+        """Turn warnings about few clusters, dependent pairs and small regions into notes on a cell; others stay."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            yield
+        for one in said:
+            if isinstance(one.message, SmallRegion):
+                self.note(f"{name}: {one.message.in_short()}")
+            elif issubclass(one.category, FewClusters | DependentPairs):
+                self.note(f"{name}: {one.message}")
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+    def note(self, said: str) -> None:
+        """Adds a note, once."""
+        self.notes += [] if said in self.notes else [said]
+
+
+def places(heads: "xr.DataArray") -> list[str]:
+    """The heads of a table [layer, head] that are true, by name."""
+    table = heads.transpose("layer", "head")
+    layers, numbers = table["layer"].values, table["head"].values
+    return [f"L{layers[i]}.H{numbers[j]}" for i, j in np.argwhere(table.values.astype(bool))]
+
+
+def summary(found: Study) -> dict[str, Any]:
+    """Return what was found in plain values; `significant` is None where it was not tested."""
+    cells = {
+        name: {
+            "pairs": int(own.attrs["pairs"]),
+            "clusters": int(own.attrs["clusters"]),
+            "share_of": own.attrs["share_of"],
+            "significant": places(own["significant"]) if is_tested(own) else None,
+            "two_sigma": places(own["two_sigma"]),
+        }
+        for name, own in found.important.items()
+    }
+    universal, null = [], {}
+    if (over_cells := found.universal) is not None:
+        universal = places(over_cells.universal)
+        null = {name: float(over_cells[name]) for name in ("null_expected", "null_p") if over_cells[name].notnull()}
+    return {"findings": found.findings(), "cells": cells, "universal": universal, **null}

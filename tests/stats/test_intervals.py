@@ -1,0 +1,65 @@
+"""The bootstrap-t by brute force: resamples as repeated clusters, quantiles turned around."""
+
+import numpy as np
+from scipy import stats
+
+from notice_lens.stats.clusters import Sums
+from notice_lens.stats.intervals import _standard_error, bootstrap_t
+from notice_lens.stats.minimum_effect import resamples
+
+
+def ratio(change: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
+    """Change over gap with its standard error, clusters of different sizes allowed for."""
+    effect = change.sum() / gap.sum()
+    residual = change - effect * gap
+    return effect, np.sqrt((residual**2 / (1 - gap / gap.sum())).sum()) / gap.sum()
+
+
+def test_the_interval_is_the_studentised_one() -> None:
+    rng = np.random.default_rng(0)
+    gap, change = rng.gamma(9, 2, 20), rng.exponential(1, (20, 2))
+    low, high = bootstrap_t([Sums(change, gap[:, None])], None, 200, 0.9, np.random.default_rng(4))
+    counts = resamples(np.random.default_rng(4), 20, 200).astype(int)
+    student = stats.t.ppf(0.95, gap.sum() ** 2 / (gap**2).sum() - 1)
+    for place in range(2):
+        effect, error = ratio(change[:, place], gap)
+        drawn = [ratio(np.repeat(change[:, place], own), np.repeat(gap, own)) for own in counts]
+        t = np.array([(one - effect) / spread for one, spread in drawn])
+        np.testing.assert_allclose(low[place], effect - max(np.quantile(t, 0.95), student) * error)
+        np.testing.assert_allclose(high[place], effect - min(np.quantile(t, 0.05), -student) * error)
+        # A long tail above: the truth may be farther above the effect than below it.
+        assert high[place] - effect > effect - low[place]
+
+
+def test_with_equal_gaps_the_standard_error_is_the_usual_one() -> None:
+    change = np.random.default_rng(0).normal(0, 1, (20, 1))
+    sums = Sums(change, np.full((20, 1), 4.0))
+    error = _standard_error([sums], None, change.sum(0) / sums.gap.sum())
+    np.testing.assert_allclose(error, change.std(0, ddof=1) / np.sqrt(20) / 4)
+
+
+def test_long_tails_are_covered() -> None:
+    """Student's t with two degrees of freedom: the variance is infinite, and a few clusters make up most of it."""
+    rng, covered = np.random.default_rng(0), []
+    gap = np.ones((40, 1))
+    for _ in range(6):
+        change = 0.2 + rng.standard_t(2, (40, 100))
+        low, high = bootstrap_t([Sums(change, gap)], None, 500, 0.95, rng)
+        covered.append(((low <= 0.2) & (high >= 0.2)).mean())
+    assert np.mean(covered) >= 0.93
+
+
+def test_a_cluster_of_a_third_of_the_pairs_is_allowed_for() -> None:
+    rng, covered = np.random.default_rng(0), []
+    gap = np.array([[15.0], *[[1.0]] * 30])
+    for _ in range(6):
+        change = 0.2 * gap + gap * rng.normal(0, 1, (31, 100))
+        low, high = bootstrap_t([Sums(change, gap)], None, 500, 0.95, rng)
+        covered.append(((low <= 0.2) & (high >= 0.2)).mean())
+    assert np.mean(covered) >= 0.9
+
+
+def test_no_spread_no_width() -> None:
+    gap = np.linspace(1, 2, 20)[:, None]
+    low, high = bootstrap_t([Sums(0.5 * gap, gap)], None, 50, 0.95, np.random.default_rng(0))
+    np.testing.assert_allclose([low, high], 0.5)

@@ -24,14 +24,14 @@ def flat(values: xr.DataArray) -> xr.DataArray:
     return found.drop_vars(["place", "layer", "head"]).assign_coords(place=names)
 
 
-def heads(blip: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
+def heads(model: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
     """The table of the heads that patching finds largest. Returns their names, largest first."""
     gap = {}
     for direction in ("denoise", "noise"):
-        effects = patch_heads(blip, pairs, SITE, positions="all", direction=direction, controls=(), progress=False)
+        effects = patch_heads(model, pairs, SITE, positions="all", direction=direction, controls=(), progress=False)
         gap[direction] = flat(aggregate(effects))
     ablated = {
-        value: ablate(blip, pairs, Site.of(blip, SITE, positions="all"), value=value, progress=False)
+        value: ablate(model, pairs, Site.of(model, SITE, positions="all"), value=value, progress=False)
         for value in VALUES
     }
     change = {value: flat(found.change_mean) for value, found in ablated.items()}
@@ -54,19 +54,19 @@ def heads(blip: HookedBLIP, pairs: MinimalPairs, task: str) -> list[str]:
     top = [set(found.place.values[np.argsort(-abs(found.values))][:SHOWN].tolist()) for found in change.values()]
     print(f"| of the first {SHOWN}, in both | " + " | ".join(str(len(own & set(order[:SHOWN]))) for own in top) + " |")
     for what, name in (("change of the logit difference", "change"), ("change of accuracy", "accuracy_change")):
-        joint = [ablate(blip, pairs, SITE, joint=True, value=value, progress=False) for value in VALUES]
+        joint = [ablate(model, pairs, SITE, joint=True, value=value, progress=False) for value in VALUES]
         print(f"| all 24 at once: {what} | " + " | ".join(f"{one[f'{name}_mean'].item():.2f}" for one in joint) + " |")
     sums = [found.change_mean.sum().item() for found in ablated.values()]
     print("| sum of the 24 single changes | " + " | ".join(f"{total:.2f}" for total in sums) + " |")
     return order
 
 
-def circuits(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
+def circuits(model: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
     """Scores of circuits of the largest heads, by `resample`."""
     print("\n| heads, largest first | faithfulness | completeness | smallest minimality |\n| --- | --- | --- | --- |")
     for n in (3, 6, 12, 18):
         names = [f"{SITE}.{name}" for name in order[:n]]
-        found = faithfulness(blip, pairs, names, universe=SITE, value="resample", progress=False)
+        found = faithfulness(model, pairs, names, universe=SITE, value="resample", progress=False)
         scores = [
             f"{found[name].item():.2f} ({found[f'{name}_low'].item():.2f} to {found[f'{name}_high'].item():.2f})"
             for name in ("faithfulness", "completeness")
@@ -74,11 +74,11 @@ def circuits(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
         print(f"| {n} | {' | '.join(scores)} | {found.minimality.min().item():.3f} |")
 
 
-def parts(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
+def parts(model: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
     """What the largest heads do by pattern and by values."""
     print("\n| head | pattern | values | interaction | both |\n| --- | --- | --- | --- | --- |")
     for name in order[:4]:
-        mean = aggregate(split(blip, pairs, f"{SITE}.{name}", positions="all", controls=(), progress=False))
+        mean = aggregate(split(model, pairs, f"{SITE}.{name}", positions="all", controls=(), progress=False))
         shares = (mean.sel(part=part).item() for part in ("pattern", "values", "interaction", "both"))
         print(f"| {name} | " + " | ".join(f"{share:.3f}" for share in shares) + " |")
 
@@ -88,12 +88,12 @@ def parts(blip: HookedBLIP, pairs: MinimalPairs, order: list[str]) -> None:
 @click.option("--seed", default=0, show_default=True)
 def main(n: int, seed: int) -> None:
     """Prints the tables."""
-    blip = HookedBLIP.mini()
+    model = HookedBLIP.mini()
     for task in ("states", "scenes"):
         pairs = mini_world(task, n, seed)
-        order = heads(blip, pairs, task)
-        circuits(blip, pairs, order)
-        parts(blip, pairs, order)
+        order = heads(model, pairs, task)
+        circuits(model, pairs, order)
+        parts(model, pairs, order)
 
 
 if __name__ == "__main__":

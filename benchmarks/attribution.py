@@ -55,7 +55,7 @@ def agreement(estimate: Any, exact: Any) -> str:
     return f"{r:.2f}, {signs:.0%}, {len(tops[0] & tops[1])}"
 
 
-def against_exact(blip: HookedBLIP, n_pairs: int, what: str) -> None:
+def against_exact(model: HookedBLIP, n_pairs: int, what: str) -> None:
     """Print the table of a model."""
     columns = [(task, corruption) for corruption in CORRUPTIONS for task in TASKS]
     print(f"\n{what}, {n_pairs} pairs of each task: correlation, same sign, of the ten largest\n")
@@ -64,12 +64,12 @@ def against_exact(blip: HookedBLIP, n_pairs: int, what: str) -> None:
     pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
     for module in MODULES:
         for leaf in LEAVES:
-            for method, line in lines(blip, pairs, f"{module}.{leaf}", columns).items():
+            for method, line in lines(model, pairs, f"{module}.{leaf}", columns).items():
                 print(f"| `{module}.{leaf}` | {method} | " + " | ".join(line) + " |", flush=True)
 
 
 def lines(
-    blip: HookedBLIP, pairs: dict[str, MinimalPairs], site: str, columns: list[tuple[str, str]]
+    model: HookedBLIP, pairs: dict[str, MinimalPairs], site: str, columns: list[tuple[str, str]]
 ) -> dict[str, list[str]]:
     """A line for each method that differs at a site."""
     methods = [name for name in METHODS if name != "softmax again" or site.endswith((".q", ".k"))]
@@ -80,27 +80,27 @@ def lines(
                 line.append("-")
             continue
         options: dict[str, Any] = {"corruption": corruption, "progress": False}
-        exact = patching.sweep(blip, pairs[task], site, controls=(), metrics="logit_diff_change", **options)
+        exact = patching.sweep(model, pairs[task], site, controls=(), metrics="logit_diff_change", **options)
         for method, line in found.items():
-            estimate = patching.attribute(blip, pairs[task], site, **METHODS[method], **options)
+            estimate = patching.attribute(model, pairs[task], site, **METHODS[method], **options)
             line.append(agreement(estimate[site], exact))
     return found
 
 
 def cost(repeats: int) -> None:
     """Prints what all sites of a pair take, beside plain forwards of the same pair in the same minute."""
-    blip = HookedBLIP.from_hf(random_hf("vqa", "base"), processor(VOCABULARY, 384))
+    model = HookedBLIP.from_hf(random_hf("vqa", "base"), processor(VOCABULARY, 384))
     pairs = make_pairs(1)
-    inputs = pairs.prepare(blip)
+    inputs = pairs.prepare(model)
     forwards, attributions, gigabytes = [], [], 0.0
-    found = patching.attribute(blip, pairs, "text.attn", progress=False)
+    found = patching.attribute(model, pairs, "text.attn", progress=False)
     with torch.no_grad():
-        blip(inputs)
+        model(inputs)
     for _ in range(repeats):
         with torch.no_grad():
-            forwards += [timed(lambda: blip(inputs))[0] for _ in range(2)]
+            forwards += [timed(lambda: model(inputs))[0] for _ in range(2)]
         with Peak() as peak:
-            seconds, found = timed(lambda: patching.attribute(blip, pairs, progress=False))
+            seconds, found = timed(lambda: patching.attribute(model, pairs, progress=False))
         attributions.append(seconds)
         gigabytes = max(gigabytes, peak.gigabytes)
     forward, attribution = statistics.median(forwards), statistics.median(attributions)
@@ -110,7 +110,7 @@ def cost(repeats: int) -> None:
     )
     print(f"plain forwards of {forward:.2f} s; at most {gigabytes:.2f} GB more than before")
     each = statistics.median(
-        timed(lambda: patching.attribute(blip, pairs, positions="each", progress=False))[0] for _ in range(repeats)
+        timed(lambda: patching.attribute(model, pairs, positions="each", progress=False))[0] for _ in range(repeats)
     )
     print(f"every position by itself, 577 of the image: {each / forward:.1f} plain forwards")
 

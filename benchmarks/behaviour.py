@@ -17,11 +17,11 @@ from notice_lens.pairs import behaviour_filter, mini_world
 @click.option("--seed", default=0, show_default=True)
 def main(n: int, seed: int) -> None:
     """Prints the table."""
-    blip = HookedBLIP.mini()
+    model = HookedBLIP.mini()
     print("| task | group | pairs | image corruption | text corruption |\n| --- | --- | --- | --- | --- |")
     for task, groups in GROUPS.items():
         pairs = mini_world(task, n, seed)
-        kept = {what: behaviour_filter(blip, pairs, what, progress=False) for what in ("image", "text")}
+        kept = {what: behaviour_filter(model, pairs, what, progress=False) for what in ("image", "text")}
         for group in [None, *groups] if len(groups) > 1 else [None]:
             part = pairs if group is None else pairs.filter(group=group)
             left = [pairs if group is None else pairs.filter(group=group) for pairs in kept.values()]

@@ -412,15 +412,15 @@ def spread(n: int) -> None:
     """The table `spread`: single pairs about the effect, in shares of the mean gap."""
     about = "heads of {} to {} of the gap".format(*LIKE_PLANTED)
     heading("mini model", "pairs", "largest effect", "spread, median head", f"{about}: effect, spread, skewness")
-    blip = HookedBLIP.mini()
+    model = HookedBLIP.mini()
     conditions: tuple[tuple[str, Literal["image", "text"]], ...] = (
         ("states", "image"), ("states", "text"), ("scenes", "image"), ("scenes", "text"), ("faces", "image")
     )  # fmt: skip
     for task, corruption in conditions:
-        pairs = behaviour_filter(blip, mini_world(task, n, seed=0), corruption, progress=False)
+        pairs = behaviour_filter(model, mini_world(task, n, seed=0), corruption, progress=False)
         for positions, where in ((["correct"], "the answer's word"), ("all", "all words")):
             effects = patching.patch_heads(
-                blip, pairs, positions=positions, corruption=corruption, controls=("mismatched",), progress=False
+                model, pairs, positions=positions, corruption=corruption, controls=("mismatched",), progress=False
             )
             # As shares of the gap: what donors leave differs from task to task.
             effects = effects.drop_vars(["logit_diff_donor", "answer_prob_donor"])
@@ -466,14 +466,14 @@ def exchanged(effects: xr.Dataset, rng: np.random.Generator, n: int = 100) -> xr
 
 def two_donors(task: str, n: int, rng: np.random.Generator) -> xr.Dataset:
     """A result in which matched and mismatched are both patches from other pairs' pictures."""
-    blip, rows = HookedBLIP.mini(), [row.columns() for row in mini_rows(task, n, seed=1, split="test")]
+    model, rows = HookedBLIP.mini(), [row.columns() for row in mini_rows(task, n, seed=1, split="test")]
     sweeps = []
     for _ in range(2):
         donors = [rows[other]["clean_image"] for other in rng.permutation(n)]
         pairs = MinimalPairs.from_rows(
             [{**row, "donor_image": donor} for row, donor in zip(rows, donors, strict=True)], on_error="drop"
         )
-        sweeps.append(patching.patch_heads(blip, pairs, positions=["correct"], progress=False).sel(role="correct"))
+        sweeps.append(patching.patch_heads(model, pairs, positions=["correct"], progress=False).sel(role="correct"))
     one, other = sweeps
     controls = {
         "logit_diff_change": one.logit_diff_change_mismatched,

@@ -92,16 +92,16 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def loop_inputs(blip: HookedBLIP, pairs: MinimalPairs) -> tuple[torch.Tensor, torch.Tensor]:
+def loop_inputs(model: HookedBLIP, pairs: MinimalPairs) -> tuple[torch.Tensor, torch.Tensor]:
     """The three images of a pair (clean, corrupted, patched) and its question, preprocessed once."""
-    inputs = pairs.prepare(blip)
+    inputs = pairs.prepare(model)
     assert inputs.input_ids is not None, "questions were given"
-    corrupted = pairs.prepare(blip, image="corrupt").pixel_values
+    corrupted = pairs.prepare(model, image="corrupt").pixel_values
     return torch.cat([inputs.pixel_values, corrupted, corrupted]), inputs.input_ids.expand(3, -1)
 
 
 def loop_patch(
-    hf: Any, blip: HookedBLIP, inputs: tuple[torch.Tensor, torch.Tensor], layer: int, position: int, head: int
+    hf: Any, model: HookedBLIP, inputs: tuple[torch.Tensor, torch.Tensor], layer: int, position: int, head: int
 ) -> float:
     """One patch of the plain loop: a full forward of clean, corrupted and patched. Logit difference."""
     pixels, ids = inputs
@@ -119,23 +119,23 @@ def loop_patch(
         logits = hf.text_decoder(input_ids=start, encoder_hidden_states=states).logits[:, -1]
     finally:
         handle.remove()
-    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
+    red, green = model.tokenizer.convert_tokens_to_ids(["red", "green"])
     return (logits[2, red] - logits[2, green]).item()
 
 
-def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
+def against_the_loop(hf: Any, model: HookedBLIP, some: int = 3) -> None:
     """Prints how often faster, and how equal."""
     pairs = make_pairs(1)
     patches = LAYERS * HEADS * TOKENS
     with Peak() as peak:
-        ours = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS)) for _ in range(2)]
+        ours = [timed(lambda: patching.patch_heads(model, pairs, positions="each", **OPTIONS)) for _ in range(2)]
     effects = ours[0][1]
-    inputs = loop_inputs(blip, pairs)
+    inputs = loop_inputs(model, pairs)
     generator, each, errors = np.random.default_rng(0), [], []
     gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).item()
     for _ in range(some):
         layer, position, head = (int(generator.integers(n)) for n in (LAYERS, TOKENS, HEADS))
-        seconds, plain = timed(lambda at=(layer, position, head): loop_patch(hf, blip, inputs, *at))
+        seconds, plain = timed(lambda at=(layer, position, head): loop_patch(hf, model, inputs, *at))
         each.append(seconds)
         own = effects.logit_diff_change[0, layer, head, position].item() + effects.logit_diff_corrupt[0].item()
         errors.append(abs(own - plain) / abs(gap))
@@ -144,28 +144,28 @@ def against_the_loop(hf: Any, blip: HookedBLIP, some: int = 3) -> None:
     print(f"  ratio {loop * patches / seconds:.0f}; largest difference {max(errors):.1e} of the gap")
     print(f"  peak memory {peak.gigabytes:.2f} GB above the weights")
     several = make_pairs(16)
-    alone = [timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))[0]]
-    many, _ = timed(lambda: patching.patch_heads(blip, several, positions="each", **OPTIONS))
-    alone.append(timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))[0])
+    alone = [timed(lambda: patching.patch_heads(model, pairs, positions="each", **OPTIONS))[0]]
+    many, _ = timed(lambda: patching.patch_heads(model, several, positions="each", **OPTIONS))
+    alone.append(timed(lambda: patching.patch_heads(model, pairs, positions="each", **OPTIONS))[0])
     single = statistics.mean(alone)
     print(f"  16 pairs: {many / 16:.2f} s a pair; one pair before and after {single:.2f} s: {many / 16 / single:.2f}")
 
 
-def against_the_lens(blip: HookedBLIP) -> None:
+def against_the_lens(model: HookedBLIP) -> None:
     """Prints how often faster than TransformerLens's own sweep on our lens, with one pair and with 16."""
     for n, some in ((1, 12), (16, 4)):
         pairs = make_pairs(n)
-        loop = statistics.median(lens_patches(blip, pairs, some)) * LAYERS * HEADS * TOKENS
-        ours, _ = timed(lambda pairs=pairs: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
+        loop = statistics.median(lens_patches(model, pairs, some)) * LAYERS * HEADS * TOKENS
+        ours, _ = timed(lambda pairs=pairs: patching.patch_heads(model, pairs, positions="each", **OPTIONS))
         print(f"lens, {n} pairs: {ours:.1f} s, images encoded too; TransformerLens {loop:.0f} s without that")
         print(f"  ratio {loop / ours:.1f}")
 
 
-def lens_patches(blip: HookedBLIP, pairs: MinimalPairs, some: int) -> list[float]:
+def lens_patches(model: HookedBLIP, pairs: MinimalPairs, some: int) -> list[float]:
     """Seconds of some patches as `get_act_patch_attn_head_out_by_pos` runs them: one forward of the lens each."""
-    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
-    clean = blip.lens("text.cross_attn", pairs.prepare(blip))
-    corrupt = blip.lens("text.cross_attn", pairs.prepare(blip, image="corrupt"))
+    red, green = model.tokenizer.convert_tokens_to_ids(["red", "green"])
+    clean = model.lens("text.cross_attn", pairs.prepare(model))
+    corrupt = model.lens("text.cross_attn", pairs.prepare(model, image="corrupt"))
     _, cache = clean.run_with_cache(clean.tokens)
 
     def run(number: int) -> torch.Tensor:
@@ -219,13 +219,13 @@ def vision_sweep_flops() -> float:
     return 2 * unit * (vision + LAYERS * HEADS * (text + decoder) + 3 * LAYERS * block)
 
 
-def share_of_peak(blip: HookedBLIP) -> None:
+def share_of_peak(model: HookedBLIP) -> None:
     """Prints arithmetic over time, each sweep between products: a few, and for as long as a sweep."""
     pairs = make_pairs(1)
-    patching.patch_heads(blip, pairs, positions="each", layers=[11], **OPTIONS)
+    patching.patch_heads(model, pairs, positions="each", layers=[11], **OPTIONS)
     rates, peaks, long = [], [gigaflops_of_products()], []
     for _ in range(5):
-        seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, positions="each", **OPTIONS))
+        seconds, _ = timed(lambda: patching.patch_heads(model, pairs, positions="each", **OPTIONS))
         rates.append(text_sweep_flops() / seconds / 1e9)
         peaks.append(gigaflops_of_products())
         long.append(gigaflops_of_products(rounds=100))
@@ -238,15 +238,15 @@ def share_of_peak(blip: HookedBLIP) -> None:
     print(f"  of what products reach that run for as long, {sustained:.0f} GFLOP/s: {rate / sustained:.2f}")
 
 
-def vision_heads(hf: Any, blip: HookedBLIP) -> None:
+def vision_heads(hf: Any, model: HookedBLIP) -> None:
     """Prints the time of all vision heads of a pair, beside the loop and the peak."""
     pairs = make_pairs(1)
-    inputs = loop_inputs(blip, pairs)
+    inputs = loop_inputs(model, pairs)
     before, long = gigaflops_of_products(), [gigaflops_of_products(rounds=100)]
-    seconds, _ = timed(lambda: patching.patch_heads(blip, pairs, "vision.attn", positions="all", **OPTIONS))
+    seconds, _ = timed(lambda: patching.patch_heads(model, pairs, "vision.attn", positions="all", **OPTIONS))
     after = gigaflops_of_products()
     long.append(gigaflops_of_products(rounds=100))
-    each = statistics.median(timed(lambda: loop_patch(hf, blip, inputs, 0, 0, 0))[0] for _ in range(2))
+    each = statistics.median(timed(lambda: loop_patch(hf, model, inputs, 0, 0, 0))[0] for _ in range(2))
     rate, peak = vision_sweep_flops() / seconds / 1e9, statistics.mean([before, after])
     print(f"vision: 144 heads in {seconds:.1f} s; loop {each * 144:.0f} s, ratio {each * 144 / seconds:.1f}")
     sustained = statistics.mean(long)
@@ -257,9 +257,9 @@ def vision_heads(hf: Any, blip: HookedBLIP) -> None:
 
 def mini_model() -> None:
     """Prints the time of the mini model's sweep."""
-    blip, pairs = HookedBLIP.mini(), mini_world("states", 100)
+    model, pairs = HookedBLIP.mini(), mini_world("states", 100)
     seconds, _ = timed(
-        lambda: [patching.patch_heads(blip, pairs, corruption=c, progress=False) for c in ("image", "text")]
+        lambda: [patching.patch_heads(model, pairs, corruption=c, progress=False) for c in ("image", "text")]
     )
     print(f"mini: 100 pairs, image and text corruption, roles, both controls: {seconds:.1f} s")
 
@@ -276,16 +276,16 @@ def main() -> None:
         return
     own = processor(VOCABULARY, image_size=384)
     hf = random_hf("vqa", "base")
-    blip = HookedBLIP.from_hf(hf, own)
+    model = HookedBLIP.from_hf(hf, own)
     with torch.no_grad():
         if "loop" in asked:
-            against_the_loop(hf, blip)
+            against_the_loop(hf, model)
         if "peak" in asked:
-            share_of_peak(blip)
+            share_of_peak(model)
         if "lens" in asked:
-            against_the_lens(blip)
+            against_the_lens(model)
         if "vision" in asked:
-            vision_heads(hf, blip)
+            vision_heads(hf, model)
 
 
 if __name__ == "__main__":

@@ -37,18 +37,18 @@ def one_path(hf: Any, image: torch.Tensor, ids: torch.Tensor) -> None:
 def main() -> None:
     """Prints both ratios."""
     hf = random_hf("vqa", "base")
-    blip = HookedBLIP.from_hf(hf, processor(VOCABULARY, image_size=384))
+    model = HookedBLIP.from_hf(hf, processor(VOCABULARY, image_size=384))
     pairs = make_pairs(1)
-    inputs = pairs.prepare(blip)
+    inputs = pairs.prepare(model)
     assert inputs.input_ids is not None, "questions were given"
     ids: torch.Tensor = inputs.input_ids
     image = hf.vision_model(pixel_values=inputs.pixel_values).last_hidden_state
     runs = {"paths": patching.patch_paths, "sweep": patching.patch_heads}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    roles = len(pairs.validate(blip).token_spans(blip)[0])
+    roles = len(pairs.validate(model).token_spans(model)[0])
     for _ in range(4):
         for name, run in runs.items():
-            seconds, _ = timed(lambda run=run: run(blip, pairs, positions="roles", **OPTIONS))
+            seconds, _ = timed(lambda run=run: run(model, pairs, positions="roles", **OPTIONS))
             times[name].append(seconds)
     single = statistics.median(timed(lambda: one_path(hf, image, ids))[0] for _ in range(5))
     n = LAYERS * HEADS * roles

@@ -37,11 +37,11 @@ def write_tables(app: Sphinx) -> None:
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    blip = random_blip()
-    inputs = made_up_inputs(blip)
-    (folder / "hooks.md").write_text(blip.hooks_table().to_markdown() + "\n")
+    model = random_blip()
+    inputs = made_up_inputs(model)
+    (folder / "hooks.md").write_text(model.hooks_table().to_markdown() + "\n")
     for name in LENSES:
-        (folder / f"{name}.md").write_text(blip.lens(name, inputs).names_table().to_markdown() + "\n")
+        (folder / f"{name}.md").write_text(model.lens(name, inputs).names_table().to_markdown() + "\n")
 
 
 def helps(command: click.Command, name: str, above: click.Context | None = None) -> str:

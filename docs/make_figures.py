@@ -61,9 +61,9 @@ def first_patch() -> "Figure":
     from notice_lens import HookedBLIP, patching, viz
     from notice_lens.pairs import behaviour_filter, mini_world
 
-    blip = HookedBLIP.mini()
-    pairs = behaviour_filter(blip, mini_world("states", n=20, seed=0))
-    return viz.heads(patching.patch_heads(blip, pairs, site="text.cross_attn", corruption="image"))
+    model = HookedBLIP.mini()
+    pairs = behaviour_filter(model, mini_world("states", n=20, seed=0))
+    return viz.heads(patching.patch_heads(model, pairs, site="text.cross_attn", corruption="image"))
 
 
 def look(data: Any) -> "Figure":

@@ -33,7 +33,7 @@ class Pair:
 
     kind: str
     hf: Any
-    blip: HookedBLIP
+    model: HookedBLIP
 
     @property
     def oracle(self) -> Oracle:
@@ -42,12 +42,12 @@ class Pair:
     def inputs(self, batch: int = 1, length: int = 9, answer_length: int | None = None, seed: int = 0) -> BLIPInputs:
         """Noise images and random tokens: no padding, so that Hugging Face is right too."""
         g = torch.Generator().manual_seed(seed)
-        dtype, d_vocab = self.blip.dtype, self.hf.config.text_config.vocab_size
-        size = self.blip.cfg.image_size
+        dtype, d_vocab = self.model.dtype, self.hf.config.text_config.vocab_size
+        size = self.model.cfg.image_size
         answer = None
         if answer_length is not None:
             answer = torch.randint(5, d_vocab, (batch, answer_length), generator=g)
-            answer[:, 0] = self.blip.cfg.dec_token_id
+            answer[:, 0] = self.model.cfg.dec_token_id
         return BLIPInputs(
             pixel_values=torch.randn(batch, 3, size, size, generator=g).to(dtype),
             input_ids=torch.randint(5, d_vocab, (batch, length), generator=g),
@@ -74,7 +74,7 @@ def mini() -> HookedBLIP:
 
 
 @pytest.fixture(scope="module")
-def blip() -> HookedBLIP:
+def model() -> HookedBLIP:
     """The same, a module's own: its hooks may be looked at."""
     return HookedBLIP.mini()
 

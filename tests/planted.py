@@ -83,29 +83,29 @@ def planted(
         copies: The channels that each live self-attention head of the text stack reads, at position `COPIED`, and
             writes to, at all positions.
     """
-    blip = make_small_pair().blip
-    for stack in (blip.vision, blip.text, blip.decoder):
+    model = make_small_pair().model
+    for stack in (model.vision, model.text, model.decoder):
         for block in stack.blocks:
             for part in (block.attn, block.mlp, getattr(block, "cross_attn", block.attn)):
                 part.output.weight.zero_()
                 part.output.bias.zero_()
-    plant_sign(blip)
-    power = plant_words(blip, "text")
-    for layer, block in enumerate(blip.text.blocks):
+    plant_sign(model)
+    power = plant_words(model, "text")
+    for layer, block in enumerate(model.text.blocks):
         for (at, head), channels in (copies or {}).items():
             if at == layer:
-                plant_copy(blip, block.attn, head, channels)
+                plant_copy(model, block.attn, head, channels)
                 power += 1
         power = plant_heads(block, {head: channel for (at, head), channel in writes.items() if at == layer}, power)
-        here = gates if layer == len(blip.text.blocks) - 1 else ()
+        here = gates if layer == len(model.text.blocks) - 1 else ()
         neuron = 0
         for gate in here:
             neuron = (plant_majority if isinstance(gate, Majority) else plant_gate)(block.mlp, neuron, gate)
         power += len(here)
         neutral(block.ln3, power)
-    plant_decoder(blip, list(reads))
-    plant_read_out(blip, reads)
-    return blip
+    plant_decoder(model, list(reads))
+    plant_read_out(model, reads)
+    return model
 
 
 def neutral(norm, channels):
@@ -118,11 +118,11 @@ def write(column, channel):
     column[2 * channel], column[2 * channel + 1] = 1.0, -1.0
 
 
-def plant_sign(blip):
+def plant_sign(model):
     """Patch states are +1 or -1 times a fixed vector; the class token's is zero."""
-    signs = torch.ones(blip.cfg.vision.d_model).double()
+    signs = torch.ones(model.cfg.vision.d_model).double()
     signs[1::2] = -1
-    vision = blip.vision
+    vision = model.vision
     for parameter in (vision.class_embedding, vision.position_embedding, vision.patch_embedding.bias):
         parameter.zero_()
     # Far above the LayerNorm's epsilon, so that brightness leaves no trace in the size.
@@ -131,10 +131,10 @@ def plant_sign(blip):
     vision.ln_final.bias.zero_()
 
 
-def plant_words(blip, stack):
+def plant_words(model, stack):
     """Words and positions as signs on channels of their own. Returns how many channels are in use."""
     generator = torch.Generator().manual_seed(1)
-    stack = blip.stack(stack)
+    stack = model.stack(stack)
     for embedding, channels in ((stack.word_embedding, WORDS), (stack.position_embedding, POSITIONS)):
         signs = torch.randint(0, 2, (len(embedding.weight), len(channels)), generator=generator).double() * 2 - 1
         embedding.weight.zero_()
@@ -163,21 +163,21 @@ def plant_heads(block, writes, power):
     return power + len(writes)
 
 
-def across(blip):
+def across(model):
     """A direction of image states with mean 0, at right angles to the sign of patches."""
-    found = torch.ones(blip.cfg.vision.d_model).double()
+    found = torch.ones(model.cfg.vision.d_model).double()
     found[2::4] = found[3::4] = -1
     return found
 
 
 @torch.no_grad()
-def plant_backup(blip, head, told, writes, idle):
+def plant_backup(model, head, told, writes, idle):
     """A cross-attention head that looks at the image where the channel `told` is -1, and at the class token else.
 
     Of the image it writes the sign to `writes`, of the class token +1 to `idle`, so that the stream's size is the same.
     """
-    blip.vision.class_embedding.copy_(across(blip))
-    attn, signs = blip.text.blocks[head[0]].cross_attn, torch.ones(blip.cfg.vision.d_model).double()
+    model.vision.class_embedding.copy_(across(model))
+    attn, signs = model.text.blocks[head[0]].cross_attn, torch.ones(model.cfg.vision.d_model).double()
     signs[1::2] = -1
     first = head[1] * attn.d_head
     for projection in (attn.query, attn.key, attn.value):
@@ -185,16 +185,16 @@ def plant_backup(blip, head, told, writes, idle):
         projection.bias[first : first + attn.d_head] = 0
     attn.output.weight[:, first : first + attn.d_head] = 0
     attn.query.weight[first, 2 * told] = SHARP
-    attn.key.weight[first] = across(blip) / len(signs)
-    for place, (looks_for, channel) in enumerate(((signs, writes), (across(blip), idle)), first):
+    attn.key.weight[first] = across(model) / len(signs)
+    for place, (looks_for, channel) in enumerate(((signs, writes), (across(model), idle)), first):
         attn.value.weight[place] = looks_for / len(signs)
         write(attn.output.weight[:, place], channel)
 
 
 @torch.no_grad()
-def plant_class_token(blip, vision_head, text_head):
+def plant_class_token(model, vision_head, text_head):
     """A vision head that tells the class token the sign of the patches, and a text head that reads it there alone."""
-    block, size = blip.vision.blocks[vision_head[0]], blip.cfg.vision.d_model
+    block, size = model.vision.blocks[vision_head[0]], model.cfg.vision.d_model
     block.ln1.weight.fill_(1.0)
     block.ln1.bias.zero_()
     signs = torch.ones(size).double()
@@ -205,21 +205,21 @@ def plant_class_token(blip, vision_head, text_head):
         projection.weight[own] = 0
         projection.bias[own] = 0
     block.attn.value.weight[first] = signs * 5 / 4 / size
-    block.attn.output.weight[:, first] = across(blip)
-    cross = blip.text.blocks[text_head[0]].cross_attn
+    block.attn.output.weight[:, first] = across(model)
+    cross = model.text.blocks[text_head[0]].cross_attn
     own = slice(text_head[1] * cross.d_head, (text_head[1] + 1) * cross.d_head)
     # The class token's share of a uniform look is a fifth; beside the size of patches what they are told is nothing.
-    cross.value.weight[own] = across(blip) * 5 / size
+    cross.value.weight[own] = across(model) * 5 / size
 
 
-def plant_copy(blip, attn, head, channels):
+def plant_copy(model, attn, head, channels):
     """A head that copies a channel of one position to another channel of all positions."""
     own = slice(head * attn.d_head, (head + 1) * attn.d_head)
     for projection in (attn.query, attn.key, attn.value):
         projection.weight[own] = 0
         projection.bias[own] = 0
     for number, channel in enumerate(POSITIONS, own.start):
-        attn.query.bias[number] = SHARP * blip.text.position_embedding.weight[COPIED, 2 * channel]
+        attn.query.bias[number] = SHARP * model.text.position_embedding.weight[COPIED, 2 * channel]
         attn.key.weight[number, 2 * channel] = 1
     attn.value.weight[own.start, 2 * channels[0]] = 1
     write(attn.output.weight[:, own.start], channels[1])
@@ -257,10 +257,10 @@ def plant_majority(mlp, neuron, gate):
     return neuron + 2
 
 
-def plant_decoder(blip, channels):
+def plant_decoder(model, channels):
     """Head 0 of the decoder's first layer copies channels from one position of the question."""
-    power = plant_words(blip, "decoder")
-    for layer, block in enumerate(blip.decoder.blocks):
+    power = plant_words(model, "decoder")
+    for layer, block in enumerate(model.decoder.blocks):
         neutral(block.ln1, power)
         if not layer:
             attn = block.cross_attn
@@ -268,7 +268,7 @@ def plant_decoder(blip, channels):
                 projection.weight[: attn.d_head] = 0
                 projection.bias[: attn.d_head] = 0
             for number, channel in enumerate(POSITIONS):
-                attn.query.bias[number] = SHARP * blip.text.position_embedding.weight[READ, 2 * channel]
+                attn.query.bias[number] = SHARP * model.text.position_embedding.weight[READ, 2 * channel]
                 attn.key.weight[number, 2 * channel] = 1
             for number, channel in enumerate(channels):
                 attn.value.weight[number, 2 * channel] = 1
@@ -278,10 +278,10 @@ def plant_decoder(blip, channels):
         neutral(block.ln3, power)
 
 
-def plant_read_out(blip, reads):
+def plant_read_out(model, reads):
     """Behind the GELU a channel is (1, 0) or (0, 1), times a constant; `red` reads the first, `green` the other."""
-    head = blip.head
-    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
+    head = model.head
+    red, green = model.tokenizer.convert_tokens_to_ids(["red", "green"])
     for parameter in (head.dense.weight, head.dense.bias, head.ln.bias, head.unembed.weight, head.unembed.bias):
         parameter.zero_()
     head.ln.weight.fill_(1.0)

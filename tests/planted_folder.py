@@ -12,12 +12,12 @@ from notice_lens.models.blip.weights import translate_one
 from planted import picture
 
 
-def save_model(blip: HookedBLIP, folder: Path) -> Path:
+def save_model(model: HookedBLIP, folder: Path) -> Path:
     """A model of the size of `make_small_pair` in Hugging Face's format, each of its weights under its own name."""
     like = make_small_pair()
     like.hf.save_pretrained(folder)
-    like.blip.processor.save_pretrained(folder)
-    ours = blip.state_dict()
+    like.model.processor.save_pretrained(folder)
+    ours = model.state_dict()
     ours["head.bias"] = ours["head.unembed.bias"]
     weights = {}
     for name, weight in like.hf.state_dict().items():

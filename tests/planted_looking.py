@@ -93,15 +93,15 @@ def looking(heads: Mapping[Head, Looks]) -> HookedBLIP:
     """A BLIP of two layers of three heads, in which these heads do what they are told and all others nothing."""
     few = {"num_hidden_layers": 2, "num_attention_heads": 3}
     vision = {**few, "image_size": SIDE * SIZE, "patch_size": SIZE}
-    blip = make_pair("vqa", torch.float64, text=few, vision=vision).blip
-    for stack in (blip.vision, blip.text, blip.decoder):
+    model = make_pair("vqa", torch.float64, text=few, vision=vision).model
+    for stack in (model.vision, model.text, model.decoder):
         for block in stack.blocks:
             for part in (block.attn, block.mlp, getattr(block, "cross_attn", block.attn)):
                 part.output.weight.zero_()
                 part.output.bias.zero_()
-    plant_colours(blip)
-    power = plant_words(blip, "text")
-    for layer, block in enumerate(blip.text.blocks):
+    plant_colours(model)
+    power = plant_words(model, "text")
+    for layer, block in enumerate(model.text.blocks):
         neutral(block.ln1, power)
         block.cross_attn.key.weight.zero_()
         block.cross_attn.key.bias.zero_()
@@ -110,14 +110,14 @@ def looking(heads: Mapping[Head, Looks]) -> HookedBLIP:
                 plant_look(block.cross_attn, head, channel, looks)
         neutral(block.ln2, power)
         neutral(block.ln3, power)
-    plant_decoder(blip, list(range(len(heads))))
-    plant_linear_read_out(blip, len(heads))
-    return blip
+    plant_decoder(model, list(range(len(heads))))
+    plant_linear_read_out(model, len(heads))
+    return model
 
 
-def plant_colours(blip):
+def plant_colours(model):
     """Red and green as -1 to 1, blue as 0 or `OUTLIER_NORM`; the class token has a channel of its own."""
-    vision, processor = blip.vision, blip.processor.image_processor
+    vision, processor = model.vision, model.processor.image_processor
     embedding = vision.patch_embedding
     for parameter in (vision.class_embedding, vision.position_embedding, embedding.weight, embedding.bias):
         parameter.zero_()
@@ -149,10 +149,10 @@ def plant_look(attn, head, channel, looks):
     attn.output.weight[:, first] *= looks.writes / 2
 
 
-def plant_linear_read_out(blip, channels):
+def plant_linear_read_out(model, channels):
     """As `plant_read_out`, with positions beside the channels: they keep the last LayerNorm a constant, nearly."""
-    head = blip.head
-    red, green = blip.tokenizer.convert_tokens_to_ids(["red", "green"])
+    head = model.head
+    red, green = model.tokenizer.convert_tokens_to_ids(["red", "green"])
     for parameter in (head.dense.weight, head.dense.bias, head.ln.bias, head.unembed.weight, head.unembed.bias):
         parameter.zero_()
     head.ln.weight.fill_(1.0)

@@ -70,8 +70,8 @@ class Bench:
         self, model: str, corruption: str = "image", denoise: bool = True, dtype: torch.dtype = torch.float64
     ) -> None:
         self.model, self.kind, self.pair = model, MODELS[model], make_model(MODELS[model], dtype)
-        self.blip, self.dtype = self.pair.blip, dtype
-        self.stacks = self.blip.cfg.stacks
+        self.model, self.dtype = self.pair.blip, dtype
+        self.stacks = self.model.cfg.stacks
         self.answers = ANSWERS if model == "vqa" else None
         clean, corrupt, donor = self._inputs(0), self._inputs(0), self._inputs(2)
         for ours, theirs in zip(corrupt, self._inputs(1), strict=True):
@@ -85,8 +85,8 @@ class Bench:
     def _inputs(self, seed: int) -> list[dict[str, Tensor]]:
         """What each pair runs on alone."""
         g = torch.Generator().manual_seed(seed)
-        d_vocab, size = self.pair.hf.config.text_config.vocab_size, self.blip.cfg.image_size
-        first = self.blip.cfg.dec_token_id
+        d_vocab, size = self.pair.hf.config.text_config.vocab_size, self.model.cfg.image_size
+        first = self.model.cfg.dec_token_id
         found = []
         for i, length in enumerate(LENGTHS):
             inputs = {
@@ -112,7 +112,7 @@ class Bench:
     def length(self, stack: str, pair: int | None = None) -> int:
         """Positions of a stack: of one pair, or of the padded batch."""
         if stack == "vision":
-            return self.blip.vision.cfg.n_ctx
+            return self.model.vision.cfg.n_ctx
         if stack == "text" or self.kind == "caption":
             return max(LENGTHS) if pair is None else LENGTHS[pair]
         if self.answers is None:
@@ -131,10 +131,10 @@ class Bench:
         return self.n_keys(hook, pair) if keys else self.length(hook.partition(".")[0], pair)
 
     def n_layers(self, stack: str) -> int:
-        return self.blip.cfg.n_layers[stack]
+        return self.model.cfg.n_layers[stack]
 
     def n_heads(self, stack: str) -> int:
-        return self.blip.stack(stack).cfg.n_heads
+        return self.model.stack(stack).cfg.n_heads
 
     def hooks(self, stack: str) -> list[str]:
         """Every hook of a stack that can be edited."""
@@ -152,12 +152,12 @@ class Bench:
     @cached_property
     def traces(self) -> dict[str, Trace]:
         """The recorded runs."""
-        self.blip.set_use_attn_result(True)
+        self.model.set_use_attn_result(True)
         try:
             with torch.no_grad():
-                return {name: trace(self.blip, self.padded(name), self.every_hook) for name in RECORDED}
+                return {name: trace(self.model, self.padded(name), self.every_hook) for name in RECORDED}
         finally:
-            self.blip.set_use_attn_result(False)
+            self.model.set_use_attn_result(False)
 
     @cached_property
     def made_up(self) -> dict[str, dict[str, Tensor]]:
@@ -171,7 +171,7 @@ class Bench:
     @cached_property
     def run(self) -> Run:
         others = {name: self.traces[name].activations for name in ("other", "donor")}
-        return Run(self.blip, self.traces["self"], {**others, **self.made_up})
+        return Run(self.model, self.traces["self"], {**others, **self.made_up})
 
     def plan(self, rows: Sequence[Row]) -> Plan:
         return Plan(self.run.shapes, [row.pair for row in rows], [row.patches for row in rows], N_PAIRS)
@@ -185,7 +185,7 @@ class Bench:
     @torch.no_grad()
     def wave(self, rows: Sequence[Row], run: Run | None = None) -> Tensor:
         """Logits [base rows and variants, ...] by the wave."""
-        return self.blip.head(self.states(rows, run))
+        return self.model.head(self.states(rows, run))
 
     # What the oracle says
 

@@ -77,8 +77,8 @@ def test_modules_have_figures_by_site_and_layer(mini, pairs):
 
 def test_both_rules_read_the_answers_probability():
     """Planted: L0.H1 says twice what L1.H0 does. The test and the paper's rule name it by its probability."""
-    blip = planted({(0, 1): 0, (1, 0): 1}, {0: 2.0, 1: 1.0})
-    effects = patch_heads(blip, light_and_dark(n=16), positions="all", progress=False)
+    model = planted({(0, 1): 0, (1, 0): 1}, {0: 2.0, 1: 1.0})
+    effects = patch_heads(model, light_and_dark(n=16), positions="all", progress=False)
     tested = important_heads(effects, role="all", metric="answer_prob")
     xr.testing.assert_identical(tested, important_heads(effects, role="all", metric="prob_change"))
     found = paper_rule(effects, sigmas=1)

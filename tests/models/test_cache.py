@@ -13,7 +13,7 @@ from notice_lens.models.cache import BLIPCache
 def run(vqa):
     inputs = vqa.inputs(batch=2)
     with torch.no_grad():
-        logits, cache = vqa.blip.run_with_cache(inputs)
+        logits, cache = vqa.model.run_with_cache(inputs)
     return inputs, logits, cache
 
 
@@ -43,7 +43,7 @@ def test_names_that_are_not_there(vqa, run):
         cache.stack("text")["result", 0]
     with pytest.raises(KeyError, match="no lens 'text.cros_attn'; did you mean 'text.cross_attn'"):
         cache.stack("text", "cros_attn")
-    _, small = vqa.blip.run_with_cache(vqa.inputs(), names_filter="text.hook_embed")
+    _, small = vqa.model.run_with_cache(vqa.inputs(), names_filter="text.hook_embed")
     with pytest.raises(KeyError, match="text.hook_pos_embed is not in this cache"):
         small["text.hook_pos_embed"]
 
@@ -70,7 +70,7 @@ def test_logit_attributions_are_first_order():
     pair = make_pair("vqa", torch.float64)
     inputs = pair.inputs(batch=2)
     with torch.no_grad():
-        logits, cache = pair.blip.run_with_cache(inputs)
+        logits, cache = pair.model.run_with_cache(inputs)
     vision = cache.stack("vision")
     components = vision.decompose_resid()
     attributions = vision.logit_attrs(components, tokens=torch.tensor([7, 9]), incorrect_tokens=torch.tensor([3, 4]))
@@ -83,7 +83,7 @@ def test_logit_attributions_are_first_order():
     scaled = vision.apply_ln_to_stack(components)
     for component in (0, 2, 7):
         with torch.no_grad():
-            moved = pair.blip.run_with_hooks(
+            moved = pair.model.run_with_hooks(
                 inputs,
                 fwd_hooks=[("vision.ln_final.hook_normalized", lambda x, hook, c=component: x + step * scaled[c])],
             )
@@ -124,14 +124,14 @@ def test_the_whole_cache_sends_decompositions_to_a_stack(run):
 
 
 def test_without_the_batch_axis(vqa):
-    logits, cache = vqa.blip.run_with_cache(vqa.inputs(), remove_batch_dim=True)
+    logits, cache = vqa.model.run_with_cache(vqa.inputs(), remove_batch_dim=True)
     assert logits.shape[0] == 1
     vision = cache.stack("vision")
     assert vision["pattern", 0].shape == (6, 17, 17)
     attributions = vision.logit_attrs(vision.decompose_resid(), 7, has_batch_dim=False)
     assert attributions.shape == (8, 17)
     with pytest.raises(ValueError, match="remove_batch_dim=True needs a single example; this batch has 2"):
-        vqa.blip.run_with_cache(vqa.inputs(batch=2), remove_batch_dim=True)
+        vqa.model.run_with_cache(vqa.inputs(batch=2), remove_batch_dim=True)
 
 
 @pytest.mark.parametrize("rows", [1, [1], slice(1, 2)])
@@ -148,29 +148,29 @@ def test_some_of_the_examples(run, rows):
 def test_inputs_by_keyword_and_inference_mode(vqa):
     inputs = vqa.inputs()
     with torch.inference_mode():
-        _, cache = vqa.blip.run_with_cache(inputs=inputs)
+        _, cache = vqa.model.run_with_cache(inputs=inputs)
         vision = cache.stack("vision")
         attributions = vision.logit_attrs(vision.decompose_resid(), "red", "green")
     assert torch.equal(attributions, vision.logit_attrs(vision.decompose_resid(), ["red"], ["green"]))
     with pytest.raises(ValueError, match="on known inputs"):
-        BLIPCache(cache.cache_dict, vqa.blip).stack("vision").model.tokens_to_residual_directions(7)
+        BLIPCache(cache.cache_dict, vqa.model).stack("vision").model.tokens_to_residual_directions(7)
 
 
 def test_a_plain_dict_and_other_options(vqa):
     inputs = vqa.inputs()
-    _, plain = vqa.blip.run_with_cache(inputs, return_cache_object=False, names_filter=["text.hook_embed"])
+    _, plain = vqa.model.run_with_cache(inputs, return_cache_object=False, names_filter=["text.hook_embed"])
     assert type(plain) is dict
-    _, cache = vqa.blip.run_with_cache(inputs, pos_slice=2, names_filter="text.blocks.0.attn.hook_z")
+    _, cache = vqa.model.run_with_cache(inputs, pos_slice=2, names_filter="text.blocks.0.attn.hook_z")
     assert cache["text.blocks.0.attn.hook_z"].shape == (1, 1, 6, 16)
 
 
 def test_the_first_answer_token_of_a_caption_is_behind_its_prompt(caption):
-    blip = caption.blip
-    inputs = blip.prepare(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ["a picture of", "a"])
-    _, cache = blip.run_with_cache(inputs)
+    model = caption.model
+    inputs = model.prepare(torch.zeros(2, 3, 64, 64, dtype=torch.uint8), ["a picture of", "a"])
+    _, cache = model.run_with_cache(inputs)
     padded = cache.stack("vision").model.tokens_to_residual_directions(9)
     for row, prompt in enumerate(("a picture of", "a")):
-        alone = blip.prepare(torch.zeros(3, 64, 64, dtype=torch.uint8), prompt)
-        _, cache = blip.run_with_cache(replace(alone, attention_mask=None))
+        alone = model.prepare(torch.zeros(3, 64, 64, dtype=torch.uint8), prompt)
+        _, cache = model.run_with_cache(replace(alone, attention_mask=None))
         direction = cache.stack("vision").model.tokens_to_residual_directions(9)
         assert relative_error(padded[row], direction[0]) < 1e-4

@@ -15,14 +15,14 @@ SWITCHES = ("use_attn_result", "use_split_qkv_input")
 def with_switches(request):
     pair = make_pair(request.param)
     for switch in SWITCHES:
-        getattr(pair.blip, f"set_{switch}")(True)
+        getattr(pair.model, f"set_{switch}")(True)
     return pair
 
 
 def expected_shape(pair: Pair, name: str, batch: int, length: int, answer_length: int) -> tuple[int, ...]:
     """The documented words, as numbers."""
     parsed = HookName.parse(name)
-    stack = pair.blip.stack(parsed.stack)
+    stack = pair.model.stack(parsed.stack)
     pos = {"vision": 17, "text": length, "decoder": length if pair.kind == "caption" else answer_length}[parsed.stack]
     key_pos, d_source = pos, stack.cfg.d_model
     if ".cross_attn." in name:
@@ -30,7 +30,7 @@ def expected_shape(pair: Pair, name: str, batch: int, length: int, answer_length
         d_source = stack.cfg.d_source
     sizes = {"batch": batch, "pos": pos, "query_pos": pos, "key_pos": key_pos, "head": stack.cfg.n_heads, "1": 1}
     sizes |= {"d_model": 96, "d_head": 16, "d_mlp": 192, "d_source": d_source}
-    shape = [sizes[word] for word in pair.blip.hook_dict[name].shape.split()]
+    shape = [sizes[word] for word in pair.model.hook_dict[name].shape.split()]
     if parsed.stack == "vision" and parsed.leaf.startswith("ln1.") and stack.blocks[0].attn.use_split_qkv_input:
         shape.insert(2, stack.cfg.n_heads)
     return tuple(shape)
@@ -44,8 +44,8 @@ def test_every_hook_point_fires_with_its_documented_shape(with_switches):
     pair = with_switches
     inputs = pair.inputs(batch=2, length=8, answer_length=answer_length(pair, 3))
     with torch.no_grad():
-        _, cache = pair.blip.run_with_cache(inputs)
-    assert set(cache.keys()) == set(pair.blip.hook_dict)
+        _, cache = pair.model.run_with_cache(inputs)
+    assert set(cache.keys()) == set(pair.model.hook_dict)
     shapes = {name: tuple(activation.shape) for name, activation in cache.items()}
     assert shapes == {name: expected_shape(pair, name, 2, 8, 3) for name in shapes}
 
@@ -75,7 +75,7 @@ def test_every_hook_point_is_causal(with_switches, answer_tokens):
 
 def one_layer_each(pair: Pair) -> list[str]:
     """Every hook point of layer 1, and those of no layer."""
-    return [name for name in pair.blip.hook_dict if HookName.parse(name).layer in (None, 1)]
+    return [name for name in pair.model.hook_dict if HookName.parse(name).layer in (None, 1)]
 
 
 def record_in_order(pair: Pair, inputs, changing: str | None = None):
@@ -98,7 +98,7 @@ def record_in_order(pair: Pair, inputs, changing: str | None = None):
         return None
 
     with torch.no_grad():
-        logits = pair.blip.run_with_hooks(inputs, fwd_hooks=[(name, record) for name in one_layer_each(pair)])
+        logits = pair.model.run_with_hooks(inputs, fwd_hooks=[(name, record) for name in one_layer_each(pair)])
     return logits, order, found
 
 
@@ -114,9 +114,9 @@ def test_masked_keys_are_inert(vqa):
 
     name = "decoder.blocks.1.cross_attn.hook_k"
     with torch.no_grad():
-        logits = vqa.blip(padded)
-        changed = vqa.blip.run_with_hooks(padded, fwd_hooks=[(name, change_masked)])
-        shifted = vqa.blip.run_with_hooks(
+        logits = vqa.model(padded)
+        changed = vqa.model.run_with_hooks(padded, fwd_hooks=[(name, change_masked)])
+        shifted = vqa.model.run_with_hooks(
             padded, fwd_hooks=[("text.blocks.1.cross_attn.hook_attn_scores", lambda scores, hook: scores + 3)]
         )
     assert relative_error(changed, logits) < 1e-6
@@ -124,9 +124,9 @@ def test_masked_keys_are_inert(vqa):
 
 
 def test_layer_of_a_hook_point(vqa):
-    assert vqa.blip.hook_dict["text.blocks.3.cross_attn.hook_z"].layer() == 3
+    assert vqa.model.hook_dict["text.blocks.3.cross_attn.hook_z"].layer() == 3
     with pytest.raises(ValueError, match=r"'vision.hook_embed' belongs to no layer"):
-        vqa.blip.hook_dict["vision.hook_embed"].layer()
+        vqa.model.hook_dict["vision.hook_embed"].layer()
 
 
 def test_a_setter_in_place_changes_nothing_else(vqa):
@@ -141,9 +141,9 @@ def test_a_setter_in_place_changes_nothing_else(vqa):
 
     name = "text.blocks.1.hook_resid_mid_cross"
     with torch.no_grad():
-        logits = vqa.blip(vqa.inputs())
-        changed = vqa.blip.run_with_hooks(vqa.inputs(), fwd_hooks=[(name, keep), (name, zero_in_place)])
-        again = vqa.blip(vqa.inputs())
+        logits = vqa.model(vqa.inputs())
+        changed = vqa.model.run_with_hooks(vqa.inputs(), fwd_hooks=[(name, keep), (name, zero_in_place)])
+        again = vqa.model(vqa.inputs())
     assert kept[0].abs().max() > 0
     assert kept[0].is_contiguous()
     assert relative_error(changed, logits) > 1e-3, "a setter that writes in place and returns nothing has its effect"
@@ -153,36 +153,36 @@ def test_a_setter_in_place_changes_nothing_else(vqa):
 def test_a_captured_embedding_is_not_corrupted_later(vqa):
     """Hugging Face adds positions to the word embedding in place."""
     inputs = vqa.inputs()
-    _, cache = vqa.blip.run_with_cache(inputs, names_filter="text.hook_embed")
+    _, cache = vqa.model.run_with_cache(inputs, names_filter="text.hook_embed")
     assert torch.equal(cache["text.hook_embed"], vqa.hf.text_encoder.embeddings.word_embeddings(inputs.input_ids))
 
 
 def test_hooks_do_not_survive_an_exception_and_the_callers_stay(vqa):
-    blip = vqa.blip
+    model = vqa.model
     mine = []
-    blip.add_hook("text.hook_embed", lambda activation, hook: mine.append(hook.name))
+    model.add_hook("text.hook_embed", lambda activation, hook: mine.append(hook.name))
 
     def broken(activation, hook):
         raise RuntimeError("broken hook")
 
     with pytest.raises(RuntimeError, match="broken hook"):
-        blip.run_with_hooks(vqa.inputs(), fwd_hooks=[("text.blocks.0.hook_attn_out", broken)])
-    assert list(blip.list_hooks()) == ["text.hook_embed"]
-    with blip.hooks(fwd_hooks=[("text.hook_pos_embed", lambda activation, hook: None)]):
-        lens = blip.lens("text.cross_attn", vqa.inputs())
+        model.run_with_hooks(vqa.inputs(), fwd_hooks=[("text.blocks.0.hook_attn_out", broken)])
+    assert list(model.list_hooks()) == ["text.hook_embed"]
+    with model.hooks(fwd_hooks=[("text.hook_pos_embed", lambda activation, hook: None)]):
+        lens = model.lens("text.cross_attn", vqa.inputs())
         lens.run_with_hooks(lens.tokens, fwd_hooks=[("blocks.0.attn.hook_z", lambda activation, hook: None)])
-        assert list(blip.list_hooks()) == ["text.hook_embed", "text.hook_pos_embed"]
-    assert list(blip.list_hooks()) == ["text.hook_embed"]
+        assert list(model.list_hooks()) == ["text.hook_embed", "text.hook_pos_embed"]
+    assert list(model.list_hooks()) == ["text.hook_embed"]
     assert mine
-    blip.reset_hooks()
-    assert not blip.list_hooks()
+    model.reset_hooks()
+    assert not model.list_hooks()
 
 
 def test_nothing_is_attached_where_one_name_is_wrong(vqa):
     nothing = lambda activation, hook: None  # noqa: E731
     with pytest.raises(KeyError, match="no hook point"):
-        vqa.blip.run_with_hooks(vqa.inputs(), fwd_hooks=[("text.hook_embed", nothing), ("text.hook_embd", nothing)])
-    assert not vqa.blip.list_hooks()
+        vqa.model.run_with_hooks(vqa.inputs(), fwd_hooks=[("text.hook_embed", nothing), ("text.hook_embd", nothing)])
+    assert not vqa.model.list_hooks()
 
 
 @pytest.mark.parametrize(
@@ -198,47 +198,47 @@ def test_nothing_is_attached_where_one_name_is_wrong(vqa):
 def test_an_unknown_name_explains_itself(vqa, name, message):
     nothing = lambda activation, hook: None  # noqa: E731
     for run in (
-        lambda: vqa.blip.run_with_hooks(vqa.inputs(), fwd_hooks=[(name, nothing)]),
-        lambda: vqa.blip.run_with_cache(vqa.inputs(), names_filter=name),
-        lambda: vqa.blip.run_with_cache(vqa.inputs(), names_filter=["text.hook_embed", name]),
-        lambda: vqa.blip.add_hook(name, nothing),
-        lambda: vqa.blip.add_caching_hooks(name),
+        lambda: vqa.model.run_with_hooks(vqa.inputs(), fwd_hooks=[(name, nothing)]),
+        lambda: vqa.model.run_with_cache(vqa.inputs(), names_filter=name),
+        lambda: vqa.model.run_with_cache(vqa.inputs(), names_filter=["text.hook_embed", name]),
+        lambda: vqa.model.add_hook(name, nothing),
+        lambda: vqa.model.add_caching_hooks(name),
     ):
         with pytest.raises(KeyError, match=message):
             run()
-    assert not vqa.blip.list_hooks()
+    assert not vqa.model.list_hooks()
 
 
 def test_a_stack_that_is_not_there_explains_itself(caption):
     with pytest.raises(KeyError, match="this model has the stacks `vision`, `decoder`; nearest: decoder.blocks.0"):
-        caption.blip.run_with_cache(caption.inputs(), names_filter="text.blocks.0.attn.hook_z")
+        caption.model.run_with_cache(caption.inputs(), names_filter="text.blocks.0.attn.hook_z")
     with pytest.raises(KeyError, match="no stack 'text': a model of kind 'caption' has vision, decoder"):
-        caption.blip.stack("text")
+        caption.model.stack("text")
 
 
 def test_a_predicate_that_matches_nothing_raises(vqa):
     with pytest.raises(KeyError, match="matches none of the .* hook points, which are called vision.hook_embed"):
-        vqa.blip.run_with_cache(vqa.inputs(), names_filter=lambda name: "hook_zz" in name)
+        vqa.model.run_with_cache(vqa.inputs(), names_filter=lambda name: "hook_zz" in name)
 
 
 def test_an_empty_filter_raises(vqa):
     with pytest.raises(KeyError, match="matches none of the"):
-        vqa.blip.run_with_cache(vqa.inputs(), names_filter=[])
+        vqa.model.run_with_cache(vqa.inputs(), names_filter=[])
     with pytest.raises(KeyError, match="no hook point 'nonsense'"):
-        vqa.blip.list_hooks("nonsense")
+        vqa.model.list_hooks("nonsense")
 
 
 def test_gradients_into_a_cache_are_refused(vqa):
     with pytest.raises(ValueError, match=r"incl_bwd needs a scalar output, .*: attach hooks\(bwd_hooks=...\)"):
-        vqa.blip.run_with_cache(vqa.inputs(), incl_bwd=True)
+        vqa.model.run_with_cache(vqa.inputs(), incl_bwd=True)
 
 
 def test_a_hook_that_is_switched_off_says_how_to_switch_it_on(vqa):
     with pytest.raises(ValueError, match=r"fires only with use_attn_result: call set_use_attn_result\(True\) first"):
-        vqa.blip.run_with_cache(vqa.inputs(), names_filter="text.blocks.0.attn.hook_result")
+        vqa.model.run_with_cache(vqa.inputs(), names_filter="text.blocks.0.attn.hook_result")
     with pytest.raises(ValueError, match="fires only with use_split_qkv_input"):
-        vqa.blip.run_with_cache(vqa.inputs(), names_filter=lambda name: name.endswith("hook_q_input"))
-    _, cache = vqa.blip.run_with_cache(vqa.inputs(), names_filter=lambda name: "text.blocks.0.attn" in name)
+        vqa.model.run_with_cache(vqa.inputs(), names_filter=lambda name: name.endswith("hook_q_input"))
+    _, cache = vqa.model.run_with_cache(vqa.inputs(), names_filter=lambda name: "text.blocks.0.attn" in name)
     assert "text.blocks.0.attn.hook_z" in cache
     assert "text.blocks.0.attn.hook_result" not in cache
 
@@ -250,16 +250,16 @@ def test_gradients_reach_backward_hooks(vqa):
         gradients[hook.name] = gradient
 
     name = "vision.blocks.0.attn.hook_z"
-    with vqa.blip.hooks(bwd_hooks=[(name, keep)]):
-        vqa.blip(vqa.inputs())[0, 0, 7].backward()
-    vqa.blip.zero_grad()
+    with vqa.model.hooks(bwd_hooks=[(name, keep)]):
+        vqa.model(vqa.inputs())[0, 0, 7].backward()
+    vqa.model.zero_grad()
     assert gradients[name].shape == (1, 17, 6, 16)
     assert gradients[name].abs().max() > 0
-    assert not vqa.blip.list_hooks()
+    assert not vqa.model.list_hooks()
 
 
 def test_hook_names_are_unique_and_every_point_has_words(pair):
-    points = list(pair.blip.hook_dict.values())
+    points = list(pair.model.hook_dict.values())
     assert len({id(point) for point in points}) == len(points)
     assert all(isinstance(point, BLIPHookPoint) and point.shape for point in points)
-    assert all(point.name == name for name, point in pair.blip.hook_dict.items())
+    assert all(point.name == name for name, point in pair.model.hook_dict.items())

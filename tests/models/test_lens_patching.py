@@ -76,8 +76,8 @@ class Case:
         self.pair, self.lens_name = pair, lens
         self.clean_inputs = pair.inputs(batch=2, length=6, answer_length=2)
         self.corrupt_inputs = corrupt(self.clean_inputs, corruption, pair)
-        clean = pair.blip.lens(lens, self.clean_inputs, axis)
-        self.lens = pair.blip.lens(lens, self.corrupt_inputs, axis)
+        clean = pair.model.lens(lens, self.clean_inputs, axis)
+        self.lens = pair.model.lens(lens, self.corrupt_inputs, axis)
         with torch.no_grad():
             logits, self.cache = clean.run_with_cache(clean.tokens)
             self.gap = logit_difference(logits) - logit_difference(self.lens(self.lens.tokens))
@@ -223,12 +223,12 @@ def test_a_cell_does_not_depend_on_the_cell_before_it(small, lens, axis, name):
 
 
 def test_hook_points_keep_their_names(small):
-    names = {name: point.name for name, point in small.blip.hook_dict.items()}
+    names = {name: point.name for name, point in small.model.hook_dict.items()}
     case = Case(small, "text.cross_attn", "image")
     case.sweep("attn_head_out_all_pos")
-    assert {name: point.name for name, point in small.blip.hook_dict.items()} == names
+    assert {name: point.name for name, point in small.model.hook_dict.items()} == names
     assert names == {name: name for name in names}
-    assert not small.blip.list_hooks()
+    assert not small.model.list_hooks()
 
 
 @pytest.mark.parametrize("component", ["q", "k", "v"])
@@ -253,7 +253,7 @@ def test_the_direct_path_helper_on_the_vision_stack(small, component):
     expected = direct_path_by_hand(case, delta, layer=1, head=0, component=component)
     assert abs(results[1, 0] - expected.mean()) / case.gap.abs().mean() <= 1e-5
     assert not case.lens.cfg.use_split_qkv_input
-    assert not any(block.attn.use_split_qkv_input for block in small.blip.vision.blocks)
+    assert not any(block.attn.use_split_qkv_input for block in small.model.vision.blocks)
 
 
 def direct_path_by_hand(case: Case, delta, layer: int, head: int, component: str) -> torch.Tensor:

@@ -37,29 +37,31 @@ MODES = {
 
 def numbers(hf, processor) -> dict[str, np.ndarray]:
     """A number of everything that computes, of a model that is loaded here."""
-    blip = HookedBLIP.from_hf(hf, processor)
+    model = HookedBLIP.from_hf(hf, processor)
     pairs = made_up_pairs("vqa", 2)
     image, question = pairs[0].clean_image, pairs[0].clean_prompt
-    inputs = blip.prepare(image, question)
-    lens = blip.lens("text.cross_attn", inputs)
+    inputs = model.prepare(image, question)
+    lens = model.lens("text.cross_attn", inputs)
     quiet = {"progress": False}
     tensors = {
-        "logits": blip(inputs),
-        "cache": blip.run_with_cache(inputs)[1]["text.blocks.0.attn.hook_pattern"],
+        "logits": model(inputs),
+        "cache": model.run_with_cache(inputs)[1]["text.blocks.0.attn.hook_pattern"],
         "lens": lens.run_with_cache(lens.tokens)[1]["pattern", 1],
-        "direction": blip.lens("vision.attn", inputs).tokens_to_residual_directions("red"),
-        "ranks": blip.rank_answers(image, question, ["red", "green dog"]),
+        "direction": model.lens("vision.attn", inputs).tokens_to_residual_directions("red"),
+        "ranks": model.rank_answers(image, question, ["red", "green dog"]),
     }
     effects = {
-        "sweep": patching.sweep(blip, pairs, "text.cross_attn", **quiet).logit_diff_change,
-        "noise": patching.sweep(blip, pairs, "text.cross_attn", corruption=Noise(samples=1), **quiet).logit_diff_change,
-        "attribute": patching.attribute(blip, pairs, "vision.attn", **quiet)["vision.attn.z"].logit_diff_change,
-        "ablate": patching.ablate(blip, pairs, "text.cross_attn", **quiet).logit_diff_change,
-        "maps": attention_maps(blip, pairs, **quiet).weight,
-        "minimality": minimality(blip, pairs, **quiet).distance,
+        "sweep": patching.sweep(model, pairs, "text.cross_attn", **quiet).logit_diff_change,
+        "noise": patching.sweep(
+            model, pairs, "text.cross_attn", corruption=Noise(samples=1), **quiet
+        ).logit_diff_change,
+        "attribute": patching.attribute(model, pairs, "vision.attn", **quiet)["vision.attn.z"].logit_diff_change,
+        "ablate": patching.ablate(model, pairs, "text.cross_attn", **quiet).logit_diff_change,
+        "maps": attention_maps(model, pairs, **quiet).weight,
+        "minimality": minimality(model, pairs, **quiet).distance,
     }
-    assert blip.check(progress=False).passed
-    said = blip.generate(image, question, max_new_tokens=3)
+    assert model.check(progress=False).passed
+    said = model.generate(image, question, max_new_tokens=3)
     return (
         {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
         | {name: np.asarray(effect.values) for name, effect in effects.items()}
@@ -74,13 +76,13 @@ def pair():
 
 @pytest.fixture(scope="module")
 def expected(pair):
-    return numbers(pair.hf, pair.blip.processor)
+    return numbers(pair.hf, pair.model.processor)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_mode_changes_no_number(pair, expected, mode):
     with MODES[mode]():
-        found = numbers(pair.hf, pair.blip.processor)
+        found = numbers(pair.hf, pair.model.processor)
     for name, values in expected.items():
         assert found[name].dtype == values.dtype, name
         np.testing.assert_array_equal(found[name], values, err_msg=name)
@@ -88,27 +90,27 @@ def test_a_mode_changes_no_number(pair, expected, mode):
 
 def test_a_model_loaded_in_inference_mode_can_be_differentiated(pair, expected):
     with torch.inference_mode():
-        blip = HookedBLIP.from_hf(pair.hf, pair.blip.processor, dtype=torch.float64)
-        blip = HookedBLIP.from_hf(pair.hf, pair.blip.processor)
-    found = patching.attribute(blip, made_up_pairs("vqa", 2), "vision.attn", progress=False)["vision.attn.z"]
+        model = HookedBLIP.from_hf(pair.hf, pair.model.processor, dtype=torch.float64)
+        model = HookedBLIP.from_hf(pair.hf, pair.model.processor)
+    found = patching.attribute(model, made_up_pairs("vqa", 2), "vision.attn", progress=False)["vision.attn.z"]
     np.testing.assert_array_equal(found.logit_diff_change.values, expected["attribute"])
 
 
 def test_the_callers_own_mode_holds_inside_a_hooks_block(pair):
     inputs = pair.inputs()
-    with torch.autocast("cpu", torch.bfloat16), pair.blip.hooks():
-        assert pair.blip(inputs).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16), pair.model.hooks():
+        assert pair.model(inputs).dtype == torch.float32
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_a_model_whose_numbers_run_over_is_said_before_the_work(pair):
     """Finite weights whose activations are not: found on the first unpatched run."""
-    blip = HookedBLIP.from_hf(pair.hf, pair.blip.processor)
+    model = HookedBLIP.from_hf(pair.hf, pair.model.processor)
     with torch.no_grad():
-        blip.head.unembed.weight.mul_(1e38)
+        model.head.unembed.weight.mul_(1e38)
     for verb in (patching.sweep, patching.attribute, patching.ablate):
         with pytest.raises(ValueError, match="unpatched run gives logits that are NaN or infinite in torch.float32"):
-            verb(blip, made_up_pairs("vqa"), "text.cross_attn", progress=False)
-    blip.head.unembed.bias.data[3] = float("nan")
+            verb(model, made_up_pairs("vqa"), "text.cross_attn", progress=False)
+    model.head.unembed.bias.data[3] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
-        patching.sweep(blip, made_up_pairs("vqa"), "text.cross_attn", progress=False)
+        patching.sweep(model, made_up_pairs("vqa"), "text.cross_attn", progress=False)

@@ -9,16 +9,16 @@ from notice_lens.models.check import check
 
 
 def test_every_hook_point_is_in_the_table(pair):
-    table = pair.blip.hooks_table()
+    table = pair.model.hooks_table()
     listed = set(table.frame["hook point"])
-    for name in pair.blip.hook_dict:
+    for name in pair.model.hook_dict:
         head, _, rest = name.partition(".blocks.")
         assert (f"{head}.blocks.L.{rest.split('.', 1)[1]}" if rest else name) in listed
     assert not table.frame.isna().any().any()
 
 
 def test_the_table_prints_well(vqa):
-    table = vqa.blip.hooks_table()
+    table = vqa.model.hooks_table()
     line = next(line for line in str(table).splitlines() if line.startswith("text.blocks.L.cross_attn.hook_pattern"))
     assert line.split(maxsplit=1)[1].startswith(
         "[batch, head, query_pos, key_pos] > text_encoder.encoder.layer.L.cross"
@@ -30,7 +30,7 @@ def test_the_table_prints_well(vqa):
 
 
 def test_a_good_model_passes(pair):
-    report = pair.blip.check()
+    report = pair.model.check()
     assert report.passed, str(report)
     assert str(report).endswith("all checks passed")
     assert report.failures == ()
@@ -38,7 +38,7 @@ def test_a_good_model_passes(pair):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_good_model_passes_in_other_precisions(dtype):
-    report = make_pair("vqa").blip.to(dtype=dtype).check()
+    report = make_pair("vqa").model.to(dtype=dtype).check()
     assert report.passed, str(report)
 
 
@@ -46,20 +46,20 @@ def test_a_model_that_does_not_see_the_image_fails(vqa):
     """Hugging Face's own initialisation: vision weights of 1e-10."""
     pair = make_pair("vqa")
     with torch.no_grad():
-        for name, weight in pair.blip.vision.named_parameters():
+        for name, weight in pair.model.vision.named_parameters():
             if "embedding" in name:
                 weight.mul_(1e-10)
-        pair.blip.vision.ln_final.weight.zero_()
-    report = pair.blip.check()
+        pair.model.vision.ln_final.weight.zero_()
+    report = pair.model.check()
     assert [failure.name for failure in report.failures] == ["the image changes the answer"]
     assert str(report).endswith("1 of 4 checks failed")
 
 
 def test_a_broken_softmax_is_named(monkeypatch):
     pair = make_pair("vqa")
-    attention = pair.blip.text.blocks[2].cross_attn
+    attention = pair.model.text.blocks[2].cross_attn
     monkeypatch.setattr(attention.hook_pattern, "forward", lambda pattern: pattern * 1.1)
-    report = pair.blip.check()
+    report = pair.model.check()
     assert report.failures[0].where == "text.blocks.2.cross_attn.hook_pattern"
     assert "FAIL  attention rows sum to one" in str(report)
 
@@ -67,42 +67,42 @@ def test_a_broken_softmax_is_named(monkeypatch):
 def test_not_a_number_fails():
     pair = make_pair("vqa")
     with torch.no_grad():
-        pair.blip.head.unembed.bias[3] = float("nan")
-    assert not pair.blip.check().passed
+        pair.model.head.unembed.bias[3] = float("nan")
+    assert not pair.model.check().passed
 
 
 def test_checks_run_on_what_a_processor_gives(vqa):
     inputs = vqa.inputs(batch=2)
-    assert vqa.blip.check({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids}).passed
+    assert vqa.model.check({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids}).passed
 
 
 def test_a_self_patch_that_changes_something_is_named(monkeypatch):
     """A fault that a self-patch alone shows: as long as somebody looks, attention mixes other values."""
     pair = make_pair("vqa")
-    attention = pair.blip.decoder.blocks[3].cross_attn
+    attention = pair.model.decoder.blocks[3].cross_attn
     mix = attention._mix_looked_at
     monkeypatch.setattr(attention, "_mix_looked_at", lambda *args: mix(*args) * 1.01)
-    failures = {failure.name: failure.where for failure in pair.blip.check().failures}
+    failures = {failure.name: failure.where for failure in pair.model.check().failures}
     where = failures["a self-patch in the first or last layers changes nothing"]
     assert where.startswith("decoder.blocks.3.cross_attn.")
 
 
 def test_a_check_is_a_few_runs_of_the_model_and_shows_how_far_it_is(vqa, capsys):
     runs = []
-    handle = vqa.blip.vision.blocks[1].register_forward_hook(lambda *_: runs.append(None))
-    assert vqa.blip.check().passed
+    handle = vqa.model.vision.blocks[1].register_forward_hook(lambda *_: runs.append(None))
+    assert vqa.model.check().passed
     handle.remove()
     assert len(runs) < 10, "the middle layer has no hook point that is checked, so each run of it is one of the model"
     shown = capsys.readouterr()
     assert "checking hook points" in shown.err
     assert not shown.out
-    vqa.blip.check(progress=False)
+    vqa.model.check(progress=False)
     assert not capsys.readouterr().err
 
 
 def test_one_image_is_too_few(vqa):
     with pytest.raises(ValueError, match="needs two or more; got 1"):
-        check(vqa.blip, vqa.inputs())
+        check(vqa.model, vqa.inputs())
 
 
 def test_hugging_faces_own_initialisation_is_replaced():

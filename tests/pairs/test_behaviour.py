@@ -77,8 +77,8 @@ def with_answers(correct, incorrect):
     return pairs
 
 
-def reasons(blip, pairs, **options):
-    kept = behaviour_filter(blip, pairs, progress=False, **options)
+def reasons(model, pairs, **options):
+    kept = behaviour_filter(model, pairs, progress=False, **options)
     return len(kept), set(kept.manifest.dropped)
 
 
@@ -134,17 +134,17 @@ def test_the_models_own_answer_is_kept_as_far_as_it_is_read(never_stops):
 
 
 def test_captions_are_judged_by_the_likeliest_answer(caption):
-    blip, words = caption.blip, ["a red apple", "a green apple", "a dog"]
+    model, words = caption.model, ["a red apple", "a green apple", "a dog"]
     rows = [
         make_row(n, kind="caption", clean_prompt="a picture of", corrupt_prompt="a photo of", roles=None,
                  correct_answer=words[n % 3], incorrect_answer=words[(n + 1) % 3])
         for n in range(6)
     ]  # fmt: skip
     pairs = MinimalPairs.from_rows(rows)
-    said = answers(blip, pairs, "corrupt")
+    said = answers(model, pairs, "corrupt")
     for pair, answer in zip(pairs, said, strict=True):
         candidates = [pair.correct_answer, pair.incorrect_answer]
-        scores = blip.rank_answers(pair.corrupt_image, pair.clean_prompt, candidates)[0]
+        scores = model.rank_answers(pair.corrupt_image, pair.clean_prompt, candidates)[0]
         assert answer == candidates[scores.argmax()]
 
 
@@ -155,8 +155,8 @@ def test_each_caption_is_judged_by_its_own_answers(caption):
         for n in range(5)
     ]  # fmt: skip
     pairs = MinimalPairs.from_rows(rows)
-    alone = [answers(caption.blip, pairs[number : number + 1])[0] for number in range(5)]
-    assert answers(caption.blip, pairs) == alone
+    alone = [answers(caption.model, pairs[number : number + 1])[0] for number in range(5)]
+    assert answers(caption.model, pairs) == alone
 
 
 def test_answers_are_compared_by_their_pieces(bert):
@@ -171,8 +171,8 @@ def test_matches_are_judged_by_their_logits(match):
     rows = [make_row(n, kind="match", clean_prompt="a red apple", correct_answer=..., incorrect_answer=..., roles=None,
                      corrupt_prompt="a red table") for n in range(4)]  # fmt: skip
     pairs = MinimalPairs.from_rows(rows)
-    logits = match.blip(match.blip.prepare([pair.clean_image for pair in pairs], "a red table"))
-    assert answers(match.blip, pairs, "clean", "corrupt") == [
+    logits = match.model(match.model.prepare([pair.clean_image for pair in pairs], "a red table"))
+    assert answers(match.model, pairs, "clean", "corrupt") == [
         "match" if row[1] > row[0] else "no match" for row in logits.tolist()
     ]
 
@@ -196,6 +196,6 @@ def test_wrong_arguments(mini, unchecked):
 
 @pytest.mark.parametrize("kind", ["caption", "match"])
 def test_an_answer_that_is_not_greedy_has_no_part_to_choose(kind, request, unchecked):
-    blip = request.getfixturevalue(kind).blip
+    model = request.getfixturevalue(kind).model
     with pytest.raises(ValueError, match=f"answer='whole' is for models of kind 'vqa'; kind '{kind}' is judged by"):
-        behaviour_filter(blip, mini_world("states", 2), answer="whole")
+        behaviour_filter(model, mini_world("states", 2), answer="whole")

@@ -17,21 +17,21 @@ def images(n: int) -> list[Image.Image]:
 
 def test_states_are_the_means_over_patches(vqa):
     some = images(5)
-    pixels = vqa.blip.prepare(some, "is it?").pixel_values
+    pixels = vqa.model.prepare(some, "is it?").pixel_values
     theirs = vqa.hf.vision_model(pixel_values=pixels).last_hidden_state.detach()
-    torch.testing.assert_close(picture_states(vqa.blip, some, progress=False), theirs[:, 1:].mean(1))
+    torch.testing.assert_close(picture_states(vqa.model, some, progress=False), theirs[:, 1:].mean(1))
 
 
 def test_batches_do_not_matter(vqa):
     some = images(5)
-    whole = picture_states(vqa.blip, some, progress=False)
-    torch.testing.assert_close(picture_states(vqa.blip, some, batch_size=2, progress=False), whole)
-    assert picture_states(vqa.blip, [], progress=False).shape == (0, whole.shape[1])
+    whole = picture_states(vqa.model, some, progress=False)
+    torch.testing.assert_close(picture_states(vqa.model, some, batch_size=2, progress=False), whole)
+    assert picture_states(vqa.model, [], progress=False).shape == (0, whole.shape[1])
 
 
 def test_no_gradients_and_no_hooks_are_left(vqa):
-    assert not picture_states(vqa.blip, images(1), progress=False).requires_grad
-    assert not vqa.blip.vision.hook_embed.fwd_hooks
+    assert not picture_states(vqa.model, images(1), progress=False).requires_grad
+    assert not vqa.model.vision.hook_embed.fwd_hooks
 
 
 def test_cosine_distances():
@@ -65,7 +65,7 @@ def test_model_without_a_processor(vqa):
 
 def test_batch_size_that_is_none(vqa):
     with pytest.raises(ValueError, match="batch_size=0: expected 1 or more"):
-        picture_states(vqa.blip, images(1), batch_size=0)
+        picture_states(vqa.model, images(1), batch_size=0)
 
 
 def test_minimality_by_hand(mini):

@@ -110,7 +110,7 @@ def test_the_longest_that_the_model_reads_is_read(mini):
 
 
 def test_captions_are_read_with_their_answers(caption):
-    most = caption.blip.cfg.decoder.n_ctx
+    most = caption.model.cfg.decoder.n_ctx
     rows = [
         make_row(
             n, kind="caption", clean_prompt="a " * (most - extra), corrupt_prompt=..., roles=..., incorrect_answer="b"
@@ -118,13 +118,13 @@ def test_captions_are_read_with_their_answers(caption):
         for n, extra in enumerate([2, 1])
     ]
     rows.append(make_row(2, kind="caption", clean_prompt="", corrupt_prompt=..., roles=...))
-    dropped = MinimalPairs.from_rows(rows).validate(caption.blip, on_error="drop").dropped.to_list()
+    dropped = MinimalPairs.from_rows(rows).validate(caption.model, on_error="drop").dropped.to_list()
     assert [row["id"] for row in dropped if "makes" in row["detail"]] == ["pair-1"]
 
 
 def test_a_model_of_another_kind(caption):
     with pytest.raises(PairsError, match="the pair is of kind 'vqa', the model 'caption'"):
-        MinimalPairs.from_rows([make_row()]).validate(caption.blip)
+        MinimalPairs.from_rows([make_row()]).validate(caption.model)
     with pytest.raises(TypeError, match="a tokenizer comes from a HookedBLIP, a Hugging Face tokenizer, a hub id or a"):
         MinimalPairs.from_rows([make_row()]).validate(7)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from forks import forked
 
 PAIRS_AT_A_TIME = 2
@@ -31,8 +32,8 @@ def main() -> None:
     from notice_lens.patching.store import store
 
     assert store.Store
-    blip, pairs = HookedBLIP.mini(), mini_world("states", 6, seed=1)
-    site = Site.of(blip, "text.cross_attn", layers=[0, 2], heads=[1, 2, 5])
+    model, pairs = HookedBLIP.mini(), mini_world("states", 6, seed=1)
+    site = Site.of(model, "text.cross_attn", layers=[0, 2], heads=[1, 2, 5])
     computed = runner.Sweep._batch
 
     def run(path: Path, what: str, moment: int) -> tuple[int, int]:
@@ -58,12 +59,12 @@ def main() -> None:
 
             runner.Sweep._batch = noted
             sys.addaudithook(audit)
-            sweep(blip, pairs, site, store=path, memory=memory, progress=False)
+            sweep(model, pairs, site, store=path, memory=memory, progress=False)
             return seen["files"]
 
         return forked(work)
 
-    one = sweep(blip, pairs[:1], site, memory=10**9, progress=False)
+    one = sweep(model, pairs[:1], site, memory=10**9, progress=False)
     cells = 2 * one.logit_diff_change[0].size
     memory = int(10**9 / one.attrs["rows_at_a_time"] * (PAIRS_AT_A_TIME + 0.5) * cells)
     end, files = run(folder / "unbroken", "", 0)

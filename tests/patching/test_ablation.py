@@ -40,15 +40,15 @@ class Plain:
     """Ablations by HookedBLIP's own hooks, one full forward each, on values that were recorded pair by pair."""
 
     def __init__(self, blip, pairs, reference, partners):
-        self.blip, self.pairs, self.reference = blip, pairs, reference
+        self.model, self.pairs, self.reference = blip, pairs, reference
         self.spans, self.spans_there = pairs.token_spans(blip), reference.token_spans(blip)
         ids = reference["id"]
         self.partners = [ids.index(name) for name in partners]
 
     def recorded(self, pair, hook):
         with torch.no_grad():
-            inputs = self.blip.prepare(pair.clean_image, pair.clean_prompt)
-            return self.blip.run_with_cache(inputs, names_filter=[hook])[1][hook][0]
+            inputs = self.model.prepare(pair.clean_image, pair.clean_prompt)
+            return self.model.run_with_cache(inputs, names_filter=[hook])[1][hook][0]
 
     def new(self, value, number, hook, label):
         """What is put at one role's words, or at every image position."""
@@ -67,9 +67,9 @@ class Plain:
         pair = self.pairs[number]
         setters = [(hook, self.setter(value, number, hook, head, label)) for hook, head, label in edits]
         with torch.no_grad():
-            inputs = self.blip.prepare(pair.clean_image, pair.clean_prompt)
-            logits = self.blip.run_with_hooks(inputs, fwd_hooks=setters)[0, -1]
-        correct, incorrect = self.blip.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
+            inputs = self.model.prepare(pair.clean_image, pair.clean_prompt)
+            logits = self.model.run_with_hooks(inputs, fwd_hooks=setters)[0, -1]
+        correct, incorrect = self.model.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
         return (logits[correct] - logits[incorrect]).item(), float(logits.argmax() == correct)
 
     def setter(self, value, number, hook, head, label):

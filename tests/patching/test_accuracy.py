@@ -27,17 +27,17 @@ def test_accuracy_is_what_greedy_decoding_begins_with():
 
 def test_accuracy_does_not_depend_on_what_is_in_the_batch():
     """The model always says `dog`: right where that is all of the answer, whether others have more tokens or not."""
-    blip = make_pair("vqa", torch.float64).blip
+    model = make_pair("vqa", torch.float64).model
     with torch.no_grad():
-        blip.head.unembed.bias[blip.tokenizer.convert_tokens_to_ids("dog")] += 1000
+        model.head.unembed.bias[model.tokenizer.convert_tokens_to_ids("dog")] += 1000
     rows = [row(f"p{n}", "what is in here?", None, n) for n in range(4)]
     for own, answer in zip(rows, ["dog", "dog food", "dog dog", "cat"], strict=True):
         own |= {"correct_answer": answer, "incorrect_answer": "red"}
     pairs = MinimalPairs.from_rows(rows, progress=False)
-    site = Site.of(blip, "text.mlp_out", layers=0)
-    together = sweep(blip, pairs, site, metrics="accuracy", **QUIET)
-    alone = [sweep(blip, pairs[n : n + 1], site, metrics=["accuracy"], **QUIET) for n in range(4)]
+    site = Site.of(model, "text.mlp_out", layers=0)
+    together = sweep(model, pairs, site, metrics="accuracy", **QUIET)
+    alone = [sweep(model, pairs[n : n + 1], site, metrics=["accuracy"], **QUIET) for n in range(4)]
     for found in (together.accuracy_clean, together.accuracy_corrupt, together.accuracy[:, 0, 0]):
         assert found.values.tolist() == [1, 0, 1, 0]
     assert [found.accuracy.values.ravel()[0] for found in alone] == [1, 0, 1, 0]
-    assert "accuracy" not in sweep(blip, pairs[:1], site, **QUIET)
+    assert "accuracy" not in sweep(model, pairs[:1], site, **QUIET)

@@ -18,8 +18,8 @@ QUIET = {"progress": False}
 
 
 @pytest.fixture(scope="module")
-def blip() -> HookedBLIP:
-    return make_small_pair().blip
+def model() -> HookedBLIP:
+    return make_small_pair().model
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,21 @@ def pairs() -> MinimalPairs:
 )  # fmt: skip
 def test_a_small_change_has_the_effect_that_a_sweep_measures(kind, direction, stack):
     """A corruption a millionth of the embeddings' size is all first order, at every site, for answers of any length."""
-    blip, pairs = make_small_pair(kind).blip, made_up_pairs(kind)
+    model, pairs = make_small_pair(kind).model, made_up_pairs(kind)
     options = {"corruption": Noise(f"{stack}.hook_embed", SMALL, samples=1), "direction": direction, **QUIET}
-    last = blip.cfg.stacks[-1]
+    last = model.cfg.stacks[-1]
     tables = [f"{stack}.attn.{leaf}" for leaf in ("pattern", "attn_scores")]
     tables += [f"{last}.cross_attn.{leaf}" for leaf in ("pattern", "attn_scores", "result")]
     positions = "each" if kind == "caption" else None
-    sites = [*default_sites(blip, positions), *(Site.of(blip, name) for name in (*tables, f"{stack}.embed"))]
-    found = attribute(blip, pairs, sites, neurons=False, **options)
+    sites = [*default_sites(model, positions), *(Site.of(model, name) for name in (*tables, f"{stack}.embed"))]
+    found = attribute(model, pairs, sites, neurons=False, **options)
     alike = {}
     for site in sites:
         alike.setdefault(found[site.name].logit_diff_change.dims, []).append(site)
     scale = max(np.nanmax(abs(own.logit_diff_change)) for own in found.children.values())
     alive = 0
     for some in alike.values():
-        exact = sweep(blip, pairs, some, with_sites=True, controls=(), metrics="logit_diff_change", **options)
+        exact = sweep(model, pairs, some, with_sites=True, controls=(), metrics="logit_diff_change", **options)
         for site in some:
             measured = exact.logit_diff_change.sel(site=site.name, drop=True)
             measured = measured.sel({dim: found[site.name][dim] for dim in measured.dims})
@@ -60,15 +60,15 @@ def test_a_small_change_has_the_effect_that_a_sweep_measures(kind, direction, st
     assert alive >= 8, "most sites are on the way"
 
 
-def literal(blip, pair, kind="clean"):
-    inputs = blip.prepare(getattr(pair, f"{kind}_image"), pair.clean_prompt)
-    return inputs, dict(blip.run_with_cache(inputs)[1].items())
+def literal(model, pair, kind="clean"):
+    inputs = model.prepare(getattr(pair, f"{kind}_image"), pair.clean_prompt)
+    return inputs, dict(model.run_with_cache(inputs)[1].items())
 
 
-def difference(blip, inputs, pair, hooks=()):
+def difference(model, inputs, pair, hooks=()):
     """The logit difference of a run with hooks, on plain logits."""
-    right, wrong = blip.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
-    logits = blip.run_with_hooks(inputs, fwd_hooks=list(hooks))[0, -1]
+    right, wrong = model.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
+    logits = model.run_with_hooks(inputs, fwd_hooks=list(hooks))[0, -1]
     return logits[right] - logits[wrong]
 
 
@@ -87,25 +87,25 @@ PROBES = [
 
 
 @pytest.mark.parametrize(("site", "layer", "place"), PROBES, ids=[probe[0] for probe in PROBES])
-def test_gradients_agree_with_finite_differences(blip, site, layer, place):
+def test_gradients_agree_with_finite_differences(model, site, layer, place):
     """Central differences in float64 along other - base in one cell, by hooks on the whole model."""
     pairs = MinimalPairs.from_rows([row(0)])
     pair, step = pairs[0], 1e-4
-    base, at = literal(blip, pair, "corrupt")
-    _, other = literal(blip, pair)
+    base, at = literal(model, pair, "corrupt")
+    _, other = literal(model, pair)
     name = site.replace(".", f".blocks.{layer}.", 1)
     change = torch.zeros_like(at[name])
     change[0][place] = (other[name] - at[name])[0][place]
     with torch.no_grad():
         up, down = (
-            difference(blip, base, pair, [(name, lambda value, hook, by=by: value + by * change)])
+            difference(model, base, pair, [(name, lambda value, hook, by=by: value + by * change)])
             for by in (step, -step)
         )
     expected = ((up - down) / (2 * step)).item()
     positions = "all" if place[0] == slice(None) else [place[0]]
     heads = [place[1]] if len(place) > 1 else "each"
-    asked = Site.of(blip, site, layers=layer, heads=heads, positions=positions)
-    found = attribute(blip, pairs, asked, attention_correction=False, neurons=False, **QUIET)[site]
+    asked = Site.of(model, site, layers=layer, heads=heads, positions=positions)
+    found = attribute(model, pairs, asked, attention_correction=False, neurons=False, **QUIET)[site]
     assert abs(expected) > 1e-6
     assert found.logit_diff_change.item() == pytest.approx(expected, rel=1e-5)
 
@@ -118,11 +118,11 @@ def row(number):
     }  # fmt: skip
 
 
-def softmaxed(blip, leaf):
+def softmaxed(model, leaf):
     """For cells of text.cross_attn in layer 1: gradient at the pattern times its change, with loops and autograd."""
     pair = MinimalPairs.from_rows([row(0)])[0]
-    inputs, at = literal(blip, pair, "corrupt")
-    _, other = literal(blip, pair)
+    inputs, at = literal(model, pair, "corrupt")
+    _, other = literal(model, pair)
     prefix = "text.blocks.1.cross_attn.hook_"
     kept = {}
 
@@ -130,7 +130,7 @@ def softmaxed(blip, leaf):
         kept["pattern"] = value.requires_grad_()
         return value
 
-    value = difference(blip, inputs, pair, [(prefix + "pattern", keep)])
+    value = difference(model, inputs, pair, [(prefix + "pattern", keep)])
     (grad,) = torch.autograd.grad(value, kept["pattern"])
     q, k = at[prefix + "q"], at[prefix + "k"]
 
@@ -159,16 +159,16 @@ def softmaxed(blip, leaf):
 @pytest.mark.parametrize("sharp", [1.0, 40.0, 4000.0])
 def test_the_softmax_is_computed_again(leaf, sharp):
     """Each query, key and score by itself, also where the softmax is saturated, against a table for each cell."""
-    blip = make_small_pair().blip
+    model = make_small_pair().model
     with torch.no_grad():
-        blip.text.blocks[1].cross_attn.query.weight.mul_(sharp)
+        model.text.blocks[1].cross_attn.query.weight.mul_(sharp)
     keys = {"keys": "each"} if leaf == "attn_scores" else {}
-    site = Site.of(blip, f"text.cross_attn.{leaf}", layers=1, positions="each", **keys)
-    found = attribute(blip, MinimalPairs.from_rows([row(0)]), site, **QUIET)[site.name]
-    expected = softmaxed(blip, leaf)
+    site = Site.of(model, f"text.cross_attn.{leaf}", layers=1, positions="each", **keys)
+    found = attribute(model, MinimalPairs.from_rows([row(0)]), site, **QUIET)[site.name]
+    expected = softmaxed(model, leaf)
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(found.logit_diff_change[0, 0], expected, rtol=0, atol=1e-9 * abs(expected).max())
-    plain = attribute(blip, MinimalPairs.from_rows([row(0)]), site, attention_correction=False, **QUIET)[site.name]
+    plain = attribute(model, MinimalPairs.from_rows([row(0)]), site, attention_correction=False, **QUIET)[site.name]
     assert abs(plain.logit_diff_change[0, 0] - expected).max() > 1e-3 * abs(expected).max()
 
 
@@ -222,9 +222,11 @@ def test_integrated_gradients_of_a_layer_sum_to_its_patch(mini, pairs, site, dir
 @pytest.mark.parametrize(("site", "of"), [("vision.resid_pre", {"layers": [1]}), ("vision.embed", {})])
 def test_integrated_gradients_of_answers_of_several_tokens(kind, site, of):
     """The decoder says two answers one after the other; both see what moved below."""
-    blip, pairs = make_small_pair(kind).blip, made_up_pairs(kind)
-    parts = attribute(blip, pairs, Site.of(blip, site, positions="each", **of), integrated_gradients=32, **QUIET)[site]
-    whole = sweep(blip, pairs, Site.of(blip, site, positions="all", **of), controls=(), **QUIET).logit_diff_change
+    model, pairs = make_small_pair(kind).model, made_up_pairs(kind)
+    parts = attribute(model, pairs, Site.of(model, site, positions="each", **of), integrated_gradients=32, **QUIET)[
+        site
+    ]
+    whole = sweep(model, pairs, Site.of(model, site, positions="all", **of), controls=(), **QUIET).logit_diff_change
     change, gap = parts.logit_diff_change.sum("position"), abs(parts.logit_diff_clean - parts.logit_diff_corrupt)
     assert (abs(change - whole) <= 0.01 * np.maximum(gap, abs(whole))).all()
     assert (abs(whole) > 0.1 * gap).any()
@@ -373,7 +375,7 @@ MESSAGES = [
         "source is no option of attribution: attribution patches in the other run; options",
     ),
     ({"directoin": "noise"}, TypeError, "no option 'directoin'; did you mean 'direction'?"),
-    ({"layers": [1]}, TypeError, "layers belong to a site: Site.of(blip, name, layers=...)"),
+    ({"layers": [1]}, TypeError, "layers belong to a site: Site.of(model, name, layers=...)"),
     ({"corruption": "txt"}, ValueError, "no corruption 'txt'; did you mean 'text'?"),
 ]
 

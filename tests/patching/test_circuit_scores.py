@@ -87,31 +87,31 @@ def test_a_gap_that_is_too_small_gives_nan(mini, states):
 # Planted circuits
 
 
-def scores(blip, circuit, **options):
+def scores(model, circuit, **options):
     return faithfulness(
-        blip, light_and_dark(), circuit, universe="text", reference=dark(), value="resample", **options, **QUIET
+        model, light_and_dark(), circuit, universe="text", reference=dark(), value="resample", **options, **QUIET
     )
 
 
 def test_an_and_pair_with_its_gate():
-    blip = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1))])
+    model = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1))])
     heads, gate = ["text.cross_attn.L0.H1", "text.cross_attn.L1.H1"], "text.mlp.L1"
-    found = scores(blip, [*heads, gate, "text.attn.L0.H0"])
+    found = scores(model, [*heads, gate, "text.attn.L0.H0"])
     assert found.faithfulness.item() == pytest.approx(1)
     assert found.completeness.item() == pytest.approx(1)
     np.testing.assert_allclose(found.minimality, [1, 1, 1, 0], atol=1e-9)
-    half = scores(blip, [heads[0], gate])
+    half = scores(model, [heads[0], gate])
     assert half.faithfulness.item() == pytest.approx(0)
     assert half.completeness.item() == pytest.approx(1)
 
 
 def test_a_backup_head_is_missed_by_leaving_one_out_and_not_by_completeness():
     """Either head alone is faithful with the gate; only what has both is complete, and neither is minimal."""
-    blip = planted({(0, 1): 0, (1, 2): 1}, {0: 1.0, 2: 1.0}, [Gate(2, (0, 1), signs=(-1, 1))])
+    model = planted({(0, 1): 0, (1, 2): 1}, {0: 1.0, 2: 1.0}, [Gate(2, (0, 1), signs=(-1, 1))])
     heads = ["text.cross_attn.L0.H1", "text.cross_attn.L1.H2"]
-    both = scores(blip, heads, confidence=0.9)
+    both = scores(model, heads, confidence=0.9)
     np.testing.assert_allclose([both.faithfulness, both.completeness], 1)
-    first = scores(blip, heads[:1])
+    first = scores(model, heads[:1])
     np.testing.assert_allclose([first.faithfulness, first.completeness], [1, 0], atol=1e-9)
     np.testing.assert_allclose(both.minimality[1], 0, atol=1e-9)
 

@@ -64,9 +64,9 @@ SITES: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "where", "message"), SITES, ids=lambda value: str(value)[:40])
-def test_a_site_that_is_not_there(blip: HookedBLIP, name: Any, where: dict[str, Any], message: str) -> None:
+def test_a_site_that_is_not_there(model: HookedBLIP, name: Any, where: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=says(message)):
-        Site.of(blip, name, **where)
+        Site.of(model, name, **where)
 
 
 @pytest.mark.parametrize("other", [None, "mini", ()])
@@ -75,36 +75,36 @@ def test_a_model_that_is_none(other: Any) -> None:
         check_model(other)
 
 
-def test_roles_are_positions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_roles_are_positions(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(TypeError, match=r"roles: there is no such option; positions='roles' takes each"):
-        patch_heads(blip, pairs, roles=["correct"])
+        patch_heads(model, pairs, roles=["correct"])
 
 
-def test_a_name_of_positions_goes_into_a_list(blip: HookedBLIP) -> None:
+def test_a_name_of_positions_goes_into_a_list(model: HookedBLIP) -> None:
     with pytest.raises(ValueError, match="a role or region by its name goes into a list: \\['noun'\\]"):
-        Site.of(blip, "text.attn", positions="noun")
+        Site.of(model, "text.attn", positions="noun")
 
 
-def test_numbers_of_numpy_and_ranges_are_numbers(blip: HookedBLIP) -> None:
-    site = Site.of(blip, "text.attn", layers=np.arange(2), heads=range(1, 3), positions=np.array([4, 2]))
-    assert site == Site.of(blip, "text.attn", layers=[0, 1], heads=[1, 2], positions=[4, 2])
+def test_numbers_of_numpy_and_ranges_are_numbers(model: HookedBLIP) -> None:
+    site = Site.of(model, "text.attn", layers=np.arange(2), heads=range(1, 3), positions=np.array([4, 2]))
+    assert site == Site.of(model, "text.attn", layers=[0, 1], heads=[1, 2], positions=[4, 2])
     assert {type(number) for number in (*site.layers, *(site.heads or ()), *site.positions)} == {int}
-    assert Site.of(blip, "text.attn", layers=np.int64(2)).layers == (2,)
+    assert Site.of(model, "text.attn", layers=np.int64(2)).layers == (2,)
 
 
-def test_a_site_is_checked_against_every_model(blip: HookedBLIP) -> None:
-    larger = make_pair("vqa", text={"num_hidden_layers": 6}).blip
-    caption = make_pair("caption").blip
+def test_a_site_is_checked_against_every_model(model: HookedBLIP) -> None:
+    larger = make_pair("vqa", text={"num_hidden_layers": 6}).model
+    caption = make_pair("caption").model
     for site in ("text.attn", "text.embed", "text.resid_post", "text.cross_attn.pattern"):
         for heads in ("each", None):
-            built = Site.of(blip, site, heads=heads)
-            assert Site.of(blip, built) == built
+            built = Site.of(model, site, heads=heads)
+            assert Site.of(model, built) == built
     with pytest.raises(ValueError, match=says("layer 3 asked for; `text` has layers 0 to 2")):
-        Site.of(blip, Site.of(larger, "text.attn", layers=[3, 5], heads=0))
+        Site.of(model, Site.of(larger, "text.attn", layers=[3, 5], heads=0))
     with pytest.raises(ValueError, match=says("site 'text.attn.hook_z': no stack 'text'; valid: 'vision', 'decoder'")):
-        Site.of(caption, Site.of(blip, "text.attn"))
+        Site.of(caption, Site.of(model, "text.attn"))
     with pytest.raises(ValueError, match=says("text.attn.hook_z is a Site already; give layers, heads, positions and")):
-        Site.of(blip, Site.of(blip, "text.attn"), positions="all")
+        Site.of(model, Site.of(model, "text.attn"), positions="all")
 
 
 # Roles, regions and positions that pairs do not have
@@ -120,18 +120,18 @@ PLACES = [
 
 @pytest.mark.parametrize(("name", "positions", "message"), PLACES, ids=lambda value: str(value)[:30])
 def test_places_that_no_pair_has(
-    blip: HookedBLIP, pairs: MinimalPairs, name: str, positions: Any, message: str
+    model: HookedBLIP, pairs: MinimalPairs, name: str, positions: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=says(message)):
-        sweep(blip, pairs, Site.of(blip, name, positions=positions), progress=False)
+        sweep(model, pairs, Site.of(model, name, positions=positions), progress=False)
 
 
-def test_pairs_without_regions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_pairs_without_regions(model: HookedBLIP, pairs: MinimalPairs) -> None:
     rows = [{**pair.record, "clean_image": pair.clean_image, "corrupt_image": pair.corrupt_image} for pair in pairs]
     kept = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
     bare = MinimalPairs.from_rows([{column: row[column] for column in kept} for row in rows])
     with pytest.raises(ValueError, match=says("vision.attn.hook_z: these pairs have no regions; positions='all' or")):
-        sweep(blip, bare, Site.of(blip, "vision.attn", positions="regions"), progress=False)
+        sweep(model, bare, Site.of(model, "vision.attn", positions="regions"), progress=False)
 
 
 # Options
@@ -139,8 +139,8 @@ def test_pairs_without_regions(blip: HookedBLIP, pairs: MinimalPairs) -> None:
 OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"corrupton": "text"}, TypeError, "no option 'corrupton'; did you mean 'corruption'? valid: 'corruption', 'dir"),
     ({"batch_size": 3}, TypeError, "no option 'batch_size'; "),
-    ({"positions": "all"}, TypeError, "positions belong to a site: Site.of(blip, name, positions=...)"),
-    ({"keys": "all"}, TypeError, "keys belong to a site: Site.of(blip, name, keys=...)"),
+    ({"positions": "all"}, TypeError, "positions belong to a site: Site.of(model, name, positions=...)"),
+    ({"keys": "all"}, TypeError, "keys belong to a site: Site.of(model, name, keys=...)"),
     ({"corruption": "txt"}, ValueError, "no corruption 'txt'; did you mean 'text'? valid: 'image', 'text', or Noise("),
     ({"corruption": None}, ValueError, "no corruption None; valid: 'image', 'text', or Noise(...)"),
     ({"corruption": ["image"]}, ValueError, "no corruption ['image']; did you mean 'image'?"),
@@ -176,22 +176,22 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 @pytest.mark.parametrize(("options", "error", "message"), OPTIONS, ids=lambda value: str(value)[:40])
 def test_options_that_are_not_there(
-    blip: HookedBLIP, pairs: MinimalPairs, options: dict[str, Any], error: type[Exception], message: str
+    model: HookedBLIP, pairs: MinimalPairs, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=says(message)):
-        sweep(blip, pairs, "text.attn", **options)
+        sweep(model, pairs, "text.attn", **options)
     if options.keys() & {"positions", "source"}:
         return
     with pytest.raises(error, match=says(message)):
-        patch_heads(blip, pairs, **options)
+        patch_heads(model, pairs, **options)
     with pytest.raises(error, match=says(message)):
-        patch_modules(blip, pairs, **options)
+        patch_modules(model, pairs, **options)
     with pytest.raises(error, match=says(message)):
-        run_variants(blip, pairs, {"one": Edit("text.attn", 0)}, **options)
+        run_variants(model, pairs, {"one": Edit("text.attn", 0)}, **options)
 
 
-def test_one_control_needs_no_list(blip: HookedBLIP, pairs: MinimalPairs) -> None:
-    effects = sweep(blip, pairs, Site.of(blip, "text.attn", layers=0, heads=0), controls="self", progress=False)
+def test_one_control_needs_no_list(model: HookedBLIP, pairs: MinimalPairs) -> None:
+    effects = sweep(model, pairs, Site.of(model, "text.attn", layers=0, heads=0), controls="self", progress=False)
     assert effects.attrs["controls"] == ["self"]
     assert effects.noise_floor.notnull().all()
     assert "kl_mismatched" not in effects
@@ -213,56 +213,56 @@ def test_one_control_needs_no_list(blip: HookedBLIP, pairs: MinimalPairs) -> Non
     ],
 )
 def test_a_metric_of_another_shape(
-    blip: HookedBLIP, pairs: MinimalPairs, function: Any, error: type[Exception], message: str
+    model: HookedBLIP, pairs: MinimalPairs, function: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=says(message) + ".*; expected a tensor with one number a row"):
-        sweep(blip, pairs, Site.of(blip, "text.attn", layers=2), metrics={"mine": function}, progress=False)
+        sweep(model, pairs, Site.of(model, "text.attn", layers=2), metrics={"mine": function}, progress=False)
 
 
-def test_noise_that_this_model_does_not_take(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_noise_that_this_model_does_not_take(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("no hook for noise 'text.hook_embd'; did you mean 'text.hook_embed'?")):
-        sweep(blip, pairs, "text.attn", corruption=Noise("text.hook_embd"), progress=False)
+        sweep(model, pairs, "text.attn", corruption=Noise("text.hook_embd"), progress=False)
     message = "a model of kind 'vqa' takes noise at vision.hook_embed or text.hook_embed, not decoder.hook_embed"
     with pytest.raises(ValueError, match=says(message)):
-        sweep(blip, pairs, "text.attn", corruption=Noise("decoder.hook_embed"), progress=False)
+        sweep(model, pairs, "text.attn", corruption=Noise("decoder.hook_embed"), progress=False)
 
 
 # Several sites
 
 
-def test_sites_that_do_not_go_together(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_sites_that_do_not_go_together(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("no sites given; a site is, for instance, 'text.cross_attn'")):
-        sweep(blip, pairs, [])
+        sweep(model, pairs, [])
     message = (
         "sites of one sweep share their dimensions: text.attn.hook_z has layer, head, role, text.hook_mlp_out layer, "
         "role; sweep them one after the other"
     )
     with pytest.raises(ValueError, match=says(message)):
-        sweep(blip, pairs, ["text.attn", "text.mlp_out"])
+        sweep(model, pairs, ["text.attn", "text.mlp_out"])
     with pytest.raises(ValueError, match="vision.hook_embed has none, "):
-        sweep(blip, pairs, ["vision.embed", "text.attn"])
+        sweep(model, pairs, ["vision.embed", "text.attn"])
     with pytest.raises(ValueError, match=says("site text.attn.hook_z comes 2 times; each goes into a sweep once")):
-        sweep(blip, pairs, ["text.attn", Site.of(blip, "text.attn.z", layers=0)])
+        sweep(model, pairs, ["text.attn", Site.of(model, "text.attn.z", layers=0)])
     with pytest.raises(ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross")):
-        sweep(blip, pairs, ["text.attn", "text.cross_attn"], with_sites=False)
+        sweep(model, pairs, ["text.attn", "text.cross_attn"], with_sites=False)
     with pytest.raises(ValueError, match=says("site '3': no stack '3'")):
-        sweep(blip, pairs, 3)
+        sweep(model, pairs, 3)
 
 
-def test_heads_and_modules(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_heads_and_modules(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("text.hook_mlp_out has no heads; patch_modules is for what whole modul")):
-        patch_heads(blip, pairs, "text.mlp_out")
+        patch_heads(model, pairs, "text.mlp_out")
     with pytest.raises(ValueError, match=says("layer 4 asked for; `vision` has layers 0 to 3")):
-        patch_heads(blip, pairs, "vision.attn", layers=4)
+        patch_heads(model, pairs, "vision.attn", layers=4)
     with pytest.raises(ValueError, match=says("no stack 'txt'; did you mean 'text'? valid: 'vision', 'text', 'decod")):
-        patch_modules(blip, pairs, "txt")
+        patch_modules(model, pairs, "txt")
     with pytest.raises(ValueError, match=says("layer 3 asked for; `decoder` has layers 0 to ")):
-        patch_modules(blip, pairs, "decoder", layers=[0, 3])
+        patch_modules(model, pairs, "decoder", layers=[0, 3])
 
 
-def test_the_mean_is_not_for_patterns(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_the_mean_is_not_for_patterns(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("source='mean' is not for scores and patterns (text.blocks.0.cross_att")):
-        sweep(blip, pairs, "text.cross_attn.pattern", source="mean", progress=False)
+        sweep(model, pairs, "text.cross_attn.pattern", source="mean", progress=False)
 
 
 def _into(logits: torch.Tensor) -> torch.Tensor:
@@ -304,14 +304,14 @@ def _in_place_log_softmax(logits: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("function", [_into, _into_the_rows, _through_numpy, _Buffered(), _in_place_log_softmax])
 def test_a_metric_that_writes_changes_no_other(
-    blip: HookedBLIP, pairs: MinimalPairs, function: Any, monkeypatch: pytest.MonkeyPatch
+    model: HookedBLIP, pairs: MinimalPairs, function: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("notice_lens.patching.engine.pair_batch.ROWS_OF_LOGITS", 5)  # several calls for each wave
-    site, built_in = Site.of(blip, "text.attn", layers=2), dict.fromkeys(["answer_prob", "logit_diff_change", "kl"])
+    site, built_in = Site.of(model, "text.attn", layers=2), dict.fromkeys(["answer_prob", "logit_diff_change", "kl"])
     plain = sweep(
-        blip, pairs, site, metrics={**built_in, "own": lambda logits: logits[:, 0, 3].clone()}, progress=False
+        model, pairs, site, metrics={**built_in, "own": lambda logits: logits[:, 0, 3].clone()}, progress=False
     )
-    written = sweep(blip, pairs, site, metrics={**built_in, "own": function, "last": _into}, progress=False)
+    written = sweep(model, pairs, site, metrics={**built_in, "own": function, "last": _into}, progress=False)
     for name in plain.data_vars:
         if name.startswith("own") and not isinstance(function, _Buffered):
             continue

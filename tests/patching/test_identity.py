@@ -243,8 +243,8 @@ def test_a_code_is_the_same_in_another_process(mini: HookedBLIP) -> None:
         class M:
             scale = frozenset("abc")
             def __call__(self, logits):
-                return torch.softmax(logits[:, -1], -1)[:, len(words)] if "x" in {"x", "y"} else blip.tokenizer
-        print(metric_codes({"m": M()}, blip)["m"])"""
+                return torch.softmax(logits[:, -1], -1)[:, len(words)] if "x" in {"x", "y"} else model.tokenizer
+        print(metric_codes({"m": M()}, model)["m"])"""
     said = [
         subprocess.run(
             [sys.executable, "-c", text],

@@ -45,29 +45,29 @@ EDITS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("edits", "message"), EDITS, ids=lambda value: str(value)[:50])
-def test_edits_that_are_not_there(blip: HookedBLIP, pairs: MinimalPairs, edits: Any, message: str) -> None:
+def test_edits_that_are_not_there(model: HookedBLIP, pairs: MinimalPairs, edits: Any, message: str) -> None:
     with pytest.raises(ValueError, match=says(message)):
-        run_variants(blip, pairs, {"one": edits}, progress=False)
+        run_variants(model, pairs, {"one": edits}, progress=False)
 
 
-def test_variants_that_are_none(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_variants_that_are_none(model: HookedBLIP, pairs: MinimalPairs) -> None:
     edit = Edit("text.attn", 0)
     with pytest.raises(TypeError, match=says("variants are of type list; expected a mapping of names to one or more")):
-        run_variants(blip, pairs, [edit])
+        run_variants(model, pairs, [edit])
     with pytest.raises(ValueError, match=says("no variants given; expected a mapping of names to one or more Edits")):
-        run_variants(blip, pairs, {})
+        run_variants(model, pairs, {})
     with pytest.raises(TypeError, match=says("variant 3: a name is text; expected a mapping of names")):
-        run_variants(blip, pairs, {3: edit})
+        run_variants(model, pairs, {3: edit})
     with pytest.raises(TypeError, match=says("source belongs to the edits of variants: Edit(..., source=...)")):
-        run_variants(blip, pairs, {"one": edit}, source="zero")
+        run_variants(model, pairs, {"one": edit}, source="zero")
 
 
 # Pairs
 
 
-def test_no_pairs(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_no_pairs(model: HookedBLIP, pairs: MinimalPairs) -> None:
     with pytest.raises(ValueError, match=says("there are no pairs to patch")):
-        patch_heads(blip, pairs[:0])
+        patch_heads(model, pairs[:0])
 
 
 def test_pairs_that_are_none() -> None:
@@ -77,10 +77,10 @@ def test_pairs_that_are_none() -> None:
         check_pairs([1, 2], Options())
 
 
-def test_pairs_that_were_dropped(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_pairs_that_were_dropped(model: HookedBLIP, pairs: MinimalPairs) -> None:
     none = pairs.without([Problem(name, "another reason", "of ours") for name in pairs["id"]], "a test")
     with pytest.raises(ValueError, match=says("there are no pairs to patch (2 were dropped, see pairs.dropped)")):
-        patch_heads(blip, none)
+        patch_heads(model, none)
 
 
 def test_donors_of_another_length() -> None:
@@ -92,42 +92,42 @@ def test_donors_of_another_length() -> None:
     ]
     rows[1]["donor_prompt"] += " red"
     with pytest.raises(ValueError, match="clean_prompt 'is .*' has 7 tokens, donor_prompt 'where .* red' 8"):
-        sweep(make_pair("vqa").blip, MinimalPairs.from_rows(rows), "text.attn", corruption="text", progress=False)
+        sweep(make_pair("vqa").model, MinimalPairs.from_rows(rows), "text.attn", corruption="text", progress=False)
 
 
 def test_pairs_of_another_kind() -> None:
     with pytest.raises(ValueError, match="the pair is of kind 'caption', the model 'vqa'"):
-        sweep(make_pair("vqa").blip, made_up_pairs("caption"), "text.attn", progress=False)
+        sweep(make_pair("vqa").model, made_up_pairs("caption"), "text.attn", progress=False)
 
 
-def test_pairs_without_a_corrupted_prompt(blip: HookedBLIP) -> None:
+def test_pairs_without_a_corrupted_prompt(model: HookedBLIP) -> None:
     faces = mini_world("states", 3, seed=1)
     rows = [{**pair.record, "clean_image": pair.clean_image, "corrupt_image": pair.corrupt_image} for pair in faces]
     kept = ("id", "task", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
     bare = MinimalPairs.from_rows([{column: row[column] for column in kept} for row in rows])
     message = f"3 of 3 pairs have no corrupt_prompt, such as {bare['id'][0]!r}; symmetric_replacement writes them, corr"
     with pytest.raises(ValueError, match=says(message)):
-        sweep(blip, bare, "text.attn", corruption="text", progress=False)
+        sweep(model, bare, "text.attn", corruption="text", progress=False)
 
 
 # Models
 
 
-def hooked_points(blip: HookedBLIP) -> list[str]:
+def hooked_points(model: HookedBLIP) -> list[str]:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return [name for name, module in blip.named_modules() if any(getattr(module, kind) for kind in kinds)]
+    return [name for name, module in model.named_modules() if any(getattr(module, kind) for kind in kinds)]
 
 
-def test_hooks_on_the_model_are_refused(blip: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_hooks_on_the_model_are_refused(model: HookedBLIP, pairs: MinimalPairs) -> None:
     message = "there are hooks on the model, at text.blocks.1.hook_mlp_out: a sweep runs its own forward pass, which"
-    with blip.hooks([("text.blocks.1.hook_mlp_out", lambda value, hook: None)]):
+    with model.hooks([("text.blocks.1.hook_mlp_out", lambda value, hook: None)]):
         with pytest.raises(ValueError, match=says(message)):
-            patch_heads(blip, pairs)
-        assert hooked_points(blip) == ["text.blocks.1.hook_mlp_out"]
-    handle = blip.text.blocks[0].register_forward_hook(lambda *_: None)
+            patch_heads(model, pairs)
+        assert hooked_points(model) == ["text.blocks.1.hook_mlp_out"]
+    handle = model.text.blocks[0].register_forward_hook(lambda *_: None)
     try:
         with pytest.raises(ValueError, match=says("there are hooks on the model, at text.blocks.0: a sweep runs its")):
-            patch_heads(blip, pairs)
+            patch_heads(model, pairs)
     finally:
         handle.remove()
 
@@ -135,7 +135,7 @@ def test_hooks_on_the_model_are_refused(blip: HookedBLIP, pairs: MinimalPairs) -
 @pytest.mark.parametrize("corruption", ["image", Noise(samples=1)])
 @pytest.mark.parametrize("calls", [0, 1, 2, 3])
 def test_nothing_is_left_on_the_model_by_an_exception(
-    blip: HookedBLIP, pairs: MinimalPairs, corruption: Any, calls: int, tmp_path: Path
+    model: HookedBLIP, pairs: MinimalPairs, corruption: Any, calls: int, tmp_path: Path
 ) -> None:
     left = [calls]
 
@@ -145,54 +145,54 @@ def test_nothing_is_left_on_the_model_by_an_exception(
             raise RuntimeError("of the caller's own")
         return logits[:, 0, 0]
 
-    site = Site.of(blip, "text.attn.result", layers=0, heads=0, positions=["noun"])
+    site = Site.of(model, "text.attn.result", layers=0, heads=0, positions=["noun"])
     options: dict[str, Any] = {"corruption": corruption, "memory": 1, "progress": False}
     with pytest.raises(RuntimeError, match="of the caller's own"):
-        sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
-    assert hooked_points(blip) == []
-    assert not any(getattr(module, "use_attn_result", False) for module in blip.modules())
+        sweep(model, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
+    assert hooked_points(model) == []
+    assert not any(getattr(module, "use_attn_result", False) for module in model.modules())
     left[0] = calls
     with pytest.raises(RuntimeError, match="of the caller's own"):  # its lock is free, too
-        sweep(blip, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
+        sweep(model, pairs, site, metrics={"mine": breaks}, store=tmp_path / "s", **options)
     left[0] = 10**6
-    sweep(blip, pairs, site, metrics={"mine": breaks}, **options)
+    sweep(model, pairs, site, metrics={"mine": breaks}, **options)
 
 
 def test_an_exception_in_a_recorded_run_leaves_nothing_on_the_model(
-    blip: HookedBLIP, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
+    model: HookedBLIP, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks(*_: Any) -> Any:
         raise RuntimeError("within a block")
 
-    last = blip.text.blocks[-1]
+    last = model.text.blocks[-1]
     monkeypatch.setattr(type(last.mlp), "forward", breaks)
     for source in ("other", "mean"):
         with pytest.raises(RuntimeError, match="within a block"):
-            sweep(blip, pairs, "text.attn.result", source=source, corruption=Noise(samples=1), progress=False)
-        assert hooked_points(blip) == []
-        assert not any(getattr(module, "use_attn_result", False) for module in blip.modules())
+            sweep(model, pairs, "text.attn.result", source=source, corruption=Noise(samples=1), progress=False)
+        assert hooked_points(model) == []
+        assert not any(getattr(module, "use_attn_result", False) for module in model.modules())
 
 
 def test_switches_of_the_model_change_nothing(pairs: MinimalPairs) -> None:
-    blip = HookedBLIP.mini()
-    plain = patch_heads(blip, pairs, layers=1, progress=False)
-    blip.set_use_attn_result(True)
-    blip.set_use_split_qkv_input(True)
-    blip.train()
-    for parameter in blip.parameters():
+    model = HookedBLIP.mini()
+    plain = patch_heads(model, pairs, layers=1, progress=False)
+    model.set_use_attn_result(True)
+    model.set_use_split_qkv_input(True)
+    model.train()
+    for parameter in model.parameters():
         parameter.requires_grad_(True)
-    switched = patch_heads(blip, pairs, layers=1, progress=False)
+    switched = patch_heads(model, pairs, layers=1, progress=False)
     xr.testing.assert_allclose(switched.drop_vars("below_floor"), plain.drop_vars("below_floor"), atol=1e-4)
-    assert all(module.use_attn_result for module in blip.modules() if hasattr(module, "use_attn_result"))
+    assert all(module.use_attn_result for module in model.modules() if hasattr(module, "use_attn_result"))
 
 
 # Stores
 
 
 @pytest.fixture(scope="module")
-def stored(blip: HookedBLIP, pairs: MinimalPairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stored(model: HookedBLIP, pairs: MinimalPairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "heads.zarr"
-    patch_heads(blip, pairs, layers=1, store=path, progress=False)
+    patch_heads(model, pairs, layers=1, store=path, progress=False)
     return path
 
 
@@ -217,35 +217,35 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "message"), REFUSED, ids=lambda value: str(value)[:30])
 def test_a_store_of_other_settings(
-    blip: HookedBLIP, pairs: MinimalPairs, stored: Path, options: dict[str, Any], message: str
+    model: HookedBLIP, pairs: MinimalPairs, stored: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match="is the store of another sweep: .*" + re.escape(message)):
-        patch_heads(blip, pairs, store=stored, progress=False, **{"layers": 1, **options})
+        patch_heads(model, pairs, store=stored, progress=False, **{"layers": 1, **options})
 
 
 def test_a_store_of_other_pairs_or_another_model(pairs: MinimalPairs, stored: Path) -> None:
-    blip = HookedBLIP.mini()
+    model = HookedBLIP.mini()
     other = mini_world("states", 2, seed=2)
     with pytest.raises(ValueError, match=f"another sweep: pair.labels.0. is '.*' there and {other['id'][0]!r} here"):
-        patch_heads(blip, other, layers=1, store=stored, progress=False)
+        patch_heads(model, other, layers=1, store=stored, progress=False)
     with torch.no_grad():
-        blip.text.blocks[0].mlp.output.weight += 0.01
+        model.text.blocks[0].mlp.output.weight += 0.01
     with pytest.raises(ValueError, match="another sweep: model_fingerprint is '.*' there"):
-        patch_heads(blip, pairs, layers=1, store=stored, progress=False)
+        patch_heads(model, pairs, layers=1, store=stored, progress=False)
 
 
-def test_a_folder_that_is_no_store(blip: HookedBLIP, pairs: MinimalPairs, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store(model: HookedBLIP, pairs: MinimalPairs, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=re.escape(str(tmp_path))):
-        patch_heads(blip, pairs, layers=1, store=tmp_path, progress=False)
+        patch_heads(model, pairs, layers=1, store=tmp_path, progress=False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_store_that_somebody_writes_to(blip: HookedBLIP, pairs: MinimalPairs, stored: Path) -> None:
-    whole = patch_heads(blip, pairs, layers=1, progress=False)
+def test_a_store_that_somebody_writes_to(model: HookedBLIP, pairs: MinimalPairs, stored: Path) -> None:
+    whole = patch_heads(model, pairs, layers=1, progress=False)
     folder = stored.parent / "open.zarr"
     with (
         Store.open(folder, whole[["kl"]], {}),
         pytest.raises(RuntimeError, match="is writing to this store; wait for it"),
     ):
-        patch_heads(blip, pairs, layers=1, store=folder, progress=False)
+        patch_heads(model, pairs, layers=1, store=folder, progress=False)

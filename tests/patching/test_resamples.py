@@ -15,8 +15,8 @@ QUIET = {"progress": False}
 COLUMNS = ("task", "kind", "clean_image", "corrupt_image", "clean_prompt", "correct_answer", "incorrect_answer")
 
 
-def resamples(blip, pairs, reference=None, seed=0):
-    return Resamples(blip, pairs, Places(blip, pairs), ["text.hook_embed"], reference, seed)
+def resamples(model, pairs, reference=None, seed=0):
+    return Resamples(model, pairs, Places(model, pairs), ["text.hook_embed"], reference, seed)
 
 
 def test_examples_are_a_seeded_derangement(mini):
@@ -40,13 +40,13 @@ def row(name, prompt, roles, seed):
 
 
 def test_words_are_aligned_by_role():
-    blip = make_pair("vqa", torch.float64).blip
+    model = make_pair("vqa", torch.float64).model
     one = row("one", "is the dog red on ground", {"noun": "dog", "correct": "red"}, 1)
     other = row("other", "red is on the dog water", {"noun": "dog", "correct": "red"}, 2)
     longer = row("longer", "is the old dog red water", {"noun": "old dog"}, 3)
     pairs = MinimalPairs.from_rows([one, other, longer], progress=False)
-    examples = resamples(blip, pairs)
-    spans = pairs.token_spans(blip)
+    examples = resamples(model, pairs)
+    spans = pairs.token_spans(model)
     ours, theirs = spans[0], spans[1]
     order = examples._order(0, 1).tolist()
     for role in ("noun", "correct", "[CLS]", "[SEP]"):
@@ -65,10 +65,10 @@ def test_words_are_aligned_by_role():
 
 
 def test_a_pair_without_an_example_is_nan():
-    blip = make_pair("vqa", torch.float64).blip
+    model = make_pair("vqa", torch.float64).model
     rows = [row(f"p{n}", "is the dog red" + " now" * (n == 2), {"noun": "dog"}, n) for n in range(3)]
     pairs = MinimalPairs.from_rows(rows, progress=False)
-    found = ablate(blip, pairs, "text.mlp_out", value="resample", **QUIET)
+    found = ablate(model, pairs, "text.mlp_out", value="resample", **QUIET)
     assert found.resampled_from.values.tolist() == ["p1", "p0", ""]
     assert found.logit_diff_change[2].isnull().all()
     assert found.accuracy_ablated[2].isnull().all()
@@ -76,22 +76,22 @@ def test_a_pair_without_an_example_is_nan():
     assert (found.n == 2).all()
     twins = MinimalPairs.from_rows([rows[0], {**rows[0], "id": "twin", "corrupt_image": noise_picture(77)}])
     with pytest.raises(ValueError, match=r"^value 'resample' needs another example .* none of 2 pairs has one"):
-        ablate(blip, twins, "text.mlp_out", value="resample", **QUIET)
+        ablate(model, twins, "text.mlp_out", value="resample", **QUIET)
 
 
 def test_examples_under_answers_of_several_tokens():
     """The example's run says what the pair's run says, so that log-probabilities are of the same answer."""
     for kind in ("vqa", "caption", "match"):
-        blip = make_pair(kind, torch.float64).blip
+        model = make_pair(kind, torch.float64).model
         several = made_up_pairs(kind, 2)
         rows = [
             {name: getattr(pair, name) for name in COLUMNS} | {"id": pair.id, "clean_prompt": several[0].clean_prompt}
             for pair in several
         ]
         pairs = MinimalPairs.from_rows(rows, progress=False)
-        site = Site.of(blip, "text.cross_attn" if kind != "caption" else "decoder.cross_attn", positions="all")
-        found = ablate(blip, pairs, site, value="resample", joint=True, **QUIET)
+        site = Site.of(model, "text.cross_attn" if kind != "caption" else "decoder.cross_attn", positions="all")
+        found = ablate(model, pairs, site, value="resample", joint=True, **QUIET)
         # All cross-attention of another example is the answer that the same words get about that example's image.
         swapped = pairs.with_column("corrupt_image", [pairs[1].clean_image, pairs[0].clean_image])
-        expected = sweep(blip, swapped, site, controls=(), **QUIET)
+        expected = sweep(model, swapped, site, controls=(), **QUIET)
         np.testing.assert_allclose(found.logit_diff_ablated[:, 0], expected.logit_diff_corrupt, atol=1e-9)

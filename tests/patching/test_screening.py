@@ -113,9 +113,9 @@ def test_a_store_is_gone_on_with(mini, pairs, site, tmp_path, monkeypatch):
 @DIRECTIONS
 def test_two_heads_in_series(direction):
     """A cross-attention head writes, a self-attention head reads that at one word and writes where the decoder is."""
-    blip = planted({(0, 1): 0}, {1: 1.0}, copies={(1, 2): (0, 1)})
-    sites = [Site.of(blip, name, positions="each") for name in ("text.cross_attn", "text.attn")]
-    found = screen(blip, light_and_dark(), sites, share=0.1, direction=direction, **QUIET)
+    model = planted({(0, 1): 0}, {1: 1.0}, copies={(1, 2): (0, 1)})
+    sites = [Site.of(model, name, positions="each") for name in ("text.cross_attn", "text.attn")]
+    found = screen(model, light_and_dark(), sites, share=0.1, direction=direction, **QUIET)
     assert named(found) == {("text.cross_attn.hook_z", 0, 1, COPIED), ("text.attn.hook_z", 1, 2, READ)}
     assert (found.picked | ~found.matters).all()
     assert found.attrs["missed_share"] == 0
@@ -136,11 +136,11 @@ def test_two_heads_in_series(direction):
 )
 def test_an_and_pair_and_an_or_pair(either, direction, heads):
     """Each head of an AND is necessary and not sufficient; of an OR, sufficient and not necessary."""
-    blip = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1), either)])
+    model = planted({(0, 1): 0, (1, 1): 1}, {2: 1.0}, [Gate(2, (0, 1), either)])
     found = screen(
-        blip,
+        model,
         light_and_dark(),
-        Site.of(blip, "text.cross_attn", positions="all"),
+        Site.of(model, "text.cross_attn", positions="all"),
         share=0.4,
         direction=direction,
         **QUIET,
@@ -154,9 +154,9 @@ BACKUP = {"writes": {(0, 1): 0, (1, 2): 1}, "reads": {0: 1.0, 2: 1.0}, "gates": 
 
 def test_a_backup_head_covers_for_the_first():
     """It speaks when the first is silent: neither is necessary. The gradient does not see that; the patch does."""
-    blip = planted(**BACKUP)
-    site = Site.of(blip, "text.cross_attn", positions="all")
-    found = screen(blip, light_and_dark(), site, share=0.2, direction="noise", **QUIET)
+    model = planted(**BACKUP)
+    site = Site.of(model, "text.cross_attn", positions="all")
+    found = screen(model, light_and_dark(), site, share=0.2, direction="noise", **QUIET)
     gap = abs(found.logit_diff_clean - found.logit_diff_corrupt)
     assert found.picked.sel(layer=0, head=1)
     assert (abs(found.estimate.sel(layer=0, head=1)) > 0.5 * gap).all()
@@ -166,9 +166,9 @@ def test_a_backup_head_covers_for_the_first():
 
 def test_a_backup_head_that_is_silent_has_no_gradient():
     """Either is sufficient. The gate of the backup is shut at the base run: only the sample finds it, and says so."""
-    blip = planted(**BACKUP)
-    site = Site.of(blip, "text.cross_attn", positions="all")
-    found = screen(blip, light_and_dark(), site, share=0.1, sample=100, **QUIET)
+    model = planted(**BACKUP)
+    site = Site.of(model, "text.cross_attn", positions="all")
+    found = screen(model, light_and_dark(), site, share=0.1, sample=100, **QUIET)
     assert named(found) == {(0, 1), (1, 2)}
     assert found.picked.sel(layer=0, head=1)
     assert found.sampled.sel(layer=1, head=2)

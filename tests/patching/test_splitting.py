@@ -50,13 +50,13 @@ def test_both_parts_are_the_patch_of_z(mini64, states, site, positions, corrupti
     np.testing.assert_allclose(aggregate(parts).sel(part="both"), aggregate(whole), atol=1e-9)
 
 
-def recorded(blip, pair, hooks, image, prompt):
-    inputs = blip.prepare(getattr(pair, f"{image}_image"), getattr(pair, f"{prompt}_prompt"))
-    return inputs, blip.run_with_cache(inputs, names_filter=list(hooks))[1]
+def recorded(model, pair, hooks, image, prompt):
+    inputs = model.prepare(getattr(pair, f"{image}_image"), getattr(pair, f"{prompt}_prompt"))
+    return inputs, model.run_with_cache(inputs, names_filter=list(hooks))[1]
 
 
 @torch.no_grad()
-def by_hooks(blip, pair, module, head, where, corruption):
+def by_hooks(model, pair, module, head, where, corruption):
     """Changes of the logit difference by hooks on the pattern and on the values; denoising.
 
     Args:
@@ -64,8 +64,8 @@ def by_hooks(blip, pair, module, head, where, corruption):
     """
     pattern, v = f"{module}.hook_pattern", f"{module}.hook_v"
     corrupt = ("corrupt", "clean") if corruption == "image" else ("clean", "corrupt")
-    _, clean = recorded(blip, pair, (pattern, v), "clean", "clean")
-    inputs, base = recorded(blip, pair, (pattern, v), *corrupt)
+    _, clean = recorded(model, pair, (pattern, v), "clean", "clean")
+    inputs, base = recorded(model, pair, (pattern, v), *corrupt)
     rows = slice(None) if where is None else slice(where, where + 1)
 
     def look(value, hook):
@@ -80,10 +80,10 @@ def by_hooks(blip, pair, module, head, where, corruption):
             value[0, where, head] = base[pattern][0, head, where] @ clean[v][0, :, head]
         return value
 
-    correct, incorrect = blip.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
+    correct, incorrect = model.tokenizer.convert_tokens_to_ids([pair.correct_answer, pair.incorrect_answer])
 
     def said(hooks):
-        logits = blip.run_with_hooks(inputs, fwd_hooks=hooks)[0, -1]
+        logits = model.run_with_hooks(inputs, fwd_hooks=hooks)[0, -1]
         return (logits[correct] - logits[incorrect]).item()
 
     reading = v if where is None else f"{module}.hook_z"
@@ -114,10 +114,10 @@ def test_each_part_is_what_hooks_give(mini64, states, site, corruption, where):
 
 @pytest.mark.parametrize("kind", ["vqa", "caption", "match"])
 def test_other_models_and_answers_of_several_tokens(kind):
-    blip, pairs = make_pair(kind, torch.float64).blip, made_up_pairs(kind)
+    model, pairs = make_pair(kind, torch.float64).model, made_up_pairs(kind)
     for site in ("decoder.attn", "decoder.cross_attn") if kind != "match" else ("text.attn", "text.cross_attn"):
         options = {"positions": "all", "corruption": "text", "direction": "noise", **QUIET}
-        parts, whole = split(blip, pairs, site, **options), patch_heads(blip, pairs, site, **options)
+        parts, whole = split(model, pairs, site, **options), patch_heads(model, pairs, site, **options)
         np.testing.assert_allclose(parts.logit_diff_change.sel(part="both"), whole.logit_diff_change, atol=1e-9)
         size = abs(parts.logit_diff_change).max([dim for dim in parts.logit_diff_change.dims if dim != "part"])
         assert size.sel(part="both") > 1e-6

@@ -26,8 +26,8 @@ def states() -> MinimalPairs:
 class Plain:
     """One pair, run plainly: HookedBLIP's own hooks, a full forward each."""
 
-    def __init__(self, blip, pair, corruption, direction, contrast):
-        self.blip, self.pair, self.contrast = blip, pair, contrast
+    def __init__(self, model, pair, corruption, direction, contrast):
+        self.model, self.pair, self.contrast = model, pair, contrast
         which = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}[corruption]
         mismatched = {"image": ("donor", "clean"), "text": ("clean", "donor")}[corruption]
         runs = {"clean": ("clean", "clean"), "corrupt": which, "donor": mismatched}
@@ -36,14 +36,14 @@ class Plain:
 
     def inputs(self, run, spoken) -> BLIPInputs:
         image, prompt = self.runs[run]
-        return self.blip.prepare(getattr(self.pair, f"{image}_image"), getattr(self.pair, f"{prompt}_prompt"), spoken)
+        return self.model.prepare(getattr(self.pair, f"{image}_image"), getattr(self.pair, f"{prompt}_prompt"), spoken)
 
     def spoken(self):
         single = all(
-            len(self.blip.tokenizer(answer, add_special_tokens=False)["input_ids"]) == 1
+            len(self.model.tokenizer(answer, add_special_tokens=False)["input_ids"]) == 1
             for answer in (self.pair.correct_answer, self.contrast)
         )
-        if self.blip.cfg.kind == "match" or (self.blip.cfg.kind == "vqa" and single):
+        if self.model.cfg.kind == "match" or (self.model.cfg.kind == "vqa" and single):
             return [None]
         return [self.pair.correct_answer, self.contrast]
 
@@ -55,9 +55,9 @@ class Plain:
             source_run = {"other": self.other, "donor": "donor", "base": self.base}.get(source, self.other)
             names = [edit[0] for edit in edits]
             with torch.no_grad():
-                _, cache = self.blip.run_with_cache(self.inputs(source_run, spoken), names_filter=names or None)
+                _, cache = self.model.run_with_cache(self.inputs(source_run, spoken), names_filter=names or None)
                 hooks = [(name, self._setter(cache[name], *where, zero=source == "zero")) for name, *where in edits]
-                logits = self.blip.run_with_hooks(inputs, fwd_hooks=hooks)[0]
+                logits = self.model.run_with_hooks(inputs, fwd_hooks=hooks)[0]
             values.append(self._say(logits, inputs, spoken))
         return values[0] if len(values) == 1 else values[0] - values[1]
 
@@ -78,15 +78,15 @@ class Plain:
         return setter
 
     def _say(self, logits, inputs, spoken):
-        tokenizer = self.blip.tokenizer
-        if self.blip.cfg.kind == "match":
+        tokenizer = self.model.tokenizer
+        if self.model.cfg.kind == "match":
             right = int(self.pair.correct_answer == "match")
             return (logits[right] - logits[1 - right]).item()
         if spoken is None:
             correct, contrast = tokenizer.convert_tokens_to_ids([self.pair.correct_answer, self.contrast])
             return (logits[-1, correct] - logits[-1, contrast]).item()
         ids = tokenizer(spoken, add_special_tokens=False)["input_ids"]
-        start = 0 if self.blip.cfg.kind == "vqa" else inputs.input_ids.shape[1] - len(ids) - 1
+        start = 0 if self.model.cfg.kind == "vqa" else inputs.input_ids.shape[1] - len(ids) - 1
         log_probs = logits.log_softmax(-1)
         return sum(log_probs[start + place, token].item() for place, token in enumerate(ids))
 
@@ -105,15 +105,15 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def models():
-    return {kind: make_pair(kind, torch.float64).blip for kind in ("vqa", "caption", "match")}
+    return {kind: make_pair(kind, torch.float64).model for kind in ("vqa", "caption", "match")}
 
 
-def positions_of(pairs, blip, number, site, label):
+def positions_of(pairs, model, number, site, label):
     """The positions of a label, by hand."""
     if isinstance(label, str) and site.positions == "regions":
-        return np.flatnonzero(pairs.patch_masks(blip)[number][label].numpy())
+        return np.flatnonzero(pairs.patch_masks(model)[number][label].numpy())
     if isinstance(label, str):
-        start, end = pairs.token_spans(blip)[number][label]
+        start, end = pairs.token_spans(model)[number][label]
         return np.arange(start, end)
     return np.array([label])
 
@@ -121,9 +121,9 @@ def positions_of(pairs, blip, number, site, label):
 @pytest.mark.parametrize(("kind", "name", "positions"), CASES, ids=lambda case: str(case))
 @pytest.mark.parametrize(("corruption", "direction"), [("image", "denoise"), ("text", "noise")])
 def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corruption, direction):
-    blip, pairs = models[kind], made_up_pairs(kind)
-    site = Site.of(blip, name, positions=positions)
-    effects = sweep(blip, pairs, site, corruption=corruption, direction=direction, progress=False)
+    model, pairs = models[kind], made_up_pairs(kind)
+    site = Site.of(model, name, positions=positions)
+    effects = sweep(model, pairs, site, corruption=corruption, direction=direction, progress=False)
     rng = np.random.default_rng(0)
     found = np.argwhere(effects.logit_diff_change.notnull().values)
     assert len(found)
@@ -131,19 +131,19 @@ def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corrupti
     for place in found[rng.choice(len(found), min(10, len(found)), replace=False)]:
         at = dict(zip(effects.logit_diff_change.dims, place.tolist(), strict=True))
         number, labels = at["pair"], {dim: effects[dim].values[n] for dim, n in at.items() if dim != "pair"}
-        plain = Plain(blip, pairs[number], corruption, direction, effects.contrast_answer.values[number])
+        plain = Plain(model, pairs[number], corruption, direction, effects.contrast_answer.values[number])
         labels = {dim: label.item() if isinstance(label, np.generic) else label for dim, label in labels.items()}
         hook, head = site.hook(labels.get("layer")), labels.get("head")
         label = next((labels[dim] for dim in ("role", "region", "position") if dim in labels), None)
         results = []
         for run, source in ((plain.base, "other"), (plain.base, "donor")):
-            where = slice(None) if label is None else positions_of(pairs, blip, number, site, label)
+            where = slice(None) if label is None else positions_of(pairs, model, number, site, label)
             keys = slice(None) if name.endswith("pattern") else None
             if keys is not None and label is None:
-                where = range(blip.prepare(pairs[number].clean_image, pairs[number].clean_prompt).input_ids.shape[1])
-            blip.set_use_attn_result(name.endswith("result"))
+                where = range(model.prepare(pairs[number].clean_image, pairs[number].clean_prompt).input_ids.shape[1])
+            model.set_use_attn_result(name.endswith("result"))
             results.append(plain.logit_diff(run, source, [(hook, where, head, keys)]))
-            blip.set_use_attn_result(False)
+            model.set_use_attn_result(False)
         base = plain.logit_diff(plain.base)
         assert effects.logit_diff_change.values[tuple(place)] == pytest.approx(results[0] - base, abs=1e-9 * gap)
         mismatched = effects.logit_diff_change_mismatched.values[tuple(place)]
@@ -194,18 +194,18 @@ def key_to_zero(k, hook):
 
 
 def test_variants_join_their_edits(models):
-    blip, pairs = models["vqa"], made_up_pairs("vqa")
+    model, pairs = models["vqa"], made_up_pairs("vqa")
     joint = [
         Edit("text.cross_attn.z", layer=1, head=2, positions="noun"),
         Edit("text.attn.k", layer=2, head=0, positions=1, source="zero"),
         Edit("vision.attn.z", layer=0, head=1, positions="object", source="donor"),
     ]
-    effects = run_variants(blip, pairs, {"one": joint[0], "all": joint}, progress=False)
+    effects = run_variants(model, pairs, {"one": joint[0], "all": joint}, progress=False)
     assert effects.logit_diff_change.dims == ("pair", "variant")
     for number in range(len(pairs)):
-        plain = Plain(blip, pairs[number], "image", "denoise", pairs[number].incorrect_answer)
-        where = [np.arange(*pairs.token_spans(blip)[number]["noun"]), np.array([1])]
-        where.append(np.flatnonzero(pairs.patch_masks(blip)[number]["object"].numpy()))
+        plain = Plain(model, pairs[number], "image", "denoise", pairs[number].incorrect_answer)
+        where = [np.arange(*pairs.token_spans(model)[number]["noun"]), np.array([1])]
+        where.append(np.flatnonzero(pairs.patch_masks(model)[number]["object"].numpy()))
         base = plain.logit_diff("corrupt")
         one = plain.logit_diff("corrupt", "other", [("text.blocks.1.cross_attn.hook_z", where[0], 2)])
         assert effects.logit_diff_change.values[number, 0] == pytest.approx(one - base, abs=1e-9)
@@ -214,13 +214,13 @@ def test_variants_join_their_edits(models):
             inputs = plain.inputs("corrupt", spoken)
             names = ["text.blocks.1.cross_attn.hook_z", "vision.blocks.0.attn.hook_z"]
             with torch.no_grad():
-                _, clean = blip.run_with_cache(plain.inputs("clean", spoken), names_filter=names)
-                _, donor = blip.run_with_cache(plain.inputs("donor", spoken), names_filter=names)
+                _, clean = model.run_with_cache(plain.inputs("clean", spoken), names_filter=names)
+                _, donor = model.run_with_cache(plain.inputs("donor", spoken), names_filter=names)
                 hooks = [
                     (names[0], plain._setter(clean[names[0]], where[0], 2)),
                     ("text.blocks.2.attn.hook_k", key_to_zero),
                     (names[1], plain._setter(donor[names[1]], where[2], 1)),
                 ]  # fmt: skip
-                values.append(plain._say(blip.run_with_hooks(inputs, fwd_hooks=hooks)[0], inputs, spoken))
+                values.append(plain._say(model.run_with_hooks(inputs, fwd_hooks=hooks)[0], inputs, spoken))
         together = values[0] if len(values) == 1 else values[0] - values[1]
         assert effects.logit_diff_change.values[number, 1] == pytest.approx(together - base, abs=1e-9)

@@ -18,8 +18,8 @@ Z = "text.blocks.1.cross_attn.hook_z"
 
 
 @pytest.fixture(scope="module")
-def blip() -> HookedBLIP:
-    return make_small_pair().blip
+def model() -> HookedBLIP:
+    return make_small_pair().model
 
 
 def rows(**same) -> list[dict]:
@@ -49,26 +49,26 @@ def pairs() -> MinimalPairs:
     return MinimalPairs.from_rows(rows())
 
 
-def entries(blip, *words):
-    return blip.tokenizer.convert_tokens_to_ids(list(words))
+def entries(model, *words):
+    return model.tokenizer.convert_tokens_to_ids(list(words))
 
 
-def logit_diff(blip, logits, contrast="green"):
-    correct, other = entries(blip, "red", contrast)
+def logit_diff(model, logits, contrast="green"):
+    correct, other = entries(model, "red", contrast)
     return (logits[:, -1, correct] - logits[:, -1, other]).item()
 
 
-def clean_run(blip, pair, corrupt=False, hooks=()):
+def clean_run(model, pair, corrupt=False, hooks=()):
     """The logits of one pair by itself."""
     image = pair.corrupt_image if corrupt else pair.clean_image
     with torch.no_grad():
-        return blip.run_with_hooks(blip.prepare(image, pair.clean_prompt), fwd_hooks=list(hooks))
+        return model.run_with_hooks(model.prepare(image, pair.clean_prompt), fwd_hooks=list(hooks))
 
 
-def z_of(blip, pair, corrupt=False):
+def z_of(model, pair, corrupt=False):
     image = pair.corrupt_image if corrupt else pair.clean_image
     with torch.no_grad():
-        return blip.run_with_cache(blip.prepare(image, pair.clean_prompt), names_filter=[Z])[1][Z]
+        return model.run_with_cache(model.prepare(image, pair.clean_prompt), names_filter=[Z])[1][Z]
 
 
 def set_to(values, positions, head):
@@ -86,55 +86,55 @@ def set_to(values, positions, head):
 
 
 @DIRECTIONS
-def test_the_mean_of_a_role_is_over_all_its_tokens_of_all_clean_runs(blip, pairs, direction):
-    effects = patch_heads(blip, pairs, layers=1, positions="roles", source="mean", direction=direction, progress=False)
-    spans = [slice(*found["noun"]) for found in pairs.token_spans(blip)]
+def test_the_mean_of_a_role_is_over_all_its_tokens_of_all_clean_runs(model, pairs, direction):
+    effects = patch_heads(model, pairs, layers=1, positions="roles", source="mean", direction=direction, progress=False)
+    spans = [slice(*found["noun"]) for found in pairs.token_spans(model)]
     assert [span.stop - span.start for span in spans] == [1, 2, 1]
-    mean = torch.cat([z_of(blip, pair)[0, span] for pair, span in zip(pairs, spans, strict=True)]).mean(0)
+    mean = torch.cat([z_of(model, pair)[0, span] for pair, span in zip(pairs, spans, strict=True)]).mean(0)
     for number, (pair, span) in enumerate(zip(pairs, spans, strict=True)):
         corrupt = direction == "denoise"
-        base = logit_diff(blip, clean_run(blip, pair, corrupt))
+        base = logit_diff(model, clean_run(model, pair, corrupt))
         for head in range(3):
             hooks = [(Z, set_to(mean[head], span, head))]
-            patched = logit_diff(blip, clean_run(blip, pair, corrupt, hooks))
+            patched = logit_diff(model, clean_run(model, pair, corrupt, hooks))
             found = effects.logit_diff_change.sel(role="noun").values[number, 0, head]
             assert found == pytest.approx(patched - base, abs=EXACT)
             assert abs(found) > 1e-6
     assert effects.logit_diff_change_mismatched.isnull().all()
 
 
-def test_the_mean_of_any_other_token_is_of_its_position(blip, pairs):
-    effects = patch_heads(blip, pairs, layers=1, positions=[1], source="mean", progress=False)
-    mean = torch.stack([z_of(blip, pair)[0, 1] for pair in pairs]).mean(0)
+def test_the_mean_of_any_other_token_is_of_its_position(model, pairs):
+    effects = patch_heads(model, pairs, layers=1, positions=[1], source="mean", progress=False)
+    mean = torch.stack([z_of(model, pair)[0, 1] for pair in pairs]).mean(0)
     for number, pair in enumerate(pairs):
-        base = logit_diff(blip, clean_run(blip, pair, True))
-        patched = logit_diff(blip, clean_run(blip, pair, True, [(Z, set_to(mean[2], 1, 2))]))
+        base = logit_diff(model, clean_run(model, pair, True))
+        patched = logit_diff(model, clean_run(model, pair, True, [(Z, set_to(mean[2], 1, 2))]))
         assert effects.logit_diff_change.values[number, 0, 2, 0] == pytest.approx(patched - base, abs=EXACT)
 
 
 @DIRECTIONS
-def test_zero(blip, pairs, direction):
-    effects = patch_heads(blip, pairs, positions="all", source="zero", direction=direction, progress=False)
+def test_zero(model, pairs, direction):
+    effects = patch_heads(model, pairs, positions="all", source="zero", direction=direction, progress=False)
     corrupt = direction == "denoise"
     for number, pair in enumerate(pairs):
-        base = logit_diff(blip, clean_run(blip, pair, corrupt))
+        base = logit_diff(model, clean_run(model, pair, corrupt))
         for head in range(3):
-            patched = logit_diff(blip, clean_run(blip, pair, corrupt, [(Z, set_to(0.0, slice(None), head))]))
+            patched = logit_diff(model, clean_run(model, pair, corrupt, [(Z, set_to(0.0, slice(None), head))]))
             assert effects.logit_diff_change.values[number, 1, head] == pytest.approx(patched - base, abs=EXACT)
 
 
 def test_the_mean_of_a_position_of_an_answer_is_over_the_answers_that_have_it():
     """Of three answers two have a second token; the third's padding is no part of the mean."""
-    blip, pairs = make_pair("vqa", torch.float64).blip, made_up_pairs("vqa")
+    model, pairs = make_pair("vqa", torch.float64).model, made_up_pairs("vqa")
     hook = "decoder.blocks.1.cross_attn.hook_z"
-    site = Site.of(blip, "decoder.cross_attn.z", layers=1, heads=[2], positions="each")
-    effects = sweep(blip, pairs, site, source="mean", progress=False)
+    site = Site.of(model, "decoder.cross_attn.z", layers=1, heads=[2], positions="each")
+    effects = sweep(model, pairs, site, source="mean", progress=False)
     found = []
     for pair in pairs:
-        inputs = blip.prepare(pair.clean_image, pair.clean_prompt, pair.correct_answer)
-        length = 1 + len(blip.tokenizer(pair.correct_answer, add_special_tokens=False)["input_ids"])
+        inputs = model.prepare(pair.clean_image, pair.clean_prompt, pair.correct_answer)
+        length = 1 + len(model.tokenizer(pair.correct_answer, add_special_tokens=False)["input_ids"])
         with torch.no_grad():
-            found.append(blip.run_with_cache(inputs, names_filter=[hook])[1][hook][0, :length, 2])
+            found.append(model.run_with_cache(inputs, names_filter=[hook])[1][hook][0, :length, 2])
     for position in range(2):
         mean = torch.stack([z[position] for z in found if len(z) > position]).mean(0)
         for number, pair in enumerate(pairs):
@@ -143,7 +143,7 @@ def test_the_mean_of_a_position_of_an_answer_is_over_the_answers_that_have_it():
                 continue
             says = [
                 [
-                    said(blip, pair, "corrupt", answer, fwd_hooks)
+                    said(model, pair, "corrupt", answer, fwd_hooks)
                     for answer in (pair.correct_answer, pair.incorrect_answer)
                 ]
                 for fwd_hooks in ([], hooks)
@@ -153,27 +153,27 @@ def test_the_mean_of_a_position_of_an_answer_is_over_the_answers_that_have_it():
             assert abs(change) > 1e-6
 
 
-def said(blip, pair, which, answer, hooks):
+def said(model, pair, which, answer, hooks):
     """The log-probability of an answer, read in one pass."""
-    ids = blip.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    inputs = blip.prepare(getattr(pair, f"{which}_image"), pair.clean_prompt, answer)
+    ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    inputs = model.prepare(getattr(pair, f"{which}_image"), pair.clean_prompt, answer)
     with torch.no_grad():
-        log_probs = blip.run_with_hooks(inputs, fwd_hooks=hooks)[0].log_softmax(-1)
+        log_probs = model.run_with_hooks(inputs, fwd_hooks=hooks)[0].log_softmax(-1)
     return sum(log_probs[place, token].item() for place, token in enumerate(ids))
 
 
 # Metrics
 
 
-def test_a_metric_of_ones_own_equals_the_built_in_one_that_it_copies(blip, pairs):
-    correct, other = entries(blip, "red", "green")
+def test_a_metric_of_ones_own_equals_the_built_in_one_that_it_copies(model, pairs):
+    correct, other = entries(model, "red", "green")
     metrics = {
         "logit_diff_change": None,
         "answer_prob": None,
         "level": lambda logits: logits[:, -1, correct] - logits[:, -1, other],
         "prob": lambda logits: logits[:, -1].softmax(-1)[:, correct],
     }
-    effects = patch_heads(blip, pairs, metrics=metrics, progress=False)
+    effects = patch_heads(model, pairs, metrics=metrics, progress=False)
     assert {"level", "level_mismatched", "prob", "prob_mismatched"} <= set(effects.data_vars)
     assert "patching_effect" not in effects
     assert "kl" not in effects
@@ -181,19 +181,19 @@ def test_a_metric_of_ones_own_equals_the_built_in_one_that_it_copies(blip, pairs
         change = effects["level" + ending] - effects.logit_diff_corrupt
         np.testing.assert_allclose(change, effects["logit_diff_change" + ending], atol=EXACT)
         np.testing.assert_allclose(effects["prob" + ending], effects["answer_prob" + ending], atol=EXACT)
-    alone = patch_heads(blip, pairs, metrics={"level": metrics["level"]}, progress=False)
+    alone = patch_heads(model, pairs, metrics={"level": metrics["level"]}, progress=False)
     np.testing.assert_allclose(alone.level, effects.level, atol=EXACT)
     assert "logit_diff_change" not in alone
 
 
 @pytest.mark.parametrize("min_gap", [0.0, 1e-3])
-def test_a_pair_without_a_gap_has_no_effect_and_is_counted(blip, min_gap):
+def test_a_pair_without_a_gap_has_no_effect_and_is_counted(model, min_gap):
     """The corrupted image is the clean one: nothing over nothing is NaN, and something over nothing as well."""
     found = rows()
     found[1]["corrupt_image"] = found[1]["clean_image"]
     pairs = MinimalPairs.from_rows(found)
     for source in ("other", "zero"):
-        effects = patch_heads(blip, pairs, positions="all", min_gap=min_gap, source=source, progress=False)
+        effects = patch_heads(model, pairs, positions="all", min_gap=min_gap, source=source, progress=False)
         assert effects.logit_diff_clean[1] == pytest.approx(effects.logit_diff_corrupt[1].item(), abs=1e-12)
         assert effects.patching_effect[1].isnull().all(), source
         assert not np.isinf(effects.patching_effect).any()
@@ -202,7 +202,7 @@ def test_a_pair_without_a_gap_has_no_effect_and_is_counted(blip, min_gap):
         assert effects.logit_diff_change.notnull().all()
         assert effects.attrs["pairs_below_min_gap"] == 1
     gaps = abs(effects.logit_diff_clean - effects.logit_diff_corrupt).values
-    effects = patch_heads(blip, pairs, positions="all", min_gap=float(gaps[[0, 2]].mean()), progress=False)
+    effects = patch_heads(model, pairs, positions="all", min_gap=float(gaps[[0, 2]].mean()), progress=False)
     assert effects.attrs["pairs_below_min_gap"] == 2
     np.testing.assert_array_equal(effects.patching_effect.isnull().all(["layer", "head"]), gaps < gaps[[0, 2]].mean())
 
@@ -216,9 +216,9 @@ def without_donor() -> MinimalPairs:
     return MinimalPairs.from_rows(found)
 
 
-def test_a_pair_without_a_donor_is_empty_there_and_counted(blip, pairs):
-    whole = patch_heads(blip, pairs, positions="all", progress=False)
-    effects = patch_heads(blip, without_donor(), positions="all", progress=False)
+def test_a_pair_without_a_donor_is_empty_there_and_counted(model, pairs):
+    whole = patch_heads(model, pairs, positions="all", progress=False)
+    effects = patch_heads(model, without_donor(), positions="all", progress=False)
     assert effects.attrs["pairs_without_donor"] == 1
     assert whole.attrs["pairs_without_donor"] == 0
     for name in ("logit_diff_change", "patching_effect", "kl", "answer_prob"):
@@ -228,20 +228,20 @@ def test_a_pair_without_a_donor_is_empty_there_and_counted(blip, pairs):
 
 
 @pytest.mark.parametrize("controls", [("self", "mismatched"), ()])
-def test_an_edit_from_a_donor_that_is_not_there_is_empty(blip, pairs, controls):
+def test_an_edit_from_a_donor_that_is_not_there_is_empty(model, pairs, controls):
     variants = {
         "donor": Edit("text.cross_attn.z", layer=1, head=0, source="donor"),
         "other": Edit("text.cross_attn.z", layer=1, head=0),
     }
-    whole = run_variants(blip, pairs, variants, controls=controls, progress=False).logit_diff_change
+    whole = run_variants(model, pairs, variants, controls=controls, progress=False).logit_diff_change
     assert whole.notnull().all()
-    lacking = run_variants(blip, without_donor(), variants, controls=controls, progress=False).logit_diff_change
+    lacking = run_variants(model, without_donor(), variants, controls=controls, progress=False).logit_diff_change
     np.testing.assert_array_equal(lacking.isnull(), [[False, False], [True, False], [False, False]])
     np.testing.assert_allclose(lacking[[0, 2]], whole[[0, 2]], atol=EXACT)
-    matched = patch_heads(blip, pairs, layers=1, heads=0, positions="all", progress=False)
+    matched = patch_heads(model, pairs, layers=1, heads=0, positions="all", progress=False)
     np.testing.assert_allclose(whole[:, 0], matched.logit_diff_change_mismatched[:, 0, 0], atol=EXACT)
     nobody = MinimalPairs.from_rows(rows(donor_image=None))
-    lacking = run_variants(blip, nobody, variants, controls=controls, progress=False).logit_diff_change
+    lacking = run_variants(model, nobody, variants, controls=controls, progress=False).logit_diff_change
     np.testing.assert_array_equal(lacking.isnull(), [[True, False]] * 3)
 
 
@@ -250,25 +250,27 @@ def test_an_edit_from_a_donor_that_is_not_there_is_empty(blip, pairs, controls):
 
 @pytest.mark.parametrize("hook", ["vision.hook_embed", "text.hook_embed"])
 @DIRECTIONS
-def test_draws_of_noise_are_averaged(blip, pairs, hook, direction):
+def test_draws_of_noise_are_averaged(model, pairs, hook, direction):
     noise = Noise(hook, scale=1.0, samples=3, seed=4)
-    effects = patch_heads(blip, pairs, layers=1, positions="all", corruption=noise, direction=direction, progress=False)
-    std = noise.std(blip, pairs)
+    effects = patch_heads(
+        model, pairs, layers=1, positions="all", corruption=noise, direction=direction, progress=False
+    )
+    std = noise.std(model, pairs)
     for number, pair in enumerate(pairs):
-        inputs = blip.prepare(pair.clean_image, pair.clean_prompt)
-        clean = logit_diff(blip, clean_run(blip, pair))
+        inputs = model.prepare(pair.clean_image, pair.clean_prompt)
+        clean = logit_diff(model, clean_run(model, pair))
         corrupted, changes = [], []
         for sample in range(3):
-            noisy = noise.hooks(blip, inputs, [pair.id], std, sample)
+            noisy = noise.hooks(model, inputs, [pair.id], std, sample)
             found = {}
             with torch.no_grad():
-                blip.run_with_hooks(inputs, fwd_hooks=[*noisy, (Z, lambda z, hook, found=found: found.update(z=z))])
-            corrupted.append(logit_diff(blip, clean_run(blip, pair, hooks=noisy)))
+                model.run_with_hooks(inputs, fwd_hooks=[*noisy, (Z, lambda z, hook, found=found: found.update(z=z))])
+            corrupted.append(logit_diff(model, clean_run(model, pair, hooks=noisy)))
             if direction == "denoise":
-                edit, base = [*noisy, (Z, set_to(z_of(blip, pair)[0, :, 1], slice(None), 1))], corrupted[-1]
+                edit, base = [*noisy, (Z, set_to(z_of(model, pair)[0, :, 1], slice(None), 1))], corrupted[-1]
             else:
                 edit, base = [(Z, set_to(found["z"][0, :, 1], slice(None), 1))], clean
-            changes.append(logit_diff(blip, clean_run(blip, pair, hooks=edit)) - base)
+            changes.append(logit_diff(model, clean_run(model, pair, hooks=edit)) - base)
         assert np.ptp(changes) > 1e-6
         assert effects.logit_diff_clean.values[number] == pytest.approx(clean, abs=EXACT)
         assert effects.logit_diff_corrupt.values[number] == pytest.approx(np.mean(corrupted), abs=EXACT)
@@ -282,22 +284,22 @@ def test_draws_of_noise_are_averaged(blip, pairs, hook, direction):
 # What the correct answer is compared with
 
 
-def test_contrasts_of_a_text_corruption(blip, pairs):
-    auto = patch_heads(blip, pairs, corruption="text", progress=False)
-    incorrect = patch_heads(blip, pairs, corruption="text", contrast="incorrect", progress=False)
+def test_contrasts_of_a_text_corruption(model, pairs):
+    auto = patch_heads(model, pairs, corruption="text", progress=False)
+    incorrect = patch_heads(model, pairs, corruption="text", contrast="incorrect", progress=False)
     assert auto.contrast_answer.values.tolist() == ["old"] * 3
     assert incorrect.contrast_answer.values.tolist() == ["green"] * 3
     for number, pair in enumerate(pairs):
         for effects, contrast in ((auto, "old"), (incorrect, "green")):
             with torch.no_grad():
-                corrupt = blip(blip.prepare(pair.clean_image, pair.corrupt_prompt))
-            clean = clean_run(blip, pair)
-            assert effects.logit_diff_clean.values[number] == pytest.approx(logit_diff(blip, clean, contrast))
-            assert effects.logit_diff_corrupt.values[number] == pytest.approx(logit_diff(blip, corrupt, contrast))
+                corrupt = model(model.prepare(pair.clean_image, pair.corrupt_prompt))
+            clean = clean_run(model, pair)
+            assert effects.logit_diff_clean.values[number] == pytest.approx(logit_diff(model, clean, contrast))
+            assert effects.logit_diff_corrupt.values[number] == pytest.approx(logit_diff(model, corrupt, contrast))
     np.testing.assert_allclose(auto.answer_prob, incorrect.answer_prob, atol=EXACT)
     np.testing.assert_allclose(auto.kl, incorrect.kl, atol=EXACT)
     assert (abs(auto.logit_diff_change - incorrect.logit_diff_change).max() > 1e-3).item()
-    image = patch_heads(blip, pairs, contrast="auto", progress=False)
+    image = patch_heads(model, pairs, contrast="auto", progress=False)
     assert image.contrast_answer.values.tolist() == ["green"] * 3
 
 
@@ -315,20 +317,20 @@ def counting(forward, calls, name):
 @pytest.mark.parametrize("corruption", ["image", "text", Noise(samples=2)], ids=["image", "text", "noise"])
 @pytest.mark.parametrize("source", ["other", "mean"])
 def test_a_store_has_what_memory_has_and_a_second_call_does_nothing(
-    blip, pairs, tmp_path, source, corruption, monkeypatch
+    model, pairs, tmp_path, source, corruption, monkeypatch
 ):
     options = {"source": source, "corruption": corruption, "layers": 1, "progress": False}
-    in_memory = patch_heads(blip, pairs, **options)
-    stored = patch_heads(blip, pairs, store=tmp_path / "effects.zarr", **options)
+    in_memory = patch_heads(model, pairs, **options)
+    stored = patch_heads(model, pairs, store=tmp_path / "effects.zarr", **options)
     calls: list[str] = []
     counted = ("vision.patch_embedding", "text.word_embedding", "decoder.word_embedding", "head")
     for name in counted:
         # Hooks would be refused, so it is the modules' own forward that counts.
-        module = blip.get_submodule(name)
+        module = model.get_submodule(name)
         monkeypatch.setattr(module, "forward", counting(module.forward, calls, name))
-    again = patch_heads(blip, pairs, store=tmp_path / "effects.zarr", **options)
+    again = patch_heads(model, pairs, store=tmp_path / "effects.zarr", **options)
     assert not calls
-    patch_heads(blip, pairs, **options)
+    patch_heads(model, pairs, **options)
     assert set(calls) == set(counted)
     for other in (stored, again):
         assert set(other.variables) == set(in_memory.variables)
@@ -342,28 +344,28 @@ def test_a_store_has_what_memory_has_and_a_second_call_does_nothing(
 
 @pytest.mark.parametrize("kind", ["vqa", "caption"])
 def test_long_answers_are_compared_by_their_log_probabilities(kind):
-    blip, pairs = make_pair(kind, torch.float64).blip, made_up_pairs(kind)
-    effects = sweep(blip, pairs, Site.of(blip, "decoder.mlp_out", layers=0, positions="all"), progress=False)
+    model, pairs = make_pair(kind, torch.float64).model, made_up_pairs(kind)
+    effects = sweep(model, pairs, Site.of(model, "decoder.mlp_out", layers=0, positions="all"), progress=False)
     for number, pair in enumerate(pairs):
         for which in ("clean", "corrupt"):
-            said = [log_prob(blip, pair, which, getattr(pair, f"{side}_answer")) for side in ("correct", "incorrect")]
+            said = [log_prob(model, pair, which, getattr(pair, f"{side}_answer")) for side in ("correct", "incorrect")]
             found = effects[f"logit_diff_{which}"].values[number]
             assert found == pytest.approx(said[0] - said[1], abs=EXACT)
             assert effects[f"answer_prob_{which}"].values[number] == pytest.approx(np.exp(said[0]), rel=1e-6)
 
 
-def log_prob(blip, pair, which, answer) -> float:
+def log_prob(model, pair, which, answer) -> float:
     """Token by token, each behind what has been said so far: one forward pass a token."""
-    tokenizer = blip.tokenizer
+    tokenizer = model.tokenizer
     total, image = 0.0, getattr(pair, f"{which}_image")
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    inputs = blip.prepare(image, pair.clean_prompt)
-    said = [blip.cfg.dec_token_id] if blip.cfg.kind == "vqa" else inputs.input_ids[0].tolist()
+    inputs = model.prepare(image, pair.clean_prompt)
+    said = [model.cfg.dec_token_id] if model.cfg.kind == "vqa" else inputs.input_ids[0].tolist()
     for token in ids:
         so_far = torch.tensor([said])
-        told = {"answer_ids": so_far} if blip.cfg.kind == "vqa" else {"input_ids": so_far}
+        told = {"answer_ids": so_far} if model.cfg.kind == "vqa" else {"input_ids": so_far}
         with torch.no_grad():
-            logits = blip({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids, **told})
+            logits = model({"pixel_values": inputs.pixel_values, "input_ids": inputs.input_ids, **told})
         total += logits[0, -1].log_softmax(-1)[token].item()
         said.append(token)
     return total
@@ -372,17 +374,17 @@ def log_prob(blip, pair, which, answer) -> float:
 @pytest.mark.parametrize("hook", ["vision.hook_embed", "decoder.hook_embed"])
 def test_noise_on_captions_is_there_whatever_is_said(hook):
     """Both answers are read behind the same noise, which goes to the words of the prompt and to no answer."""
-    blip, pairs = make_pair("caption", torch.float64).blip, made_up_pairs("caption")
+    model, pairs = make_pair("caption", torch.float64).model, made_up_pairs("caption")
     noise = Noise(hook, scale=1.0, samples=1)
-    effects = patch_heads(blip, pairs, "decoder.attn", positions="all", corruption=noise, progress=False)
-    std = noise.std(blip, pairs)
+    effects = patch_heads(model, pairs, "decoder.attn", positions="all", corruption=noise, progress=False)
+    std = noise.std(model, pairs)
     for number, pair in enumerate(pairs):
-        prompt = blip.prepare(pair.clean_image, pair.clean_prompt)
-        places = noise.noisy(blip, prompt)[0]
+        prompt = model.prepare(pair.clean_image, pair.clean_prompt)
+        places = noise.noisy(model, prompt)[0]
         said = []
         for answer in (pair.correct_answer, pair.incorrect_answer):
-            ids = blip.tokenizer(answer, add_special_tokens=False)["input_ids"]
-            inputs = blip.prepare(pair.clean_image, pair.clean_prompt, answer)
+            ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+            inputs = model.prepare(pair.clean_image, pair.clean_prompt, answer)
             n = len(places)
 
             def add(value, hook, pair=pair, places=places, n=n):
@@ -392,7 +394,7 @@ def test_noise_on_captions_is_there_whatever_is_said(hook):
                 return value
 
             with torch.no_grad():
-                log_probs = blip.run_with_hooks(inputs, fwd_hooks=[(hook, add)])[0].log_softmax(-1)
+                log_probs = model.run_with_hooks(inputs, fwd_hooks=[(hook, add)])[0].log_softmax(-1)
             start = prompt.input_ids.shape[1] - 1
             said.append(sum(log_probs[start + place, token].item() for place, token in enumerate(ids)))
         assert effects.logit_diff_corrupt.values[number] == pytest.approx(said[0] - said[1], abs=EXACT)
@@ -401,13 +403,13 @@ def test_noise_on_captions_is_there_whatever_is_said(hook):
 # The usual loop
 
 
-def test_every_entry_is_what_the_usual_loop_says(blip, pairs):
+def test_every_entry_is_what_the_usual_loop_says(model, pairs):
     """TransformerLens's own helper on a lens, one forward pass a patch."""
-    effects = patch_heads(blip, pairs, positions="each", progress=False)
-    correct, other = entries(blip, "red", "green")
+    effects = patch_heads(model, pairs, positions="each", progress=False)
+    correct, other = entries(model, "red", "green")
     pair = pairs[1]
     clean, corrupt = (
-        blip.lens("text.cross_attn", blip.prepare(image, pair.clean_prompt))
+        model.lens("text.cross_attn", model.prepare(image, pair.clean_prompt))
         for image in (pair.clean_image, pair.corrupt_image)
     )
     with torch.no_grad():

@@ -282,9 +282,9 @@ def test_the_wave_starts_where_the_first_row_joins(model):
         assert here.plan(rows).schedule(stack).first_layer == first
         names = [f"{stack}.blocks.{first}.hook_resid_pre"]
         with torch.no_grad():
-            base = trace(here.blip, here.padded("self"), names)
+            base = trace(here.model, here.padded("self"), names)
         sources = {name: here.traces[name].activations for name in RECORDED}
-        check(here, rows, here.wave(rows, Run(here.blip, base, {**sources, **here.made_up})))
+        check(here, rows, here.wave(rows, Run(here.model, base, {**sources, **here.made_up})))
 
 
 @EVERY_MODEL
@@ -339,12 +339,12 @@ def test_edits_of_padding_change_nothing(model):
 def test_a_recorded_run_says_what_the_model_says(model):
     here = bench(model, "image", True)
     with torch.no_grad():
-        logits = here.blip(here.padded("self"))
+        logits = here.model(here.padded("self"))
     found = here.traces["self"]
     assert relative_error(found.logits, logits) <= 1e-12
     assert list(found.states) == list(here.stacks)
     assert set(found.activations) == set(here.every_hook)
-    assert not here.blip.list_hooks()
+    assert not here.model.list_hooks()
 
 
 def test_other_answers_to_the_same_question():
@@ -353,8 +353,8 @@ def test_other_answers_to_the_same_question():
     inputs = replace(here.padded("self"), answer_ids=None)  # [DEC] alone
     names = [hook for hook in here.every_hook if not hook.endswith("hook_result")]
     with torch.no_grad():
-        found = trace(here.blip, inputs, names, upstream=here.traces["self"])
-        expected = trace(here.blip, inputs, names)
+        found = trace(here.model, inputs, names, upstream=here.traces["self"])
+        expected = trace(here.model, inputs, names)
     assert found.states["text"] is here.traces["self"].states["text"]
     for hook in names:
         assert relative_error(found.activations[hook], expected.activations[hook]) <= 1e-12, hook
@@ -366,11 +366,11 @@ def test_other_answers_to_the_same_question():
 def test_a_base_run_with_noise_on_its_embeddings(at):
     here, g = bench("vqa", "image", True), np.random.default_rng(11)
     added = torch.randn(here.traces["self"].activations[at].shape, generator=torch.Generator().manual_seed(0)).double()
-    here.blip.set_use_attn_result(True)
+    here.model.set_use_attn_result(True)
     with torch.no_grad():
-        base = trace(here.blip, here.padded("self"), here.every_hook, [(at, lambda value, hook: value + added)])
-    here.blip.set_use_attn_result(False)
-    run = Run(here.blip, base, {"other": here.traces["other"].activations})
+        base = trace(here.model, here.padded("self"), here.every_hook, [(at, lambda value, hook: value + added)])
+    here.model.set_use_attn_result(False)
+    run = Run(here.model, base, {"other": here.traces["other"].activations})
     rows = [joint(here, g, [hook for hook in here.every_hook if hook != at], 1) for _ in range(40)]
     rows = [Row(row.pair, tuple(patch._replace(source="other") for patch in row.patches)) for row in rows]
     logits = here.wave(rows, run)
@@ -400,7 +400,7 @@ def test_a_base_run_with_noise_on_its_embeddings(at):
 @pytest.mark.parametrize("masked", [False, True])
 def test_folding_keys_and_values_away_changes_no_number(masked):
     here, g = bench("match", "image", True), torch.Generator().manual_seed(0)
-    attn = here.blip.text.blocks[0].cross_attn
+    attn = here.model.text.blocks[0].cross_attn
     q = torch.randn(4, 3, attn.n_heads, attn.d_head, generator=g).double()
     states = torch.randn(4, 7, 64, generator=g).double()
     mask = (torch.arange(7) < torch.tensor([7, 3, 1, 5])[:, None])[:, None, None] if masked else None
@@ -413,6 +413,6 @@ def test_folding_keys_and_values_away_changes_no_number(masked):
 def test_both_ways_of_reading_an_own_source_are_taken_here():
     """Few queries are folded (the decoder's), many are not (the question's, of few patches)."""
     here = bench("vqa", "image", True)
-    text, decoder = (here.blip.stack(stack).blocks[0].cross_attn for stack in ("text", "decoder"))
+    text, decoder = (here.model.stack(stack).blocks[0].cross_attn for stack in ("text", "decoder"))
     assert folding_pays(decoder, here.length("decoder"), here.length("text"))
     assert not folding_pays(text, here.length("text"), here.length("vision"))

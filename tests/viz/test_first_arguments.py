@@ -45,11 +45,11 @@ def test_it_says_what_it_takes_and_what_came(name, wrong, tmp_path, monkeypatch)
 
 def test_it_says_what_would_do(wrong, mini):
     pairs = wrong["MinimalPairs"]
-    with pytest.raises(TypeError, match=r"ReportData\.collect\(blip, \{name: pairs\}, \{name: effects\}\) makes one"):
+    with pytest.raises(TypeError, match=r"ReportData\.collect\(model, \{name: pairs\}, \{name: effects\}\) makes one"):
         CALLS["report"](wrong["Dataset"])
     with pytest.raises(TypeError, match=r"pairs\[:1\] is a MinimalPairs of one"):
         viz.pairs(pairs[0])
-    with pytest.raises(TypeError, match=r"circuits\.attention_maps\(blip, pairs\) makes them"):
+    with pytest.raises(TypeError, match=r"circuits\.attention_maps\(model, pairs\) makes them"):
         CALLS["attention"](mini)
     maps = viz.ReportData.collect(mini, {"one": pairs}, {"one": wrong["Dataset"]}, progress=False).maps()
     for missing in ({"layer": 1}, {"head": 1}, {}):

@@ -105,12 +105,12 @@ def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:
 
 
 def carry_out(
-    blip: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
+    model: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
 ) -> Any:
     """Carry a study out, write its report, print what was found, and return it.
 
     Args:
-        blip: The model.
+        model: The model.
         tasks: Pairs by task.
         choices: What was fixed before.
         out: The folder for all of it.
@@ -122,7 +122,7 @@ def carry_out(
     from notice_lens.study import summary
 
     try:
-        found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, **options)
+        found, page = studied(model, tasks, choices, out, quiet or as_json, as_json, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED) from None
     if as_json:
@@ -134,12 +134,12 @@ def carry_out(
 
 
 def studied(
-    blip: Any, tasks: dict[str, Any], choices: Any, out: Path, barless: bool, silent: bool, **options: Any
+    model: Any, tasks: dict[str, Any], choices: Any, out: Path, barless: bool, silent: bool, **options: Any
 ) -> tuple[Any, Path]:
     """A study, and the page that was written of it.
 
     Args:
-        blip: The model.
+        model: The model.
         tasks: Pairs by task.
         choices: What was fixed before.
         out: The folder for all of it.
@@ -154,7 +154,7 @@ def studied(
         if not silent:
             echo(text, err=True)
 
-    found = run_study(blip, tasks, out, choices, say=say, progress=not barless, **options)
+    found = run_study(model, tasks, out, choices, say=say, progress=not barless, **options)
     assert found.data is not None, "it was carried out"
     return found, viz.report(found.data, out / REPORT).resolve()
 

@@ -75,7 +75,7 @@ class StackCache(ActivationCache):
         view = self.model
         inputs = _some_inputs(view.inputs, batch_slice)
         return StackCache(
-            sliced.cache_dict, StackView(view.blip, view.lens_name, view.axis, inputs), sliced.has_batch_dim
+            sliced.cache_dict, StackView(view.model, view.lens_name, view.axis, inputs), sliced.has_batch_dim
         )
 
     def stack_head_results(self, layer: int = -1, *args: Any, **kwargs: Any) -> Any:

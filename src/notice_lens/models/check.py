@@ -36,31 +36,31 @@ _TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-2, t
 @one_thread_at_a_time
 @outside_inference_mode
 @torch.no_grad()
-def check(blip: "HookedBLIP", inputs: Any = None, progress: bool = True) -> CheckReport:
+def check(model: "HookedBLIP", inputs: Any = None, progress: bool = True) -> CheckReport:
     """Return the report of all self-tests; see the module's docstring.
 
     Args:
-        blip: The model.
+        model: The model.
         inputs: Two or more images to run on; None for noise and a made-up question.
         progress: Whether to show a progress bar.
 
     Raises:
         ValueError: There is a single image, which cannot be exchanged for another.
     """
-    inputs = made_up_inputs(blip) if inputs is None else BLIPInputs.of(inputs).to(blip.device).check(blip.cfg)
+    inputs = made_up_inputs(model) if inputs is None else BLIPInputs.of(inputs).to(model.device).check(model.cfg)
     if len(inputs) < 2:
         raise ValueError("check exchanges images, so it needs two or more; got 1")
-    tolerance = _TOLERANCES[blip.dtype]
+    tolerance = _TOLERANCES[model.dtype]
     from tqdm.auto import tqdm
 
-    logits, cache = blip.run_with_cache(inputs)
+    logits, cache = model.run_with_cache(inputs)
     swapped = replace(inputs, pixel_values=inputs.pixel_values.flip(0))
-    expected = blip(swapped)
-    end = f"vision.blocks.{blip.cfg.vision.n_layers - 1}.hook_resid_post"
+    expected = model(swapped)
+    end = f"vision.blocks.{model.cfg.vision.n_layers - 1}.hook_resid_post"
     stream = {end: cache[end].flip(0)}
-    exchanged = blip.run_with_hooks(inputs, fwd_hooks=_replacing(stream))
-    with tqdm(total=len(_checked(blip, cache)), desc="checking hook points", leave=False, disable=not progress) as bar:
-        self_patches = _self_patches(blip, inputs, cache, tolerance, bar)
+    exchanged = model.run_with_hooks(inputs, fwd_hooks=_replacing(stream))
+    with tqdm(total=len(_checked(model, cache)), desc="checking hook points", leave=False, disable=not progress) as bar:
+        self_patches = _self_patches(model, inputs, cache, tolerance, bar)
     return CheckReport(
         (
             _rows_sum_to_one(cache, tolerance),
@@ -71,23 +71,23 @@ def check(blip: "HookedBLIP", inputs: Any = None, progress: bool = True) -> Chec
     )
 
 
-def made_up_inputs(blip: "HookedBLIP", batch: int = 2, length: int = 7) -> BLIPInputs:
+def made_up_inputs(model: "HookedBLIP", batch: int = 2, length: int = 7) -> BLIPInputs:
     """Noise images and a question of arbitrary tokens, the same on every call.
 
     Args:
-        blip: The model they have to fit.
+        model: The model they have to fit.
         batch: How many.
         length: Tokens of the question.
     """
     generator = torch.Generator().manual_seed(0)
-    size = blip.cfg.image_size
-    text = blip.cfg.text or blip.cfg.decoder
+    size = model.cfg.image_size
+    text = model.cfg.text or model.cfg.decoder
     assert text is not None, "every kind of model reads text"
     assert text.d_vocab is not None, "and has a vocabulary for it"
     return BLIPInputs(
         pixel_values=torch.randn(batch, 3, size, size, generator=generator, dtype=torch.float32),
         input_ids=torch.randint(1, text.d_vocab, (1, length), generator=generator).expand(batch, -1).clone(),
-    ).to(blip.device)
+    ).to(model.device)
 
 
 def _replacing(activations: dict[str, Tensor]) -> list:
@@ -111,18 +111,18 @@ def _rows_sum_to_one(cache, tolerance: float) -> CheckResult:
     return CheckResult("attention rows sum to one", errors[worst], tolerance, where=worst)
 
 
-def _self_patches(blip: "HookedBLIP", inputs: BLIPInputs, cache: Any, tolerance: float, bar: Any) -> CheckResult:
+def _self_patches(model: "HookedBLIP", inputs: BLIPInputs, cache: Any, tolerance: float, bar: Any) -> CheckResult:
     """One self-patch at a time, each through its own block alone: what a block gives decides all that follows."""
-    sources = {stack: blip.source_of(stack, inputs) for stack in blip.cfg.stacks}
+    sources = {stack: model.source_of(stack, inputs) for stack in model.cfg.stacks}
     errors, unpatched = {}, {}
-    for name in _checked(blip, cache):
-        stack, layer = _block_of(blip, name)
-        before = {} if layer < 0 else {"start_at_layer": layer, "resid": _stream(blip, cache, stack, layer)}
-        stop = {} if layer == blip.stack(stack).cfg.n_layers else {"stop_at_layer": layer + 1}
-        rerun = partial(blip.run_stack, stack, inputs, sources[stack], **before, **stop)
+    for name in _checked(model, cache):
+        stack, layer = _block_of(model, name)
+        before = {} if layer < 0 else {"start_at_layer": layer, "resid": _stream(model, cache, stack, layer)}
+        stop = {} if layer == model.stack(stack).cfg.n_layers else {"stop_at_layer": layer + 1}
+        rerun = partial(model.run_stack, stack, inputs, sources[stack], **before, **stop)
         if (stack, layer) not in unpatched:
             unpatched[stack, layer] = rerun()
-        with blip.hooks(_replacing({name: cache[name]})):
+        with model.hooks(_replacing({name: cache[name]})):
             errors[name] = _distance(rerun(), unpatched[stack, layer])
         bar.update()
     worst = max(errors, key=errors.__getitem__)
@@ -131,24 +131,24 @@ def _self_patches(blip: "HookedBLIP", inputs: BLIPInputs, cache: Any, tolerance:
     )
 
 
-def _checked(blip: "HookedBLIP", cache: Any) -> list[str]:
+def _checked(model: "HookedBLIP", cache: Any) -> list[str]:
     """The hook points outside the layers and in the first and last of each stack: a fault of a kind shows there."""
-    last = {stack: n_layers - 1 for stack, n_layers in blip.cfg.n_layers.items()}
+    last = {stack: n_layers - 1 for stack, n_layers in model.cfg.n_layers.items()}
     parsed = {name: HookName.parse(name) for name in cache}
     return [name for name, parts in parsed.items() if parts.layer in (None, 0, last[parts.stack or ""])]
 
 
-def _block_of(blip: "HookedBLIP", name: str) -> tuple[str, int]:
+def _block_of(model: "HookedBLIP", name: str) -> tuple[str, int]:
     """Stack and layer of a hook point: -1 is the embedding, the number of layers what stands behind the last block."""
     parsed = HookName.parse(name)
     stack = parsed.stack or ""
     if parsed.layer is not None:
         return stack, parsed.layer
-    return stack, blip.cfg.n_layers[stack] if parsed.leaf.startswith("ln_final") else -1
+    return stack, model.cfg.n_layers[stack] if parsed.leaf.startswith("ln_final") else -1
 
 
-def _stream(blip: "HookedBLIP", cache: Any, stack: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
+def _stream(model: "HookedBLIP", cache: Any, stack: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
     """The stream before a layer, or behind the last one."""
-    if layer < blip.cfg.n_layers[stack]:
+    if layer < model.cfg.n_layers[stack]:
         return cache[f"{stack}.blocks.{layer}.hook_resid_pre"]
     return cache[f"{stack}.blocks.{layer - 1}.hook_resid_post"]  # only the pre-LayerNorm stack has a final LayerNorm

@@ -123,23 +123,23 @@ class HooksTable:
         return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
-def hooks_table(blip: "HookedBLIP", aliases: "Mapping[str, str] | None" = None) -> HooksTable:
+def hooks_table(model: "HookedBLIP", aliases: "Mapping[str, str] | None" = None) -> HooksTable:
     """The table of a model's hook points, or of a lens's names for them.
 
     Args:
-        blip: The model.
+        model: The model.
         aliases: Lens name to full name; None for all full names.
     """
     rows: dict[str, dict[str, str]] = {}
-    for alias, full in (aliases or {name: name for name in blip.hook_dict}).items():
+    for alias, full in (aliases or {name: name for name in model.hook_dict}).items():
         parsed, shown = HookName.parse(full), HookName.parse(alias)
         key = str(shown).replace(f"blocks.{shown.layer}.", "blocks.L.")
-        point = blip.hook_dict[full]
+        point = model.hook_dict[full]
         assert isinstance(point, BLIPHookPoint), full
         row = {"hook point": key, "shape": f"[{point.shape.replace(' ', ', ')}]"}
         if aliases is not None:
             row["full name"] = full.replace(f"blocks.{parsed.layer}.", "blocks.L.")
-        rows[key] = row | {"Hugging Face": _hugging_face(parsed), "note": _note(blip, parsed)}
+        rows[key] = row | {"Hugging Face": _hugging_face(parsed), "note": _note(model, parsed)}
     return HooksTable(pd.DataFrame(list(rows.values())))
 
 
@@ -154,7 +154,7 @@ def _hugging_face(name: HookName) -> str:
     return what if what.startswith("encoder_hidden_states") else f"{arrow}{where}.{what}"
 
 
-def _note(blip: "HookedBLIP", name: HookName) -> str:
+def _note(model: "HookedBLIP", name: HookName) -> str:
     notes = []
     if name.leaf.endswith("_input"):
         notes.append("with use_split_qkv_input")

@@ -115,9 +115,9 @@ class InUse:
         try:
             if not self._lock.acquire(timeout=PATIENCE):
                 raise RuntimeError(
-                    f"the model is in use by the thread {self._holder!r}, which has kept it for {PATIENCE:.0f} s: one "
-                    "thread at a time uses a model, and a `with blip.hooks(...)` block holds it to its end. Wait until "
-                    "that thread is done, or give each thread a copy.deepcopy(blip)"
+                    f"the model is in use by the thread {self._holder!r}, which has kept it for {PATIENCE:.0f} s: "
+                    "one thread at a time uses a model, and a `with model.hooks(...)` block holds it to its end. Wait "
+                    "until that thread is done, or give each thread a copy.deepcopy(model)"
                 )
         finally:
             # `held` takes it by `with`; twice, since Ctrl-C may break off the first.
@@ -142,7 +142,7 @@ class InUse:
 
 
 def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function whose first argument is a model, or its argument `blip`: it holds the model while it runs.
+    """Decorate a function whose first argument is a model, or its argument `model`: it holds the model while it runs.
 
     Modes of the caller that would change numbers or devices do not reach the function: autocast and a default device.
     Anything else than a model in its place is left to the function to refuse.
@@ -150,7 +150,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        model: Any = args[0] if args else kwargs.get("blip")
+        model: Any = args[0] if args else kwargs.get("model")
         in_use = getattr(model, "in_use", None)
         if not isinstance(in_use, InUse):
             return function(*args, **kwargs)

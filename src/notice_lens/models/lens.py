@@ -46,16 +46,16 @@ class Lens(StackView):
             bound ones.
     """
 
-    def __init__(self, blip: "HookedBLIP", name: str, inputs: BLIPInputs, axis: str = "query"):
-        super().__init__(blip, name, axis, inputs.to(blip.device).check(blip.cfg).ordinary())
+    def __init__(self, model: "HookedBLIP", name: str, inputs: BLIPInputs, axis: str = "query"):
+        super().__init__(model, name, axis, inputs.to(model.device).check(model.cfg).ordinary())
         with torch.inference_mode(False), torch.no_grad():
-            states = blip.source_of(self.stack_name, self.bound_inputs)
+            states = model.source_of(self.stack_name, self.bound_inputs)
             self.source = None if states is None else self.stack.share_source(states)
         # Leaves of the graph: gradients reach hooks on keys and values, and end there.
         for tensor in _tensors_of(self.source):
             tensor.requires_grad_()
         self.tokens = self._positions(states)
-        self._bound_to = (blip.device, blip.dtype)
+        self._bound_to = (model.device, model.dtype)
 
     @property
     def bound_inputs(self) -> BLIPInputs:
@@ -71,11 +71,11 @@ class Lens(StackView):
         elif self.stack_name == "text":
             return torch.as_tensor(inputs.input_ids)
         elif self.stack_name == "decoder":
-            return self.blip.decoder_ids(inputs)
+            return self.model.decoder_ids(inputs)
         else:
-            patch = self.blip.cfg.patch_size
+            patch = self.model.cfg.patch_size
             n = (inputs.pixel_values.shape[-2] // patch) * (inputs.pixel_values.shape[-1] // patch) + 1
-        return torch.arange(n, device=self.blip.device).expand(len(inputs), n)
+        return torch.arange(n, device=self.model.device).expand(len(inputs), n)
 
     def forward(self, tokens: Any = None) -> Tensor:
         """The logits of the bound inputs.
@@ -86,10 +86,10 @@ class Lens(StackView):
         Raises:
             ValueError: Another batch size or length than the bound one, or the model has moved since.
         """
-        if (self.blip.device, self.blip.dtype) != self._bound_to:
+        if (self.model.device, self.model.dtype) != self._bound_to:
             raise ValueError(
                 f"this lens was bound when the model was {self._bound_to[1]} on {self._bound_to[0]}; it is now "
-                f"{self.blip.dtype} on {self.blip.device}. Make another lens"
+                f"{self.model.dtype} on {self.model.device}. Make another lens"
             )
         if tokens is not None and (not isinstance(tokens, Tensor) or tokens.shape != self.tokens.shape):
             got = (
@@ -101,28 +101,28 @@ class Lens(StackView):
                 f"tokens {got}; this lens is bound to inputs with tokens of shape {list(self.tokens.shape)} "
                 "(lens.tokens). Make another lens for other inputs"
             )
-        return self.blip(self.bound_inputs, start_at_stack=self.stack_name, source=self.source)
+        return self.model(self.bound_inputs, start_at_stack=self.stack_name, source=self.source)
 
     def to_str_tokens(self, row: int = 0) -> list[str]:
         """A label for each position of one example: its token, or `[CLS]` and `row,column` of the patch."""
         if self.stack_name != "vision" and self.axis == "query":
             return self._words(self.tokens[row])
         n = self.tokens.shape[1]
-        if self.stack_name == "decoder" and self.blip.cfg.kind == "vqa":
+        if self.stack_name == "decoder" and self.model.cfg.kind == "vqa":
             assert self.bound_inputs.input_ids is not None, "checked when bound"
             return self._words(self.bound_inputs.input_ids[row])
-        columns = self.bound_inputs.pixel_values.shape[-1] // self.blip.cfg.patch_size
+        columns = self.bound_inputs.pixel_values.shape[-1] // self.model.cfg.patch_size
         return ["[CLS]", *(f"{patch // columns},{patch % columns}" for patch in range(n - 1))]
 
     def _words(self, ids: Int[Tensor, " pos"]) -> list[str]:
         """The tokens; `[DEC]`, which published tokenizers do not have, by its name."""
-        words = self.blip.tokenizer.convert_ids_to_tokens(ids.tolist())
-        named = {self.blip.cfg.dec_token_id: "[DEC]", self.blip.cfg.dec_token_id + 1: "[ENC]"}
+        words = self.model.tokenizer.convert_ids_to_tokens(ids.tolist())
+        named = {self.model.cfg.dec_token_id: "[DEC]", self.model.cfg.dec_token_id + 1: "[ENC]"}
         return [word or named.get(index, "[UNK]") for word, index in zip(words, ids.tolist(), strict=True)]
 
     def to(self, *args: Any, **kwargs: Any) -> "Lens":
         """Refused: a lens is bound to where its model is."""
-        raise ValueError("a lens does not move: move the model (blip.to) and make another lens")
+        raise ValueError("a lens does not move: move the model (model.to) and make another lens")
 
     def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> ActivationCache:
         """The cache of a run, under the lens's names."""
@@ -148,7 +148,7 @@ class Lens(StackView):
                 f"`{self.lens_name}` is post-LayerNorm: what a head writes is rescaled by the LayerNorm behind every "
                 "addition before a later head reads it, so adding its change to that head's input is not the effect of "
                 "the path. The direct-path helper is for the lens `vision.attn`; on the whole model, "
-                "blip.set_use_split_qkv_input(True) gives the copies without this claim"
+                "model.set_use_split_qkv_input(True) gives the copies without this claim"
             )
         for block in self.blocks:
             block.attn.use_split_qkv_input = bool(use_split_qkv_input)

@@ -29,7 +29,7 @@ class StackView(HookedModule):
     """A stack under TransformerLens's names, as far as a cache needs it: `cfg`, `blocks` and the names.
 
     Args:
-        blip: The model.
+        model: The model.
         name: One of `LENSES`.
         axis: `query` or `source`.
         inputs: What the model ran on, where known.
@@ -39,7 +39,7 @@ class StackView(HookedModule):
         ValueError: The axis does not fit the lens.
     """
 
-    def __init__(self, blip: "HookedBLIP", name: str, axis: str = "query", inputs: BLIPInputs | None = None):
+    def __init__(self, model: "HookedBLIP", name: str, axis: str = "query", inputs: BLIPInputs | None = None):
         super().__init__()
         if name not in LENSES:
             raise KeyError(one_of("lens", name, LENSES))
@@ -51,11 +51,11 @@ class StackView(HookedModule):
         if axis == "source" and self.attn_name == "attn":
             raise ValueError(f"`{name}` looks at its own positions: keys and values are on its query axis already")
         # In a tuple, so that the model does not become a part of the view, which could then move or rename it.
-        self._model = (blip,)
+        self._model = (model,)
         self.inputs = inputs
-        self.full_names = _aliases(blip, self.stack_name, self.attn_name, axis)
+        self.full_names = _aliases(model, self.stack_name, self.attn_name, axis)
         points: dict[str, Any] = {
-            alias: AliasPoint(alias, cast(BLIPHookPoint, blip.hook_dict[full]))
+            alias: AliasPoint(alias, cast(BLIPHookPoint, model.hook_dict[full]))
             for alias, full in self.full_names.items()
         }
         self.hook_dict, self.mod_dict = points, dict(points)
@@ -63,22 +63,22 @@ class StackView(HookedModule):
         self.training = False
 
     @property
-    def blip(self) -> "HookedBLIP":
+    def model(self) -> "HookedBLIP":
         """The model."""
         return self._model[0]
 
     @property
     def in_use(self) -> InUse:
         """What holds the model for one thread at a time."""
-        return self.blip.in_use
+        return self.model.in_use
 
     @property
     def original_model(self) -> "HookedBLIP":
         """The model, under the name by which TransformerLens's utilities look for one that is in training mode."""
-        return self.blip
+        return self.model
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.lens_name!r}, {self.axis} axis, of {self.blip!r})"
+        return f"{type(self).__name__}({self.lens_name!r}, {self.axis} axis, of {self.model!r})"
 
     def setup(self) -> None:
         """Nothing: hook points have their names from the model, and keep them."""
@@ -86,7 +86,7 @@ class StackView(HookedModule):
     @property
     def stack(self) -> Any:
         """The model's stack that this is a view of."""
-        return self.blip.stack(self.stack_name)
+        return self.model.stack(self.stack_name)
 
     @property
     def cfg(self) -> TransformerLensConfig:
@@ -101,8 +101,8 @@ class StackView(HookedModule):
             n_key_value_heads=cfg.n_heads,
             d_mlp=cfg.d_mlp,
             d_vocab=-1 if cfg.d_vocab is None else cfg.d_vocab,
-            device=str(self.blip.device),
-            dtype=self.blip.dtype,
+            device=str(self.model.device),
+            dtype=self.model.dtype,
             use_attn_result=attn.use_attn_result,
             use_split_qkv_input=attn.use_split_qkv_input,
             default_prepend_bos=False,
@@ -142,12 +142,12 @@ class StackView(HookedModule):
 
     def to_tokens(self, text: str | list[str], *args: Any, **kwargs: Any) -> Int[Tensor, "batch pos"]:
         """Token ids of a text, `[CLS]` and `[SEP]` included. A lens itself runs on `lens.tokens`."""
-        encoded = self.blip.tokenizer([text] if isinstance(text, str) else text, padding=True, return_tensors="pt")
-        return encoded["input_ids"].to(self.blip.device)
+        encoded = self.model.tokenizer([text] if isinstance(text, str) else text, padding=True, return_tensors="pt")
+        return encoded["input_ids"].to(self.model.device)
 
     def to_single_token(self, text: str) -> int:
         """The id of a word of a single piece. Raises ValueError where it has more."""
-        pieces = self.blip.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(pieces) != 1:
             raise ValueError(f"{text!r} has {len(pieces)} tokens; expected a single one")
         return pieces[0]
@@ -175,10 +175,10 @@ class StackView(HookedModule):
             tokens = torch.tensor([self.to_single_token(word) for word in words])
         with torch.inference_mode(False), torch.no_grad():
             ids = torch.as_tensor(tokens).clone()
-            image = self.blip.run_stack("vision", self.inputs).clone().requires_grad_()
+            image = self.model.run_stack("vision", self.inputs).clone().requires_grad_()
         with torch.inference_mode(False), torch.enable_grad():
-            logits = self.blip(self.inputs, start_at_stack=self.blip.cfg.stacks[1], source=image)
-            answer = first_answer_logits(self.blip, self.inputs, logits)
+            logits = self.model(self.inputs, start_at_stack=self.model.cfg.stacks[1], source=image)
+            answer = first_answer_logits(self.model, self.inputs, logits)
             asked = answer.gather(-1, ids.to(answer.device).expand(len(answer))[:, None])
             (gradient,) = torch.autograd.grad(asked.sum(), image)
         return gradient * self.ln_final.weight
@@ -190,18 +190,18 @@ class StackView(HookedModule):
 
     def attention_of(self, name: str) -> Any:
         """The attention module that a hook point belongs to."""
-        return self.blip.attention_of(self.full_names[name])
+        return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
         """What to say of a name that is not here: the other axis, the other attention, the stack in front."""
         parsed = HookName.parse(name)
         other = "source" if self.axis == "query" else "query"
-        if self.attn_name == "cross_attn" and name in _aliases(self.blip, self.stack_name, self.attn_name, other):
+        if self.attn_name == "cross_attn" and name in _aliases(self.model, self.stack_name, self.attn_name, other):
             what = "keys and values" if other == "source" else "keys and values only; the rest"
             return (
                 f"the {self.axis} view of `{self.lens_name}` has "
                 + (f"no {what}: they" if other == "source" else f"{what}")
-                + f" live on the {other} axis, whose positions are others: use blip.lens({self.lens_name!r}, inputs, "
+                + f" live on the {other} axis, whose positions are others: use model.lens({self.lens_name!r}, inputs, "
                 f"axis={other!r})"
             )
         if parsed.stack == self.stack_name and str(HookName(None, parsed.layer, parsed.leaf)) in self.hook_dict:
@@ -212,29 +212,29 @@ class StackView(HookedModule):
         """Which full hook and which Hugging Face tensor each name of the lens is."""
         from notice_lens.models.describe import hooks_table
 
-        return hooks_table(self.blip, self.full_names)
+        return hooks_table(self.model, self.full_names)
 
 
-def first_answer_logits(blip: "HookedBLIP", inputs: BLIPInputs, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
+def first_answer_logits(model: "HookedBLIP", inputs: BLIPInputs, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
     """The logits of the answer's first token (of no match and match): behind `[DEC]`, or behind a caption's prompt."""
     if logits.ndim == 2:
         return logits
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     if inputs.target_ids is not None:
         first = (inputs.target_ids >= 0).int().argmax(-1)
-    elif blip.cfg.kind == "caption" and inputs.attention_mask is not None:
+    elif model.cfg.kind == "caption" and inputs.attention_mask is not None:
         first = inputs.attention_mask.sum(-1) - 1
-    elif blip.cfg.kind == "caption":
+    elif model.cfg.kind == "caption":
         first = first + logits.shape[1] - 1
     return logits[torch.arange(len(logits), device=logits.device), first]
 
 
-def _aliases(blip: "HookedBLIP", stack: str, attn: str, axis: str) -> dict[str, str]:
+def _aliases(model: "HookedBLIP", stack: str, attn: str, axis: str) -> dict[str, str]:
     """Lens name to full name, in the order of the model."""
-    if stack not in blip.cfg.stacks:
-        raise KeyError(f"no stack {stack!r}: a model of kind {blip.cfg.kind!r} has {', '.join(blip.cfg.stacks)}")
+    if stack not in model.cfg.stacks:
+        raise KeyError(f"no stack {stack!r}: a model of kind {model.cfg.kind!r} has {', '.join(model.cfg.stacks)}")
     aliases = {}
-    for full in blip.hook_dict:
+    for full in model.hook_dict:
         parsed = HookName.parse(full)
         leaf = parsed.leaf if attn == "attn" else _as_cross_attention(parsed.leaf)
         if parsed.stack != stack or leaf is None:

@@ -48,7 +48,7 @@ class Reply(NamedTuple):
 @outside_inference_mode
 @torch.no_grad()
 def behaviour_filter(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"] = "image",
     *,
@@ -64,7 +64,7 @@ def behaviour_filter(
     `corrupt_answer`.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: Validated for it, or they are now.
         corruption: `image` or `text`; filter twice for both.
         require: For an image corruption, `other`: the corrupted run gives the incorrect answer; or `any`: anything but
@@ -85,8 +85,8 @@ def behaviour_filter(
     """
     from tqdm.auto import tqdm
 
-    _check(blip, pairs, corruption, require, answer, batch_size)
-    pairs = pairs.validate(blip)
+    _check(model, pairs, corruption, require, answer, batch_size)
+    pairs = pairs.validate(model)
     other = corruption == "image" and require == "other"
     problems: list[Problem] = []
     own_answers: list[str] = []
@@ -94,26 +94,26 @@ def behaviour_filter(
     with tqdm(total=len(pairs), desc=f"behaviour, {corruption} corruption", unit="pair", disable=not progress) as bar:
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
-            clean, corrupt = _replies(blip, part), _replies(blip, part, image, prompt)
+            clean, corrupt = _replies(model, part), _replies(model, part, image, prompt)
             for pair, before, after in zip(part, clean, corrupt, strict=True):
-                reason = _Judge(blip.tokenizer, pair, answer).reason(before, after, other)
+                reason = _Judge(model.tokenizer, pair, answer).reason(before, after, other)
                 if reason:
                     detail = (
                         f"clean run: {before.text!r} ({pair.correct_answer!r} is correct); "
                         f"corrupted run: {after.text!r}"
                     )
                     problems.append(Problem(pair.id, reason, detail))
-            own_answers += [_as_read(blip.tokenizer, after, answer) for after in corrupt]
+            own_answers += [_as_read(model.tokenizer, after, answer) for after in corrupt]
             bar.update(len(part))
     if corruption == "text":
         known = [given or own or None for given, own in zip(pairs["corrupt_answer"], own_answers, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)
-    settings = {"corruption": corruption, "require": require, "answer": answer, "model": blip.cfg.name_or_path}
+    settings = {"corruption": corruption, "require": require, "answer": answer, "model": model.cfg.name_or_path}
     return pairs.without(problems, "behaviour_filter", settings)
 
 
 def _check(
-    blip: "HookedBLIP", pairs: object, corruption: str, require: str, answer: str | None, batch_size: int
+    model: "HookedBLIP", pairs: object, corruption: str, require: str, answer: str | None, batch_size: int
 ) -> None:
     if not isinstance(pairs, MinimalPairs):
         raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
@@ -125,9 +125,11 @@ def _check(
         raise ValueError(one_of("require", require, ("other", "any")))
     if answer is not None and answer not in get_args(AnswerPart):
         raise ValueError(one_of("answer", answer, get_args(AnswerPart)) + "; None reads what the metrics read")
-    if answer is not None and blip.cfg.kind != "vqa":
-        judged = {"caption": "the likeliest of a pair's answers", "match": "the larger logit"}[blip.cfg.kind]
-        raise ValueError(f"answer={answer!r} is for models of kind 'vqa'; kind {blip.cfg.kind!r} is judged by {judged}")
+    if answer is not None and model.cfg.kind != "vqa":
+        judged = {"caption": "the likeliest of a pair's answers", "match": "the larger logit"}[model.cfg.kind]
+        raise ValueError(
+            f"answer={answer!r} is for models of kind 'vqa'; kind {model.cfg.kind!r} is judged by {judged}"
+        )
 
 
 class _Judge(NamedTuple):
@@ -170,28 +172,28 @@ def _as_read(tokenizer: Any, reply: Reply, answer: AnswerPart | None) -> str:
     return tokenizer.decode(reply.ids[:1]).strip() if answer == "first_token" else reply.text
 
 
-def answers(blip: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[str]:
+def answers(model: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[str]:
     """Return the model's answers in one run over pairs; see `behaviour_filter` for what counts as an answer.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: Of its kind.
         image: `clean`, `corrupt` or `donor`.
         prompt: `clean`, `corrupt` or `donor`.
     """
-    return [reply.text for reply in _replies(blip, pairs, image, prompt)]
+    return [reply.text for reply in _replies(model, pairs, image, prompt)]
 
 
-def _replies(blip: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[Reply]:
-    if blip.cfg.kind == "vqa":
-        said = greedy_ids(blip, pairs.prepare(blip, image, prompt), MAX_TOKENS)
-        texts = blip.tokenizer.batch_decode(said, skip_special_tokens=True)
+def _replies(model: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[Reply]:
+    if model.cfg.kind == "vqa":
+        said = greedy_ids(model, pairs.prepare(model, image, prompt), MAX_TOKENS)
+        texts = model.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [Reply(text.strip(), ids) for text, ids in zip(texts, said, strict=True)]
-    texts = (_likeliest if blip.cfg.kind == "caption" else _matches)(blip, pairs, image, prompt)
-    return [Reply(text, pieces(blip.tokenizer, text)) for text in texts]
+    texts = (_likeliest if model.cfg.kind == "caption" else _matches)(model, pairs, image, prompt)
+    return [Reply(text, pieces(model.tokenizer, text)) for text in texts]
 
 
-def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
+def _likeliest(model: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     candidates = ["correct", "incorrect", "corrupt"]
     known = torch.tensor([answer is not None for answer in pairs["corrupt_answer"]])
     # Where none is known, another one stands in its place and never wins.
@@ -199,14 +201,14 @@ def _likeliest(blip: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Wh
     filled = pairs.with_column("corrupt_answer", stand_in)
     scores = []
     for candidate in candidates:
-        inputs = filled.prepare(blip, image, prompt, candidate)
+        inputs = filled.prepare(model, image, prompt, candidate)
         assert inputs.target_ids is not None, "answers were given"
-        scores.append(answer_log_probs(blip(inputs), inputs.target_ids))
+        scores.append(answer_log_probs(model(inputs), inputs.target_ids))
     scores[-1] = scores[-1].masked_fill(~known.to(scores[-1].device), -torch.inf)
     best = torch.stack(scores).argmax(0).tolist()
     return [pairs[number][f"{candidates[choice]}_answer"] for number, choice in enumerate(best)]
 
 
-def _matches(blip: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
+def _matches(model: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     names = (MATCH_ANSWERS["incorrect_answer"], MATCH_ANSWERS["correct_answer"])
-    return [names[choice] for choice in blip(pairs.prepare(blip, image, prompt)).argmax(-1).tolist()]
+    return [names[choice] for choice in model(pairs.prepare(model, image, prompt)).argmax(-1).tolist()]

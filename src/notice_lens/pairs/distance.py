@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 @one_thread_at_a_time
 @outside_inference_mode
 def picture_states(
-    blip: "HookedBLIP", images: Sequence[Any], batch_size: int = 16, progress: bool = True
+    model: "HookedBLIP", images: Sequence[Any], batch_size: int = 16, progress: bool = True
 ) -> Float[Tensor, "picture d_model"]:
     """The mean patch state of each picture after the vision stack, in float32 on the CPU.
 
     Args:
-        blip: The model, with its processor.
+        model: The model, with its processor.
         images: What `HookedBLIP.prepare` takes; files are read batch by batch.
         batch_size: How many pictures run at a time.
         progress: Whether to show a progress bar.
@@ -39,16 +39,16 @@ def picture_states(
     """
     from tqdm.auto import tqdm
 
-    if blip.processor is None:
+    if model.processor is None:
         raise ValueError("pictures are needed, and this model has no processor: from_hf(model, processor) takes one")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    states = [torch.empty(0, blip.cfg.vision.d_model, dtype=torch.float32)]
+    states = [torch.empty(0, model.cfg.vision.d_model, dtype=torch.float32)]
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
-        pixels = to_pixel_values(list(images[start : start + batch_size]), blip.processor.image_processor)
+        pixels = to_pixel_values(list(images[start : start + batch_size]), model.processor.image_processor)
         with torch.no_grad():
-            after = blip.run_stack("vision", BLIPInputs(pixel_values=pixels).to(blip.device))
+            after = model.run_stack("vision", BLIPInputs(pixel_values=pixels).to(model.device))
         states.append(after[:, 1:].float().mean(1).cpu())
     return torch.cat(states)
 
@@ -92,11 +92,11 @@ class _Images(Sequence[Any]):
 
 @one_thread_at_a_time
 @outside_inference_mode
-def minimality(blip: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
+def minimality(model: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
     """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs; compared are those of the same task and group.
         batch_size: How many pictures run at a time.
         progress: Whether to show a progress bar.
@@ -111,7 +111,7 @@ def minimality(blip: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, 
     ids, tasks, groups = (pairs[column] for column in ("id", "task", "group"))
     digests = pairs["corrupt_digest"]
     clean, corrupt = (
-        picture_states(blip, _Images(pairs, column), batch_size, progress)
+        picture_states(model, _Images(pairs, column), batch_size, progress)
         for column in ("clean_image", "corrupt_image")
     )
     kinds: dict[tuple[str, str], list[int]] = {}

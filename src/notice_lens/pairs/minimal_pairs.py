@@ -259,11 +259,11 @@ class MinimalPairs(PairSequence):
             for prompt, roles, kind in zip(*columns, strict=True)
         ]
 
-    def patch_masks(self, blip: "HookedBLIP", of: str = "clean") -> list[dict[str, Bool[Tensor, " patch"]]]:
+    def patch_masks(self, model: "HookedBLIP", of: str = "clean") -> list[dict[str, Bool[Tensor, " patch"]]]:
         """Return for each pair which image positions belong to each region: those that it covers by half or more.
 
         Args:
-            blip: Its patch grid counts.
+            model: Its patch grid counts.
             of: Which image's regions.
 
         Returns:
@@ -271,7 +271,7 @@ class MinimalPairs(PairSequence):
             no patch its mask is empty, and a warning names pair and region.
         """
         check_choice("of", of, ("clean", "corrupt"))
-        cells = blip.cfg.image_size // blip.cfg.patch_size
+        cells = model.cfg.image_size // model.cfg.patch_size
         masks, lost = [], []
         for pair in self:
             own = {}
@@ -286,12 +286,12 @@ class MinimalPairs(PairSequence):
         return masks
 
     def prepare(
-        self, blip: "HookedBLIP", image: str = "clean", prompt: str = "clean", answer: str | None = None
+        self, model: "HookedBLIP", image: str = "clean", prompt: str = "clean", answer: str | None = None
     ) -> "BLIPInputs":
         """The inputs of one run over all pairs.
 
         Args:
-            blip: The model.
+            model: The model.
             image: `clean`, `corrupt` or `donor`.
             prompt: `clean`, `corrupt` or `donor`.
             answer: What the decoder reads: `correct`, `incorrect` or `corrupt`; None leaves it to the model.
@@ -311,13 +311,13 @@ class MinimalPairs(PairSequence):
             lacking = [name for name, value in zip(self["id"], read[what], strict=True) if value is None]
             if lacking:
                 raise ValueError(f"{len(lacking)} of {len(self)} pairs have no {which}_{what}, such as {lacking[0]!r}")
-        return blip.prepare(read["image"], read["prompt"], read.get("answer"))
+        return model.prepare(read["image"], read["prompt"], read.get("answer"))
 
-    def minimality(self, blip: "HookedBLIP", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
+    def minimality(self, model: "HookedBLIP", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
         """How far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
         from notice_lens.pairs.distance import minimality
 
-        return minimality(blip, self, batch_size, progress)
+        return minimality(model, self, batch_size, progress)
 
 
 def _given(task: str | None, kind: str | None) -> dict[str, str]:

@@ -54,21 +54,21 @@ class Noise:
         whole_number("seed", self.seed)
 
     @torch.no_grad()
-    def std(self, blip: "HookedBLIP", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:
+    def std(self, model: "HookedBLIP", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:
         """The standard deviation of the clean embeddings over all pairs, their positions and dimensions.
 
         Positions are those that noise goes to: patches without the class token, words without special tokens.
 
         Args:
-            blip: The model.
+            model: The model.
             pairs: The data set.
             batch_size: Pairs a forward.
         """
-        self.check(blip)
+        self.check(model)
         count, total, squares = 0, 0.0, 0.0
         for start in range(0, len(pairs), batch_size):
-            inputs = pairs[start : start + batch_size].prepare(blip)
-            values = self._embed(blip, inputs)[self.noisy(blip, inputs)].double()
+            inputs = pairs[start : start + batch_size].prepare(model)
+            values = self._embed(model, inputs)[self.noisy(model, inputs)].double()
             count += values.numel()
             total += values.sum().item()
             squares += (values**2).sum().item()
@@ -76,41 +76,41 @@ class Noise:
             raise ValueError(f"{len(pairs)} pairs have no position that noise at {self.hook} goes to")
         return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
 
-    def check(self, blip: "HookedBLIP") -> None:
+    def check(self, model: "HookedBLIP") -> None:
         """Raises ValueError where this model embeds nothing there that changes from pair to pair."""
         stack = HookName.parse(self.hook).stack
-        if stack not in blip.cfg.stacks or (stack == "decoder" and blip.cfg.kind != "caption"):
-            valid = ["vision.hook_embed", "text.hook_embed" if "text" in blip.cfg.stacks else "decoder.hook_embed"]
-            raise ValueError(f"a model of kind {blip.cfg.kind!r} takes noise at {' or '.join(valid)}, not {self.hook}")
+        if stack not in model.cfg.stacks or (stack == "decoder" and model.cfg.kind != "caption"):
+            valid = ["vision.hook_embed", "text.hook_embed" if "text" in model.cfg.stacks else "decoder.hook_embed"]
+            raise ValueError(f"a model of kind {model.cfg.kind!r} takes noise at {' or '.join(valid)}, not {self.hook}")
 
-    def _embed(self, blip: "HookedBLIP", inputs: "BLIPInputs") -> Float[Tensor, "batch pos d_model"]:
+    def _embed(self, model: "HookedBLIP", inputs: "BLIPInputs") -> Float[Tensor, "batch pos d_model"]:
         """The embeddings at the hook, without the rest of the forward pass."""
-        stack: Any = blip.stack(HookName.parse(self.hook).stack or "")
+        stack: Any = model.stack(HookName.parse(self.hook).stack or "")
         image = (inputs.pixel_values, inputs.interpolate_pos_encoding)
-        read = image if stack is blip.vision else (inputs.input_ids,)
+        read = image if stack is model.vision else (inputs.input_ids,)
         found: dict[str, Tensor] = {}
-        with blip.hooks([(self.hook, lambda value, hook: found.update(value=value))]):
+        with model.hooks([(self.hook, lambda value, hook: found.update(value=value))]):
             stack.embed(*read)
         return found["value"]
 
-    def noisy(self, blip: "HookedBLIP", inputs: "BLIPInputs") -> Bool[Tensor, "batch pos"]:
+    def noisy(self, model: "HookedBLIP", inputs: "BLIPInputs") -> Bool[Tensor, "batch pos"]:
         """Which positions noise goes to: patches without the class token, words without special tokens."""
         if self.hook == "vision.hook_embed":
-            height, width = (side // blip.cfg.patch_size for side in inputs.pixel_values.shape[-2:])
+            height, width = (side // model.cfg.patch_size for side in inputs.pixel_values.shape[-2:])
             places = torch.ones(len(inputs), 1 + height * width, dtype=torch.bool, device=inputs.pixel_values.device)
             places[:, 0] = False
             return places
         assert inputs.input_ids is not None, "words are embedded"
-        special = torch.tensor(blip.tokenizer.all_special_ids, device=inputs.input_ids.device)
+        special = torch.tensor(model.tokenizer.all_special_ids, device=inputs.input_ids.device)
         return ~torch.isin(inputs.input_ids, special)
 
     def hooks(
-        self, blip: "HookedBLIP", inputs: "BLIPInputs", ids: Sequence[str], std: float, sample: int
+        self, model: "HookedBLIP", inputs: "BLIPInputs", ids: Sequence[str], std: float, sample: int
     ) -> list[tuple[str, Callable[..., Tensor]]]:
-        """Forward hooks that add one draw: `blip.run_with_hooks(inputs, fwd_hooks=noise.hooks(...))`.
+        """Forward hooks that add one draw: `model.run_with_hooks(inputs, fwd_hooks=noise.hooks(...))`.
 
         Args:
-            blip: The model.
+            model: The model.
             inputs: Of the clean run; where the run goes on behind them, with an answer, there is no noise.
             ids: The pairs' ids, in the order of the batch.
             std: What `std` gives.
@@ -118,7 +118,7 @@ class Noise:
         """
         if isinstance(ids, str) or len(ids) != len(inputs):
             raise ValueError(f"{len(inputs)} pairs in the batch, and ids {ids!r}; expected the id of each")
-        places = self.noisy(blip, inputs)
+        places = self.noisy(model, inputs)
 
         def add(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
             drawn = torch.stack([self.draw(name, sample, value.shape[1:]) for name in ids]).to(value)

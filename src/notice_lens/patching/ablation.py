@@ -46,7 +46,7 @@ FIXED = {
 
 
 def ablate(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     sites: Any = None,
     *,
@@ -61,9 +61,9 @@ def ablate(
     """Run every clean pair without some of the model's parts; return each pair's change and the mean with its interval.
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        sites: One or several of `Site.of(blip, ...)`, or their names; not where `joint` has groups.
+        sites: One or several of `Site.of(model, ...)`, or their names; not where `joint` has groups.
         positions: Where the sites are ablated, as `patch_heads` takes them: `roles`, `regions`, `each`, `all` at once,
             or some by name or number. None takes what `patch_heads` takes by default, and for `joint` all positions at
             once. A `Site` and an `Edit` have positions of their own.
@@ -96,32 +96,32 @@ def ablate(
     Example:
         >>> from notice_lens import HookedBLIP, patching
         >>> from notice_lens.pairs import mini_world
-        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
-        >>> single = patching.ablate(blip, pairs, "text.cross_attn", progress=False)
+        >>> model, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> single = patching.ablate(model, pairs, "text.cross_attn", progress=False)
         >>> dict(single.change_mean.sizes)
         {'layer': 3, 'head': 8, 'role': 6}
         >>> groups = {"late": ["text.cross_attn.L2.H0", "text.mlp.L2"]}
-        >>> joint = patching.ablate(blip, pairs, joint=groups, value="zero", progress=False)
+        >>> joint = patching.ablate(model, pairs, joint=groups, value="zero", progress=False)
         >>> dict(joint.accuracy_ablated.sizes)
         {'pair': 4, 'variant': 1}
     """
     check_given(value, VALUES, confidence)
     given = {**_swept(options), "reference": reference, "seed": seed}
     if joint is not False:
-        effects = run_variants(blip, pairs, _groups(blip, sites, joint, positions, value), **given)
+        effects = run_variants(model, pairs, _groups(model, sites, joint, positions, value), **given)
     elif sites is not None:
-        effects = sweep(blip, pairs, _placed(blip, pairs, sites, positions), source=value, **given)
+        effects = sweep(model, pairs, _placed(model, pairs, sites, positions), source=value, **given)
     else:
         raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
     effects = effects.assign_attrs(source=value, joint=joint is not False)
     return summarised(effects, confidence, seed)
 
 
-def _placed(blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:
+def _placed(model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:
     """Return the sites with positions."""
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     return [
-        Site.of(blip, site, positions=positions, pairs=None if isinstance(site, Site) else pairs) for site in several
+        Site.of(model, site, positions=positions, pairs=None if isinstance(site, Site) else pairs) for site in several
     ]
 
 
@@ -170,13 +170,13 @@ def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"controls": "self", **options, "direction": "noise", "metrics": needed}
 
 
-def _groups(blip: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: str) -> dict[str, list[Edit]]:
+def _groups(model: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: str) -> dict[str, list[Edit]]:
     """Return the variants: everything at some sites, or groups by name."""
     if joint is True:
         if sites is None:
             raise ValueError("sites: name what is ablated jointly, such as 'text.cross_attn'")
         several = list(sites) if isinstance(sites, list | tuple) else [sites]
-        return {"all": [edit for site in several for edit in _edits(blip, site, positions, value)]}
+        return {"all": [edit for site in several for edit in _edits(model, site, positions, value)]}
     if not isinstance(joint, Mapping):
         raise TypeError(f"joint={joint!r}: expected False, True, or a mapping of names to groups of edits or nodes")
     if sites is not None:
@@ -184,24 +184,24 @@ def _groups(blip: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: s
     found = {}
     for name, group in joint.items():
         several = group if isinstance(group, list | tuple) and not is_node(group) else [group]
-        found[name] = [_edit(blip, name, one, positions, value) for one in several]
+        found[name] = [_edit(model, name, one, positions, value) for one in several]
     return found
 
 
-def _edit(blip: "HookedBLIP", name: Any, one: Any, positions: Any, value: str) -> Edit:
+def _edit(model: "HookedBLIP", name: Any, one: Any, positions: Any, value: str) -> Edit:
     if not isinstance(one, Edit):
         try:
-            edit = Node.of(blip, one).edit(value)
+            edit = Node.of(model, one).edit(value)
             return edit if positions is None else replace(edit, positions=positions)
         except ValueError as error:
             raise ValueError(f"group {name!r}: {error}") from error
     return replace(one, source=value) if one.source == "other" else one
 
 
-def _edits(blip: "HookedBLIP", site: Any, positions: Any, value: str) -> list[Edit]:
+def _edits(model: "HookedBLIP", site: Any, positions: Any, value: str) -> list[Edit]:
     """Return everything at a site, as edits."""
     own = positions if positions is not None or isinstance(site, Site) else "all"
-    found = Site.of(blip, site, positions=own)
+    found = Site.of(model, site, positions=own)
     leaf = found.activation.rpartition(".")[2]
     keys = {"keys": found.keys} if leaf in TABLES else {}
     heads = found.heads if leaf in WITH_HEADS and found.heads is not None else [None]

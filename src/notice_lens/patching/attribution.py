@@ -59,7 +59,7 @@ log = logging.getLogger("notice_lens.patching")
 @one_thread_at_a_time
 @outside_inference_mode
 def attribute(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     sites: Any = None,
     *,
@@ -74,15 +74,15 @@ def attribute(
 
     An estimate. `sweep` gives the exact numbers of a site, `screen` those of the cells that an estimate picks.
 
-        found = patching.attribute(blip, pairs)                          # an xarray.DataTree, a group for each site
+        found = patching.attribute(model, pairs)                          # an xarray.DataTree, a group for each site
         found["text.cross_attn.z"].logit_diff_change                     # pair, layer, head, role
         patching.aggregate(found["vision.attn"].to_dataset())            # layer, head
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        sites: One or several of `Site.of(blip, ...)`, or their names; None takes q, k, v and z of every attention, what
-            attention and MLP write, neurons together, and the stream before and behind each block, of every stack.
+        sites: One or several of `Site.of(model, ...)`, or their names; None takes q, k, v and z of every attention,
+            what attention and MLP write, neurons together, and the stream before and behind each block, of every stack.
         positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
             `patch_heads`.
         neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: where they were asked for.
@@ -118,44 +118,44 @@ def attribute(
         "path": path if steps else "",
         "attention_correction": bool(attention_correction) and not steps,
     }
-    check_model(blip)
+    check_model(model)
     _check_folder(chosen.store)
-    found = _sites(blip, pairs, sites, positions, neurons)
-    return Attribution(SiteResult.several(blip, pairs, chosen, found, method), steps, path).run()
+    found = _sites(model, pairs, sites, positions, neurons)
+    return Attribution(SiteResult.several(model, pairs, chosen, found, method), steps, path).run()
 
 
-def default_sites(blip: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
+def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
     """Every site that is attributed to where none is named.
 
     Args:
-        blip: The model.
+        model: The model.
         positions: As `attribute`.
         pairs: As `Site.of`.
     """
     found = []
-    for stack in blip.cfg.stacks:
+    for stack in model.cfg.stacks:
         modules = ["attn"] if stack == "vision" else ["attn", "cross_attn"]
         block = "hook_resid_post" if stack == "vision" else "hook_normalized_resid_post"
         names = ["hook_resid_pre"]
         for module in modules:
             names += [*(f"{module}.{leaf}" for leaf in ATTENTION), f"hook_{module}_out"]
         found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", block)]
-    return [Site.of(blip, name, positions=positions, pairs=pairs) for name in found]
+    return [Site.of(model, name, positions=positions, pairs=pairs) for name in found]
 
 
 def _sites(
-    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
+    model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
 ) -> list[tuple[Site, bool]]:
     """The sites asked for, each with whether its neurons have a dimension."""
     if sites is None:
-        return [(site, bool(neurons)) for site in default_sites(blip, positions, pairs)]
+        return [(site, bool(neurons)) for site in default_sites(model, positions, pairs)]
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
         raise ValueError("no sites given; a site is, for instance, 'text.cross_attn', and None takes all")
     if positions is not None and any(isinstance(site, Site) for site in several):
         raise ValueError("positions are for sites given by name; give those of a Site when it is built")
     found = [
-        Site.of(blip, site) if isinstance(site, Site) else Site.of(blip, site, positions=positions, pairs=pairs)
+        Site.of(model, site) if isinstance(site, Site) else Site.of(model, site, positions=positions, pairs=pairs)
         for site in several
     ]
     names = [site.name for site in found]
@@ -190,7 +190,7 @@ class Attribution:
     def __init__(self, results: Sequence[SiteResult], steps: int, path: str) -> None:
         self.results, self.steps, self.path = list(results), steps, path
         self.first = self.results[0]
-        self.blip, self.options = self.first.blip, self.first.options
+        self.model, self.options = self.first.model, self.first.options
         self.whole: list[str] = []
 
     def run(self) -> "SiteTree":
@@ -245,13 +245,21 @@ class Attribution:
         first = self.first
         pairs, contrast = first.pairs.select(several), [first.contrast[number] for number in several]
         batch = Batch(
-            self.blip, pairs, contrast, setting, Blocks(self.blip).recorded, (), (), donors=False, of_others=self.whole
+            self.model,
+            pairs,
+            contrast,
+            setting,
+            Blocks(self.model).recorded,
+            (),
+            (),
+            donors=False,
+            of_others=self.whole,
         )
         contexts = list(batch.runs())
         results = [self.results[number] for number in left]
         arrays, members = [result.zeros(contexts) for result in results], Members(contexts, first.places, several)
         for step in self._steps([result.target for result in results], contexts, setting.direction):
-            for found in Backward(self.blip, contexts, step.at, step.towards, step.wanted):
+            for found in Backward(self.model, contexts, step.at, step.towards, step.wanted):
                 for number in step.targets:
                     target = results[number].target
                     if target.has(found.stack, found.layer):
@@ -267,7 +275,7 @@ class Attribution:
         if not self.steps:
             return tangent(targets, base, other)
         way = site_way if self.path == "site" else input_way
-        return way(Blocks(self.blip), targets, base, other, self.steps)
+        return way(Blocks(self.model), targets, base, other, self.steps)
 
     def _pairs_that_fit(self) -> int:
         """How many pairs go at a time: streams of the runs stay, and one block has its activations and its graph.
@@ -275,7 +283,7 @@ class Attribution:
         Where there is room for one pair's activations of all blocks too, those of the other run are kept from its
         forward pass, and its blocks need not be run again.
         """
-        size, limit = torch.finfo(self.blip.dtype).bits // 8, budget(self.blip, self.options.memory)
+        size, limit = torch.finfo(self.model.dtype).bits // 8, budget(self.model, self.options.memory)
         blockwise = size * self._entries_blockwise()
         whole = wanted(result.target for result in self.results)
         kept = blockwise + size * sum(self._width(stack, name) for (stack, _), names in whole.items() for name in names)
@@ -291,20 +299,20 @@ class Attribution:
         """Positions of each stack."""
         first = self.first
         text = max(first.places.tokens)
-        answer = first.answer_length + (text if self.blip.cfg.kind == "caption" else 0)
+        answer = first.answer_length + (text if self.model.cfg.kind == "caption" else 0)
         return {"vision": first.places.patches, "text": text, "decoder": answer}
 
     def _width(self, stack: str, name: str) -> int:
         """Entries of an activation of one pair, at most."""
-        cfg, lengths = self.blip.stack(stack).cfg, self._lengths()
+        cfg, lengths = self.model.stack(stack).cfg, self._lengths()
         keys = name.startswith("cross_attn") and name.endswith(("hook_k", "hook_v"))
         return (max(lengths.values()) if keys else lengths[stack]) * (cfg.d_mlp if name in NEURONS else cfg.d_model)
 
     def _entries_blockwise(self) -> int:
         """What one pair takes while blocks are run again one by one, in numbers."""
         streams, widest, lengths = 0, 0, self._lengths()
-        for stack in self.blip.cfg.stacks:
-            cfg, pos = self.blip.stack(stack).cfg, lengths[stack]
+        for stack in self.model.cfg.stacks:
+            cfg, pos = self.model.stack(stack).cfg, lengths[stack]
             tables = sum(result.target.site.stack == stack and result.target.leaf in TABLES for result in self.results)
             streams += (3 if self.steps else 2) * cfg.n_layers * pos * cfg.d_model
             keys = max(lengths.values())

@@ -44,7 +44,7 @@ NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
 
 
 def faithfulness(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     circuit: Any,
     *,
@@ -62,7 +62,7 @@ def faithfulness(
     (m(M) - m(0)), and the minimality of a node v (m(C) - m(C - v)) / (m(M) - m(0)); each a ratio of sums over pairs.
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         circuit: Heads and MLPs: `text.cross_attn.L1.H3` or `("text.cross_attn", 1, 3)`, `text.mlp.L1` or `("text.mlp",
             1)`. An empty one needs a universe.
@@ -89,28 +89,28 @@ def faithfulness(
     Example:
         >>> from notice_lens import HookedBLIP, patching
         >>> from notice_lens.pairs import mini_world
-        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> model, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
         >>> circuit = ["text.cross_attn.L1.H3", ("text.mlp", 2)]
-        >>> scores = patching.faithfulness(blip, pairs, circuit, progress=False)
+        >>> scores = patching.faithfulness(model, pairs, circuit, progress=False)
         >>> scores.faithfulness.dims, dict(scores.minimality.sizes)
         ((), {'node': 2})
     """
     check_given(value, SOURCES, confidence)
     refuse_fixed(options, FIXED, "faithfulness")
-    nodes = nodes_of(blip, circuit)
-    everything = _universe(blip, nodes, universe)
+    nodes = nodes_of(model, circuit)
+    everything = _universe(model, nodes, universe)
     given = {"controls": "self", **options, "reference": reference, "seed": seed, "direction": "noise"}
-    effects = run_variants(blip, pairs, _variants(nodes, everything, value), metrics="logit_diff_change", **given)
+    effects = run_variants(model, pairs, _variants(nodes, everything, value), metrics="logit_diff_change", **given)
     effects.attrs |= {"source": value, "universe": [node.name for node in everything], "resamples": RESAMPLES}
     return _scores(effects, nodes, confidence, seed).assign_attrs(effects.attrs)
 
 
-def _universe(blip: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list[Node]:
+def _universe(model: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list[Node]:
     if universe is None:
         if not nodes:
             raise ValueError("circuit is empty; a universe says what is ablated then: universe='text'")
         universe = list(dict.fromkeys(node.module.partition(".")[0] for node in nodes))
-    everything = universe_of(blip, universe)
+    everything = universe_of(model, universe)
     for node in nodes:
         if node not in everything:
             names = [other.name for other in everything]

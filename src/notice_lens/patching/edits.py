@@ -20,14 +20,14 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 POSITIONS = ("each", "all", "roles", "regions")
 
 
-def check_model(blip: Any) -> None:
+def check_model(model: Any) -> None:
     """Raises TypeError where something else stands in the model's place, such as the pairs."""
-    if not hasattr(blip, "stack"):
-        if hasattr(blip, "state_dict"):
+    if not hasattr(model, "stack"):
+        if hasattr(model, "state_dict"):
             from notice_lens.models.blip.weights import refuse_wrapped
 
-            refuse_wrapped(blip)
-        raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(blip).__name__}")
+            refuse_wrapped(model)
+        raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(model).__name__}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Site:
     @classmethod
     def of(
         cls,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         name: Any,
         *,
         layers: Any = None,
@@ -66,7 +66,7 @@ class Site:
         """A site of a model.
 
         Args:
-            blip: The model.
+            model: The model.
             name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
                 `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
             layers: One, several, or None for all.
@@ -79,15 +79,15 @@ class Site:
         Raises:
             ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
                 nearest that there is.
-            TypeError: `blip` is no model.
+            TypeError: `model` is no model.
         """
-        check_model(blip)
+        check_model(model)
         if isinstance(name, Site):
-            return cls._checked(blip, name, (layers, heads, positions, keys))
-        stack, activation = _parse(blip, str(name))
-        cfg = blip.stack(stack).cfg
+            return cls._checked(model, name, (layers, heads, positions, keys))
+        stack, activation = _parse(model, str(name))
+        cfg = model.stack(stack).cfg
         embedded = activation in EMBEDDING
-        axis, key_axis = axes(blip, stack, activation)
+        axis, key_axis = axes(model, stack, activation)
         default = "roles" if axis == "token" and _name_their_answer(pairs) else ALL
         with_heads = activation.rpartition(".")[2] in WITH_HEADS
         if keys is not None and key_axis is None:
@@ -112,13 +112,13 @@ class Site:
         )
 
     @classmethod
-    def _checked(cls, blip: "HookedBLIP", site: "Site", given: Any) -> "Site":
+    def _checked(cls, model: "HookedBLIP", site: "Site", given: Any) -> "Site":
         """A site that was built already: for this model, or perhaps for another."""
         if given != (None, "each", None, None):
             raise ValueError(f"{site.name} is a Site already; give layers, heads, positions and keys when it is built")
         with_heads = site.activation.rpartition(".")[2] in WITH_HEADS
         return cls.of(
-            blip,
+            model,
             site.name,
             layers=site.layers or None,
             heads=site.heads if with_heads else "each",
@@ -136,10 +136,10 @@ class Site:
         return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
 
 
-def axes(blip: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | None]:
+def axes(model: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | None]:
     """What the positions of an activation are, and its keys if it has an axis of them: `image`, `token` or `answer`."""
-    stream = {"vision": "image", "text": "token", "decoder": "token" if blip.cfg.kind == "caption" else "answer"}
-    stacks = blip.cfg.stacks
+    stream = {"vision": "image", "text": "token", "decoder": "token" if model.cfg.kind == "caption" else "answer"}
+    stacks = model.cfg.stacks
     source = stream[stacks[max(stacks.index(stack) - 1, 0)]]
     module, _, leaf = activation.rpartition(".")
     keys = source if module == "cross_attn" else stream[stack]
@@ -156,17 +156,17 @@ def _name_their_answer(pairs: Any) -> bool:
     return any(span["role"] == CORRECT for spans in pairs["roles"] for span in spans or ())
 
 
-def activations(blip: "HookedBLIP", stack: str) -> tuple[str, ...]:
+def activations(model: "HookedBLIP", stack: str) -> tuple[str, ...]:
     """The activations of a stack that can be patched."""
-    points = order(blip.stack(stack).steps)
+    points = order(model.stack(stack).steps)
     return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
 
 
-def _parse(blip: "HookedBLIP", name: str) -> tuple[str, str]:
+def _parse(model: "HookedBLIP", name: str) -> tuple[str, str]:
     stack, _, rest = name.partition(".")
-    if stack not in blip.cfg.stacks:
-        raise ValueError(f"site {name!r}: " + one_of("stack", stack, blip.cfg.stacks))
-    valid = activations(blip, stack)
+    if stack not in model.cfg.stacks:
+        raise ValueError(f"site {name!r}: " + one_of("stack", stack, model.cfg.stacks))
+    valid = activations(model, stack)
     short = {leaf.replace("hook_", ""): leaf for leaf in valid}
     short |= {module: f"{module}.hook_z" for module in ("attn", "cross_attn") if f"{module}.hook_z" in valid}
     found = short.get(rest.replace("hook_", ""))

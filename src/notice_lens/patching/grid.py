@@ -88,12 +88,12 @@ class Grid:
 
 
 def grid_of_sites(
-    blip: "HookedBLIP", places: Places, sites: Sequence[Site], source: str, answer_length: int, with_sites: bool
+    model: "HookedBLIP", places: Places, sites: Sequence[Site], source: str, answer_length: int, with_sites: bool
 ) -> Grid:
     """Every layer, head and label of some sites.
 
     Args:
-        blip: The model.
+        model: The model.
         places: Positions of the pairs.
         sites: With the same dimensions.
         source: Where edits take their values from.
@@ -109,7 +109,7 @@ def grid_of_sites(
             raise ValueError(f"site {name} comes {names.count(name)} times; each goes into a sweep once")
     if len(names) > 1 and not with_sites:
         raise ValueError(f"with_sites=False is for one site; got {', '.join(names)}")
-    parts = [Layout.of(blip, places, site, answer_length) for site in sites]
+    parts = [Layout.of(model, places, site, answer_length) for site in sites]
     first = parts[0]
     for part in parts:
         if part.dims != first.dims:
@@ -153,11 +153,11 @@ class Layout:
     key_axis: str | None
 
     @classmethod
-    def of(cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int) -> "Layout":
+    def of(cls, model: "HookedBLIP", places: Places, site: Site, answer_length: int) -> "Layout":
         """The layout of a site.
 
         Args:
-            blip: The model.
+            model: The model.
             places: Positions of the pairs.
             site: The site.
             answer_length: Positions of the longest answer.
@@ -165,7 +165,7 @@ class Layout:
         Raises:
             ValueError: A label is known to no pair.
         """
-        axis, key_axis = axes(blip, site.stack, site.activation)
+        axis, key_axis = axes(model, site.stack, site.activation)
         coords: dict[str, list[Any]] = {}
         if site.layers:
             coords["layer"] = list(site.layers)
@@ -217,11 +217,11 @@ def check_variants(variants: Any) -> None:
             raise ValueError(f"variant {name!r} is {edits!r}; {expected}")
 
 
-def grid_of_variants(blip: "HookedBLIP", places: Places, variants: Mapping[str, Any], answer_length: int) -> Grid:
+def grid_of_variants(model: "HookedBLIP", places: Places, variants: Mapping[str, Any], answer_length: int) -> Grid:
     """One entry for each variant.
 
     Args:
-        blip: The model.
+        model: The model.
         places: Positions of the pairs.
         variants: By name, one or several `Edit`s; as `check_variants` lets through.
         answer_length: Positions of the longest answer.
@@ -233,14 +233,14 @@ def grid_of_variants(blip: "HookedBLIP", places: Places, variants: Mapping[str, 
     for number, (name, edits) in enumerate(variants.items()):
         several = [edits] if isinstance(edits, Edit) else edits
         try:
-            resolved = [one for edit in several for one in _resolved(blip, places, edit, answer_length)]
+            resolved = [one for edit in several for one in _resolved(model, places, edit, answer_length)]
         except ValueError as error:
             raise ValueError(f"variant {name!r}: {error}") from error
         cells.append(Cell((number,), tuple(resolved)))
     return Grid(("variant",), {"variant": list(variants)}, cells)
 
 
-def _resolved(blip: "HookedBLIP", places: Places, edit: Edit, answer_length: int) -> list[CellEdit]:
+def _resolved(model: "HookedBLIP", places: Places, edit: Edit, answer_length: int) -> list[CellEdit]:
     """An edit of a variant, checked; several labels are edits of each."""
     if edit.source not in SOURCES:
         raise ValueError(one_of("source", edit.source, SOURCES))
@@ -249,10 +249,10 @@ def _resolved(blip: "HookedBLIP", places: Places, edit: Edit, answer_length: int
             raise ValueError(f"{what} {asked!r} asked for; an edit of {edit.site} is in one {what}, given as a number")
     heads = None if edit.head is None else [edit.head]
     spec: dict[str, Any] = {"layers": edit.layer, "heads": heads, "positions": _spec(edit.positions)}
-    site = Site.of(blip, edit.site, **spec)
-    axis, key_axis = axes(blip, site.stack, site.activation)
+    site = Site.of(model, edit.site, **spec)
+    axis, key_axis = axes(model, site.stack, site.activation)
     if key_axis is not None or edit.keys != "all":
-        site = Site.of(blip, edit.site, **spec, keys=_spec(edit.keys))
+        site = Site.of(model, edit.site, **spec, keys=_spec(edit.keys))
     if site.layers and edit.layer is None:
         raise ValueError(f"an edit of {site.name} needs a layer, 0 to {len(site.layers) - 1}")
     _, labels = places.labels(site.positions, axis, site.name, answer_length)

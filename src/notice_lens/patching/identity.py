@@ -39,44 +39,44 @@ EXACT = (bool, int, float, complex, str, bytes, type(None), type(...))
 _weights: "WeakKeyDictionary[HookedBLIP, tuple[Any, str]]" = WeakKeyDictionary()
 
 
-def fingerprint(blip: "HookedBLIP") -> str:
+def fingerprint(model: "HookedBLIP") -> str:
     """Return a digest of everything of a model that moves its numbers: all weights, and all of `model_settings`."""
-    described = json.dumps([_weights_digest(blip), model_settings(blip)], sort_keys=True)
+    described = json.dumps([_weights_digest(model), model_settings(model)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def model_settings(blip: "HookedBLIP") -> dict[str, Any]:
+def model_settings(model: "HookedBLIP") -> dict[str, Any]:
     """Return the settings that move a model's numbers as plain values: config, processor, precision."""
-    config = {name: value for name, value in asdict(blip.cfg).items() if name not in ("name_or_path", "revision")}
-    processor = blip.processor
-    found = {"config": config, "enc_token": blip.enc_token, "matmul": torch.get_float32_matmul_precision()}
+    config = {name: value for name, value in asdict(model.cfg).items() if name not in ("name_or_path", "revision")}
+    processor = model.processor
+    found = {"config": config, "enc_token": model.enc_token, "matmul": torch.get_float32_matmul_precision()}
     if processor is not None:
         found["image_processor"] = json.loads(json.dumps(processor.image_processor.to_dict(), default=str))
         found["tokenizer"] = _tokenizer_digest(processor.tokenizer)
     return found
 
 
-def metric_codes(metrics: Mapping[str, Any], blip: "HookedBLIP") -> dict[str, str]:
+def metric_codes(metrics: Mapping[str, Any], model: "HookedBLIP") -> dict[str, str]:
     """Return a digest of each of the caller's metrics; empty where there is none that can be relied on.
 
     Args:
         metrics: Functions by name.
-        blip: The model of the sweep, which a metric may refer to: it is compared by itself.
+        model: The model of the sweep, which a metric may refer to: it is compared by itself.
     """
-    return {name: _code_digest(function, blip) for name, function in metrics.items()}
+    return {name: _code_digest(function, model) for name, function in metrics.items()}
 
 
-def _weights_digest(blip: "HookedBLIP") -> str:
+def _weights_digest(model: "HookedBLIP") -> str:
     """Return the SHA-256 of all weights. It is kept until a weight is changed, which a sum over their bits tells."""
-    tensors = {**dict(blip.named_parameters()), **dict(blip.named_buffers())}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     state = [(name, tensor.shape, tensor.dtype, *_changes(tensor)) for name, tensor in tensors.items()]
-    if blip not in _weights or _weights[blip][0] != state:
+    if model not in _weights or _weights[model][0] != state:
         found = hashlib.sha256()
         for name, tensor in tensors.items():
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
             found.update(_bits(tensor).cpu().numpy().data)
-        _weights[blip] = (state, found.hexdigest())
-    return _weights[blip][1]
+        _weights[model] = (state, found.hexdigest())
+    return _weights[model][1]
 
 
 def _changes(tensor: Tensor) -> tuple[int, ...]:
@@ -101,10 +101,10 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([described, special], sort_keys=True).encode()).hexdigest()
 
 
-def _code_digest(function: Any, blip: "HookedBLIP") -> str:
+def _code_digest(function: Any, model: "HookedBLIP") -> str:
     """Return a digest of what a function does; empty where that cannot be told."""
-    parts = (blip.processor, *(getattr(blip.processor, name, None) for name in ("tokenizer", "image_processor")))
-    found = _Digest({id(blip): "model", **{id(part): "part of the model" for part in parts if part is not None}})
+    parts = (model.processor, *(getattr(model.processor, name, None) for name in ("tokenizer", "image_processor")))
+    found = _Digest({id(model): "model", **{id(part): "part of the model" for part in parts if part is not None}})
     try:
         found.add(function)
     except Exception:  # whatever an object raises that does not want to be read

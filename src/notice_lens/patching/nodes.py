@@ -42,17 +42,17 @@ class Node(NamedTuple):
         return Edit(site, self.layer, self.head, source=source)
 
     @classmethod
-    def of(cls, blip: "HookedBLIP", asked: Any) -> "Node":
+    def of(cls, model: "HookedBLIP", asked: Any) -> "Node":
         """A node by its name, checked against a model.
 
         Raises:
             ValueError: There is none of that name; the message names the nearest that there is.
         """
         module, layer, head = _parts(asked)
-        known = modules(blip)
+        known = modules(model)
         if module not in known:
             raise ValueError(f"node {_shown(asked)}: " + one_of("module", module, known))
-        cfg = blip.stack(module.partition(".")[0]).cfg
+        cfg = model.stack(module.partition(".")[0]).cfg
         node = cls(module, layer, head)
         with_heads = not module.endswith(f".{MLP}")
         if with_heads != (head is not None):
@@ -67,14 +67,14 @@ class Node(NamedTuple):
         return node
 
 
-def modules(blip: "HookedBLIP", stack: str | None = None) -> list[str]:
+def modules(model: "HookedBLIP", stack: str | None = None) -> list[str]:
     """The modules of a stack, or of all, that have nodes."""
-    stacks = blip.cfg.stacks if stack is None else [stack]
+    stacks = model.cfg.stacks if stack is None else [stack]
     parts = {name: ("attn", MLP) if name == "vision" else ("attn", "cross_attn", MLP) for name in stacks}
     return [f"{name}.{part}" for name, own in parts.items() for part in own]
 
 
-def universe_of(blip: "HookedBLIP", asked: Any) -> list[Node]:
+def universe_of(model: "HookedBLIP", asked: Any) -> list[Node]:
     """Nodes by stacks (`text`: all its heads and MLPs), modules (`text.cross_attn`) or names, each once.
 
     Raises:
@@ -83,22 +83,22 @@ def universe_of(blip: "HookedBLIP", asked: Any) -> list[Node]:
     several = [asked] if isinstance(asked, str) or is_node(asked) else list(asked)
     found: dict[Node, None] = {}
     for one in several:
-        stacks = blip.cfg.stacks
+        stacks = model.cfg.stacks
         if isinstance(one, str) and one in stacks:
-            found |= dict.fromkeys(node for module in modules(blip, one) for node in _all(blip, module))
-        elif isinstance(one, str) and one in modules(blip):
-            found |= dict.fromkeys(_all(blip, one))
+            found |= dict.fromkeys(node for module in modules(model, one) for node in _all(model, module))
+        elif isinstance(one, str) and one in modules(model):
+            found |= dict.fromkeys(_all(model, one))
         elif isinstance(one, str) and not _NAME.fullmatch(one):
-            valid = [*stacks, *modules(blip)]
+            valid = [*stacks, *modules(model)]
             raise ValueError("universe: " + one_of("stack or module", one, valid) + ", or nodes by name")
         else:
-            found[Node.of(blip, one)] = None
+            found[Node.of(model, one)] = None
     if not found:
         raise ValueError("universe is empty; name stacks, modules or nodes, such as 'text'")
     return list(found)
 
 
-def nodes_of(blip: "HookedBLIP", circuit: Any) -> list[Node]:
+def nodes_of(model: "HookedBLIP", circuit: Any) -> list[Node]:
     """The nodes of a circuit, each once.
 
     Raises:
@@ -111,7 +111,7 @@ def nodes_of(blip: "HookedBLIP", circuit: Any) -> list[Node]:
         raise TypeError(
             f"circuit is of type {type(circuit).__name__}; expected a list of nodes, 'text.cross_attn.L1.H3'"
         )
-    found = [Node.of(blip, one) for one in circuit]
+    found = [Node.of(model, one) for one in circuit]
     for node in found:
         if found.count(node) > 1:
             raise ValueError(f"node {node.name!r} comes {found.count(node)} times in the circuit; each goes in once")
@@ -143,8 +143,8 @@ def is_node(asked: Any) -> bool:
     return all(number is None or (hasattr(number, "__index__") and number is not True) for number in asked[1:])
 
 
-def _all(blip: "HookedBLIP", module: str) -> list[Node]:
-    cfg = blip.stack(module.partition(".")[0]).cfg
+def _all(model: "HookedBLIP", module: str) -> list[Node]:
+    cfg = model.stack(module.partition(".")[0]).cfg
     heads = [None] if module.endswith(f".{MLP}") else range(cfg.n_heads)
     return [Node(module, layer, head) for layer in range(cfg.n_layers) for head in heads]
 

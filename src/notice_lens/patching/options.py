@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 
-def refuse_hooks(blip: "HookedBLIP") -> None:
+def refuse_hooks(model: "HookedBLIP") -> None:
     """A sweep runs a forward pass of its own: hooks of the caller would be passed by, so they are refused."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     watched = [
         name or "the model itself"
-        for name, module in blip.named_modules()
+        for name, module in model.named_modules()
         if any(getattr(module, own) for own in kinds)
     ]
     if watched:
         raise ValueError(
             f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
-            "would pass them by; remove them first (blip.reset_hooks() removes those of hook points)"
+            "would pass them by; remove them first (model.reset_hooks() removes those of hook points)"
         )
 
 
@@ -105,7 +105,7 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in given:
             if name in OF_SITES:
-                raise TypeError(f"{name} belong to a site: Site.of(blip, name, {name}=...)")
+                raise TypeError(f"{name} belong to a site: Site.of(model, name, {name}=...)")
             if name in ("role", "roles"):
                 raise TypeError(
                     f"{name}: there is no such option; positions='roles' takes each, positions=['correct'] one, "

@@ -43,11 +43,11 @@ class Paths:
     freeze_mlp: bool
 
     @classmethod
-    def of(cls, blip: "HookedBLIP", senders: Sequence[Site], joint: bool, receiver: Any, **freeze: bool) -> "Paths":
+    def of(cls, model: "HookedBLIP", senders: Sequence[Site], joint: bool, receiver: Any, **freeze: bool) -> "Paths":
         """The paths.
 
         Args:
-            blip: The model.
+            model: The model.
             senders: Where they start.
             joint: See the class.
             receiver: A checked `Site`, `logits`, or `<stack>.output`.
@@ -66,7 +66,7 @@ class Paths:
         if not isinstance(receiver, Site):
             receiver = senders[0].stack if receiver == "logits" else str(receiver).removesuffix(f".{OUTPUT}")
         paths = cls(tuple(senders), joint, receiver, **freeze)
-        paths._check(blip.cfg.stacks)
+        paths._check(model.cfg.stacks)
         return paths
 
     @property
@@ -104,10 +104,10 @@ class Paths:
                 labels = {"receiver_layer": layer, **({} if head is None else {"receiver_head": head})}
                 yield labels, Receiver(self.receiver.hook(layer), head, *freeze)
 
-    def exists(self, blip: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
+    def exists(self, model: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
         """Whether a sender comes before what a receiver reads, in another module."""
-        steps = blip.stack(self.stack).steps
-        points, (layer, module) = order(steps), receiver.reads(blip.cfg.stacks)[1]
+        steps = model.stack(self.stack).steps
+        points, (layer, module) = order(steps), receiver.reads(model.cfg.stacks)[1]
         if layer == END:
             return True
         sender = HookName.parse(hook)
@@ -115,11 +115,11 @@ class Paths:
         return sends < (layer, points.index(reading_points(steps)[module]))
 
 
-def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_length: int) -> Grid:
+def grid_of_paths(model: "HookedBLIP", paths: Paths, places: Places, answer_length: int) -> Grid:
     """Every path of some senders and receivers; where there is none, there is no cell, and the result has NaN.
 
     Args:
-        blip: The model.
+        model: The model.
         paths: Which.
         places: Positions of the pairs.
         answer_length: Positions of the longest answer.
@@ -127,14 +127,14 @@ def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_lengt
     Raises:
         ValueError: No receiver comes after a sender.
     """
-    grid = _sender_grid(blip, places, paths, answer_length)
+    grid = _sender_grid(model, places, paths, answer_length)
     found = list(paths.receivers())
     coords = {dim: list(dict.fromkeys(labels[dim] for labels, _ in found)) for dim in found[0][0]}
     own = {f"sender_{dim}" if dim in ("site", "layer", "head") else dim: grid.coords[dim] for dim in grid.dims}
     cells = []
     for cell in grid.cells:
         for labels, receiver in found:
-            if any(paths.exists(blip, edit.hook, receiver) for edit in cell.edits):
+            if any(paths.exists(model, edit.hook, receiver) for edit in cell.edits):
                 place = (*cell.place, *(coords[dim].index(labels[dim]) for dim in coords))
                 cells.append(Cell(place, cell.edits, receiver))
     if not cells:
@@ -145,11 +145,11 @@ def grid_of_paths(blip: "HookedBLIP", paths: Paths, places: Places, answer_lengt
     return Grid((*own, *coords), {**own, **coords}, cells)
 
 
-def _sender_grid(blip: "HookedBLIP", places: Places, paths: Paths, answer_length: int) -> Grid:
+def _sender_grid(model: "HookedBLIP", places: Places, paths: Paths, answer_length: int) -> Grid:
     """What is sent: every sender by itself, or all of them together at each label of positions."""
     if not paths.joint:
-        return grid_of_sites(blip, places, paths.senders, "other", answer_length, len(paths.senders) > 1)
-    grids = [grid_of_sites(blip, places, [site], "other", answer_length, False) for site in paths.senders]
+        return grid_of_sites(model, places, paths.senders, "other", answer_length, len(paths.senders) > 1)
+    grids = [grid_of_sites(model, places, [site], "other", answer_length, False) for site in paths.senders]
     labels = [{dim: tuple(grid.coords[dim]) for dim in grid.dims if dim not in ("layer", "head")} for grid in grids]
     if any(one != labels[0] for one in labels):
         raise ValueError(f"senders that go together are at the same positions; got {', '.join(map(str, labels))}")

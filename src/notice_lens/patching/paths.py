@@ -124,23 +124,23 @@ def received(
     # Which stack and which LayerNorms: paths that differ in these go by themselves.
     groups: dict[Any, list[int]] = {}
     for number, receiver in enumerate(receivers):
-        stack, _ = receiver.reads(run.blip.cfg.stacks)
+        stack, _ = receiver.reads(run.model.cfg.stacks)
         groups.setdefault((stack, receiver.freeze_layernorm, receiver.freeze_mlp), []).append(number)
     found: list[Patch | None] = [None] * len(own)
     for (stack, *frozen), numbers in groups.items():
         walk = Walk(run, stack, list({id(own[number]): own[number] for number in numbers}.values()), *frozen)
         wanted: dict[Read, list[int]] = {}
         for number in numbers:
-            wanted.setdefault(receivers[number].reads(run.blip.cfg.stacks)[1], []).append(number)
+            wanted.setdefault(receivers[number].reads(run.model.cfg.stacks)[1], []).append(number)
         for where, stream in walk.streams():
-            for number, patch in _taken(run.blip, stream, wanted.get(where, ()), own, receivers):
+            for number, patch in _taken(run.model, stream, wanted.get(where, ()), own, receivers):
                 found[number] = patch
     assert None not in found, "a path that does not exist"
     return [patch for patch in found if patch is not None]
 
 
 def _taken(
-    blip: HookedBLIP, stream: Tensor, numbers: Sequence[int], own: Sequence[_Sender], receivers: Sequence[Receiver]
+    model: HookedBLIP, stream: Tensor, numbers: Sequence[int], own: Sequence[_Sender], receivers: Sequence[Receiver]
 ) -> Iterator[tuple[int, Patch]]:
     """What receivers that read at one place make of the streams there."""
     by_hook: dict[str, list[int]] = {}
@@ -150,7 +150,7 @@ def _taken(
         # A stream is projected once, however many heads read it.
         senders = {id(own[number]): own[number] for number in several}
         sizes = [len(sender.positions) for sender in senders.values()]
-        projected = _project(blip, hook, torch.cat([stream[sender.lines] for sender in senders.values()]))
+        projected = _project(model, hook, torch.cat([stream[sender.lines] for sender in senders.values()]))
         parts = dict(zip(senders, projected.split(sizes), strict=True))
         for number in several:
             head, value = receivers[number].head, parts[id(own[number])]
@@ -158,12 +158,12 @@ def _taken(
             yield number, Patch(hook, own[number].positions, GIVEN, head, value=value)
 
 
-def _project(blip: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:
+def _project(model: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:
     """What stands at a hook point, from the stream that is read there: [line, ...]."""
     name = HookName.parse(hook)
     if name.layer is None:
         return stream
-    block: Any = blip.stack(name.stack or "").blocks[name.layer]
+    block: Any = model.stack(name.stack or "").blocks[name.layer]
     module, _, leaf = name.leaf.rpartition(".")
     if leaf == "hook_pre":
         return getattr(block, module).input(stream)
@@ -191,7 +191,7 @@ class Walk:
         freeze_layernorm: bool = False,
         freeze_mlp: bool = True,
     ) -> None:
-        self.run, self.name, self.stack = run, stack, run.blip.stack(stack)
+        self.run, self.name, self.stack = run, stack, run.model.stack(stack)
         self.freeze_layernorm, self.freeze_mlp = freeze_layernorm, freeze_mlp
         # A line is one position of one sender; those that start first stand first, so that what is aboard is a prefix.
         ordered = sorted(senders, key=lambda sender: sender.first)
@@ -307,14 +307,14 @@ class Walk:
         return (new - old) if patch.head is None else (new - old)[:, patch.head]
 
     def _index(self, numbers: Index) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.run.blip.device)
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.run.model.device)
 
 
-def walk_hooks(blip: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:
+def walk_hooks(model: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:
     """What has to be recorded of the base run, beside the streams before its layers, for paths to these receivers."""
-    stacks, found = blip.cfg.stacks, {}
+    stacks, found = model.cfg.stacks, {}
     for name, frozen in {(one.reads(stacks)[0], one.freeze_layernorm) for one in receivers}:
-        stack = blip.stack(name)
+        stack = model.stack(name)
         leaves = [step.out for step in sublayers(stack.steps)]
         if frozen:
             leaves += [*norm_inputs(stack.steps).values(), last_hook(stack.steps)]

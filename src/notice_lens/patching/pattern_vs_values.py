@@ -44,7 +44,7 @@ FIXED = {
 @one_thread_at_a_time
 @outside_inference_mode
 def split(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     site: Any = "text.cross_attn",
     *,
@@ -56,7 +56,7 @@ def split(
     """What a patch of each head does by its pattern alone, by its values alone, by both, and what needs both.
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; a `Site` of its `z`; or one head,
             `text.cross_attn.L1.H3`.
@@ -79,20 +79,20 @@ def split(
     Example:
         >>> from notice_lens import HookedBLIP, patching
         >>> from notice_lens.pairs import mini_world
-        >>> blip, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
-        >>> parts = patching.split(blip, pairs, "text.cross_attn", layers=1, progress=False)
+        >>> model, pairs = HookedBLIP.mini(), mini_world("states", n=4, seed=0)
+        >>> parts = patching.split(model, pairs, "text.cross_attn", layers=1, progress=False)
         >>> dict(parts.logit_diff_change.sizes)
         {'pair': 4, 'part': 4, 'layer': 1, 'head': 8, 'role': 6}
         >>> patching.aggregate(parts).sel(part="pattern").dims
         ('layer', 'head', 'role')
     """
-    found = _site(blip, pairs, site, layers, heads, positions)
+    found = _site(model, pairs, site, layers, heads, positions)
     refuse_fixed(options, FIXED, "a split")
     refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
     chosen = Options.of({"controls": "self", **options, "metrics": CHANGES})
 
     def grid(places: Places, answer_length: int) -> Grid:
-        whole = grid_of_sites(blip, places, [found], "other", answer_length, False)
+        whole = grid_of_sites(model, places, [found], "other", answer_length, False)
         cells = [
             Cell((number, *cell.place), tuple(edit._replace(source=source) for edit in cell.edits))
             for number, source in enumerate(PARTS.values())
@@ -100,13 +100,13 @@ def split(
         ]
         return Grid(("part", *whole.dims), {"part": list(PARTS), **whole.coords}, cells)
 
-    return _with_interaction(Sweep(blip, pairs, chosen, grid, {"split": asdict(found)}).run())
+    return _with_interaction(Sweep(model, pairs, chosen, grid, {"split": asdict(found)}).run())
 
 
-def _site(blip: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
+def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
     """The site of the heads' z."""
     if isinstance(site, str) and is_name(site):
-        node = Node.of(blip, site)
+        node = Node.of(model, site)
         if layers is not None or heads != "each":
             raise ValueError(f"{site!r} is one head already; layers and heads go with a module, {node.module!r}")
         if node.head is None:
@@ -114,7 +114,7 @@ def _site(blip: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, hea
                 f"{site!r} is no head; only heads look and read: a site is, for instance, 'text.cross_attn'"
             )
         site, layers, heads = node.module, node.layer, node.head
-    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
+    found = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if not found.activation.endswith("hook_z"):
         valid = ", ".join(repr(name) for name in ("text.cross_attn", "text.attn", "vision.attn"))
         raise ValueError(f"{found.name} cannot be split: pattern times values is a head's z; sites are such as {valid}")

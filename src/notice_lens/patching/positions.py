@@ -21,17 +21,17 @@ class Places:
     """Positions of roles and regions of some pairs.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs, validated for it.
     """
 
-    def __init__(self, blip: "HookedBLIP", pairs: "MinimalPairs") -> None:
-        self.blip, self.pairs = blip, pairs
+    def __init__(self, model: "HookedBLIP", pairs: "MinimalPairs") -> None:
+        self.model, self.pairs = model, pairs
 
     @cached_property
     def roles(self) -> list[dict[str, Index]]:
         """Token positions of each pair by role."""
-        spans = self.pairs.token_spans(self.blip)
+        spans = self.pairs.token_spans(self.model)
         return [{role: np.arange(*span) for role, span in found.items()} for found in spans]
 
     @cached_property
@@ -42,21 +42,21 @@ class Places:
     @cached_property
     def regions(self) -> list[dict[str, Index]]:
         """Image positions of each pair by region of its clean image; regions without a patch are left out."""
-        masks = self.pairs.patch_masks(self.blip)
+        masks = self.pairs.patch_masks(self.model)
         found = [{name: np.flatnonzero(mask.numpy()) for name, mask in one.items()} for one in masks]
         return [{name: places for name, places in one.items() if len(places)} for one in found]
 
     @cached_property
     def tokens(self) -> list[int]:
         """How many tokens each clean prompt has, with those that the model puts around it."""
-        around = 1 if self.blip.cfg.kind == "caption" else 2
-        ids = self.blip.tokenizer(self.pairs["clean_prompt"], add_special_tokens=False)["input_ids"]
+        around = 1 if self.model.cfg.kind == "caption" else 2
+        ids = self.model.tokenizer(self.pairs["clean_prompt"], add_special_tokens=False)["input_ids"]
         return [len(row) + around for row in ids]
 
     @property
     def patches(self) -> int:
         """Positions of an image, the class token's included."""
-        return (self.blip.cfg.image_size // self.blip.cfg.patch_size) ** 2 + 1
+        return (self.model.cfg.image_size // self.model.cfg.patch_size) ** 2 + 1
 
     def labels(self, spec: Any, axis: str, what: str, answer_length: int = 1) -> tuple[str | None, list[Any]]:
         """A result's dimension for a specification of positions, and its labels; no dimension for `all`.

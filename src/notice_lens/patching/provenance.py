@@ -62,12 +62,12 @@ def completed(effects: "xr.Dataset", options: Options, metrics: Sequence[str]) -
 
 
 def provenance(
-    blip: "HookedBLIP", pairs: "MinimalPairs", options: Options, metrics: Sequence[str], described: Mapping[str, Any]
+    model: "HookedBLIP", pairs: "MinimalPairs", options: Options, metrics: Sequence[str], described: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything needed to repeat a run, in plain values.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         options: Of the sweep.
         metrics: Their names.
@@ -76,10 +76,10 @@ def provenance(
     noise = options.corruption
     packages = ("torch", "transformers", "transformer-lens")
     return {
-        "model": blip.cfg.name_or_path or "",
-        "model_fingerprint": fingerprint(blip),
-        "kind": blip.cfg.kind,
-        "model_dtype": str(blip.dtype),
+        "model": model.cfg.name_or_path or "",
+        "model_fingerprint": fingerprint(model),
+        "kind": model.cfg.kind,
+        "model_dtype": str(model.dtype),
         "pairs": pairs.fingerprint,
         "pairs_source": f"{pairs.manifest.builder}: {pairs.manifest.source}",
         **{name: json.dumps(value, default=str) for name, value in described.items()},

@@ -44,7 +44,7 @@ class Means:
     ones; captions have means for their prompts alone.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: What gets means in its place.
         places: Of these pairs.
         hooks: Hook points to average.
@@ -58,7 +58,7 @@ class Means:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         places: Places,
         hooks: Sequence[str],
@@ -69,17 +69,17 @@ class Means:
             if hook.endswith(TABLES):
                 raise ValueError(f"source='mean' is not for scores and patterns ({hook}): pairs differ in their tokens")
         self.places = places
-        self.axis = {hook: _axis(blip, hook) for hook in hooks}
+        self.axis = {hook: _axis(model, hook) for hook in hooks}
         if reference is not None:
-            places, pairs = Places(blip, reference.validate(blip)), reference
+            places, pairs = Places(model, reference.validate(model)), reference
         self.sums: dict[str, dict[Key, Tensor]] = {hook: {} for hook in hooks}
         self.counts: dict[str, dict[Key, int]] = {hook: {} for hook in hooks}
-        spoken = None if blip.cfg.kind == "match" else "correct"
-        answers = [1 if spoken is None else len(pieces(blip.tokenizer, said)) + 1 for said in pairs["correct_answer"]]
+        spoken = None if model.cfg.kind == "match" else "correct"
+        answers = [1 if spoken is None else len(pieces(model.tokenizer, said)) + 1 for said in pairs["correct_answer"]]
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
-            with attn_results(blip, hooks):
-                found = trace(blip, part.prepare(blip, answer=spoken), hooks).activations
+            with attn_results(model, hooks):
+                found = trace(model, part.prepare(model, answer=spoken), hooks).activations
             for hook, values in found.items():
                 axis = self.axis[hook]
                 for number, value in enumerate(values, start):
@@ -153,17 +153,17 @@ class MeansOf(Mapping[str, Tensor]):
         return len(self.means.sums)
 
 
-def _axis(blip: "HookedBLIP", hook: str) -> str:
+def _axis(model: "HookedBLIP", hook: str) -> str:
     name = HookName.parse(hook)
     assert name.stack is not None, "sites are checked"
-    return axes(blip, name.stack, name.leaf)[0]
+    return axes(model, name.stack, name.leaf)[0]
 
 
 class Resamples:
     """Another example for each pair, and its values.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: What gets values of others in its place.
         places: Of these pairs.
         hooks: Hook points whose values are asked for.
@@ -179,16 +179,16 @@ class Resamples:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         places: Places,
         hooks: Sequence[str],
         reference: "MinimalPairs | None",
         seed: int,
     ) -> None:
-        self.blip, self.pairs, self.places, self.hooks = blip, pairs, places, list(hooks)
-        self.reference = pairs if reference is None else reference.validate(blip)
-        self.places_there = places if reference is None else Places(blip, self.reference)
+        self.model, self.pairs, self.places, self.hooks = model, pairs, places, list(hooks)
+        self.reference = pairs if reference is None else reference.validate(model)
+        self.places_there = places if reference is None else Places(model, self.reference)
         self.numbers = self._drawn(pairs, reference is None, seed)
         if all(number is None for number in self.numbers):
             raise ValueError(
@@ -240,9 +240,9 @@ class Resamples:
 
         def values(spoken: list[str] | None) -> dict[str, Tensor]:
             images, prompts = zip(*((example.clean_image, example.clean_prompt) for example in examples), strict=True)
-            inputs = self.blip.prepare(list(images), list(prompts), spoken)
-            with attn_results(self.blip, self.hooks):
-                found = trace(self.blip, inputs, self.hooks, upstream=before[0] if before else None)
+            inputs = self.model.prepare(list(images), list(prompts), spoken)
+            with attn_results(self.model, self.hooks):
+                found = trace(self.model, inputs, self.hooks, upstream=before[0] if before else None)
             before.append(found)
             return {hook: self._aligned(hook, value, orders) for hook, value in found.activations.items()}
 
@@ -263,7 +263,7 @@ class Resamples:
         """Recorded values [pair, pos, ...] or [pair, head, query_pos, key_pos], words where the pairs have theirs."""
         name = HookName.parse(hook)
         assert name.stack is not None, "sites are checked"
-        axis, key_axis = axes(self.blip, name.stack, name.leaf)
+        axis, key_axis = axes(self.model, name.stack, name.leaf)
         dims = {1: axis} if key_axis is None else {2: axis, 3: key_axis}
         for dim in [dim for dim, own in dims.items() if own == "token"]:
             index = np.tile(np.arange(values.shape[dim]), (len(orders), 1))
@@ -285,7 +285,7 @@ class Made:
     """Means over the reference set and values of its examples, where edits ask for them.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs of the sweep.
         places: Of these.
         hooks: Hook points by source, `mean` and `resample`.
@@ -294,22 +294,22 @@ class Made:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         places: Places,
         hooks: Mapping[str, Sequence[str]],
         options: Options,
     ) -> None:
-        self.blip, self.pairs, self.places, self.hooks, self.options = blip, pairs, places, hooks, options
+        self.model, self.pairs, self.places, self.hooks, self.options = model, pairs, places, hooks, options
 
     @cached_property
     def _means(self) -> Means:
-        return Means(self.blip, self.pairs, self.places, self.hooks["mean"], self.options.reference)
+        return Means(self.model, self.pairs, self.places, self.hooks["mean"], self.options.reference)
 
     @cached_property
     def _resamples(self) -> Resamples:
         reference, seed = self.options.reference, self.options.seed
-        return Resamples(self.blip, self.pairs, self.places, self.hooks["resample"], reference, seed)
+        return Resamples(self.model, self.pairs, self.places, self.hooks["resample"], reference, seed)
 
     @property
     def partners(self) -> list[str]:

@@ -58,7 +58,7 @@ class Sweep:
     """One sweep over pairs.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         options: Everything but what is patched.
         make_grid: The grid, from places and the length of the longest answer.
@@ -70,19 +70,19 @@ class Sweep:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         options: Options,
         make_grid: Callable[[Places, int], Grid],
         described: Mapping[str, Any],
     ) -> None:
-        refuse_hooks(blip)
-        self.blip, self.options = blip, options
+        refuse_hooks(model)
+        self.model, self.options = model, options
         self.names, self.custom = check_metrics(options.metrics)
         check_pairs(pairs, options)
-        self.pairs = pairs.validate(blip)
-        self.places = Places(blip, self.pairs)
-        self.contrast = contrasts(blip, self.pairs, options.corruption, options.contrast)
+        self.pairs = pairs.validate(model)
+        self.places = Places(model, self.pairs)
+        self.contrast = contrasts(model, self.pairs, options.corruption, options.contrast)
         self.grid = make_grid(self.places, self.answer_length)
         self.described = described
         self.mismatched = "mismatched" in options.controls
@@ -100,12 +100,12 @@ class Sweep:
     @cached_property
     def answer_length(self) -> int:
         """Positions of the longest answer."""
-        if self.blip.cfg.kind == "match":
+        if self.model.cfg.kind == "match":
             return 1
         lengths = {
-            len(pieces(self.blip.tokenizer, answer)) for answer in {*self.pairs["correct_answer"], *self.contrast}
+            len(pieces(self.model.tokenizer, answer)) for answer in {*self.pairs["correct_answer"], *self.contrast}
         }
-        return 1 if lengths <= {1} and self.blip.cfg.kind == "vqa" else max(lengths, default=0) + 1
+        return 1 if lengths <= {1} and self.model.cfg.kind == "vqa" else max(lengths, default=0) + 1
 
     @torch.no_grad()
     def run(self) -> "xr.Dataset":
@@ -154,7 +154,7 @@ class Sweep:
         Raises:
             ValueError: A store is there, and a metric cannot be told from another one.
         """
-        codes, folder = metric_codes(self.custom, self.blip), self.options.store
+        codes, folder = metric_codes(self.custom, self.model), self.options.store
         if untold := [name for name, code in codes.items() if not code]:
             why = (
                 f"metric {untold[0]!r} is or refers to something whose code or state cannot be read (compiled code, an "
@@ -164,8 +164,8 @@ class Sweep:
                 raise ValueError(f"{why}: {folder} is not gone on with; name another folder")
             warnings.warn(f"{why}: {folder} cannot be gone on with if this sweep is stopped", stacklevel=4)
         sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.described.items()}
-        model = {"model_settings": model_settings(self.blip), "device": self.blip.device.type}
-        return {**sites, **model, "metric_code": codes}
+        settings = {"model_settings": model_settings(self.model), "device": self.model.device.type}
+        return {**sites, **settings, "metric_code": codes}
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -173,14 +173,14 @@ class Sweep:
         noise = self.options.corruption
         if not isinstance(noise, Noise):
             return [Setting(noise, self.options.direction, self.custom)]
-        std = noise.std(self.blip, self.pairs)
+        std = noise.std(self.model, self.pairs)
         return [Setting(noise, self.options.direction, self.custom, sample, std) for sample in range(noise.samples)]
 
     @cached_property
     def _made(self) -> Made:
         """Sources of edits that are no runs of their pair."""
         hooks = {source: self.grid.hooks_from(source) for source in ("mean", "resample")}
-        return Made(self.blip, self.pairs, self.places, hooks, self.options)
+        return Made(self.model, self.pairs, self.places, hooks, self.options)
 
     def batches(self) -> Iterator[list[int]]:
         """Pairs that are run together: of one length of question, as many as their variants fit into the budget."""
@@ -194,29 +194,29 @@ class Sweep:
     def streams(self) -> list[str]:
         """The stacks that variants pass through: from the first that is edited on."""
         edited = [HookName.parse(hook).stack for hook in self.grid.hooks]
-        stacks = self.blip.cfg.stacks
+        stacks = self.model.cfg.stacks
         return list(stacks[min(stacks.index(stack) for stack in edited if stack) :])
 
     def _fit(self, tokens: int) -> int:
         """How many variants fit into the budget."""
         answer = self.answer_length
         lengths = {"vision": self.places.patches, "text": tokens, "decoder": answer}
-        if self.blip.cfg.kind == "caption":
+        if self.model.cfg.kind == "caption":
             lengths["decoder"] = tokens + answer
         passed = {stack: lengths[stack] for stack in self.streams()}
-        d_vocab = 2 if self.blip.cfg.kind == "match" else self.blip.decoder.cfg.d_vocab or 0
-        return rows_that_fit(self.blip, self.options.memory, bytes_per_row(self.blip, passed, d_vocab))
+        d_vocab = 2 if self.model.cfg.kind == "match" else self.model.decoder.cfg.d_vocab or 0
+        return rows_that_fit(self.model, self.options.memory, bytes_per_row(self.model, passed, d_vocab))
 
     def _batch(self, several: list[int], setting: Setting) -> Arrays:
         """The numbers of some pairs."""
         batch = Batch(
-            self.blip,
+            self.model,
             self.pairs.select(several),
             [self.contrast[number] for number in several],
             setting,
             self.grid.recorded,
             self.streams(),
-            walk_hooks(self.blip, self.grid.receivers),
+            walk_hooks(self.model, self.grid.receivers),
             self.with_donors,
         )
         contexts = list(batch.runs(self._made.of(several)))
@@ -293,7 +293,7 @@ class Sweep:
         """
         import xarray as xr
 
-        dtype = np.dtype(self.options.dtype or ("float64" if self.blip.dtype == torch.float64 else "float32"))
+        dtype = np.dtype(self.options.dtype or ("float64" if self.model.dtype == torch.float64 else "float32"))
         labels = self.grid.coords.items()
         coords: dict[str, Any] = {dim: np.array(own, dtype=_dtype(own)) for dim, own in labels}
         for column, values in self.columns.items():
@@ -333,7 +333,7 @@ class Sweep:
 
     @cached_property
     def _attrs(self) -> dict[str, Any]:
-        return provenance(self.blip, self.pairs, self.options, [*self.names, *self.custom], self.described)
+        return provenance(self.model, self.pairs, self.options, [*self.names, *self.custom], self.described)
 
 
 def _dtype(labels: Sequence[Any]) -> Any:

@@ -40,7 +40,7 @@ OF_SWEEP = ("controls",)
 @one_thread_at_a_time
 @outside_inference_mode
 def screen(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     sites: Any = "text.cross_attn",
     *,
@@ -52,12 +52,12 @@ def screen(
 ) -> "xr.Dataset":
     """The cells of some sites that matter: picked by attribution, verified exactly, with what was missed.
 
-        found = patching.screen(blip, pairs, "text.cross_attn", share=0.1)    # cells are layer, head, role
+        found = patching.screen(model, pairs, "text.cross_attn", share=0.1)    # cells are layer, head, role
         found.attrs["missed"]                                                # in words
         found.exact.where(found.matters).mean("pair")                        # NaN but for what matters
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         sites: As `sweep`: one or several that share their dimensions.
         share: Of the cells that are picked, above 0, 1 at most; the number is rounded up.
@@ -81,21 +81,21 @@ def screen(
     _check(share, sample, threshold, confidence)
     exactly = {"controls": (), **{name: value for name, value in options.items() if name not in OF_ATTRIBUTION}}
     chosen = Options.of({**exactly, "metrics": ("logit_diff_change",)})
-    several = [Site.of(blip, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
+    several = [Site.of(model, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
     folder = None if chosen.store is None else Path(chosen.store)
     own = {name: value for name, value in options.items() if name not in OF_SWEEP}
     own["store"] = None if folder is None else folder / "estimates"
-    estimates = attribute(blip, pairs, several, neurons=False, **own)
+    estimates = attribute(model, pairs, several, neurons=False, **own)
 
     choice: list[Choice] = []
 
     def grid(places: Places, answer_length: int) -> Grid:
-        full = grid_of_sites(blip, places, several, chosen.source, answer_length, len(several) > 1)
+        full = grid_of_sites(model, places, several, chosen.source, answer_length, len(several) > 1)
         choice.append(Choice.of(full, estimates, several, float(share), int(sample), chosen.seed))
         return replace(full, cells=[cell for cell in full.cells if choice[0].verified[cell.place]])
 
     chosen = replace(chosen, store=None if folder is None else folder / "exact")
-    exact = Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in several]}).run()
+    exact = Sweep(model, pairs, chosen, grid, {"sites": [asdict(site) for site in several]}).run()
     return _result(exact, choice[0], float(threshold), float(confidence))
 
 

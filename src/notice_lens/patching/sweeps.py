@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @one_thread_at_a_time
 @outside_inference_mode
 def sweep(
-    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, *, with_sites: bool | None = None, **options: Any
+    model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, *, with_sites: bool | None = None, **options: Any
 ) -> "xr.Dataset":
     """What every patch at some sites does to every pair.
 
@@ -32,9 +32,9 @@ def sweep(
     for all cells, in one growing forward pass (see `notice_lens.patching.engine.wave`).
 
     Args:
-        blip: The model. Hooks on it are refused.
+        model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        sites: One or several of `Site.of(blip, ...)`, or their names; several share their dimensions.
+        sites: One or several of `Site.of(model, ...)`, or their names; several share their dimensions.
         with_sites: Whether the result has a dimension `site`; None: where there are several.
         **options: `corruption`: `image`, `text` or `Noise(...)`. `direction`: `denoise` (the corrupted run is patched
             with clean activations: sufficiency) or `noise` (the reverse: necessity). `metrics`: names of built-in ones,
@@ -55,29 +55,29 @@ def sweep(
         TypeError: There is no option of that name.
         PairsError: The pairs do not hold for this model.
     """
-    return _sweep_of(blip, pairs, sites, with_sites, options).run()
+    return _sweep_of(model, pairs, sites, with_sites, options).run()
 
 
 def _sweep_of(
-    blip: "HookedBLIP", pairs: "MinimalPairs", sites: Any, with_sites: bool | None, options: dict[str, Any]
+    model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, with_sites: bool | None, options: dict[str, Any]
 ) -> Sweep:
     """Return the sweep of some sites, not yet run."""
     chosen = Options.of(options)
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
         raise ValueError("no sites given; a site is, for instance, 'text.cross_attn'")
-    checked = [Site.of(blip, site, pairs=pairs) for site in several]
+    checked = [Site.of(model, site, pairs=pairs) for site in several]
 
     def grid(places: Places, answer_length: int) -> Grid:
         return grid_of_sites(
-            blip, places, checked, chosen.source, answer_length, len(checked) > 1 if with_sites is None else with_sites
+            model, places, checked, chosen.source, answer_length, len(checked) > 1 if with_sites is None else with_sites
         )
 
-    return Sweep(blip, pairs, chosen, grid, {"sites": [asdict(site) for site in checked]})
+    return Sweep(model, pairs, chosen, grid, {"sites": [asdict(site) for site in checked]})
 
 
 def patch_heads(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     site: Any = "text.cross_attn",
     *,
@@ -89,7 +89,7 @@ def patch_heads(
     """What each head does, one head at a time: `pair, layer, head`, then `role`, `region`, `position` or nothing.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; any activation with heads.
         positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None takes `roles` for words,
@@ -99,11 +99,11 @@ def patch_heads(
         **options: As `sweep`.
     """
     options |= {"layers": layers, "heads": heads, "positions": positions}
-    return head_sweep(blip, pairs, site, **options).run()
+    return head_sweep(model, pairs, site, **options).run()
 
 
 def head_sweep(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     site: Any,
     *,
@@ -113,14 +113,14 @@ def head_sweep(
     **options: Any,
 ) -> Sweep:
     """Return the sweep of `patch_heads`, checked and not yet run; arguments as there."""
-    found = Site.of(blip, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
+    found = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if found.heads is None:
         raise ValueError(f"{found.name} has no heads; patch_modules is for what whole modules write")
-    return _sweep_of(blip, pairs, found, None, options)
+    return _sweep_of(model, pairs, found, None, options)
 
 
 def patch_modules(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     stack: Any = "text",
     *,
@@ -131,26 +131,26 @@ def patch_modules(
     """What attention, cross-attention and MLP of a layer write, and what leaves its block: `pair, site, layer, ...`.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         stack: `vision`, `text` or `decoder`.
         positions: As `patch_heads`.
         layers: One, several, or None for all.
         **options: As `sweep`.
     """
-    check_model(blip)
-    if stack not in blip.cfg.stacks:
-        raise ValueError(one_of("stack", stack, blip.cfg.stacks))
-    steps = blip.stack(stack).steps
+    check_model(model)
+    if stack not in model.cfg.stacks:
+        raise ValueError(one_of("stack", stack, model.cfg.stacks))
+    steps = model.stack(stack).steps
     hooks = [*(step.out for step in sublayers(steps)), last_hook(steps)]
-    sites = [Site.of(blip, f"{stack}.{hook}", layers=layers, positions=positions, pairs=pairs) for hook in hooks]
-    return sweep(blip, pairs, sites, with_sites=True, **options)
+    sites = [Site.of(model, f"{stack}.{hook}", layers=layers, positions=positions, pairs=pairs) for hook in hooks]
+    return sweep(model, pairs, sites, with_sites=True, **options)
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 def patch_paths(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     sender: Any = "text.cross_attn",
     receiver: Any = "text.output",
@@ -177,7 +177,7 @@ def patch_paths(
     not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
             `text.embed`, `vision.attn`, ...; a `Site`; or several of them.
@@ -204,10 +204,10 @@ def patch_paths(
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
     chosen = _of_paths(options)
-    senders = _senders(blip, pairs, sender, sender_layers, sender_heads, positions)
-    ends = _receiver(blip, receiver, receiver_layers, receiver_heads)
-    paths = Paths.of(blip, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
-    return Sweep(blip, pairs, chosen, partial(grid_of_paths, blip, paths), asdict(paths)).run()
+    senders = _senders(model, pairs, sender, sender_layers, sender_heads, positions)
+    ends = _receiver(model, receiver, receiver_layers, receiver_heads)
+    paths = Paths.of(model, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
+    return Sweep(model, pairs, chosen, partial(grid_of_paths, model, paths), asdict(paths)).run()
 
 
 def _of_paths(options: Any) -> Options:
@@ -219,36 +219,36 @@ def _of_paths(options: Any) -> Options:
 
 
 def _senders(
-    blip: "HookedBLIP", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
+    model: "HookedBLIP", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
 ) -> list[Site]:
     several = list(sender) if isinstance(sender, list | tuple) else [sender]
     if len(several) == 1 and not isinstance(several[0], Site):
-        return [Site.of(blip, several[0], layers=layers, heads=heads, positions=positions, pairs=pairs)]
-    return [_one_of_several(blip, pairs, one, layers, heads, positions) for one in several]
+        return [Site.of(model, several[0], layers=layers, heads=heads, positions=positions, pairs=pairs)]
+    return [_one_of_several(model, pairs, one, layers, heads, positions) for one in several]
 
 
 def _one_of_several(
-    blip: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
+    model: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
 ) -> Site:
     """One of several senders: layers and heads are for those that have them."""
-    found = Site.of(blip, name) if isinstance(name, Site) else Site.of(blip, name, positions=positions, pairs=pairs)
+    found = Site.of(model, name) if isinstance(name, Site) else Site.of(model, name, positions=positions, pairs=pairs)
     if isinstance(name, Site):
         return found
     layers, heads = layers if found.layers else None, heads if found.heads else "each"
-    return Site.of(blip, name, layers=layers, heads=heads, positions=positions, pairs=pairs)
+    return Site.of(model, name, layers=layers, heads=heads, positions=positions, pairs=pairs)
 
 
-def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
+def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
     """A receiver as a site, or by its name where it is what a stack hands on."""
     if isinstance(name, Site):
-        return Site.of(blip, name)
-    outputs = [f"{stack}.{OUTPUT}" for stack in blip.cfg.stacks]
+        return Site.of(model, name)
+    outputs = [f"{stack}.{OUTPUT}" for stack in model.cfg.stacks]
     if name in (*outputs, "logits"):
         if layers is not None or heads != "each":
             raise ValueError(f"{name} has no layers and heads to choose")
         return name
     try:
-        site = Site.of(blip, name, layers=layers, heads=heads, positions="all")
+        site = Site.of(model, name, layers=layers, heads=heads, positions="all")
     except ValueError as error:
         raise ValueError(f"receiver {name!r}: {error}; or {', '.join(outputs)}, logits") from error
     if site.activation not in RECEIVERS:
@@ -259,11 +259,11 @@ def _receiver(blip: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
 
 @one_thread_at_a_time
 @outside_inference_mode
-def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **options: Any) -> "xr.Dataset":
+def run_variants(model: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **options: Any) -> "xr.Dataset":
     """What arbitrary sets of edits do: groups of heads, knock-outs, circuits. Dimensions `pair, variant`.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         variants: A mapping of names to one or several edits (`Edit`), made at once.
         **options: As `sweep`; each edit has its own source.
@@ -278,7 +278,7 @@ def run_variants(blip: "HookedBLIP", pairs: "MinimalPairs", variants: Any, **opt
     chosen = Options.of(options)
 
     def grid(places: Places, answer_length: int) -> Grid:
-        return grid_of_variants(blip, places, variants, answer_length)
+        return grid_of_variants(model, places, variants, answer_length)
 
     described = {name: repr(edits) for name, edits in variants.items()}
-    return Sweep(blip, pairs, chosen, grid, {"sites": described}).run()
+    return Sweep(model, pairs, chosen, grid, {"sites": described}).run()

@@ -29,7 +29,7 @@ OF_A_CELL = ("direction", "contrast", "source", "sites", "pairs_source", "pairs_
 
 
 def collect(
-    blip: "HookedBLIP | None",
+    model: "HookedBLIP | None",
     pairs: Mapping[str, "MinimalPairs"],
     effects: Mapping[str, xr.Dataset],
     given: Mapping[str, Mapping[str, xr.Dataset]],
@@ -41,7 +41,7 @@ def collect(
     """What `ReportData.collect` says.
 
     Args:
-        blip: The model, or None.
+        model: The model, or None.
         pairs: By cell.
         effects: By cell.
         given: `important` and `profiles`, by cell each.
@@ -64,12 +64,12 @@ def collect(
         _cell(name, effects[name], pairs[name], given, chosen[name], [numbers[keys[name][i]] for i in chosen[name]])
         for name in effects
     )
-    grid = _grid(blip)
+    grid = _grid(model)
     shown = tuple(_shown(pairs[name][place], grid) for name, places in added.items() for place in places)
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     kept = {name: pairs[name].select(places) for name, places in added.items() if places}
-    looks = _looks(blip, effects) and bool(kept)
-    attention = _attention(blip, kept, runs, roles, progress) if blip is not None and looks else None
+    looks = _looks(model, effects) and bool(kept)
+    attention = _attention(model, kept, runs, roles, progress) if model is not None and looks else None
     fields = dict(rest) | {
         "functions": _by_name(rest["functions"]),
         "labels": label_rows(rest["labels"]),
@@ -176,11 +176,11 @@ def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     return plain({name: value for name, value in same.items() if name not in skipped})
 
 
-def _grid(blip: "HookedBLIP | None") -> tuple[int, int] | None:
+def _grid(model: "HookedBLIP | None") -> tuple[int, int] | None:
     """Rows and columns of patches; None without a model."""
-    if blip is None:
+    if model is None:
         return None
-    side = blip.cfg.image_size // blip.cfg.patch_size
+    side = model.cfg.image_size // model.cfg.patch_size
     return side, side
 
 
@@ -201,23 +201,23 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
     return ShownPair(pair.id, pair.task, pair.group, prompts, answers, spans, pictures, regions)
 
 
-def _looks(blip: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> bool:
+def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> bool:
     """Whether the swept heads look at the image, so that their maps can be laid over it."""
-    if blip is None:
+    if model is None:
         return False
-    looking = f'"stack": "{looking_stack(blip)}", "activation": "cross_attn.'
+    looking = f'"stack": "{looking_stack(model)}", "activation": "cross_attn.'
     return any(looking in str(one.attrs.get("sites", looking)) for one in effects.values())
 
 
 def _attention(
-    blip: "HookedBLIP", kept: Mapping[str, "MinimalPairs"], runs: list[str], roles: Any, progress: bool
+    model: "HookedBLIP", kept: Mapping[str, "MinimalPairs"], runs: list[str], roles: Any, progress: bool
 ) -> xr.Dataset:
     """Maps of all pairs in one array; a role that a pair lacks is NaN."""
     parts = []
     for one in kept.values():
-        known = {ALL, *(role for found in one.token_spans(blip) for role in found)}
+        known = {ALL, *(role for found in one.token_spans(model) for role in found)}
         wanted = [role for role in roles if role in known] if roles is not None else None
-        parts.append(packed(maps_of_runs(blip, one, runs=runs, roles=wanted, progress=progress)))
+        parts.append(packed(maps_of_runs(model, one, runs=runs, roles=wanted, progress=progress)))
     named = list(dict.fromkeys(role for part in parts for role in part["role"].values.tolist()))
     fill = {"attention": np.uint8(0), "largest": np.nan, "class_token": np.nan}
     same = [part.reindex(role=named, fill_value=fill) for part in parts]

@@ -118,7 +118,7 @@ class ReportData:
     @classmethod
     def collect(
         cls,
-        blip: "HookedBLIP | None",
+        model: "HookedBLIP | None",
         pairs: Mapping[str, "MinimalPairs"],
         effects: Mapping[str, xr.Dataset],
         *,
@@ -137,7 +137,7 @@ class ReportData:
         """The data of a report from results, pairs and the model, which is run once more for what its heads look at.
 
         Args:
-            blip: The model; None leaves attention out.
+            model: The model; None leaves attention out.
             pairs: By cell's name.
             effects: Results of `patch_heads`, by cell's name.
             important: Results of `circuits.important_heads`; a cell without one shows plain means.
@@ -161,7 +161,7 @@ class ReportData:
         given = {"important": important or {}, "profiles": profiles or {}}
         rest = {"universal": universal, "functions": functions, "labels": labels, "notes": notes}
         rest |= {"settings": settings or {}, "title": title}
-        return collect(blip, pairs, effects, given, rest, roles, max_pairs, progress)
+        return collect(model, pairs, effects, given, rest, roles, max_pairs, progress)
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write it as a folder that needs nothing beside it; replace an earlier one. Returns the folder.

@@ -24,7 +24,7 @@ DIMS = ("pair", "run", "role", "layer", "head")
 
 
 def maps_of_runs(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     *,
     runs: Sequence[str] = ("clean", "image"),
@@ -35,7 +35,7 @@ def maps_of_runs(
     """Where every cross-attention head looks in the image, for each pair, run and role.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: Any that it can read.
         runs: Of `clean`; `image`, the corrupted image; and `text`, the corrupted prompt.
         roles: Which words ask, `all` for all at once; None takes each role of the pairs, and `all` too where there is
@@ -54,10 +54,10 @@ def maps_of_runs(
     for run in runs:
         if run not in RUNS:
             raise ValueError(one_of("run", run, RUNS))
-    spans = Places(blip, pairs).words
+    spans = Places(model, pairs).words
     wanted = roles_asked(roles or None, spans)
-    site, side = f"{looking_stack(blip)}.cross_attn", blip.cfg.image_size // blip.cfg.patch_size
-    cfg = blip.stack(looking_stack(blip)).cfg
+    site, side = f"{looking_stack(model)}.cross_attn", model.cfg.image_size // model.cfg.patch_size
+    cfg = model.stack(looking_stack(model)).cfg
     found = np.full((len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side), np.nan, "float32")
     for place, run in enumerate(runs):
         image, prompt = RUNS[run]
@@ -66,7 +66,7 @@ def maps_of_runs(
         if not asking:
             continue
         own = attention_maps(
-            blip, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
+            model, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
             image=image, prompt=prompt, batch_size=batch_size, progress=progress,
         ).sel(maps="attention")  # fmt: skip
         tokens, patches = own["class_token"].values[..., None], own["weight"].values
@@ -77,9 +77,9 @@ def maps_of_runs(
     return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", {"grid": (side, side), "site": site})
 
 
-def looking_stack(blip: "HookedBLIP") -> str:
+def looking_stack(model: "HookedBLIP") -> str:
     """The stack whose cross-attention reads the image: the one behind `vision`."""
-    return blip.cfg.stacks[blip.cfg.stacks.index("vision") + 1]
+    return model.cfg.stacks[model.cfg.stacks.index("vision") + 1]
 
 
 def packed(maps: xr.DataArray) -> xr.Dataset:

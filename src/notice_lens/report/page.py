@@ -40,7 +40,7 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
     if not isinstance(data, ReportData | str | PathLike):
         raise TypeError(
             f"viz.report takes a ReportData, or the folder of one; got {type(data).__name__}. "
-            "ReportData.collect(blip, {name: pairs}, {name: effects}) makes one of results"
+            "ReportData.collect(model, {name: pairs}, {name: effects}) makes one of results"
         )
     found = data if isinstance(data, ReportData) else ReportData.load(data)
     if not found.cells:

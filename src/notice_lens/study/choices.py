@@ -101,11 +101,11 @@ def corruption_name(corruption: Any) -> str:
     return "noise" if isinstance(corruption, Noise) else str(corruption)
 
 
-def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
+def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
     """The site, if the study can be carried out on it.
 
     Args:
-        blip: The model.
+        model: The model.
         tasks: Pairs by task.
         choices: What is asked for.
 
@@ -115,7 +115,7 @@ def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices:
     """
     if not tasks:
         raise ValueError("no pairs: a study needs those of one task at least")
-    site = Site.of(blip, choices.site, positions=ALL if choices.role == ALL else "roles")
+    site = Site.of(model, choices.site, positions=ALL if choices.role == ALL else "roles")
     if site.heads is None:
         raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
     cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
@@ -124,7 +124,7 @@ def check_before(blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices:
             f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {cells} cells asked for"
         )
     for task, pairs in tasks.items():
-        spans = pairs.validate(blip).token_spans(blip)
+        spans = pairs.validate(model).token_spans(model)
         known = list(dict.fromkeys(role for own in spans for role in own))
         if choices.role not in (ALL, *known):
             raise ValueError(missing_role(str(choices.role), known, f"role of the task {task!r}"))

@@ -100,11 +100,11 @@ class RawData:
             raise ValueError(f"{folder} holds none of the data sets: expected {', '.join(at.values())} in it")
         return cls(**found)
 
-    def pairs(self, blip: "HookedBLIP", n: int | None, seed: int, progress: bool) -> "dict[str, MinimalPairs]":
+    def pairs(self, model: "HookedBLIP", n: int | None, seed: int, progress: bool) -> "dict[str, MinimalPairs]":
         """Pairs by task.
 
         Args:
-            blip: Whose tokenizer counts the tokens of replaced words.
+            model: Whose tokenizer counts the tokens of replaced words.
             n: Of each task; None takes all.
             seed: Of what is drawn.
             progress: Whether there are bars.
@@ -118,27 +118,27 @@ class RawData:
         options: dict[str, Any] = {"n": n, "seed": seed, "progress": progress}
         found = {}
         if self.svo_csv is not None and self.svo_images is not None:
-            found["SVO-Probes"] = svo_probes(self.svo_csv, self.svo_images, blip, **options)
+            found["SVO-Probes"] = svo_probes(self.svo_csv, self.svo_images, model, **options)
         if self.mit_states is not None:
-            found["MIT-States"] = mit_states(self.mit_states, blip, **options)
+            found["MIT-States"] = mit_states(self.mit_states, model, **options)
         if self.faces is not None:
-            found["faces"] = facial_expressions(self.faces, blip, **options)
+            found["faces"] = facial_expressions(self.faces, model, **options)
         return found
 
 
-def plan(blip: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
+def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
     """What is fixed before anything runs, in plain values.
 
     Args:
-        blip: The model.
+        model: The model.
         tasks: Pairs by task.
         choices: Of the study.
     """
-    cfg = blip.stack(choices.site.partition(".")[0]).cfg
+    cfg = model.stack(choices.site.partition(".")[0]).cfg
     rules = choices.rules(choices.role, cfg.n_layers * cfg.n_heads)
     return {
-        "model": blip.cfg.name_or_path,
-        "model_fingerprint": fingerprint(blip),
+        "model": model.cfg.name_or_path,
+        "model_fingerprint": fingerprint(model),
         "pairs": {task: {"number": len(own), "fingerprint": own.fingerprint} for task, own in tasks.items()},
         "role": choices.role,
         "metric": METRIC,
@@ -241,12 +241,12 @@ def paper_numbers(found: "Study") -> "pd.DataFrame":
 
 
 def module_numbers(
-    blip: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
+    model: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
 ) -> "pd.DataFrame":
     """Return what attention, cross-attention and MLP of each layer do, for each cell and for noise.
 
     Args:
-        blip: The model.
+        model: The model.
         found: A study that was carried out, with the pairs of its cells.
         folder: Where sweeps are kept, to go on from.
         memory: Bytes that variants may take.
@@ -268,7 +268,7 @@ def module_numbers(
     for name in found.effects:
         corruption = by_name[name.rpartition(", ")[2]]
         effects = patching.patch_modules(
-            blip, found.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
+            model, found.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
             positions=ALL if choices.role == ALL else [choices.role], direction=choices.direction, seed=choices.seed,
             store=folder / f"{quote(name, safe=' ,')}.zarr", progress=progress,
         )  # fmt: skip

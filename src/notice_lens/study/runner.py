@@ -45,7 +45,7 @@ Say = Callable[[str], None]
 
 
 def run_study(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     choices: Choices | None = None,
@@ -57,7 +57,7 @@ def run_study(
     """Carries a study out, and writes everything but the page into a folder.
 
     Args:
-        blip: The model.
+        model: The model.
         tasks: Pairs by task.
         folder: Where results go; an earlier run's sweeps there are gone on with.
         choices: What is fixed before.
@@ -74,28 +74,33 @@ def run_study(
     found = Study((choices or Choices()).resolved(tasks))
     if found.choices.role == ALL:
         say("effects are read at all words at once")
-    site = check_before(blip, tasks, found.choices)
+    site = check_before(model, tasks, found.choices)
     check_place(folder / SAVED)
     if (folder / "tables").is_file():
         raise FileExistsError(f"{folder / 'tables'} is a file, where tables are to be written; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _sweeps(blip, tasks, folder, found, say, {**options, "progress": progress})
+    _sweeps(model, tasks, folder, found, say, {**options, "progress": progress})
     say("statistics ...")
     statistics(found)
     if not found.cells:
         raise ValueError("no cell is left to study: " + " ".join(found.notes))
-    if site.name == f"{looking_stack(blip)}.cross_attn.hook_z":
+    if site.name == f"{looking_stack(model)}.cross_attn.hook_z":
         say("what heads do ...")
         for task in tasks:
-            functions(blip, task, found, progress)
-    found.data = _collected(blip, found, progress)
+            functions(model, task, found, progress)
+    found.data = _collected(model, found, progress)
     found.data.save(folder / SAVED)
     write_tables(found.important, found.important_everywhere, found.universal, found.labels, folder / "tables")
     return found
 
 
 def _sweeps(
-    blip: "HookedBLIP", tasks: Mapping[str, MinimalPairs], folder: Path, found: Study, say: Say, options: dict[str, Any]
+    model: "HookedBLIP",
+    tasks: Mapping[str, MinimalPairs],
+    folder: Path,
+    found: Study,
+    say: Say,
+    options: dict[str, Any],
 ) -> None:
     """Steps 2 and 3: the pairs of each cell, and what every head does there.
 
@@ -108,7 +113,7 @@ def _sweeps(
         for corruption in choices.corruptions:
             name = f"{task}, {corruption_name(corruption)}"
             noisy = isinstance(corruption, Noise)
-            kept = _kept(blip, pairs, "image" if noisy else corruption, name, found, options["progress"])
+            kept = _kept(model, pairs, "image" if noisy else corruption, name, found, options["progress"])
             if kept is None:
                 continue
             found.task_of[name], found.pairs[name] = task, kept
@@ -119,7 +124,7 @@ def _sweeps(
                 results[", all positions"] = (ALL, found.everywhere)
             for ending, (positions, into) in results.items():
                 sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **own}
-                made = head_sweep(blip, kept, choices.site, positions=positions, **sweep)
+                made = head_sweep(model, kept, choices.site, positions=positions, **sweep)
                 made.reserve()
                 sweeps.append((name, into, made))
     for name, into, made in sweeps:
@@ -137,7 +142,7 @@ def _file_name(name: str) -> str:
 
 
 def _kept(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"],
     name: str,
@@ -151,7 +156,7 @@ def _kept(
             found.note(f"{name}: left out, {len(some)} of {len(pairs)} pairs have a corrupted question.")
             return None
         pairs = pairs.select(some)
-    kept = behaviour_filter(blip, pairs, corruption, progress=progress) if found.choices.filtered else pairs
+    kept = behaviour_filter(model, pairs, corruption, progress=progress) if found.choices.filtered else pairs
     if len(kept) < FEWEST:
         why = f"the model answers {len(kept)} of {len(pairs)} pairs as expected (the clean run right, the corrupted "
         found.note(
@@ -165,12 +170,12 @@ def _kept(
     return kept
 
 
-def _collected(blip: "HookedBLIP", found: Study, progress: bool) -> ReportData:
+def _collected(model: "HookedBLIP", found: Study, progress: bool) -> ReportData:
     """Step 5: what the page shows."""
     choices = found.choices
     corruptions = tuple(repr(one) if isinstance(one, Noise) else one for one in choices.corruptions)
     return ReportData.collect(
-        blip,
+        model,
         {name: found.pairs[name] for name in found.cells},
         found.cells,
         important=found.important,

@@ -72,7 +72,7 @@ def _left_out(found: Study, what: str) -> Iterator[None]:
         found.note(f"{what}: {error}.")
 
 
-def functions(blip: "HookedBLIP", task: str, found: Study, progress: bool) -> None:
+def functions(model: "HookedBLIP", task: str, found: Study, progress: bool) -> None:
     """What heads do, on the pairs of the task's first cell; labels where cutting them confirms it."""
     choices, cells = found.choices, found.cells_of(task)
     if not cells:
@@ -80,11 +80,11 @@ def functions(blip: "HookedBLIP", task: str, found: Study, progress: bool) -> No
     pairs = found.pairs[cells[0]]
     with found.noting(task):
         found.functions[task] = circuits.head_functions(
-            blip, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
+            model, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
         )
         if heads := _candidates(found, cells):
             found.labels[task] = circuits.label_heads(
-                blip, pairs, found.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
+                model, pairs, found.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
             )
 
 

@@ -132,7 +132,7 @@ def _one_array(maps: Any) -> xr.DataArray:
         return maps
     raise TypeError(
         f"viz.attention takes attention maps, an array with a dimension `patch`; got {_said(maps)}. "
-        "circuits.attention_maps(blip, pairs) makes them"
+        "circuits.attention_maps(model, pairs) makes them"
     )
 
 

@@ -59,7 +59,7 @@ export default {
 
 def explore(
     effects: Any,
-    blip: "HookedBLIP | None" = None,
+    model: "HookedBLIP | None" = None,
     pairs: "MinimalPairs | None" = None,
     *,
     important: xr.Dataset | None = None,
@@ -72,7 +72,7 @@ def explore(
 
     Args:
         effects: A result of `patch_heads`, with the model and the pairs that it is of; or a `ReportData`, alone.
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         important: A result of `circuits.important_heads`.
         name: Of the cell; None takes its task and corruption.
@@ -91,7 +91,7 @@ def explore(
     elif isinstance(effects, xr.Dataset) and pairs is not None:
         called = name or _name(effects)
         statistics = {"important": {called: important}} if important is not None else {}
-        report = ReportData.collect(blip, {called: pairs}, {called: effects}, **statistics, **collected)
+        report = ReportData.collect(model, {called: pairs}, {called: effects}, **statistics, **collected)
     else:
         needs = "viz.explore takes a result of patch_heads with its model and pairs, or a ReportData"
         raise TypeError(f"{needs}; got {type(effects).__name__}" + (" without pairs" if pairs is None else ""))

@@ -45,13 +45,13 @@ def test_maps_are_those_of_each_pair_alone(mini: HookedBLIP, pairs: MinimalPairs
 
 
 def test_a_role_of_several_tokens_is_its_mean():
-    blip = make_pair("caption").blip
+    model = make_pair("caption").model
     pairs = made_up_pairs("caption").with_column("roles", [[{"role": "all", "start": 0, "end": 12}]] * 3)
-    maps = circuits.attention_maps(blip, pairs, "decoder.cross_attn", roles="all", maps="attention", progress=False)
-    first, last = pairs.token_spans(blip)[1]["all"]
+    maps = circuits.attention_maps(model, pairs, "decoder.cross_attn", roles="all", maps="attention", progress=False)
+    first, last = pairs.token_spans(model)[1]["all"]
     assert last - first == 3
-    _, cache = blip.run_with_cache(pairs[1:2].prepare(blip))
-    layer = blip.stack("decoder").cfg.n_layers - 1
+    _, cache = model.run_with_cache(pairs[1:2].prepare(model))
+    layer = model.stack("decoder").cfg.n_layers - 1
     expected = cache[f"decoder.blocks.{layer}.cross_attn.hook_pattern"][0, :, first:last].mean(1)
     got = maps.sel(maps="attention", role="all", layer=layer).isel(pair=1)
     assert got.weight.values == pytest.approx(expected[:, 1:].detach().numpy(), rel=1e-4, abs=1e-6)

@@ -78,10 +78,10 @@ DESIGNS = {
 @pytest.mark.parametrize("name", DESIGNS)
 def test_each_is_described_as_it_is_built(name: str):
     design = DESIGNS[name]
-    blip, pairs = looking(design.heads), looking_pairs(design.says)
+    model, pairs = looking(design.heads), looking_pairs(design.says)
     options = {"progress": False, "batch_size": 20}
-    functions = circuits.head_functions(blip, pairs, roles="correct", maps="attention", **options)
-    labels = circuits.label_heads(blip, pairs, functions, [HEAD], n_resamples=199, progress=False)
+    functions = circuits.head_functions(model, pairs, roles="correct", maps="attention", **options)
+    labels = circuits.label_heads(model, pairs, functions, [HEAD], n_resamples=199, progress=False)
     assert labels.label.item() == design.label
     for verdict, start in zip(labels.verdict.values[0], design.verdicts, strict=True):
         assert verdict.startswith(start)

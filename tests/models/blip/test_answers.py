@@ -18,11 +18,11 @@ def pictures(n: int) -> list[Image.Image]:
 
 
 def hugging_face_says(pair, image, text: str, n: int) -> str:
-    read = pair.blip.processor(images=image, text=text, return_tensors="pt")
+    read = pair.model.processor(images=image, text=text, return_tensors="pt")
     # Hugging Face's captioning writes on the caller's ids and drops their last column: it gets copies.
     ids = {name: value.clone() for name, value in read.items()}
     said = pair.hf.generate(**ids, max_new_tokens=n, do_sample=False)
-    return pair.blip.tokenizer.decode(said[0], skip_special_tokens=True).strip()
+    return pair.model.tokenizer.decode(said[0], skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("kind", ["vqa", "caption"])
@@ -33,15 +33,15 @@ def test_greedy_answers_are_hugging_faces(kind, seed):
     if seed:
         with torch.no_grad():
             # A second model, in which [SEP] is likely: some answers end early.
-            pair.hf.text_decoder.cls.predictions.bias[pair.blip.cfg.sep_token_id] += 2.0
-            pair.blip.head.unembed.bias[pair.blip.cfg.sep_token_id] += 2.0
+            pair.hf.text_decoder.cls.predictions.bias[pair.model.cfg.sep_token_id] += 2.0
+            pair.model.head.unembed.bias[pair.model.cfg.sep_token_id] += 2.0
     images = pictures(len(QUESTIONS))
     expected = [hugging_face_says(pair, image, text, 6) for image, text in zip(images, QUESTIONS, strict=True)]
     alone = [
-        pair.blip.generate(image, text, max_new_tokens=6)[0] for image, text in zip(images, QUESTIONS, strict=True)
+        pair.model.generate(image, text, max_new_tokens=6)[0] for image, text in zip(images, QUESTIONS, strict=True)
     ]
     assert alone == expected
-    assert pair.blip.generate(images, QUESTIONS, max_new_tokens=6) == expected
+    assert pair.model.generate(images, QUESTIONS, max_new_tokens=6) == expected
     if seed:
         assert len({len(answer.split()) for answer in expected}) > 1, "answers of several lengths"
 
@@ -51,13 +51,13 @@ def test_ranking_is_teacher_forcing(kind):
     """Log-probabilities of whole answers, [SEP] included, as the logits of each answer by itself say."""
     pair = make_pair(kind)
     images, candidates = pictures(3), ["red", "xyz", "green apple"]
-    ranks = pair.blip.rank_answers(images, QUESTIONS, candidates)
+    ranks = pair.model.rank_answers(images, QUESTIONS, candidates)
     assert ranks.shape == (3, 3)
     for column, candidate in enumerate(candidates):
         for row, (image, question) in enumerate(zip(images, QUESTIONS, strict=True)):
-            inputs = pair.blip.prepare(image, question, candidate)
+            inputs = pair.model.prepare(image, question, candidate)
             with torch.no_grad():
-                log_probs = pair.blip(inputs)[0].log_softmax(-1)
+                log_probs = pair.model(inputs)[0].log_softmax(-1)
             targets = inputs.target_ids[0].tolist()
             expected = sum(log_probs[i, target] for i, target in enumerate(targets) if target != IGNORED)
             assert abs(ranks[row, column] - expected) < 1e-4
@@ -65,9 +65,9 @@ def test_ranking_is_teacher_forcing(kind):
 
 def test_ranking_in_pieces_changes_nothing(vqa, monkeypatch):
     images, candidates = pictures(2), ["red", "green", "blue", "xyz"]
-    whole = vqa.blip.rank_answers(images, QUESTIONS[:2], candidates)
+    whole = vqa.model.rank_answers(images, QUESTIONS[:2], candidates)
     monkeypatch.setattr("notice_lens.models.blip.answers.ROWS_AT_ONCE", 2)
-    assert torch.allclose(vqa.blip.rank_answers(images, QUESTIONS[:2], candidates), whole, atol=1e-5)
+    assert torch.allclose(vqa.model.rank_answers(images, QUESTIONS[:2], candidates), whole, atol=1e-5)
 
 
 def test_log_probabilities_are_in_float32(vqa):
@@ -82,19 +82,19 @@ def test_log_probabilities_are_in_float32(vqa):
 
 def test_a_matching_model_says_nothing(match):
     with pytest.raises(ValueError, match="kind 'match' has no decoder: it says nothing"):
-        match.blip.generate(pictures(1), "a red apple")
+        match.model.generate(pictures(1), "a red apple")
 
 
 def test_an_answer_without_end_stops_at_the_last_position():
     pair = make_pair("vqa")
     with torch.no_grad():
-        pair.blip.head.unembed.bias[pair.blip.cfg.sep_token_id] -= 1e3
+        pair.model.head.unembed.bias[pair.model.cfg.sep_token_id] -= 1e3
     lengths: list[int] = []
-    with pair.blip.hooks(fwd_hooks=[("decoder.hook_embed", lambda embed, hook: lengths.append(embed.shape[1]))]):
-        pair.blip.generate(pictures(1), "is this red?", max_new_tokens=1000)
-    assert lengths == list(range(1, pair.blip.decoder.cfg.n_ctx + 1))
+    with pair.model.hooks(fwd_hooks=[("decoder.hook_embed", lambda embed, hook: lengths.append(embed.shape[1]))]):
+        pair.model.generate(pictures(1), "is this red?", max_new_tokens=1000)
+    assert lengths == list(range(1, pair.model.decoder.cfg.n_ctx + 1))
 
 
 def test_no_candidates(vqa):
     with pytest.raises(TypeError, match="no candidates given"):
-        vqa.blip.rank_answers(pictures(1), "is this red?", [])
+        vqa.model.rank_answers(pictures(1), "is this red?", [])

@@ -65,13 +65,13 @@ def test_the_callers_model_is_never_touched():
     pair = make_pair("vqa")
     before = {name: weight.clone() for name, weight in pair.hf.state_dict().items()}
     with torch.no_grad():
-        for weight in pair.blip.parameters():
+        for weight in pair.model.parameters():
             weight.zero_()
     assert all(torch.equal(weight, before[name]) for name, weight in pair.hf.state_dict().items())
 
 
 def test_tied_weights_are_not_shared_in_the_port(vqa):
-    memory = [weight.data_ptr() for weight in vqa.blip.parameters()]
+    memory = [weight.data_ptr() for weight in vqa.model.parameters()]
     assert len(set(memory)) == len(memory)
 
 
@@ -126,7 +126,7 @@ def test_every_wrong_weight_is_listed(vqa_folder):
 
 def test_a_weight_of_another_class_is_unknown(caption):
     weights = dict(caption.hf.state_dict()) | {"itm_head.weight": torch.zeros(2, 96)}
-    expected = {name: weight.shape for name, weight in caption.blip.state_dict().items()}
+    expected = {name: weight.shape for name, weight in caption.model.state_dict().items()}
     with pytest.raises(ValueError, match=r"1 unknown: head\.match\.weight"):
         translate(weights, expected, "caption")
     weights = dict(caption.hf.state_dict()) | {
@@ -249,26 +249,27 @@ def test_a_pickle_with_code_in_it_is_not_run(vqa_folder, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtypes(vqa_folder, dtype):
-    blip = HookedBLIP.from_pretrained(vqa_folder, dtype=dtype)
-    assert blip.dtype == dtype
-    assert {weight.dtype for weight in blip.parameters()} == {dtype}
+    model = HookedBLIP.from_pretrained(vqa_folder, dtype=dtype)
+    assert model.dtype == dtype
+    assert {weight.dtype for weight in model.parameters()} == {dtype}
     assert (
-        relative_error(blip.to(dtype=torch.float32).vision.class_embedding, random_blip().vision.class_embedding) < 0.01
+        relative_error(model.to(dtype=torch.float32).vision.class_embedding, random_blip().vision.class_embedding)
+        < 0.01
     )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_cuda(vqa_folder, vqa):
-    blip = HookedBLIP.from_pretrained(vqa_folder, device="cuda")
-    logits = blip(vqa.inputs())
+    model = HookedBLIP.from_pretrained(vqa_folder, device="cuda")
+    logits = model(vqa.inputs())
     assert logits.device.type == "cuda"
-    assert relative_error(logits.cpu(), vqa.blip(vqa.inputs())) < 1e-4
-    assert blip.check().passed
+    assert relative_error(logits.cpu(), vqa.model(vqa.inputs())) < 1e-4
+    assert model.check().passed
 
 
 def test_devices_and_dtypes_of_a_model_in_memory(vqa):
-    blip = HookedBLIP.from_hf(vqa.hf, dtype="bfloat16", device="cpu")
-    assert {weight.dtype for weight in blip.parameters()} == {torch.bfloat16}
+    model = HookedBLIP.from_hf(vqa.hf, dtype="bfloat16", device="cpu")
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert next(vqa.hf.parameters()).dtype == torch.float32
     with pytest.raises(ValueError, match="no dtype 'int8' for a model; expected float32"):
         HookedBLIP.from_hf(vqa.hf, dtype="int8")
@@ -282,7 +283,7 @@ def test_a_class_derived_from_hugging_faces(vqa):
 
     mine = Mine(vqa.hf.config).eval()
     mine.load_state_dict(vqa.hf.state_dict())
-    assert same_weights(HookedBLIP.from_hf(mine), vqa.blip)
+    assert same_weights(HookedBLIP.from_hf(mine), vqa.model)
 
 
 def test_the_mini_model_sees():
@@ -291,16 +292,16 @@ def test_the_mini_model_sees():
 
     from notice_lens.mini import mini_folder, rows
 
-    blip = HookedBLIP.mini()
-    assert blip.check().passed, str(blip.check())
+    model = HookedBLIP.mini()
+    assert model.check().passed, str(model.check())
     pairs = [row for task in ("scenes", "states", "faces") for row in rows(task, 20, seed=4)]
-    said = blip.generate([pair.clean_image for pair in pairs], [pair.clean_prompt for pair in pairs])
+    said = model.generate([pair.clean_image for pair in pairs], [pair.clean_prompt for pair in pairs])
     right = [answer == pair.correct_answer for answer, pair in zip(said, pairs, strict=True)]
     assert sum(right) >= 0.9 * len(right)
-    inputs = blip.prepare(pairs[0].clean_image, pairs[0].clean_prompt)
+    inputs = model.prepare(pairs[0].clean_image, pairs[0].clean_prompt)
     theirs = BlipForQuestionAnswering.from_pretrained(mini_folder(), dtype=torch.float32).eval()
     expected = Oracle(theirs, "vqa").logits(inputs.pixel_values, inputs.input_ids)
-    assert relative_error(blip(inputs), expected) < 1e-5
+    assert relative_error(model(inputs), expected) < 1e-5
 
 
 # Files that cannot be read, and what is no model
@@ -502,10 +503,10 @@ class Lora(torch.nn.Module):
 )
 def test_a_wrapped_model_says_how_to_unwrap_it(vqa, wrap, cause, way_out):
     with pytest.raises(TypeError, match=rf"wrapped in {cause}: .* Give {way_out} instead"):
-        HookedBLIP.from_hf(wrap(vqa.hf), vqa.blip.processor)
+        HookedBLIP.from_hf(wrap(vqa.hf), vqa.model.processor)
     if wrap is not torch.compile:
         with pytest.raises(TypeError, match=rf"wrapped in {cause}"):
-            patching.sweep(wrap(vqa.blip), made_up_pairs("vqa"), "text.attn", progress=False)
+            patching.sweep(wrap(vqa.model), made_up_pairs("vqa"), "text.attn", progress=False)
 
 
 def test_a_model_without_plain_weights_says_so():
@@ -550,12 +551,12 @@ def test_words_added_to_the_tokenizer_alone_are_found(vqa_folder, tmp_path):
         HookedBLIP.from_pretrained(vqa_folder, processor=longer)
     with pytest.raises(ValueError, match="florble, gnarf have no embedding"):
         HookedBLIP.from_hf(random_hf(tokenizer=processor().tokenizer), longer)
-    blip = HookedBLIP.from_pretrained(vqa_folder)
-    blip.tokenizer.add_tokens(["zzyzx"])
+    model = HookedBLIP.from_pretrained(vqa_folder)
+    model.tokenizer.add_tokens(["zzyzx"])
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     for question, answer in (("is this zzyzx?", "red"), ("is this red?", "zzyzx")):
         with pytest.raises(ValueError, match="has a word 'zzyzx' that the model has no embedding for"):
-            blip.prepare(image, question, answer)
+            model.prepare(image, question, answer)
 
 
 def test_a_word_in_the_place_of_dec_is_found(bert):

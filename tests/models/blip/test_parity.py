@@ -12,7 +12,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def every_site(pair: Pair) -> list[str]:
-    cfg = pair.blip.cfg
+    cfg = pair.model.cfg
     return [
         f"{stack}.blocks.{layer}.{leaf}"
         for stack in cfg.stacks
@@ -27,8 +27,8 @@ def check_parity(pair: Pair, tolerance: float) -> dict[str, float]:
     names = every_site(pair)
     with torch.no_grad():
         expected, activations = pair.oracle.record(as_tuple(inputs), names)
-        logits = pair.blip(inputs)
-        seen, cache = pair.blip.run_with_cache(inputs)
+        logits = pair.model(inputs)
+        seen, cache = pair.model.run_with_cache(inputs)
         embedded = pair.hf.vision_model.embeddings(inputs.pixel_values)
     errors = {"logits": relative_error(logits, expected), "logits while looked at": relative_error(seen, expected)}
     errors["embedded image"] = relative_error(cache["vision.blocks.0.hook_resid_pre"], embedded)
@@ -51,20 +51,20 @@ def test_every_stage_of_the_full_architecture(dtype, record_property):
 
 def test_head_count_and_eps_come_from_the_config():
     pair = make_pair("vqa", text={"num_attention_heads": 4, "layer_norm_eps": 1e-3})
-    assert pair.blip.cfg.text.n_heads == 4
-    assert pair.blip.cfg.vision.n_heads == 6
+    assert pair.model.cfg.text.n_heads == 4
+    assert pair.model.cfg.vision.n_heads == 6
     check_parity(pair, 1e-5)
-    assert pair.blip.cfg.text.eps == 1e-3
-    assert pair.blip.cfg.vision.eps == 1e-5
+    assert pair.model.cfg.text.eps == 1e-3
+    assert pair.model.cfg.vision.eps == 1e-5
 
 
 def test_the_test_model_is_no_degenerate_one(vqa):
     """Image, word order and every layer reach the answer by far more than the tolerances."""
     inputs = vqa.inputs()
     with torch.no_grad():
-        logits = vqa.blip(inputs)
-        other_image = vqa.blip(replace(inputs, pixel_values=vqa.inputs(seed=1).pixel_values))
-        reordered = vqa.blip(replace(inputs, input_ids=inputs.input_ids[:, [0, 2, 1, *range(3, 9)]]))
+        logits = vqa.model(inputs)
+        other_image = vqa.model(replace(inputs, pixel_values=vqa.inputs(seed=1).pixel_values))
+        reordered = vqa.model(replace(inputs, input_ids=inputs.input_ids[:, [0, 2, 1, *range(3, 9)]]))
     assert relative_error(other_image, logits) > 0.01
     assert relative_error(reordered, logits) > 0.01
 
@@ -72,7 +72,7 @@ def test_the_test_model_is_no_degenerate_one(vqa):
 @pytest.mark.parametrize("kind", ["caption", "match"])
 def test_text_and_image_of_different_widths(kind):
     pair = make_pair(kind, text={"hidden_size": 48, "intermediate_size": 96})
-    assert (pair.blip.cfg.vision.d_model, pair.blip.stack(pair.blip.cfg.stacks[1]).cfg.d_model) == (96, 48)
+    assert (pair.model.cfg.vision.d_model, pair.model.stack(pair.model.cfg.stacks[1]).cfg.d_model) == (96, 48)
     check_parity(pair, 1e-5)
 
 
@@ -84,8 +84,8 @@ def test_padding_behind_captions_is_masked(caption):
         theirs = caption.hf.text_decoder(
             input_ids=inputs.input_ids, attention_mask=mask, encoder_hidden_states=image
         ).logits
-        ours = caption.blip(replace(inputs, attention_mask=mask))
-        looked_at, _ = caption.blip.run_with_cache(replace(inputs, attention_mask=mask))
+        ours = caption.model(replace(inputs, attention_mask=mask))
+        looked_at, _ = caption.model.run_with_cache(replace(inputs, attention_mask=mask))
     real = mask.bool()
     assert relative_error(ours[real], theirs[real]) < 1e-5
     assert relative_error(looked_at[real], theirs[real]) < 1e-5
@@ -98,10 +98,10 @@ def test_position_interpolation_is_hugging_faces():
     larger = torch.randn(1, 3, 96, 80, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = pair.hf(pixel_values=larger, input_ids=inputs.input_ids, interpolate_pos_encoding=True).logits
-        ours = pair.blip({"pixel_values": larger, "input_ids": inputs.input_ids, "interpolate_pos_encoding": True})
+        ours = pair.model({"pixel_values": larger, "input_ids": inputs.input_ids, "interpolate_pos_encoding": True})
     assert relative_error(ours, expected) <= 1e-5
     with pytest.raises(ValueError, match="96 x 80 pixels; this model expects 64 x 64.*interpolate_pos_encoding=True"):
-        pair.blip({"pixel_values": larger, "input_ids": inputs.input_ids})
+        pair.model({"pixel_values": larger, "input_ids": inputs.input_ids})
 
 
 def test_a_padded_batch_gives_each_question_its_own_logits():
@@ -116,8 +116,8 @@ def test_a_padded_batch_gives_each_question_its_own_logits():
     pixels = torch.cat([single.pixel_values for single in singles])
     with torch.no_grad():
         alone = torch.cat([pair.oracle.logits(*as_tuple(single)) for single in singles])
-        ours = pair.blip({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
-        looked_at, _ = pair.blip.run_with_cache({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
+        ours = pair.model({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
+        looked_at, _ = pair.model.run_with_cache({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
         image = pair.hf.vision_model(pixel_values=pixels).last_hidden_state
         states = pair.hf.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=image).last_hidden_state
         start = torch.full((len(ids), 1), pair.hf.config.text_config.bos_token_id)
@@ -134,7 +134,7 @@ def test_a_padded_batch_of_texts_to_match():
     ids[0], ids[1, :6], mask[1, 6:] = long.input_ids[0], short.input_ids[0], 0
     pixels = torch.cat([long.pixel_values, short.pixel_values])
     with torch.no_grad():
-        ours = pair.blip({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
+        ours = pair.model({"pixel_values": pixels, "input_ids": ids, "attention_mask": mask})
         alone = torch.cat([pair.oracle.logits(*as_tuple(single)) for single in (long, short)])
     assert relative_error(ours, alone) <= 1e-5
 
@@ -142,11 +142,11 @@ def test_a_padded_batch_of_texts_to_match():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_close(dtype, vqa):
     inputs = vqa.inputs()
-    blip = make_pair("vqa").blip.to(dtype=dtype)
+    model = make_pair("vqa").model.to(dtype=dtype)
     with torch.no_grad():
-        expected = vqa.blip(inputs)
-        logits = blip(inputs)
-        looked_at, _ = blip.run_with_cache(inputs)
+        expected = vqa.model(inputs)
+        logits = model(inputs)
+        looked_at, _ = model.run_with_cache(inputs)
     assert logits.dtype == dtype
     assert relative_error(logits.float(), expected) < 0.05
     assert relative_error(looked_at.float(), expected) < 0.05

@@ -8,7 +8,7 @@ from conftest import relative_error
 
 @pytest.fixture
 def text(vqa):
-    return vqa.blip.text
+    return vqa.model.text
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def flow(vqa):
     """The embedded question and the image states of an example."""
     inputs = vqa.inputs(batch=2)
     with torch.no_grad():
-        return vqa.blip.text.embed(inputs.input_ids), vqa.blip.run_stack("vision", inputs)
+        return vqa.model.text.embed(inputs.input_ids), vqa.model.run_stack("vision", inputs)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 3, 4, -1])
@@ -31,10 +31,10 @@ def test_stopping_and_starting_again_changes_nothing(text, flow, layer):
 
 def test_the_vision_stack_stops_before_its_last_layer_norm(vqa):
     inputs = vqa.inputs()
-    _, cache = vqa.blip.run_with_cache(inputs)
+    _, cache = vqa.model.run_with_cache(inputs)
     with torch.no_grad():
-        stopped = vqa.blip.vision(vqa.blip.vision.embed(inputs.pixel_values), stop_at_layer=3)
-        assert torch.equal(vqa.blip.vision.ln_final(stopped), vqa.blip.run_stack("vision", inputs))
+        stopped = vqa.model.vision(vqa.model.vision.embed(inputs.pixel_values), stop_at_layer=3)
+        assert torch.equal(vqa.model.vision.ln_final(stopped), vqa.model.run_stack("vision", inputs))
     assert relative_error(stopped, cache["vision.blocks.2.hook_resid_post"]) < 1e-5
 
 
@@ -61,13 +61,13 @@ def test_sources_that_do_not_fit(vqa, text, flow):
     with pytest.raises(ValueError, match="`text` has cross-attention: give it a source"):
         text(resid)
     with pytest.raises(ValueError, match="`vision` reads no source"):
-        vqa.blip.vision(image, source=image)
+        vqa.model.vision(image, source=image)
     with pytest.raises(ValueError, match="2 rows of `text` cannot share 3 rows of its source"):
         text(resid, source=image[:1].repeat(3, 1, 1))
     with pytest.raises(ValueError, match="a source projected for 3 layers; `text` has 4"):
         text(resid, source=text.project_source(image)[:3])
     with pytest.raises(ValueError, match="`vision` has no cross-attention"):
-        vqa.blip.vision.project_source(image)
+        vqa.model.vision.project_source(image)
 
 
 def test_more_tokens_than_positions(text):
@@ -76,7 +76,7 @@ def test_more_tokens_than_positions(text):
 
 
 def test_heads_and_layers_are_checked(vqa):
-    cfg = vqa.blip.cfg.text
+    cfg = vqa.model.cfg.text
     assert (cfg.check_layer(-1), cfg.check_head(5)) == (3, 5)
     with pytest.raises(IndexError, match="layer 4 asked for; `text` has layers 0 to 3"):
         cfg.check_layer(4)

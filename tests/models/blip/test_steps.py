@@ -17,34 +17,34 @@ ADDED = (Apply("ln_gate"), Stream("hook_gate"))
 @pytest.fixture
 def widened(monkeypatch) -> HookedBLIP:
     """A model whose text blocks have one more step, between cross-attention and MLP."""
-    plain = make_small_pair().blip
+    plain = make_small_pair().model
     at = steps.POST_NORM.index(Apply("ln2")) + 1
     monkeypatch.setitem(steps.STEPS, "post", (*steps.POST_NORM[:at], *ADDED, *steps.POST_NORM[at:]))
-    blip = HookedBLIP(plain.cfg, plain.processor).to(torch.float64)
-    missing, unexpected = blip.load_state_dict(plain.state_dict(), strict=False)
+    model = HookedBLIP(plain.cfg, plain.processor).to(torch.float64)
+    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     assert {name.rpartition("blocks.")[2][2:] for name in missing} == {"ln_gate.weight", "ln_gate.bias"}
     generator = torch.Generator().manual_seed(0)
     for name in missing:
-        weight = blip.get_parameter(name)
+        weight = model.get_parameter(name)
         weight.data = 1 + torch.randn(weight.shape, generator=generator, dtype=weight.dtype) / 3
-    return blip
+    return model
 
 
-def full_run(blip: HookedBLIP, pair, hook: str, position: int, width: slice) -> float:
+def full_run(model: HookedBLIP, pair, hook: str, position: int, width: slice) -> float:
     """The change of the logit difference that one patch makes, by two runs of the whole model with hooks."""
     words = [pair.correct_answer, pair.incorrect_answer]
-    right, wrong = (blip.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words)
-    clean, corrupt = (blip.prepare(image, pair.clean_prompt) for image in (pair.clean_image, pair.corrupt_image))
+    right, wrong = (model.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words)
+    clean, corrupt = (model.prepare(image, pair.clean_prompt) for image in (pair.clean_image, pair.corrupt_image))
 
     def patch(value, hook):
         value[:, position, width] = cache[hook.name][:, position, width]
         return value
 
     with torch.no_grad():
-        _, cache = blip.run_with_cache(clean)
-        base = blip(corrupt)[0, 0]
-        patched = blip.run_with_hooks(corrupt, fwd_hooks=[(hook, patch)])[0, 0]
+        _, cache = model.run_with_cache(clean)
+        base = model(corrupt)[0, 0]
+        patched = model.run_with_hooks(corrupt, fwd_hooks=[(hook, patch)])[0, 0]
     return float((patched - base)[right] - (patched - base)[wrong])
 
 
@@ -84,9 +84,9 @@ def test_what_is_derived_from_the_steps_has_the_added_hook(widened):
 
 
 def test_every_hook_point_of_a_block_that_can_be_edited_is_in_its_order():
-    blip = make_small_pair().blip
-    for stack in blip.cfg.stacks:
-        points = [point for point in steps.order(blip.stack(stack).steps) if not point.endswith((".inside", "output"))]
-        hooks = {name.partition("blocks.0.")[2] for name in blip.hook_dict if name.startswith(f"{stack}.blocks.0.")}
+    model = make_small_pair().model
+    for stack in model.cfg.stacks:
+        points = [point for point in steps.order(model.stack(stack).steps) if not point.endswith((".inside", "output"))]
+        hooks = {name.partition("blocks.0.")[2] for name in model.hook_dict if name.startswith(f"{stack}.blocks.0.")}
         computed = {hook for hook in hooks if not hook.endswith(("_input", "hook_scale", "hook_normalized"))}
         assert computed == set(points) - set(steps.EMBEDDING)

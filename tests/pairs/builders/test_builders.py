@@ -108,11 +108,11 @@ def test_the_nearest_picture(mit, mini, bert, tmp_path):
         assert names[0] == names[1]
 
 
-def _with_words_of(blip, tokenizer):
+def _with_words_of(model, tokenizer):
     """The mini model's eyes, with a vocabulary that has all emotions."""
-    processor = copy(blip.processor)
+    processor = copy(model.processor)
     processor.tokenizer = tokenizer
-    seeing = copy(blip)
+    seeing = copy(model)
     seeing.processor = processor
     return seeing
 

@@ -143,9 +143,9 @@ def test_nearest_pictures_are_paired(vqa, tmp_path: Path):
         (tmp_path / "sad").mkdir(exist_ok=True)
         happy.putpixel((0, 0), (0, 0, 0))
         happy.save(tmp_path / "sad" / f"{9 - i}.png")
-    built = build(tmp_path, vqa.blip, match="nearest")
+    built = build(tmp_path, vqa.model, match="nearest")
     assert len(built.rows) == 6
     assert all(int(row["clean_image"].stem) + int(row["corrupt_image"].stem) == 9 for row in built.rows)
     assert Counter(row["correct_answer"] for row in built.rows) == {"happy": 3, "sad": 3}
-    few = build(tmp_path, vqa.blip, match="nearest", n=2)
+    few = build(tmp_path, vqa.model, match="nearest", n=2)
     assert all(int(row["clean_image"].stem) + int(row["corrupt_image"].stem) == 9 for row in few.rows)

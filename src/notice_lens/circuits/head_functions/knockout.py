@@ -41,7 +41,7 @@ class Knife:
     """Cuts heads of one attention and measures, in the clean run, the change of the logit difference.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         functions: What `head_functions` gave for them.
         ablation: What takes a head's place: `mean` (over all clean runs, by role) or `zero`.
@@ -52,12 +52,12 @@ class Knife:
     """
 
     def __init__(
-        self, blip: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset", ablation: str, **options: Any
+        self, model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset", ablation: str, **options: Any
     ) -> None:
-        self.blip, self.options = blip, {"controls": (), **options}
+        self.model, self.options = model, {"controls": (), **options}
         self.module = str(functions.attrs["site"]).removesuffix(".hook_pattern")
         self.n_heads, self.ablation = functions.sizes["head"], ablation
-        self.pairs = _with_patches(blip, pairs, functions)
+        self.pairs = _with_patches(model, pairs, functions)
         self.gap = np.nan
 
     def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
@@ -88,7 +88,7 @@ class Knife:
         if not variants:
             return {}
         settings = {"metrics": "logit_diff_change", "direction": "noise", **self.options}
-        effects = run_variants(self.blip, self.pairs, dict(variants), **settings)
+        effects = run_variants(self.model, self.pairs, dict(variants), **settings)
         self.gap = float((effects["logit_diff_clean"] - effects["logit_diff_corrupt"]).mean())
         return dict(zip(variants, effects["logit_diff_change"].values.astype(float).T, strict=True))
 
@@ -109,10 +109,10 @@ def _name(cut: Cut, head: int, side: str | None = None) -> str:
     return f"L{cut.layer}.H{head} {cut.role}" + (f" | {side}" if side else "")
 
 
-def _with_patches(blip: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
+def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
     """The pairs with further regions, patch by patch: what is outside each region, outliers, and other patches."""
-    side = blip.cfg.image_size // blip.cfg.patch_size
-    masks = region_masks(blip, pairs, functions["region"].values.tolist() or None)
+    side = model.cfg.image_size // model.cfg.patch_size
+    masks = region_masks(model, pairs, functions["region"].values.tolist() or None)
     outlier = functions["outlier"].values
     further = {f"patches: outside {name}": ~mask & mask.any(-1, keepdims=True) for name, mask in masks.items()}
     things = [mask for name, mask in masks.items() if name != BACKGROUND]

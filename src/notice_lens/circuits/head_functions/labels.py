@@ -177,7 +177,7 @@ IN_WORDS = {
 
 
 def label_heads(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     functions: "xr.Dataset",
     heads: Iterable[tuple[int, int]],
@@ -197,7 +197,7 @@ def label_heads(
     Experimental: the rules are our reading of the paper, which names heads by their maps.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs that `functions` is of.
         functions: What `head_functions` gave for them.
         heads: (layer, head) of each candidate.
@@ -233,7 +233,7 @@ def label_heads(
     verdicts = Verdicts(_candidates(heads, functions))
     scores = _scores(pairs, functions, maps, regions, ablation)
     claims = _claims(scores, alpha, n_flips, verdicts)
-    knife = Knife(blip, pairs, functions, ablation, **options)
+    knife = Knife(model, pairs, functions, ablation, **options)
     means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
@@ -262,7 +262,7 @@ def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
 def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
     """The functions at the kind of map and the regions asked for."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
-        raise ValueError("the functions are of other pairs: head_functions(blip, pairs) makes those of these")
+        raise ValueError("the functions are of other pairs: head_functions(model, pairs) makes those of these")
     if maps not in functions["maps"].values:
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):

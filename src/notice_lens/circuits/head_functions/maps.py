@@ -38,7 +38,7 @@ KINDS = ("attention", "value_weighted")
 @outside_inference_mode
 @torch.no_grad()
 def attention_maps(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     site: Any = "text.cross_attn",
     *,
@@ -53,7 +53,7 @@ def attention_maps(
     """Where every head looks, for every pair: one run of the model over all pairs.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: The pairs.
         site: An attention from words to the image: `text.cross_attn`, of captions `decoder.cross_attn`.
         roles: Names of roles, or `all` for all words at once; None takes each that the pairs have, and `all` too where
@@ -78,23 +78,23 @@ def attention_maps(
     """
     from notice_lens.patching.positions import Places
 
-    found, kinds = check_site(blip, site), _kinds(maps, dtype)
-    spans = Places(blip, pairs).words
+    found, kinds = check_site(model, site), _kinds(maps, dtype)
+    spans = Places(model, pairs).words
     names = roles_asked(roles, spans)
-    layers = range(blip.stack(found.stack).cfg.n_layers)
-    shape = (len(kinds), len(pairs), len(names), len(layers), blip.stack(found.stack).cfg.n_heads, _positions(blip))
+    layers = range(model.stack(found.stack).cfg.n_layers)
+    shape = (len(kinds), len(pairs), len(names), len(layers), model.stack(found.stack).cfg.n_heads, _positions(model))
     weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
     leaves = [f"{found.stack}.blocks.{layer}.{found.activation}" for layer in layers]
-    last = f"vision.blocks.{blip.stack('vision').cfg.n_layers - 1}.hook_resid_post"
+    last = f"vision.blocks.{model.stack('vision').cfg.n_layers - 1}.hook_resid_post"
     watched = [last, *leaves, *(map(_values_of, leaves) if "value_weighted" in kinds else ())]
     for start in tqdm(range(0, len(pairs), batch_size), desc="attention maps", disable=not progress):
         numbers = range(start, min(start + batch_size, len(pairs)))
-        inputs = pairs.select(numbers).prepare(blip, image=image, prompt=prompt)
-        _, cache = blip.run_with_cache(inputs, names_filter=watched)
+        inputs = pairs.select(numbers).prepare(model, image=image, prompt=prompt)
+        _, cache = model.run_with_cache(inputs, names_filter=watched)
         norm[start : numbers.stop] = cache[last].float().norm(dim=-1).cpu().numpy()
         mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
         for layer, leaf in enumerate(leaves):
-            weight[:, start : numbers.stop, :, layer] = _weighted(blip, leaf, cache, mean, kinds).cpu().numpy()
+            weight[:, start : numbers.stop, :, layer] = _weighted(model, leaf, cache, mean, kinds).cpu().numpy()
     return _dataset(weight, norm, pairs, (kinds, names), {"site": found.name, "image": image, "prompt": prompt})
 
 
@@ -116,7 +116,7 @@ def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
     return (weight - weight.mean(["layer", "head"])).rename("relative_attention").assign_attrs(weight.attrs)
 
 
-def check_site(blip: "HookedBLIP", site: Any) -> "Site":
+def check_site(model: "HookedBLIP", site: Any) -> "Site":
     """The pattern of an attention from words to the image, as a site.
 
     Raises:
@@ -126,9 +126,9 @@ def check_site(blip: "HookedBLIP", site: Any) -> "Site":
 
     name = site if isinstance(site, str) else site.name
     module = name.removesuffix(".pattern").removesuffix(".hook_pattern").removesuffix(".z").removesuffix(".hook_z")
-    found = Site.of(blip, f"{module}.pattern")
-    if axes(blip, found.stack, found.activation) != ("token", "image"):
-        looking = "decoder.cross_attn" if blip.cfg.kind == "caption" else "text.cross_attn"
+    found = Site.of(model, f"{module}.pattern")
+    if axes(model, found.stack, found.activation) != ("token", "image"):
+        looking = "decoder.cross_attn" if model.cfg.kind == "caption" else "text.cross_attn"
         raise ValueError(f"site {name!r} does not look from words at the image; of this model {looking!r} does")
     return found
 
@@ -169,8 +169,8 @@ def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _positions(blip: "HookedBLIP") -> int:
-    return (blip.cfg.image_size // blip.cfg.patch_size) ** 2 + 1
+def _positions(model: "HookedBLIP") -> int:
+    return (model.cfg.image_size // model.cfg.patch_size) ** 2 + 1
 
 
 def _role_weights(
@@ -189,11 +189,11 @@ def _role_weights(
 
 
 def _weighted(
-    blip: "HookedBLIP", leaf: str, cache: Any, mean: Tensor, kinds: Sequence[str]
+    model: "HookedBLIP", leaf: str, cache: Any, mean: Tensor, kinds: Sequence[str]
 ) -> Float[Tensor, "kind pair role head key"]:
     """The maps of one layer, of each kind."""
     pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
-    scaled = [pattern if kind == "attention" else pattern * _value_norms(blip, leaf, cache)[:, None] for kind in kinds]
+    scaled = [pattern if kind == "attention" else pattern * _value_norms(model, leaf, cache)[:, None] for kind in kinds]
     return torch.stack(scaled)
 
 
@@ -202,9 +202,9 @@ def _values_of(leaf: str) -> str:
     return leaf.replace("hook_pattern", "hook_v")
 
 
-def _value_norms(blip: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
+def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
     """Norm of what each head writes for each patch where its attention is 1, by the Gram matrix of its W_O."""
-    W_O = blip.attention_of(leaf).W_O.float()
+    W_O = model.attention_of(leaf).W_O.float()
     gram = einsum(W_O, W_O, "head d_head d_model, head other d_model -> head d_head other")
     v = cache[_values_of(leaf)].float()
     square = einsum(v, gram, v, "pair key head d_head, head d_head other, pair key head other -> pair head key")

@@ -89,7 +89,7 @@ class Table:
 
 
 def head_functions(
-    blip: "HookedBLIP",
+    model: "HookedBLIP",
     pairs: "MinimalPairs",
     site: Any = "text.cross_attn",
     *,
@@ -109,7 +109,7 @@ def head_functions(
     `notice_lens.circuits.head_functions.scores`.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: With `clean_regions`, or nothing can be tested.
         site: An attention from words to the image.
         roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
@@ -134,9 +134,9 @@ def head_functions(
     """
     import xarray as xr
 
-    masks = region_masks(blip, pairs, regions)
+    masks = region_masks(model, pairs, regions)
     if attention is None:
-        attention = attention_maps(blip, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
+        attention = attention_maps(model, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
     else:
         attention = _given(attention, pairs, roles, maps)
     options = {
@@ -166,18 +166,18 @@ def _task(pairs: "MinimalPairs") -> str:
     return str(*tasks) if len(tasks) == 1 else ""
 
 
-def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
+def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
     """Masks of the clean images' patches by region, bool [pair, patch], the class token left out.
 
     Args:
-        blip: Its patch grid counts.
+        model: Its patch grid counts.
         pairs: The pairs.
         names: Which regions; None takes all but `background`.
 
     Raises:
         ValueError: No pair has a region of that name.
     """
-    found = pairs.patch_masks(blip)
+    found = pairs.patch_masks(model)
     known = list(dict.fromkeys(name for own in found for name in own))
     if names is None:
         chosen = [name for name in known if name != BACKGROUND]
@@ -186,7 +186,7 @@ def region_masks(blip: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -
     for name in chosen:
         if name not in known:
             raise ValueError(one_of("region of these pairs", name, known))
-    n_patches = (blip.cfg.image_size // blip.cfg.patch_size) ** 2
+    n_patches = (model.cfg.image_size // model.cfg.patch_size) ** 2
     empty = np.zeros(n_patches, bool)
     return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
 

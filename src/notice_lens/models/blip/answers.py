@@ -29,23 +29,23 @@ def answer_log_probs(
 
 @one_thread_at_a_time
 @torch.no_grad()
-def greedy(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[str]:
+def greedy(model: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[str]:
     """Return the most likely token at each step, up to `[SEP]`, as text; a caption begins with its prompt."""
-    said = greedy_ids(blip, inputs, max_new_tokens)
-    return [text.strip() for text in blip.tokenizer.batch_decode(said, skip_special_tokens=True)]
+    said = greedy_ids(model, inputs, max_new_tokens)
+    return [text.strip() for text in model.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
 @one_thread_at_a_time
 @torch.no_grad()
-def greedy_ids(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[list[int]]:
+def greedy_ids(model: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> list[list[int]]:
     """Return the same as token ids, without `[DEC]` and `[SEP]`."""
-    cfg = blip.cfg
-    ids, lengths, decode = _decoding(blip, inputs)
+    cfg = model.cfg
+    ids, lengths, decode = _decoding(model, inputs)
     rows = torch.arange(len(ids), device=ids.device)
     open_rows = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    for _ in range(min(max_new_tokens, blip.decoder.cfg.n_ctx + 1 - ids.shape[1])):
+    for _ in range(min(max_new_tokens, model.decoder.cfg.n_ctx + 1 - ids.shape[1])):
         states = decode(ids)[rows, lengths - 1]
-        following = blip.head(states[:, None])[:, -1].argmax(-1)
+        following = model.head(states[:, None])[:, -1].argmax(-1)
         open_rows = open_rows & (following != cfg.sep_token_id)
         if not bool(open_rows.any()):
             break
@@ -58,10 +58,10 @@ def greedy_ids(blip: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> l
 
 @one_thread_at_a_time
 @torch.no_grad()
-def rank(blip: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> Float[Tensor, "batch candidate"]:
+def rank(model: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> Float[Tensor, "batch candidate"]:
     """Log-probability of every candidate for every input; image and question are encoded once for all."""
-    ids, lengths, decode = _decoding(blip, inputs)
-    pieces = blip.tokenizer(list(candidates), add_special_tokens=False)["input_ids"]
+    ids, lengths, decode = _decoding(model, inputs)
+    pieces = model.tokenizer(list(candidates), add_special_tokens=False)["input_ids"]
     at_once = max(1, ROWS_AT_ONCE // len(ids))
     scores = []
     for start in range(0, len(pieces), at_once):
@@ -69,8 +69,8 @@ def rank(blip: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> F
         for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
             for piece in pieces[start : start + at_once]:
                 rows.append(row[:length] + piece)
-                targets.append([IGNORED] * (length - 1) + piece + [blip.cfg.sep_token_id])
-        logits = blip.head(decode(pad(rows, blip.cfg.pad_token_id).to(ids.device)))
+                targets.append([IGNORED] * (length - 1) + piece + [model.cfg.sep_token_id])
+        logits = model.head(decode(pad(rows, model.cfg.pad_token_id).to(ids.device)))
         scores.append(answer_log_probs(logits, pad(targets, IGNORED).to(ids.device)).view(len(ids), -1))
     return torch.cat(scores, 1)
 
@@ -83,23 +83,23 @@ class _Decoding(NamedTuple):
     decode: Callable[[Tensor], Tensor]
 
 
-def _decoding(blip: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
+def _decoding(model: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
     """The decoder with everything in front of it run once, and its source projected once."""
-    cfg = blip.cfg
+    cfg = model.cfg
     if cfg.decoder is None:
         raise ValueError("a model of kind 'match' has no decoder: it says nothing; call it for its match logits")
     inputs = replace(inputs, answer_ids=None, target_ids=None)
-    ids = blip.decoder_ids(inputs)
+    ids = model.decoder_ids(inputs)
     mask = inputs.attention_mask
     lengths = torch.full((len(ids),), ids.shape[1], device=ids.device)
     if cfg.kind == "caption" and mask is not None:
         lengths = mask.sum(-1)
-    states = blip.source_of("decoder", inputs)
+    states = model.source_of("decoder", inputs)
     assert states is not None, "a decoder stands behind another stack"
-    source = blip.decoder.share_source(states)
-    source_mask = blip.source_mask("decoder", inputs)
+    source = model.decoder.share_source(states)
+    source_mask = model.source_mask("decoder", inputs)
 
     def decode(ids: Tensor) -> Tensor:
-        return blip.decoder(blip.decoder.embed(ids), source=source, source_mask=source_mask)
+        return model.decoder(model.decoder.embed(ids), source=source, source_mask=source_mask)
 
     return _Decoding(ids, lengths, decode)

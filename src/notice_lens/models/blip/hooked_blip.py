@@ -41,7 +41,7 @@ class HookedBLIP(ForwardPass):
     gets the answers that each gets alone (Hugging Face's `generate` lets the decoder look at padding).
 
     Attributes:
-        cfg: One config per stack: `blip.cfg.text.n_heads`.
+        cfg: One config per stack: `model.cfg.text.n_heads`.
         vision: The image encoder.
         text: The question encoder (not for captions).
         decoder: The answer decoder (not for matching).
@@ -118,10 +118,10 @@ class HookedBLIP(ForwardPass):
         """
         from notice_lens.models.blip.weights import port
 
-        blip = port(cls, hf_model, processor, enc_token)
-        return blip.to(
-            device=blip.device if device is None else torch.device(device),
-            dtype=blip.dtype if dtype is None else _dtype(dtype),
+        model = port(cls, hf_model, processor, enc_token)
+        return model.to(
+            device=model.device if device is None else torch.device(device),
+            dtype=model.dtype if dtype is None else _dtype(dtype),
         )
 
     @classmethod
@@ -137,10 +137,10 @@ class HookedBLIP(ForwardPass):
         """
         from notice_lens.mini import mini_folder
 
-        blip = cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
+        model = cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
         # Results say whose they are: a name, and not where this machine keeps the package.
-        blip.cfg = replace(blip.cfg, name_or_path="notice-lens mini")
-        return blip
+        model.cfg = replace(model.cfg, name_or_path="notice-lens mini")
+        return model
 
     # Inputs
 
@@ -179,12 +179,12 @@ class HookedBLIP(ForwardPass):
         """
         if isinstance(images, BLIPInputs):
             raise TypeError(
-                "expected images and questions, got BLIPInputs, which are prepared already: run blip(inputs)"
+                "expected images and questions, got BLIPInputs, which are prepared already: run model(inputs)"
             )
         if questions is not None and not isinstance(questions, Iterable):
             raise TypeError(
                 f"expected questions as text, got {type(questions).__name__}; images come first: "
-                "blip.prepare(image, 'is it red?')"
+                "model.prepare(image, 'is it red?')"
             )
         processor = self._processor_for("prepare")
         texts = as_strings("questions", questions)

@@ -64,7 +64,7 @@ class BLIPInputs:
         if "pixel_values" not in keys or not known.issuperset(keys):
             got = f"the keys {', '.join(map(str, keys))}" if keys else f"a {type(inputs).__name__}"
             raise TypeError(
-                "inputs come from blip.prepare(images, questions), or are a mapping with pixel_values and any of "
+                "inputs come from model.prepare(images, questions), or are a mapping with pixel_values and any of "
                 f"{', '.join(sorted(known - {'pixel_values'}))}; got {got}"
             )
         return cls(**inputs)
@@ -207,7 +207,7 @@ def _named_pixels(images: Mapping[str, Any], image_size: Any) -> Float[Tensor, "
     if list(images) != ["pixel_values"] or image_size is not None:
         raise ValueError(
             "images as a mapping have the key pixel_values alone and no image_size; got the keys "
-            f"{', '.join(map(str, images))}, image_size={image_size}. A mapping with words is for blip(inputs) itself"
+            f"{', '.join(map(str, images))}, image_size={image_size}. A mapping with words is for model(inputs) itself"
         )
     _check_tensor("pixel_values", images["pixel_values"])
     return images["pixel_values"]

@@ -251,11 +251,11 @@ def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
         )
 
 
-def _nearest(blip: Any, pictures: Sequence[Labelled], progress: bool) -> Nearest:
+def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Nearest:
     """Pairs pictures that are near each other for the model."""
     from notice_lens.pairs.distance import closest, picture_states
 
-    states = picture_states(blip, [picture.picture.source for picture in pictures], progress=progress)
+    states = picture_states(model, [picture.picture.source for picture in pictures], progress=progress)
     index = {picture.name: i for i, picture in enumerate(pictures)}
 
     def nearest(first: Sequence[Labelled], second: Sequence[Labelled], times: int) -> list[tuple[Labelled, Labelled]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from notice_lens import world
+from notice_lens import mini
 from notice_lens.errors import one_of, whole_number
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pairs import MinimalPairs
@@ -37,7 +37,7 @@ def mini_world(
     options = {"task": task, "n": n, "split": split, "slots": slots}
     sized = {} if size is None else {"size": whole_number("size", size, 1)}
     manifest = Manifest("mini_world", f"{task}, split {split}", seed=seed, options={**options, **sized})
-    rows = [row.columns() for row in world.rows(task, n, seed=seed, split=split, **sized)]
+    rows = [row.columns() for row in mini.rows(task, n, seed=seed, split=split, **sized)]
     lost: list[Problem] = []
     if slots == "control":
         lost = [_without_control(row["id"]) for row in rows if row["control_prompt"] is None]

@@ -32,7 +32,7 @@ MOST_ON_CPU = 512 * 2**20
 """More at once is slower on a CPU: what one step writes is no longer in its cache when the next one reads it."""
 
 
-def budget(blip: "HookedBLIP", asked: int | None = None) -> int:
+def budget(model: "HookedBLIP", asked: int | None = None) -> int:
     """Bytes that a wave may take: what was asked for, or a share of what is free.
 
     Raises:
@@ -42,12 +42,12 @@ def budget(blip: "HookedBLIP", asked: int | None = None) -> int:
         if asked < 1:
             raise ValueError(f"memory={asked}: expected a number of bytes, 1 or more, or None")
         return int(asked)
-    if blip.device.type == "cuda":
-        return int(SHARE_OF_FREE * 2 * torch.cuda.mem_get_info(blip.device)[0])
+    if model.device.type == "cuda":
+        return int(SHARE_OF_FREE * 2 * torch.cuda.mem_get_info(model.device)[0])
     return int(min(SHARE_OF_FREE * psutil.virtual_memory().available, MOST_ON_CPU))
 
 
-def bytes_per_row(blip: "HookedBLIP", stacks: Mapping[str, int], logits: int) -> int:
+def bytes_per_row(model: "HookedBLIP", stacks: Mapping[str, int], logits: int) -> int:
     """What a variant takes at the widest place of its way.
 
     At the MLP that is the stream, what it was normalised to, and twice the neurons; in attention the stream, queries,
@@ -55,22 +55,22 @@ def bytes_per_row(blip: "HookedBLIP", stacks: Mapping[str, int], logits: int) ->
     with it.
 
     Args:
-        blip: The model.
+        model: The model.
         stacks: The stacks that a variant passes through, with their positions.
         logits: How many logits are read from a variant at a time.
     """
-    size = torch.finfo(blip.dtype).bits // 8
+    size = torch.finfo(model.dtype).bits // 8
     widest, carried = 0, 0
     for stack, positions in stacks.items():
-        cfg = blip.stack(stack).cfg
+        cfg = model.stack(stack).cfg
         widest = max(widest, positions * (2 * cfg.d_mlp + 9 * cfg.d_model))
         carried += positions * cfg.d_model
     return size * (widest + carried) + 3 * 4 * logits
 
 
-def rows_that_fit(blip: "HookedBLIP", asked: int | None, row: int) -> int:
+def rows_that_fit(model: "HookedBLIP", asked: int | None, row: int) -> int:
     """How many rows of so many bytes fit into the budget, one at least; it is logged."""
-    limit = budget(blip, asked)
+    limit = budget(model, asked)
     fit = max(1, limit // row)
     log.info("a variant takes about %.1f MB; %.2f GB hold %d at a time", row / 2**20, limit / 2**30, fit)
     return fit
@@ -194,7 +194,7 @@ def measure(contexts: Sequence[Context], rows: Sequence[Row], fit: int) -> Itera
         fit: How many rows to send at a time, at most; halved where the device runs out of memory.
     """
     # Rows that join early are aboard for long: those of one layer together, so that a chunk starts as late as it can.
-    stacks = contexts[0].run.blip.cfg.stacks
+    stacks = contexts[0].run.model.cfg.stacks
     waiting = sorted(rows, key=lambda row: (*_depth(row, stacks), row.pair))
     while waiting:
         chunk = waiting[:fit]

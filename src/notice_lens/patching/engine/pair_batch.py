@@ -65,7 +65,7 @@ class Batch:
     """Some pairs before a model.
 
     Args:
-        blip: The model.
+        model: The model.
         pairs: Some of them.
         contrast: The answer that each pair's correct one is compared with.
         setting: What is done.
@@ -78,7 +78,7 @@ class Batch:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         contrast: Sequence[str],
         setting: Setting,
@@ -88,14 +88,14 @@ class Batch:
         donors: bool,
         of_others: Iterable[str] = (),
     ) -> None:
-        self.blip, self.pairs, self.setting = blip, list(pairs), setting
+        self.model, self.pairs, self.setting = model, list(pairs), setting
         self.record, self.streams = list(dict.fromkeys(record)), list(streams)
         self.also, self.of_others = list(also), list(of_others)
         column = "donor_prompt" if setting.by_text else "donor_digest"
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
         self.donors = donors and bool(self.has_donor.any())
         self.correct, self.contrast = [pair.correct_answer for pair in self.pairs], list(contrast)
-        self.single = one_token(blip, [*self.correct, *self.contrast])
+        self.single = one_token(model, [*self.correct, *self.contrast])
         self._preprocessed: dict[str, Tensor] = {}
 
     # Runs
@@ -110,18 +110,18 @@ class Batch:
             pair[f"{prompt}_prompt"] if pair[f"{prompt}_prompt"] is not None else pair.clean_prompt
             for pair in self.pairs
         ]
-        return self.blip.prepare({"pixel_values": self._pixels(image)}, prompts, spoken)
+        return self.model.prepare({"pixel_values": self._pixels(image)}, prompts, spoken)
 
     def _pixels(self, image: str) -> Tensor:
         """The clean, corrupt or donor images, preprocessed once."""
         if image not in self._preprocessed:
             images = [getattr(pair, f"{image}_image") or pair.clean_image for pair in self.pairs]
-            self._preprocessed[image] = self.blip.prepare(images).pixel_values
+            self._preprocessed[image] = self.model.prepare(images).pixel_values
         return self._preprocessed[image]
 
     def contexts(self) -> list[list[str] | None]:
         """What the decoder is made to say, one after the other: nothing, or the correct answers and the contrasts."""
-        if self.blip.cfg.kind == "match" or (self.blip.cfg.kind == "vqa" and self.single):
+        if self.model.cfg.kind == "match" or (self.model.cfg.kind == "vqa" and self.single):
             return [None]
         return [self.correct, self.contrast]
 
@@ -145,7 +145,7 @@ class Batch:
             sources |= parts(base.activations, other.activations)
             if made is not None:
                 sources |= made(base.activations, spoken)
-            yield Context(self, Run(self.blip, base, sources), found, spoken)
+            yield Context(self, Run(self.model, base, sources), found, spoken)
 
     def _traced(
         self, which: str, spoken: list[str] | None, from_clean: bool, before: Mapping[str, Trace], clean: Trace | None
@@ -166,14 +166,14 @@ class Batch:
             alone += self.of_others
         upstream, start = before.get(which), None
         if upstream is None and self.setting.by_text and clean is not None:
-            upstream, start = clean, self.blip.cfg.stacks[1]
+            upstream, start = clean, self.model.cfg.stacks[1]
         names = [*self.record, *alone]
-        with attn_results(self.blip, names):
-            return trace(self.blip, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
+        with attn_results(self.model, names):
+            return trace(self.model, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
 
     def _base_names(self) -> list[str]:
         """What is recorded of the base run alone."""
-        layers = {stack: self.blip.stack(stack).cfg.n_layers for stack in self.streams}
+        layers = {stack: self.model.stack(stack).cfg.n_layers for stack in self.streams}
         embedded = [stack for stack in self.streams if any(name.startswith(f"{stack}.hook_") for name in self.record)]
         return [
             *(f"{stack}.blocks.{layer}.hook_resid_pre" for stack, n in layers.items() for layer in range(n)),
@@ -186,7 +186,7 @@ class Batch:
         if which != "corrupt" or not isinstance(noise, Noise):
             return []
         ids = [pair.id for pair in self.pairs]
-        return noise.hooks(self.blip, self._inputs("clean"), ids, self.setting.noise_std, self.setting.sample)
+        return noise.hooks(self.model, self._inputs("clean"), ids, self.setting.noise_std, self.setting.sample)
 
 
 class Context:
@@ -204,7 +204,7 @@ class Context:
         self.clean, self.corrupt = unpatched["clean"], unpatched["corrupt"]
         mask = run.base.inputs.attention_mask
         self._tokens = None if mask is None else mask.sum(-1).tolist()
-        self.targets = None if spoken is None else without_end(run.base.inputs.target_ids, batch.blip.cfg.sep_token_id)
+        self.targets = None if spoken is None else without_end(run.base.inputs.target_ids, batch.model.cfg.sep_token_id)
 
     def real_length(self, axis: str, pair: int) -> int:
         """How many positions a pair has, padding left out: of its image, its tokens or its answer."""
@@ -213,7 +213,7 @@ class Context:
             return self.run.base.states["vision"].shape[1]
         if axis == "token" and inputs.input_ids is not None:
             return inputs.input_ids.shape[1] if self._tokens is None else self._tokens[pair]
-        return 1 if self.spoken is None else len(pieces(self.batch.blip.tokenizer, self.spoken[pair])) + 1
+        return 1 if self.spoken is None else len(pieces(self.batch.model.tokenizer, self.spoken[pair])) + 1
 
     def say(self, states: Tensor, pairs: Index) -> Said:
         """What rows say, from the states behind the last stack.
@@ -223,11 +223,11 @@ class Context:
             pairs: The pair of each row.
         """
         n_base = len(self.batch.pairs)
-        base = self._first(self.batch.blip.head(states[:n_base]), pairs[:n_base])
+        base = self._first(self.batch.model.head(states[:n_base]), pairs[:n_base])
         parts = []
         for start in range(0, len(pairs), ROWS_OF_LOGITS):
             rows = slice(start, start + ROWS_OF_LOGITS)
-            parts.append(self.say_logits(self.batch.blip.head(states[rows]), pairs[rows], base))
+            parts.append(self.say_logits(self.batch.model.head(states[rows]), pairs[rows], base))
         return Said.joined(parts)
 
     def say_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> Said:
@@ -263,9 +263,9 @@ class Context:
 
     def _entries(self, spoken: Sequence[str]) -> Tensor:
         """The entry of the logits that stands for each answer."""
-        if self.batch.blip.cfg.kind == "match":
+        if self.batch.model.cfg.kind == "match":
             return torch.tensor([int(answer == "match") for answer in spoken])
-        return torch.tensor([pieces(self.batch.blip.tokenizer, answer)[0] for answer in spoken])
+        return torch.tensor([pieces(self.batch.model.tokenizer, answer)[0] for answer in spoken])
 
 
 def contrasted(said: Sequence[Said]) -> Said:
@@ -283,7 +283,7 @@ def without_end(targets: Tensor | None, sep_token_id: int) -> Tensor:
 
 @torch.no_grad()
 def contrasts(
-    blip: "HookedBLIP", pairs: "MinimalPairs", corruption: Any, contrast: str, batch_size: int = 32
+    model: "HookedBLIP", pairs: "MinimalPairs", corruption: Any, contrast: str, batch_size: int = 32
 ) -> list[str]:
     """The answer that each pair's correct one is compared with.
 
@@ -291,7 +291,7 @@ def contrasts(
     `corrupt_answer`, since the incorrect answer is no longer what the corrupted run says; a pair that has none gets the
     model's own answer to its corrupted prompt.
     """
-    if contrast == "incorrect" or corruption != "text" or blip.cfg.kind == "match":
+    if contrast == "incorrect" or corruption != "text" or model.cfg.kind == "match":
         return list(pairs["incorrect_answer"])
     found = list(pairs["corrupt_answer"])
     unknown = [number for number, answer in enumerate(found) if not answer]
@@ -299,13 +299,13 @@ def contrasts(
         numbers = unknown[start : start + batch_size]
         part = pairs.select(numbers)
         said = part["incorrect_answer"]
-        if blip.cfg.kind == "vqa":
-            said = answers.greedy(blip, part.prepare(blip, prompt="corrupt"), max_new_tokens=20)
+        if model.cfg.kind == "vqa":
+            said = answers.greedy(model, part.prepare(model, prompt="corrupt"), max_new_tokens=20)
         for number, answer in zip(numbers, said, strict=True):
             found[number] = answer or pairs["incorrect_answer"][number]
     return found
 
 
-def one_token(blip: "HookedBLIP", spoken: Iterable[str]) -> bool:
+def one_token(model: "HookedBLIP", spoken: Iterable[str]) -> bool:
     """Whether all answers are single tokens."""
-    return blip.cfg.kind == "match" or all(len(pieces(blip.tokenizer, answer)) == 1 for answer in set(spoken))
+    return model.cfg.kind == "match" or all(len(pieces(model.tokenizer, answer)) == 1 for answer in set(spoken))

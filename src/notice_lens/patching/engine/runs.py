@@ -42,7 +42,7 @@ class Trace:
 
 
 def trace(
-    blip: HookedBLIP,
+    model: HookedBLIP,
     inputs: BLIPInputs,
     names: Iterable[str] = (),
     corrupting: Sequence[Hook] = (),
@@ -52,7 +52,7 @@ def trace(
     """Runs the model and records.
 
     Args:
-        blip: The model.
+        model: The model.
         inputs: What to run on.
         names: Hook points to record.
         corrupting: Hooks that corrupt the run, such as those of `Noise`.
@@ -60,7 +60,7 @@ def trace(
             image, or other answers to the same question.
         start: The first stack that runs anew; None for the last one.
     """
-    stacks = blip.cfg.stacks
+    stacks = model.cfg.stacks
     anew = stacks if upstream is None else stacks[stacks.index(start or stacks[-1]) :]
     wanted = [name for name in dict.fromkeys(names) if name.startswith(tuple(f"{stack}." for stack in anew))]
     found: dict[str, Tensor] = {}
@@ -73,16 +73,16 @@ def trace(
         found[hook.name] = value
 
     before = None
-    with blip.hooks([*corrupting, *((name, keep) for name in wanted)]):
+    with model.hooks([*corrupting, *((name, keep) for name in wanted)]):
         for stack in stacks:
             if stack in anew:
-                states[stack] = blip.run_stack(stack, inputs, before)
+                states[stack] = model.run_stack(stack, inputs, before)
             before = states[stack]
-        logits = blip.head(states[stacks[-1]])
+        logits = model.head(states[stacks[-1]])
     if not torch.isfinite(logits).all():
         raise ValueError(
-            f"the unpatched run gives logits that are NaN or infinite in {blip.dtype}, so no effect could be measured: "
-            "weights are broken, or activations too large for this dtype (load with dtype='float32' or 'bfloat16')"
+            f"the unpatched run gives logits that are NaN or infinite in {model.dtype}, so no effect could be "
+            "measured: weights are broken, or activations too large for this dtype (load with dtype='float32' or 'bfloat16')"
         )
     return Trace(inputs, states, found, logits)
 
@@ -91,13 +91,13 @@ class Run:
     """The base run of some pairs, with the runs that edits take their values from.
 
     Args:
-        blip: The model.
+        model: The model.
         base: The base run; the streams of the stacks that are edited or read an edited stack are recorded.
         sources: Other runs by name, such as `other` and `donor`.
     """
 
-    def __init__(self, blip: HookedBLIP, base: Trace, sources: Mapping[str, Any]) -> None:
-        self.blip, self.base = blip, base
+    def __init__(self, model: HookedBLIP, base: Trace, sources: Mapping[str, Any]) -> None:
+        self.model, self.base = model, base
         self._sources = {"self": base.activations, **sources}
         self._key_values: dict[tuple[str, int], KeyValues] = {}
 
@@ -110,7 +110,7 @@ class Run:
     @cached_property
     def shapes(self) -> dict[str, StackShape]:
         """What a plan has to know of every stack, in their order."""
-        stacks = {name: self.blip.stack(name) for name in self.blip.cfg.stacks}
+        stacks = {name: self.model.stack(name) for name in self.model.cfg.stacks}
         lengths = {name: states.shape[1] for name, states in self.base.states.items()}
         return {name: StackShape(one.steps, one.cfg.n_heads, lengths[name]) for name, one in stacks.items()}
 
@@ -120,7 +120,7 @@ class Run:
 
     def source(self, stack: str) -> Float[Tensor, "pair key_pos d_source"]:
         """What the cross-attention of a stack looks at in the base run."""
-        stacks = self.blip.cfg.stacks
+        stacks = self.model.cfg.stacks
         return self.base.states[stacks[stacks.index(stack) - 1]]
 
     def key_values(self, stack: str, layer: int) -> KeyValues:
@@ -129,7 +129,7 @@ class Run:
         They are kept for the next wave where those of all layers are small.
         """
         if (stack, layer) not in self._key_values:
-            source, blocks = self.source(stack), self.blip.stack(stack).blocks
+            source, blocks = self.source(stack), self.model.stack(stack).blocks
             projected = cast("Block", blocks[layer]).cross_attn.project_source(source)
             # Head by head in memory: many queries go through the fused kernel a tenth faster.
             projected = KeyValues(*(value.transpose(1, 2).contiguous().transpose(1, 2) for value in projected))
@@ -142,19 +142,19 @@ class Run:
         """Which positions of its own, and of its source, a stack may look at; None for all."""
         inputs = self.base.inputs
         own = None
-        if inputs.attention_mask is not None and stack == ("decoder" if self.blip.cfg.kind == "caption" else "text"):
+        if inputs.attention_mask is not None and stack == ("decoder" if self.model.cfg.kind == "caption" else "text"):
             own = attention_mask(inputs.attention_mask.bool())
-        return own, attention_mask(self.blip.source_mask(stack, inputs))
+        return own, attention_mask(self.model.source_mask(stack, inputs))
 
 
 @contextmanager
-def attn_results(blip: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
+def attn_results(model: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
     """Compute what each head writes while it is recorded."""
     from notice_lens.models.blip.attention import Attention
 
     recorded = any(name.endswith("hook_result") for name in names)
-    with blip.in_use.held() as changes:
-        for module in blip.modules():
+    with model.in_use.held() as changes:
+        for module in model.modules():
             if recorded and isinstance(module, Attention):
                 changes.set(module, "use_attn_result", True)
         yield

@@ -56,12 +56,12 @@ class Wave:
     def __init__(self, run: Run, plan: Plan) -> None:
         self.run = run
         self.plan = plan
-        self.blip = run.blip
+        self.model = run.model
 
     def encode(self) -> Float[Tensor, "own_row key_pos d_source"] | None:
         """The states that the last stack reads, of all variants that change them; None where none does."""
         own = None
-        for stack in self.blip.cfg.stacks[:-1]:
+        for stack in self.model.cfg.stacks[:-1]:
             own = _StackWave(self, stack, own).states()
         return own
 
@@ -71,7 +71,7 @@ class Wave:
         Args:
             own: What `encode` gave.
         """
-        states = _StackWave(self, self.blip.cfg.stacks[-1], own).states(everything=True)
+        states = _StackWave(self, self.model.cfg.stacks[-1], own).states(everything=True)
         assert states is not None, "the base rows are always there"
         return states
 
@@ -89,7 +89,7 @@ class _StackWave:
 
     def __init__(self, wave: Wave, name: str, own: Float[Tensor, "row key_pos d_source"] | None) -> None:
         self.run, self.pair_of, self.name, self.own = wave.run, wave.plan.pair_of, name, own
-        self.stack: Any = wave.run.blip.stack(name)
+        self.stack: Any = wave.run.model.stack(name)
         self.schedule = wave.plan.schedule(name)
         self.mask, self.source_mask = wave.run.masks(name)
         self.layer = -1

@@ -64,7 +64,7 @@ class Backward:
     """One backward pass; iterating gives what is found, block by block.
 
     Args:
-        blip: The model.
+        model: The model.
         contexts: Of the batch; they say what the logit difference is.
         at: The run that is differentiated.
         towards: The change of an activation, as a sum of weight times what it is in a run.
@@ -73,19 +73,19 @@ class Backward:
 
     def __init__(
         self,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         contexts: Sequence[Context],
         at: Node,
         towards: Sequence[tuple[float, Node]],
         wanted: Mapping[tuple[str, int], Sequence[str]],
     ) -> None:
-        self.blip, self.contexts, self.at, self.towards, self.wanted = blip, contexts, at, towards, wanted
-        self.blocks = Blocks(blip)
+        self.model, self.contexts, self.at, self.towards, self.wanted = model, contexts, at, towards, wanted
+        self.blocks = Blocks(model)
 
     def __iter__(self) -> Iterator[Found]:
-        stacks = self.blip.cfg.stacks
+        stacks = self.model.cfg.stacks
         first = min(stacks.index(stack) for stack, _ in self.wanted)
-        with weights_at_rest(self.blip):
+        with weights_at_rest(self.model):
             grads = [self._read_out(number) for number in range(len(self.contexts))]
             for stack in reversed(stacks[first:]):
                 own = [layer for name, layer in self.wanted if name == stack]
@@ -93,7 +93,7 @@ class Backward:
                 lowest = min(own) if stack == stacks[first] else min([0, *own])
                 below: Any = 0.0
                 for number, grad in enumerate(grads):
-                    for layer in range(self.blip.stack(stack).cfg.n_layers - 1, lowest - 1, -1):
+                    for layer in range(self.model.stack(stack).cfg.n_layers - 1, lowest - 1, -1):
                         grad, source, found = self._block(number, stack, layer, grad)
                         below = below + source
                         if found is not None:
@@ -102,10 +102,10 @@ class Backward:
 
     def _read_out(self, number: int) -> Float[Tensor, "pair pos d_model"]:
         """The gradient at the last stack's states, signed."""
-        context, states = self.contexts[number], leaf(self.at[number].states[self.blip.cfg.stacks[-1]])
+        context, states = self.contexts[number], leaf(self.at[number].states[self.model.cfg.stacks[-1]])
         everyone = np.arange(len(states))
         with torch.enable_grad():
-            said = context.say_logits(self.blip.head(states), everyone).logit_diff.sum()
+            said = context.say_logits(self.model.head(states), everyone).logit_diff.sum()
         return SIGNS[number] * torch.autograd.grad(said, states)[0]
 
     def _block(self, number: int, stack: str, layer: int, grad: Tensor) -> tuple[Tensor, Any, Found | None]:
@@ -159,9 +159,9 @@ def _add_table_grads(grads: Values, values: Values) -> None:
 
 
 @contextmanager
-def weights_at_rest(blip: "HookedBLIP") -> Iterator[None]:
+def weights_at_rest(model: "HookedBLIP") -> Iterator[None]:
     """Take no gradients with regard to weights: a third of a backward pass, and its memory."""
-    with blip.in_use.held() as changes:
-        for parameter in blip.parameters():
+    with model.in_use.held() as changes:
+        for parameter in model.parameters():
             changes.set(parameter, "requires_grad", False)
         yield

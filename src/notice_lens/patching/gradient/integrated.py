@@ -87,11 +87,11 @@ def _between(blocks: Blocks, base: Node, other: Node, share: float) -> Node:
     found: list[Trace] = []
     for here, there in zip(base, other, strict=True):
         hooks = []
-        for stack in blocks.blip.cfg.stacks:
+        for stack in blocks.model.cfg.stacks:
             name = f"{stack}.hook_embed"
             hooks.append((name, _replaced(here.activations[name].lerp(there.activations[name], share))))
         upstream = found[0] if found else None
-        found.append(trace(blocks.blip, here.inputs, blocks.recorded, hooks, upstream))
+        found.append(trace(blocks.model, here.inputs, blocks.recorded, hooks, upstream))
     return found
 
 

@@ -45,21 +45,21 @@ class Blocks:
     """The blocks of a model.
 
     Args:
-        blip: The model.
+        model: The model.
     """
 
-    def __init__(self, blip: "HookedBLIP") -> None:
-        self.blip = blip
+    def __init__(self, model: "HookedBLIP") -> None:
+        self.model = model
 
     @property
     def recorded(self) -> list[str]:
         """What has to be kept of a run."""
-        stacks = self.blip.cfg.stacks
+        stacks = self.model.cfg.stacks
         streams = [name for stack in stacks for name in self._streams(stack, 0)]
         return streams + [f"{stack}.{name}" for stack in stacks for name in EMBEDDED]
 
     def _streams(self, stack: str, first: int) -> list[str]:
-        layers = range(max(first, 0), self.blip.stack(stack).cfg.n_layers)
+        layers = range(max(first, 0), self.model.stack(stack).cfg.n_layers)
         return [f"{stack}.blocks.{layer}.hook_resid_pre" for layer in layers]
 
     def start(self, trace: Trace, stack: str, layer: int) -> list[Tensor]:
@@ -67,7 +67,7 @@ class Blocks:
         if layer == EMBEDDING:
             return [trace.activations[f"{stack}.{name}"] for name in EMBEDDED]
         stream = trace.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
-        before = self.blip.cfg.stacks[: self.blip.cfg.stacks.index(stack)]
+        before = self.model.cfg.stacks[: self.model.cfg.stacks.index(stack)]
         return [stream, *(trace.states[name] for name in before[-1:])]
 
     def again(
@@ -89,11 +89,11 @@ class Blocks:
         def keep(value: Tensor, hook: Any) -> None:
             values[HookName.parse(hook.name).leaf] = value
 
-        module: Any = self.blip.stack(stack)
+        module: Any = self.model.stack(stack)
         last = layer == module.cfg.n_layers - 1
         passing = [(f"{stack}.blocks.{layer}.{name}", keep) for name in names if not name.endswith(TABLES)]
         own, read = self._seen(trace, stack)
-        with self.blip.hooks([*_put(trace, stack, layer), *passing]):
+        with self.model.hooks([*_put(trace, stack, layer), *passing]):
             out = module(
                 start[0], mask=own, source=start[1] if len(start) > 1 else None, source_mask=read,
                 start_at_layer=layer, stop_at_layer=None if last else layer + 1,
@@ -105,7 +105,7 @@ class Blocks:
         values: Values = dict(zip(EMBEDDED, start, strict=True))
         if isinstance(trace, Moved) and trace.place == (stack, EMBEDDING):
             values |= {name: value.detach().requires_grad_() for name, value in trace.put.items()}
-        module: Any = self.blip.stack(stack)
+        module: Any = self.model.stack(stack)
         total = values[EMBEDDED[0]] + values[EMBEDDED[1]]
         return module.ln_embed(total), values
 
@@ -143,7 +143,7 @@ class Blocks:
 
     def masks(self, trace: Trace, stack: str) -> dict[str, Tensor | None]:
         """Which keys the queries of `attn` and `cross_attn` may look at."""
-        block: Any = self.blip.stack(stack).blocks[0]
+        block: Any = self.model.stack(stack).blocks[0]
         n_keys = trace.states[stack].shape[1]
         seen = zip(("attn", "cross_attn"), self._seen(trace, stack), strict=True)
         return {name: table_mask(getattr(block, name), mask, n_keys) for name, mask in seen if hasattr(block, name)}
@@ -151,8 +151,8 @@ class Blocks:
     def _seen(self, trace: Trace, stack: str) -> tuple[Tensor | None, Tensor | None]:
         """Which positions of its own, and of its source, a stack may look at: bool, [pair, pos]; None for all."""
         mask = trace.inputs.attention_mask
-        own = mask if stack == ("decoder" if self.blip.cfg.kind == "caption" else "text") else None
-        return None if own is None else own.bool(), self.blip.source_mask(stack, trace.inputs)
+        own = mask if stack == ("decoder" if self.model.cfg.kind == "caption" else "text") else None
+        return None if own is None else own.bool(), self.model.source_mask(stack, trace.inputs)
 
     @torch.no_grad()
     def moved(self, base: Node, stack: str, layer: int, put: Sequence[Values]) -> list[Moved]:
@@ -164,7 +164,7 @@ class Blocks:
             layer: The block's layer.
             put: The activations, for each thing that the decoder is made to say.
         """
-        stacks, found = self.blip.cfg.stacks, list[Moved]()
+        stacks, found = self.model.cfg.stacks, list[Moved]()
         for trace, own in zip(base, put, strict=True):
             run = Moved(
                 trace.inputs, dict(trace.states), dict(trace.activations), trace.logits, (stack, layer), dict(own)
@@ -190,8 +190,8 @@ class Blocks:
             run.activations[hook.name] = value
 
         kept = [(name, keep) for name in self._streams(stack, first + 1)]
-        with self.blip.hooks([*_put(run, stack, layer), *kept]):
-            module: Any = self.blip.stack(stack)
+        with self.model.hooks([*_put(run, stack, layer), *kept]):
+            module: Any = self.model.stack(stack)
             run.states[stack] = module(
                 stream, mask=own, source=source[0] if source else None, source_mask=read, start_at_layer=first
             )

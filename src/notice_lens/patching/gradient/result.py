@@ -39,7 +39,7 @@ class SiteResult(Sweep):
     @classmethod
     def several(
         cls,
-        blip: "HookedBLIP",
+        model: "HookedBLIP",
         pairs: "MinimalPairs",
         options: Options,
         sites: Sequence[tuple[Site, bool]],
@@ -48,7 +48,7 @@ class SiteResult(Sweep):
         """One for each site; pairs are checked and contrasts are found once for all.
 
         Args:
-            blip: The model.
+            model: The model.
             pairs: The pairs.
             options: Everything but the sites.
             sites: Each with whether its neurons have a dimension.
@@ -58,10 +58,10 @@ class SiteResult(Sweep):
         corrected = bool(method["attention_correction"])
 
         def first(places: Places, answer_length: int) -> Grid:
-            targets.extend(Target.of(blip, places, site, answer_length, by, corrected) for site, by in sites)
+            targets.extend(Target.of(model, places, site, answer_length, by, corrected) for site, by in sites)
             return targets[0].grid
 
-        template = cls(blip, pairs, options, first, {"sites": []})
+        template = cls(model, pairs, options, first, {"sites": []})
         template.common = {**Sweep.attrs(template), **method}
         return [template._of(target) for target in targets]
 
@@ -81,7 +81,7 @@ class SiteResult(Sweep):
 
     def streams(self) -> list[str]:
         """All stacks: there are no cells to tell which are patched."""
-        return list(self.blip.cfg.stacks)
+        return list(self.model.cfg.stacks)
 
     @property
     def name(self) -> str:

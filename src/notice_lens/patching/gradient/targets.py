@@ -41,22 +41,22 @@ class Target:
 
     @classmethod
     def of(
-        cls, blip: "HookedBLIP", places: Places, site: Site, answer_length: int, neurons: bool, corrected: bool
+        cls, model: "HookedBLIP", places: Places, site: Site, answer_length: int, neurons: bool, corrected: bool
     ) -> "Target":
         """A target with its labels.
 
         Args:
-            blip: The model.
+            model: The model.
             places: Positions of the pairs.
             site: The site.
             answer_length: Positions of the longest answer.
             neurons: Whether it has a dimension of neurons, if it is of neurons.
             corrected: Whether to compute the softmax again, if it is before one.
         """
-        found = Layout.of(blip, places, site, answer_length)
+        found = Layout.of(model, places, site, answer_length)
         coords = dict(found.coords)
         if neurons and site.activation in NEURONS:
-            coords["neuron"] = list(range(blip.stack(site.stack).cfg.d_mlp))
+            coords["neuron"] = list(range(model.stack(site.stack).cfg.d_mlp))
         coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
         before_softmax = site.activation.endswith(THROUGH_SOFTMAX)
         return cls(site, coords, found.axis, found.key_axis, corrected and before_softmax)

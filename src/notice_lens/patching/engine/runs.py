@@ -82,7 +82,8 @@ def trace(
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"the unpatched run gives logits that are NaN or infinite in {model.dtype}, so no effect could be "
-            "measured: weights are broken, or activations too large for this dtype (load with dtype='float32' or 'bfloat16')"
+            "measured: weights are broken, or activations too large for this dtype (load with dtype='float32' or "
+            "'bfloat16')"
         )
     return Trace(inputs, states, found, logits)
 

@@ -1,4 +1,4 @@
-"""Where the trained mini BLIP lies that comes with the package."""
+"""The folder of the trained mini BLIP, which is bundled with the package."""
 
 from importlib.resources import files
 from pathlib import Path

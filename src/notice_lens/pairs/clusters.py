@@ -1,4 +1,4 @@
-"""Which pairs belong together: they share images, so they are no independent evidence and are not split."""
+"""Clusters of pairs that share images: they are not independent evidence, and are never split."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -318,7 +318,7 @@ def power_cases() -> Iterator[Case]:
 
 
 def universal_cases() -> Iterator[tuple[str, np.ndarray, int, dict[str, Any]]]:
-    """Name, effects [condition, place], k, how they are made: universal by the truth are those large in k of them, one way."""
+    """Name, effects [condition, place], k, how they are made; universal by the truth: large in k of them, one way."""
     full, edge, none = 3 * SMALLEST, SMALLEST, 0.0
     heads = HEADS[0] * HEADS[1]
     for kind in ((100, 0.0, "along"), (60, 3.0, "either"), (60, 3.0, "against")):

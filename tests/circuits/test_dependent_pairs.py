@@ -16,7 +16,7 @@ from notice_lens.circuits import (
     universal_heads,
 )  # fmt: skip
 from notice_lens.circuits.condition import read_condition
-from notice_lens.circuits.head_functions.scores import clusters_by_images
+from notice_lens.circuits.functions.scores import clusters_by_images
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.stats.clusters import effective, labels
 from notice_lens.stats.synthetic import synthetic_effects

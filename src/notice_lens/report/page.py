@@ -92,7 +92,7 @@ def part(name: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("notice_lens.viz", "page")
+    loader = PackageLoader("notice_lens.report", "page_files")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

@@ -15,8 +15,8 @@ from notice_lens.circuits import (
     layer_profile,
     universal_heads,
 )  # fmt: skip
-from notice_lens.circuits.condition import read_cell
-from notice_lens.circuits.head_functions.scores import clusters_by_images
+from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.functions.scores import clusters_by_images
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.stats.clusters import effective, labels
 from notice_lens.stats.synthetic import synthetic_effects
@@ -32,7 +32,7 @@ FOURS = {
 
 
 def numbers(effects: xr.Dataset, cluster: Any = "shared", control: bool | None = None) -> np.ndarray:
-    return labels([read_cell(effects, None, control=control)], cluster)[0][0]
+    return labels([read_condition(effects, None, control=control)], cluster)[0][0]
 
 
 def named(effects: xr.Dataset, **columns: list[Any]) -> xr.Dataset:
@@ -138,9 +138,9 @@ def test_every_statistic_clusters_so() -> None:
     image = synthetic_effects(np.full((2, 3), 0.1), 80, shared=shared, of_cluster=0.0)
     text = image.drop_vars("donor_digest").assign_attrs(corruption="text")
     text = named(text, clean_digest=[f"picture {number // 2}" for number in range(80)], donor_prompt=[None] * 80)
-    # Each cell as by itself, whatever else its pairs share in other cells.
-    cells = {"image": image, "text": text}
-    assert universal_heads(cells, **QUICK).clusters.values.tolist() == [20, 40]
+    # Each condition as by itself, whatever else its pairs share in other conditions.
+    conditions = {"image": image, "text": text}
+    assert universal_heads(conditions, **QUICK).clusters.values.tolist() == [20, 40]
     assert layer_profile(image, role=None, n_bootstrap=20).attrs["clusters"] == 20
     # What pairs share under one corruption counts for the comparison with the other.
     same = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, pearson3
 
-from notice_lens.circuits.head_functions.amounts import inside
+from notice_lens.circuits.functions.amounts import inside
 from notice_lens.stats.flips import grouped
 from notice_lens.stats.masks import THRESHOLDS, areas, by_cluster, crossfitted_iou, pointing, tails
 

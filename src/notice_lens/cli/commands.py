@@ -94,7 +94,9 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option(
     "--matched-alone", is_flag=True, help="Rank heads by the matched change alone, into which no donor enters."
 )
-@click.option("--at-least", type=click.IntRange(1), help="Cells in which a universal head matters; by default all.")
+@click.option(
+    "--at-least", type=click.IntRange(1), help="Conditions in which a universal head matters; by default all."
+)
 @click.option(
     "--smallest-effect",
     type=click.FloatRange(0, 1),
@@ -105,7 +107,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
 @unfiltered
 @click.option(
-    "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each cell in the report."
+    "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each condition in the report."
 )
 @device
 @memory

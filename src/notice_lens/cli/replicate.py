@@ -111,8 +111,8 @@ def _said_after(
     """Return the findings: the rules side by side, the paper's heads, the differences, and the report's path."""
     from notice_lens.study import summary
 
-    lines = ["", *found.findings(), "", "both rules, by cell:"]
-    for name, own in summary(found)["cells"].items():
+    lines = ["", *found.findings(), "", "both rules, by condition:"]
+    for name, own in summary(found)["conditions"].items():
         lines.append(f"  {name} ({own['pairs']} pairs, {own['clusters']} clusters)")
         passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULES.items()}
         lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
@@ -124,17 +124,17 @@ def _said_after(
 
 
 def _paper_lines(numbers: "pd.DataFrame", modules: "pd.DataFrame") -> list[str]:
-    """The paper's own numbers, by cell and for noise."""
+    """The paper's own numbers, by condition and for noise."""
     lines = ["", "the paper's own rule, mean |change of the answer's probability| (tables/paper_rule.csv):"]
     picked = numbers.loc[numbers["selected"]].to_dict("records")
-    for name in numbers["cell"].unique():
-        rows = sorted((row for row in picked if row["cell"] == name), key=lambda row: row["rank"])
+    for name in numbers["condition"].unique():
+        rows = sorted((row for row in picked if row["condition"] == name), key=lambda row: row["rank"])
         heads = [f"L{row['layer']}.H{row['head']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(heads) or 'none'}")
     lines += ["", "the same of modules, the layer that moves it most (tables/modules.csv):"]
-    largest = modules.loc[modules.groupby(["cell", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
-    for name in modules["cell"].unique():
-        rows = [row for row in largest if row["cell"] == name]
+    largest = modules.loc[modules.groupby(["condition", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
+    for name in modules["condition"].unique():
+        rows = [row for row in largest if row["condition"] == name]
         sites = [f"{row['site'].partition('.hook_')[2]} L{row['layer']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(sites)}")
     return lines
@@ -148,10 +148,10 @@ _RULES = {"two_sigma": "two-sigma", "significant": "significant"}
 
 
 def _looked_up(row: dict[str, Any]) -> str:
-    """One of the paper's heads in one cell."""
+    """One of the paper's heads in one condition."""
     from notice_lens.viz.words import percent, small
 
-    where = f"{row['head']} in {row['cell']}"
+    where = f"{row['head']} in {row['condition']}"
     if not row["there"]:
         return f"{where}: this model has no such head"
     interval = f"[{percent(row['low'])}, {percent(row['high'])}]"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.head_functions.maps import attention_maps, roles_asked
+from notice_lens.circuits.functions.maps import attention_maps, roles_asked
 from notice_lens.errors import one_of
 from notice_lens.patching.positions import Places
 

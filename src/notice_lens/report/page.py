@@ -28,14 +28,14 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
     Args:
         data: What `ReportData.collect` gave, or a folder that its `save` wrote.
         path: Where to; folders are made, an earlier file is replaced.
-        map_bytes: What attention maps may take; where they are more, the roles at which cells are read are kept, and
-            then fewer pairs, and the page says so.
+        map_bytes: What attention maps may take; where they are more, the roles at which conditions are read are kept,
+            and then fewer pairs, and the page says so.
 
     Raises:
         TypeError: `data` are neither.
         FileNotFoundError: The folder does not exist, or is not complete.
         OSError: The file cannot be written; an earlier one is left as it was.
-        ValueError: There are no cells, or the folder is damaged.
+        ValueError: There are no conditions, or the folder is damaged.
     """
     if not isinstance(data, ReportData | str | PathLike):
         raise TypeError(
@@ -43,8 +43,8 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
             "ReportData.collect(model, {name: pairs}, {name: effects}) makes one of results"
         )
     found = data if isinstance(data, ReportData) else ReportData.load(data)
-    if not found.cells:
-        raise ValueError("a report needs at least one cell; these data have none")
+    if not found.conditions:
+        raise ValueError("a report needs at least one condition; these data have none")
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     style, script = part("page.css"), page_script() + START

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Cell
+from notice_lens.circuits.condition import Condition
 from notice_lens.errors import one_of
 from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.plain_text import printable
@@ -77,26 +77,26 @@ def names_of(cluster: Any) -> tuple[str, ...]:
     return names
 
 
-def labels(cells: Sequence[Cell], cluster: Any) -> list[list[np.ndarray]]:
-    """Return the cluster of each pair, the same number for the same cluster in all cells.
+def labels(conditions: Sequence[Condition], cluster: Any) -> list[list[np.ndarray]]:
+    """Return the cluster of each pair, the same number for the same cluster in all conditions.
 
     Args:
-        cells: The cells; their pairs may be the same, or share images.
+        conditions: The conditions; their pairs may be the same, or share images.
         cluster: `shared` (linked by any image that enters the tested number, donors included), `image` (by any shared
             image of the pairs themselves), `pair` (the same two images), the name of a coordinate along `pair`, or two
             of these.
 
     Returns:
-        For each cell the labels of each partition, [pair].
+        For each condition the labels of each partition, [pair].
 
     Raises:
         ValueError: There is no such coordinate, or pairs without a value.
     """
     names = names_of(cluster)
-    found = [_numbers(cells, name) for name in names]
+    found = [_numbers(conditions, name) for name in names]
     if SHARED not in names:
-        _warn_if_dependent(cells, names, found)
-    ends = np.cumsum([len(cell.gap) for cell in cells])[:-1]
+        _warn_if_dependent(conditions, names, found)
+    ends = np.cumsum([len(condition.gap) for condition in conditions])[:-1]
     return [list(own) for own in zip(*(np.split(numbers, ends) for numbers in found), strict=True)]
 
 
@@ -106,13 +106,13 @@ def effective(labels: np.ndarray) -> float:
     return float(sizes.sum() ** 2 / (sizes**2).sum())
 
 
-def warn_if_few(cell: Cell, own: Sequence[np.ndarray], what: str = "") -> bool:
+def warn_if_few(condition: Condition, own: Sequence[np.ndarray], what: str = "") -> bool:
     """Return whether there are too few clusters for p-values, and warn with the way out if so.
 
     Args:
-        cell: Whose pairs they are.
+        condition: Whose pairs they are.
         own: The cluster of each pair in each partition.
-        what: Which cell it is, for the warning.
+        what: Which condition it is, for the warning.
     """
     fewest = min(own, key=effective)
     if effective(fewest) >= ENOUGH:
@@ -123,7 +123,7 @@ def warn_if_few(cell: Cell, own: Sequence[np.ndarray], what: str = "") -> bool:
         f"{count} cluster{'' if count == 1 else 's'} of pairs{what} ({len(fewest)} pairs){size}: below {ENOUGH} "
         "intervals are rough, and there are no p-values"
     )
-    if cell.donor is not None and (apart := len(np.unique(_numbers([cell], "image")))) > count:
+    if condition.donor is not None and (apart := len(np.unique(_numbers([condition], "image")))) > count:
         message += (
             f". Donors that pairs share link them; without, there are {apart} clusters: give each pair a donor of its "
             "own, or rank by the matched change alone, which no donor enters (control=False)"
@@ -135,7 +135,7 @@ def warn_if_few(cell: Cell, own: Sequence[np.ndarray], what: str = "") -> bool:
 def first_seen(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels that there are, in the order in which they come, and the number of each pair's among them.
 
-    That order is the same whatever clusters are called, so a seed gives a cell the same resamples in any company.
+    That order is the same whatever clusters are called, so a seed gives a condition the same resamples in any company.
     """
     found, first, rows = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(first)
@@ -147,49 +147,49 @@ def crossed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.unique(np.column_stack([one, other]), axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _numbers(cells: Sequence[Cell], name: str) -> np.ndarray:
-    """One partition of the pairs of all cells, end to end."""
+def _numbers(conditions: Sequence[Condition], name: str) -> np.ndarray:
+    """One partition of the pairs of all conditions, end to end."""
     if name in BUILT_IN:
-        return cluster_numbers(_shared(cells, donors=name == SHARED), "pair" if name == "pair" else "image")
-    values = [value for cell in cells for value in _column(cell.effects, name)]
+        return cluster_numbers(_shared(conditions, donors=name == SHARED), "pair" if name == "pair" else "image")
+    values = [value for condition in conditions for value in _column(condition.effects, name)]
     missing = sum(value is None or value != value for value in values)
     if missing:
         raise ValueError(f"{missing} of {len(values)} pairs have no {name!r} to be clustered by")
     return np.unique([str(value) for value in values], return_inverse=True)[1]
 
 
-def _shared(cells: Sequence[Cell], donors: bool) -> list[list[Any]]:
-    """What each pair of all cells may share with others: its two images, and the donor where it enters the number."""
+def _shared(conditions: Sequence[Condition], donors: bool) -> list[list[Any]]:
+    """What each pair of all conditions may share: its two images, and the donor where it enters the number."""
     found = []
-    for cell in cells:
-        columns = [_column(cell.effects, column) for column in IMAGES]
-        if donors and cell.donor is not None:
-            columns.append(_donors(cell))
+    for condition in conditions:
+        columns = [_column(condition.effects, column) for column in IMAGES]
+        if donors and condition.donor is not None:
+            columns.append(_donors(condition))
         # A missing donor is None, or NaN where xarray joined results.
         found += [[name for name in own if name is not None and name == name] for own in zip(*columns, strict=True)]
     return found
 
 
-def _donors(cell: Cell) -> list[Any]:
+def _donors(condition: Condition) -> list[Any]:
     """The donor of each pair: a picture by its digest, like any other, or a question; None where it is not known."""
-    if cell.donor not in cell.effects.coords:
+    if condition.donor not in condition.effects.coords:
         warnings.warn(
-            f"these effects do not say which donors pairs share (no coordinate {cell.donor!r}; results of notice-lens "
-            "0.1 have none): pairs are clustered by their own images alone. Sweep anew, or rank by the matched change "
-            "(control=False)",
+            f"these effects do not say which donors pairs share (no coordinate {condition.donor!r}; results of "
+            "notice-lens 0.1 have none): pairs are clustered by their own images alone. Sweep anew, or rank by the "
+            "matched change (control=False)",
             DependentPairs,
             stacklevel=7,
         )
-        return [None] * len(cell.gap)
-    values = cell.effects[cell.donor].values.tolist()
+        return [None] * len(condition.gap)
+    values = condition.effects[condition.donor].values.tolist()
     known = [None if value is None or value != value else value for value in values]
-    return known if cell.donor in DIGESTS else [value and (cell.donor, value) for value in known]
+    return known if condition.donor in DIGESTS else [value and (condition.donor, value) for value in known]
 
 
-def _warn_if_dependent(cells: Sequence[Cell], names: Sequence[str], partitions: Sequence[np.ndarray]) -> None:
+def _warn_if_dependent(conditions: Sequence[Condition], names: Sequence[str], partitions: Sequence[np.ndarray]) -> None:
     """Warn where pairs share something and no partition keeps them together."""
     members: dict[Any, list[int]] = defaultdict(list)
-    everything = _shared(cells, donors=True)
+    everything = _shared(conditions, donors=True)
     for pair, own in enumerate(everything):
         for name in own:
             members[name].append(pair)

@@ -66,7 +66,7 @@ class Again(NamedTuple):
 
 
 class MinimumEffect:
-    """The test of one cell.
+    """The test of one condition.
 
     Args:
         partitions: Sums over clusters; two for two-way clustering.
@@ -132,7 +132,7 @@ class MinimumEffect:
 
         Args:
             weights: For each partition how often each cluster is drawn, [resample, cluster]. How many are drawn in all
-                may differ, as where several cells are resampled together.
+                may differ, as where several conditions are resampled together.
         """
         parts = [
             self._resampled([own[start : start + AT_ONCE] for own in weights])

@@ -30,7 +30,7 @@ class Choices:
 
     Attributes:
         site: Whose heads are patched.
-        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no cell.
+        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no condition.
         role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
             the questions of a task have no such role (`resolved`).
         direction: `denoise` or `noise`.
@@ -38,14 +38,14 @@ class Choices:
             donors. False where pairs share donors and these would link them all.
         smallest_effect: Of interest, as the share that effects are.
         alpha: Error rate over heads, between 0 and 1.
-        at_least: In how many cells a universal head matters; `all`, or a number.
+        at_least: In how many conditions a universal head matters; `all`, or a number.
         filtered: Whether pairs that the model does not answer are dropped.
         labelled: Heads of each task that are cut to see what they do, at most.
-        shown: Pairs of each cell in the report.
+        shown: Pairs of each condition in the report.
         seed: Of all that is drawn.
 
     Raises:
-        ValueError: A choice is none, or no cell would be left.
+        ValueError: A choice is none, or no condition would be left.
     """
 
     site: str = "text.cross_attn"
@@ -81,16 +81,16 @@ class Choices:
         named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())
         return replace(self, role=CORRECT if named else ALL)
 
-    def rules(self, role: str | None, heads: int, cells: int = 1) -> dict[str, Any]:
+    def rules(self, role: str | None, heads: int, conditions: int = 1) -> dict[str, Any]:
         """Options of the statistics.
 
         Args:
             role: At which effects are read.
             heads: That the error rate is over.
-            cells: That a universal head could be in.
+            conditions: That a universal head could be in.
         """
         # So many sign flips that the smallest p passes false-discovery control over all heads.
-        needed = math.ceil(heads * cells / self.alpha)
+        needed = math.ceil(heads * conditions / self.alpha)
         shared = {"smallest_effect": self.smallest_effect, "alpha": self.alpha, "seed": self.seed}
         read = {"role": role, "metric": METRIC, "control": self.control}
         return {**read, "n_permutations": max(FLIPS, needed), **shared}
@@ -110,7 +110,7 @@ def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices
         choices: What is asked for.
 
     Raises:
-        ValueError: There are no pairs, no such site or role, or more cells are asked for than there can be.
+        ValueError: There are no pairs, no such site or role, or more conditions are asked for than there can be.
         PairsError: Pairs do not hold for this model.
     """
     if not tasks:
@@ -118,10 +118,10 @@ def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices
     site = Site.of(model, choices.site, positions=ALL if choices.role == ALL else "roles")
     if site.heads is None:
         raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
-    cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
-    if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= cells):
+    conditions = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
+    if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= conditions):
         raise ValueError(
-            f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {cells} cells asked for"
+            f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {conditions} conditions asked for"
         )
     for task, pairs in tasks.items():
         spans = pairs.validate(model).token_spans(model)

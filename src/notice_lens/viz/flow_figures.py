@@ -76,7 +76,7 @@ def profile(profile: Any, *, title: str | None = None) -> "Figure":
     """Bars of each layer's share of all effect, with intervals; the centre of mass is a line, its interval a band.
 
     Args:
-        profile: A result of `circuits.layer_profile`, or a mapping of cells' names to such results.
+        profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results.
         title: None says what is drawn.
 
     Raises:

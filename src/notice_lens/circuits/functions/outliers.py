@@ -8,7 +8,7 @@ Whether a head *avoids* them is asked within the patches outside the regions, an
 the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
 head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
 (by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less attention an
-outlier gets is asked apart, in `notice_lens.circuits.head_functions.amounts`.
+outlier gets is asked apart, in `notice_lens.circuits.functions.amounts`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import norm as normal
 from scipy.stats import rankdata
 
-from notice_lens.circuits.head_functions.amounts import inside
+from notice_lens.circuits.functions.amounts import inside
 from notice_lens.stats.flips import grouped
 
 FACTOR = 3.0

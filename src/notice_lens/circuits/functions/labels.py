@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from notice_lens.circuits.head_functions.knockout import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.head_functions.predictions import (
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Cut, Knife
+from notice_lens.circuits.functions.predictions import (
     INHIBITION,
     KINDS,
     LEAST,
@@ -34,7 +34,7 @@ from notice_lens.circuits.head_functions.predictions import (
     Changes,
     agreements,
 )
-from notice_lens.circuits.head_functions.scores import (
+from notice_lens.circuits.functions.scores import (
     AMOUNT,
     BACKGROUND,
     MIN_CLUSTERS,

@@ -9,7 +9,7 @@ For each role and region, over the pairs that have both, every head gets
 - `pointing`, `iou` and `attention_inside` (`notice_lens.stats.masks`), which describe and are not tested;
 
 and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`
-(`notice_lens.circuits.head_functions.outliers`).
+(`notice_lens.circuits.functions.outliers`).
 
 **Segmentation** is a rank above its null and an amount of at least 1.5; **object avoidance** is a rank below its null
 and an amount of at most 1 / 1.5; **outlier avoidance** is less attention at outliers than at the same places of other
@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from notice_lens.circuits.head_functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
-from notice_lens.circuits.head_functions.maps import KINDS, attention_maps
-from notice_lens.circuits.head_functions.outliers import FACTOR, avoidance, outlier_patches
+from notice_lens.circuits.functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
+from notice_lens.circuits.functions.maps import KINDS, attention_maps
+from notice_lens.circuits.functions.outliers import FACTOR, avoidance, outlier_patches
 from notice_lens.errors import one_of
 from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.stats.flips import grouped
@@ -106,7 +106,7 @@ def head_functions(
     """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
 
     The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
-    `notice_lens.circuits.head_functions.scores`.
+    `notice_lens.circuits.functions.scores`.
 
     Args:
         model: The model.

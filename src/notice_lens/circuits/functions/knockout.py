@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from notice_lens.circuits.head_functions.predictions import Changes
-from notice_lens.circuits.head_functions.scores import BACKGROUND, region_masks
+from notice_lens.circuits.functions.predictions import Changes
+from notice_lens.circuits.functions.scores import BACKGROUND, region_masks
 from notice_lens.coco import run_lengths
 
 if TYPE_CHECKING:

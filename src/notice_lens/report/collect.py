@@ -106,13 +106,13 @@ def _check(pairs: Any, effects: Any, given: Any, max_pairs: int) -> None:
 
 
 def _keys(pairs: "MinimalPairs") -> list[Any]:
-    """What tells each pair from those of other conditions."""
+    """Return a key for each pair that no pair of another condition has."""
     columns = ("id", "clean_digest", "corrupt_digest", "clean_prompt", "corrupt_prompt")
     return list(zip(*(pairs[column] for column in columns), strict=True))
 
 
 def _chosen(name: str, keys: Any, effects: xr.Dataset, pairs: "MinimalPairs", most: int) -> list[int]:
-    """Which pairs of a condition are shown: those that others have too come first, so that they can be compared."""
+    """Return the pairs of a condition to show: pairs that other conditions share come first, for comparison."""
     ids = pairs["id"]
     lacking = [one for one in effects["pair"].values.tolist() if one not in set(ids)]
     if lacking:

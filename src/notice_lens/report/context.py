@@ -1,4 +1,4 @@
-"""What the page's template is filled with: every sentence, table and small picture, from the data of a report."""
+"""The context of the page's template: every sentence, table and small picture, from the data of a report."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -258,7 +258,7 @@ def _strongest_said(data: ReportData) -> str:
 
 
 def _evidence(condition: ShownCondition) -> str:
-    """How many pairs and clusters a condition's numbers rest on."""
+    """Return the numbers of pairs and clusters of a condition."""
     attrs = condition.heads.attrs
     said = words.counted(int(attrs.get("pairs", condition.facts.get("pairs", 0))), "pair")
     return f"{said}, {words.counted(int(attrs['clusters']), 'cluster')}" if "clusters" in attrs else said
@@ -276,7 +276,7 @@ def _nearest(universal: xr.Dataset) -> str:
 
 
 def _ranked(data: ReportData) -> str:
-    """What the numbers are: the same in all conditions, or as each map says."""
+    """Return the unit of the numbers, if it is the same in all conditions."""
     return _same([ranked_by(condition) for condition in data.conditions], "what is ranked, as each map says")
 
 

@@ -23,7 +23,7 @@ start(document.querySelector(".notice-lens"), JSON.parse(document.getElementById
 
 
 def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *, map_bytes: int = MAP_BYTES) -> Path:
-    """Writes a report as one HTML file that needs nothing beside it. Returns its absolute path.
+    """Write a report as one self-contained HTML file, and return its absolute path.
 
     Args:
         data: What `ReportData.collect` gave, or a folder that its `save` wrote.

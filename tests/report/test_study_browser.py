@@ -8,7 +8,8 @@ from browsing import browser, needs_browser, opened
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.report.data import ReportData
-from notice_lens.study import SAVED, Choices, run_study
+from notice_lens.study import Choices, run_study
+from notice_lens.study.runner import SAVED
 
 pytestmark = needs_browser
 SHOWN_IN_A_DEMO, SHOWN = 24, 6

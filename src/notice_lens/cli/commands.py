@@ -68,7 +68,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
     is.
     """
     from notice_lens import HookedBLIP
-    from notice_lens.mini import GROUPS
+    from notice_lens.mini.generate import GROUPS
     from notice_lens.pairs import Noise, mini_world
     from notice_lens.study import Choices
 
@@ -152,7 +152,7 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
 def report(folder: Path, out: Path | None, opened: bool) -> None:
     """Rebuild the report of a FOLDER that `notice-lens patch` made; neither model nor pairs are needed."""
     from notice_lens import viz
-    from notice_lens.study import SAVED
+    from notice_lens.study.runner import SAVED
 
     page = viz.report(folder / SAVED if (folder / SAVED).is_dir() else folder, out or folder / REPORT)
     echo(page)

@@ -330,7 +330,7 @@ def test_ctrl_c_is_exit_code_130(pairs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Sweep, "run", stopped)
     wrong = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", code=130)
-    assert wrong.splitlines()[-1] == "stopped; what was done is kept, and the same command goes on from there"
+    assert wrong.splitlines()[-1] == "stopped; finished work is kept, and the same command resumes from there"
     monkeypatch.setattr(HookedBLIP, "mini", stopped)
     assert said("info", code=130) == "stopped\n"
 

@@ -89,7 +89,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
 
 
 def _raw(asked: dict[str, Any]) -> Any:
-    """Where the data sets are: those of `--images`, and those that have an option of their own."""
+    """Return the folders of the data sets: those in `--images`, and those given by an option."""
     from dataclasses import asdict
 
     from notice_lens.study.replication import RawData
@@ -108,7 +108,7 @@ def _said_before(made: dict[str, Any]) -> list[str]:
 def _said_after(
     found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path, paper_lines: list[str]
 ) -> list[str]:
-    """What was found: rules side by side, the paper's heads, what differs, where the report is."""
+    """Return the findings: the rules side by side, the paper's heads, the differences, and the report's path."""
     from notice_lens.study import summary
 
     lines = ["", *found.findings(), "", "both rules, by condition:"]

@@ -1,4 +1,4 @@
-"""Minimal pairs: what they are, where they come from, and whether they are what they say."""
+"""Minimal pairs: building, reading, checking and saving them."""
 
 from typing import TYPE_CHECKING
 

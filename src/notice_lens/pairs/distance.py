@@ -1,4 +1,4 @@
-"""How far apart pictures are for the model: the cosine distance between what its vision stack makes of them.
+"""Distances between pictures: the cosine distance between their patches in the model's vision stack.
 
 A picture's state is the mean over patches of the states after the vision stack, without the class token: where in the
 picture a thing is counts for little, what is in it for much.
@@ -35,7 +35,7 @@ def picture_states(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: The model has no processor, the batch size is none, or a picture cannot be read.
+        ValueError: The model has no processor, the batch size is invalid, or a picture cannot be read.
     """
     from tqdm.auto import tqdm
 
@@ -60,7 +60,7 @@ def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> F
 
 
 def closest(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], times: int) -> list[tuple[int, int]]:
-    """Which rows of `a` and `b` to pair, each at most once.
+    """Return which rows of `a` and `b` to pair, each at most once.
 
     All are assigned to each other so that the sum of distances is smallest; of these the closest are kept.
 
@@ -93,7 +93,7 @@ class _Images(Sequence[Any]):
 @one_thread_at_a_time
 @outside_inference_mode
 def minimality(model: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
-    """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
+    """Return the distance of each pair's images, and of its clean image from other pairs' corrupted images.
 
     Args:
         model: The model.

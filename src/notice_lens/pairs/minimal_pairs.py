@@ -97,7 +97,7 @@ class MinimalPairs(PairSequence):
 
     @classmethod
     def from_built(cls, built: Built) -> "MinimalPairs":
-        """Pairs from what a builder hands over; it has read the images, so they are not read again."""
+        """Return pairs from a builder's rows; the builder has read the images, so they are not read again."""
         manifest = Manifest(built.builder, built.source, built.checksum, built.seed, options=built.options)
         return cls(*assemble(store_built(built), manifest, "drop", built.problems))
 
@@ -314,7 +314,7 @@ class MinimalPairs(PairSequence):
         return model.prepare(read["image"], read["prompt"], read.get("answer"))
 
     def minimality(self, model: "HookedBLIP", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
-        """How far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
+        """Return the distance of each pair's images in a model, and of random pairs; see `distance.minimality`."""
         from notice_lens.pairs.distance import minimality
 
         return minimality(model, self, batch_size, progress)

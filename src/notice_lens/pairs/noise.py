@@ -94,7 +94,7 @@ class Noise:
         return found["value"]
 
     def noisy(self, model: "HookedBLIP", inputs: "BLIPInputs") -> Bool[Tensor, "batch pos"]:
-        """Which positions noise goes to: patches without the class token, words without special tokens."""
+        """Return the positions that receive noise: patches without the class token, words without special tokens."""
         if self.hook == "vision.hook_embed":
             height, width = (side // model.cfg.patch_size for side in inputs.pixel_values.shape[-2:])
             places = torch.ones(len(inputs), 1 + height * width, dtype=torch.bool, device=inputs.pixel_values.device)
@@ -111,7 +111,7 @@ class Noise:
 
         Args:
             model: The model.
-            inputs: Of the clean run; where the run goes on behind them, with an answer, there is no noise.
+            inputs: Of the clean run; an answer after them gets no noise.
             ids: The pairs' ids, in the order of the batch.
             std: What `std` gives.
             sample: Which draw, 0 to `samples` - 1.
@@ -122,7 +122,7 @@ class Noise:
 
         def add(value: Float[Tensor, "batch pos d_model"], hook: Any) -> Float[Tensor, "batch pos d_model"]:
             drawn = torch.stack([self.draw(name, sample, value.shape[1:]) for name in ids]).to(value)
-            # A caption's answer stands behind its prompt.
+            # A caption's answer follows its prompt.
             noisy = F.pad(places, (0, value.shape[1] - places.shape[1]))
             return value + self.scale * std * drawn * noisy[..., None]
 

@@ -1,4 +1,4 @@
-"""A sequence of pairs that keeps account: whatever is chosen, changed or left out of it stands in its manifest.
+"""A sequence of pairs with a manifest that records every selection, change and drop.
 
 Rows are those of a `datasets.Dataset`, whose images are decoded when they are asked for. Nothing changes in place: each
 method gives other pairs, with the same record of where they come from and one step more.
@@ -215,7 +215,7 @@ class PairSequence:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these pairs from others: a hash of all rows in their order, images by their content."""
+        """Return a hash of all rows in their order, images by their content."""
         found = hashlib.blake2b(digest_size=16)
         for record in self.records():
             found.update(json.dumps(record, sort_keys=True, default=str).encode())
@@ -296,6 +296,6 @@ def _cell(column: str, pair: str, value: Any) -> Any:
 
 
 def check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:
-    """Raises ValueError where a value is none of those that are valid."""
+    """Raise ValueError for a value that is not valid."""
     if value not in valid:
         raise ValueError(one_of(what, value, [str(choice) for choice in valid]))

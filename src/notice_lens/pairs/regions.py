@@ -61,7 +61,7 @@ class SmallRegion(UserWarning):
 
 @dataclass(frozen=True)
 class RegionFormat:
-    """How regions are to be read where their content leaves it open.
+    """Options for reading regions whose content is ambiguous.
 
     Attributes:
         label: The value, or values, of a mask that are the object, for masks that hold indices.
@@ -310,8 +310,8 @@ def _whole_numbers(name: str, values: Any, most: int) -> Int[np.ndarray, " n"]:
 def _uncompressed(counts: bytes) -> list[int]:
     """Return the run lengths of a compressed COCO string.
 
-    Six bits of each character count, from "0" on: five bits of the number, lowest first, and whether it goes on. From
-    the fourth run on it is the difference to the run two before.
+    Six bits of each character count, from "0" on: five bits of the number, lowest first, and a flag that more follow.
+    From the fourth run on, the number is the difference to the run two before.
     """
     runs: list[int] = []
     value = shift = 0
@@ -344,12 +344,12 @@ def coverage(mask: Bool[np.ndarray, "height width"], grid: tuple[int, int]) -> F
 
 
 def resample(mask: Bool[np.ndarray, "height width"], grid: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
-    """Which cells of a grid belong to a region: those that it covers by half or more."""
+    """Return the squares of a grid that a region covers by half or more."""
     return coverage(mask, grid) >= HALF
 
 
 def _shares(pixels: int, cells: int) -> Float[np.ndarray, "cells pixels"]:
-    """How much of each cell each pixel makes up, along one axis."""
+    """Return the share of each square that each pixel covers, along one axis."""
     edges = np.arange(cells + 1) * (pixels / cells)
     first, last = edges[:-1, None], edges[1:, None]
     places = np.arange(pixels)

@@ -100,7 +100,7 @@ def replace_words(
 def _together(
     candidates: Sequence[Sequence[str]], pools: Sequence[Pool], chosen: tuple[str, ...]
 ) -> Iterator[tuple[str, ...]]:
-    """Every way to go on from the chosen words of the first slots, depth first: a choice that blocks is undone."""
+    """Yield every continuation of the chosen words of the first slots, depth first with backtracking."""
     slot = len(chosen)
     if slot == len(pools):
         yield chosen
@@ -111,7 +111,7 @@ def _together(
 
 
 def _apart(word: str, pool: Pool, other: str, others: Pool) -> bool:
-    """Whether two new words may stand in one prompt."""
+    """Return whether two replacements may be used in one prompt."""
     if pool.first_piece(word) == others.first_piece(other):
         return False
     return not pool.near.near(word, other) and not others.near.near(word, other)
@@ -301,7 +301,7 @@ def _open_questions(absent: str, roles: Sequence[str]) -> str:
 
 
 def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
-    """What is wrong with a pair's roles to this tokenizer; "" where nothing is."""
+    """Return what is wrong with a pair's roles for this tokenizer; empty if nothing is."""
     try:
         token_spans(tokenizer, pair.clean_prompt, pair.roles, pair.kind)
     except ValueError as error:

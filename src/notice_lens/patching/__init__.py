@@ -1,4 +1,4 @@
-"""Patching: what carries the answer, measured by running it without."""
+"""Activation patching: which activations carry the answer."""
 
 from typing import TYPE_CHECKING
 

@@ -46,7 +46,7 @@ def collect(
     max_pairs: int,
     progress: bool,
 ) -> ReportData:
-    """What `ReportData.collect` says.
+    """Return the data of a report; arguments and errors as of `ReportData.collect`.
 
     Args:
         model: The model, or None.
@@ -214,7 +214,7 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
 
 
 def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> bool:
-    """Whether the swept heads look at the image, so that their maps can be laid over it."""
+    """Return whether the swept heads attend to the image, so that their maps can be laid over it."""
     if model is None:
         return False
     looking = f'"stack": "{looking_stack(model)}", "activation": "cross_attn.'

@@ -1,4 +1,4 @@
-"""What the page's template is filled with: every sentence, table and small picture, from the data of a report."""
+"""The context of the page's template: every sentence, table and small picture, from the data of a report."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -181,7 +181,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
 
 
 def findings(data: ReportData) -> list[str]:
-    """What was found, in a few sentences: they stand first on the page, and a command can print them."""
+    """Return the findings in a few sentences, for the top of the page and for commands to print."""
     count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
     said = [_strongest_said(data)]
     if data.universal is not None:
@@ -219,7 +219,7 @@ def _claimed(row: Any, several: bool) -> str:
 
 
 def _about(data: ReportData) -> str:
-    """What was looked at, in one line."""
+    """Return the scope of the report in one line."""
     heads, said = data.conditions[0].heads, []
     sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.conditions[0].facts.get("sites", "")))
     said.append(
@@ -361,7 +361,7 @@ def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool
 
 
 def _limit(data: ReportData) -> float:
-    """What the scale of all heat maps ends at: the same for all, so that conditions can be compared."""
+    """Return the end of the scale of all heat maps: one for all, so that they can be compared."""
     every = [
         condition.heads[name]
         for condition in data.conditions

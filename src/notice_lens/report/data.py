@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: conditions with their heads, pairs with their pictures, and where heads look.
+"""The content of a report as plain data: conditions with their heads, pairs with their pictures, and attention maps.
 
 Nothing here needs the model any more, or the pairs: it is collected once, saved as one folder beside the sweep's store,
 and every page is written from it.

@@ -142,7 +142,7 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
 
 
 def _picture(number: int, side: str, kind: str) -> Path:
-    """Where a picture is; nothing that a user wrote is in its name."""
+    """Return the path of a picture; no user's text is in its name."""
     if kind not in KINDS:
         raise ValueError(one_of("kind of picture", kind, KINDS))
     return Path(PICTURES) / f"{number:04d}-{side}.{kind}"

@@ -1,4 +1,4 @@
-"""What heads look at in the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
+"""Attention maps of several runs side by side, kept in 8 bits.
 
 Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
 """
@@ -32,7 +32,7 @@ def maps_of_runs(
     batch_size: int = 16,
     progress: bool = True,
 ) -> xr.DataArray:
-    """Where every cross-attention head looks in the image, for each pair, run and role.
+    """Return the attention map over the image of every cross-attention head, for each pair, run and role.
 
     Args:
         model: The model.

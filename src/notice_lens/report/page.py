@@ -33,7 +33,7 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
 
     Raises:
         TypeError: `data` are neither.
-        FileNotFoundError: The folder is none, or not complete.
+        FileNotFoundError: The folder does not exist, or is not complete.
         OSError: The file cannot be written; an earlier one is left as it was.
         ValueError: There are no conditions, or the folder is damaged.
     """

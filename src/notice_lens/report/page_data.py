@@ -1,4 +1,4 @@
-"""What the page's script reads: conditions, pairs and attention maps as one JSON value, within a budget of bytes."""
+"""The data of the page's script: conditions, pairs and attention maps as one JSON value, within a budget of bytes."""
 
 import base64
 import json
@@ -98,7 +98,7 @@ def _conditions_of(task: str | None, data: ReportData, *, everywhere: bool = Fal
 
 
 def fitting(data: ReportData, map_bytes: int) -> Kept:
-    """How much fits: first all, then the roles at which conditions are read alone, then fewer pairs of each."""
+    """Return what fits the budget: everything, else only the roles that are read, else fewer pairs of each."""
     if data.attention is None:
         return Kept((), None)
     roles = tuple(map(str, data.attention["role"].values))
@@ -113,7 +113,7 @@ def fitting(data: ReportData, map_bytes: int) -> Kept:
 
 
 def _bytes(data: ReportData, kept: Kept) -> float:
-    """Of the maps in base64."""
+    """Return the size of the maps in base64, in bytes."""
     assert data.attention is not None
     each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
     there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))

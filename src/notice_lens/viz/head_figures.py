@@ -163,7 +163,7 @@ def _rule(known: xr.Dataset, significant: Any, two_sigma: Any) -> str:
 
 
 def _told(known: xr.Dataset, row: int, column: int) -> str:
-    """What statistics say about a head, as lines of a hover."""
+    """Return the statistics of a head, as lines of its hover text."""
     at = known.isel({name: place for name, place in zip(HEADS, (row, column), strict=True) if name in known.dims})
     unit, said = unit_of("effect", known.attrs.get("share_of", GAP)), []
     of_gap = f" of {GAP}" if unit == CARRIED else ""

@@ -14,7 +14,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 class Unit(NamedTuple):
-    """What a number is.
+    """The unit of a number, and its format.
 
     Attributes:
         name: Of the quantity, for colour bars and axes.

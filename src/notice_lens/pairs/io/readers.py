@@ -185,7 +185,7 @@ def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any] | Problem]:
 
 
 def _json_values(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    """Yield the line that each JSON value of a text begins in, and the value; a problem where it is none.
+    """Yield the line that each JSON value of a text begins in, and the value, or a problem if it is not JSON.
 
     Behind a value that cannot be read, the next line that begins an object counts. Of an array that cannot be read, its
     objects are read one by one.
@@ -408,7 +408,7 @@ def _mask_within(folder: Path, region: Any, confine: bool) -> Any:
 
 
 def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> None:
-    """Raises ValueError where renamed columns are not there, or are none of ours."""
+    """Raise ValueError for renamed columns that are missing, or whose new name is unknown."""
     have = list(have)
     for ours, theirs in columns.items():
         if ours not in COLUMNS:

@@ -37,13 +37,14 @@ from scipy.stats import skew
 
 from notice_lens import HookedBLIP, patching
 from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import DependentPairs, FewClusters, partitions_of
 from notice_lens.circuits.important import Examined, Rules, examined
 from notice_lens.circuits.universal import conjunction, signed
 from notice_lens.mini import rows as mini_rows
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
-from notice_lens.stats.clusters import DependentPairs, FewClusters, Sums, labels
+from notice_lens.stats.clusters import Sums, flips, resamples
 from notice_lens.stats.intervals import bootstrap_t
-from notice_lens.stats.minimum_effect import AT_ONCE, MinimumEffect, flips, resamples
+from notice_lens.stats.minimum_effect import DRAWS_AT_ONCE, MinimumEffect
 from notice_lens.stats.nulls import false_discoveries, family_wise, over_heads, p_values
 from notice_lens.stats.synthetic import synthetic_effects
 
@@ -136,8 +137,8 @@ def run_conditions(conditions: list[xr.Dataset], k: int, rules: Rules, same_sign
 
 def steps(size: int) -> Iterator[int]:
     """How many draws at a time: few are often enough."""
-    for done in range(0, size, AT_ONCE):
-        yield min(AT_ONCE, size - done)
+    for done in range(0, size, DRAWS_AT_ONCE):
+        yield min(DRAWS_AT_ONCE, size - done)
 
 
 def look(effects: xr.Dataset, rules: Rules, control: bool | None = None) -> Examined:
@@ -145,7 +146,7 @@ def look(effects: xr.Dataset, rules: Rules, control: bool | None = None) -> Exam
     condition = read_condition(effects, None, control=control)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (FewClusters, DependentPairs))
-        return examined(condition, labels([condition], rules.cluster)[0], rules)
+        return examined(condition, partitions_of([condition], rules.cluster)[0], rules)
 
 
 def heading(*names: str) -> None:

@@ -8,9 +8,9 @@ import xarray as xr
 
 from notice_lens.circuits import FewClusters, important_heads, universal_heads
 from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import partitions_of
 from notice_lens.circuits.important import Rules, examined
 from notice_lens.circuits.universal import _weights, conjunction, partial_conjunction
-from notice_lens.stats.clusters import labels
 from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 999, "n_bootstrap": 100}
@@ -129,7 +129,7 @@ def test_the_null_permutes_heads_within_layers(every: xr.Dataset) -> None:
 def test_conditions_of_the_same_pairs_are_resampled_together() -> None:
     read = [read_condition(synthetic_effects(np.zeros((1, 2)), 30, 20), None) for _ in range(2)]
     part = read_condition(read[0].effects.isel(pair=slice(0, 12)), None)
-    own = labels([*read, part], "pair")
+    own = partitions_of([*read, part], "pair")
     rules = Rules(n_bootstrap=7)
     with pytest.warns(FewClusters):
         found = [examined(condition, one, rules) for condition, one in zip((*read, part), own, strict=True)]

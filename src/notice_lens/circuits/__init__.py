@@ -6,6 +6,7 @@ from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
     from notice_lens.circuits.corruptions import compare_corruptions
+    from notice_lens.circuits.evidence import DependentPairs, FewClusters
     from notice_lens.circuits.functions.labels import label_heads
     from notice_lens.circuits.functions.maps import attention_maps, relative_attention
     from notice_lens.circuits.functions.scores import head_functions, score_maps
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
     from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.probabilities import paper_rule
     from notice_lens.circuits.universal import universal_heads
-    from notice_lens.stats.clusters import DependentPairs, FewClusters
 
 
 _HOMES = {
-    "DependentPairs": "notice_lens.stats.clusters",
-    "FewClusters": "notice_lens.stats.clusters",
+    "DependentPairs": "notice_lens.circuits.evidence",
+    "FewClusters": "notice_lens.circuits.evidence",
     "attention_maps": "notice_lens.circuits.functions.maps",
     "compare_corruptions": "notice_lens.circuits.corruptions",
     "head_functions": "notice_lens.circuits.functions.scores",

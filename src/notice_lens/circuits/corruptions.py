@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
 
 from notice_lens.circuits.condition import PLACE, Condition, one_role, read_condition
+from notice_lens.circuits.evidence import partitions_of
 from notice_lens.circuits.important import Rules, examined
 from notice_lens.errors import one_of
-from notice_lens.stats.clusters import Sums, labels
+from notice_lens.stats.clusters import Sums
 from notice_lens.stats.intervals import bca
 
 KINDS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
@@ -64,7 +64,7 @@ def compare_corruptions(
     baseline = _baseline(conditions, noise)
     first = next(iter(conditions.values()))
     # A pair's own images link it to itself in every condition, so what it shares under one corruption counts under all.
-    own = labels(list(conditions.values()), rules.cluster)[0]
+    own = partitions_of(list(conditions.values()), rules.cluster)[0]
     found = [examined(condition, own, rules) for condition in conditions.values()]
     found[0].refuse_coarse()
     tables = [one.table(one.nulls())[list(KEPT)].drop_attrs() for one in found]
@@ -96,10 +96,12 @@ def rank_scores(effect: np.ndarray, kind: str) -> np.ndarray:
     """
     effect = effect if kind.endswith("signed") else np.abs(effect)
     if kind.startswith("spearman"):
+        from scipy.stats import rankdata
+
         ranks = rankdata(effect, axis=-1)
         return ranks - ranks.mean(-1, keepdims=True)
-    signs = np.sign((effect[..., :, None] - effect[..., None, :]), dtype=float).astype(np.float32)
-    return signs.reshape(*effect.shape[:-1], -1)
+    one, other = np.triu_indices(effect.shape[-1], 1)
+    return np.sign(effect[..., one] - effect[..., other]).astype(np.float32)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -109,7 +111,7 @@ def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    # Signs add up to whole numbers, exact in float32 up to 4,096 heads.
+    # Signs add up to whole numbers, exact in float32 up to 5,793 heads.
     return np.einsum("...i,...i->...", one, other).astype(float)
 
 

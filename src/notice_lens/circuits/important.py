@@ -16,10 +16,11 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import GAP, PLACE, Condition, read_condition
+from notice_lens.circuits.evidence import SHARED, names_of, partitions_of, warn_if_few
 from notice_lens.errors import one_of, whole_number
-from notice_lens.stats.clusters import SHARED, Sums, crossed, effective, labels, names_of, warn_if_few
+from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
 from notice_lens.stats.intervals import bootstrap_t
-from notice_lens.stats.minimum_effect import MinimumEffect, flips, resamples
+from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
 
 METHODS = ("max_t", "fdr")
@@ -37,7 +38,7 @@ class Rules:
         n_permutations: Sign flips; as many bootstrap resamples make the second null distribution.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals.
-        cluster: What makes pairs one piece of evidence; see `clusters.labels`.
+        cluster: What makes pairs one piece of evidence; see `evidence.partitions_of`.
         seed: Of all resampling.
     """
 
@@ -170,7 +171,7 @@ def important_heads(
     metric = "prob_change" if metric == "answer_prob" else metric
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
     condition = read_condition(effects, role, metric, control)
-    own = labels([condition], cluster)[0]
+    own = partitions_of([condition], cluster)[0]
     found = examined(condition, own, rules)
     found.refuse_coarse()
     return found.table(found.nulls())

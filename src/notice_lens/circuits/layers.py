@@ -16,8 +16,8 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import SHARED, partitions_of
 from notice_lens.circuits.important import Rules, examined
-from notice_lens.stats.clusters import SHARED, labels
 from notice_lens.stats.intervals import bca
 
 MOST = 100_000
@@ -58,7 +58,7 @@ def layer_profile(
     """
     rules = Rules(n_bootstrap=n_bootstrap, confidence=confidence, cluster=cluster, seed=seed)
     condition = read_condition(effects, role, metric, control)
-    own = examined(condition, labels([condition], cluster)[0], rules)
+    own = examined(condition, partitions_of([condition], cluster)[0], rules)
     number = np.asarray(condition.coords.get("layer", np.arange(condition.shape[0])), float)
     middle = in_the_middle(len(number))
 

@@ -23,10 +23,10 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import one_role, read_condition
+from notice_lens.circuits.evidence import DependentPairs, partitions_of
 from notice_lens.circuits.important import Examined, Rules, examined
 from notice_lens.errors import one_of
-from notice_lens.stats.clusters import DependentPairs, first_seen, labels
-from notice_lens.stats.minimum_effect import resamples
+from notice_lens.stats.clusters import first_seen, resamples
 from notice_lens.stats.nulls import over_heads
 
 PER_CONDITION = (
@@ -176,13 +176,13 @@ def _examine(
             raise ValueError(
                 f"condition {name!r} has other heads than {first[0]!r}: layers x heads {' and '.join(shapes)}"
             )
-    together = labels(list(read.values()), rules.cluster)
+    together = partitions_of(list(read.values()), rules.cluster)
     found = {}
     for name, condition in read.items():
         with warnings.catch_warnings():
             # What pairs share has been said of all conditions.
             warnings.simplefilter("ignore", DependentPairs)
-            own = labels([condition], rules.cluster)[0]
+            own = partitions_of([condition], rules.cluster)[0]
         found[name] = examined(condition, own, rules, f" in condition {name!r}")
     return found, together
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from notice_lens.errors import one_of, whole_number
 from notice_lens.models.blip.inputs import as_list
-from notice_lens.pairs.clusters import clustered
 from notice_lens.pairs.io.assembly import why
 from notice_lens.pairs.io.readers import resized
 from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image
@@ -27,6 +26,7 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
 from notice_lens.plain_text import printable
+from notice_lens.stats.clusters import clusters_of, members
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,12 +157,12 @@ class PairSequence:
         if not isinstance(test_size, float | np.floating) or not 0 < test_size < 1:
             raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size!r}")
         check_choice("together", together, ("pair", "image"))
-        clusters = clustered(list(zip(self["clean_digest"], self["corrupt_digest"], strict=True)), together)
+        clusters = members(clusters_of(self, together))
         test: list[int] = []
         for place in np.random.default_rng(seed).permutation(len(clusters)):
             if len(test) >= round(test_size * len(self)):
                 break
-            test += clusters[place]
+            test += clusters[place].tolist()
         if not test or len(test) == len(self):
             raise ValueError(f"{len(self)} pairs in {len(clusters)} clusters leave no two parts at {test_size=}")
         train = sorted(set(range(len(self))) - set(test))

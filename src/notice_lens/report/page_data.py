@@ -23,7 +23,7 @@ SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidan
 
 
 class Kept(NamedTuple):
-    """The part of the attention that fits the page: roles, and the number of pairs of each condition, None for all."""
+    """What of the attention fits the page: which roles, and how many pairs of each condition; None for all."""
 
     roles: tuple[str, ...]
     most: int | None
@@ -41,12 +41,12 @@ def safe_json(value: Any) -> str:
 
 
 def ranked_by(condition: ShownCondition) -> str:
-    """Return the quantity that a condition ranks heads by: matched minus mismatched, or matched."""
+    """What the effects of a condition are: matched minus mismatched, or matched."""
     return str(condition.heads.attrs.get("ranked_by", "effect"))
 
 
 def share_of(condition: ShownCondition) -> str:
-    """Return the denominator of a condition's effects: the gap, or the part that a mismatched donor leaves."""
+    """What the effects of a condition are shares of: the gap, or what a mismatched donor leaves of it."""
     return str(condition.heads.attrs.get("share_of", GAP))
 
 
@@ -98,7 +98,7 @@ def _conditions_of(task: str | None, data: ReportData, *, everywhere: bool = Fal
 
 
 def fitting(data: ReportData, map_bytes: int) -> Kept:
-    """Return what fits the budget: everything, else only the roles that are read, else fewer pairs each."""
+    """Return what fits the budget: everything, else only the roles that are read, else fewer pairs of each."""
     if data.attention is None:
         return Kept((), None)
     roles = tuple(map(str, data.attention["role"].values))
@@ -113,7 +113,7 @@ def fitting(data: ReportData, map_bytes: int) -> Kept:
 
 
 def _bytes(data: ReportData, kept: Kept) -> float:
-    """Of the maps in base64."""
+    """Return the size of the maps in base64, in bytes."""
     assert data.attention is not None
     each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
     there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from notice_lens import circuits
 from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import FewClusters
 from notice_lens.pairs.roles import ALL
-from notice_lens.stats.clusters import FewClusters
 from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
 

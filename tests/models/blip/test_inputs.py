@@ -242,8 +242,6 @@ def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
     kind = type(question).__name__
     said = rf"expected questions as text, got {kind}; images come first: model\.prepare\("
     with pytest.raises(TypeError, match=said):
-        TypeError, match=rf"expected questions as text, got {kind}; images come first: model\.prepare\("
-    ):
         unwrap(HookedBLIP.prepare)(vqa.model, "is it red?", question)
 
 

@@ -28,15 +28,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from notice_lens.circuits.functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
 from notice_lens.circuits.functions.maps import KINDS, attention_maps
-from notice_lens.circuits.functions.outliers import FACTOR, avoidance, outlier_patches
+from notice_lens.circuits.functions.outliers import OUTLIER_FACTOR, avoidance, outlier_patches
 from notice_lens.errors import one_of
-from notice_lens.pairs.clusters import cluster_numbers
-from notice_lens.stats.flips import grouped
+from notice_lens.stats.clusters import clusters_of, members
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
+from notice_lens.stats.nulls import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -96,7 +95,7 @@ def head_functions(
     roles: Any = None,
     regions: Any = None,
     maps: Any = KINDS,
-    outlier_factor: float = FACTOR,
+    outlier_factor: float = OUTLIER_FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
     attention: "xr.Dataset | None" = None,
@@ -140,7 +139,7 @@ def head_functions(
     else:
         attention = _given(attention, pairs, roles, maps)
     options = {
-        "clusters": clusters_by_images(pairs),
+        "clusters": clusters_of(pairs),
         "outlier_factor": outlier_factor,
         "smallest_effect": smallest_effect,
         "smallest_ratio": smallest_ratio,
@@ -191,11 +190,6 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
     return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
 
 
-def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:
-    """Return the number of each pair's cluster, [pair]: pairs that are linked by any shared image are one."""
-    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)))
-
-
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
     """Maps that were made before: of these pairs, and of the roles and kinds asked for."""
     if attention["pair"].values.tolist() != list(pairs["id"]):
@@ -236,7 +230,7 @@ def score_maps(
     norms: Any = None,
     *,
     clusters: Any = None,
-    outlier_factor: float = FACTOR,
+    outlier_factor: float = OUTLIER_FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
 ) -> "xr.Dataset":
@@ -306,7 +300,7 @@ def with_q(scores: "xr.Dataset") -> "xr.Dataset":
     q = np.full(p.shape, np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        q[tested] = false_discovery_control(p[tested])
+        q[tested] = over_heads(p[tested])
     sizes = np.cumsum([scores[f"p_{label}"].size for label in LABELS])
     parts = zip(LABELS, np.split(q, sizes[:-1]), strict=True)
     return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
@@ -348,7 +342,7 @@ def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> t
     if not len(used):
         return {}, 0, NO_REGIONS
     maps, mask, labels, values = maps[used], mask[used], labels[used], values[:, used][:, :, used]
-    clusters, mass = grouped(labels), inside(maps, mask)
+    clusters, mass = members(labels), inside(maps, mask)
     even = np.broadcast_to(mask.mean(-1, keepdims=True), mass.shape)
     amount = amounts(mass, even, by_habit(maps, mask, labels), labels, margins.ratio, margins.effect)
     found = {

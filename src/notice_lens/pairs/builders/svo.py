@@ -26,12 +26,12 @@ from notice_lens.pairs.builders.grammar import SLOTS
 from notice_lens.pairs.builders.svo_csv import SvoRow, find_images, read_rows
 from notice_lens.pairs.builders.svo_donors import Donors
 from notice_lens.pairs.builders.svo_words import Asked, Words
-from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.pairs.image_folder import Picture, image_files, read_pictures, relative_name
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, NO_IMAGE, PairsError, Problem
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders
 from notice_lens.pairs.tokens import as_tokenizer
+from notice_lens.stats.clusters import cluster_numbers
 
 if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs

@@ -18,6 +18,13 @@ ROWS_AT_ONCE = 256
 """Rows of the decoder that are ranked in one call; each needs a row of logits over the vocabulary."""
 
 
+def targets_of(inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
+    """Return the token that each logit has to predict. Raises ValueError where the inputs have no answers."""
+    if inputs.target_ids is None:
+        raise ValueError("these inputs have no answers; model.prepare(images, questions, answers) takes them")
+    return inputs.target_ids
+
+
 def answer_log_probs(
     logits: Float[Tensor, "batch answer_pos d_vocab"], target_ids: Int[Tensor, "batch answer_pos"]
 ) -> Float[Tensor, " batch"]:

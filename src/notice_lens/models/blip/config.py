@@ -7,6 +7,7 @@ from typing import Any, Literal
 from transformers.activations import ACT2FN
 
 from notice_lens.errors import one_of
+from notice_lens.models.layout import SegmentKind
 
 Kind = Literal["vqa", "caption", "match"]
 
@@ -51,6 +52,11 @@ class StackConfig:
     d_source: int | None = None
     normalization: Literal["pre", "post"] = "post"
     causal: bool = False
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """Heads of keys and values: as many as of queries."""
+        return self.n_heads
 
     def check_layer(self, layer: int) -> int:
         """The layer, counted from the front. Raises IndexError where the stack has no such layer."""
@@ -102,6 +108,67 @@ class BLIPConfig:
     def n_layers(self) -> dict[str, int]:
         """Layers of each stack that there is."""
         return {stack: getattr(self, stack).n_layers for stack in self.stacks}
+
+    # What the stacks are for: `ModelConfig` of the model protocol.
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By stack with cross-attention, the stack whose states it reads: the one before it."""
+        return dict(zip(self.stacks[1:], self.stacks, strict=False))
+
+    @property
+    def prompt_stack(self) -> str:
+        """The stack that reads the prompt: the question encoder, or the decoder of captions."""
+        return "text" if self.text is not None else "decoder"
+
+    @property
+    def streams(self) -> dict[str, tuple[SegmentKind, ...]]:
+        """By stack, the kinds of positions that its stream holds beside special ones."""
+        decoder: tuple[SegmentKind, ...] = ("answer",) if self.text is not None else ("prompt", "answer")
+        held: dict[str, tuple[SegmentKind, ...]] = {"vision": ("image",), "text": ("prompt",), "decoder": decoder}
+        return {stack: held[stack] for stack in self.stacks}
+
+    @property
+    def looking_site(self) -> str:
+        """The attention from words to the image: the cross-attention of the stack behind the image encoder."""
+        return f"{self.prompt_stack}.cross_attn"
+
+    @property
+    def default_site(self) -> str:
+        """The attention that is patched where nothing else is asked for."""
+        return self.looking_site
+
+    @property
+    def noise_hooks(self) -> tuple[str, ...]:
+        """The embeddings that noise may be added to: patches, and the prompt's words."""
+        return ("vision.hook_embed", f"{self.prompt_stack}.hook_embed")
+
+    @property
+    def image_norm_hook(self) -> str:
+        """The hook point whose norm tells outlier patches: the image's stream behind its last block."""
+        return f"vision.blocks.{self.vision.n_layers - 1}.hook_resid_post"
+
+    @property
+    def behaviour(self) -> Literal["greedy", "likeliest", "choice"]:
+        """What counts as an answer: a caption goes on as it likes, so the answers in question are compared there."""
+        answered: dict[Kind, Literal["greedy", "likeliest", "choice"]]
+        answered = {"vqa": "greedy", "caption": "likeliest", "match": "choice"}
+        return answered[self.kind]
+
+    @property
+    def pair_kinds(self) -> tuple[str, ...]:
+        """The kinds of minimal pairs that the model reads."""
+        return (self.kind,)
+
+    @property
+    def d_read_out(self) -> int:
+        """Logits at the read-out: the vocabulary, or no match and match."""
+        return 2 if self.decoder is None else self.decoder.d_vocab or 0
+
+    @property
+    def image_sizes_matter(self) -> bool:
+        """Whether layouts need the pictures' sizes: every picture is resized to the model's."""
+        return False
 
 
 def read_config(

@@ -19,6 +19,7 @@ from notice_lens.models.blip.config import BLIPConfig
 from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.readouts import AnswerHead, MatchHead
 from notice_lens.models.blip.stacks import ProjectedSource, Stack, TextStack, VisionStack
+from notice_lens.models.blip.steps import OUTPUT, last_hook, order, sublayers
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
 
@@ -117,11 +118,9 @@ class ForwardPass(HookedModule):
         stack: Any = self.stack(name)
         if resid is None:
             resid = self.embed(name, inputs)
-        # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
-        masked = name == "text" or (name == "decoder" and self.cfg.kind == "caption")
         return stack(
             resid,
-            mask=_as_bool(inputs.attention_mask) if masked else None,
+            mask=self.own_mask(name, inputs),
             source=source,
             source_mask=self.source_mask(name, inputs),
             start_at_layer=start_at_layer,
@@ -144,6 +143,13 @@ class ForwardPass(HookedModule):
             states = self.run_stack(stack, inputs, states)
         return states
 
+    def own_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch pos"] | None:
+        """Which of its own positions a stack may look at; None for all.
+
+        An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
+        """
+        return _as_bool(inputs.attention_mask) if name == self.cfg.prompt_stack else None
+
     def source_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch key_pos"] | None:
         """Which positions of its source a stack may look at: the question's real tokens, and the whole image."""
         return _as_bool(inputs.attention_mask) if name == "decoder" and self.cfg.kind == "vqa" else None
@@ -158,6 +164,19 @@ class ForwardPass(HookedModule):
     def stack(self, name: str) -> Stack:
         """The stack of that name. Raises KeyError where this model has none."""
         return getattr(self, self.cfg.stacks[self._stack_index(name)])
+
+    def activations(self, stack: str) -> tuple[str, ...]:
+        """The activations of a stack that can be patched, in the order of the flow."""
+        points = order(self.stack(stack).steps)
+        return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
+
+    def sublayers(self, stack: str) -> tuple[str, ...]:
+        """The modules of a stack that write to its stream: `attn`, `cross_attn` and `mlp`, in their order."""
+        return tuple(step.module for step in sublayers(self.stack(stack).steps))
+
+    def block_output(self, stack: str) -> str:
+        """The hook point that the output of a stack's block passes."""
+        return last_hook(self.stack(stack).steps)
 
     def _stack_index(self, name: str | None) -> int:
         if name is None:

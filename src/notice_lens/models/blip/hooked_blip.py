@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from notice_lens.images import ImageLike
@@ -18,17 +18,20 @@ from notice_lens.models.blip import answers
 from notice_lens.models.blip.config import BLIPConfig
 from notice_lens.models.blip.forward_pass import ForwardPass
 from notice_lens.models.blip.inputs import (
+    IGNORED,
     BLIPInputs,
     as_strings,
     text_inputs,
     to_common_length,
     to_pixel_values,
 )
+from notice_lens.models.blip.layout import BLIPReader
 from notice_lens.models.blip.stacks import Stack
 from notice_lens.models.cache import BLIPCache
 from notice_lens.models.describe import CheckReport, HooksTable
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode, without_modes
+from notice_lens.models.layout import Layout
 from notice_lens.models.lens import Lens
 from notice_lens.plain_text import printable
 
@@ -198,6 +201,57 @@ class HookedBLIP(ForwardPass):
             pixel_values=torch.stack(columns["images"]), **tensors, interpolate_pos_encoding=image_size is not None
         ).to(self.device)
 
+    def preprocess(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
+        *,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Images as `prepare` takes them too, resized and normalised once for many runs; arguments as there."""
+        image_processor = self._processor_for("an image processor").image_processor
+        return {"pixel_values": to_pixel_values(images, image_processor, image_size)}
+
+    # What positions are
+
+    @property
+    def _reader(self) -> BLIPReader:
+        side = self.cfg.image_size // self.cfg.patch_size
+        tokenizer = None if self.processor is None else self.processor.tokenizer
+        return BLIPReader(self.cfg.kind, tokenizer, (side, side))
+
+    def layout(self, inputs: BLIPInputs | Mapping[str, Any], prompts: Sequence[str] | None = None) -> Layout:
+        """What the positions of prepared inputs are.
+
+        Args:
+            inputs: What `prepare` gives.
+            prompts: The prompts' strings, where positions of words are wanted.
+
+        Raises:
+            ValueError: The prompts have other numbers of tokens than the inputs.
+        """
+        return self._reader.layout_of_inputs(self.cfg, BLIPInputs.of(inputs).check(self.cfg), prompts)
+
+    def layout_of(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Layout:
+        """The layout that inputs will have, without any images: every picture is resized to the model's size.
+
+        Args:
+            prompts: The prompts.
+            answers: What is teacher-forced behind each; None where nothing is.
+            sizes: Ignored.
+        """
+        self._processor_for("a tokenizer")
+        return self._reader.layout_of(prompts, answers)
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """The tokens of an answer; the same behind every prompt."""
+        self._processor_for("a tokenizer")
+        return self._reader.answer_ids(prompt, answer)
+
     def _check_known(self, tensors: Mapping[str, Any]) -> None:
         """Raises ValueError where a word has no embedding: it was added to the tokenizer alone."""
         d_vocab = self.stack(self.cfg.stacks[1]).cfg.d_vocab or 0
@@ -244,6 +298,51 @@ class HookedBLIP(ForwardPass):
             candidates: Answers to compare, the same for every question.
         """
         return answers.rank(self, self.prepare(images, questions), as_strings("candidates", candidates))
+
+    def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
+        """Whether answers have to be in the inputs to be measured: those of captions, and those of several tokens."""
+        if self.cfg.kind != "vqa":
+            return self.cfg.kind == "caption"
+        return any(len(self.answer_ids("", answer)) != 1 for answer in set(answers))
+
+    def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> Int[Tensor, " answer"]:
+        """The entry of the read-out's logits that stands for each answer: its first token; no match (0), match (1)."""
+        if self.cfg.kind == "match":
+            return torch.tensor([int(answer == "match") for answer in answers], dtype=torch.long)
+        return torch.tensor([self.answer_ids("", answer)[0] for answer in answers], dtype=torch.long)
+
+    def answer_targets(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
+        """The token of the answer that each logit has to predict, without the closing `[SEP]`; -100 elsewhere.
+
+        Raises:
+            ValueError: The inputs have no answers.
+        """
+        targets = answers.targets_of(inputs)
+        return targets.masked_fill(targets == self.cfg.sep_token_id, IGNORED)
+
+    @one_thread_at_a_time
+    def answer_log_probs(self, inputs: BLIPInputs) -> Float[Tensor, " batch"]:
+        """Log-probability of each answer that the inputs have, its closing `[SEP]` included, in nats.
+
+        Raises:
+            ValueError: The inputs have no answers.
+        """
+        return answers.answer_log_probs(self(inputs), answers.targets_of(inputs))
+
+    def greedy_ids(self, inputs: BLIPInputs, max_new_tokens: int = 20) -> list[list[int]]:
+        """The tokens of each greedy answer, without `[DEC]` and `[SEP]`; a caption begins with its prompt."""
+        return answers.greedy_ids(self, inputs, max_new_tokens)
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def mean_image_states(self, images: Sequence[ImageLike]) -> Float[Tensor, "image d_model"]:
+        """The mean over patches of the states behind the image encoder, the class token left out; float32, on the CPU.
+
+        Args:
+            images: As `prepare`.
+        """
+        inputs = BLIPInputs(pixel_values=self.preprocess(images)["pixel_values"]).to(self.device)
+        return self.run_stack("vision", inputs)[:, 1:].float().mean(1).cpu()
 
     # Looking inside
 

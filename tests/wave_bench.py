@@ -15,7 +15,7 @@ from torch import Tensor
 
 from conftest import Pair, make_pair
 from notice_lens.models import BLIPInputs
-from notice_lens.patching.engine.plan import Patch, Plan
+from notice_lens.patching.engine.plan import HookEdit, Plan
 from notice_lens.patching.engine.runs import Run, Trace, trace
 from notice_lens.patching.engine.wave import Wave
 
@@ -54,7 +54,7 @@ class Row:
     """One variant of one pair."""
 
     pair: int
-    patches: tuple[Patch, ...]
+    patches: tuple[HookEdit, ...]
 
 
 class Bench:
@@ -259,13 +259,13 @@ class Bench:
 
     # Variants
 
-    def sample(self, g: np.random.Generator, hook: str, pair: int, source: str) -> Patch:
+    def sample(self, g: np.random.Generator, hook: str, pair: int, source: str) -> HookEdit:
         """An edit of this hook: single positions, several or all; one head or all; some keys or all."""
         leaf = hook.rsplit(".", 1)[1]
         stack = hook.partition(".")[0]
         by_head = leaf in _ATTENTION and g.random() < 0.6
         by_key = leaf in ("hook_attn_scores", "hook_pattern") and g.random() < 0.6
-        return Patch(
+        return HookEdit(
             hook,
             some(g, self.n_places(hook, pair)),
             source,
@@ -280,7 +280,7 @@ def some(g: np.random.Generator, n: int) -> np.ndarray:
     return g.permutation(n)[:how_many].astype(np.int64)
 
 
-def places(patch: Patch, shape: torch.Size) -> Iterable[tuple]:
+def places(patch: HookEdit, shape: torch.Size) -> Iterable[tuple]:
     """Where a patch is in an activation of one pair, number by number."""
     scores = patch.hook.endswith(("hook_attn_scores", "hook_pattern"))
     everything = slice(None)

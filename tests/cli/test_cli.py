@@ -19,7 +19,7 @@ from notice_lens.circuits import important_heads
 from notice_lens.cli.commands import main
 from notice_lens.cli.study import make_folder
 from notice_lens.pairs import mini_world
-from notice_lens.patching.runner import Sweep
+from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.store.format import read
 
 HEAVY = ("torch", "transformers", "transformer_lens", "xarray", "plotly", "pandas", "datasets", "scipy")
@@ -107,13 +107,13 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     out, _ = patched
     before = {path.name: path.read_text() for path in (out / "tables").iterdir()}
 
-    computed = Sweep._batch
+    computed = SweepRunner._batch
 
-    def unstored(own: Sweep, *others: Any) -> Any:
+    def unstored(own: SweepRunner, *others: Any) -> Any:
         assert own.options.store is None, "every sweep of the study is done; heads are cut anew"
         return computed(own, *others)
 
-    monkeypatch.setattr(Sweep, "_batch", unstored)
+    monkeypatch.setattr(SweepRunner, "_batch", unstored)
     options = ["--corruption", "image", "--corruption", "text", "--shown", 3, "--memory", MEMORY, "--json"]
     result = ran("patch", "mini", pairs, "--out", out, *options)
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == before
@@ -216,7 +216,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("options", "message"), WRONG, ids=[" ".join(options) for options, _ in WRONG])
 def test_what_cannot_be_is_said_before_anything_runs(pairs, tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr(Sweep, "run", None)
+    monkeypatch.setattr(SweepRunner, "run", None)
     out = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", *options)
     assert message in out
     assert out.count("notice-lens:") == 1
@@ -274,7 +274,7 @@ TAKEN = {
 
 @pytest.mark.parametrize("take", TAKEN)
 def test_an_out_that_is_taken_is_said_before_any_sweep(pairs, tmp_path, monkeypatch, take):
-    monkeypatch.setattr(Sweep, "run", None)
+    monkeypatch.setattr(SweepRunner, "run", None)
     take(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     wrong = said("patch", "mini", pairs, "--out", tmp_path, "--quiet")
@@ -292,7 +292,7 @@ OTHER_RUNS = {
 
 @pytest.mark.parametrize("options", OTHER_RUNS)
 def test_an_out_of_another_run_is_said_before_any_sweep(patched, pairs, monkeypatch, options):
-    monkeypatch.setattr(Sweep, "run", None)
+    monkeypatch.setattr(SweepRunner, "run", None)
     out, _ = patched
     wrong = said("patch", "mini", pairs, "--out", out, "--quiet", "--corruption", "text", *options.split())
     assert "is the store of another sweep: " in wrong
@@ -328,7 +328,7 @@ def test_ctrl_c_is_exit_code_130(pairs, tmp_path, monkeypatch):
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Sweep, "run", stopped)
+    monkeypatch.setattr(SweepRunner, "run", stopped)
     wrong = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", code=130)
     assert wrong.splitlines()[-1] == "stopped; finished work is kept, and the same command resumes from there"
     monkeypatch.setattr(HookedBLIP, "mini", stopped)

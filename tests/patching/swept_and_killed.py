@@ -34,7 +34,7 @@ def main() -> None:
     assert store.Store
     model, pairs = HookedBLIP.mini(), mini_world("states", 6, seed=1)
     site = Site.of(model, "text.cross_attn", layers=[0, 2], heads=[1, 2, 5])
-    computed = runner.Sweep._batch
+    computed = runner.SweepRunner._batch
 
     def run(path: Path, what: str, moment: int) -> tuple[int, int]:
         """One sweep in a fork. Returns the signal that ended it, and how many files it touched."""
@@ -51,13 +51,13 @@ def main() -> None:
                 if event in FILES and str(arguments[0]).startswith(str(path)):
                     happened("files")
 
-            def noted(own: runner.Sweep, several: list[int], *others: Any) -> Any:
+            def noted(own: runner.SweepRunner, several: list[int], *others: Any) -> Any:
                 with (path.parent / f"{path.name}.log").open("a") as log:
                     log.write(json.dumps(several) + "\n")
                 happened("batches")
                 return computed(own, several, *others)
 
-            runner.Sweep._batch = noted
+            runner.SweepRunner._batch = noted
             sys.addaudithook(audit)
             sweep(model, pairs, site, store=path, memory=memory, progress=False)
             return seen["files"]

@@ -283,7 +283,7 @@ def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     first = ablate(mini, states, "text.mlp_out", **options)
     plain = ablate(mini, states, "text.mlp_out", value="resample", **QUIET)
     np.testing.assert_array_equal(first.logit_diff_change, plain.logit_diff_change)
-    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(ablate(mini, states, "text.mlp_out", **options), first)
     for other, name in [({"value": "zero"}, "source"), ({"seed": 1}, "seed"), ({"reference": states}, "reference")]:
         with pytest.raises(ValueError, match=name):
@@ -330,13 +330,13 @@ MESSAGES = [
     ),
     (("text.attn.pattern",), {}, ValueError, "source='mean' is not for scores and patterns"),
     (("text.mlp_out",), {"reference": "pairs"}, TypeError, "reference is of type str; expected MinimalPairs"),
-    (("text.mlp_out",), {"layers": 1}, TypeError, "layers belong to a site: Site.of(blip, name, layers=...)"),
+    (("text.mlp_out",), {"layers": 1}, TypeError, "layers belong to a site: Site.of(model, name, layers=...)"),
     (("text.mlp_out",), {"metrics": "acuracy"}, ValueError, "no metric 'acuracy'; did you mean 'accuracy'?"),
 ]
 
 
 @pytest.mark.parametrize(("sites", "options", "kind", "message"), MESSAGES, ids=[case[3][:40] for case in MESSAGES])
-def test_messages(mini, states, sites, options, kind, message):
+def test_messages(mini, states, sites, options, kind, message, unchecked):
     with pytest.raises(kind) as caught:
         ablate(mini, states, *sites, **{**QUIET, **options})
     assert str(caught.value).startswith(message)
@@ -347,7 +347,7 @@ def test_a_reference_set_that_lacks_a_word(mini, states):
     with pytest.raises(ValueError, match=r"^pair '.*' has a word of the role 'verb', and the reference set has none"):
         ablate(mini, scenes, "text.mlp_out", reference=states, **QUIET)
     with pytest.raises(ValueError, match="^there are no pairs in the reference set"):
-        Options(reference=states[:0])
+        Options.of({"reference": states[:0]})
 
 
 def test_metrics_of_ones_own_come_beside(mini, states):

@@ -381,7 +381,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("given", "error", "message"), MESSAGES, ids=[str(given[0]) for given in MESSAGES])
-def test_messages(mini, pairs, given, error, message):
+def test_messages(mini, pairs, given, error, message, unchecked):
     with pytest.raises(error) as found:
         attribute(mini, pairs, **{**given, **QUIET})
     assert str(found.value).startswith(message)

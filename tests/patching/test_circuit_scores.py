@@ -131,7 +131,7 @@ def test_nodes_by_name(mini):
 def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     options = {"store": tmp_path / "s", **QUIET}
     first = faithfulness(mini, states, CIRCUIT[:2], **options)
-    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(faithfulness(mini, states, CIRCUIT[:2], **options), first)
     with pytest.raises(ValueError, match="sites"):
         faithfulness(mini, states, CIRCUIT[:2], value="zero", **options)
@@ -171,7 +171,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("circuit", "options", "kind", "message"), MESSAGES, ids=[case[3][:40] for case in MESSAGES])
-def test_messages(mini, states, circuit, options, kind, message):
+def test_messages(mini, states, circuit, options, kind, message, unchecked):
     with pytest.raises(kind) as caught:
         faithfulness(mini, states, circuit, **QUIET, **options)
     assert str(caught.value).startswith(message)

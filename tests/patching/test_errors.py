@@ -13,6 +13,8 @@ from notice_lens.patching import Edit, Site, patch_heads, patch_modules, run_var
 from notice_lens.patching.edits import check_model
 from refusals import says
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 # Sites
 
 LAYERS = "`text` has layers 0 to 2"

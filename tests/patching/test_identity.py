@@ -289,7 +289,7 @@ def test_another_metric_of_the_same_name_does_not_go_on(
     mini: HookedBLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs, site = mini_world("states", 4, seed=1), Site.of(mini, "text.cross_attn", layers=2, heads=[1])
-    computed, left = runner.Sweep._batch, [1]
+    computed, left = runner.SweepRunner._batch, [1]
 
     def breaks(own: Any, *given: Any) -> Any:
         left[0] -= 1
@@ -297,7 +297,7 @@ def test_another_metric_of_the_same_name_does_not_go_on(
             raise KeyboardInterrupt
         return computed(own, *given)
 
-    monkeypatch.setattr(runner.Sweep, "_batch", breaks)
+    monkeypatch.setattr(runner.SweepRunner, "_batch", breaks)
     options = {"store": tmp_path / "s", "controls": (), "progress": False, "memory": 1}
     with pytest.raises(KeyboardInterrupt):
         sweep(mini, pairs, site, metrics={"mine": closure(5)}, **options)

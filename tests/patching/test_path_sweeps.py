@@ -147,7 +147,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("asked", "says"), REFUSED)
-def test_what_it_refuses(model, pairs, asked, says):
+def test_what_it_refuses(model, pairs, asked, says, unchecked):
     with pytest.raises(ValueError, match=re.escape(says)):
         patch_paths(model, pairs, **asked, **QUIET)
 

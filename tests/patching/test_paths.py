@@ -5,6 +5,7 @@ Run 3 freezes each head and MLP of the sender's stack by hand, and reads the rec
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 
 from notice_lens.models.blip.layer_norm import LayerNorm
-from notice_lens.patching.engine.plan import END, OUTPUT, Patch
-from notice_lens.patching.paths import Receiver, Walk, _Sender, received
+from notice_lens.patching.engine.path_walk import Receiver, Walk, _Sender, received
+from notice_lens.patching.engine.plan import END, OUTPUT, HookEdit
 from wave_bench import MODELS, N_PAIRS, Bench, Row, some
 
 CORRUPTIONS = pytest.mark.parametrize("corruption", ["image", "text"])
@@ -52,7 +53,7 @@ def receivers(here: Bench, stack: str) -> list[tuple[int, str]]:
     return found + [(1 + here.n_layers(stack) * len(modules), end) for end in ends]
 
 
-def sample(here: Bench, seed: int, freeze: tuple[bool, bool]) -> list[tuple[int, list[Patch], Receiver]]:
+def sample(here: Bench, seed: int, freeze: tuple[bool, bool]) -> list[tuple[int, list[HookEdit], Receiver]]:
     """One path to each receiver of each stack, of one sender or of three."""
     g = np.random.default_rng(seed)
 
@@ -67,7 +68,7 @@ def sample(here: Bench, seed: int, freeze: tuple[bool, bool]) -> list[tuple[int,
             several = nodes(here, stack)[:before]
             chosen = g.choice(several, size=min(len(several), int(g.choice([1, 1, 3]))), replace=False)
             positions = np.sort(some(g, here.length(stack, pair)))
-            senders = [Patch(str(name), positions, source, a_head(str(name), 0.8)) for name in chosen]
+            senders = [HookEdit(str(name), positions, source, a_head(str(name), 0.8)) for name in chosen]
             found.append((pair, senders, Receiver(hook, a_head(hook, 0.7), *freeze)))
     return found
 
@@ -117,7 +118,7 @@ def frozen_norms(here: Bench, pair: int, stack: str) -> list[tuple[nn.Module, Ca
     return [(norm, divide) for norm in norms(here, stack)]
 
 
-def literal(here: Bench, pair: int, senders: Sequence[Patch], receiver: Receiver) -> torch.Tensor:
+def literal(here: Bench, pair: int, senders: Sequence[HookEdit], receiver: Receiver) -> torch.Tensor:
     """The logits of run 4 of one path."""
     stack = senders[0].hook.partition(".")[0]
     base = here.recorded["self"][pair][1]
@@ -158,7 +159,7 @@ def literal(here: Bench, pair: int, senders: Sequence[Patch], receiver: Receiver
     return run(here, pair, {receiver.hook: put})
 
 
-def ours(here: Bench, paths: Sequence[tuple[int, list[Patch], Receiver]]) -> torch.Tensor:
+def ours(here: Bench, paths: Sequence[tuple[int, list[HookEdit], Receiver]]) -> torch.Tensor:
     pairs, senders, ends = zip(*paths, strict=True)
     with torch.no_grad():
         taken = received(here.run, pairs, senders, ends)
@@ -191,8 +192,9 @@ def test_paths_in_float32(model):
 @pytest.mark.parametrize("mutant", ["position", "layer", "head"])
 def test_a_path_from_next_door_is_another_one(mutant):
     here = bench("vqa, one token", "image", True)
-    right = Patch("text.blocks.0.cross_attn.hook_z", np.array([2]), "other", 0)
-    wrong = right._replace(
+    right = HookEdit("text.blocks.0.cross_attn.hook_z", np.array([2]), "other", 0)
+    wrong = replace(
+        right,
         positions=np.array([3]) if mutant == "position" else right.positions,
         hook=right.hook.replace("0", "1") if mutant == "layer" else right.hook,
         head=1 if mutant == "head" else 0,
@@ -210,7 +212,7 @@ def test_all_senders_together_give_the_other_runs_input(model, corruption):
     for stack in here.stacks:
         for pair in range(N_PAIRS):
             positions = np.arange(here.length(stack, pair))
-            everyone = _Sender.of(pair, [Patch(hook, positions, "other") for hook in nodes(here, stack)])
+            everyone = _Sender.of(pair, [HookEdit(hook, positions, "other") for hook in nodes(here, stack)])
             with torch.no_grad():
                 walked = dict(Walk(here.run, stack, [everyone], False, False).streams())
                 frozen = dict(Walk(here.run, stack, [everyone]).streams())
@@ -251,7 +253,7 @@ def test_layer_norms_of_one_scale_make_direct_effects_add_up():
             module.__class__ = Constant
     positions = np.arange(here.length("text", 0))
     with torch.no_grad():
-        senders = [_Sender.of(0, [Patch(hook, positions, "other")]) for hook in nodes(here, "text")]
+        senders = [_Sender.of(0, [HookEdit(hook, positions, "other")]) for hook in nodes(here, "text")]
         (stream,) = [x for (layer, _), x in Walk(here.run, "text", senders).streams() if layer == END]
         base, other = (here.traces[run].states["text"][0, positions] for run in ("self", "other"))
         # The read-out is linear: one weight for each dimension.

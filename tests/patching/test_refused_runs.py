@@ -15,7 +15,7 @@ from notice_lens.pairs import MinimalPairs, Noise, mini_world
 from notice_lens.pairs.problems import Problem
 from notice_lens.patching import Edit, Site, Store, patch_heads, run_variants, sweep
 from notice_lens.patching.options import Options
-from notice_lens.patching.runner import check_pairs
+from notice_lens.patching.prepare import check_pairs
 from refusals import says
 
 # Variants
@@ -45,12 +45,12 @@ EDITS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("edits", "message"), EDITS, ids=lambda value: str(value)[:50])
-def test_edits_that_are_not_there(model: HookedBLIP, pairs: MinimalPairs, edits: Any, message: str) -> None:
+def test_edits_that_are_not_there(model: HookedBLIP, pairs: MinimalPairs, edits: Any, message: str, unchecked) -> None:
     with pytest.raises(ValueError, match=says(message)):
         run_variants(model, pairs, {"one": edits}, progress=False)
 
 
-def test_variants_that_are_none(model: HookedBLIP, pairs: MinimalPairs) -> None:
+def test_variants_that_are_none(model: HookedBLIP, pairs: MinimalPairs, unchecked) -> None:
     edit = Edit("text.attn", 0)
     with pytest.raises(TypeError, match=says("variants are of type list; expected a mapping of names to one or more")):
         run_variants(model, pairs, [edit])

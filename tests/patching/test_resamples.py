@@ -8,7 +8,7 @@ from conftest import make_pair
 from made_up import made_up_pairs, noise_picture
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, ablate, sweep
-from notice_lens.patching.positions import Places
+from notice_lens.patching.positions import Positions
 from notice_lens.patching.reference_values import Resamples
 
 QUIET = {"progress": False}
@@ -16,12 +16,12 @@ COLUMNS = ("task", "kind", "clean_image", "corrupt_image", "clean_prompt", "corr
 
 
 def resamples(model, pairs, reference=None, seed=0):
-    return Resamples(model, pairs, Places(model, pairs), ["text.hook_embed"], reference, seed)
+    return Resamples(model, pairs, Positions(model, pairs), ["text.hook_embed"], reference, seed)
 
 
 def test_examples_are_a_seeded_derangement(mini):
     pairs = mini_world("scenes", 30, seed=0)
-    tokens = Places(mini, pairs).tokens
+    tokens = Positions(mini, pairs).tokens
     found = resamples(mini, pairs).numbers
     known = [number for number in found if number is not None]
     assert len(set(known)) == len(known) > 20

@@ -63,7 +63,7 @@ def test_a_finished_sweep_is_read(
     def computed(*_: object) -> None:
         raise AssertionError("done pairs are not computed again")
 
-    monkeypatch.setattr(runner.Sweep, "_batch", computed)
+    monkeypatch.setattr(runner.SweepRunner, "_batch", computed)
     xr.testing.assert_identical(first, sweep(mini, pairs, site, store=tmp_path / "s", progress=False))
 
 
@@ -73,16 +73,16 @@ def test_a_sweep_goes_on_with_the_plan_of_its_store(
     """Another budget would make other batches, which round otherwise."""
     pairs = mini_world("states", 6, seed=1)
     left, begun = [2], []
-    computed = runner.Sweep._batch
+    computed = runner.SweepRunner._batch
 
-    def breaks(own: runner.Sweep, several: list[int], setting: Setting) -> object:
+    def breaks(own: runner.SweepRunner, several: list[int], setting: Setting) -> object:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         begun.append(several)
         return computed(own, several, setting)
 
-    monkeypatch.setattr(runner.Sweep, "_batch", breaks)
+    monkeypatch.setattr(runner.SweepRunner, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):
         sweep(mini, pairs, site, store=tmp_path / "s", memory=1, progress=False)
     left[0] = 100

@@ -100,7 +100,7 @@ def test_the_seed_draws_the_sample(mini, pairs, site):
 def test_a_store_is_gone_on_with(mini, pairs, site, tmp_path, monkeypatch):
     options = {"share": 0.02, "sample": 3, "store": tmp_path / "s", **QUIET}
     first = screen(mini, pairs, site, **options)
-    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
     monkeypatch.setattr("notice_lens.patching.attribution.Attribution._draw", lambda *_: 1 / 0)
     xr.testing.assert_identical(screen(mini, pairs, site, **options), first)
     with pytest.raises(ValueError, match="direction"):
@@ -193,7 +193,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("given", "error", "message"), MESSAGES, ids=[str(given[0]) for given in MESSAGES])
-def test_messages(mini, pairs, given, error, message):
+def test_messages(mini, pairs, given, error, message, unchecked):
     with pytest.raises(error) as found:
         screen(mini, pairs, **{**given, **QUIET})
     assert str(found.value).startswith(message)

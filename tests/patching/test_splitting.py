@@ -150,7 +150,7 @@ def test_one_head_by_name_and_below_floor(mini, states):
 def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
     options = {"layers": 1, "store": tmp_path / "s", **QUIET}
     first = split(mini, states, "text.attn", **options)
-    monkeypatch.setattr("notice_lens.patching.runner.Sweep._batch", lambda *_: 1 / 0)
+    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
     xr.testing.assert_identical(split(mini, states, "text.attn", **options), first)
     with pytest.raises(ValueError, match="direction"):
         split(mini, states, "text.attn", direction="noise", **options)
@@ -177,7 +177,7 @@ MESSAGES = [
 
 
 @pytest.mark.parametrize(("site", "options", "kind", "message"), MESSAGES, ids=[case[3][:40] for case in MESSAGES])
-def test_messages(mini, states, site, options, kind, message):
+def test_messages(mini, states, site, options, kind, message, unchecked):
     with pytest.raises(kind) as caught:
         split(mini, states, site, **QUIET, **options)
     assert str(caught.value).startswith(message)

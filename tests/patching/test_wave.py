@@ -14,7 +14,7 @@ import torch
 
 from conftest import relative_error
 from notice_lens.patching.engine.attention import folded_attention, folding_pays, fused_attention
-from notice_lens.patching.engine.plan import Patch
+from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.runs import Run, trace
 from wave_bench import EMBEDDINGS, LEAVES, LENGTHS, MODELS, N_PAIRS, RECORDED, SOURCES, Bench, Row
 
@@ -112,10 +112,10 @@ def test_the_neighbouring_position_layer_or_head_would_be_noticed(model):
         by_head = leaf.startswith(("attn.", "cross_attn."))
         n = here.n_places(hooks[0], 0)
         positions = np.arange(max(1, n - 1))
-        patch = Patch(hooks[0], positions, "zero", 1 if by_head else None)
-        others = [patch._replace(hook=hooks[1])]
-        others += [patch._replace(positions=positions + 1)] if n > 1 else []
-        others += [patch._replace(head=0)] if by_head else []
+        patch = HookEdit(hooks[0], positions, "zero", 1 if by_head else None)
+        others = [replace(patch, hook=hooks[1])]
+        others += [replace(patch, positions=positions + 1)] if n > 1 else []
+        others += [replace(patch, head=0)] if by_head else []
         here_, *elsewhere = here.wave([Row(0, (found,)) for found in (patch, *others)])[N_PAIRS:]
         oracle = here.oracle(Row(0, (patch,)))
         assert here.distance(0, here_, oracle) <= TOLERANCE
@@ -156,7 +156,7 @@ def test_any_two_steps(stack):
         pair = int(g.integers(N_PAIRS))
         one, other = (here.sample(g, hook, pair, str(g.choice(SOURCES[1:]))) for hook in (first, second))
         order = g.permutation(min(here.n_places(hook, pair) for hook in (first, second)))
-        rows.append(Row(pair, (one._replace(positions=order[:2]), other._replace(positions=order[2:]))))
+        rows.append(Row(pair, (replace(one, positions=order[:2]), replace(other, positions=order[2:]))))
     check(here, rows)
 
 
@@ -198,12 +198,12 @@ def test_one_hook_from_several_sources(model):
                 cut = int(g.integers(1, n)) if n > 1 else 1
                 order = g.permutation(n)
                 first, second = (
-                    part._replace(positions=at) for part, at in ((first, order[:cut]), (second, order[cut:]))
+                    replace(part, positions=at) for part, at in ((first, order[:cut]), (second, order[cut:]))
                 )
                 rows.append(Row(pair, (first, second) if n > 1 else (first,)))
             else:
                 rows.append(Row(pair, (first, second, third)))
-                rows.append(Row(pair, (second, third._replace(source=first.source), first)))
+                rows.append(Row(pair, (second, replace(third, source=first.source), first)))
     check(here, shuffled(g, rows))
 
 
@@ -214,8 +214,8 @@ def test_all_heads_but_one(model):
     rows = []
     for hook in (hook for hook in here.every_hook if ".blocks.1." in hook and "attn.hook_" in hook):
         positions = np.arange(here.n_places(hook, 2))
-        every, one = Patch(hook, positions, "other"), Patch(hook, positions, "self", 1)
-        again = one._replace(source="other")
+        every, one = HookEdit(hook, positions, "other"), HookEdit(hook, positions, "self", 1)
+        again = replace(one, source="other")
         rows += [Row(2, found) for found in ((one,), (every, one), (one, every), (every, one, again))]
     check(here, rows)
 
@@ -316,7 +316,7 @@ def test_padding_is_never_looked_at(model):
         if hook.endswith(("hook_attn_scores", "hook_pattern")):
             queries = np.arange(here.length(hook.split(".")[0], short))
             sources = ("zero", "mean") if hook.endswith("hook_pattern") else ("zero",)
-            rows += [Row(short, (Patch(hook, queries, source),)) for source in sources]
+            rows += [Row(short, (HookEdit(hook, queries, source),)) for source in sources]
     check(here, rows)
 
 
@@ -328,7 +328,7 @@ def test_edits_of_padding_change_nothing(model):
     for hook in (
         hook for hook in here.hooks("text") if "cross_attn.hook_k" not in hook and "cross_attn.hook_v" not in hook
     ):
-        rows.append(Row(0, (Patch(hook, np.arange(LENGTHS[0], max(LENGTHS)), "donor"),)))
+        rows.append(Row(0, (HookEdit(hook, np.arange(LENGTHS[0], max(LENGTHS)), "donor"),)))
     assert here.effects(rows, here.wave(rows)).max() <= TOLERANCE
 
 
@@ -372,7 +372,7 @@ def test_a_base_run_with_noise_on_its_embeddings(at):
     here.model.set_use_attn_result(False)
     run = Run(here.model, base, {"other": here.traces["other"].activations})
     rows = [joint(here, g, [hook for hook in here.every_hook if hook != at], 1) for _ in range(40)]
-    rows = [Row(row.pair, tuple(patch._replace(source="other") for patch in row.patches)) for row in rows]
+    rows = [Row(row.pair, tuple(replace(patch, source="other") for patch in row.patches)) for row in rows]
     logits = here.wave(rows, run)
     plain = here.pair.oracle
 

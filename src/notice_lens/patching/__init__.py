@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from notice_lens.patching.ablation import ablate
     from notice_lens.patching.attribution import attribute
     from notice_lens.patching.circuit_scores import faithfulness
-    from notice_lens.patching.edits import Site
-    from notice_lens.patching.grid import Edit
+    from notice_lens.patching.edits import Edit, Site
     from notice_lens.patching.head_pairs import pairs_of_heads
+    from notice_lens.patching.paths import patch_paths
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
     from notice_lens.patching.screening import screen
     from notice_lens.patching.store.store import Store
-    from notice_lens.patching.sweeps import patch_heads, patch_modules, patch_paths, run_variants, sweep
+    from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
 
 
 _HOMES = {
-    "Edit": "notice_lens.patching.grid",
+    "Edit": "notice_lens.patching.edits",
     "Site": "notice_lens.patching.edits",
     "Store": "notice_lens.patching.store.store",
     "ablate": "notice_lens.patching.ablation",
@@ -31,7 +31,7 @@ _HOMES = {
     "pairs_of_heads": "notice_lens.patching.head_pairs",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
-    "patch_paths": "notice_lens.patching.sweeps",
+    "patch_paths": "notice_lens.patching.paths",
     "run_variants": "notice_lens.patching.sweeps",
     "screen": "notice_lens.patching.screening",
     "split": "notice_lens.patching.pattern_vs_values",

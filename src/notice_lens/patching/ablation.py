@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.errors import one_of
-from notice_lens.patching.edits import TABLES, WITH_HEADS, Site
-from notice_lens.patching.grid import Edit
+from notice_lens.patching.edits import TABLES, WITH_HEADS, Edit, Site
 from notice_lens.patching.nodes import Node, is_node
 from notice_lens.patching.options import refuse_fixed, refuse_mismatched
 from notice_lens.patching.sweeps import run_variants, sweep

@@ -16,12 +16,11 @@ A way through the softmax needs no correction of it.
 It is an estimate: verify what it finds, `patching.screen` does.
 """
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -29,16 +28,23 @@ import torch
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.edits import TABLES, Site, check_model
-from notice_lens.patching.engine.measure import budget
-from notice_lens.patching.engine.pair_batch import Batch, Context, Setting
+from notice_lens.patching.engine.measure import (
+    Arrays,
+    baselines,
+    budget,
+    by_halves,
+    bytes_per_number,
+    numbers_at,
+)
+from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Setting
 from notice_lens.patching.gradient.backward import Backward
 from notice_lens.patching.gradient.first_order import Members, effects
 from notice_lens.patching.gradient.integrated import PATHS, Step, input_way, site_way, tangent
 from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks
-from notice_lens.patching.gradient.result import SiteResult
 from notice_lens.patching.gradient.targets import NEURONS, Target, wanted
-from notice_lens.patching.options import Options
-from notice_lens.patching.provenance import Arrays
+from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
+from notice_lens.patching.prepare import Prepared, prepare
+from notice_lens.patching.writer import Chunks, ResultWriter, averaged, provenance
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -47,13 +53,13 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 64
 """Pairs that are differentiated together, at most."""
-NOT_HERE = {
+FIXED = {
     "metrics": "a gradient is of one number: the logit difference",
     "controls": "the self-patch is exactly 0, and a donor has a difference of its own",
     "source": "attribution patches in the other run",
 }
 ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_z")
-log = logging.getLogger("notice_lens.patching")
+IntegrationPath = Literal["site", "inputs"]
 
 
 @one_thread_at_a_time
@@ -61,16 +67,16 @@ log = logging.getLogger("notice_lens.patching")
 def attribute(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    sites: Any = None,
+    sites: str | Site | Sequence[str | Site] | None = None,
     *,
-    positions: Any = None,
+    positions: PositionSpec | None = None,
     neurons: bool | None = None,
-    integrated_gradients: Any = 0,
-    path: Any = "site",
+    integrated_gradients: int = 0,
+    path: IntegrationPath = "site",
     attention_correction: bool = True,
-    **options: Any,
+    **options: "Unpack[SweepOptions]",
 ) -> "SiteTree":
-    """What every patch would do, to first order: all sites of all stacks from two forwards and one backward.
+    """Estimate every patch to first order: all sites of all stacks from two forwards and one backward.
 
     An estimate. `sweep` gives the exact numbers of a site, `screen` those of the cells that an estimate picks.
 
@@ -104,24 +110,24 @@ def attribute(
         TypeError: There is no option of that name, or not here.
         PairsError: The pairs do not hold for this model.
     """
-    for name in options:
-        if name in NOT_HERE:
-            valid = [field.name for field in fields(Options) if field.name not in NOT_HERE]
-            raise TypeError(f"{name} is no option of attribution: {NOT_HERE[name]}; options: {', '.join(valid)}")
+    refuse_fixed(options, FIXED, "attribution")
     chosen = Options.of({**options, "metrics": ("logit_diff_change", "patching_effect"), "controls": ()})
     steps = _steps(integrated_gradients)
     if path not in PATHS:
         raise ValueError(one_of("path", path, PATHS))
+    corrected = bool(attention_correction) and not steps
     method = {
         "method": "attribution",
         "integrated_gradients": steps,
         "path": path if steps else "",
-        "attention_correction": bool(attention_correction) and not steps,
+        "attention_correction": corrected,
     }
     check_model(model)
     _check_folder(chosen.store)
-    found = _sites(model, pairs, sites, positions, neurons)
-    return Attribution(SiteResult.several(model, pairs, chosen, found, method), steps, path).run()
+    checked = _sites(model, pairs, sites, positions, neurons)
+    prepared = prepare(model, pairs, chosen)
+    targets = [Target.of(prepared, site, by_neuron, corrected) for site, by_neuron in checked]
+    return Attribution(prepared, targets, method).run()
 
 
 def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
@@ -182,86 +188,82 @@ class Attribution:
     """One attribution over pairs.
 
     Args:
-        results: Of every site.
-        steps: Of the way from the base run to the other; 0 for the gradient at the base run.
-        path: Which way; see `notice_lens.patching.gradient.integrated`.
+        prepared: The pairs.
+        targets: The sites, with how their results are laid out.
+        method: What `attrs` say beside what a sweep's do.
     """
 
-    def __init__(self, results: Sequence[SiteResult], steps: int, path: str) -> None:
-        self.results, self.steps, self.path = list(results), steps, path
-        self.first = self.results[0]
-        self.model, self.options = self.first.model, self.first.options
-        self.whole: list[str] = []
+    def __init__(self, prepared: Prepared, targets: Sequence[Target], method: Mapping[str, Any]) -> None:
+        self.prepared, self.model, self.targets = prepared, prepared.model, list(targets)
+        self.method, self.steps, self.path = method, int(method["integrated_gradients"]), str(method["path"])
+        self.kept: list[str] = []
+        """Hook points that are kept of the other run, so that its blocks need not be run again."""
+        folder = prepared.options.store
+        self.writers = [
+            ResultWriter(
+                prepared, target.grid, {"sites": [asdict(target.site)]},
+                None if folder is None else Path(folder) / target.site.name, method=method,
+            )
+            for target in self.targets
+        ]  # fmt: skip
 
     def run(self) -> "SiteTree":
-        """The result."""
+        """Attribute to every site and return a tree of their results."""
         from tqdm.auto import tqdm
 
         from notice_lens.patching.results import SiteTree
 
-        first, quiet = self.first, not self.options.progress
-        at_a_time = self._pairs_that_fit()
-        for result in self.results:
-            result.pairs_at_a_time = at_a_time
-        with ExitStack() as opened, torch.no_grad():
-            kept = [opened.enter_context(result.kept()) for result in self.results]
-            bar = opened.enter_context(tqdm(total=len(first.pairs), desc="attribution", unit=" pairs", disable=quiet))
-            for several in first.batches():
-                left = [number for number, own in enumerate(kept) if not own.done[several].all()]
+        prepared = self.prepared
+        chunks = Chunks(1, self._pairs_that_fit())
+        bar = tqdm(total=len(prepared.pairs), desc="attribution", unit=" pairs", disable=not prepared.options.progress)
+        with bar, ExitStack() as stack, torch.no_grad():
+            opened = [stack.enter_context(writer.opened(chunks)) for writer in self.writers]
+            results, chunks = [one for one, _ in opened], opened[0][1]
+            for batch in prepared.batches(chunks.pairs):
+                left = [number for number, one in enumerate(results) if not one.done[batch].all()]
                 if left:
-                    draws = [self._draw(several, left, setting) for setting in first.settings]
-                    for place, number in enumerate(left):
-                        part = self.results[number].part(several, [draw[place] for draw in draws])
-                        # A store that was begun with another plan may have some of these pairs already.
-                        new = np.flatnonzero(~kept[number].done[several])
-                        kept[number].write([several[pair] for pair in new], part.isel(pair=new))
-                bar.update(len(several))
-            groups = {own.name: own.completed(at.load()) for own, at in zip(self.results, kept, strict=True)}
-        return SiteTree.of(groups, {name: value for name, value in first.attrs().items() if name != "sites"})
+                    draws = [self._batch(batch, left, setting) for setting in prepared.settings]
+                    for at, number in enumerate(left):
+                        arrays = averaged([draw[at] for draw in draws])
+                        # A store that was begun with other chunks may have some of these pairs already.
+                        new = np.flatnonzero(~results[number].done[batch])
+                        part = self.writers[number].labelled(batch, arrays).isel(pair=new)
+                        results[number].write([batch[pair] for pair in new], part)
+                bar.update(len(batch))
+            groups = {
+                target.site.name: writer.completed(one.load())
+                for target, writer, one in zip(self.targets, self.writers, results, strict=True)
+            }
+        return SiteTree.of(groups, {**provenance(prepared), **self.method})
 
-    def _draw(self, several: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
-        """The numbers of some pairs, for one draw of the noise.
+    def _batch(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
+        """Return the numbers of some pairs at some of the sites; of half of them where memory runs out."""
 
-        Args:
-            several: Which pairs.
-            left: Which of the sites.
-            setting: What is done.
-        """
-        try:
-            return self._attributed(several, left, setting)
-        except torch.OutOfMemoryError:
-            if len(several) == 1:
-                raise
-            torch.cuda.empty_cache()
-            log.warning("out of memory with %d pairs at a time; going on with half as many", len(several))
-        middle = len(several) // 2
-        halves = [self._draw(part, left, setting) for part in (several[:middle], several[middle:])]
+        def compute(some: list[int]) -> Arrays:
+            found = self._attributed(some, left, setting)
+            return {f"{number} {name}": array for number, one in enumerate(found) for name, array in one.items()}
+
+        arrays = by_halves(compute, pairs)
         return [
-            {name: np.concatenate([one[name], two[name]]) for name in one} for one, two in zip(*halves, strict=True)
+            {name.partition(" ")[2]: array for name, array in arrays.items() if name.partition(" ")[0] == str(number)}
+            for number in range(len(left))
         ]
 
-    def _attributed(self, several: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
-        """The same at once."""
-        first = self.first
-        pairs, contrast = first.pairs.select(several), [first.contrast[number] for number in several]
-        batch = Batch(
-            self.model,
-            pairs,
-            contrast,
-            setting,
-            Blocks(self.model).recorded,
-            (),
-            (),
-            donors=False,
-            of_others=self.whole,
-        )
-        contexts = list(batch.runs())
-        results = [self.results[number] for number in left]
-        arrays, members = [result.zeros(contexts) for result in results], Members(contexts, first.places, several)
-        for step in self._steps([result.target for result in results], contexts, setting.direction):
+    def _attributed(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
+        prepared = self.prepared
+        foils = [prepared.foils[number] for number in pairs]
+        recording = Recording(Blocks(self.model).recorded, of_others=self.kept)
+        contexts = list(Batch(self.model, prepared.pairs.select(pairs), foils, setting, recording).runs())
+        targets, members = [self.targets[number] for number in left], Members(contexts, prepared.positions, pairs)
+        arrays = []
+        for number in left:
+            own = self.writers[number].empty(len(pairs))
+            own |= {name: values for name, values in baselines(contexts).items() if name in own}
+            arrays.append({**own, "logit_diff_change": np.zeros_like(own["logit_diff_change"])})
+        for step in self._steps(targets, contexts, setting.direction):
             for found in Backward(self.model, contexts, step.at, step.towards, step.wanted):
                 for number in step.targets:
-                    target = results[number].target
+                    target = targets[number]
                     if target.has(found.stack, found.layer):
                         layer = [] if found.layer == EMBEDDING else [target.coords["layer"].index(found.layer)]
                         effect = effects(target, found, members).double().cpu().numpy()
@@ -269,7 +271,7 @@ class Attribution:
         return arrays
 
     def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[Step]:
-        """The gradients to take."""
+        """Return the gradients to take."""
         base = [context.run.base for context in contexts]
         other = [context.clean if direction == "denoise" else context.corrupt for context in contexts]
         if not self.steps:
@@ -278,43 +280,30 @@ class Attribution:
         return way(Blocks(self.model), targets, base, other, self.steps)
 
     def _pairs_that_fit(self) -> int:
-        """How many pairs go at a time: streams of the runs stay, and one block has its activations and its graph.
+        """Return how many pairs fit at a time: streams of the runs, and the activations and the graph of one block.
 
         Where there is room for one pair's activations of all blocks too, those of the other run are kept from its
         forward pass, and its blocks need not be run again.
         """
-        size, limit = torch.finfo(self.model.dtype).bits // 8, budget(self.model, self.options.memory)
-        blockwise = size * self._entries_blockwise()
-        whole = wanted(result.target for result in self.results)
-        kept = blockwise + size * sum(self._width(stack, name) for (stack, _), names in whole.items() for name in names)
-        if kept <= limit:
-            self.whole = [
-                f"{stack}.blocks.{layer}.{name}"
-                for (stack, layer), names in whole.items() if layer != EMBEDDING
-                for name in names if not name.endswith(TABLES)
-            ]  # fmt: skip
-        return int(np.clip(limit // (kept if self.whole else blockwise), 1, MOST_PAIRS))
+        size, limit = bytes_per_number(self.model), budget(self.model, self.prepared.options.memory)
+        blockwise = size * self._numbers_blockwise()
+        hooks = {
+            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING else f"{stack}.{name}"
+            for (stack, layer), names in wanted(self.targets).items()
+            for name in names
+            if not name.endswith(TABLES)
+        }
+        whole = blockwise + size * sum(numbers_at(self.model, self.prepared.lengths, hook) for hook in sorted(hooks))
+        if whole <= limit:
+            self.kept = sorted(hook for hook in hooks if ".blocks." in hook)
+        return int(np.clip(limit // (whole if self.kept else blockwise), 1, MOST_PAIRS))
 
-    def _lengths(self) -> dict[str, int]:
-        """Positions of each stack."""
-        first = self.first
-        text = max(first.places.tokens)
-        answer = first.answer_length + (text if self.model.cfg.kind == "caption" else 0)
-        return {"vision": first.places.patches, "text": text, "decoder": answer}
-
-    def _width(self, stack: str, name: str) -> int:
-        """Entries of an activation of one pair, at most."""
-        cfg, lengths = self.model.stack(stack).cfg, self._lengths()
-        keys = name.startswith("cross_attn") and name.endswith(("hook_k", "hook_v"))
-        return (max(lengths.values()) if keys else lengths[stack]) * (cfg.d_mlp if name in NEURONS else cfg.d_model)
-
-    def _entries_blockwise(self) -> int:
-        """What one pair takes while blocks are run again one by one, in numbers."""
-        streams, widest, lengths = 0, 0, self._lengths()
+    def _numbers_blockwise(self) -> int:
+        """Return how many numbers one pair takes while blocks are run again one by one."""
+        streams, widest, lengths = 0, 0, self.prepared.lengths
         for stack in self.model.cfg.stacks:
-            cfg, pos = self.model.stack(stack).cfg, lengths[stack]
-            tables = sum(result.target.site.stack == stack and result.target.leaf in TABLES for result in self.results)
+            cfg, pos, keys = self.model.stack(stack).cfg, lengths[stack], max(lengths.values())
+            tables = sum(target.site.stack == stack and target.leaf in TABLES for target in self.targets)
             streams += (3 if self.steps else 2) * cfg.n_layers * pos * cfg.d_model
-            keys = max(lengths.values())
             widest = max(widest, pos * (24 * cfg.d_model + 6 * cfg.d_mlp) + 3 * tables * cfg.n_heads * pos * keys)
         return streams + widest

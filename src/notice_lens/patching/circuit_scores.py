@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.patching.ablation import VALUES, check_given
-from notice_lens.patching.grid import Edit
+from notice_lens.patching.edits import Edit
 from notice_lens.patching.nodes import Node, nodes_of, universe_of
 from notice_lens.patching.options import refuse_fixed
 from notice_lens.patching.sweeps import run_variants

@@ -1,4 +1,8 @@
-"""Sites: what can be patched. A site is checked against its model when it is built, so that no edit can miss."""
+"""Sites and edits: what can be patched. A site is checked against its model when it is built, so that no edit can miss.
+
+A `Site` names a whole family of activations, which a sweep patches one after the other. An `Edit` is one replaced
+activation of a variant, as the caller writes it.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +22,8 @@ WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_
 TABLES = ("hook_attn_scores", "hook_pattern")
 """Activations with a query axis and a key axis."""
 POSITIONS = ("each", "all", "roles", "regions")
+SOURCES = ("other", "zero", "mean", "resample", "donor")
+"""Where an edit may take its values from."""
 
 
 def check_model(model: Any) -> None:
@@ -28,6 +34,27 @@ def check_model(model: Any) -> None:
 
             refuse_wrapped(model)
         raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(model).__name__}")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit of a variant: a site with an index and a source.
+
+    Attributes:
+        site: Stack and activation, such as `text.cross_attn.z`.
+        layer: The layer; None for embeddings.
+        head: The head; None for all.
+        positions: A role, a region, a number, several of them, or `all`. Keys for `q`, `k` and `v` of the source.
+        keys: The same for the keys of scores and patterns.
+        source: `other` (the run that is patched in), `donor`, `zero`, `mean` or `resample` (another pair's clean run).
+    """
+
+    site: str
+    layer: Any = None
+    head: Any = None
+    positions: Any = "all"
+    keys: Any = "all"
+    source: Any = "other"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.errors import one_of
-from notice_lens.patching.edits import check_model
-from notice_lens.patching.grid import Edit
+from notice_lens.patching.edits import Edit, check_model
 from notice_lens.patching.nodes import Node, nodes_of
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.patching.sweeps import run_variants

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notice_lens.errors import one_of
-from notice_lens.patching.grid import Edit
+from notice_lens.patching.edits import Edit
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

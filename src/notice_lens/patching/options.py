@@ -1,84 +1,82 @@
-"""Everything about a sweep but its sites."""
+"""Options of a sweep: everything about it but what is patched. They are checked before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
+from torch import Tensor
 
 from notice_lens.errors import one_of
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.metrics import USUAL
-from notice_lens.patching.grid import SOURCES
 from notice_lens.patching.results import DIRECTIONS
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
-
-
-def refuse_hooks(model: "HookedBLIP") -> None:
-    """A sweep runs a forward pass of its own: hooks of the caller would be passed by, so they are refused."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    watched = [
-        name or "the model itself"
-        for name, module in model.named_modules()
-        if any(getattr(module, own) for own in kinds)
-    ]
-    if watched:
-        raise ValueError(
-            f"there are hooks on the model, at {', '.join(watched[:3])}: a sweep runs its own forward pass, which "
-            "would pass them by; remove them first (model.reset_hooks() removes those of hook points)"
-        )
-
-
-def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:
-    """Raises TypeError where an option is given that is decided already.
-
-    Args:
-        options: What was given.
-        fixed: Why, by the name of what is decided.
-        what: Whose options they are, with its article.
-    """
-    for name, why in fixed.items():
-        if name in options:
-            raise TypeError(f"{name} is no option of {what}: {why}")
-
-
-def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:
-    """Raises ValueError where the mismatched donor is among the controls asked for."""
-    controls = options.get("controls", "self")
-    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
-        raise ValueError(why)
-
-
-def check_pairs(pairs: Any, options: "Options") -> None:
-    """Raises where pairs are none, or lack what the corruption needs."""
     from notice_lens.pairs import MinimalPairs
 
-    if not isinstance(pairs, MinimalPairs):
-        raise TypeError(f"pairs are of type {type(pairs).__name__}; expected MinimalPairs, see MinimalPairs.from_rows")
-    if not len(pairs):
-        dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
-        raise ValueError(f"there are no pairs to patch{dropped}")
-    if options.corruption == "text":
-        lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
-        if lacking:
-            raise ValueError(
-                f"{len(lacking)} of {len(pairs)} pairs have no corrupt_prompt, such as {lacking[0]!r}; "
-                "symmetric_replacement writes them, corruption='image' needs none"
-            )
-
-
 CONTROLS = ("self", "mismatched")
+SOURCES = ("other", "zero", "mean", "resample")
 DTYPES = ("float16", "float32", "float64")
 OF_SITES = ("layers", "heads", "positions", "keys")
+
+Corruption = Literal["image", "text"] | Noise
+Direction = Literal["denoise", "noise"]
+Control = Literal["self", "mismatched"]
+Controls = Control | Collection[Control]
+Source = Literal["other", "zero", "mean", "resample"]
+Foil = Literal["auto", "incorrect"]
+Metric = Literal["answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy"]
+Metrics = Metric | Sequence[Metric] | Mapping[str, Callable[[Tensor], Tensor] | None]
+DType = Literal["float16", "float32", "float64"] | np.dtype | type[np.floating]
+Store = str | PathLike[str] | None
+Numbers = int | Sequence[int] | range | np.ndarray | np.integer
+Names = str | Sequence[str]
+PositionSpec = Numbers | Names
+
+
+class SweepOptions(TypedDict, total=False):
+    """Options that every sweep takes, by name.
+
+    Attributes:
+        corruption: `image`, `text` or `Noise(...)`.
+        direction: `denoise` (the corrupted run is patched with clean activations: sufficiency) or `noise` (the reverse:
+            necessity).
+        metrics: Names of built-in metrics, or a mapping of names to functions of logits [row, answer_pos, d_vocab],
+            the built-in ones to None.
+        contrast: The foil that the logit difference subtracts: `auto` or `incorrect`, see `engine.pair_batch.foils_of`.
+        min_gap: In logits; below it a pair's `patching_effect` is NaN.
+        source: Where edits take their values from: `other` (the other run of the pair), `zero`, `mean` (over all clean
+            runs, by role) or `resample` (another pair's clean run).
+        reference: The pairs that means and examples are taken from; None takes the pairs themselves.
+        controls: Of `self` (patch each run into itself: the noise floor) and `mismatched` (patch from a donor).
+        memory: Bytes that variants may take; None takes a share of what is free.
+        dtype: Of the result; None takes float64 for a model in float64, float32 else.
+        seed: Of what is drawn.
+        store: A folder to write to, and to resume from.
+        progress: Whether to show a bar.
+    """
+
+    corruption: Corruption
+    direction: Direction
+    metrics: Metrics
+    contrast: Foil
+    min_gap: float
+    source: Source
+    reference: "MinimalPairs | None"
+    controls: Controls
+    memory: float | None
+    dtype: DType | None
+    seed: int
+    store: Store
+    progress: bool
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything about a sweep but its sites; `sweep` says what each is."""
+    """Options of a sweep, checked; `SweepOptions` says what each is. Build them by `Options.of`."""
 
     corruption: Any = "image"
     direction: Any = "denoise"
@@ -96,7 +94,7 @@ class Options:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "Options":
-        """Options by name.
+        """Return options by name, in their plain forms: controls as a tuple, memory as a whole number.
 
         Raises:
             TypeError: There is no option of that name.
@@ -113,41 +111,61 @@ class Options:
                 )
             if name not in names:
                 raise TypeError(one_of("option", name, names))
-        return cls(**given)
+        options = cls(**{**given, "controls": _controls(given.get("controls", CONTROLS))})
+        options._check()
+        return options
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if not isinstance(self.corruption, Noise) and not _among(self.corruption, ("image", "text")):
             raise ValueError(one_of("corruption", self.corruption, ("image", "text")) + ", or Noise(...)")
-        choices = {"direction": DIRECTIONS, "contrast": ("auto", "incorrect"), "source": SOURCES[:4]}
-        for what, valid in choices.items():
+        for what, valid in {"direction": DIRECTIONS, "contrast": ("auto", "incorrect"), "source": SOURCES}.items():
             if not _among(getattr(self, what), valid):
                 raise ValueError(one_of(what, getattr(self, what), valid))
-        controls = self.controls if isinstance(self.controls, list | tuple | set | frozenset) else [self.controls]
-        for control in controls:
-            if not _among(control, CONTROLS):
-                raise ValueError(one_of("control", control, CONTROLS) + "; () for none")
-        object.__setattr__(self, "controls", tuple(control for control in CONTROLS if control in controls))
-        self._check_numbers()
-        if self.reference is not None:
-            check_reference(self.reference)
-        if not isinstance(self.store, str | PathLike | None):
-            raise TypeError(f"store={self.store!r}: expected the path of a folder, or None")
-
-    def _check_numbers(self) -> None:
         if not isinstance(self.min_gap, Real) or not float(self.min_gap) >= 0:
             raise ValueError(f"min_gap={self.min_gap!r}: expected a logit difference, 0 or more")
         if self.memory is not None and (not isinstance(self.memory, Real) or not float(self.memory) >= 1):
             raise ValueError(f"memory={self.memory!r}: expected a number of bytes, 1 or more, or None")
-        if self.memory is not None:
-            object.__setattr__(self, "memory", int(float(self.memory)))
         if not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r}: expected a whole number")
-        if self.dtype is not None and _name(self.dtype) not in DTYPES:
+        if self.dtype is not None and _dtype_name(self.dtype) not in DTYPES:
             raise ValueError(one_of("dtype of a result", self.dtype, DTYPES))
+        if self.reference is not None:
+            _check_reference(self.reference)
+        if not isinstance(self.store, str | PathLike | None):
+            raise TypeError(f"store={self.store!r}: expected the path of a folder, or None")
 
 
-def check_reference(reference: Any) -> None:
-    """Raises where a reference set is no pairs, or has none."""
+def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:
+    """Raise TypeError where an option is given that the caller decides already.
+
+    Args:
+        options: Options by name.
+        fixed: The reason, by the name of the option that is decided.
+        what: The verb that decides it, for the message, with its article.
+    """
+    for name, why in fixed.items():
+        if name in options:
+            valid = ", ".join(field.name for field in fields(Options) if field.name not in fixed)
+            raise TypeError(f"{name} is no option of {what}: {why}; options: {valid}")
+
+
+def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:
+    """Raise ValueError where the mismatched donor is among the controls."""
+    controls = options.get("controls", "self")
+    if "mismatched" in ([controls] if isinstance(controls, str) else controls):
+        raise ValueError(why)
+
+
+def _controls(given: Any) -> tuple[str, ...]:
+    controls = given if isinstance(given, list | tuple | set | frozenset) else [given]
+    for control in controls:
+        if not _among(control, CONTROLS):
+            raise ValueError(one_of("control", control, CONTROLS) + "; () for none")
+    return tuple(control for control in CONTROLS if control in controls)
+
+
+def _check_reference(reference: Any) -> None:
+    """Raise where a reference set is something else than pairs, or empty."""
     from notice_lens.pairs import MinimalPairs
 
     if not isinstance(reference, MinimalPairs):
@@ -157,12 +175,12 @@ def check_reference(reference: Any) -> None:
         raise ValueError("there are no pairs in the reference set; None takes the pairs themselves")
 
 
-def _among(asked: Any, valid: tuple[str, ...]) -> bool:
-    return isinstance(asked, str) and asked in valid
+def _among(value: Any, valid: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value in valid
 
 
-def _name(dtype: Any) -> str:
-    """NumPy's name of a type; empty for what is none."""
+def _dtype_name(dtype: Any) -> str:
+    """Return NumPy's name of a type; empty where NumPy knows no such type."""
     try:
         return np.dtype(dtype).name
     except TypeError:

@@ -1,322 +1,275 @@
-"""Path patching: what one part of the model tells another, and what the answer makes of it.
+"""Path patching: the effect of what one part of the model passes to another.
 
-A path goes from a *sender* (a head, an MLP, an embedding) to a *receiver* (a head's query, key or value, an MLP's
-input, a stack's output). Four runs define its effect:
-
-1. The base run, and 2. the other run, as in any sweep.
-3. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names: nodes
-   between sender and receiver in those stacks are frozen at the base run. The receiver's input is recorded.
-4. The base run, in which the receiver takes that changed input. Everything after the receiver runs free.
-
-With attention frozen, what happens at one position depends on that position alone, and what every node writes there is
-known: run 3 is no forward pass, but the base run's stream with the sender's difference, sent through the LayerNorms
-(`Walk`), for all senders at once. Run 4 is a row of the wave whose edit brings its value along.
-
-Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969).
+`patch_paths` is the verb, `Paths` the senders and receivers that it was asked for, checked against the model. How a
+path is computed is in `notice_lens.patching.engine.path_walk`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import numpy as np
-import torch
-from einops import einsum, rearrange
-from jaxtyping import Float
-from torch import Tensor
-
-from notice_lens.models import HookedBLIP
-from notice_lens.models.blip.attention import Attention
-from notice_lens.models.blip.blocks import MLP, Block
-from notice_lens.models.blip.layer_norm import LayerNorm
-from notice_lens.models.blip.steps import (
-    EMBEDDING,
-    OUTPUT,
-    Add,
-    Apply,
-    Attend,
-    Stream,
-    Transform,
-    last_hook,
-    norm_inputs,
-    sublayers,
-)
+from notice_lens.errors import one_of
+from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order, reading_points
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.plan import END, GIVEN, Patch
-from notice_lens.patching.engine.rows import Index
-from notice_lens.patching.engine.runs import Run
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.patching.edits import Site
+from notice_lens.patching.engine.measure import Variant
+from notice_lens.patching.engine.path_walk import Receiver
+from notice_lens.patching.engine.plan import END, HookEdit, Label
+from notice_lens.patching.grid import Grid, grid_of_sites
+from notice_lens.patching.options import Numbers, Options, PositionSpec, SweepOptions
+from notice_lens.patching.prepare import Prepared, prepare
+from notice_lens.patching.runner import SweepRunner
 
-Read = tuple[int, str]
-"""A layer, and who reads there: `attn`, `cross_attn`, `mlp`; behind the last block `output`."""
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+SENDERS = (
+    *EMBEDDING, "attn.hook_z", "attn.hook_result", "hook_attn_out", "cross_attn.hook_z", "cross_attn.hook_result",
+    "hook_cross_attn_out", "hook_mlp_out",
+)  # fmt: skip
+RECEIVERS = (*(f"{module}.hook_{leaf}" for module in ("attn", "cross_attn") for leaf in "qkv"), "mlp.hook_pre")
 
 
-class Receiver(NamedTuple):
-    """The end of a path.
+@one_thread_at_a_time
+@outside_inference_mode
+def patch_paths(
+    model: "HookedBLIP",
+    pairs: "MinimalPairs",
+    sender: str | Site | Sequence[str | Site] = "text.cross_attn",
+    receiver: str | Site = "text.output",
+    *,
+    positions: PositionSpec | None = None,
+    sender_layers: Numbers | None = None,
+    sender_heads: Numbers | Literal["each"] | None = "each",
+    receiver_layers: Numbers | None = None,
+    receiver_heads: Numbers | Literal["each"] | None = "each",
+    joint: bool = False,
+    freeze_layernorm: bool = False,
+    freeze_mlp: bool = True,
+    **options: "Unpack[SweepOptions]",
+) -> "xr.Dataset":
+    """Patch each path from a sender to a receiver: the effect of what one part of the model passes to another.
+
+    1. The base run and the other run; `direction` says which of clean and corrupted is which.
+    2. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
+       nodes *between* sender and receiver in those stacks are frozen at the base run. What the receiver takes in is
+       recorded.
+    3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
+
+    So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
+    not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
+
+    Args:
+        model: The model.
+        pairs: The pairs.
+        sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
+            `text.embed`, `vision.attn`, ...; a `Site`; or several of them.
+        receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), a stack's output
+            (`text.output`), or `logits`: the output of the senders' stack, since all later stacks run free. Keys and
+            values of cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
+        positions: Of the sender, as `patch_heads`, and of the receiver: frozen attention moves nothing elsewhere.
+        sender_layers: One, several, or None for all.
+        sender_heads: `each`, one, several, or None for all at once.
+        receiver_layers: As `sender_layers`.
+        receiver_heads: As `sender_heads`.
+        joint: Whether all senders are sent together.
+        freeze_layernorm: Whether LayerNorms on the path divide by the base run's scale; else they are recomputed.
+        freeze_mlp: Whether MLPs on the path write what they write in the base run; else they read the changed stream.
+        **options: As `sweep`.
+
+    Returns:
+        Dimensions `pair, sender_layer, sender_head`, then `role`, `region`, `position` or none, then `receiver_layer`
+        and `receiver_head` where there are; variables as of `sweep`; NaN where there is no such path.
+
+    Raises:
+        ValueError: There is no path from there to there, or as `sweep`.
+
+    Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
+    """
+    chosen = Options.of(options)
+    if chosen.source != "other":
+        raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
+    senders = _senders(model, pairs, sender, sender_layers, sender_heads, positions)
+    ends = _receiver(model, receiver, receiver_layers, receiver_heads)
+    paths = Paths.of(model, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
+    prepared = prepare(model, pairs, chosen)
+    return SweepRunner(prepared, grid_of_paths(prepared, paths), asdict(paths)).run()
+
+
+def _senders(
+    model: "HookedBLIP", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
+) -> list[Site]:
+    several = list(sender) if isinstance(sender, list | tuple) else [sender]
+    if len(several) == 1 and not isinstance(several[0], Site):
+        return [Site.of(model, several[0], layers=layers, heads=heads, positions=positions, pairs=pairs)]
+    return [_one_of_several(model, pairs, one, layers, heads, positions) for one in several]
+
+
+def _one_of_several(
+    model: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
+) -> Site:
+    """One of several senders: layers and heads are for those that have them."""
+    found = Site.of(model, name) if isinstance(name, Site) else Site.of(model, name, positions=positions, pairs=pairs)
+    if isinstance(name, Site):
+        return found
+    layers, heads = layers if found.layers else None, heads if found.heads else "each"
+    return Site.of(model, name, layers=layers, heads=heads, positions=positions, pairs=pairs)
+
+
+def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
+    """A receiver as a site, or by its name where it is what a stack hands on."""
+    if isinstance(name, Site):
+        return Site.of(model, name)
+    outputs = [f"{stack}.{OUTPUT}" for stack in model.cfg.stacks]
+    if name in (*outputs, "logits"):
+        if layers is not None or heads != "each":
+            raise ValueError(f"{name} has no layers and heads to choose")
+        return name
+    try:
+        site = Site.of(model, name, layers=layers, heads=heads, positions="all")
+    except ValueError as error:
+        raise ValueError(f"receiver {name!r}: {error}; or {', '.join(outputs)}, logits") from error
+    if site.activation not in RECEIVERS:
+        short = [f"{site.stack}.{own.replace('hook_', '')}" for own in RECEIVERS]
+        raise ValueError(one_of("receiver", site.name, [*short, *outputs, "logits"]))
+    return site
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Which paths are patched. Built by `Paths.of`, which checks it.
 
     Attributes:
-        hook: Queries, keys or values, what goes into an MLP's neurons (`mlp.hook_pre`), or `<stack>.output`.
-        head: The head; None for all heads, or where there are none.
+        senders: Sites of one stack.
+        joint: Whether all of them, in all layers and heads, are sent together.
+        receiver: Queries, keys, values or an MLP's input; or the name of a stack, for its output.
         freeze_layernorm: Whether LayerNorms on the path keep the base run's scale.
-        freeze_mlp: Whether MLPs on the path keep what they write; else they read the changed stream.
+        freeze_mlp: Whether MLPs on the path keep what they write.
     """
 
-    hook: str
-    head: int | None = None
-    freeze_layernorm: bool = False
-    freeze_mlp: bool = True
-
-    def reads(self, stacks: Sequence[str]) -> tuple[str, Read]:
-        """The stack whose stream it reads, and where; keys and values of cross-attention read the stack before."""
-        name = HookName.parse(self.hook)
-        assert name.stack is not None, "receivers are checked"
-        module, _, leaf = name.leaf.rpartition(".")
-        if module == "cross_attn" and leaf in ("hook_k", "hook_v"):
-            return stacks[stacks.index(name.stack) - 1], (END, OUTPUT)
-        return name.stack, ((END, OUTPUT) if name.layer is None else (name.layer, module))
-
-
-@dataclass
-class _Sender:
-    """What one or several nodes of one stack send, from one pair's other run.
-
-    Attributes:
-        pair: The pair.
-        patches: The nodes, as they would be patched.
-        positions: All positions that they are patched at.
-        first: The layer of the first of them; -1 for embeddings.
-        start: Where its positions begin in the walk.
-    """
-
-    pair: int
-    patches: Sequence[Patch]
-    positions: Index
-    first: int
-    start: int = 0
-
-    @property
-    def lines(self) -> slice:
-        """Where its positions stand in the walk."""
-        return slice(self.start, self.start + len(self.positions))
+    senders: tuple[Site, ...]
+    joint: bool
+    receiver: Site | str
+    freeze_layernorm: bool
+    freeze_mlp: bool
 
     @classmethod
-    def of(cls, pair: int, patches: Sequence[Patch]) -> "_Sender":
-        layers = [HookName.parse(patch.hook).layer for patch in patches]
-        positions = np.unique(np.concatenate([patch.positions for patch in patches]))
-        return cls(pair, patches, positions, min(-1 if layer is None else layer for layer in layers))
-
-
-def received(
-    run: Run, pairs: Sequence[int], senders: Sequence[Sequence[Patch]], receivers: Sequence[Receiver]
-) -> list[Patch]:
-    """Run 3 of many paths: what each receiver takes, as a patch that brings its value along.
-
-    Args:
-        run: The base run and the other ones, with `walk_hooks` recorded.
-        pairs: The pair of each path.
-        senders: What each sends: nodes of one stack, patched together.
-        receivers: Where each ends.
-    """
-    known: dict[Any, _Sender] = {}
-    own: list[_Sender] = []
-    for pair, patches in zip(pairs, senders, strict=True):
-        key = (pair, *((one.hook, one.source, one.head, one.positions.tobytes()) for one in patches))
-        own.append(known.setdefault(key, _Sender.of(pair, patches)))
-    # Which stack and which LayerNorms: paths that differ in these go by themselves.
-    groups: dict[Any, list[int]] = {}
-    for number, receiver in enumerate(receivers):
-        stack, _ = receiver.reads(run.model.cfg.stacks)
-        groups.setdefault((stack, receiver.freeze_layernorm, receiver.freeze_mlp), []).append(number)
-    found: list[Patch | None] = [None] * len(own)
-    for (stack, *frozen), numbers in groups.items():
-        walk = Walk(run, stack, list({id(own[number]): own[number] for number in numbers}.values()), *frozen)
-        wanted: dict[Read, list[int]] = {}
-        for number in numbers:
-            wanted.setdefault(receivers[number].reads(run.model.cfg.stacks)[1], []).append(number)
-        for where, stream in walk.streams():
-            for number, patch in _taken(run.model, stream, wanted.get(where, ()), own, receivers):
-                found[number] = patch
-    assert None not in found, "a path that does not exist"
-    return [patch for patch in found if patch is not None]
-
-
-def _taken(
-    model: HookedBLIP, stream: Tensor, numbers: Sequence[int], own: Sequence[_Sender], receivers: Sequence[Receiver]
-) -> Iterator[tuple[int, Patch]]:
-    """What receivers that read at one place make of the streams there."""
-    by_hook: dict[str, list[int]] = {}
-    for number in numbers:
-        by_hook.setdefault(receivers[number].hook, []).append(number)
-    for hook, several in by_hook.items():
-        # A stream is projected once, however many heads read it.
-        senders = {id(own[number]): own[number] for number in several}
-        sizes = [len(sender.positions) for sender in senders.values()]
-        projected = _project(model, hook, torch.cat([stream[sender.lines] for sender in senders.values()]))
-        parts = dict(zip(senders, projected.split(sizes), strict=True))
-        for number in several:
-            head, value = receivers[number].head, parts[id(own[number])]
-            value = value if head is None else value[:, head]
-            yield number, Patch(hook, own[number].positions, GIVEN, head, value=value)
-
-
-def _project(model: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:
-    """What stands at a hook point, from the stream that is read there: [line, ...]."""
-    name = HookName.parse(hook)
-    if name.layer is None:
-        return stream
-    block: Any = model.stack(name.stack or "").blocks[name.layer]
-    module, _, leaf = name.leaf.rpartition(".")
-    if leaf == "hook_pre":
-        return getattr(block, module).input(stream)
-    attn: Attention = getattr(block, module)
-    project = {"hook_q": attn.query, "hook_k": attn.key, "hook_v": attn.value}[leaf]
-    return rearrange(project(stream), "line (head d_head) -> line head d_head", head=attn.n_heads)
-
-
-class Walk:
-    """Run 3: streams of the base run, changed by senders, with all that is between frozen.
-
-    Args:
-        run: The base run and the other ones.
-        stack: The stack of the senders.
-        senders: What is sent.
-        freeze_layernorm: Whether LayerNorms keep the base run's scale.
-        freeze_mlp: Whether MLPs keep what they write.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        stack: str,
-        senders: Sequence[_Sender],
-        freeze_layernorm: bool = False,
-        freeze_mlp: bool = True,
-    ) -> None:
-        self.run, self.name, self.stack = run, stack, run.model.stack(stack)
-        self.freeze_layernorm, self.freeze_mlp = freeze_layernorm, freeze_mlp
-        # A line is one position of one sender; those that start first stand first, so that what is aboard is a prefix.
-        ordered = sorted(senders, key=lambda sender: sender.first)
-        ends = np.cumsum([len(sender.positions) for sender in ordered])
-        for sender, end in zip(ordered, ends.tolist(), strict=True):
-            sender.start = end - len(sender.positions)
-        self.first = np.concatenate([np.full(len(sender.positions), sender.first) for sender in ordered])
-        self.pairs = self._index(np.concatenate([np.full(len(one.positions), one.pair) for one in ordered]))
-        self.positions = self._index(np.concatenate([sender.positions for sender in ordered]))
-        self.sent: dict[tuple[int, str], list[tuple[Tensor, Patch]]] = {}
-        for sender in ordered:
-            for patch in sender.patches:
-                name = HookName.parse(patch.hook)
-                lines = self._index(sender.start + np.searchsorted(sender.positions, patch.positions))
-                at = (-1 if name.layer is None else name.layer, name.leaf)
-                self.sent.setdefault(at, []).append((lines, patch))
-
-    def streams(self) -> Iterator[tuple[Read, Float[Tensor, "line d_model"]]]:
-        """What is read at each place of the stack, in the order of the forward pass, of all lines aboard there."""
-        first = max(0, int(self.first.min()))
-        x = self._embedded() if self.first.min() < 0 else self._at("hook_resid_pre", first, slice(0))
-        blocks: Any = self.stack.blocks
-        for layer in range(first, len(blocks)):
-            joining = slice(len(x), int((self.first <= layer).sum()))
-            x = torch.cat([x, self._at("hook_resid_pre", layer, joining)])
-            x = yield from self._block(blocks[layer], layer, x)
-        yield (END, OUTPUT), self._norm(self.stack.ln_final, x, len(blocks) - 1, last_hook(self.stack.steps))
-
-    def _block(self, block: Block, layer: int, x: Tensor) -> Iterator[Any]:
-        """A block with its attention frozen: what each of its modules reads, and in the end the stream behind it."""
-        going_in = norm_inputs(block.steps)
-        written = x
-        for step in block.steps:
-            match step:
-                case Apply(module):
-                    x = self._norm(block[module], x, layer, going_in[module])
-                case Attend(module, out, norm) | Transform(module, out, norm):
-                    read = x if norm is None else self._norm(block[norm], x, layer, going_in[norm])
-                    yield (layer, module), read
-                    written = (
-                        self._written(block, module, out, layer, len(x))
-                        if isinstance(step, Attend)
-                        else self._mlp_out(getattr(block, module), out, layer, read)
-                    )
-                case Add():
-                    x = x + written
-                case Stream():
-                    pass
-        return x
-
-    def _embedded(self) -> Tensor:
-        """The stream before block 0, of lines whose sender is an embedding."""
-        aboard = slice(0, int((self.first < 0).sum()))
-        words, positions = (self._at(hook, None, aboard) for hook in EMBEDDING)
-        base = words + positions
-        changed = base.clone()
-        for hook in EMBEDDING:
-            for lines, patch in self.sent.get((-1, hook), ()):
-                changed[lines] += self._difference(lines, patch)
-        return self._scaled(self.stack.ln_embed, changed, base)
-
-    def _written(self, block: Block, module: str, out_hook: str, layer: int, aboard: int) -> Tensor:
-        """What a module writes: the base run's output, with what senders among its heads change."""
-        out = self._at(out_hook, layer, slice(0, aboard)).clone()
-        for lines, patch in self.sent.get((layer, out_hook), ()):
-            out[lines] += self._difference(lines, patch)
-        for lines, patch in self.sent.get((layer, f"{module}.hook_z"), ()):
-            W_O = getattr(block, module).W_O[[patch.head] if patch.head is not None else slice(None)]
-            difference = rearrange(self._difference(lines, patch), "line ... d_head -> line (...) d_head")
-            out[lines] += einsum(difference, W_O, "line head d_head, head d_head d_model -> line d_model")
-        for lines, patch in self.sent.get((layer, f"{module}.hook_result"), ()):
-            difference = rearrange(self._difference(lines, patch), "line ... d_model -> line (...) d_model")
-            out[lines] += difference.sum(1)
-        return out
-
-    def _mlp_out(self, mlp: MLP, out_hook: str, layer: int, read: Tensor) -> Tensor:
-        """What an MLP writes: as in the base run, or from the changed stream; a sender has the other run's."""
-        base = self._at(out_hook, layer, slice(0, len(read)))
-        out = base.clone() if self.freeze_mlp else mlp.output(mlp.act_fn(mlp.input(read)))
-        for lines, patch in self.sent.get((layer, out_hook), ()):
-            out[lines] = base[lines] + self._difference(lines, patch)
-        return out
-
-    def _norm(self, norm: Any, x: Tensor, layer: int, before: str) -> Tensor:
-        """A LayerNorm on the path.
+    def of(cls, model: "HookedBLIP", senders: Sequence[Site], joint: bool, receiver: Any, **freeze: bool) -> "Paths":
+        """The paths.
 
         Args:
-            norm: The module.
-            x: What goes in.
-            layer: Its layer.
-            before: The hook point of the stream that goes into it.
+            model: The model.
+            senders: Where they start.
+            joint: See the class.
+            receiver: A checked `Site`, `logits`, or `<stack>.output`.
+            **freeze: See the class.
+
+        Raises:
+            ValueError: No path goes from there to there.
         """
-        if not self.freeze_layernorm or not isinstance(norm, LayerNorm):
-            return norm(x)
-        return self._scaled(norm, x, self._at(before, layer, slice(0, len(x))))
+        stacks = {site.stack for site in senders}
+        if len(stacks) > 1:
+            raise ValueError(f"senders of one call are in one stack; got {', '.join(sorted(stacks))}")
+        for site in senders:
+            if site.activation not in SENDERS:
+                short = [f"{site.stack}.{name.replace('hook_', '')}" for name in SENDERS]
+                raise ValueError(one_of("sender", site.name, short) + ": heads, MLPs and embeddings send")
+        if not isinstance(receiver, Site):
+            receiver = senders[0].stack if receiver == "logits" else str(receiver).removesuffix(f".{OUTPUT}")
+        paths = cls(tuple(senders), joint, receiver, **freeze)
+        paths._check(model.cfg.stacks)
+        return paths
 
-    def _scaled(self, norm: Any, x: Tensor, base: Tensor) -> Tensor:
-        """A LayerNorm that divides by the scale that the base run's stream has."""
-        if not self.freeze_layernorm or not isinstance(norm, LayerNorm):
-            return norm(x)
-        scale = (base.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
-        return (x - x.mean(-1, keepdim=True)) / scale * norm.weight + norm.bias
+    @property
+    def stack(self) -> str:
+        """The senders' stack."""
+        return self.senders[0].stack
 
-    def _at(self, hook: str, layer: int | None, lines: slice) -> Tensor:
-        """What the base run has at some lines."""
-        name = f"{self.name}.{hook}" if layer is None else f"{self.name}.blocks.{layer}.{hook}"
-        return self.run.values("self", name)[self.pairs[lines], self.positions[lines]]
+    def _check(self, stacks: Sequence[str]) -> None:
+        ends = self.receiver if isinstance(self.receiver, str) else self.receiver.stack
+        what = f"{ends}.{OUTPUT}" if isinstance(self.receiver, str) else self.receiver.name
+        stack, (layer, _) = next(self.receivers())[1].reads(stacks)
+        if stack == self.stack and (layer != END or ends == stack or stacks.index(ends) == stacks.index(stack) + 1):
+            return
+        if stacks.index(ends) < stacks.index(self.stack):
+            raise ValueError(f"no path from {self.stack} to {what}: `{ends}` comes before `{self.stack}`")
+        if ends == self.stack:
+            raise ValueError(
+                f"no path from {self.stack} to {what}: these read `{stack}` alone; senders have to be there"
+            )
+        following = stacks[stacks.index(self.stack) + 1]
+        raise ValueError(
+            f"no path from {self.stack} to {what}: it would go through the cross-attention of `{following}`, which is "
+            f"frozen or not named; receivers of `{self.stack}` are {self.stack}.{OUTPUT} and the keys and values of "
+            f"{following}.cross_attn"
+        )
 
-    def _difference(self, lines: Tensor, patch: Patch) -> Tensor:
-        """What a node has in the other run, less what it has in the base run: [line, ...]."""
-        where = (self.pairs[lines], self.positions[lines])
-        new, old = (self.run.values(source, patch.hook)[where] for source in (patch.source, "self"))
-        return (new - old) if patch.head is None else (new - old)[:, patch.head]
+    def receivers(self) -> Iterator[tuple[dict[str, Any], Receiver]]:
+        """Every receiver with its labels."""
+        freeze = (self.freeze_layernorm, self.freeze_mlp)
+        if isinstance(self.receiver, str):
+            yield {}, Receiver(f"{self.receiver}.{OUTPUT}", None, *freeze)
+            return
+        for layer in self.receiver.layers:
+            for head in (None,) if self.receiver.heads is None else self.receiver.heads:
+                labels = {"receiver_layer": layer, **({} if head is None else {"receiver_head": head})}
+                yield labels, Receiver(self.receiver.hook(layer), head, *freeze)
 
-    def _index(self, numbers: Index) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.run.model.device)
+    def exists(self, model: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
+        """Whether a sender comes before what a receiver reads, in another module."""
+        steps = model.stack(self.stack).steps
+        points, (layer, module) = order(steps), receiver.reads(model.cfg.stacks)[1]
+        if layer == END:
+            return True
+        sender = HookName.parse(hook)
+        sends = (-1 if sender.layer is None else sender.layer, points.index(sender.leaf))
+        return sends < (layer, points.index(reading_points(steps)[module]))
 
 
-def walk_hooks(model: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:
-    """What has to be recorded of the base run, beside the streams before its layers, for paths to these receivers."""
-    stacks, found = model.cfg.stacks, {}
-    for name, frozen in {(one.reads(stacks)[0], one.freeze_layernorm) for one in receivers}:
-        stack = model.stack(name)
-        leaves = [step.out for step in sublayers(stack.steps)]
-        if frozen:
-            leaves += [*norm_inputs(stack.steps).values(), last_hook(stack.steps)]
-        found.update(dict.fromkeys(f"{name}.blocks.{n}.{leaf}" for n in range(stack.cfg.n_layers) for leaf in leaves))
-    return list(found)
+def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
+    """Return the grid of every path of some senders and receivers; the result is NaN where there is no path.
+
+    Args:
+        prepared: The pairs.
+        paths: The paths.
+
+    Raises:
+        ValueError: No receiver comes after a sender.
+    """
+    grid = _sender_grid(prepared, paths)
+    found = list(paths.receivers())
+    coords = {dim: list(dict.fromkeys(labels[dim] for labels, _ in found)) for dim in found[0][0]}
+    own = {f"sender_{dim}" if dim in ("site", "layer", "head") else dim: grid.coords[dim] for dim in grid.dims}
+    variants = []
+    for sender in grid.variants:
+        for labels, receiver in found:
+            if any(paths.exists(prepared.model, edit.hook, receiver) for edit in sender.edits):
+                index = (*sender.index, *(coords[dim].index(labels[dim]) for dim in coords))
+                variants.append(Variant(index, sender.edits, receiver))
+    if not variants:
+        raise ValueError(
+            f"no path from {grid.variants[0].edits[0].hook} to {found[-1][1].hook}: a receiver comes after its sender, "
+            "and in another module; the order in a block is self-attention, cross-attention, MLP"
+        )
+    return Grid((*own, *coords), {**own, **coords}, variants)
+
+
+def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
+    """Return the grid of what is sent: every sender by itself, or all of them together at each label of positions."""
+    if not paths.joint:
+        return grid_of_sites(prepared, paths.senders, "other")
+    grids = [grid_of_sites(prepared, [site], "other") for site in paths.senders]
+    labels = [{dim: tuple(grid.coords[dim]) for dim in grid.dims if dim not in ("layer", "head")} for grid in grids]
+    if any(one != labels[0] for one in labels):
+        raise ValueError(f"senders that go together are at the same positions; got {', '.join(map(str, labels))}")
+    together: dict[tuple[int, ...], list[HookEdit[Label]]] = {}
+    for grid in grids:
+        kept = [number for number, dim in enumerate(grid.dims) if dim in labels[0]]
+        for sender in grid.variants:
+            together.setdefault(tuple(sender.index[number] for number in kept), []).extend(sender.edits)
+    variants = [Variant(index, tuple(edits)) for index, edits in together.items()]
+    return Grid(tuple(labels[0]), {dim: list(own) for dim, own in labels[0].items()}, variants)

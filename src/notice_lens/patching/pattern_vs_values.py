@@ -14,16 +14,23 @@ them. The interaction is a difference of their changes.
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.edits import Site
-from notice_lens.patching.engine.measure import Cell
+from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.nodes import Node, is_name
-from notice_lens.patching.options import Options, refuse_fixed, refuse_mismatched
-from notice_lens.patching.positions import Places
-from notice_lens.patching.runner import Sweep
+from notice_lens.patching.options import (
+    Numbers,
+    Options,
+    PositionSpec,
+    SweepOptions,
+    refuse_fixed,
+    refuse_mismatched,
+)
+from notice_lens.patching.prepare import Prepared, prepare
+from notice_lens.patching.runner import SweepRunner
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,14 +53,14 @@ FIXED = {
 def split(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: Any = "text.cross_attn",
+    site: str | Site = "text.cross_attn",
     *,
-    layers: Any = None,
-    heads: Any = "each",
-    positions: Any = None,
-    **options: Any,
+    layers: Numbers | None = None,
+    heads: Numbers | Literal["each"] = "each",
+    positions: PositionSpec | None = None,
+    **options: "Unpack[SweepOptions]",
 ) -> "xr.Dataset":
-    """What a patch of each head does by its pattern alone, by its values alone, by both, and what needs both.
+    """Patch each head by its pattern alone, by its values alone and by both, and return what needs both beside them.
 
     Args:
         model: The model. Hooks on it are refused.
@@ -86,21 +93,22 @@ def split(
         >>> patching.aggregate(parts).sel(part="pattern").dims
         ('layer', 'head', 'role')
     """
-    found = _site(model, pairs, site, layers, heads, positions)
+    checked = _site(model, pairs, site, layers, heads, positions)
     refuse_fixed(options, FIXED, "a split")
     refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
-    chosen = Options.of({"controls": "self", **options, "metrics": CHANGES})
+    prepared = prepare(model, pairs, Options.of({"controls": "self", **options, "metrics": CHANGES}))
+    return _with_interaction(SweepRunner(prepared, _grid(prepared, checked), {"split": asdict(checked)}).run())
 
-    def grid(places: Places, answer_length: int) -> Grid:
-        whole = grid_of_sites(model, places, [found], "other", answer_length, False)
-        cells = [
-            Cell((number, *cell.place), tuple(edit._replace(source=source) for edit in cell.edits))
-            for number, source in enumerate(PARTS.values())
-            for cell in whole.cells
-        ]
-        return Grid(("part", *whole.dims), {"part": list(PARTS), **whole.coords}, cells)
 
-    return _with_interaction(Sweep(model, pairs, chosen, grid, {"split": asdict(found)}).run())
+def _grid(prepared: Prepared, site: Site) -> Grid:
+    """Return the grid of the site's heads, once for each part."""
+    whole = grid_of_sites(prepared, [site], "other")
+    variants = [
+        Variant((number, *one.index), tuple(edit.by(source) for edit in one.edits))
+        for number, source in enumerate(PARTS.values())
+        for one in whole.variants
+    ]
+    return Grid(("part", *whole.dims), {"part": list(PARTS), **whole.coords}, variants)
 
 
 def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:

@@ -1,4 +1,4 @@
-"""Where things are: from roles, regions and numbers to positions of each pair, for every axis of a model."""
+"""From roles, regions and numbers to the positions of each pair, for every axis of a model."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 DIMS = {"roles": "role", "regions": "region", "each": "position"}
-"""What a result's dimension is called, by kind of positions."""
+"""The name of a result's dimension, by kind of positions."""
 
 
-class Places:
+class Positions:
     """Positions of roles and regions of some pairs.
 
     Args:
@@ -43,12 +43,12 @@ class Places:
     def regions(self) -> list[dict[str, Index]]:
         """Image positions of each pair by region of its clean image; regions without a patch are left out."""
         masks = self.pairs.patch_masks(self.model)
-        found = [{name: np.flatnonzero(mask.numpy()) for name, mask in one.items()} for one in masks]
-        return [{name: places for name, places in one.items() if len(places)} for one in found]
+        regions = [{name: np.flatnonzero(mask.numpy()) for name, mask in one.items()} for one in masks]
+        return [{name: own for name, own in one.items() if len(own)} for one in regions]
 
     @cached_property
     def tokens(self) -> list[int]:
-        """How many tokens each clean prompt has, with those that the model puts around it."""
+        """The number of tokens of each clean prompt, with those that the model puts around it."""
         around = 1 if self.model.cfg.kind == "caption" else 2
         ids = self.model.tokenizer(self.pairs["clean_prompt"], add_special_tokens=False)["input_ids"]
         return [len(row) + around for row in ids]
@@ -59,7 +59,7 @@ class Places:
         return (self.model.cfg.image_size // self.model.cfg.patch_size) ** 2 + 1
 
     def labels(self, spec: Any, axis: str, what: str, answer_length: int = 1) -> tuple[str | None, list[Any]]:
-        """A result's dimension for a specification of positions, and its labels; no dimension for `all`.
+        """Return a result's dimension for a specification of positions, and its labels; no dimension for `all`.
 
         Args:
             spec: As of a `Site`.
@@ -92,7 +92,7 @@ class Places:
         return "position", list(spec)
 
     def of(self, pair: int, label: Any, axis: str, length: int) -> Index:
-        """The positions that a label means in a pair; empty where it has none.
+        """Return the positions that a label means in a pair; empty where it has none.
 
         Args:
             pair: Which pair.

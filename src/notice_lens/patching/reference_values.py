@@ -1,7 +1,10 @@
-"""Values of another example, as a source of edits: what the same place has in the clean run of another pair.
+"""Values from a reference set, as sources of edits: mean activations, and those of another example.
 
-An activation that is replaced by one of another example is what the model is used to, which zeros are not and means are
-in part; and it still says nothing about the pair at hand (Chan et al. 2022, Causal Scrubbing).
+Means: a token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image
+position or position of an answer the mean over pairs at the same position.
+
+Another example: an activation that is replaced by one of another example is what the model is used to, which zeros are
+not and means are in part; and it still says nothing about the pair at hand (Chan et al. 2022, Causal Scrubbing).
 
 1. The examples of a task and a number of tokens stand in a circle, in an order that the seed draws. A pair takes the
    next one that differs from it in its image or its question. Within one set that is a derangement: every pair gives
@@ -11,7 +14,7 @@ in part; and it still says nothing about the pair at hand (Chan et al. 2022, Cau
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,32 +27,79 @@ from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.edits import TABLES, axes
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Trace, attn_results, trace
-from notice_lens.patching.engine.sources import Make
-from notice_lens.patching.options import Options
-from notice_lens.patching.positions import Places
+from notice_lens.patching.positions import Positions
+from notice_lens.patching.prepare import Prepared
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
+PAIRS_AT_A_TIME = 16
+"""Pairs of the reference set that run together."""
 
-Key = str | int
+
+class ReferenceValues:
+    """Means over the reference set and values of its examples, for the pairs of a sweep.
+
+    Args:
+        prepared: The pairs.
+        hooks: Hook points by source; `mean` and `resample` are looked at.
+    """
+
+    def __init__(self, prepared: Prepared, hooks: Mapping[str, Sequence[str]]) -> None:
+        self.prepared, self.hooks = prepared, hooks
+
+    @cached_property
+    def means(self) -> "Means | None":
+        """Means, if an edit asks for them."""
+        if "mean" not in self.hooks:
+            return None
+        own = self.prepared
+        return Means(own.model, own.pairs, own.positions, self.hooks["mean"], own.options.reference)
+
+    @cached_property
+    def resamples(self) -> "Resamples | None":
+        """Other examples, if an edit asks for them."""
+        if "resample" not in self.hooks:
+            return None
+        own, options = self.prepared, self.prepared.options
+        return Resamples(own.model, own.pairs, own.positions, self.hooks["resample"], options.reference, options.seed)
+
+    def of(self, pairs: Sequence[int]) -> "BatchReferences":
+        """Return the values of some pairs, by their numbers."""
+        return BatchReferences(self.means, self.resamples, pairs)
+
+
+class BatchReferences:
+    """The reference values of the pairs of a batch; asked for once for each teacher-forced answer."""
+
+    def __init__(self, means: "Means | None", resamples: "Resamples | None", pairs: Sequence[int]) -> None:
+        self.means, self.resamples, self.pairs = means, resamples, pairs
+        self.before: Trace | None = None
+
+    def sources(self, like: Mapping[str, Tensor], answers: list[str] | None) -> dict[str, Any]:
+        """Return values [pair, ...] by source and hook point; `like` are the base run's activations."""
+        sources: dict[str, Any] = {}
+        if self.means is not None:
+            sources["mean"] = BatchMeans(self.means, self.pairs, like)
+        if self.resamples is not None:
+            # Only the decoder runs anew for other answers.
+            self.before = self.resamples.recorded(self.pairs, answers, self.before)
+            sources["resample"] = self.resamples.aligned(self.pairs, self.before.activations)
+        return sources
 
 
 class Means:
-    """Mean activations of the clean runs of some pairs, the reference set.
+    """Mean activations of the clean runs of the reference set.
 
-    A token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image
-    position or position of an answer the mean over pairs of what stands at the same position. Answers are the correct
-    ones; captions have means for their prompts alone.
+    Answers are the correct ones; captions have means for their prompts alone.
 
     Args:
         model: The model.
-        pairs: What gets means in its place.
-        places: Of these pairs.
+        pairs: The pairs that get means in place of their values.
+        positions: Of these pairs.
         hooks: Hook points to average.
         reference: The reference set; None takes the pairs themselves.
-        batch_size: Pairs a forward.
 
     Raises:
         ValueError: A hook point is of scores or patterns, whose positions differ from pair to pair, or the reference
@@ -60,91 +110,106 @@ class Means:
         self,
         model: "HookedBLIP",
         pairs: "MinimalPairs",
-        places: Places,
+        positions: Positions,
         hooks: Sequence[str],
         reference: "MinimalPairs | None" = None,
-        batch_size: int = 16,
     ) -> None:
         for hook in hooks:
             if hook.endswith(TABLES):
                 raise ValueError(f"source='mean' is not for scores and patterns ({hook}): pairs differ in their tokens")
-        self.places = places
-        self.axis = {hook: _axis(model, hook) for hook in hooks}
+        there = positions
         if reference is not None:
-            places, pairs = Places(model, reference.validate(model)), reference
-        self.sums: dict[str, dict[Key, Tensor]] = {hook: {} for hook in hooks}
-        self.counts: dict[str, dict[Key, int]] = {hook: {} for hook in hooks}
-        spoken = None if model.cfg.kind == "match" else "correct"
-        answers = [1 if spoken is None else len(pieces(model.tokenizer, said)) + 1 for said in pairs["correct_answer"]]
-        for start in range(0, len(pairs), batch_size):
-            part = pairs[start : start + batch_size]
+            pairs = reference.validate(model)
+            there = Positions(model, pairs)
+        self.positions = positions
+        self.axis = {hook: _axes(model, hook)[0] for hook in hooks}
+        # A key is what values are averaged under: first roles, then positions. [pair, pos], for each kind of positions.
+        self.roles = (
+            list(dict.fromkeys(role for own in there.roles for role in own)) if "token" in self.axis.values() else []
+        )
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        answers = None if model.cfg.kind == "match" else "correct"
+        lengths = {"token": np.array(there.tokens), "image": np.full(len(pairs), there.patches)}
+        lengths["answer"] = np.array(
+            [1 if answers is None else len(pieces(model.tokenizer, own)) + 1 for own in pairs["correct_answer"]]
+        )
+        for start in range(0, len(pairs), PAIRS_AT_A_TIME):
+            part = pairs[start : start + PAIRS_AT_A_TIME]
             with attn_results(model, hooks):
-                found = trace(model, part.prepare(model, answer=spoken), hooks).activations
-            for hook, values in found.items():
-                axis = self.axis[hook]
-                for number, value in enumerate(values, start):
-                    length = {"token": places.tokens, "answer": answers}.get(axis, {number: len(value)})[number]
-                    self._add(hook, value, self._keys(places, hook, number, length))
+                run = trace(model, part.prepare(model, answer=answers), hooks)
+            numbers = range(start, start + len(part))
+            for hook, values in run.activations.items():
+                keys = self._keys(there, hook, numbers, values.shape[1])
+                real = np.arange(values.shape[1]) < lengths[self.axis[hook]][numbers][:, None]
+                self._add(hook, values[torch.from_numpy(real).to(values.device)], keys[real])
         if reference is not None:
             self._check_words()
 
-    def _keys(self, places: Places, hook: str, pair: int, length: int) -> list[Key]:
-        """What each position of a pair is averaged under."""
-        keys: list[Key] = list(range(length))
+    def _keys(self, positions: Positions, hook: str, pairs: Sequence[int], n: int) -> Index:
+        """Return the key of each position of some pairs; -1 for a role that the reference set lacks. [pair, pos]."""
+        keys = np.tile(len(self.roles) + np.arange(n), (len(pairs), 1))
         if self.axis[hook] == "token":
-            for role, found in places.roles[pair].items():
-                for place in found.tolist():
-                    keys[place] = role
+            number = {role: at for at, role in enumerate(self.roles)}
+            for row, pair in zip(keys, pairs, strict=True):
+                for role, own in positions.roles[pair].items():
+                    row[own] = number.get(role, -1)
         return keys
 
-    def _add(self, hook: str, values: Tensor, keys: Sequence[Key]) -> None:
-        for key, value in zip(keys, values.double(), strict=False):
-            self.sums[hook][key] = self.sums[hook].get(key, 0) + value
-            self.counts[hook][key] = self.counts[hook].get(key, 0) + 1
+    def _add(self, hook: str, values: Tensor, keys: Index) -> None:
+        """Add values [line, ...] to the sums of their keys."""
+        index = torch.from_numpy(keys).to(values.device)
+        size = max(int(keys.max(initial=-1)) + 1, len(self.sums.get(hook, ())))
+        sums, counts = values.new_zeros((size, *values.shape[1:]), dtype=torch.float64), index.new_zeros(size)
+        if hook in self.sums:
+            sums[: len(self.sums[hook])], counts[: len(self.counts[hook])] = self.sums[hook], self.counts[hook]
+        self.sums[hook] = sums.index_add_(0, index, values.double())
+        self.counts[hook] = counts.index_add_(0, index, torch.ones_like(index))
 
     def _check_words(self) -> None:
-        """Raises where a word would keep what it has, since the reference set has none of its role or in its place."""
-        for hook in [hook for hook, axis in self.axis.items() if axis == "token"][:1]:
-            for pair, name in enumerate(self.places.pairs["id"]):
-                keys = self._keys(self.places, hook, pair, self.places.tokens[pair])
-                for key in sorted(keys, key=lambda key: isinstance(key, int)):
-                    if key not in self.sums[hook]:
-                        what = f"of the role {key!r}" if isinstance(key, str) else f"without a role at position {key}"
-                        raise ValueError(
-                            f"pair {name!r} has a word {what}, and the reference set has none, so that its mean is not "
-                            "known; take a reference set of the same task, or None for the pairs themselves"
-                        )
+        """Raise where a word would keep its value, since the reference set has none of its role or at its position."""
+        hook = next((hook for hook, axis in self.axis.items() if axis == "token"), None)
+        if hook is None:
+            return
+        known = self.counts[hook].cpu().numpy() > 0
+        for pair, name in enumerate(self.positions.pairs["id"]):
+            n = self.positions.tokens[pair]
+            (keys,) = self._keys(self.positions, hook, [pair], n)
+            lacking = np.flatnonzero((keys < 0) | (keys >= len(known)) | ~known[keys.clip(0, len(known) - 1)])
+            if not len(lacking):
+                continue
+            roles = {int(at): role for role, own in self.positions.roles[pair].items() for at in own}
+            unknown = [roles[at] for at in lacking.tolist() if at in roles]
+            what = f"of the role {unknown[0]!r}" if unknown else f"without a role at position {lacking[0]}"
+            raise ValueError(
+                f"pair {name!r} has a word {what}, and the reference set has none, so that its mean is not "
+                "known; take a reference set of the same task, or None for the pairs themselves"
+            )
 
-    def of(self, numbers: Sequence[int], like: Mapping[str, Tensor]) -> "MeansOf":
-        """The means as a source of edits for some of the pairs.
-
-        Args:
-            numbers: Which pairs.
-            like: Their recorded activations, for shapes.
-        """
-        return MeansOf(self, numbers, like)
-
-    def values(self, hook: str, numbers: Sequence[int], like: Tensor) -> Tensor:
-        """Means in the place of recorded activations [pair, pos, ...]; where there is none, what was recorded."""
+    def values(self, hook: str, pairs: Sequence[int], like: Tensor) -> Tensor:
+        """Return means for recorded activations [pair, pos, ...]; where there is no mean, the recorded value."""
+        sums, counts = self.sums[hook], self.counts[hook]
+        keys = torch.from_numpy(self._keys(self.positions, hook, pairs, like.shape[1])).to(like.device)
+        inside = (keys >= 0) & (keys < len(counts))
+        keys = keys.where(inside, 0)
+        known = inside & (counts[keys] > 0)
+        means = (sums / counts.clamp(min=1).view(-1, *(1,) * (sums.ndim - 1))).to(like)
         filled = like.clone()
-        for row, pair in enumerate(numbers):
-            for place, key in enumerate(self._keys(self.places, hook, pair, like.shape[1])):
-                if key in self.sums[hook]:
-                    filled[row, place] = (self.sums[hook][key] / self.counts[hook][key]).to(like)
+        filled[known] = means[keys[known]]
         return filled
 
 
-class MeansOf(Mapping[str, Tensor]):
-    """Means by hook point, for the pairs of a batch; made when they are asked for."""
+class BatchMeans(Mapping[str, Tensor]):
+    """Means by hook point, for the pairs of a batch; computed when they are asked for."""
 
-    def __init__(self, means: Means, numbers: Sequence[int], like: Mapping[str, Tensor]) -> None:
-        self.means, self.numbers, self.like = means, list(numbers), like
-        self.made: dict[str, Tensor] = {}
+    def __init__(self, means: Means, pairs: Sequence[int], like: Mapping[str, Tensor]) -> None:
+        self.means, self.pairs, self.like = means, pairs, like
+        self.known: dict[str, Tensor] = {}
 
     def __getitem__(self, hook: str) -> Tensor:
-        if hook not in self.made:
-            self.made[hook] = self.means.values(hook, self.numbers, self.like[hook])
-        return self.made[hook]
+        if hook not in self.known:
+            self.known[hook] = self.means.values(hook, self.pairs, self.like[hook])
+        return self.known[hook]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.means.sums)
@@ -153,10 +218,11 @@ class MeansOf(Mapping[str, Tensor]):
         return len(self.means.sums)
 
 
-def _axis(model: "HookedBLIP", hook: str) -> str:
+def _axes(model: "HookedBLIP", hook: str) -> tuple[str, str | None]:
+    """Return the kinds of positions and of keys of a hook point."""
     name = HookName.parse(hook)
     assert name.stack is not None, "sites are checked"
-    return axes(model, name.stack, name.leaf)[0]
+    return axes(model, name.stack, name.leaf)
 
 
 class Resamples:
@@ -164,10 +230,10 @@ class Resamples:
 
     Args:
         model: The model.
-        pairs: What gets values of others in its place.
-        places: Of these pairs.
+        pairs: The pairs that get values of others in place of their own.
+        positions: Of these pairs.
         hooks: Hook points whose values are asked for.
-        reference: Where examples come from; None takes the pairs themselves.
+        reference: The set that examples come from; None takes the pairs themselves.
         seed: Of the draw.
 
     Attributes:
@@ -181,14 +247,14 @@ class Resamples:
         self,
         model: "HookedBLIP",
         pairs: "MinimalPairs",
-        places: Places,
+        positions: Positions,
         hooks: Sequence[str],
         reference: "MinimalPairs | None",
         seed: int,
     ) -> None:
-        self.model, self.pairs, self.places, self.hooks = model, pairs, places, list(hooks)
+        self.model, self.pairs, self.positions, self.hooks = model, pairs, positions, list(hooks)
         self.reference = pairs if reference is None else reference.validate(model)
-        self.places_there = places if reference is None else Places(model, self.reference)
+        self.positions_there = positions if reference is None else Positions(model, self.reference)
         self.numbers = self._drawn(pairs, reference is None, seed)
         if all(number is None for number in self.numbers):
             raise ValueError(
@@ -196,7 +262,7 @@ class Resamples:
                 f"{len(pairs)} pairs has one in the reference set; give another reference set, or take 'mean'"
             )
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The ids of the examples; empty where there is none."""
         ids = self.reference["id"]
@@ -204,132 +270,70 @@ class Resamples:
 
     def _drawn(self, pairs: "MinimalPairs", own: bool, seed: int) -> list[int | None]:
         circles: dict[Any, list[int]] = defaultdict(list)
-        tokens = self.places_there.tokens
-        tasks, seen = self.reference["task"], _seen(self.reference)
+        at_place: dict[int, int] = {}
+        tasks, tokens, inputs = self.reference["task"], self.positions_there.tokens, _inputs(self.reference)
         for number in np.random.default_rng(seed).permutation(len(self.reference)).tolist():
-            circles[tasks[number], tokens[number]].append(number)
+            circle = circles[tasks[number], tokens[number]]
+            at_place[number] = len(circle)
+            circle.append(number)
         turns: dict[Any, int] = defaultdict(int)
-        found: list[int | None] = []
-        kinds = zip(pairs["task"], self.places.tokens, strict=True)
-        for pair, (kind, looked_at) in enumerate(zip(kinds, _seen(pairs), strict=True)):
+        drawn: list[int | None] = []
+        kinds = zip(pairs["task"], self.positions.tokens, strict=True)
+        for pair, (kind, seen) in enumerate(zip(kinds, _inputs(pairs), strict=True)):
             circle = circles.get(kind, [])
-            start = circle.index(pair) + 1 if own else turns[kind]
+            start = at_place[pair] + 1 if own else turns[kind]
             turns[kind] += 1
             following = (circle[(start + step) % len(circle)] for step in range(len(circle)))
-            found.append(next((number for number in following if seen[number] != looked_at), None))
-        return found
+            drawn.append(next((number for number in following if inputs[number] != seen), None))
+        return drawn
 
-    def of(self, several: Sequence[int]) -> Callable[[list[str] | None], Mapping[str, Tensor]]:
-        """What gives values to some of the pairs, from what the decoder is made to say.
-
-        A pair without another example gets its own; nobody reads them.
+    def recorded(self, pairs: Sequence[int], answers: list[str] | None, before: Trace | None) -> Trace:
+        """Return the runs of the examples of some pairs; a pair without one runs itself, and nobody reads it.
 
         Args:
-            several: Which pairs.
+            pairs: Their numbers.
+            answers: The teacher-forced answers.
+            before: The same runs with other answers, if they are there already.
         """
-        numbers = [self.numbers[pair] for pair in several]
         examples = [
-            self.pairs[pair] if number is None else self.reference[number]
-            for pair, number in zip(several, numbers, strict=True)
+            self.pairs[pair] if (number := self.numbers[pair]) is None else self.reference[number] for pair in pairs
         ]
-        orders = [
-            np.arange(self.places.tokens[pair]) if number is None else self._order(pair, number)
-            for pair, number in zip(several, numbers, strict=True)
-        ]
-        before: list[Trace] = []
+        images, prompts = [one.clean_image for one in examples], [one.clean_prompt for one in examples]
+        with attn_results(self.model, self.hooks):
+            return trace(self.model, self.model.prepare(images, prompts, answers), self.hooks, upstream=before)
 
-        def values(spoken: list[str] | None) -> dict[str, Tensor]:
-            images, prompts = zip(*((example.clean_image, example.clean_prompt) for example in examples), strict=True)
-            inputs = self.model.prepare(list(images), list(prompts), spoken)
-            with attn_results(self.model, self.hooks):
-                found = trace(self.model, inputs, self.hooks, upstream=before[0] if before else None)
-            before.append(found)
-            return {hook: self._aligned(hook, value, orders) for hook, value in found.activations.items()}
+    def aligned(self, pairs: Sequence[int], activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the examples' activations with each word where the pair has its own."""
+        orders = [self._order(pair) for pair in pairs]
+        return {hook: self._reordered(hook, values, orders) for hook, values in activations.items()}
 
-        return values
-
-    def _order(self, pair: int, number: int) -> Index:
-        """For each token of a pair, the token of the example whose value it gets."""
-        ours, theirs = self.places.roles[pair], self.places_there.roles[number]
-        order = np.full(self.places.tokens[pair], -1)
-        for role, places in ours.items():
+    def _order(self, pair: int) -> Index:
+        """Return for each token of a pair the token of the example whose value it gets."""
+        number = self.numbers[pair]
+        if number is None:
+            return np.arange(self.positions.tokens[pair])
+        theirs, order = self.positions_there.roles[number], np.full(self.positions.tokens[pair], -1)
+        for role, own in self.positions.roles[pair].items():
             there = theirs.get(role, order[:0])
-            if len(there) == len(places) and (order[places] < 0).all() and not np.isin(there, order).any():
-                order[places] = there
+            if len(there) == len(own) and (order[own] < 0).all() and not np.isin(there, order).any():
+                order[own] = there
         order[order < 0] = np.setdiff1d(np.arange(len(order)), order)
         return order
 
-    def _aligned(self, hook: str, values: Tensor, orders: Sequence[Index]) -> Tensor:
-        """Recorded values [pair, pos, ...] or [pair, head, query_pos, key_pos], words where the pairs have theirs."""
-        name = HookName.parse(hook)
-        assert name.stack is not None, "sites are checked"
-        axis, key_axis = axes(self.model, name.stack, name.leaf)
+    def _reordered(self, hook: str, values: Tensor, orders: Sequence[Index]) -> Tensor:
+        """Return values [pair, pos, ...] or [pair, head, query_pos, key_pos] with their words in other orders."""
+        axis, key_axis = _axes(self.model, hook)
         dims = {1: axis} if key_axis is None else {2: axis, 3: key_axis}
-        for dim in [dim for dim, own in dims.items() if own == "token"]:
+        for dim in [dim for dim, kind in dims.items() if kind == "token"]:
             index = np.tile(np.arange(values.shape[dim]), (len(orders), 1))
             for row, order in zip(index, orders, strict=True):
                 row[: len(order)] = order
-            at = torch.from_numpy(index).to(values.device)
             shape = [len(orders) if own == 0 else -1 if own == dim else 1 for own in range(values.ndim)]
-            sizes = [size if own != dim else index.shape[1] for own, size in enumerate(values.shape)]
-            values = values.gather(dim, at.view(shape).expand(sizes))
+            at = torch.from_numpy(index).to(values.device).view(shape).expand(values.shape)
+            values = values.gather(dim, at)
         return values
 
 
-def _seen(pairs: "MinimalPairs") -> list[tuple[str, str]]:
-    """What each clean run looks at: image and question."""
+def _inputs(pairs: "MinimalPairs") -> list[tuple[str, str]]:
+    """Return the image and the question of each clean run."""
     return list(zip(pairs["clean_digest"], pairs["clean_prompt"], strict=True))
-
-
-class Made:
-    """Means over the reference set and values of its examples, where edits ask for them.
-
-    Args:
-        model: The model.
-        pairs: The pairs of the sweep.
-        places: Of these.
-        hooks: Hook points by source, `mean` and `resample`.
-        options: Of the sweep: its reference set and its seed.
-    """
-
-    def __init__(
-        self,
-        model: "HookedBLIP",
-        pairs: "MinimalPairs",
-        places: Places,
-        hooks: Mapping[str, Sequence[str]],
-        options: Options,
-    ) -> None:
-        self.model, self.pairs, self.places, self.hooks, self.options = model, pairs, places, hooks, options
-
-    @cached_property
-    def _means(self) -> Means:
-        return Means(self.model, self.pairs, self.places, self.hooks["mean"], self.options.reference)
-
-    @cached_property
-    def _resamples(self) -> Resamples:
-        reference, seed = self.options.reference, self.options.seed
-        return Resamples(self.model, self.pairs, self.places, self.hooks["resample"], reference, seed)
-
-    @property
-    def partners(self) -> list[str]:
-        """The id of the example that each pair's values come from; empty where there is none."""
-        return self._resamples.names
-
-    def has_partner(self, pair: int) -> bool:
-        """Whether there is another example for a pair."""
-        return self._resamples.numbers[pair] is not None
-
-    def of(self, several: Sequence[int]) -> Make:
-        """What makes the sources of some pairs."""
-        resampled = self._resamples.of(several) if self.hooks["resample"] else None
-
-        def make(like: Mapping[str, Tensor], spoken: list[str] | None) -> dict[str, Any]:
-            found: dict[str, Any] = {}
-            if self.hooks["mean"]:
-                found["mean"] = self._means.of(several, like)
-            if resampled is not None:
-                found["resample"] = resampled(spoken)
-            return found
-
-        return make

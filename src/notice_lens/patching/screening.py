@@ -14,18 +14,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.attribution import attribute
+from notice_lens.patching.attribution import IntegrationPath, attribute
 from notice_lens.patching.edits import Site
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.options import Options
-from notice_lens.patching.positions import Places
-from notice_lens.patching.provenance import BASELINES
-from notice_lens.patching.runner import Sweep
+from notice_lens.patching.options import Controls, Options, Store, SweepOptions
+from notice_lens.patching.prepare import prepare
+from notice_lens.patching.runner import SweepRunner
+from notice_lens.patching.writer import BASELINES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,22 +33,24 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-OF_ATTRIBUTION = ("integrated_gradients", "path", "attention_correction")
-OF_SWEEP = ("controls",)
-
 
 @one_thread_at_a_time
 @outside_inference_mode
 def screen(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    sites: Any = "text.cross_attn",
+    sites: str | Site | Sequence[str | Site] = "text.cross_attn",
     *,
-    share: Any = 0.1,
-    sample: Any = 50,
-    threshold: Any = 0.05,
-    confidence: Any = 0.95,
-    **options: Any,
+    share: float | int = 0.1,
+    sample: int = 50,
+    threshold: float | int = 0.05,
+    confidence: float = 0.95,
+    integrated_gradients: int = 0,
+    path: IntegrationPath = "site",
+    attention_correction: bool = True,
+    controls: Controls = (),
+    store: Store = None,
+    **options: "Unpack[SweepOptions]",
 ) -> "xr.Dataset":
     """The cells of some sites that matter: picked by attribution, verified exactly, with what was missed.
 
@@ -65,8 +67,12 @@ def screen(
         threshold: What matters: a cell whose mean |effect| over pairs is such a share of the mean |gap| between the two
             unpatched runs, or more.
         confidence: Of the interval for what was missed, between 0 and 1.
-        **options: As `attribute` (without `neurons`), and `controls` of the exact patches, none by default. `store` is
-            a folder for the stores of both.
+        integrated_gradients: As `attribute`, as are `path` and `attention_correction`.
+        path: As `attribute`.
+        attention_correction: As `attribute`.
+        controls: Of the exact patches.
+        store: A folder for the stores of both.
+        **options: As `attribute`.
 
     Returns:
         `estimate` and `exact` (`pair`, then the cells' dimensions): changes of the logit difference, to first order and
@@ -79,24 +85,20 @@ def screen(
         TypeError: There is no option of that name.
     """
     _check(share, sample, threshold, confidence)
-    exactly = {"controls": (), **{name: value for name, value in options.items() if name not in OF_ATTRIBUTION}}
+    folder = None if store is None else Path(store)
+    exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}
     chosen = Options.of({**exactly, "metrics": ("logit_diff_change",)})
-    several = [Site.of(model, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
-    folder = None if chosen.store is None else Path(chosen.store)
-    own = {name: value for name, value in options.items() if name not in OF_SWEEP}
-    own["store"] = None if folder is None else folder / "estimates"
-    estimates = attribute(model, pairs, several, neurons=False, **own)
-
-    choice: list[Choice] = []
-
-    def grid(places: Places, answer_length: int) -> Grid:
-        full = grid_of_sites(model, places, several, chosen.source, answer_length, len(several) > 1)
-        choice.append(Choice.of(full, estimates, several, float(share), int(sample), chosen.seed))
-        return replace(full, cells=[cell for cell in full.cells if choice[0].verified[cell.place]])
-
-    chosen = replace(chosen, store=None if folder is None else folder / "exact")
-    exact = Sweep(model, pairs, chosen, grid, {"sites": [asdict(site) for site in several]}).run()
-    return _result(exact, choice[0], float(threshold), float(confidence))
+    checked = [Site.of(model, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
+    estimates = attribute(
+        model, pairs, checked, neurons=False, integrated_gradients=integrated_gradients, path=path,
+        attention_correction=attention_correction, store=None if folder is None else folder / "estimates", **options,
+    )  # fmt: skip
+    prepared = prepare(model, pairs, chosen)
+    grid = grid_of_sites(prepared, checked, "other")
+    choice = Choice.of(grid, estimates, checked, float(share), sample, chosen.seed)
+    verified = replace(grid, variants=[one for one in grid.variants if choice.verified[one.index]])
+    exact = SweepRunner(prepared, verified, {"sites": [asdict(site) for site in checked]}).run()
+    return _result(exact, choice, float(threshold), float(confidence))
 
 
 @dataclass(frozen=True)

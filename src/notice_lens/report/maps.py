@@ -11,7 +11,7 @@ import xarray as xr
 
 from notice_lens.circuits.functions.maps import attention_maps, roles_asked
 from notice_lens.errors import one_of
-from notice_lens.patching.positions import Places
+from notice_lens.patching.positions import Positions
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -54,7 +54,7 @@ def maps_of_runs(
     for run in runs:
         if run not in RUNS:
             raise ValueError(one_of("run", run, RUNS))
-    spans = Places(model, pairs).words
+    spans = Positions(model, pairs).words
     wanted = roles_asked(roles or None, spans)
     site, side = f"{looking_stack(model)}.cross_attn", model.cfg.image_size // model.cfg.patch_size
     cfg = model.stack(looking_stack(model)).cfg

@@ -22,7 +22,7 @@ import xarray as xr
 
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
 from notice_lens.pairs.roles import ALL
-from notice_lens.patching.runner import Sweep
+from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
@@ -108,7 +108,7 @@ def _sweeps(
     """
     choices = found.choices
     own = {"direction": choices.direction, "seed": choices.seed, **options}
-    sweeps: list[tuple[str, dict[str, xr.Dataset], Sweep]] = []
+    sweeps: list[tuple[str, dict[str, xr.Dataset], SweepRunner]] = []
     for task, pairs in tasks.items():
         for corruption in choices.corruptions:
             name = f"{task}, {corruption_name(corruption)}"
@@ -129,7 +129,7 @@ def _sweeps(
                 sweeps.append((name, into, made))
     for name, into, made in sweeps:
         if into is found.effects:
-            say(f"{name}: patching {choices.site} on {len(made.pairs)} pairs ...")
+            say(f"{name}: patching {choices.site} on {len(made.prepared.pairs)} pairs ...")
         into[name] = made.run()
 
 

@@ -76,10 +76,10 @@ def attention_maps(
     Raises:
         ValueError: The site does not look from words at the image, or there is no such role or kind of map.
     """
-    from notice_lens.patching.positions import Places
+    from notice_lens.patching.positions import Positions
 
     found, kinds = check_site(model, site), _kinds(maps, dtype)
-    spans = Places(model, pairs).words
+    spans = Positions(model, pairs).words
     names = roles_asked(roles, spans)
     layers = range(model.stack(found.stack).cfg.n_layers)
     shape = (len(kinds), len(pairs), len(names), len(layers), model.stack(found.stack).cfg.n_heads, _positions(model))
@@ -153,7 +153,7 @@ def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
 
     Args:
         asked: One or several names; None takes each role, and all words at once where there is no `correct`.
-        spans: Tokens by role of each pair, as `Places.words` gives them.
+        spans: Tokens by role of each pair, as `Positions.words` gives them.
 
     Raises:
         ValueError: There is no such role, or none at all.

@@ -1,26 +1,35 @@
-"""From cells of a sweep to numbers: rows for the wave, chunks that fit, and what each row says.
+"""From the variants of a grid to numbers: rows for the wave, chunks that fit, and the metrics of each row.
 
-A *cell* is one entry of a result: edits of a layer, a head, positions by label. For each pair it becomes a row of the
-wave (none where the pair lacks the label), once with the other run as its source, once with the mismatched donor, and
-beside them rows that patch the base run into itself: whatever these change is noise of the arithmetic.
+A *variant* is the edits of one patched run, its positions given by label. For each pair it becomes a *row* of the wave
+(none where the pair lacks the label):
+
+1. once with the values of the other run (`matched`),
+2. once with those of the mismatched donor, where that control is on (`mismatched`),
+3. once for each set of hook points with the base run's own values (`self`): whatever that changes is floating-point
+   noise.
+
+Rows are sorted by where they join the wave and sent through it some at a time: as many as the memory plan allows, half
+as many whenever the device runs out of memory all the same.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
 import torch
+from jaxtyping import Bool
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.metrics import Said
-from notice_lens.patching.engine.pair_batch import Context, contrasted
-from notice_lens.patching.engine.plan import END, Patch, Plan
+from notice_lens.patching.engine.metrics import ReadOut
+from notice_lens.patching.engine.pair_batch import Context, combined
+from notice_lens.patching.engine.path_walk import Receiver, received
+from notice_lens.patching.engine.plan import END, HookEdit, Label, Plan
+from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.wave import Wave
-from notice_lens.patching.paths import Receiver, received
-from notice_lens.patching.positions import Places
+from notice_lens.patching.positions import Positions
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -30,172 +39,273 @@ log = logging.getLogger("notice_lens.patching")
 SHARE_OF_FREE = 0.25
 MOST_ON_CPU = 512 * 2**20
 """More at once is slower on a CPU: what one step writes is no longer in its cache when the next one reads it."""
+MATCHED, MISMATCHED, SELF = "matched", "mismatched", "self"
+Arrays = dict[str, np.ndarray]
 
 
-def budget(model: "HookedBLIP", asked: int | None = None) -> int:
-    """Bytes that a wave may take: what was asked for, or a share of what is free.
+# Memory
+
+
+def budget(model: "HookedBLIP", memory: float | int | None = None) -> int:
+    """Return how many bytes variants may take: those that the caller allows, or a share of what is free.
 
     Raises:
-        ValueError: Less than a byte was asked for.
+        ValueError: Less than a byte is allowed.
     """
-    if asked is not None:
-        if asked < 1:
-            raise ValueError(f"memory={asked}: expected a number of bytes, 1 or more, or None")
-        return int(asked)
+    if memory is None:
+        return int(free(model) * 2) if model.device.type == "cuda" else int(min(free(model), MOST_ON_CPU))
+    if memory < 1:
+        raise ValueError(f"memory={memory}: expected a number of bytes, 1 or more, or None")
+    return int(memory)
+
+
+def free(model: "HookedBLIP") -> float:
+    """Return a share of the bytes that are free on the model's device."""
     if model.device.type == "cuda":
-        return int(SHARE_OF_FREE * 2 * torch.cuda.mem_get_info(model.device)[0])
-    return int(min(SHARE_OF_FREE * psutil.virtual_memory().available, MOST_ON_CPU))
+        return SHARE_OF_FREE * torch.cuda.mem_get_info(model.device)[0]
+    return SHARE_OF_FREE * psutil.virtual_memory().available
 
 
-def bytes_per_row(model: "HookedBLIP", stacks: Mapping[str, int], logits: int) -> int:
-    """What a variant takes at the widest place of its way.
+def bytes_per_row(model: "HookedBLIP", lengths: Mapping[str, int], logits: int) -> int:
+    """Return the bytes that a variant takes where it takes most.
 
-    At the MLP that is the stream, what it was normalised to, and twice the neurons; in attention the stream, queries,
-    keys, values, z, and copies of them when rows spread. The states that a variant hands on to the next stack stay
-    with it.
+    At the MLP that is the stream, its normalised copy, and twice the neurons; in attention the stream, queries, keys,
+    values, z, and copies of them when rows get all their positions. The states that a variant gives to the next stack
+    stay with it.
 
     Args:
         model: The model.
-        stacks: The stacks that a variant passes through, with their positions.
+        lengths: The positions of each stack that a variant passes through.
         logits: How many logits are read from a variant at a time.
     """
-    size = torch.finfo(model.dtype).bits // 8
-    widest, carried = 0, 0
-    for stack, positions in stacks.items():
+    widest, states = 0, 0
+    for stack, positions in lengths.items():
         cfg = model.stack(stack).cfg
         widest = max(widest, positions * (2 * cfg.d_mlp + 9 * cfg.d_model))
-        carried += positions * cfg.d_model
-    return size * (widest + carried) + 3 * 4 * logits
+        states += positions * cfg.d_model
+    return bytes_per_number(model) * (widest + states) + 3 * 4 * logits
 
 
-def rows_that_fit(model: "HookedBLIP", asked: int | None, row: int) -> int:
-    """How many rows of so many bytes fit into the budget, one at least; it is logged."""
-    limit = budget(model, asked)
+def bytes_per_pair(model: "HookedBLIP", lengths: Mapping[str, int], hooks: Iterable[str], runs: int) -> int:
+    """Return the bytes that the recorded runs of a pair take: edited hook points of every run, streams of the base run.
+
+    Args:
+        model: The model.
+        lengths: The positions of each stack.
+        hooks: Hook points that every run records.
+        runs: How many runs there are.
+    """
+    streams = sum(model.stack(name).cfg.n_layers * lengths[name] * model.stack(name).cfg.d_model for name in lengths)
+    return bytes_per_number(model) * (streams + runs * sum(numbers_at(model, lengths, hook) for hook in hooks))
+
+
+def numbers_at(model: "HookedBLIP", lengths: Mapping[str, int], hook: str) -> int:
+    """Return how many numbers a hook point has in one run of one pair, at most."""
+    name = HookName.parse(hook)
+    stack = name.stack or ""
+    cfg, leaf, keys = model.stack(stack).cfg, name.leaf, max(lengths.values())
+    # Keys may be of the stack before, which a plan for fewer stacks does not list; then its own length has to do.
+    positions = keys if leaf.startswith("cross_attn") and leaf.endswith(("hook_k", "hook_v")) else lengths[stack]
+    if leaf.endswith(("hook_attn_scores", "hook_pattern")):
+        return positions * keys * cfg.n_heads
+    width = cfg.d_mlp if leaf.startswith("mlp.") else cfg.d_model
+    return positions * width * (cfg.n_heads if leaf.endswith("hook_result") else 1)
+
+
+def bytes_per_number(model: "HookedBLIP") -> int:
+    """Return the size of one of the model's numbers."""
+    return torch.finfo(model.dtype).bits // 8
+
+
+def rows_that_fit(model: "HookedBLIP", memory: float | int | None, row: int) -> int:
+    """Return how many rows of so many bytes fit into the budget, one at least; log it."""
+    limit = budget(model, memory)
     fit = max(1, limit // row)
     log.info("a variant takes about %.1f MB; %.2f GB hold %d at a time", row / 2**20, limit / 2**30, fit)
     return fit
 
 
-log = logging.getLogger("notice_lens.patching")
-MATCHED, MISMATCHED, SELF = "matched", "mismatched", "self"
+def by_halves(compute: Callable[[list[int]], Arrays], pairs: list[int]) -> Arrays:
+    """Compute the arrays [pair, ...] of some pairs; where the device runs out of memory, of half of them at a time."""
+    try:
+        return compute(pairs)
+    except torch.OutOfMemoryError:
+        if len(pairs) == 1:
+            raise
+    # Outside of the handler: inside, the error's traceback would keep the tensors of the failed attempt.
+    torch.cuda.empty_cache()
+    log.warning("out of memory with %d pairs at a time; going on with half as many", len(pairs))
+    middle = len(pairs) // 2
+    one, two = (by_halves(compute, half) for half in (pairs[:middle], pairs[middle:]))
+    return {name: np.concatenate([one[name], two[name]]) for name in one}
 
 
-class CellEdit(NamedTuple):
-    """One edit of a cell, positions by label.
-
-    Attributes:
-        hook: The hook point.
-        head: The head, or None.
-        label: A role, region or position; None for all.
-        axis: What the positions are.
-        key_label: The same for keys of scores and patterns.
-        key_axis: What the keys are; None where there are none.
-        source: `other`, `zero`, `mean` or `donor`.
-    """
-
-    hook: str
-    head: int | None
-    label: Any
-    axis: str
-    key_label: Any = None
-    key_axis: str | None = None
-    source: str = "other"
+# Rows
 
 
-class Cell(NamedTuple):
-    """One entry of a result.
+class Variant(NamedTuple):
+    """The edits of one patched run, for any pair.
 
     Attributes:
-        place: Where in the result, the pair left out.
-        edits: What is edited; of a path, what its sender has.
-        receiver: Where a path ends; None where the edits themselves are the patch.
+        index: Where its numbers go in the result, the pair left out.
+        edits: The edits; of a path, those of its sender.
+        receiver: The end of a path; None where the edits themselves are the patch.
     """
 
-    place: tuple[int, ...]
-    edits: tuple[CellEdit, ...]
+    index: tuple[int, ...]
+    edits: tuple[HookEdit[Label], ...]
     receiver: Receiver | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of one pair: a cell with one source.
+    """A variant of one pair.
 
     Attributes:
-        pair: Of the batch.
-        cell: The cell.
+        pair: Its number in the batch.
+        variant: The variant.
         role: `matched`, `mismatched` or `self`.
-        patches: What is patched, for each thing that the decoder is made to say.
+        edits: The edits at the pair's own positions, for each context.
+        start: The stack and layer in which it joins the wave, as numbers to sort by.
     """
 
     pair: int
-    cell: Cell
+    variant: Variant
     role: str
-    patches: tuple[list[Patch], ...]
-
-    @classmethod
-    def of(cls, contexts: Sequence[Context], places: Places, number: int, pair: int, cell: Cell) -> "Row | None":
-        """The row of a cell with its own sources; None where the pair lacks a label.
-
-        Args:
-            contexts: The runs.
-            places: Of all pairs.
-            number: The pair among all.
-            pair: The pair in its batch.
-            cell: The cell.
-        """
-        found = []
-        for context in contexts:
-            patches = [_patch(context, places, number, pair, edit) for edit in cell.edits]
-            found.append([patch for patch in patches if patch is not None])
-            if len(found[-1]) < len(patches):
-                return None
-        return cls(pair, cell, MATCHED, tuple(found))
+    edits: tuple[list[HookEdit[Index]], ...]
+    start: tuple[int, int]
 
     def control(self, role: str) -> "Row":
-        """The same row with the sources of a control."""
+        """Return the same row with the sources of a control."""
+        sources = {"other": "donor"} if role == MISMATCHED else {}
+        edits = tuple(
+            [edit.by(SELF if role == SELF else sources.get(edit.source, edit.source)) for edit in own]
+            for own in self.edits
+        )
+        return Row(self.pair, self.variant, role, edits, self.start)
 
-        def source(own: str) -> str:
-            return "self" if role == SELF else "donor" if own == "other" else own
 
-        patches = [[patch._replace(source=source(patch.source)) for patch in several] for several in self.patches]
-        return Row(self.pair, self.cell, role, tuple(patches))
+def rows_of(
+    contexts: Sequence[Context],
+    positions: Positions,
+    pairs: Sequence[int],
+    variants: Sequence[Variant],
+    controls: Collection[str],
+    available: Mapping[str, Bool[np.ndarray, " pair"]],
+) -> Iterator[Row]:
+    """Yield every row of a batch: each variant of each pair that has its labels, with its controls.
+
+    Args:
+        contexts: The runs of the batch.
+        positions: Of all pairs.
+        pairs: The numbers of the batch's pairs.
+        variants: What to measure.
+        controls: Of `self` and `mismatched`.
+        available: For sources that some pairs lack, which of all pairs have them.
+    """
+    stacks = contexts[0].run.model.cfg.stacks
+    # What is the same for all pairs is worked out once: a sweep has a thousand rows for each pair.
+    prepared = [
+        (
+            one,
+            {edit.source for edit in one.edits},
+            (*(edit.hook for edit in one.edits), one.receiver),
+            _start(one, stacks),
+        )
+        for one in variants
+    ]
+    for pair, number in enumerate(pairs):
+        lookups = [_Lookup(context, positions, pair, number) for context in contexts]
+        without = {source for source, having in available.items() if not having[number]}
+        tested: set[Any] = set()
+        for variant, sources, hooks, start in prepared:
+            if not without.isdisjoint(sources):
+                continue
+            edits = tuple([lookup.placed(edit) for edit in variant.edits] for lookup in lookups)
+            if any(None in own for own in edits):
+                continue
+            row = Row(pair, variant, MATCHED, edits, start)  # pyright: ignore[reportArgumentType]
+            yield row
+            if MISMATCHED in controls and "donor" not in without and "other" in sources:
+                yield row.control(MISMATCHED)
+            if SELF in controls and hooks not in tested:
+                tested.add(hooks)
+                yield row.control(SELF)
 
 
-def _patch(context: Context, places: Places, number: int, pair: int, edit: CellEdit) -> Patch | None:
-    positions = places.of(number, edit.label, edit.axis, context.real_length(edit.axis, pair))
-    keys = None
-    if edit.key_axis is not None:
-        keys = places.of(number, edit.key_label, edit.key_axis, context.real_length(edit.key_axis, pair))
-    if not len(positions) or (keys is not None and not len(keys)):
-        return None
-    return Patch(edit.hook, positions, edit.source, edit.head, keys)
+class _Lookup:
+    """The positions that labels mean in one pair; each is looked up once, whatever the layer and head."""
+
+    def __init__(self, context: Context, positions: Positions, pair: int, number: int) -> None:
+        self.context, self.positions, self.pair, self.number = context, positions, pair, number
+        self.known: dict[Label, Index] = {}
+
+    def placed(self, edit: HookEdit[Label]) -> HookEdit[Index] | None:
+        """Return an edit at the pair's own positions; None where the pair lacks a label."""
+        positions = self._at(edit.positions)
+        keys = None if edit.keys is None else self._at(edit.keys)
+        if not len(positions) or (keys is not None and not len(keys)):
+            return None
+        return HookEdit(edit.hook, positions, edit.source, edit.head, keys)
+
+    def _at(self, label: Label) -> Index:
+        if label not in self.known:
+            length = self.context.real_length(label.axis, self.pair)
+            self.known[label] = self.positions.of(self.number, label.name, label.axis, length)
+        return self.known[label]
+
+
+def _start(variant: Variant, stacks: Sequence[str]) -> tuple[int, int]:
+    """Return the stack and layer in which a variant joins the wave."""
+    receiver = variant.receiver
+    names = [
+        HookName.parse(hook)
+        for hook in ([edit.hook for edit in variant.edits] if receiver is None else [receiver.hook])
+    ]
+    outside = END if receiver is not None else -1
+    return min((stacks.index(name.stack or stacks[0]), outside if name.layer is None else name.layer) for name in names)
+
+
+# Through the wave
 
 
 class Measured(NamedTuple):
-    """What rows say, and what the base row of each says in the same call.
+    """The read-outs of rows, and of the base row of each in the same call.
 
     Attributes:
         rows: The rows.
-        said: Of the rows.
+        patched: Of the rows.
         base: Of their base rows.
     """
 
     rows: list[Row]
-    said: Said
-    base: Said
+    patched: ReadOut
+    base: ReadOut
+
+    def numbers(self) -> Arrays:
+        """Return the metrics of each row, by name. [row]."""
+        patched, base = self.patched, self.base
+        values = {
+            "answer_prob": patched.answer_prob,
+            "prob_change": patched.answer_prob - base.answer_prob,
+            "logit_diff_change": patched.logit_diff - base.logit_diff,
+            "kl": patched.kl,
+            "accuracy": patched.accuracy,
+            **patched.custom,
+        }
+        return {name: value.cpu().numpy() for name, value in values.items()}
 
 
-def measure(contexts: Sequence[Context], rows: Sequence[Row], fit: int) -> Iterator[Measured]:
-    """Sends rows through the model, as many at a time as fit.
+def measure(contexts: Sequence[Context], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
+    """Send rows through the model, as many at a time as fit.
 
     Args:
-        contexts: The runs of a batch, for each thing that the decoder is made to say.
+        contexts: The runs of a batch, one for each answer that is teacher-forced.
         rows: What to measure.
         fit: How many rows to send at a time, at most; halved where the device runs out of memory.
     """
-    # Rows that join early are aboard for long: those of one layer together, so that a chunk starts as late as it can.
-    stacks = contexts[0].run.model.cfg.stacks
-    waiting = sorted(rows, key=lambda row: (*_depth(row, stacks), row.pair))
+    # Rows that join early are computed for long: those of one layer together, so that a chunk starts as late as it can.
+    waiting = sorted(rows, key=lambda row: (*row.start, row.pair))
     while waiting:
         chunk = waiting[:fit]
         try:
@@ -210,50 +320,42 @@ def measure(contexts: Sequence[Context], rows: Sequence[Row], fit: int) -> Itera
         waiting = waiting[len(chunk) :]
 
 
-def _depth(row: Row, stacks: Sequence[str]) -> tuple[int, int]:
-    """The stack and layer in which a row joins."""
-    receiver = row.cell.receiver
-    hooks = [edit.hook for edit in row.cell.edits] if receiver is None else [receiver.hook]
-    names = [HookName.parse(hook) for hook in hooks]
-    outside = END if receiver is not None else -1
-    return min((stacks.index(name.stack or stacks[0]), outside if name.layer is None else name.layer) for name in names)
-
-
-def _patches(context: Context, rows: Sequence[Row], number: int) -> list[list[Patch]]:
-    """What is patched in each row; of paths what their receivers take, which is computed here."""
-    patches = [row.patches[number] for row in rows]
-    ends = {place: row.cell.receiver for place, row in enumerate(rows) if row.cell.receiver is not None}
-    if ends:
-        senders = [patches[place] for place in ends]
-        taken = received(context.run, [rows[place].pair for place in ends], senders, list(ends.values()))
-        for place, patch in zip(ends, taken, strict=True):
-            patches[place] = [patch]
-    return patches
-
-
 def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
-    n_pairs = contexts[0].run.base.inputs.pixel_values.shape[0]
-    said, own = [], None
+    n_pairs = len(contexts[0].batch.pairs)
+    pairs = [row.pair for row in rows]
+    read_outs, states = [], None
     for number, context in enumerate(contexts):
-        patches = _patches(context, rows, number)
-        plan = Plan(context.run.shapes, [row.pair for row in rows], patches, n_pairs)
+        plan = Plan(context.run.shapes, pairs, _edits(context, rows, number), n_pairs)
         wave = Wave(context.run, plan)
-        own = wave.encode() if number == 0 else own
-        said.append(context.say(wave.read_out(own), plan.pair_of))
-    everyone = contrasted(said)
-    pairs = torch.tensor([row.pair for row in rows], device=everyone.logit_diff.device)
-    return Measured(rows, everyone.take(slice(n_pairs, None)), everyone.take(pairs))
+        # Stacks before the last one run once: they do not see which answer is teacher-forced.
+        states = wave.encode() if number == 0 else states
+        read_outs.append(context.read_out(wave.read_out(states), plan.pair_of))
+    everyone = combined(read_outs)
+    base = torch.tensor(pairs, device=everyone.logit_diff.device)
+    return Measured(rows, everyone.take(slice(n_pairs, None)), everyone.take(base))
 
 
-def numbers(measured: Measured) -> dict[str, np.ndarray]:
-    """The metrics of each row, by name."""
-    said, base = measured.said, measured.base
-    found = {
-        "answer_prob": said.answer_prob,
-        "prob_change": said.answer_prob - base.answer_prob,
-        "logit_diff_change": said.logit_diff - base.logit_diff,
-        "kl": said.kl,
-        "accuracy": said.accuracy,
-        **said.custom,
-    }
-    return {name: value.cpu().numpy() for name, value in found.items()}
+def _edits(context: Context, rows: Sequence[Row], number: int) -> list[list[HookEdit[Index]]]:
+    """Return the edits of each row; of paths what their receivers take in, which is computed here."""
+    edits = [row.edits[number] for row in rows]
+    ends = {at: row.variant.receiver for at, row in enumerate(rows) if row.variant.receiver is not None}
+    if ends:
+        senders = [edits[at] for at in ends]
+        taken = received(context.run, [rows[at].pair for at in ends], senders, list(ends.values()))
+        for at, edit in zip(ends, taken, strict=True):
+            edits[at] = [edit]
+    return edits
+
+
+def baselines(contexts: Sequence[Context]) -> Arrays:
+    """Return the metrics of a batch's unpatched runs, `logit_diff_clean` and so on. [pair]; NaN without a donor."""
+    everyone = np.arange(len(contexts[0].batch.pairs))
+    arrays = {}
+    for run in contexts[0].unpatched:
+        read_out = combined([context.read_logits(context.unpatched[run].logits, everyone) for context in contexts])
+        for name in ("logit_diff", "answer_prob", "accuracy"):
+            values = getattr(read_out, name).cpu().numpy()
+            arrays[f"{name}_{run}"] = (
+                np.where(contexts[0].batch.has_donor, values, np.nan) if run == "donor" else values
+            )
+    return arrays

@@ -1,6 +1,6 @@
-"""What a run says, in numbers: from logits to metrics, in float32 or better.
+"""The read-out of a run in numbers: from logits to metrics, in float32 or better.
 
-The *logit difference* is the correct answer's logit minus the contrast's. Where an answer has several tokens, or the
+The *logit difference* is the correct answer's logit minus the foil's. Where an answer has several tokens, or the
 model writes captions, it is the difference of their log-probabilities by teacher forcing (the sum over an answer's
 tokens, without the closing `[SEP]`): for two answers of one token each the two are the same number. For a match it is
 the logit of the correct answer minus that of the other.
@@ -31,15 +31,15 @@ ENDINGS = ("_mismatched", "_clean", "_corrupt")
 Custom = Callable[[Tensor], Tensor]
 
 
-class Said(NamedTuple):
-    """What rows say.
+class ReadOut(NamedTuple):
+    """The metrics of some rows.
 
     Attributes:
         answer_prob: Probability of the correct answer, 0 to 1.
-        logit_diff: The logit difference.
+        logit_diff: The logit difference; of a teacher-forced answer its log-probability, see `combined`.
         kl: Kullback-Leibler divergence of the answer's first token from the base run to the row, in nats.
         custom: The caller's own metrics by name.
-        accuracy: 1 where the model says the correct answer, else 0, see `says`.
+        accuracy: 1 where the model gives the correct answer, else 0, see `is_greedy`.
     """
 
     answer_prob: Float[Tensor, " row"]
@@ -48,14 +48,14 @@ class Said(NamedTuple):
     custom: Mapping[str, Float[Tensor, " row"]]
     accuracy: Float[Tensor, " row"]
 
-    def take(self, rows: Any) -> "Said":
-        """What some of the rows say."""
+    def take(self, rows: Any) -> "ReadOut":
+        """Return the metrics of some of the rows."""
         custom = {name: value[rows] for name, value in self.custom.items()}
-        return Said(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom, self.accuracy[rows])
+        return ReadOut(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom, self.accuracy[rows])
 
     @classmethod
-    def joined(cls, parts: Sequence["Said"]) -> "Said":
-        """What rows say, from what parts of them say."""
+    def joined(cls, parts: Sequence["ReadOut"]) -> "ReadOut":
+        """Return the metrics of all rows, from those of parts of them."""
         custom = {name: torch.cat([part.custom[name] for part in parts]) for name in parts[0].custom}
         fields = ([getattr(part, field) for part in parts] for field in ("answer_prob", "logit_diff", "kl", "accuracy"))
         answer_prob, logit_diff, kl, accuracy = map(torch.cat, fields)
@@ -63,7 +63,7 @@ class Said(NamedTuple):
 
 
 def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
-    """The names of the built-in metrics asked for, and the caller's own.
+    """Return the names of the built-in metrics asked for, and the caller's own.
 
     Raises:
         ValueError: There is no metric of that name, or one of the caller's has a built-in name.
@@ -95,12 +95,12 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
 
 
 def precise(logits: Tensor) -> Tensor:
-    """Logits in float32, or as they are in float64."""
+    """Return logits in float32, or as they are in float64."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " row"]:
-    """Return what one of the caller's metrics says of each row.
+    """Return one of the caller's metrics of each row.
 
     The function gets logits of its own, and what it returns is copied: it may write into either, or keep them.
 
@@ -125,48 +125,50 @@ def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " r
     return value
 
 
-def entries_said(
+def read_entries(
     logits: Float[Tensor, "row d_vocab"],
     log_probs: Float[Tensor, "row d_vocab"],
     correct: Int[Tensor, " row"],
-    contrast: Int[Tensor, " row"],
+    foil: Int[Tensor, " row"],
 ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
-    """Probability of the correct answer and the logit difference, where answers are single entries of the logits.
+    """Return probability of the correct answer and logit difference, where answers are entries of the logits.
 
     Args:
         logits: Of the answer's token, or of no match and match.
         log_probs: The same as log-probabilities.
         correct: The correct answer's entry.
-        contrast: The contrast's.
+        foil: The foil's.
     """
-    own = precise(logits).gather(-1, torch.stack([correct, contrast], -1))
+    own = precise(logits).gather(-1, torch.stack([correct, foil], -1))
     return log_probs.gather(-1, correct[:, None])[:, 0].exp(), own[:, 0] - own[:, 1]
 
 
 def answer_log_prob(
     logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
 ) -> Float[Tensor, " row"]:
-    """Log-probability of an answer by teacher forcing, in nats; targets below 0 do not count."""
+    """Return the log-probability of an answer by teacher forcing, in nats; targets below 0 do not count."""
     counted = target_ids >= 0
     log_probs = precise(logits).log_softmax(-1).gather(-1, target_ids.clamp(min=0)[..., None])[..., 0]
     return (log_probs * counted).sum(-1)
 
 
-def says(
+def is_greedy(
     logits: Float[Tensor, "row answer_pos d_vocab"], target_ids: Int[Tensor, "row answer_pos"]
 ) -> Float[Tensor, " row"]:
-    """Whether the model says an answer: 1 where each token has the highest logit behind those before it, else 0.
+    """Return 1 where greedy decoding begins with the answer, else 0: each token has the highest logit after the last.
 
-    It is what greedy decoding begins with; the closing `[SEP]` is not asked for. Targets below 0 do not count.
+    Targets below 0, such as the closing `[SEP]`, do not count.
     """
-    said = logits.argmax(-1) == target_ids
-    return precise((said | (target_ids < 0)).all(-1).to(logits.dtype))
+    highest = logits.argmax(-1) == target_ids
+    return precise((highest | (target_ids < 0)).all(-1).to(logits.dtype))
 
 
 def kl_from(
     base: Float[Tensor, "pair d_vocab"], patched: Float[Tensor, "row d_vocab"], pairs: Index
 ) -> Float[Tensor, " row"]:
-    """Kullback-Leibler divergence from the base run to the patched one, in nats: sum of p_base (log p_base - log p).
+    """Return the Kullback-Leibler divergence from the base run to the patched one: sum of p_base (log p_base - log p).
+
+    In nats.
 
     Args:
         base: Log-probabilities of the base runs.

@@ -1,31 +1,31 @@
 """The runs of some pairs: clean, corrupted and mismatched, recorded once for all their variants."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from notice_lens.models.blip import answers
+from notice_lens.models.blip.answers import greedy
 from notice_lens.models.blip.inputs import IGNORED, BLIPInputs
 from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.pairs.noise import Noise
 from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.engine.metrics import (
     Custom,
-    Said,
+    ReadOut,
     answer_log_prob,
-    entries_said,
+    is_greedy,
     kl_from,
     own_metric,
     precise,
-    says,
+    read_entries,
 )
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Run, Trace, attn_results, trace
-from notice_lens.patching.engine.sources import Make, Zeros, parts
+from notice_lens.patching.engine.sources import computed
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -37,7 +37,7 @@ ROWS_OF_LOGITS = 256
 
 @dataclass(frozen=True)
 class Setting:
-    """What a sweep does, apart from where.
+    """How the runs of a sweep are corrupted, and which of them is patched.
 
     Attributes:
         corruption: `image`, `text`, or noise.
@@ -55,10 +55,45 @@ class Setting:
 
     @property
     def by_text(self) -> bool:
-        """Whether the runs differ in their questions, and not in their images."""
+        """Return whether the runs differ in their questions, and not in their images."""
         if isinstance(self.corruption, Noise):
             return not self.corruption.hook.startswith("vision")
         return self.corruption == "text"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Which hook points of which runs are recorded.
+
+    Attributes:
+        hooks: Of every run: those that edits take their values from.
+        sources: Where edits take their values from; see `HookEdit`.
+        streams: Stacks whose base stream the wave grows from.
+        of_base: Of the base run alone.
+        of_others: Of every run but the base run.
+        donors: Whether the mismatched runs are needed.
+    """
+
+    hooks: Sequence[str]
+    sources: Collection[str] = ("other",)
+    streams: Sequence[str] = ()
+    of_base: Sequence[str] = ()
+    of_others: Sequence[str] = ()
+    donors: bool = False
+
+
+@runtime_checkable
+class References(Protocol):
+    """Values that are no runs of their pair, such as means, for the pairs of a batch."""
+
+    def sources(self, like: Mapping[str, Tensor], answers: list[str] | None) -> Mapping[str, Any]:
+        """Return the values [pair, ...] by source and hook point.
+
+        Args:
+            like: The base run's activations, for shapes.
+            answers: The teacher-forced answers.
+        """
+        ...
 
 
 class Batch:
@@ -67,119 +102,105 @@ class Batch:
     Args:
         model: The model.
         pairs: Some of them.
-        contrast: The answer that each pair's correct one is compared with.
-        setting: What is done.
-        record: Hook points that edits take their values from.
-        streams: Stacks whose base stream the wave grows from.
-        also: Hook points that are recorded of the base run alone.
-        donors: Whether mismatched runs are needed.
-        of_others: Hook points that are recorded of every run but the base run.
+        foils: The answer that each pair's correct one is compared with.
+        setting: How the runs are corrupted.
+        recording: What is recorded.
     """
 
     def __init__(
-        self,
-        model: "HookedBLIP",
-        pairs: "MinimalPairs",
-        contrast: Sequence[str],
-        setting: Setting,
-        record: Iterable[str],
-        streams: Iterable[str],
-        also: Iterable[str],
-        donors: bool,
-        of_others: Iterable[str] = (),
+        self, model: "HookedBLIP", pairs: "MinimalPairs", foils: Sequence[str], setting: Setting, recording: Recording
     ) -> None:
-        self.model, self.pairs, self.setting = model, list(pairs), setting
-        self.record, self.streams = list(dict.fromkeys(record)), list(streams)
-        self.also, self.of_others = list(also), list(of_others)
+        self.model, self.pairs, self.setting, self.recording = model, list(pairs), setting, recording
         column = "donor_prompt" if setting.by_text else "donor_digest"
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
-        self.donors = donors and bool(self.has_donor.any())
-        self.correct, self.contrast = [pair.correct_answer for pair in self.pairs], list(contrast)
-        self.single = one_token(model, [*self.correct, *self.contrast])
-        self._preprocessed: dict[str, Tensor] = {}
+        self.donors = recording.donors and bool(self.has_donor.any())
+        self.correct, self.foils = [pair.correct_answer for pair in self.pairs], list(foils)
+        self.single = one_token(model, [*self.correct, *self.foils])
+        self._pixels: dict[str, Tensor] = {}
 
-    # Runs
-
-    def _inputs(self, which: str, spoken: list[str] | None = None) -> BLIPInputs:
-        """The inputs of the clean, corrupted or donor run; a pair without a donor has its clean run there."""
-        noisy = isinstance(self.setting.corruption, Noise) and which == "corrupt"
-        image, prompt = ("clean", which) if self.setting.by_text else (which, "clean")
-        if noisy:
-            image = prompt = "clean"
-        prompts = [
-            pair[f"{prompt}_prompt"] if pair[f"{prompt}_prompt"] is not None else pair.clean_prompt
-            for pair in self.pairs
-        ]
-        return self.model.prepare({"pixel_values": self._pixels(image)}, prompts, spoken)
-
-    def _pixels(self, image: str) -> Tensor:
-        """The clean, corrupt or donor images, preprocessed once."""
-        if image not in self._preprocessed:
-            images = [getattr(pair, f"{image}_image") or pair.clean_image for pair in self.pairs]
-            self._preprocessed[image] = self.model.prepare(images).pixel_values
-        return self._preprocessed[image]
-
-    def contexts(self) -> list[list[str] | None]:
-        """What the decoder is made to say, one after the other: nothing, or the correct answers and the contrasts."""
-        if self.model.cfg.kind == "match" or (self.model.cfg.kind == "vqa" and self.single):
-            return [None]
-        return [self.correct, self.contrast]
-
-    def runs(self, made: Make | None = None) -> Iterator["Context"]:
-        """The recorded runs, for each context.
+    def runs(self, references: References | None = None) -> Iterator["Context"]:
+        """Yield the recorded runs, once for each answer that is teacher-forced.
 
         Args:
-            made: Gives sources that are no runs of these pairs.
+            references: Values that are no runs of these pairs.
         """
         from_clean = self.setting.direction == "noise"
-        before: dict[str, Trace] = {}
-        for spoken in self.contexts():
-            found: dict[str, Trace] = {}
+        earlier: dict[str, Trace] = {}
+        for answers in self._answers():
+            runs: dict[str, Trace] = {}
             for which in ("clean", "corrupt", *(["donor"] if self.donors else [])):
-                found[which] = self._traced(which, spoken, from_clean, before, found.get("clean"))
-            before = before or found
-            base, other = (found["clean"], found["corrupt"]) if from_clean else (found["corrupt"], found["clean"])
-            sources: dict[str, Any] = {"other": other.activations, "zero": Zeros(base.activations)}
+                runs[which] = self._recorded(which, answers, from_clean, earlier, runs.get("clean"))
+            earlier = earlier or runs
+            base, other = (runs["clean"], runs["corrupt"]) if from_clean else (runs["corrupt"], runs["clean"])
+            sources: dict[str, Any] = {"other": other.activations}
             if self.donors:
-                sources["donor"] = found["donor"].activations
-            sources |= parts(base.activations, other.activations)
-            if made is not None:
-                sources |= made(base.activations, spoken)
-            yield Context(self, Run(self.model, base, sources), found, spoken)
+                sources["donor"] = runs["donor"].activations
+            if set(self.recording.sources) != {"other"}:
+                sources |= computed(base.activations, other.activations)
+            if references is not None:
+                sources |= references.sources(base.activations, answers)
+            yield Context(self, Run(self.model, base, sources), runs, answers)
 
-    def _traced(
-        self, which: str, spoken: list[str] | None, from_clean: bool, before: Mapping[str, Trace], clean: Trace | None
+    def _answers(self) -> list[list[str] | None]:
+        """Return the answers to teacher-force: `[None]` for single tokens, else the correct answers and the foils."""
+        if self.model.cfg.kind == "match" or (self.model.cfg.kind == "vqa" and self.single):
+            return [None]
+        return [self.correct, self.foils]
+
+    def _inputs(self, which: str, answers: list[str] | None = None) -> BLIPInputs:
+        """Return the inputs of the clean, corrupted or donor run; a pair without a donor has its clean run there."""
+        if isinstance(self.setting.corruption, Noise) and which == "corrupt":
+            which = "clean"  # the noise comes in at the embeddings
+        image, prompt = ("clean", which) if self.setting.by_text else (which, "clean")
+        prompts = [
+            pair.clean_prompt if pair[f"{prompt}_prompt"] is None else pair[f"{prompt}_prompt"] for pair in self.pairs
+        ]
+        if image not in self._pixels:
+            images = [getattr(pair, f"{image}_image") or pair.clean_image for pair in self.pairs]
+            self._pixels[image] = self.model.prepare(images).pixel_values
+        return self.model.prepare({"pixel_values": self._pixels[image]}, prompts, answers)
+
+    def _recorded(
+        self,
+        which: str,
+        answers: list[str] | None,
+        from_clean: bool,
+        earlier: Mapping[str, Trace],
+        clean: Trace | None,
     ) -> Trace:
-        """One run, recorded; stacks that an earlier run has been through with the same inputs are taken over.
+        """Return one recorded run; stacks that an earlier run has been through with the same inputs are taken over.
 
         Args:
             which: `clean`, `corrupt` or `donor`.
-            spoken: What the decoder is made to say.
+            answers: The teacher-forced answers.
             from_clean: Whether the clean run is the base run.
-            before: The runs while the decoder said something else.
-            clean: The clean run while it says this, if it is there already.
+            earlier: The runs with the other answers.
+            clean: The clean run with these answers, if it is there already.
         """
-        alone = self._base_names()
+        hooks = self._base_hooks()
         if which != ("clean" if from_clean else "corrupt"):
-            # Where only words differ, the images of the corrupted run are the clean run's.
-            alone = [name for name in alone if self.setting.by_text and name.startswith("vision.")]
-            alone += self.of_others
-        upstream, start = before.get(which), None
+            # Where only words differ, the corrupted run takes its images over from the clean run, streams included.
+            hooks = [name for name in hooks if self.setting.by_text and name.startswith("vision.")]
+            hooks += self.recording.of_others
+        upstream, start = earlier.get(which), None
         if upstream is None and self.setting.by_text and clean is not None:
             upstream, start = clean, self.model.cfg.stacks[1]
-        names = [*self.record, *alone]
+        names = [*self.recording.hooks, *hooks]
         with attn_results(self.model, names):
-            return trace(self.model, self._inputs(which, spoken), names, self._noise_hooks(which), upstream, start)
+            return trace(self.model, self._inputs(which, answers), names, self._noise_hooks(which), upstream, start)
 
-    def _base_names(self) -> list[str]:
-        """What is recorded of the base run alone."""
-        layers = {stack: self.model.stack(stack).cfg.n_layers for stack in self.streams}
-        embedded = [stack for stack in self.streams if any(name.startswith(f"{stack}.hook_") for name in self.record)]
-        return [
-            *(f"{stack}.blocks.{layer}.hook_resid_pre" for stack, n in layers.items() for layer in range(n)),
-            *(f"{stack}.{hook}" for stack in embedded for hook in EMBEDDING),
-            *self.also,
+    def _base_hooks(self) -> list[str]:
+        """Return what is recorded of the base run alone: the streams that the wave grows from."""
+        streams, edited = self.recording.streams, self.recording.hooks
+        hooks = [
+            f"{name}.blocks.{layer}.hook_resid_pre"
+            for name in streams
+            for layer in range(self.model.stack(name).cfg.n_layers)
         ]
+        for name in streams:
+            if any(hook.startswith(f"{name}.hook_") for hook in edited):
+                hooks += [f"{name}.{hook}" for hook in EMBEDDING]
+        return [*hooks, *self.recording.of_base]
 
     def _noise_hooks(self, which: str) -> list[Any]:
         noise = self.setting.corruption
@@ -190,122 +211,121 @@ class Batch:
 
 
 class Context:
-    """The runs of a batch while the decoder says one thing.
+    """The runs of a batch with one set of answers.
 
     Args:
-        batch: Of which pairs.
+        batch: The pairs.
         run: The base run and the sources of edits.
         unpatched: The recorded runs: `clean`, `corrupt`, and `donor` where mismatched runs are needed.
-        spoken: What the decoder is made to say.
+        answers: The teacher-forced answers; None where the answer's logits are read at once.
     """
 
-    def __init__(self, batch: Batch, run: Run, unpatched: Mapping[str, Trace], spoken: list[str] | None) -> None:
-        self.batch, self.run, self.unpatched, self.spoken = batch, run, unpatched, spoken
+    def __init__(self, batch: Batch, run: Run, unpatched: Mapping[str, Trace], answers: list[str] | None) -> None:
+        self.batch, self.run, self.unpatched, self.answers = batch, run, unpatched, answers
         self.clean, self.corrupt = unpatched["clean"], unpatched["corrupt"]
         mask = run.base.inputs.attention_mask
         self._tokens = None if mask is None else mask.sum(-1).tolist()
-        self.targets = None if spoken is None else without_end(run.base.inputs.target_ids, batch.model.cfg.sep_token_id)
+        self.targets = (
+            None if answers is None else without_end(run.base.inputs.target_ids, batch.model.cfg.sep_token_id)
+        )
 
     def real_length(self, axis: str, pair: int) -> int:
-        """How many positions a pair has, padding left out: of its image, its tokens or its answer."""
+        """Return how many positions a pair has, padding left out: of its image, its tokens or its answer."""
         inputs = self.run.base.inputs
         if axis == "image":
             return self.run.base.states["vision"].shape[1]
         if axis == "token" and inputs.input_ids is not None:
             return inputs.input_ids.shape[1] if self._tokens is None else self._tokens[pair]
-        return 1 if self.spoken is None else len(pieces(self.batch.model.tokenizer, self.spoken[pair])) + 1
+        return 1 if self.answers is None else len(pieces(self.batch.model.tokenizer, self.answers[pair])) + 1
 
-    def say(self, states: Tensor, pairs: Index) -> Said:
-        """What rows say, from the states behind the last stack.
+    def read_out(self, states: Tensor, pairs: Index) -> ReadOut:
+        """Return the metrics of rows, from the states behind the last stack.
 
         Args:
             states: [row, pos, d_model]; the first rows are the base rows.
             pairs: The pair of each row.
         """
-        n_base = len(self.batch.pairs)
-        base = self._first(self.batch.model.head(states[:n_base]), pairs[:n_base])
-        parts = []
-        for start in range(0, len(pairs), ROWS_OF_LOGITS):
-            rows = slice(start, start + ROWS_OF_LOGITS)
-            parts.append(self.say_logits(self.batch.model.head(states[rows]), pairs[rows], base))
-        return Said.joined(parts)
+        n_base, head = len(self.batch.pairs), self.batch.model.head
+        base = self._first_token(head(states[:n_base]), pairs[:n_base])
+        # Logits over the vocabulary are wide: those of a few hundred rows may take more than all states.
+        chunks = [slice(start, start + ROWS_OF_LOGITS) for start in range(0, len(pairs), ROWS_OF_LOGITS)]
+        return ReadOut.joined([self.read_logits(head(states[rows]), pairs[rows], base) for rows in chunks])
 
-    def say_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> Said:
-        """The same from logits.
+    def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
+        """Return the metrics of rows, from their logits.
 
         Args:
             logits: [row, answer_pos, d_vocab], or [row, 2] of matches.
             pairs: The pair of each row.
-            base: Log-probabilities of the base runs' first tokens [pair, d_vocab]; None where they do not matter.
+            base: Log-probabilities of the base runs' first tokens [pair, d_vocab]; None leaves `kl` at 0.
         """
         batch, index = self.batch, torch.from_numpy(pairs).to(logits.device)
         custom = {name: own_metric(name, function, logits) for name, function in batch.setting.custom.items()}
-        first = self._first(logits, pairs)
+        first = self._first_token(logits, pairs)
         kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base, first, pairs)
-        if self.targets is None:
-            correct, contrast = (
-                self._entries(said).to(index.device)[index] for said in (batch.correct, batch.contrast)
-            )
-            at_answer = logits if logits.ndim == 2 else logits[:, -1]
-            accuracy = says(at_answer[:, None], correct[:, None])
-            return Said(*entries_said(at_answer, first, correct, contrast), kl, custom, accuracy)
-        log_prob = answer_log_prob(logits, self.targets[index])
-        return Said(log_prob.exp(), log_prob, kl, custom, says(logits, self.targets[index]))
+        if self.targets is not None:
+            log_prob = answer_log_prob(logits, self.targets[index])
+            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, self.targets[index]))
+        correct, foils = self._entries(batch.correct).to(index.device), self._entries(batch.foils).to(index.device)
+        at_answer = logits if logits.ndim == 2 else logits[:, -1]
+        accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
+        return ReadOut(*read_entries(at_answer, first, correct[index], foils[index]), kl, custom, accuracy)
 
-    def _first(self, logits: Tensor, pairs: Index) -> Tensor:
-        """Log-probabilities of the answer's first token [row, d_vocab]; of a match, of no match and match."""
+    def _first_token(self, logits: Tensor, pairs: Index) -> Tensor:
+        """Return log-probabilities of the answer's first token [row, d_vocab]; of a match, of no match and match."""
         if logits.ndim == 2:
             return precise(logits).log_softmax(-1)
         if self.targets is None:
             return precise(logits[:, -1]).log_softmax(-1)
-        place = (self.targets[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
-        return precise(logits[torch.arange(len(place), device=place.device), place]).log_softmax(-1)
+        start = (self.targets[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
+        return precise(logits[torch.arange(len(start), device=start.device), start]).log_softmax(-1)
 
-    def _entries(self, spoken: Sequence[str]) -> Tensor:
-        """The entry of the logits that stands for each answer."""
+    def _entries(self, answers: Sequence[str]) -> Tensor:
+        """Return the entry of the logits that stands for each answer."""
         if self.batch.model.cfg.kind == "match":
-            return torch.tensor([int(answer == "match") for answer in spoken])
-        return torch.tensor([pieces(self.batch.model.tokenizer, answer)[0] for answer in spoken])
+            return torch.tensor([int(answer == "match") for answer in answers])
+        return torch.tensor([pieces(self.batch.model.tokenizer, answer)[0] for answer in answers])
 
 
-def contrasted(said: Sequence[Said]) -> Said:
-    """What rows say about both answers: the correct one's probability and accuracy, and the difference between both."""
-    if len(said) == 1:
-        return said[0]
-    return said[0]._replace(logit_diff=said[0].logit_diff - said[1].logit_diff)
+def combined(read_outs: Sequence[ReadOut]) -> ReadOut:
+    """Return one read-out of both answers: probability and accuracy of the correct one, and the logit difference."""
+    if len(read_outs) == 1:
+        return read_outs[0]
+    correct, foil = read_outs
+    return correct._replace(logit_diff=correct.logit_diff - foil.logit_diff)
 
 
 def without_end(targets: Tensor | None, sep_token_id: int) -> Tensor:
-    """Targets without the closing `[SEP]`, so that answers of one token are as their logits have them."""
+    """Return targets without the closing `[SEP]`, so that answers of one token are as their logits have them."""
     assert targets is not None, "answers were given"
     return targets.masked_fill(targets == sep_token_id, IGNORED)
 
 
 @torch.no_grad()
-def contrasts(
+def foils_of(
     model: "HookedBLIP", pairs: "MinimalPairs", corruption: Any, contrast: str, batch_size: int = 32
 ) -> list[str]:
-    """The answer that each pair's correct one is compared with.
+    """Return the foil of each pair: the answer that its correct one is compared with.
 
-    For an image corruption, noise, and `contrast="incorrect"` the incorrect answer. For a text corruption
-    `corrupt_answer`, since the incorrect answer is no longer what the corrupted run says; a pair that has none gets the
-    model's own answer to its corrupted prompt.
+    For an image corruption, noise, and `contrast="incorrect"` it is the incorrect answer. For a text corruption it is
+    `corrupt_answer`, since the corrupted run no longer gives the incorrect answer; a pair without one gets the model's
+    own answer to its corrupted prompt.
     """
     if contrast == "incorrect" or corruption != "text" or model.cfg.kind == "match":
         return list(pairs["incorrect_answer"])
-    found = list(pairs["corrupt_answer"])
-    unknown = [number for number, answer in enumerate(found) if not answer]
+    foils = list(pairs["corrupt_answer"])
+    unknown = [number for number, answer in enumerate(foils) if not answer]
     for start in range(0, len(unknown), batch_size):
         numbers = unknown[start : start + batch_size]
         part = pairs.select(numbers)
-        said = part["incorrect_answer"]
+        own = part["incorrect_answer"]
         if model.cfg.kind == "vqa":
-            said = answers.greedy(model, part.prepare(model, prompt="corrupt"), max_new_tokens=20)
-        for number, answer in zip(numbers, said, strict=True):
-            found[number] = answer or pairs["incorrect_answer"][number]
-    return found
+            own = greedy(model, part.prepare(model, prompt="corrupt"), max_new_tokens=20)
+        for number, answer in zip(numbers, own, strict=True):
+            foils[number] = answer or pairs["incorrect_answer"][number]
+    return foils
 
 
-def one_token(model: "HookedBLIP", spoken: Iterable[str]) -> bool:
-    """Whether all answers are single tokens."""
-    return model.cfg.kind == "match" or all(len(pieces(model.tokenizer, answer)) == 1 for answer in set(spoken))
+def one_token(model: "HookedBLIP", words: Iterable[str]) -> bool:
+    """Return whether all answers are single tokens."""
+    return model.cfg.kind == "match" or all(len(pieces(model.tokenizer, answer)) == 1 for answer in set(words))

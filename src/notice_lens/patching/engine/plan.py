@@ -1,14 +1,23 @@
-"""Which variant is edited where, sorted by the order in which the wave gets there.
+"""Which row is edited where, sorted by the order in which the wave gets there.
 
-A `Patch` is one edit with everything looked up: a hook, a head, positions, a source. A row of the wave is one variant
-of one pair. `Plan` sorts the patches of all rows by stack, layer and step, and says where each row joins and with which
-positions.
+A row is one variant of one pair, with everything looked up: hook points, heads, positions, sources. The wave goes
+through the model once, step by step, for all rows. So it needs the edits the other way round: for each stack, layer and
+step, which rows join and which are edited. That is a `Schedule`, and a `Plan` makes one for each stack:
+
+1. Sort the edits of all rows by stack. A row that is edited in an earlier stack *arrives* in every later one.
+2. A row joins at its first edit, with the positions that it may change before the next self-attention. There positions
+   mix, and it gets all of them. An arriving row joins at the first cross-attention, where it reads its own states.
+3. Edits at one step become a few indexed assignments, one for each source, instead of one for each row. Edits inside of
+   attention (scores, patterns, keys and values of some heads) are kept apart: these heads are computed step by step.
+
+Limit: the order of steps is that of the stack's blocks (`StackShape.steps`), and positions are those of a stack whose
+self-attention is bidirectional: after it, everything may have changed.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,36 +31,61 @@ from notice_lens.patching.engine.rows import Index
 END = 10_000
 """The layer of `OUTPUT`, behind every block: one that no stack reaches."""
 GIVEN = "given"
-"""The source of a patch that brings its value along."""
+"""The source of an edit that brings its value along."""
 Where = tuple[int, str]
 """Layer and step; the embedding is layer -1."""
 
 
-class Patch(NamedTuple):
-    """One edit of one row.
-
-    Where patches of one hook overlap, the later one in the row holds. A patch of scores or of a pattern never opens
-    what is masked: padding, and what comes after a causal position, stay unseen whatever its source has there.
+class Label(NamedTuple):
+    """Positions by label, which mean others in each pair.
 
     Attributes:
-        hook: The hook point, with its stack; `<stack>.output` is what the stack hands on.
+        name: A role, a region, or an index; None for all positions.
+        axis: The kind of positions: `image`, `token` or `answer`.
+    """
+
+    name: str | int | None
+    axis: str
+
+
+At = TypeVar("At", Index, Label)
+
+
+@dataclass(slots=True, eq=False)
+class HookEdit(Generic[At]):
+    """One edit of one hook point: from the grid, where its positions are labels, to the wave, where they are looked up.
+
+    Where edits of one hook overlap in a row, the later one holds. An edit of scores or of a pattern never opens what is
+    masked: padding, and what comes after a causal position, stay unseen whatever its source has there.
+
+    Attributes:
+        hook: The hook point, with its stack; `<stack>.output` is the stack's output.
         positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.
-        source: The run that the new value comes from; `GIVEN` where the patch brings it.
+        source: The run or the reference values that the new value comes from; `GIVEN` where the edit brings it.
         head: The head, or None for all, or where there are none.
-        keys: Of scores and patterns, the keys; None for all.
+        keys: Of scores and patterns, the keys; None for all, and elsewhere.
         value: What is put there, [position, ...], where the source is `GIVEN`; not for scores and patterns.
     """
 
     hook: str
-    positions: Index
+    positions: At
     source: str
     head: int | None = None
-    keys: Index | None = None
+    keys: At | None = None
     value: Tensor | None = None
 
+    def by(self, source: str) -> "HookEdit[At]":
+        """Return the same edit with its value from another source."""
+        return HookEdit(self.hook, self.positions, source, self.head, self.keys, self.value)
 
-class Edits(NamedTuple):
-    """Edits of one hook from one source, ready for one indexed assignment: a line each."""
+
+RowEdit = HookEdit[Index]
+Placed = tuple[int, str, RowEdit]
+"""An edit with its layer and step: the embedding is in layer -1, the output in layer `END`."""
+
+
+class Assignment(NamedTuple):
+    """Assignment of one hook from one source, ready for one indexed assignment: a line each."""
 
     source: str
     rows: Index
@@ -81,8 +115,8 @@ class StackShape(NamedTuple):
     length: int
 
 
-class HeadEdits(NamedTuple):
-    """Edits between the projections of an attention module and its z, ready for one indexed assignment.
+class HeadAssignment(NamedTuple):
+    """Assignment between the projections of an attention module and its z, ready for one indexed assignment.
 
     Attributes:
         leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
@@ -112,7 +146,7 @@ class EditedHeads(NamedTuple):
 
     rows: Index
     heads: Index
-    edits: list[HeadEdits]
+    edits: list[HeadAssignment]
 
 
 @dataclass
@@ -125,24 +159,24 @@ class Schedule:
         first_layer: The first layer that any row joins in.
         joins: By layer and step.
         edits: By layer and step.
-        inside: Edits of scores, patterns, and keys and values of cross-attention, by layer and module.
+        inside: Assignment of scores, patterns, and keys and values of cross-attention, by layer and module.
     """
 
     arriving: Index
     aboard: Index
     first_layer: int = 0
     joins: dict[Where, Joins] = field(default_factory=dict)
-    edits: dict[Where, list[Edits]] = field(default_factory=dict)
+    edits: dict[Where, list[Assignment]] = field(default_factory=dict)
     inside: dict[tuple[int, str], EditedHeads] = field(default_factory=dict)
 
 
 class Plan:
-    """The patches of all rows.
+    """The edits of all rows.
 
     Args:
         stacks: Of the model, in their order.
         pairs: The pair of each variant's row.
-        patches: The patches of each.
+        edits: The edits of each.
         n_pairs: How many pairs there are; their base rows come first.
     """
 
@@ -150,23 +184,23 @@ class Plan:
         self,
         stacks: Mapping[str, StackShape],
         pairs: Sequence[int],
-        patches: Sequence[Sequence[Patch]],
+        edits: Sequence[Sequence[RowEdit]],
         n_pairs: int,
     ) -> None:
         self.stacks, self.n_pairs = dict(stacks), n_pairs
         self.pair_of: Index = np.concatenate([np.arange(n_pairs), np.asarray(pairs, dtype=np.int64)])
-        self.patches = {n_pairs + row: list(found) for row, found in enumerate(patches)}
+        self.edits = {n_pairs + row: list(found) for row, found in enumerate(edits)}
 
     @cached_property
-    def _by_stack(self) -> dict[str, dict[int, list[tuple[int, str, Patch]]]]:
-        """For each stack, the patches of each row with their layer and step."""
-        found: dict[str, dict[int, list[tuple[int, str, Patch]]]] = {stack: {} for stack in self.stacks}
-        for row, patches in self.patches.items():
-            for patch in patches:
-                name = HookName.parse(patch.hook)
+    def _by_stack(self) -> dict[str, dict[int, list[Placed]]]:
+        """For each stack, the edits of each row with their layer and step."""
+        found: dict[str, dict[int, list[Placed]]] = {stack: {} for stack in self.stacks}
+        for row, edits in self.edits.items():
+            for edit in edits:
+                name = HookName.parse(edit.hook)
                 assert name.stack is not None, "sites are checked"
                 outside = END if name.leaf == OUTPUT else -1
-                place = (outside if name.layer is None else name.layer, name.leaf, patch)
+                place = (outside if name.layer is None else name.layer, name.leaf, edit)
                 found[name.stack].setdefault(row, []).append(place)
         return found
 
@@ -187,19 +221,19 @@ class Plan:
         return schedule
 
     @staticmethod
-    def _sort_edits(own: Mapping[int, list[tuple[int, str, Patch]]], schedule: Schedule, line: "_Order") -> None:
+    def _sort_edits(own: Mapping[int, list[Placed]], schedule: Schedule, line: "_Order") -> None:
         """Group the edits of one place into indexed assignments: inside of attention, and everywhere else."""
-        inside: dict[tuple[int, str], list[tuple[int, Patch]]] = {}
-        elsewhere: dict[Where, list[tuple[int, Patch]]] = {}
-        for row, patches in own.items():
-            for layer, leaf, patch in patches:
+        inside: dict[tuple[int, str], list[tuple[int, RowEdit]]] = {}
+        elsewhere: dict[Where, list[tuple[int, RowEdit]]] = {}
+        for row, edits in own.items():
+            for layer, leaf, edit in edits:
                 if line.is_inside(leaf):
-                    inside.setdefault((layer, leaf.partition(".")[0]), []).append((row, patch))
+                    inside.setdefault((layer, leaf.partition(".")[0]), []).append((row, edit))
                 else:
-                    elsewhere.setdefault((layer, leaf), []).append((row, patch))
+                    elsewhere.setdefault((layer, leaf), []).append((row, edit))
         for where, found in elsewhere.items():
-            turns = _in_turns(found, lambda patch: (patch.source, patch.head is not None))
-            schedule.edits[where] = [_edits(kind[0], several) for kind, several in turns]
+            turns = _in_turns(found, lambda edit: (edit.source, edit.head is not None))
+            schedule.edits[where] = [_assignment(kind[0], several) for kind, several in turns]
         for where, found in inside.items():
             schedule.inside[where] = _edited_heads(found, line.n_heads)
 
@@ -223,19 +257,19 @@ class _Order:
         mixes = self.points.index(self.inside[leaf]) in self.mixing if leaf in self.inside else False
         return leaf in self.inside and not (mixes and leaf.endswith(("hook_q", "hook_k", "hook_v")))
 
-    def join(self, patches: list[tuple[int, str, Patch]], arriving: bool) -> tuple[Where, Index]:
+    def join(self, edits: list[Placed], arriving: bool) -> tuple[Where, Index]:
         """Return where a row joins, and with which positions: all that it may change before the next self-attention."""
-        where = [(layer, self.points.index(self.inside.get(leaf, leaf))) for layer, leaf, _ in patches]
+        where = [(layer, self.points.index(self.inside.get(leaf, leaf))) for layer, leaf, _ in edits]
         if arriving:
             where.append((0, min(self.crossing.values())))
         layer, step = min(where)
         if arriving or step in self.mixing:
             return (layer, self.points[step]), self.everything
         now = self._mixings_before(layer, step)
-        here = [found for found, at in zip(patches, where, strict=True) if self._mixings_before(*at) == now]
+        here = [found for found, at in zip(edits, where, strict=True) if self._mixings_before(*at) == now]
         if any(leaf in self.inside and leaf.endswith(("hook_k", "hook_v")) for _, leaf, _ in here):
             return (layer, self.points[step]), self.everything
-        return (layer, self.points[step]), np.unique(np.concatenate([patch.positions for _, _, patch in here]))
+        return (layer, self.points[step]), np.unique(np.concatenate([edit.positions for _, _, edit in here]))
 
     def _mixings_before(self, layer: int, step: int) -> int:
         """How many self-attentions come before a step: a block's first steps belong to the block before."""
@@ -243,62 +277,62 @@ class _Order:
 
 
 def _in_turns(
-    found: Sequence[tuple[int, Patch]], kind_of: Callable[[Patch], Hashable]
-) -> list[tuple[Any, list[tuple[int, Patch]]]]:
-    """Group patches of one place by their kind, so that each group is one assignment.
+    found: Sequence[tuple[int, RowEdit]], kind_of: Callable[[RowEdit], Hashable]
+) -> list[tuple[Any, list[tuple[int, RowEdit]]]]:
+    """Group edits of one place by their kind, so that each group is one assignment.
 
-    Where patches of a row overlap, the later one holds: when the kind changes within a row, what follows gets a later
+    Where edits of a row overlap, the later one holds: when the kind changes within a row, what follows gets a later
     turn, in an assignment of its own.
     """
-    groups: dict[tuple[int, Any], list[tuple[int, Patch]]] = {}
+    groups: dict[tuple[int, Any], list[tuple[int, RowEdit]]] = {}
     last: dict[int, tuple[int, Any]] = {}
-    for row, patch in found:
-        kind = kind_of(patch)
+    for row, edit in found:
+        kind = kind_of(edit)
         turn, before = last.get(row, (0, kind))
         turn += before != kind
         last[row] = turn, kind
-        groups.setdefault((turn, kind), []).append((row, patch))
+        groups.setdefault((turn, kind), []).append((row, edit))
     return [(kind, several) for (_, kind), several in sorted(groups.items(), key=lambda item: item[0][0])]
 
 
-def _edited_heads(found: Sequence[tuple[int, Patch]], n_heads: int) -> EditedHeads:
-    """Edits inside of attention: which heads of which rows they touch, and assignments for many heads at once."""
+def _edited_heads(found: Sequence[tuple[int, RowEdit]], n_heads: int) -> EditedHeads:
+    """Assignment inside of attention: which heads of which rows they touch, and assignments for many heads at once."""
     number: dict[tuple[int, int], int] = {}
 
-    def heads_of(row: int, patch: Patch) -> list[int]:
-        heads = range(n_heads) if patch.head is None else (patch.head,)
+    def heads_of(row: int, edit: RowEdit) -> list[int]:
+        heads = range(n_heads) if edit.head is None else (edit.head,)
         return [number.setdefault((row, head), len(number)) for head in heads]
 
     edits = []
-    by_leaf: dict[str, list[tuple[int, Patch]]] = {}
-    for row, patch in found:
-        by_leaf.setdefault(patch.hook.rpartition(".")[2], []).append((row, patch))
+    by_leaf: dict[str, list[tuple[int, RowEdit]]] = {}
+    for row, edit in found:
+        by_leaf.setdefault(edit.hook.rpartition(".")[2], []).append((row, edit))
     for leaf, own in by_leaf.items():
         for kind, several in _in_turns(own, _same_places):
-            heads = _index([head for row, patch in several for head in heads_of(row, patch)])
+            heads = _index([head for row, edit in several for head in heads_of(row, edit)])
             first = several[0][1]
-            given = torch.cat([_value_by_head(patch) for _, patch in several]) if kind[0] == GIVEN else None
-            edits.append(HeadEdits(leaf, first.source, heads, first.positions, first.keys, given))
+            given = torch.cat([_value_by_head(edit) for _, edit in several]) if kind[0] == GIVEN else None
+            edits.append(HeadAssignment(leaf, first.source, heads, first.positions, first.keys, given))
     rows, heads = np.array(list(number), dtype=np.int64).reshape(-1, 2).T
     return EditedHeads(rows, heads, edits)
 
 
-def _same_places(patch: Patch) -> tuple[Hashable, ...]:
-    keys = None if patch.keys is None else patch.keys.tobytes()
-    return patch.source, patch.head is None, patch.positions.tobytes(), keys
+def _same_places(edit: RowEdit) -> tuple[Hashable, ...]:
+    keys = None if edit.keys is None else edit.keys.tobytes()
+    return edit.source, edit.head is None, edit.positions.tobytes(), keys
 
 
-def _value_by_head(patch: Patch) -> Float[Tensor, "head position d_head"]:
-    assert patch.value is not None, "the patch brings its value"
-    return patch.value[None] if patch.head is not None else patch.value.transpose(0, 1)
+def _value_by_head(edit: RowEdit) -> Float[Tensor, "head position d_head"]:
+    assert edit.value is not None, "the edit brings its value"
+    return edit.value[None] if edit.head is not None else edit.value.transpose(0, 1)
 
 
-def _edits(source: str, found: Sequence[tuple[int, Patch]]) -> Edits:
-    lines = _lines([(row, patch.positions) for row, patch in found])
-    heads = [patch.head for _, patch in found if patch.head is not None]
-    times = [len(patch.positions) for _, patch in found]
-    given = torch.cat([patch.value for _, patch in found if patch.value is not None]) if source == GIVEN else None
-    return Edits(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None, given)
+def _assignment(source: str, found: Sequence[tuple[int, RowEdit]]) -> Assignment:
+    lines = _lines([(row, edit.positions) for row, edit in found])
+    heads = [edit.head for _, edit in found if edit.head is not None]
+    times = [len(edit.positions) for _, edit in found]
+    given = torch.cat([edit.value for _, edit in found if edit.value is not None]) if source == GIVEN else None
+    return Assignment(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None, given)
 
 
 def _lines(found: Sequence[tuple[int, Index]]) -> Joins:

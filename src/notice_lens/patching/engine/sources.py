@@ -6,8 +6,7 @@ looks elsewhere, and reads what is there), and the base run's pattern with the o
 where it looked, and reads something else).
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -15,8 +14,6 @@ from notice_lens.patching.engine.attention import mixed
 
 PARTS = ("pattern", "values")
 """Sources of `hook_z` that take one half of it from the other run."""
-Make = Callable[[Mapping[str, Tensor], list[str] | None], Mapping[str, Any]]
-"""Gives sources by name, from recorded activations for shapes and from what the decoder is made to say."""
 
 
 class Zeros(Mapping[str, Tensor]):
@@ -37,7 +34,7 @@ class Zeros(Mapping[str, Tensor]):
 
 
 class Mixed(Mapping[str, Tensor]):
-    """The patterns of one run times the values of another, by the name of `hook_z`; made when they are asked for.
+    """The patterns of one run times the values of another, by the name of `hook_z`; computed when they are asked for.
 
     Args:
         patterns: The activations of the run that says where heads look.
@@ -46,24 +43,24 @@ class Mixed(Mapping[str, Tensor]):
 
     def __init__(self, patterns: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         self.patterns, self.values_read = patterns, values
-        self.made: dict[str, Tensor] = {}
+        self.known: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self.made:
+        if name not in self.known:
             pattern, v = ingredients(name)
-            self.made[name] = mixed(self.patterns[pattern], self.values_read[v])
-        return self.made[name]
+            self.known[name] = mixed(self.patterns[pattern], self.values_read[v])
+        return self.known[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.made)
+        return iter(self.known)
 
     def __len__(self) -> int:
-        return len(self.made)
+        return len(self.known)
 
 
-def parts(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Mixed]:
-    """The sources `PARTS`, from the activations of the base run and of the other one."""
-    return {"pattern": Mixed(other, base), "values": Mixed(base, other)}
+def computed(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
+    """Return the sources that are computed from the activations of the base run and of the other one."""
+    return {"zero": Zeros(base), "pattern": Mixed(other, base), "values": Mixed(base, other)}
 
 
 def ingredients(hook: str) -> tuple[str, str]:

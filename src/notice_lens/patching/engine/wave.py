@@ -37,7 +37,7 @@ from notice_lens.models.blip.attention import Attention, KeyValues, causal_mask
 from notice_lens.models.blip.blocks import MLP, Block
 from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, Add, Apply, Attend, Stream, Transform, inside
 from notice_lens.patching.engine.attention import attend, edited_attention, fused_attention, neurons_in_parts
-from notice_lens.patching.engine.plan import END, EditedHeads, Edits, Plan
+from notice_lens.patching.engine.plan import END, Assignment, EditedHeads, Plan
 from notice_lens.patching.engine.rows import Cells, Index
 from notice_lens.patching.engine.runs import Run
 
@@ -327,10 +327,10 @@ class _StackWave:
             cells, heads, new = self._looked_up(step, edits)
             value[self.cells.lines(cells, heads)] = new
 
-    def _edits(self, step: str) -> Sequence[Edits]:
+    def _edits(self, step: str) -> Sequence[Assignment]:
         return self.schedule.edits.get((self.layer, step), ())
 
-    def _looked_up(self, step: str, edits: Edits) -> tuple[Index, Index | None, Tensor]:
+    def _looked_up(self, step: str, edits: Assignment) -> tuple[Index, Index | None, Tensor]:
         """The cells and heads that are edited, and their new values."""
         cells = self.cells.of(edits.rows, edits.positions)
         if edits.given is not None:

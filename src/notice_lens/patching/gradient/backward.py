@@ -10,7 +10,7 @@ the states that its cross-attention reads. Then its graph is dropped: memory is 
 2. The blocks of the last stack, last first; what reaches their source adds up.
 3. The same for the stack before, from that sum.
 
-Where the decoder is made to say two answers (see `Batch.contexts`), the last stack is gone through once for each; the
+Where two answers are teacher-forced (see `Batch.runs`), the last stack is gone through once for each; the
 two gradients meet, with their signs, in the states that both read, and the earlier stacks are gone through once.
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 SIGNS = (1.0, -1.0)
-"""Of the correct answer and of the contrast, where the decoder is made to say both."""
+"""Of the correct answer and of the foil, where both are teacher-forced."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Found:
     """What is known about the hook points of one block.
 
     Attributes:
-        context: Which of the things that the decoder is made to say.
+        context: Which of the teacher-forced answers.
         stack: `vision`, `text` or `decoder`.
         layer: The layer; -1 for the embedding.
         values: Activations of the run that is differentiated, by hook point without stack and layer: [pair, pos, ...].
@@ -105,8 +105,8 @@ class Backward:
         context, states = self.contexts[number], leaf(self.at[number].states[self.model.cfg.stacks[-1]])
         everyone = np.arange(len(states))
         with torch.enable_grad():
-            said = context.say_logits(self.model.head(states), everyone).logit_diff.sum()
-        return SIGNS[number] * torch.autograd.grad(said, states)[0]
+            total = context.read_logits(self.model.head(states), everyone).logit_diff.sum()
+        return SIGNS[number] * torch.autograd.grad(total, states)[0]
 
     def _block(self, number: int, stack: str, layer: int, grad: Tensor) -> tuple[Tensor, Any, Found | None]:
         """The gradients before a block and at its source, and what is found in it.

@@ -29,7 +29,7 @@ from notice_lens.patching.gradient.softmax import (
     pattern_gradient,
 )
 from notice_lens.patching.gradient.targets import ASIDE, Target
-from notice_lens.patching.positions import Places
+from notice_lens.patching.positions import Positions
 
 TABLE_ENTRIES = 2**24
 """Entries of a table of scores that are in memory at a time, at least those of one pair."""
@@ -41,12 +41,12 @@ class Members:
 
     Attributes:
         contexts: Of the batch.
-        places: Of all pairs.
+        positions: Of all pairs.
         several: The number among all pairs of each pair of the batch.
     """
 
     contexts: Sequence[Context]
-    places: Places
+    positions: Positions
     several: Sequence[int]
     _found: dict[Any, Tensor] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ class Members:
         """Whether a position belongs to a label.
 
         Args:
-            context: Which of the things that the decoder is made to say.
+            context: Which of the teacher-forced answers.
             axis: What the positions are.
             labels: The labels.
             like: On the device to use.
@@ -66,7 +66,7 @@ class Members:
             for pair, number in enumerate(self.several):
                 length = self.contexts[context].real_length(axis, pair)
                 for row, label in enumerate(labels):
-                    table[pair, row, self.places.of(number, label, axis, length)] = True
+                    table[pair, row, self.positions.of(number, label, axis, length)] = True
             self._found[key] = torch.from_numpy(table).to(like.device)
         return self._found[key]
 

@@ -2,18 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from notice_lens.patching.edits import TABLES, WITH_HEADS, Site
 from notice_lens.patching.gradient.recompute import EMBEDDING
-from notice_lens.patching.grid import NUMBERED, Grid, Layout
-from notice_lens.patching.positions import Places
+from notice_lens.patching.grid import NUMBERED, Grid, SiteGrid
+from notice_lens.patching.prepare import Prepared
 
 NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 """Hook points of single neurons."""
-
-if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
 
 THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
 ASIDE = ("hook_q", "hook_k", "hook_v", "hook_z")
@@ -40,26 +37,22 @@ class Target:
     corrected: bool
 
     @classmethod
-    def of(
-        cls, model: "HookedBLIP", places: Places, site: Site, answer_length: int, neurons: bool, corrected: bool
-    ) -> "Target":
-        """A target with its labels.
+    def of(cls, prepared: Prepared, site: Site, neurons: bool, corrected: bool) -> "Target":
+        """Return a target with its labels.
 
         Args:
-            model: The model.
-            places: Positions of the pairs.
+            prepared: The pairs.
             site: The site.
-            answer_length: Positions of the longest answer.
             neurons: Whether it has a dimension of neurons, if it is of neurons.
             corrected: Whether to compute the softmax again, if it is before one.
         """
-        found = Layout.of(model, places, site, answer_length)
-        coords = dict(found.coords)
+        layout = SiteGrid.of(prepared, site)
+        coords = dict(layout.coords)
         if neurons and site.activation in NEURONS:
-            coords["neuron"] = list(range(model.stack(site.stack).cfg.d_mlp))
+            coords["neuron"] = list(range(prepared.model.stack(site.stack).cfg.d_mlp))
         coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
         before_softmax = site.activation.endswith(THROUGH_SOFTMAX)
-        return cls(site, coords, found.axis, found.key_axis, corrected and before_softmax)
+        return cls(site, coords, layout.axis, layout.key_axis, corrected and before_softmax)
 
     @property
     def module(self) -> str:

@@ -13,6 +13,7 @@ This holds for a process that dies, however it dies; not for a machine that lose
 """
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -44,7 +45,7 @@ class Store:
         self._coordinates, self._done = store_format.read_coordinates(path, record, arrays)
 
     @classmethod
-    def open(cls, path: str | Path, template: xr.Dataset, settings: Mapping[str, Any]) -> "Store":
+    def open(cls, path: str | PathLike[str], template: xr.Dataset, settings: Mapping[str, Any]) -> "Store":
         """The store at a path: a new one, or the one that is there, to go on with.
 
         Args:

@@ -1,0 +1,165 @@
+"""The first step of every sweep: pairs checked for the model, and what all later steps need to know about them.
+
+A verb checks its options and its sites, prepares the pairs, lays a grid of variants over them, and gives both to the
+runner:
+
+    prepare(model, pairs, options)  ->  grid  ->  SweepRunner  ->  engine  ->  metrics  ->  result
+
+`Prepared` is handed down that line; nothing is handed up.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from notice_lens.pairs.noise import Noise
+from notice_lens.pairs.tokens import pieces
+from notice_lens.patching.edits import check_model
+from notice_lens.patching.engine.metrics import Custom, check_metrics
+from notice_lens.patching.engine.pair_batch import Setting, foils_of
+from notice_lens.patching.options import Options
+from notice_lens.patching.positions import Positions
+
+if TYPE_CHECKING:
+    from notice_lens.models import HookedBLIP
+    from notice_lens.pairs import MinimalPairs
+
+COLUMNS = (
+    "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "clean_digest", "corrupt_digest",
+    "donor_digest", "donor_prompt",
+)  # fmt: skip
+"""Columns of the pairs that a result has as coordinates, beside their ids."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pairs that are ready to be patched. Built by `prepare`, which checks them.
+
+    Attributes:
+        model: The model.
+        pairs: Validated for it.
+        options: Everything about the sweep but what is patched.
+        metrics: Names of the built-in metrics that were asked for.
+        custom: The caller's own metrics by name.
+        positions: Of the pairs' roles and regions.
+        foils: The answer that each pair's correct one is compared with.
+    """
+
+    model: "HookedBLIP"
+    pairs: "MinimalPairs"
+    options: Options
+    metrics: tuple[str, ...]
+    custom: Mapping[str, Custom]
+    positions: Positions
+    foils: list[str]
+
+    @cached_property
+    def answer_length(self) -> int:
+        """Positions of the longest answer."""
+        if self.model.cfg.kind == "match":
+            return 1
+        lengths = {len(pieces(self.model.tokenizer, answer)) for answer in {*self.pairs["correct_answer"], *self.foils}}
+        return 1 if lengths <= {1} and self.model.cfg.kind == "vqa" else max(lengths, default=0) + 1
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """Positions of each stack, for the longest pair."""
+        tokens, answer = max(self.positions.tokens), self.answer_length
+        decoder = tokens + answer if self.model.cfg.kind == "caption" else answer
+        lengths = {"vision": self.positions.patches, "text": tokens, "decoder": decoder}
+        return {stack: lengths[stack] for stack in self.model.cfg.stacks}
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """How runs are corrupted: once, or once for each draw of the noise."""
+        noise, direction = self.options.corruption, self.options.direction
+        if not isinstance(noise, Noise):
+            return [Setting(noise, direction, self.custom)]
+        std = noise.std(self.model, self.pairs)
+        return [Setting(noise, direction, self.custom, sample, std) for sample in range(noise.samples)]
+
+    @cached_property
+    def columns(self) -> dict[str, list[Any]]:
+        """Columns of the pairs that a result has as coordinates."""
+        # Read once: a data set takes milliseconds for a column.
+        columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
+        # A column of nothing at all is left out: readers of a store would make numbers of it.
+        for name in ("donor_digest", "donor_prompt"):
+            if all(value is None for value in columns[name]):
+                del columns[name]
+        return {**columns, "contrast_answer": self.foils}
+
+    @cached_property
+    def has_donor(self) -> np.ndarray:
+        """Which pairs have a mismatched donor. Boolean, [pair]."""
+        column = self.columns.get("donor_prompt" if Setting(self.options.corruption).by_text else "donor_digest")
+        return np.array([column is not None and column[number] is not None for number in range(len(self.pairs))])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of a result's numbers."""
+        return np.dtype(self.options.dtype or ("float64" if self.model.dtype == torch.float64 else "float32"))
+
+    def batches(self, pairs_at_a_time: int) -> Iterator[list[int]]:
+        """Yield pairs that are run together: so many at most, of one length of question, so that nothing is padded."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for number, length in enumerate(self.positions.tokens):
+            by_length[length].append(number)
+        for batch in by_length.values():
+            for start in range(0, len(batch), pairs_at_a_time):
+                yield batch[start : start + pairs_at_a_time]
+
+
+def prepare(model: "HookedBLIP", pairs: "MinimalPairs", options: Options) -> Prepared:
+    """Check the model, the metrics and the pairs, and find what each pair's answer is compared with.
+
+    Raises:
+        TypeError: The model or the pairs are something else.
+        ValueError: There are hooks on the model, a metric is unknown, or pairs lack what the corruption needs.
+        PairsError: The pairs do not hold for this model.
+    """
+    check_model(model)
+    refuse_hooks(model)
+    metrics, custom = check_metrics(options.metrics)
+    check_pairs(pairs, options)
+    pairs = pairs.validate(model)
+    foils = foils_of(model, pairs, options.corruption, options.contrast)
+    return Prepared(model, pairs, options, metrics, custom, Positions(model, pairs), foils)
+
+
+def refuse_hooks(model: "HookedBLIP") -> None:
+    """Raise ValueError where the caller has hooks on the model: a sweep runs a forward pass of its own, without them.
+
+    Hooks that accelerate puts on a model that it dispatched are kept elsewhere (`_hf_hook` wraps `forward`), so such a
+    model is not refused.
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = [name or "the model itself" for name, module in model.named_modules() if any(map(vars(module).get, kinds))]
+    if hooked:
+        raise ValueError(
+            f"there are hooks on the model, at {', '.join(hooked[:3])}: a sweep runs its own forward pass, which "
+            "would pass them by; remove them first (model.reset_hooks() removes those of hook points)"
+        )
+
+
+def check_pairs(pairs: Any, options: Options) -> None:
+    """Raise where `pairs` are something else, empty, or lack what the corruption needs."""
+    from notice_lens.pairs import MinimalPairs
+
+    if not isinstance(pairs, MinimalPairs):
+        raise TypeError(f"pairs are of type {type(pairs).__name__}; expected MinimalPairs, see MinimalPairs.from_rows")
+    if not len(pairs):
+        dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
+        raise ValueError(f"there are no pairs to patch{dropped}")
+    if options.corruption == "text":
+        lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
+        if lacking:
+            raise ValueError(
+                f"{len(lacking)} of {len(pairs)} pairs have no corrupt_prompt, such as {lacking[0]!r}; "
+                "symmetric_replacement writes them, corruption='image' needs none"
+            )

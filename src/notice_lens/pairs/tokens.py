@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Span = tuple[int, int]
-"""First character, or token, and the one after the last."""
+    from notice_lens.models.protocol import TextReader
 
 
 def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a HookedBLIP, a tokenizer itself, or that of a hub id or folder.
+    """The tokenizer of a model, a tokenizer itself, or that of a hub id or folder.
 
     Raises:
         TypeError: It is none of these.
@@ -32,6 +31,24 @@ def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
     if not found.is_fast:
         raise ValueError(f"{type(found).__name__} gives no character offsets; take the fast tokenizer of this model")
     return found
+
+
+def as_reader(source: Any, kind: str = "vqa") -> "TextReader":
+    """Return what says which tokens a prompt and an answer have: the model itself.
+
+    Args:
+        source: A model, a tokenizer, or a hub id or folder. A tokenizer alone is read as BLIP would.
+        kind: Of the pairs that a tokenizer alone is to read.
+
+    Raises:
+        TypeError, OSError, ValueError: As `as_tokenizer`.
+    """
+    tokenizer = as_tokenizer(source)
+    if hasattr(source, "layout_of"):
+        return source
+    from notice_lens.models.blip.layout import BLIPReader
+
+    return BLIPReader(kind, tokenizer)  # pyright: ignore[reportArgumentType] -- kinds of pairs are kinds of BLIPs
 
 
 def pieces(tokenizer: Any, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""How far apart pictures are for the model: the cosine distance between their states behind the image encoder.
+"""Distances between pictures for the model: the cosine distance between their states behind the image encoder.
 
 A picture's state is the mean over its image positions, without any class token: where in the picture a thing is counts
 for little, what is in it for much.
@@ -55,7 +55,7 @@ def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> F
 
 
 def closest(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], times: int) -> list[tuple[int, int]]:
-    """Which rows of `a` and `b` to pair, each at most once.
+    """Return which rows of `a` and `b` to pair, each at most once.
 
     All are assigned to each other so that the sum of distances is smallest; of these the closest are kept.
 
@@ -90,7 +90,7 @@ class _Images(Sequence[Any]):
 def minimality(
     model: "VisionLanguageModel", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True
 ) -> "DataFrame":
-    """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
+    """Measure how far each pair's images are apart, beside its clean image and other pairs' corrupted ones.
 
     Args:
         model: The model.

@@ -337,7 +337,7 @@ class MinimalPairs(PairSequence):
         return model.prepare(read["image"], read["prompt"], read.get("answer"))
 
     def minimality(self, model: "VisionLanguageModel", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
-        """How far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
+        """Measure how far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
         from notice_lens.pairs.distance import minimality
 
         return minimality(model, self, batch_size, progress)

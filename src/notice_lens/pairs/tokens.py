@@ -57,7 +57,7 @@ def pieces(tokenizer: Any, text: str) -> list[int]:
 
 
 def same_answer(tokenizer: Any, said: str, expected: str) -> bool:
-    """Whether two answers are the same to a model, that is, have the same word pieces.
+    """Return whether two answers are the same to a model, that is, have the same word pieces.
 
     "t - shirt", as pieces are put together again, is "t-shirt".
     """
@@ -66,5 +66,5 @@ def same_answer(tokenizer: Any, said: str, expected: str) -> bool:
 
 
 def has_unknown(tokenizer: Any, text: str) -> bool:
-    """Whether the text has a piece that the vocabulary does not know, `[UNK]`."""
+    """Return whether the text has a piece that the vocabulary does not know, `[UNK]`."""
     return tokenizer.unk_token_id in pieces(tokenizer, text)

@@ -1,4 +1,4 @@
-"""Whether pairs are what they say, in two steps: by themselves, and to a model's tokenizer."""
+"""Checks of pairs in two steps: by themselves, and for a model's tokenizer."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Record = Mapping[str, Any]
 
 
 def check_meaning(record: Record) -> list[Problem]:
-    """What is wrong with a pair by itself, seen without a tokenizer, beside what `records.store` notes."""
+    """Return what is wrong with a pair by itself, without a tokenizer, beside what `records.store` notes."""
     return [Problem(record["id"], reason, detail) for reason, detail in (*_answers(record), *_differences(record))]
 
 

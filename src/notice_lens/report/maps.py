@@ -1,4 +1,4 @@
-"""What heads look at in the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
+"""Attention of heads to the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
 
 Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 RUNS = {"clean": ("clean", "clean"), **corruption.RUNS}
-"""Which image and which prompt, by run: the clean one, and those of the two corruptions."""
+"""The image and the prompt of each run: the clean one, and those of the two corruptions."""
 STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")
 
@@ -34,7 +34,7 @@ def maps_of_runs(
     batch_size: int = 16,
     progress: bool = True,
 ) -> xr.DataArray:
-    """Where every head that looks from words at the image looks, for each pair, run and role.
+    """Return how heads attend from words to the image, for each pair, run and role.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""What a BLIP consists of, read from its Hugging Face config with every field accounted for."""
+"""The parts of a BLIP, read from its Hugging Face config with every field accounted for."""
 
 import warnings
 from collections.abc import Mapping
@@ -151,7 +151,7 @@ class BLIPConfig:
 
     @property
     def behaviour(self) -> Literal["greedy", "likeliest", "choice"]:
-        """What counts as an answer: a caption goes on as it likes, so the answers in question are compared there."""
+        """The kind of answer: a caption continues freely, so there the answers in question are compared."""
         answered: dict[Kind, Literal["greedy", "likeliest", "choice"]]
         answered = {"vqa": "greedy", "caption": "likeliest", "match": "choice"}
         return answered[self.kind]
@@ -168,7 +168,7 @@ class BLIPConfig:
 
     @property
     def image_sizes_matter(self) -> bool:
-        """Whether layouts need the pictures' sizes: every picture is resized to the model's."""
+        """Always False: every picture is resized to the model's size, so layouts do not need it."""
         return False
 
 

@@ -76,7 +76,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the positions of a batch of inputs are.
+    """The meaning of every position of a batch of inputs.
 
     Attributes:
         stacks: By stack, in the model's order, the segments of each example.

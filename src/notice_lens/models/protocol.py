@@ -23,12 +23,12 @@ from notice_lens.models.hook_names import STACKS
 from notice_lens.models.layout import Layout, SegmentKind
 
 Behaviour = Literal["greedy", "likeliest", "choice"]
-"""What counts as a model's answer: the `greedy` one, the `likeliest` of the answers in question, or a `choice` between
+"""A model's answer: the `greedy` one, the `likeliest` of the answers in question, or a `choice` between
 two logits that stand for no words (image-text matching)."""
 SPECIAL_ROLES = ("[CLS]", "[DEC]", "[SEP]", "?")
 """Names of `Layout.roles` over all families: no role of a pair may be called so."""
 EMBEDDINGS = tuple(f"{stack}.hook_embed" for stack in STACKS)
-"""Where models embed images or words; which of them take noise is `ModelConfig.noise_hooks`."""
+"""The hook points at which models embed images or words; `ModelConfig.noise_hooks` names those that take noise."""
 TABLES = ("hook_attn_scores", "hook_pattern")
 """Activations with a query axis and a key axis."""
 
@@ -84,13 +84,13 @@ class StackConfig(Protocol):
 
     @property
     def causal(self) -> bool:
-        """Whether a position sees earlier ones only."""
+        """True where a position sees itself and earlier ones only."""
         ...
 
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """What is known of a model before anything runs."""
+    """The part of a model that is known before anything runs."""
 
     @property
     def stacks(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class ModelConfig(Protocol):
 
     @property
     def behaviour(self) -> Behaviour:
-        """What counts as the model's answer."""
+        """The kind of answer that the model is judged by."""
         ...
 
     @property
@@ -149,18 +149,18 @@ class ModelConfig(Protocol):
 
     @property
     def image_sizes_matter(self) -> bool:
-        """Whether the number of image positions depends on the picture's size, so that layouts need sizes."""
+        """True where the number of image positions depends on the picture's size, so that layouts need sizes."""
         ...
 
     @property
     def name_or_path(self) -> str:
-        """Where the weights came from; empty for an in-memory model."""
+        """The origin of the weights; empty for an in-memory model."""
         ...
 
 
 @runtime_checkable
 class TextReader(Protocol):
-    """What a model's tokenizer decides; a bare tokenizer is wrapped into one (`models/blip/layout.py`)."""
+    """The decisions of a model's tokenizer; a bare tokenizer is wrapped into one (`models/blip/layout.py`)."""
 
     @property
     def tokenizer(self) -> Any:
@@ -193,17 +193,17 @@ class VisionLanguageModel(TextReader, Protocol):
 
     @property
     def cfg(self) -> ModelConfig:
-        """What is known before anything runs."""
+        """The config."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are kept in."""
+        """The dtype of the weights."""
         ...
 
     @property
@@ -213,7 +213,7 @@ class VisionLanguageModel(TextReader, Protocol):
 
     @property
     def in_use(self) -> Any:
-        """What holds the model for one thread at a time."""
+        """The lock that holds the model for one thread at a time."""
         ...
 
     def stack(self, name: str) -> Any:

@@ -36,7 +36,7 @@ JUDGED_BY: dict["Behaviour", str] = {
     "choice": "the larger logit",
 }
 MAX_TOKENS = 20
-"""How many tokens of a greedy answer are looked at."""
+"""The most tokens of a greedy answer that are read."""
 
 
 class Reply(NamedTuple):

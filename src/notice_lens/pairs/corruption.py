@@ -1,4 +1,4 @@
-"""Corruptions: what the corrupted run has in the place of the clean run's image or words.
+"""Corruptions: what replaces the clean run's image or words in the corrupted run.
 
 A corruption is `image` (another picture), `text` (other words: symmetric token replacement) or a `Noise`. Results keep
 it as a string, of noise its `repr`.
@@ -11,7 +11,7 @@ from notice_lens.models.hook_names import IMAGE_STACK, HookName
 
 Which = Literal["clean", "corrupt", "donor"]
 RUNS: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
-"""Which image and which prompt the corrupted run has."""
+"""The image and the prompt of the corrupted run."""
 CORRUPTIONS = tuple(RUNS)
 _NOISE = re.compile(r"Noise\(hook='(?P<hook>[^']*)'")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 RUNS = {"clean": ("clean", "clean"), **corruption.RUNS}
-"""Which image and which prompt, by run: the clean one, and those of the two corruptions."""
+"""The image and the prompt of each run: the clean one, and those of the two corruptions."""
 STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")
 

@@ -52,7 +52,7 @@ def attention_maps(
     dtype: Any = "float32",
     progress: bool = True,
 ) -> "xr.Dataset":
-    """Where every head looks, for every pair: one run of the model over all pairs.
+    """Return where every head looks, for every pair: one run of the model over all pairs.
 
     Args:
         model: The model.
@@ -111,7 +111,7 @@ def attention_maps(
 
 
 class _ImagePositions(NamedTuple):
-    """Where the images of a batch are in the stream that words look at.
+    """The positions of a batch's images in the stream that words look at.
 
     Attributes:
         patches: The positions of each pair's patches.
@@ -219,7 +219,7 @@ def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
 def _role_weights(
     spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
 ) -> Float[Tensor, "pair role query"]:
-    """What takes the mean over each role's tokens; NaN where a pair has no such role."""
+    """Return weights that take the mean over each role's tokens; NaN where a pair has no such role."""
     mean = torch.zeros(len(spans), len(names), pattern.shape[-2], dtype=torch.float32)
     for pair, own in enumerate(spans):
         for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""What the model says: greedy answers and captions, and log-probabilities of given ones."""
+"""Answers: greedy ones and captions, and log-probabilities of given ones."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

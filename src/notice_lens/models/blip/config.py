@@ -1,6 +1,7 @@
-"""What a BLIP consists of, read from its Hugging Face config with every field accounted for."""
+"""The parts of a BLIP, read from its Hugging Face config with every field accounted for."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ class BLIPConfig:
 
     @property
     def behaviour(self) -> Literal["greedy", "likeliest", "choice"]:
-        """What counts as an answer: a caption goes on as it likes, so the answers in question are compared there."""
+        """The kind of answer: a caption continues freely, so there the answers in question are compared."""
         answered: dict[Kind, Literal["greedy", "likeliest", "choice"]]
         answered = {"vqa": "greedy", "caption": "likeliest", "match": "choice"}
         return answered[self.kind]
@@ -167,18 +168,24 @@ class BLIPConfig:
 
     @property
     def image_sizes_matter(self) -> bool:
-        """Whether layouts need the pictures' sizes: every picture is resized to the model's."""
+        """Always False: every picture is resized to the model's size, so layouts do not need it."""
         return False
 
 
 def read_config(
-    hf_config: Any, hf_class: str, *, name_or_path: str | None = None, revision: str | None = None
+    hf_config: Any,
+    hf_class: str,
+    *,
+    written: Mapping[str, Any] | None = None,
+    name_or_path: str | None = None,
+    revision: str | None = None,
 ) -> BLIPConfig:
     """Our config of a Hugging Face `BlipConfig`.
 
     Args:
         hf_config: The config.
         hf_class: Name of the model class, one of `KINDS`.
+        written: What `config.json` says, where there is one; fields that only the library knows are its own business.
         name_or_path: Where it came from, if not the config itself knows.
         revision: The hub's branch, tag or commit that was asked for.
 
@@ -190,7 +197,12 @@ def read_config(
         raise ValueError(f"{hf_class} is not ported; HookedBLIP loads {', '.join(KINDS)}")
     kind, stacks = KINDS[hf_class]
     vision, text = hf_config.vision_config, hf_config.text_config
-    _account_for_fields(hf_config, vision, text)
+    _account_for_fields(hf_config, vision, text, written)
+    if "auto_map" in (hf_config.to_dict() if written is None else written):
+        warnings.warn(
+            f"the config names code of the checkpoint's own (auto_map), which is not run: it is loaded as {hf_class}",
+            stacklevel=3,
+        )
     if kind == "vqa" and text.hidden_size != vision.hidden_size:
         raise ValueError(
             f"the text stacks are {text.hidden_size} wide and the image encoder {vision.hidden_size}: in question "
@@ -281,6 +293,7 @@ _WITHOUT_EFFECT = {
     "_attn_implementation",
     "_attn_implementation_autoset",
     "attn_implementation",
+    "auto_map",
 }
 _READ = {
     "config": {"vision_config", "text_config"},
@@ -323,15 +336,30 @@ def _check_sizes(part: str, config: Any, fields: tuple[str, ...]) -> None:
         raise ValueError(one_of(f"{part}.hidden_act", config.hidden_act, ACT2FN))
 
 
-def _account_for_fields(whole: Any, vision: Any, text: Any) -> None:
-    """Refuses a field that nothing here knows, or a value that the port does not compute."""
+def _fields_set(config: Any, written: Mapping[str, Any] | None) -> set[str]:
+    """Return the fields that a config sets: all that is not the library's own default, which new versions add to."""
+    defaults = type(config)().to_dict()
+    values = config.to_dict() if written is None else written
+    return {name for name, value in values.items() if value is not None and value != defaults.get(name)}
+
+
+def _account_for_fields(whole: Any, vision: Any, text: Any, written: Mapping[str, Any] | None) -> None:
+    """Refuse a field that nothing here knows, or a value that the port does not compute.
+
+    Args:
+        whole: Hugging Face's config.
+        vision: Its part for the image encoder.
+        text: Its part for the text stacks.
+        written: What `config.json` says; None where there is no file.
+    """
     if getattr(whole, "quantization_config", None):
         raise ValueError(
             "the checkpoint is quantised (config has a quantization_config): hook points need plain weights, so load "
             "the checkpoint that it was made from"
         )
     for part, config in (("config", whole), ("vision_config", vision), ("text_config", text)):
-        unknown = set(config.to_dict()) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
+        own = written if written is None or part == "config" else written.get(part, {})
+        unknown = _fields_set(config, own) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
         if unknown:
             raise ValueError(
                 f"{part} has fields that are not accounted for: {', '.join(sorted(unknown))}. They might change "

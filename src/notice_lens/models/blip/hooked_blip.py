@@ -207,7 +207,7 @@ class HookedBLIP(ForwardPass):
         *,
         image_size: int | tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
-        """Images as `prepare` takes them too, resized and normalised once for many runs; arguments as there."""
+        """Return images resized and normalised once for many runs, as `prepare` takes them; arguments as there."""
         image_processor = self._processor_for("an image processor").image_processor
         return {"pixel_values": to_pixel_values(images, image_processor, image_size)}
 
@@ -220,7 +220,7 @@ class HookedBLIP(ForwardPass):
         return BLIPReader(self.cfg.kind, tokenizer, (side, side))
 
     def layout(self, inputs: BLIPInputs | Mapping[str, Any], prompts: Sequence[str] | None = None) -> Layout:
-        """What the positions of prepared inputs are.
+        """Return what the positions of prepared inputs are.
 
         Args:
             inputs: What `prepare` gives.
@@ -237,7 +237,7 @@ class HookedBLIP(ForwardPass):
         answers: Sequence[str] | None = None,
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> Layout:
-        """The layout that inputs will have, without any images: every picture is resized to the model's size.
+        """Return the layout that inputs will have, without any images: every picture is resized to the model's size.
 
         Args:
             prompts: The prompts.
@@ -248,7 +248,7 @@ class HookedBLIP(ForwardPass):
         return self._reader.layout_of(prompts, answers)
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """The tokens of an answer; the same behind every prompt."""
+        """Return the tokens of an answer; they are the same after every prompt."""
         self._processor_for("a tokenizer")
         return self._reader.answer_ids(prompt, answer)
 
@@ -273,7 +273,7 @@ class HookedBLIP(ForwardPass):
             raise ValueError(f"enc_token=True, but neither tokenizer nor vocabulary ({d_vocab} words) has an [ENC]")
         return following
 
-    # What it says
+    # Answers
 
     def generate(
         self, images: ImageLike | Sequence[ImageLike], questions: str | Iterable[str] = "", *, max_new_tokens: int = 20
@@ -300,19 +300,19 @@ class HookedBLIP(ForwardPass):
         return answers.rank(self, self.prepare(images, questions), as_strings("candidates", candidates))
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
-        """Whether answers have to be in the inputs to be measured: those of captions, and those of several tokens."""
+        """Return whether answers have to be in the inputs to be measured: those of captions or of several tokens."""
         if self.cfg.kind != "vqa":
             return self.cfg.kind == "caption"
         return any(len(self.answer_ids("", answer)) != 1 for answer in set(answers))
 
     def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> Int[Tensor, " answer"]:
-        """The entry of the read-out's logits that stands for each answer: its first token; no match (0), match (1)."""
+        """Return the read-out's entry for each answer: its first token; of matching 0 (no match) or 1 (match)."""
         if self.cfg.kind == "match":
             return torch.tensor([int(answer == "match") for answer in answers], dtype=torch.long)
         return torch.tensor([self.answer_ids("", answer)[0] for answer in answers], dtype=torch.long)
 
     def answer_targets(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-        """The token of the answer that each logit has to predict, without the closing `[SEP]`; -100 elsewhere.
+        """Return the answer's token that each logit has to predict, without the closing `[SEP]`; -100 elsewhere.
 
         Raises:
             ValueError: The inputs have no answers.
@@ -322,7 +322,7 @@ class HookedBLIP(ForwardPass):
 
     @one_thread_at_a_time
     def answer_log_probs(self, inputs: BLIPInputs) -> Float[Tensor, " batch"]:
-        """Log-probability of each answer that the inputs have, its closing `[SEP]` included, in nats.
+        """Return the log-probability of each answer in the inputs, its closing `[SEP]` included, in nats.
 
         Raises:
             ValueError: The inputs have no answers.
@@ -330,13 +330,13 @@ class HookedBLIP(ForwardPass):
         return answers.answer_log_probs(self(inputs), answers.targets_of(inputs))
 
     def greedy_ids(self, inputs: BLIPInputs, max_new_tokens: int = 20) -> list[list[int]]:
-        """The tokens of each greedy answer, without `[DEC]` and `[SEP]`; a caption begins with its prompt."""
+        """Return the tokens of each greedy answer, without `[DEC]` and `[SEP]`; a caption begins with its prompt."""
         return answers.greedy_ids(self, inputs, max_new_tokens)
 
     @one_thread_at_a_time
     @torch.no_grad()
     def mean_image_states(self, images: Sequence[ImageLike]) -> Float[Tensor, "image d_model"]:
-        """The mean over patches of the states behind the image encoder, the class token left out; float32, on the CPU.
+        """Return the mean over patches of the image encoder's states, without the class token; float32, on the CPU.
 
         Args:
             images: As `prepare`.
@@ -382,13 +382,13 @@ class HookedBLIP(ForwardPass):
 
     @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Whether `hook_result`, what each head writes, is computed in every attention module."""
+        """Compute `hook_result`, what each head writes, in every attention module, or stop doing so."""
         for stack in self.cfg.stacks:
             set_attention_switch(self.stack(stack), "use_attn_result", use_attn_result)
 
     @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Whether each head gets copies of its own of its inputs, hooked at `hook_{q,k,v}_input`.
+        """Give each head copies of its inputs of its own, hooked at `hook_{q,k,v}_input`, or stop doing so.
 
         In the vision stack the copies are made before `ln1`, whose hook points then fire once for each of the three,
         with a head axis.
@@ -397,7 +397,7 @@ class HookedBLIP(ForwardPass):
             set_attention_switch(self.stack(stack), "use_split_qkv_input", use_split_qkv_input)
 
     def explain_missing(self, name: str) -> str:
-        """What to say of a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
+        """Explain a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
         if HookName.parse(name).stack is None:
             guesses = [f"{stack}.{name}" for stack in self.cfg.stacks if f"{stack}.{name}" in self.hook_dict]
             if guesses:

@@ -29,7 +29,7 @@ class _Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class BLIPReader:
-    """What BLIP's tokenizer decides: a `TextReader`, which needs no weights.
+    """The decisions of BLIP's tokenizer: a `TextReader`, which needs no weights.
 
     Attributes:
         kind: Of the model, or of the pairs that it is to read.

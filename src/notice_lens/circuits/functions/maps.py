@@ -11,7 +11,7 @@ The class token is no place in the image. It is kept apart, in `class_token`, an
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching import Site
 
-KINDS = ("attention", "value_weighted")
+MapKind = Literal["attention", "value_weighted"]
+MAP_KINDS: tuple[MapKind, ...] = ("attention", "value_weighted")
 
 
 @one_thread_at_a_time
@@ -40,17 +41,17 @@ KINDS = ("attention", "value_weighted")
 def attention_maps(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: Any = "text.cross_attn",
+    site: "str | Site" = "text.cross_attn",
     *,
-    roles: Any = None,
-    maps: Any = KINDS,
-    image: str = "clean",
-    prompt: str = "clean",
+    roles: str | Sequence[str] | None = None,
+    maps: MapKind | Sequence[MapKind] = MAP_KINDS,
+    image: Literal["clean", "corrupt", "donor"] = "clean",
+    prompt: Literal["clean", "corrupt", "donor"] = "clean",
     batch_size: int = 32,
-    dtype: Any = "float32",
+    dtype: Literal["float16", "float32", "float64"] = "float32",
     progress: bool = True,
 ) -> "xr.Dataset":
-    """Where every head looks, for every pair: one run of the model over all pairs.
+    """Return where every head looks, for every pair: one run of the model over all pairs.
 
     Args:
         model: The model.
@@ -99,7 +100,7 @@ def attention_maps(
 
 
 def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
-    """A map minus the mean map of all heads of all layers: for the eye alone.
+    """Return maps minus the mean map of all heads of all layers: for the eye alone.
 
     It sums to zero over heads, so that beside a few heads that look at an object even a uniform head shows less of it
     than the mean and looks as if it shunned it. No test here reads it.
@@ -117,7 +118,7 @@ def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
 
 
 def check_site(model: "HookedBLIP", site: Any) -> "Site":
-    """The pattern of an attention from words to the image, as a site.
+    """Return the pattern of an attention from words to the image, as a site.
 
     Raises:
         ValueError: It looks from something else, or at something else.
@@ -141,10 +142,10 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
         raise ValueError(one_of("dtype of maps", dtype, DTYPES))
     kinds = [maps] if isinstance(maps, str) else list(maps)
     for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(one_of("kind of map", kind, KINDS))
+        if kind not in MAP_KINDS:
+            raise ValueError(one_of("kind of map", kind, MAP_KINDS))
     if not kinds:
-        raise ValueError(f"no kinds of map given; there are {', '.join(KINDS)}")
+        raise ValueError(f"no kinds of map given; there are {', '.join(MAP_KINDS)}")
     return kinds
 
 
@@ -176,7 +177,7 @@ def _positions(model: "HookedBLIP") -> int:
 def _role_weights(
     spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
 ) -> Float[Tensor, "pair role query"]:
-    """What takes the mean over each role's tokens; NaN where a pair has no such role."""
+    """Return the weights of the mean over each role's tokens; NaN where a pair has no such role."""
     mean = torch.zeros(len(spans), len(names), pattern.shape[-2], dtype=torch.float32)
     for pair, own in enumerate(spans):
         for number, name in enumerate(names):
@@ -191,19 +192,19 @@ def _role_weights(
 def _weighted(
     model: "HookedBLIP", leaf: str, cache: Any, mean: Tensor, kinds: Sequence[str]
 ) -> Float[Tensor, "kind pair role head key"]:
-    """The maps of one layer, of each kind."""
+    """Return the maps of one layer, of each kind."""
     pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
     scaled = [pattern if kind == "attention" else pattern * _value_norms(model, leaf, cache)[:, None] for kind in kinds]
     return torch.stack(scaled)
 
 
 def _values_of(leaf: str) -> str:
-    """The hook point of the values that a pattern mixes."""
+    """Return the hook point of the values that a pattern mixes."""
     return leaf.replace("hook_pattern", "hook_v")
 
 
 def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
-    """Norm of what each head writes for each patch where its attention is 1, by the Gram matrix of its W_O."""
+    """Return the norm of what each head writes for a patch at an attention of 1, by the Gram matrix of its W_O."""
     W_O = model.attention_of(leaf).W_O.float()
     gram = einsum(W_O, W_O, "head d_head d_model, head other d_model -> head d_head other")
     v = cache[_values_of(leaf)].float()
@@ -212,7 +213,7 @@ def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "p
 
 
 def _dataset(weight: Any, norm: Any, pairs: "MinimalPairs", labels: Any, attrs: dict[str, Any]) -> "xr.Dataset":
-    """The arrays with their names, the class token apart."""
+    """Return the arrays with their names, the class token apart."""
     import xarray as xr
 
     kinds, roles = labels

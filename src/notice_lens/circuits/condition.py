@@ -213,7 +213,7 @@ def at_role(effects: InRoles, role: str | None) -> InRoles:
         ValueError: They have no such role.
     """
     if "role" in effects.dims:
-        names = [str(name) for name in effects["role"].values]
+        names = [str(name) for name in effects.get_index("role")]
         wanted = CORRECT if role is None else role
         if wanted not in names:
             raise ValueError(not_swept(role, names))

@@ -221,8 +221,8 @@ def _sign(low: float, high: float, smallest: float) -> str:
 def _kinds(low: np.ndarray, high: np.ndarray, smallest: float) -> list[tuple[str, int | None]]:
     """Return the kind of each couple, and which of its heads it is about, from ends of intervals, [couple, number]."""
     return [
-        _kind({name: _sign(*ends, smallest) for name, *ends in zip(NUMBERS, below, above, strict=True)})
-        for below, above in zip(low, high, strict=True)
+        _kind({name: _sign(*ends, smallest) for name, ends in zip(NUMBERS, zip(*couple, strict=True), strict=True)})
+        for couple in zip(low, high, strict=True)
     ]
 
 

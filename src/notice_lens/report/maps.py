@@ -4,7 +4,7 @@ Kept maps have 8 bits: each is stored as a share of its own largest patch, in 25
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-RUNS = {"clean": ("clean", "clean"), "image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
+Run = Literal["clean", "corrupt", "donor"]
+RUNS: dict[str, tuple[Run, Run]] = {
+    "clean": ("clean", "clean"),
+    "image": ("corrupt", "clean"),
+    "text": ("clean", "corrupt"),
+}
 """Which image and which prompt, by run: the clean one, and those of the two corruptions."""
 STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")

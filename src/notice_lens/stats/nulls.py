@@ -116,6 +116,14 @@ def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarra
     return q
 
 
+def over_tests(p: np.ndarray) -> np.ndarray:
+    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN, which is no test, stays NaN."""
+    q, tested = np.full(p.shape, np.nan), ~np.isnan(p)
+    if tested.any():
+        q[tested] = over_heads(p[tested])
+    return q
+
+
 def over_heads(p: np.ndarray) -> np.ndarray:
     """Return Benjamini and Hochberg's adjusted p over the last axis; NaN where any p is."""
     # SciPy's statistics take longer to import than a test takes.

@@ -7,7 +7,7 @@ Invalid settings raise before any patching starts.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from notice_lens.circuits.important import Rules
 from notice_lens.errors import one_of
@@ -55,7 +55,7 @@ class Choices:
     control: bool | None = None
     smallest_effect: float = 0.02
     alpha: float = 0.05
-    at_least: int | str = "all"
+    at_least: int | Literal["all"] = "all"
     filtered: bool = True
     labelled: int = 8
     shown: int = 24

@@ -82,7 +82,7 @@ def functions(model: "HookedBLIP", task: str, study: Study, progress: bool) -> N
     pairs = study.pairs[conditions[0]]
     with study.noting(task):
         study.functions[task] = circuits.head_functions(
-            model, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
+            model, pairs, choices.site, roles=[str(choices.role)], maps=["attention"], progress=progress
         )
         if heads := _candidates(study, conditions):
             study.labels[task] = circuits.label_heads(

@@ -45,7 +45,7 @@ from notice_lens.circuits.functions.verdicts import (
     agreements,
     not_testable,
 )
-from notice_lens.errors import one_of
+from notice_lens.errors import names_among, one_of
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of
 from notice_lens.stats.mean_tests import MeanTests
 
@@ -161,7 +161,10 @@ def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: 
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):
         raise ValueError(one_of("ablation", ablation, ("mean", "zero")))
-    return functions.sel(maps=maps, region=_regions(functions, regions))
+    known = functions["region"].values.tolist()
+    if regions is None:
+        regions = [name for name in known if name not in NOT_OF_THE_ANSWER]
+    return functions.sel(maps=maps, region=names_among("region of these functions", regions, known))
 
 
 def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
@@ -171,17 +174,6 @@ def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
             f"{claims} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "
             f"alpha={alpha}; n_flips={int(np.ceil(claims / alpha))} can"
         )
-
-
-def _regions(functions: "xr.Dataset", regions: Any) -> list[str]:
-    known = functions["region"].values.tolist()
-    if regions is None:
-        return [name for name in known if name not in NOT_OF_THE_ANSWER]
-    chosen = [regions] if isinstance(regions, str) else list(regions)
-    for name in chosen:
-        if name not in known:
-            raise ValueError(one_of("region of these functions", name, known))
-    return chosen
 
 
 def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts) -> list[Claim]:

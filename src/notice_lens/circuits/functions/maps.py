@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from notice_lens.errors import one_of
+from notice_lens.errors import names_among, one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.pairs.roles import ALL, CORRECT, missing_role
 
@@ -140,10 +140,7 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
 
     if str(dtype) not in DTYPES:
         raise ValueError(one_of("dtype of maps", dtype, DTYPES))
-    kinds = [maps] if isinstance(maps, str) else list(maps)
-    for kind in kinds:
-        if kind not in MAP_KINDS:
-            raise ValueError(one_of("kind of map", kind, MAP_KINDS))
+    kinds = names_among("kind of map", maps, MAP_KINDS)
     if not kinds:
         raise ValueError(f"no kinds of map given; there are {', '.join(MAP_KINDS)}")
     return kinds

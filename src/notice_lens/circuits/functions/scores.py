@@ -32,10 +32,10 @@ import numpy as np
 from notice_lens.circuits.functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
 from notice_lens.circuits.functions.maps import MAP_KINDS, MapKind, attention_maps
 from notice_lens.circuits.functions.outliers import OUTLIER_FACTOR, avoidance, outlier_patches
-from notice_lens.errors import one_of
+from notice_lens.errors import names_among
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of, members
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
-from notice_lens.stats.nulls import over_heads
+from notice_lens.stats.nulls import over_tests
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -177,13 +177,8 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
     """
     by_pair = pairs.patch_masks(model)
     known = list(dict.fromkeys(name for masks in by_pair for name in masks))
-    if names is None:
-        chosen = [name for name in known if name != BACKGROUND]
-    else:
-        chosen = [names] if isinstance(names, str) else list(names)
-    for name in chosen:
-        if name not in known:
-            raise ValueError(one_of("region of these pairs", name, known))
+    things = [name for name in known if name != BACKGROUND]
+    chosen = things if names is None else names_among("region of these pairs", names, known)
     n_patches = (model.cfg.image_size // model.cfg.patch_size) ** 2
     empty = np.zeros(n_patches, bool)
     return {
@@ -195,15 +190,10 @@ def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any
     """Return given maps of the roles and kinds asked for. Raises ValueError if they are of other pairs."""
     if attention["pair"].values.tolist() != list(pairs["id"]):
         raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
-    asked = {"role": roles, "maps": None if maps is MAP_KINDS else maps}
-    for dim, names in asked.items():
-        if names is None:
-            continue
-        several = [names] if isinstance(names, str) else list(names)
-        for name in several:
-            if name not in attention[dim].values:
-                raise ValueError(one_of(f"{dim} of these attention maps", name, attention[dim].values))
-        attention = attention.sel({dim: several})
+    for dim, names in (("role", roles), ("maps", None if maps is MAP_KINDS else maps)):
+        if names is not None:
+            there = attention[dim].values.tolist()
+            attention = attention.sel({dim: names_among(f"{dim} of these attention maps", names, there)})
     return attention
 
 
@@ -298,12 +288,8 @@ def score_maps(
 def with_q(scores: "xr.Dataset") -> "xr.Dataset":
     """Return the scores with p-values corrected for false discoveries, over all tests of all labels together."""
     p = np.concatenate([scores[f"p_{label}"].values.ravel() for label in SCORED_LABELS])
-    q = np.full(p.shape, np.nan)
-    tested = ~np.isnan(p)
-    if tested.any():
-        q[tested] = over_heads(p[tested])
     sizes = np.cumsum([scores[f"p_{label}"].size for label in SCORED_LABELS])
-    parts = zip(SCORED_LABELS, np.split(q, sizes[:-1]), strict=True)
+    parts = zip(SCORED_LABELS, np.split(over_tests(p), sizes[:-1]), strict=True)
     return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
                           for label, part in parts})  # fmt: skip
 

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout
-from notice_lens.stats.nulls import over_heads
+from notice_lens.stats.nulls import over_tests
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -136,11 +136,8 @@ class Verdicts:
         Args:
             alpha: Rate of false discoveries.
         """
-        p = self.numbers["p_causal"]
-        tested = ~np.isnan(p)
-        if tested.any():
-            self.numbers["q_causal"][tested] = over_heads(p[tested])
-        for place in zip(*np.nonzero(tested), strict=True):
+        self.numbers["q_causal"] = over_tests(self.numbers["p_causal"])
+        for place in zip(*np.nonzero(~np.isnan(self.numbers["q_causal"])), strict=True):
             q = self.numbers["q_causal"][place]
             failed = [
                 f"{test} (p = {p_test:.2g})" for test, p_test in zip(TESTS, self.numbers["p"][place], strict=True)

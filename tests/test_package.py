@@ -1,6 +1,7 @@
 """The package as a whole: quick to import, and it says what it has."""
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,20 @@ def test_every_progress_bar_is_the_notebooks_own_in_a_notebook():
             bars += [name for name in names if name and name.partition(".")[0] == "tqdm"]
     assert len(bars) > 4
     assert set(bars) == {"tqdm.auto"}
+
+
+def test_statistics_and_the_page_load_no_model_and_no_more_of_scipy_than_they_use():
+    """They are read where there is no torch to wait for; SciPy's distributions take longer to import than a test."""
+    heavy = ("torch", "transformers", "datasets", "scipy.stats", "scipy.sparse")
+    for module in ("stats.nulls", "stats.intervals", "stats.masks", "circuits.universal", "report.page"):
+        script = f"import sys, notice_lens.{module}; print([name for name in {heavy} if name in sys.modules])"
+        found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert found.stdout == "[]\n", module
+
+
+def test_no_module_hides_a_public_name():
+    """Once a module is imported, Python finds it under its name, and no longer what the package says is there."""
+    for room in ("pairs", "patching", "circuits", "viz", "study"):
+        package = importlib.import_module(f"notice_lens.{room}")
+        for name in package.__all__:
+            assert importlib.util.find_spec(f"notice_lens.{room}.{name}") is None, f"{room}.{name}"

@@ -50,6 +50,24 @@ def one_of(what: str, name: object, valid: Iterable[str]) -> str:
     return f"no {what} {name!r}; {guess}valid: {', '.join(map(repr, valid))}"
 
 
+def names_among(what: str, names: str | Iterable[str], valid: Iterable[str]) -> list[str]:
+    """Return one name or several as a list.
+
+    Args:
+        what: The kind of name, for the message.
+        names: The names.
+        valid: Those that there are.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    listed, valid = [names] if isinstance(names, str) else list(names), list(valid)
+    for name in listed:
+        if name not in valid:
+            raise ValueError(one_of(what, name, valid))
+    return listed
+
+
 def whole_number(what: str, value: Any, least: int = 0) -> int:
     """Return a whole number, Python's or NumPy's, as an int.
 

@@ -116,6 +116,7 @@ def test_a_role_that_was_selected_before_is_said() -> None:
         read_condition(effects, "correct")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_messages() -> None:
     effects = with_roles()
     with pytest.raises(

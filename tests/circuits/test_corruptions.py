@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import kendalltau, spearmanr
 
 from notice_lens.circuits import compare_corruptions
-from notice_lens.circuits.corruptions import KINDS
+from notice_lens.circuits.corruptions import AGREEMENTS
 from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 299, "n_bootstrap": 60}
@@ -45,7 +45,7 @@ def test_agreement_is_scipys(found: xr.Dataset) -> None:
         for kind, value in expected.items():
             assert found[kind].sel(corruption=one, other=other).item() == pytest.approx(value)
             assert found[kind].sel(corruption=other, other=one).item() == pytest.approx(value)
-    for kind in KINDS:
+    for kind in AGREEMENTS:
         np.testing.assert_array_equal(np.diag(found[kind]), 1)
         assert (found[kind + "_low"] <= found[kind + "_high"]).all()
 
@@ -54,7 +54,7 @@ def test_a_result_agrees_with_itself_and_not_with_its_mirror() -> None:
     one = made()["SMP"]
     mirror = one.assign(logit_diff_change=-one.logit_diff_change)
     table = compare_corruptions({"one": one, "same": one, "mirror": mirror}, **QUICK)
-    for kind in KINDS:
+    for kind in AGREEMENTS:
         own, turned = table[kind].sel(corruption="one", other=["same", "mirror"]).values
         assert own == pytest.approx(1)
         assert turned == pytest.approx(-1 if kind.endswith("signed") else 1)
@@ -86,6 +86,7 @@ def test_ties_are_no_agreement() -> None:
     assert np.isnan(table.kendall_low.values[0, 1])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_messages() -> None:
     with pytest.raises(ValueError, match="expected effects by name, two or more"):
         compare_corruptions({"SMP": made()["SMP"]}, **QUICK)

@@ -190,6 +190,7 @@ def test_coarse_p_values_are_refused() -> None:
         ({"cluster": ("image", "verb")}, "1 of 100 pairs have no 'verb' to be clustered by"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_messages(effects: xr.Dataset, options: dict, message: str) -> None:
     effects = effects.assign_coords(verb=("pair", np.array([None, *["is"] * 99], object)))
     with pytest.raises(ValueError, match=message):

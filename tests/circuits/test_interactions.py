@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from notice_lens import circuits
-from notice_lens.circuits.interplay import KINDS, interactions
+from notice_lens.circuits.interplay import INTERACTION_KINDS, interactions
 
 HEADS = [f"text.cross_attn.L1.H{number}" for number in range(4)]
 
@@ -72,7 +72,7 @@ def test_the_table_of_kinds_with_noise(singles, joint, kind):
     extra = {(direction, 0, 1): value for direction, value in enumerate(joint)}
     found = interactions(made(rng, singles, extra, pairs=200, spread=0.05))
     assert found.kind.values.tolist() == [kind]
-    assert kind in KINDS
+    assert kind in INTERACTION_KINDS
     np.testing.assert_allclose(found.interaction[0], joint, atol=0.05)
     ends = found.interaction_low[0].values, found.interaction_high[0].values
     assert (ends[0] < found.interaction[0]).all()

@@ -152,6 +152,7 @@ def test_a_condition_without_p_is_no_evidence() -> None:
     assert where(found.universal) == [[0, 0], [1, 2], [2, 4]]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_messages() -> None:
     made = conditions()
     with pytest.raises(ValueError, match="universal heads are those of several conditions"):

@@ -3,8 +3,8 @@
 Everything in this package starts from a sweep over heads. What is ranked is the *change* of the logit difference that
 a patch makes, never the level that it reaches. Under an image corruption, where pairs have a mismatched donor, it is
 matched minus mismatched: a patch from any other image erases what was corrupted too, and only what is left is evidence
-for carrying the answer (see `patching.carried`). Such an effect is a share of what the donor leaves to be carried, the
-gap minus what the donor's own run restores of it: a complete patch scores 1.
+for carrying the answer (see `patching.carried`). Such a donor-corrected effect is a share of what the donor leaves to
+be carried, the gap minus what the donor's own run restores of it: a complete patch scores 1.
 
 Effects are read at one role, named beforehand. The best of several roles is no effect but a maximum: it is large where
 nothing is there.
@@ -12,7 +12,7 @@ nothing is there.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -20,12 +20,13 @@ import xarray as xr
 from notice_lens.errors import one_of
 from notice_lens.pairs.corruption import changes_words
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
-from notice_lens.patching.results import BASELINES as LOGITS
-from notice_lens.patching.results import CONTROL, DONOR, dataset_of, gap, to_carry
+from notice_lens.patching.results import CONTROL, DONOR, Effects, dataset_of, gap, to_carry
 
-PLACE = ("layer", "head")
-BASELINES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
-"""The metrics whose change has a gap to be a share of, and what that gap is a difference of."""
+HEADS = ("layer", "head")
+Metric = Literal["logit_diff_change", "prob_change"]
+InRoles = TypeVar("InRoles", xr.Dataset, xr.DataArray)
+QUANTITIES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
+"""The metrics whose change has a gap to be a share of, and the quantity whose clean-to-corrupted difference that is."""
 DIFFERENCE, MATCHED = "matched minus mismatched", "matched"
 GAP, LEFT = "the gap", "what the mismatched donor leaves of the gap"
 """What effects are shares of."""
@@ -33,16 +34,16 @@ GAP, LEFT = "the gap", "what the mismatched donor leaves of the gap"
 
 @dataclass(frozen=True)
 class Condition:
-    """The numbers of one condition.
+    """The numbers of one condition, in logits.
 
     Attributes:
         effects: The pairs that count, with their coordinates; `pair, layer, head`.
-        matched: The change that the patch from the right run makes, in logits, [pair, place].
-        mismatched: The one that the donor's makes, [pair, place]; None where there is no donor.
-        gap: What could be changed, [pair]; its sum is positive.
-        left: What the donor leaves of it to be carried, [pair]; its sum is positive. None where heads are ranked by the
-            matched change, or the result lacks the donor's own answers.
-        ranked_by: What `change` is: matched minus mismatched, or matched.
+        matched: Change by the patch from the source run, [pair, place].
+        mismatched: Change by the patch from the donor, [pair, place]; None where there is no donor.
+        gap: The clean-to-corrupted gap, [pair]; its sum is positive.
+        left: The rest of the gap that the donor leaves to be carried, [pair]; its sum is positive. None where heads are
+            ranked by the matched change, or the result lacks the donor's own answers.
+        ranked_by: `matched minus mismatched`, or `matched`.
         left_out: Pairs that lack the role, the donor, or a gap that is large enough.
     """
 
@@ -56,7 +57,7 @@ class Condition:
 
     @property
     def change(self) -> np.ndarray:
-        """The change that heads are ranked by, [pair, place]."""
+        """Return the change that heads are ranked by, [pair, place]."""
         if self.ranked_by == MATCHED or self.mismatched is None:
             return self.matched
         return self.matched - self.mismatched
@@ -69,16 +70,16 @@ class Condition:
     @property
     def coords(self) -> dict[str, Any]:
         """The layers' and the heads' numbers."""
-        return {dim: self.effects[dim].values for dim in PLACE if dim in self.effects.coords}
+        return {dim: self.effects[dim].values for dim in HEADS if dim in self.effects.coords}
 
     @property
     def reach(self) -> np.ndarray:
-        """What `change` is a share of, [pair]: what the donor leaves, or the gap."""
+        """The whole that `change` is a share of, [pair]: what the donor leaves of the gap, or the gap."""
         return self.gap if self.left is None else self.left
 
     @property
     def share_of(self) -> str:
-        """What `reach` is, in words."""
+        """The name of `reach`, in words."""
         return GAP if self.left is None else LEFT
 
     @property
@@ -97,15 +98,15 @@ class Condition:
         return change.sum(0) / self.gap.sum()
 
     def place(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        """Numbers by place, [..., place], as layers and heads."""
-        return PLACE, values.reshape(*values.shape[:-1], *self.shape)
+        """Return numbers by place, [..., place], as a variable of layers and heads."""
+        return HEADS, values.reshape(*values.shape[:-1], *self.shape)
 
     def attrs(self) -> dict[str, Any]:
-        """What a result says about its condition."""
+        """Return the attributes that a result has of its condition."""
         return {
             "task": _named(self.effects, "task"),
             "group": _named(self.effects, "group"),
-            "role": _role_of(self.effects),
+            "role": role_of(self.effects),
             "corruption": str(self.effects.attrs.get("corruption", "")),
             "direction": str(self.effects.attrs.get("direction", "")),
             "ranked_by": self.ranked_by,
@@ -116,9 +117,9 @@ class Condition:
 
 
 def read_condition(
-    effects: Any, role: str | None = None, metric: str = "logit_diff_change", control: bool | None = None
+    effects: Effects, role: str | None = None, metric: Metric = "logit_diff_change", control: bool | None = None
 ) -> Condition:
-    """The numbers of a condition.
+    """Return the numbers of a condition.
 
     Args:
         effects: A result of `patching.patch_heads`.
@@ -132,7 +133,7 @@ def read_condition(
         ValueError: There is no such role or metric, other dimensions are left, there is no donor and `control` is
             true, no pair counts, or the gaps cancel.
     """
-    effects = _at_role(_checked(effects, metric), role)
+    effects = at_role(_checked(effects, metric), role)
     matched, mismatched = _values(effects[metric]), None
     if metric + CONTROL in effects and effects[metric + CONTROL].notnull().any():
         mismatched = _values(effects[metric + CONTROL])
@@ -141,52 +142,48 @@ def read_condition(
     by_image = str(effects.attrs.get("corruption")) == "image"
     differs = mismatched is not None and (by_image if control is None else control)
     gaps, left = _gap(effects, metric), _left(effects, metric) if differs else None
-    counts = np.isfinite(gaps) & np.isfinite(matched).all(1)
-    if differs and mismatched is not None:
-        counts &= np.isfinite(mismatched).all(1)
-    if left is not None:
-        counts &= np.isfinite(left)
+    needed = [gaps, *matched.T, *([] if mismatched is None or not differs else mismatched.T)]
+    counts = np.isfinite([*needed, *([] if left is None else [left])]).all(0)
     if not counts.any():
         what = "a gap" if left is None else "a gap of which the donor leaves anything"
         raise ValueError(
-            f"none of {len(gaps)} pairs has {what} and an effect of every head at this role: {_role_of(effects)!r}"
+            f"none of {len(gaps)} pairs has {what} and an effect of every head at this role: {role_of(effects)!r}"
         )
     for whole in [gaps] if left is None else [gaps, left]:
         _refuse_cancelling(whole[counts], gaps[counts], _min_gap(effects))
     # In the direction `noise` the gap is negative and what carries the answer lowers the logit difference.
     sign = np.sign(gaps[counts].sum())
-    some, rest = (None if values is None else sign * values[counts] for values in (mismatched, left))
     return Condition(
         effects=effects.isel(pair=counts),
         matched=sign * matched[counts],
-        mismatched=some,
+        mismatched=None if mismatched is None else sign * mismatched[counts],
         gap=sign * gaps[counts],
-        left=rest,
+        left=None if left is None else sign * left[counts],
         ranked_by=DIFFERENCE if differs else MATCHED,
         left_out=int((~counts).sum()),
     )
 
 
 def _refuse_cancelling(whole: np.ndarray, gaps: np.ndarray, least: float) -> None:
-    """Raise where there is no share of what is whole: its sum is next to nothing, or has not the sign of the gaps'."""
+    """Raise where no share can be taken of a whole: its sum is nearly zero, or lacks the sign of the gaps' sum."""
     total, pairs = whole.sum(), len(whole)
     if abs(total) < least * pairs or total * gaps.sum() <= 0:
         raise ValueError(f"the gaps of {pairs} pairs cancel (their mean is {total / pairs:.2g}): no share")
 
 
 def _checked(effects: Any, metric: str) -> xr.Dataset:
-    """The result, if it is one over heads that has the metric: of a sweep, or of one site of an attribution."""
+    """Return the Dataset of a result over heads that has the metric: of a sweep, or of one site of an attribution."""
     effects = dataset_of(effects)
     if not isinstance(effects, xr.Dataset):
         raise TypeError(f"effects are of type {type(effects).__name__}; expected the Dataset of patching.patch_heads")
-    if metric not in BASELINES:
-        raise ValueError(one_of("metric that is a share of a gap", metric, BASELINES))
+    if metric not in QUANTITIES:
+        raise ValueError(one_of("metric that is a share of a gap", metric, QUANTITIES))
     if metric not in effects:
         raise ValueError(one_of("metric of these effects", metric, map(str, effects.data_vars)))
-    for dim in ("pair", *PLACE):
+    for dim in ("pair", *HEADS):
         if dim not in effects[metric].dims:
             raise ValueError(one_of("dimension of these effects", dim, map(str, effects[metric].dims)))
-    others = [str(dim) for dim in effects[metric].dims if dim not in ("pair", *PLACE, "role")]
+    others = [str(dim) for dim in effects[metric].dims if dim not in ("pair", *HEADS, "role")]
     if others:
         raise ValueError(
             f"effects have the dimensions {', '.join(others)} besides pair, layer, head and role; select one of each, "
@@ -201,57 +198,56 @@ def one_role(conditions: Mapping[str, Condition]) -> str:
     Raises:
         ValueError: They are read at several.
     """
-    roles = {name: _role_of(condition.effects) for name, condition in conditions.items()}
+    roles = {name: role_of(condition.effects) for name, condition in conditions.items()}
     if len(set(roles.values())) > 1:
         read = ", ".join(f"{name} at {role!r}" for name, role in roles.items())
         raise ValueError(f"effects that are compared have to be read at one role; these are read at several: {read}")
     return next(iter(roles.values()))
 
 
-def _at_role(effects: xr.Dataset, role: str | None) -> xr.Dataset:
-    """The effects at one role."""
+def at_role(effects: InRoles, role: str | None) -> InRoles:
+    """Return effects, or one variable of them, at one role; None takes `correct`, or the only role that there is.
+
+    Raises:
+        ValueError: They have no such role.
+    """
     if "role" in effects.dims:
-        names = [str(name) for name in effects["role"].values]
+        names = [str(name) for name in effects.get_index("role")]
         wanted = CORRECT if role is None else role
         if wanted not in names:
             raise ValueError(not_swept(role, names))
         return effects.isel(role=names.index(wanted))
-    own = _role_of(effects)
-    if role not in (None, own):
-        what = "all words at once" if own == ALL else repr(own)
-        raise ValueError(f"role {role!r} asked for of effects that are those of {what}; pass role={own!r}, or none")
+    read = role_of(effects)
+    if role not in (None, read):
+        what = "all words at once" if read == ALL else repr(read)
+        raise ValueError(f"role {role!r} asked for of effects that are those of {what}; pass role={read!r}, or none")
     return effects
 
 
-def _role_of(effects: xr.Dataset) -> str:
-    """The role of effects without that dimension."""
+def role_of(effects: xr.Dataset | xr.DataArray) -> str:
+    """Return the role of effects without that dimension."""
     return str(effects["role"].item()) if "role" in effects.coords else ALL
 
 
 def _values(variable: xr.DataArray) -> np.ndarray:
-    """A variable by pair and place, [pair, place]."""
-    values = variable.transpose("pair", *PLACE).values.astype(float)
+    """Return a variable by pair and place, [pair, place]."""
+    values = variable.transpose("pair", *HEADS).values.astype(float)
     return values.reshape(len(values), -1)
 
 
 def _gap(effects: xr.Dataset, metric: str) -> np.ndarray:
-    """The gap of each pair; NaN where that of the logit difference is below `min_gap`."""
-    logits = gap(effects)
-    if metric == "logit_diff_change":
-        found = logits
-    else:
-        clean, corrupt = (effects[f"{BASELINES[metric]}_{which}"] for which in ("clean", "corrupt"))
-        found = clean - corrupt if effects.attrs["direction"] == "denoise" else corrupt - clean
-    return found.where(abs(logits) >= _min_gap(effects)).values.astype(float)
+    """Return the gap of each pair, [pair]; NaN where that of the logit difference is below `min_gap`."""
+    enough = abs(gap(effects)) >= _min_gap(effects)
+    return gap(effects, QUANTITIES[metric]).where(enough).values.astype(float)
 
 
 def _left(effects: xr.Dataset, metric: str) -> np.ndarray | None:
-    """What the donor leaves of each pair's gap; NaN where it leaves nothing. None without the donor's own answers."""
-    name = BASELINES[metric]
+    """Return the rest that the donor leaves of each pair's gap; NaN for none. None without the donor's own answers."""
+    name = QUANTITIES[metric]
     if f"{name}_donor" not in effects or DONOR not in effects:
         return None
-    other = LOGITS[0 if effects.attrs["direction"] == "denoise" else 1].replace("logit_diff", name)
-    left = effects[other] - effects[f"{name}_donor"]
+    source = "clean" if effects.attrs["direction"] == "denoise" else "corrupt"
+    left = effects[f"{name}_{source}"] - effects[f"{name}_donor"]
     usable = to_carry(effects).notnull() & (left * _gap(effects, metric) > 0)
     return left.where(usable).values.astype(float)
 
@@ -261,7 +257,7 @@ def _min_gap(effects: xr.Dataset) -> float:
 
 
 def _named(effects: xr.Dataset, name: str) -> str:
-    """What the pairs say of themselves, each value once."""
+    """Return the values that a coordinate has over the pairs, each once, in words."""
     values: Sequence[Any] = effects[name].values.tolist() if name in effects.coords else []
     return ", ".join(
         dict.fromkeys(str(value) for value in np.atleast_1d(np.array(values, object)) if value is not None)

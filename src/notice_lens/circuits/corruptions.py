@@ -11,32 +11,33 @@ heads a study would have named.
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import PLACE, Condition, one_role, read_condition
+from notice_lens.circuits.condition import HEADS, Condition, Metric, one_role, read_condition
 from notice_lens.circuits.evidence import partitions_of
-from notice_lens.circuits.important import Rules, examined
+from notice_lens.circuits.important import RuleOptions, Rules, examined
 from notice_lens.errors import one_of
+from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums
 from notice_lens.stats.intervals import bca
 
-KINDS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
-KEPT = ("effect", "low", "high", "q", "significant", "two_sigma", "rank")
+AGREEMENTS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
+BY_CORRUPTION = ("effect", "low", "high", "q", "significant", "two_sigma", "rank")
 
 
 def compare_corruptions(
-    effects: Mapping[str, Any],
+    effects: Mapping[str, Effects],
     *,
     role: str | None = None,
-    metric: str = "logit_diff_change",
+    metric: Metric = "logit_diff_change",
     control: bool | None = None,
     noise: str | None = None,
-    **options: Any,
+    **options: Unpack[RuleOptions],
 ) -> xr.Dataset:
-    """Rank agreement between corruptions, and what one finds that another does not.
+    """Return the rank agreement between corruptions, and the heads that are found under one and not under another.
 
     Args:
         effects: Effects by the corruption's name; results of the same pairs (others are left out). Each as in
@@ -60,38 +61,38 @@ def compare_corruptions(
     """
     rules = Rules(**options)
     conditions = _common(effects, role, metric, control)
-    names = list(conditions)
     baseline = _baseline(conditions, noise)
-    first = next(iter(conditions.values()))
+    names, read = np.array(list(conditions), dtype=object), list(conditions.values())
     # A pair's own images link it to itself in every condition, so what it shares under one corruption counts under all.
-    own = partitions_of(list(conditions.values()), rules.cluster)[0]
-    found = [examined(condition, own, rules) for condition in conditions.values()]
-    found[0].refuse_coarse()
-    tables = [one.table(one.nulls())[list(KEPT)].drop_attrs() for one in found]
-    joined = xr.concat(tables, dim=xr.Variable("corruption", np.array(names, dtype=object)), join="exact")
-    rng = found[0].rng("agreement")
-    matrices = _agreement(list(conditions.values()), own, rules, rng)
-    result = joined.assign({name: (("corruption", "other"), values) for name, values in matrices.items()})
-    result = result.assign_coords(other=np.array(names, dtype=object))
+    labels = partitions_of(read, rules.cluster)[0]
+    tested = [examined(condition, labels, rules) for condition in read]
+    tested[0].refuse_coarse()
+    tables = [one.table(one.nulls())[list(BY_CORRUPTION)].drop_attrs() for one in tested]
+    matrices = _agreement(read, labels, rules, tested[0].rng("agreement"))
+    result = xr.concat(tables, dim=xr.Variable("corruption", names), join="exact").assign_coords(other=names)
+    result = result.assign({name: (("corruption", "other"), values) for name, values in matrices.items()})
     if baseline is not None:
-        others = [name for name in names if name != baseline]
-        by_noise, by_pairs = result.significant.sel(corruption=baseline), result.significant.sel(corruption=others)
-        by_noise, by_pairs = by_noise.drop_vars("corruption"), by_pairs.any("corruption")
+        significant = result.significant
+        by_noise = significant.sel(corruption=baseline, drop=True)
+        by_pairs = significant.sel(corruption=[name for name in names if name != baseline]).any("corruption")
         result = result.assign(only_noise=by_noise & ~by_pairs, only_pairs=by_pairs & ~by_noise)
-    said = {"role": first.attrs()["role"], "pairs": len(first.gap), **found[0].counts()}
-    ranked = [f"{name}: {condition.ranked_by}" for name, condition in conditions.items()]
-    rule = {
-        "rule_significant": rules.in_words("what each effect is a share of"),
-        "noise": baseline or "",
-        "ranked_by": ranked,
-    }
-    return result.assign_attrs({**said, **rules.attrs(), **rule})
+    return result.assign_attrs(
+        {
+            "role": read[0].attrs()["role"],
+            "pairs": len(read[0].gap),
+            **tested[0].counts(),
+            **rules.attrs(),
+            "rule_significant": rules.in_words("what each effect is a share of"),
+            "noise": baseline or "",
+            "ranked_by": [f"{name}: {condition.ranked_by}" for name, condition in conditions.items()],
+        }
+    )
 
 
 def rank_scores(effect: np.ndarray, kind: str) -> np.ndarray:
-    """Numbers whose cosine is the rank correlation, [..., score], from [..., place].
+    """Return numbers whose cosine is the rank correlation, [..., score], from [..., place].
 
-    For Spearman's these are centred ranks, for Kendall's tau-b the sign of each difference of two heads. scipy's own
+    For Spearman's these are centred ranks, for Kendall's tau-b the sign of each difference of two heads. SciPy's own
     functions take one sample at a time, and a bootstrap has thousands.
     """
     effect = effect if kind.endswith("signed") else np.abs(effect)
@@ -105,7 +106,7 @@ def rank_scores(effect: np.ndarray, kind: str) -> np.ndarray:
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Cosine over the last axis; NaN where one of them is zero."""
+    """Return the cosine over the last axis; NaN where one of them is zero."""
     norm = np.sqrt(_dot(one, one) * _dot(other, other))
     return np.divide(_dot(one, other), norm, out=np.full(norm.shape, np.nan), where=norm > 0)
 
@@ -116,51 +117,52 @@ def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _agreement(
-    conditions: list[Condition], own: list[np.ndarray], rules: Rules, rng: np.random.Generator
+    conditions: list[Condition], labels: list[np.ndarray], rules: Rules, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Each kind of agreement with the ends of its interval, [corruption, other]."""
-    several, heads = len(conditions), conditions[0].change.shape[1]
+    """Return each kind of agreement with the ends of its interval, [corruption, other]."""
+    n_conditions, heads = len(conditions), conditions[0].change.shape[1]
     change = np.concatenate([condition.change for condition in conditions], axis=1)
     gap = np.repeat(np.stack([condition.reach for condition in conditions], axis=1), heads, axis=1)
-    partitions = [Sums.of(change, gap, one) for one in own]
+    partitions = [Sums.of(change, gap, one) for one in labels]
 
     def statistics(effect: np.ndarray) -> np.ndarray:
-        """Agreement of each kind and each two corruptions, [number, resample]."""
-        # Some at a time: Kendall's signs of 144 heads are 10,296 for each resample and corruption.
+        """Return the agreement of each kind and each two corruptions, [number, resample]."""
+        # A hundred resamples at a time: Kendall's signs of 144 heads are 10,296 for each resample and corruption.
         parts = np.array_split(effect, max(1, len(effect) // 100))
-        return np.concatenate([_numbers(part.reshape(len(part), several, heads)) for part in parts], axis=1)
+        return np.concatenate([_numbers(part.reshape(len(part), n_conditions, heads)) for part in parts], axis=1)
 
     point = statistics((change.sum(0) / gap.sum(0))[None])[:, 0]
     low, high = bca(statistics, partitions, rules.n_bootstrap, rules.confidence, rng)
-    found = {}
-    for ending, values in (("", point), ("_low", low), ("_high", high)):
-        for kind, own_values in zip(KINDS, values.reshape(len(KINDS), -1), strict=True):
-            matrix = np.ones((several, several))
-            for (one, other), value in zip(combinations(range(several), 2), own_values, strict=True):
-                matrix[one, other] = matrix[other, one] = value
-            found[kind + ending] = matrix
-    return found
+    matrices = {}
+    for ending, numbers in (("", point), ("_low", low), ("_high", high)):
+        for kind, values in zip(AGREEMENTS, numbers.reshape(len(AGREEMENTS), -1), strict=True):
+            matrix = np.ones((n_conditions, n_conditions))
+            matrix[np.triu_indices(n_conditions, 1)] = values
+            matrices[kind + ending] = np.triu(matrix) + np.triu(matrix, 1).T
+    return matrices
 
 
 def _numbers(effect: np.ndarray) -> np.ndarray:
-    """Agreement of each kind and each two corruptions, [number, resample], from [resample, corruption, place]."""
-    found = []
-    for kind in KINDS:
-        scores = [rank_scores(effect[:, number], kind) for number in range(effect.shape[1])]
-        found += [cosine(one, other) for one, other in combinations(scores, 2)]
-    return np.stack(found)
+    """Return the agreement of each kind and two corruptions, [number, resample], from [resample, corruption, place]."""
+    numbers = []
+    for kind in AGREEMENTS:
+        scores = [rank_scores(effect[:, condition], kind) for condition in range(effect.shape[1])]
+        numbers += [cosine(one, other) for one, other in combinations(scores, 2)]
+    return np.stack(numbers)
 
 
-def _common(effects: Mapping[str, Any], role: str | None, metric: str, control: bool | None) -> dict[str, Condition]:
-    """The conditions, of the pairs that count in all of them."""
+def _common(
+    effects: Mapping[str, Effects], role: str | None, metric: Metric, control: bool | None
+) -> dict[str, Condition]:
+    """Return the conditions, of the pairs that count in all of them."""
     if not isinstance(effects, Mapping) or len(effects) < 2:
         raise ValueError("corruptions are compared with each other: expected effects by name, two or more")
     first = {str(name): read_condition(one, role, metric, control) for name, one in effects.items()}
     one_role(first)
-    kept = [{*condition.effects["pair"].values.tolist()} for condition in first.values()]
-    shared = set.intersection(*kept)
+    pairs = {name: {*condition.effects["pair"].values.tolist()} for name, condition in first.items()}
+    shared = set.intersection(*pairs.values())
     if not shared:
-        sizes = ", ".join(f"{name} {len(own)}" for name, own in zip(first, kept, strict=True))
+        sizes = ", ".join(f"{name} {len(ids)}" for name, ids in pairs.items())
         raise ValueError(f"the corruptions have no pair in common ({sizes}); sweep the same pairs under each")
     order = [pair for pair in next(iter(first.values())).effects["pair"].values.tolist() if pair in shared]
     conditions = {
@@ -168,13 +170,13 @@ def _common(effects: Mapping[str, Any], role: str | None, metric: str, control: 
     }
     shapes = {condition.shape for condition in conditions.values()}
     if len(shapes) > 1:
-        raise ValueError(f"the corruptions have other heads ({' x '.join(PLACE)}: {sorted(shapes)})")
+        raise ValueError(f"the corruptions have other heads ({' x '.join(HEADS)}: {sorted(shapes)})")
     return conditions
 
 
 def _baseline(conditions: Mapping[str, Condition], noise: str | None) -> str | None:
-    """The name of the Gaussian baseline, if there is one."""
+    """Return the name of the Gaussian baseline, if there is one."""
     if noise is not None and noise not in conditions:
         raise ValueError(one_of("corruption", noise, conditions))
-    found = [name for name, condition in conditions.items() if condition.attrs()["corruption"].startswith("Noise")]
-    return noise or next(iter(found), None)
+    by_noise = (name for name, condition in conditions.items() if condition.attrs()["corruption"].startswith("Noise"))
+    return noise or next(by_noise, None)

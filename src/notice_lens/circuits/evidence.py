@@ -19,14 +19,11 @@ import xarray as xr
 from notice_lens.circuits.condition import Condition
 from notice_lens.errors import one_of
 from notice_lens.plain_text import printable
-from notice_lens.stats.clusters import IMAGE_COLUMNS, cluster_numbers, effective
+from notice_lens.stats.clusters import ENOUGH_CLUSTERS, IMAGE_COLUMNS, cluster_numbers, effective
 
-ENOUGH_CLUSTERS = 15
-"""Clusters of one size below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the
-sample's."""
 SHARED = "shared"
 BUILT_IN = (SHARED, "image", "pair")
-Cluster = str | tuple[str, str]
+Cluster = str | tuple[str, str] | list[str]
 """`shared`, `image`, `pair`, a coordinate along `pair`, or two of these for two-way clusters."""
 
 
@@ -38,7 +35,7 @@ class DependentPairs(UserWarning):
     """Pairs that share images or donors are counted as independent evidence."""
 
 
-def names_of(cluster: Any) -> tuple[str, ...]:
+def names_of(cluster: Cluster) -> tuple[str, ...]:
     """Return the partitions that a `cluster` asks for: one, or two for two-way clustering.
 
     Raises:
@@ -51,7 +48,7 @@ def names_of(cluster: Any) -> tuple[str, ...]:
     return names
 
 
-def partitions_of(conditions: Sequence[Condition], cluster: Any) -> list[list[np.ndarray]]:
+def partitions_of(conditions: Sequence[Condition], cluster: Cluster) -> list[list[np.ndarray]]:
     """Return the cluster of each pair, the same number for the same cluster in all conditions.
 
     Args:

@@ -8,23 +8,38 @@ that the effect is larger than a smallest effect of interest, with the error rat
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import GAP, PLACE, Condition, read_condition
-from notice_lens.circuits.evidence import SHARED, names_of, partitions_of, warn_if_few
+from notice_lens.circuits.condition import GAP, HEADS, Condition, Metric, read_condition
+from notice_lens.circuits.evidence import SHARED, Cluster, names_of, partitions_of, warn_if_few
 from notice_lens.errors import one_of, whole_number
+from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
 from notice_lens.stats.intervals import bootstrap_t
 from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
 
-METHODS = ("max_t", "fdr")
+Method = Literal["max_t", "fdr"]
+METHODS: tuple[Method, ...] = ("max_t", "fdr")
 SIGMAS = 2.0
+
+
+class RuleOptions(TypedDict, total=False):
+    """The options of the tests, as keywords; see `Rules`."""
+
+    smallest_effect: float
+    alpha: float
+    method: Method
+    n_permutations: int
+    n_bootstrap: int
+    confidence: float
+    cluster: Cluster
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -44,15 +59,15 @@ class Rules:
 
     smallest_effect: float = 0.02
     alpha: float = 0.05
-    method: str = "max_t"
+    method: Method = "max_t"
     n_permutations: int = 10_000
     n_bootstrap: int = 2_000
     confidence: float = 0.95
-    cluster: Any = SHARED
+    cluster: Cluster = SHARED
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises where an option is out of its range."""
+        """Check the options. Raises ValueError where one is out of its range."""
         if self.method not in METHODS:
             raise ValueError(one_of("method", self.method, METHODS))
         names_of(self.cluster)
@@ -65,7 +80,7 @@ class Rules:
             whole_number(name, getattr(self, name), least)
 
     def refuse_coarse(self, heads: int, clusters: int, weight: int = 1) -> None:
-        """Raises where no p-value can be small enough for any head to pass.
+        """Raise ValueError where no p-value can be small enough for any head to pass.
 
         Args:
             heads: How many heads the false-discovery rate is over; 1 for a family-wise rate, which needs no more.
@@ -93,7 +108,7 @@ class Rules:
         return "family-wise error rate (max-T, step-down)" if self.method == "max_t" else "false-discovery rate (BH)"
 
     def in_words(self, share_of: str = GAP) -> str:
-        """The rule `significant`, of effects that are shares of this."""
+        """Return the rule `significant` in words, for effects that are shares of this."""
         return (
             f"|effect| larger than {self.smallest_effect:g} of {share_of}: the larger p of {self.n_permutations} sign "
             f"flips and as many bootstrap resamples, {self.controlled} at most {self.alpha:g} over the heads that are "
@@ -101,32 +116,22 @@ class Rules:
         )
 
     def attrs(self) -> dict[str, Any]:
-        """The options, in plain values."""
-        cluster = self.cluster if isinstance(self.cluster, str) else " and ".join(self.cluster)
-        names = (
-            "smallest_effect",
-            "alpha",
-            "method",
-            "n_permutations",
-            "n_bootstrap",
-            "confidence",
-            "seed",
-        )
-        return {**{name: getattr(self, name) for name in names}, "cluster": cluster}
+        """Return the options as plain values."""
+        return {**asdict(self), "cluster": " and ".join(names_of(self.cluster))}
 
 
 def important_heads(
-    effects: Any,
+    effects: Effects,
     *,
     role: str | None = None,
-    metric: str = "logit_diff_change",
+    metric: Metric | Literal["answer_prob"] = "logit_diff_change",
     smallest_effect: float = 0.02,
     alpha: float = 0.05,
-    method: str = "max_t",
+    method: Method = "max_t",
     n_permutations: int = 10_000,
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
-    cluster: Any = SHARED,
+    cluster: Cluster = SHARED,
     control: bool | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -168,13 +173,12 @@ def important_heads(
         ValueError: There is no such role, metric or method, an option is out of range, no pair counts, or no p could
             be small enough to reject.
     """
-    metric = "prob_change" if metric == "answer_prob" else metric
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
-    condition = read_condition(effects, role, metric, control)
-    own = partitions_of([condition], cluster)[0]
-    found = examined(condition, own, rules)
-    found.refuse_coarse()
-    return found.table(found.nulls())
+    condition = read_condition(effects, role, "prob_change" if metric == "answer_prob" else metric, control)
+    labels = partitions_of([condition], cluster)[0]
+    tested = examined(condition, labels, rules)
+    tested.refuse_coarse()
+    return tested.table(tested.nulls())
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ class Examined:
         return MinimumEffect(self.partitions, self.crossed, self.rules.smallest_effect)
 
     def refuse_coarse(self) -> None:
-        """Raises where no p could be small enough to reject."""
+        """Raise ValueError where no p could be small enough to reject."""
         if not self.few:
             heads = self.partitions[0].change.shape[1]
             # Of a head that can be set aside, p is divided by the chance of not being so, about a half.
@@ -217,7 +221,7 @@ class Examined:
             self.rules.refuse_coarse(*by_heads)
 
     def nulls(self) -> list[Null]:
-        """The two null distributions, sign flips and a bootstrap of centred values; none where clusters are few."""
+        """Return the null distributions, sign flips and a bootstrap of centred values; none where clusters are few."""
         if self.few:
             return []
         size, test = self.rules.n_permutations, self.test
@@ -227,49 +231,48 @@ class Examined:
         ]
 
     def rng(self, what: str) -> np.random.Generator:
-        """A stream of its own for each use, so that more flips do not move intervals."""
+        """Return a separate random stream for each use, so that more flips do not move intervals."""
         return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
 
     def p_values(self, nulls: list[Null], statistic: np.ndarray) -> np.ndarray:
-        """The p of each head by itself, for statistics [..., place]: the larger one; NaN without null distributions."""
+        """Return the larger p of each head by itself, for statistics [..., place]; NaN without null distributions."""
         if not nulls:
             return np.full(statistic.shape, np.nan)
         return p_values(nulls, statistic)
 
     def q_values(self, nulls: list[Null]) -> np.ndarray:
-        """The p with all heads allowed for, [place]."""
+        """Return the p with all heads allowed for, [place]."""
         if not nulls:
             return np.full(self.test.statistic.shape, np.nan)
         over = false_discoveries if self.rules.method == "fdr" else family_wise
         return over(nulls, self.test.statistic)
 
     def table(self, nulls: list[Null]) -> xr.Dataset:
-        """The result of `important_heads`."""
+        """Return the result of `important_heads`."""
         condition, rules = self.condition, self.rules
         effect = condition.effect()
-        some = np.full(len(effect), np.nan) if condition.mismatched is None else condition.share(condition.mismatched)
-        p = self.p_values(nulls, self.test.statistic)
+        donor = np.full(len(effect), np.nan) if condition.mismatched is None else condition.share(condition.mismatched)
         q = self.q_values(nulls)
         low, high = bootstrap_t(
             self.partitions, self.crossed, rules.n_bootstrap, rules.confidence, self.rng("intervals")
         )
         far, threshold = two_sigma(effect)
-        found = {
+        columns = {
             "effect": effect,
             "effect_of_gap": condition.share(condition.change),
             "effect_matched": condition.share(condition.matched),
-            "effect_mismatched": some,
+            "effect_mismatched": donor,
             "sign": np.sign(effect).astype(int),
             "low": low,
             "high": high,
-            "p": p,
+            "p": self.p_values(nulls, self.test.statistic),
             "q": q,
             "two_sigma": far,
             "significant": q <= rules.alpha,
             "rank": np.argsort(np.argsort(-np.abs(effect), kind="stable"), kind="stable") + 1,
         }
         return xr.Dataset(
-            {name: condition.place(values) for name, values in found.items()},
+            {name: condition.place(values) for name, values in columns.items()},
             coords={dim: (dim, values) for dim, values in condition.coords.items()},
             attrs={**condition.attrs(), **rules.attrs(), **self.counts(), **self._rules(threshold)},
         )
@@ -280,26 +283,26 @@ class Examined:
 
     def _rules(self, threshold: float) -> dict[str, str]:
         of = self.condition.share_of
-        two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {PLACE[1]}s: {threshold:.4f} of {of}"
+        two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {HEADS[1]}s: {threshold:.4f} of {of}"
         return {"rule_two_sigma": two, "rule_significant": self.rules.in_words(of)}
 
 
-def examined(condition: Condition, own: list[np.ndarray], rules: Rules, what: str = "") -> Examined:
-    """A condition with the sums over its clusters; warns where these are few.
+def examined(condition: Condition, labels: list[np.ndarray], rules: Rules, where: str = "") -> Examined:
+    """Return a condition with the sums over its clusters; warn where these are few.
 
     Args:
         condition: Its numbers.
-        own: The cluster of each pair in each partition.
+        labels: The cluster of each pair in each partition.
         rules: The options.
-        what: Which condition it is, for the warning.
+        where: Which condition it is, for the warning.
     """
-    partitions = [Sums.of(condition.change, condition.reach, one) for one in own]
-    both = Sums.of(condition.change, condition.reach, crossed(*own)) if len(own) == 2 else None
-    return Examined(condition, partitions, both, own, rules, few=warn_if_few(condition, own, what))
+    partitions = [Sums.of(condition.change, condition.reach, one) for one in labels]
+    both = Sums.of(condition.change, condition.reach, crossed(*labels)) if len(labels) == 2 else None
+    return Examined(condition, partitions, both, labels, rules, few=warn_if_few(condition, labels, where))
 
 
 def two_sigma(effect: np.ndarray) -> tuple[np.ndarray, float]:
-    """The method's rule over heads, [place], and the threshold, as the share that the effect is."""
+    """Return the heads that the two-sigma rule picks, [place], and its threshold, as the share that the effect is."""
     size = np.abs(effect)
     threshold = float(size.mean() + SIGMAS * size.std())
     return (size >= threshold) & (size > 0), threshold

@@ -44,16 +44,17 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.evidence import ENOUGH_CLUSTERS, FewClusters, clusters_by
+from notice_lens.circuits.evidence import FewClusters, clusters_by
 from notice_lens.errors import whole_number
-from notice_lens.patching.results import BASELINES, CHANGE
-from notice_lens.stats.clusters import Sums, clusters_of
+from notice_lens.patching.results import CHANGE
+from notice_lens.patching.results import gap as gap_of
+from notice_lens.stats.clusters import ENOUGH_CLUSTERS, Sums, clusters_of
 from notice_lens.stats.intervals import bootstrap_t
 
 AND, OR, BACKUP, MAJORITY, SERIES = "AND", "OR", "backup", "majority", "series"
 NEGATIVE, INDEPENDENT, SINGLE, NOTHING = "negative", "independent", "single", "nothing"
 OTHER, UNDECIDED = "other", "undecided"
-KINDS = (AND, OR, BACKUP, MAJORITY, SERIES, NEGATIVE, INDEPENDENT, SINGLE, NOTHING, OTHER, UNDECIDED)
+INTERACTION_KINDS = (AND, OR, BACKUP, MAJORITY, SERIES, NEGATIVE, INDEPENDENT, SINGLE, NOTHING, OTHER, UNDECIDED)
 BY_DIRECTION = ("first_alone", "second_alone", "joint", "interaction")
 NUMBERS = (*(f"{name} {direction}" for direction in ("denoise", "noise") for name in BY_DIRECTION), "asymmetry")
 DECIDING = 7
@@ -110,27 +111,28 @@ def interactions(
     names = [str(name) for name in effects["node"].values]
     couples = list(combinations(range(len(names)), 2))
     change, gap, counted = _numbers_by_pair(effects, couples)
-    labels = _clusters(effects, cluster)[counted]
-    sums = Sums.of(change, gap, labels)
+    labels = clusters_of(effects) if cluster == "image" else clusters_by([effects], cluster, ["image"])
+    sums = Sums.of(change, gap, labels[counted])
     few = _warn_if_few(len(sums))
     level = 1 - (1 - confidence) / (DECIDING * len(couples))
-    estimate = sums.change.sum(0) / sums.gap.sum()
-    low, high = _intervals(sums, n_bootstrap, level, seed)
-    shape = (len(couples), len(NUMBERS))
-    estimate, low, high = (values.reshape(shape) for values in (estimate, low, high))
-    kinds, about = [], []
-    for couple, below, above in zip(couples, low, high, strict=True):
-        signs = dict(
-            zip(NUMBERS, (_sign(*ends, smallest_effect) for ends in zip(below, above, strict=True)), strict=True)
-        )
-        kind, which = (UNDECIDED, None) if few else _kind(signs)
-        kinds.append(kind)
-        about.append("" if which is None else names[couple[which]])
-    found = xr.Dataset(
-        {"kind": ("pair_of_heads", np.array(kinds, object)), "about": ("pair_of_heads", np.array(about, object))},
+    ends = _intervals(sums, n_bootstrap, level, seed)
+    estimate, low, high = (
+        values.reshape(len(couples), len(NUMBERS)) for values in (sums.change.sum(0) / sums.gap.sum(0), *ends)
+    )
+    named = [(UNDECIDED, None)] * len(couples) if few else _kinds(low, high, smallest_effect)
+    about = ["" if which is None else names[couple[which]] for couple, (_, which) in zip(couples, named, strict=True)]
+    kinds = {"kind": [kind for kind, _ in named], "about": about}
+    first, second = ([names[couple[side]] for couple in couples] for side in (0, 1))
+    return xr.Dataset(
+        {
+            **{name: ("pair_of_heads", np.array(words, object)) for name, words in kinds.items()},
+            **_variables(estimate, ""),
+            **_variables(low, "_low"),
+            **_variables(high, "_high"),
+        },
         coords={
-            "first": ("pair_of_heads", np.array([names[one] for one, _ in couples], object)),
-            "second": ("pair_of_heads", np.array([names[two] for _, two in couples], object)),
+            "first": ("pair_of_heads", np.array(first, object)),
+            "second": ("pair_of_heads", np.array(second, object)),
             "direction": np.array(["denoise", "noise"], object),
         },
         attrs={
@@ -141,9 +143,6 @@ def interactions(
             f"{smallest_effect:g} of the gap",
         },
     )  # fmt: skip
-    for ending, values in (("", estimate), ("_low", low), ("_high", high)):
-        found = found.assign(_variables(values, ending))
-    return found
 
 
 def _check(effects: xr.Dataset, smallest_effect: float, confidence: float) -> None:
@@ -165,8 +164,7 @@ def _check(effects: xr.Dataset, smallest_effect: float, confidence: float) -> No
 
 def _numbers_by_pair(effects: xr.Dataset, couples: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the numbers of each pair in logits, [pair, couple · number], its gap, [pair], and which pairs count."""
-    clean, corrupt = (effects[name].values.astype(float) for name in BASELINES)
-    gap = clean - corrupt
+    gap = gap_of(effects, direction="denoise").values.astype(float)
     dims = ("pair", "direction", "node", "other")
     by_direction = [
         sign * effects[CHANGE].sel(direction=name).transpose("pair", *dims[2:]).values.astype(float)
@@ -193,11 +191,6 @@ def _numbers_by_pair(effects: xr.Dataset, couples: list[tuple[int, int]]) -> tup
     return np.sign(total) * numbers[counted], np.sign(total) * gap[counted], counted
 
 
-def _clusters(effects: xr.Dataset, cluster: str) -> np.ndarray:
-    """Return the cluster of each pair, [pair]."""
-    return clusters_of(effects) if cluster == "image" else clusters_by([effects], cluster, ["image"])
-
-
 def _warn_if_few(clusters: int) -> bool:
     if clusters >= ENOUGH_CLUSTERS:
         return False
@@ -212,7 +205,7 @@ def _intervals(sums: Sums, n_bootstrap: int, level: float, seed: int) -> tuple[n
     for start in range(0, sums.change.shape[1], PLACES_AT_ONCE):
         part = Sums(sums.change[:, start : start + PLACES_AT_ONCE], sums.gap)
         ends.append(bootstrap_t([part], None, n_bootstrap, level, np.random.default_rng(seed)))
-    low, high = (np.concatenate(own) for own in zip(*ends, strict=True))
+    low, high = (np.concatenate(parts) for parts in zip(*ends, strict=True))
     return low, high
 
 
@@ -223,6 +216,14 @@ def _sign(low: float, high: float, smallest: float) -> str:
     if high < -smallest:
         return "-"
     return "0" if -smallest <= low and high <= smallest else "?"
+
+
+def _kinds(low: np.ndarray, high: np.ndarray, smallest: float) -> list[tuple[str, int | None]]:
+    """Return the kind of each couple, and which of its heads it is about, from ends of intervals, [couple, number]."""
+    return [
+        _kind({name: _sign(*ends, smallest) for name, ends in zip(NUMBERS, zip(*couple, strict=True), strict=True)})
+        for couple in zip(low, high, strict=True)
+    ]
 
 
 def _kind(signs: dict[str, str]) -> tuple[str, int | None]:
@@ -244,12 +245,12 @@ def _kind(signs: dict[str, str]) -> tuple[str, int | None]:
 def _additive(signs: dict[str, str]) -> tuple[str, int | None]:
     """Return the kind of two heads whose effects add up, and the negative or the single one."""
     heads = ["".join(signs[f"{name}_alone {way}"] for way in ("denoise", "noise")) for name in ("first", "second")]
-    if any("?" in own for own in heads):
+    if any("?" in of_head for of_head in heads):
         return UNDECIDED, None
-    there = [own != "00" for own in heads]
+    there = [of_head != "00" for of_head in heads]
     if sum(there) < 2:
         return (SINGLE, there.index(True)) if any(there) else (NOTHING, None)
-    against = ["-" in own for own in heads]
+    against = ["-" in of_head for of_head in heads]
     return (NEGATIVE, against.index(True)) if sum(against) == 1 else (INDEPENDENT, None)
 
 
@@ -257,8 +258,8 @@ def _variables(values: np.ndarray, ending: str) -> dict[str, tuple[tuple[str, ..
     """Return numbers, [couple, number], as variables."""
     size = len(BY_DIRECTION)
     by_direction = np.stack([values[:, :size], values[:, size : 2 * size]], 1)
-    found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         name + ending: (("pair_of_heads", "direction"), by_direction[..., number])
         for number, name in enumerate(BY_DIRECTION)
     }
-    return {**found, f"asymmetry{ending}": (("pair_of_heads",), values[:, -1])}
+    return {**variables, f"asymmetry{ending}": (("pair_of_heads",), values[:, -1])}

@@ -10,28 +10,28 @@ with three layers the smallest p is 1/3, and with twelve 1/495.
 
 from itertools import combinations
 from math import comb
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import read_condition
-from notice_lens.circuits.evidence import SHARED, partitions_of
+from notice_lens.circuits.condition import Metric, read_condition
+from notice_lens.circuits.evidence import SHARED, Cluster, partitions_of
 from notice_lens.circuits.important import Rules, examined
+from notice_lens.patching.results import Effects
 from notice_lens.stats.intervals import bca
 
-MOST = 100_000
+MOST_CHOICES = 100_000
 """Choices of layers that are all looked at; of more, that many are drawn."""
 
 
 def layer_profile(
-    effects: Any,
+    effects: Effects,
     *,
     role: str | None = None,
-    metric: str = "logit_diff_change",
+    metric: Metric = "logit_diff_change",
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
-    cluster: Any = SHARED,
+    cluster: Cluster = SHARED,
     control: bool | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -58,51 +58,55 @@ def layer_profile(
     """
     rules = Rules(n_bootstrap=n_bootstrap, confidence=confidence, cluster=cluster, seed=seed)
     condition = read_condition(effects, role, metric, control)
-    own = examined(condition, partitions_of([condition], cluster)[0], rules)
+    tested = examined(condition, partitions_of([condition], cluster)[0], rules)
     number = np.asarray(condition.coords.get("layer", np.arange(condition.shape[0])), float)
     middle = in_the_middle(len(number))
 
     def statistics(effect: np.ndarray) -> np.ndarray:
-        """Shares, centre and middle share, [number, resample]."""
+        """Return shares, centre and middle share, [number, resample]."""
         share = layer_shares(effect.reshape(*effect.shape[:-1], *condition.shape))
         return np.stack([*np.moveaxis(share, -1, 0), share @ number, share @ middle])
 
-    found = statistics(condition.effect()[None])[:, 0]
-    low, high = bca(statistics, own.partitions, n_bootstrap, confidence, own.rng("layers"))
-    ends = {"low": (("layer",), low[:-2]), "high": (("layer",), high[:-2])}
-    named = {"centre_of_mass": found[-2], "centre_low": low[-2], "centre_high": high[-2]}
-    named |= {"middle_share": found[-1], "middle_low": low[-1], "middle_high": high[-1]}
+    point = statistics(condition.effect()[None])[:, 0]
+    low, high = bca(statistics, tested.partitions, n_bootstrap, confidence, tested.rng("layers"))
+    variables = {"middle": ("layer", middle)}
+    for values, share, centre, of_middle in (
+        (point, "share", "centre_of_mass", "middle_share"),
+        (low, "low", "centre_low", "middle_low"),
+        (high, "high", "centre_high", "middle_high"),
+    ):
+        variables |= {share: ("layer", values[:-2]), centre: ((), values[-2]), of_middle: ((), values[-1])}
+    variables["middle_p"] = ((), permuted_layers(point[:-2], middle, tested.rng("permuted layers")))
     return xr.Dataset(
-        {"share": ("layer", found[:-2]), **ends, "middle": ("layer", middle), **named,
-         "middle_p": permuted_layers(found[:-2], middle, own.rng("permuted layers"))},
+        variables,
         coords={"layer": number.astype(int)},
-        attrs={**condition.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
+        attrs={**condition.attrs(), **tested.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
                "seed": seed, "rule_middle": "layers whose centre lies in the middle third of the depth"},
     )  # fmt: skip
 
 
 def layer_shares(effect: np.ndarray) -> np.ndarray:
-    """Each layer's share of |effect|, [..., layer], from [..., layer, head]; NaN where there is none."""
+    """Return each layer's share of |effect|, [..., layer], from [..., layer, head]; NaN where there is none."""
     size = np.abs(effect).sum(-1)
     total = size.sum(-1, keepdims=True)
     return np.divide(size, total, out=np.full(size.shape, np.nan), where=total > 0)
 
 
 def in_the_middle(layers: int) -> np.ndarray:
-    """Which layers' centres lie in the middle third, [layer]."""
+    """Return which layers' centres lie in the middle third, [layer]."""
     # In sixths of a layer, whole numbers: no layer is in or out by rounding.
     centre = 3 * (2 * np.arange(layers) + 1)
     return (centre >= 2 * layers) & (centre <= 4 * layers)
 
 
 def permuted_layers(share: np.ndarray, middle: np.ndarray, rng: np.random.Generator) -> float:
-    """Of all choices of as many layers as are in the middle, how many have a share as large."""
+    """Return the proportion of all choices of as many layers as are in the middle whose share is as large."""
     layers, chosen = len(share), int(middle.sum())
     if chosen in (0, layers) or np.isnan(share).any():
         return float("nan")
-    seen = share[middle].sum() - 1e-12
-    if comb(layers, chosen) <= MOST:
-        sums = [share[list(some)].sum() for some in combinations(range(layers), chosen)]
-        return float(np.mean(np.array(sums) >= seen))
-    drawn = rng.permuted(np.broadcast_to(share, (MOST, layers)), axis=1)[:, :chosen].sum(1)
-    return float((1 + (drawn >= seen).sum()) / (MOST + 1))
+    observed = share[middle].sum() - 1e-12
+    if comb(layers, chosen) <= MOST_CHOICES:
+        sums = [share[list(choice)].sum() for choice in combinations(range(layers), chosen)]
+        return float(np.mean(np.array(sums) >= observed))
+    drawn = rng.permuted(np.broadcast_to(share, (MOST_CHOICES, layers)), axis=1)[:, :chosen].sum(1)
+    return float((1 + (drawn >= observed).sum()) / (MOST_CHOICES + 1))

@@ -12,22 +12,22 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.condition import at_role, role_of
 from notice_lens.circuits.important import SIGMAS
 from notice_lens.errors import one_of
-from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 from notice_lens.patching.results import Effects, dataset_of
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import ratio_of_sums
 
-Metric = Literal["answer_prob", "prob_change"]
-METRICS = ("answer_prob", "prob_change")
+PaperMetric = Literal["answer_prob", "prob_change"]
+PAPER_METRICS: tuple[PaperMetric, ...] = ("answer_prob", "prob_change")
 
 
 def paper_rule(
     effects: Effects,
     *,
     role: str | None = None,
-    metric: Metric = "answer_prob",
+    metric: PaperMetric = "answer_prob",
     sigmas: float | int = SIGMAS,
     confidence: float = 0.95,
     seed: int = 0,
@@ -62,32 +62,33 @@ def paper_rule(
         {'layer': 3, 'head': 8}
     """
     effects = dataset_of(effects)
-    if metric not in METRICS:
-        raise ValueError(one_of("metric of the paper's rule", metric, METRICS) + "; important_heads takes others")
+    if metric not in PAPER_METRICS:
+        raise ValueError(one_of("metric of the paper's rule", metric, PAPER_METRICS) + "; important_heads takes others")
     if not sigmas >= 0:
         raise ValueError(f"sigmas={sigmas}: expected 0 or more")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a number between 0 and 1")
-    change = _at_role(_change(effects), role)
+    change = at_role(_change(effects), role)
     dims = [str(dim) for dim in change.dims if dim != "pair"]
     values = change.transpose("pair", ...).values.astype(float)
     counted = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if not counted.any():
         raise ValueError(f"none of {len(values)} pairs has an effect at every place")
     clusters = np.unique(clusters_of(effects)[counted], return_inverse=True)[1]
-    found = ratio_of_sums(np.abs(values[counted]), np.ones(counted.sum()), clusters, confidence, seed)
-    threshold = float(found.mean.mean() + sigmas * found.mean.std())
-    order = np.argsort(np.argsort(-found.mean, axis=None, kind="stable"), kind="stable")
+    magnitude = ratio_of_sums(np.abs(values[counted]), np.ones(counted.sum()), clusters, confidence, seed)
+    mean = magnitude.mean
+    threshold = float(mean.mean() + sigmas * mean.std())
+    order = np.argsort(np.argsort(-mean, axis=None, kind="stable"), kind="stable")
     by_place = {
-        "magnitude": found.mean, "low": found.low, "high": found.high, "change": values[counted].mean(0),
-        "selected": (found.mean >= threshold) & (found.mean > 0), "rank": order.reshape(found.mean.shape) + 1,
+        "magnitude": mean, "low": magnitude.low, "high": magnitude.high, "change": values[counted].mean(0),
+        "selected": (mean >= threshold) & (mean > 0), "rank": order.reshape(mean.shape) + 1,
     }  # fmt: skip
     places = "heads" if "head" in dims else "places"
     return xr.Dataset(
-        {name: (dims, own) for name, own in by_place.items()},
+        {name: (dims, numbers) for name, numbers in by_place.items()},
         coords={dim: change[dim] for dim in dims if dim in change.coords},
         attrs={
-            "threshold": threshold, "role": str(change["role"].item()) if "role" in change.coords else ALL,
+            "threshold": threshold, "role": role_of(change),
             "rule": f"mean |patched - base probability| at least mean + {sigmas:g} standard deviations over {places}: "
             f"{threshold:.4f}",
             "corruption": str(effects.attrs.get("corruption", "")),
@@ -107,17 +108,3 @@ def _change(effects: xr.Dataset) -> xr.DataArray:
         named = one_of("metric of these effects", "prob_change", map(str, effects.data_vars))
         raise ValueError(f"{named}; the paper's rule needs 'prob_change', or 'answer_prob' with its baselines")
     return effects["answer_prob"] - effects[base]
-
-
-def _at_role(change: xr.DataArray, role: str | None) -> xr.DataArray:
-    """Return the changes at one role."""
-    if "role" in change.dims:
-        names = [str(name) for name in change["role"].values]
-        wanted = CORRECT if role is None else role
-        if wanted not in names:
-            raise ValueError(not_swept(role, names))
-        return change.isel(role=names.index(wanted))
-    own = str(change["role"].item()) if "role" in change.coords else ALL
-    if role not in (None, own):
-        raise ValueError(f"role {role!r} asked for of effects of {own!r}; pass role={own!r}, or none")
-    return change

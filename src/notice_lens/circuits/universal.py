@@ -11,21 +11,22 @@
    chance.
 3. False discoveries over heads: Benjamini and Hochberg.
 
-Beside it stand how often resampled pairs give the same answer, and how many heads would pass if what a layer's heads
-do in one condition said nothing about which of them do it in another.
+Also reported: the selection frequency under bootstrap resampling of pairs, and the number of universal heads expected
+if heads were exchangeable within each layer.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import one_role, read_condition
+from notice_lens.circuits.condition import Metric, one_role, read_condition
 from notice_lens.circuits.evidence import DependentPairs, partitions_of
-from notice_lens.circuits.important import Examined, Rules, examined
+from notice_lens.circuits.important import Examined, RuleOptions, Rules, examined
 from notice_lens.errors import one_of
+from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import first_seen, resamples
 from notice_lens.stats.nulls import over_heads
 
@@ -33,19 +34,19 @@ PER_CONDITION = (
     "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma",
     "rank",
 )  # fmt: skip
-SAID = ("task", "group", "corruption", "ranked_by", "share_of", "pairs", "clusters", "effective_clusters")
+OF_CONDITION = ("task", "group", "corruption", "ranked_by", "share_of", "pairs", "clusters", "effective_clusters")
 
 
 def universal_heads(
-    conditions: Mapping[str, Any],
+    conditions: Mapping[str, Effects],
     *,
-    at_least: Any = "all",
+    at_least: int | Literal["all"] = "all",
     same_sign: bool = True,
     role: str | None = None,
-    metric: str = "logit_diff_change",
+    metric: Metric = "logit_diff_change",
     control: bool | None = None,
     n_null: int = 1_000,
-    **options: Any,
+    **options: Unpack[RuleOptions],
 ) -> xr.Dataset:
     """Return which heads matter in every condition, or in at least k, and with the same sign in them.
 
@@ -76,33 +77,32 @@ def universal_heads(
             no p could be small enough to reject.
     """
     rules = _rules(options)
-    found, together = _examine(conditions, role, metric, control, rules)
-    k = _number(at_least, len(found))
-    heads = int(np.prod(next(iter(found.values())).condition.shape))
-    if not any(own.few for own in found.values()):
-        rules.refuse_coarse(heads, min(own.clusters for own in found.values()), len(found) - k + 1)
-    weights = _weights(list(found.values()), together)
+    examined_by_name, together = _examine(conditions, role, metric, control, rules)
+    names, tested = list(examined_by_name), list(examined_by_name.values())
+    k = _number(at_least, len(tested))
+    shape, as_heads = tested[0].condition.shape, tested[0].condition.place
+    if not any(one.few for one in tested):
+        rules.refuse_coarse(shape[0] * shape[1], min(one.clusters for one in tested), len(tested) - k + 1)
     tables, resampled = [], []
     # One condition at a time: null distributions take room.
-    for own, drawn in zip(found.values(), weights, strict=True):
-        nulls = own.nulls()
-        tables.append(own.table(nulls))
-        again = own.test.resampled(drawn)
-        resampled.append(signed(own.p_values(nulls, again.statistic), again.sign))
+    for one, weights in zip(tested, _weights(tested, together), strict=True):
+        nulls = one.nulls()
+        tables.append(one.table(nulls))
+        again = one.test.resampled(weights)
+        resampled.append(signed(one.p_values(nulls, again.statistic), again.sign))
     p_condition = np.stack([signed(table.p.values.ravel(), table.sign.values.ravel()) for table in tables])
     by_head = _over_conditions(tables, p_condition, k, same_sign, rules.alpha)
     by_head["selection_frequency"] = _selected(np.stack(resampled), k, same_sign, rules.alpha)
-    expected, null_p = _within_layers(p_condition, k, same_sign, next(iter(found.values())), n_null)
-    place = next(iter(found.values())).condition.place
-    result = _together(list(found), tables).assign({name: place(values) for name, values in by_head.items()})
+    expected, null_p = _within_layers(p_condition, k, same_sign, tested[0], n_null)
+    result = _together(names, tables).assign({name: as_heads(values) for name, values in by_head.items()})
     result = result.assign(null_expected=expected, null_p=null_p)
-    return result.assign_attrs(_attrs(tables[0], rules, k, same_sign, list(found), n_null))
+    return result.assign_attrs(_attrs(tables[0], rules, k, same_sign, names, n_null))
 
 
 def _over_conditions(
     tables: Sequence[xr.Dataset], p_condition: np.ndarray, k: int, same_sign: bool, alpha: float
 ) -> dict[str, Any]:
-    """What follows for each head from its numbers in all conditions, [place]."""
+    """Return the conclusions for each head from its numbers in all conditions, [place]."""
     p = conjunction(p_condition, k, same_sign)
     q = over_heads(p)
     return {
@@ -121,8 +121,8 @@ def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:
     A condition without a p is no evidence, so it counts as 1; where fewer than k have one the result is NaN.
     """
     ordered = np.sort(np.where(np.isnan(p), 1.0, p), axis=0)
-    found = np.minimum(1.0, (len(p) - k + 1) * ordered[k - 1])
-    return np.where((~np.isnan(p)).sum(0) >= k, found, np.nan)
+    combined = np.minimum(1.0, (len(p) - k + 1) * ordered[k - 1])
+    return np.where((~np.isnan(p)).sum(0) >= k, combined, np.nan)
 
 
 def signed(p: np.ndarray, sign: np.ndarray) -> np.ndarray:
@@ -144,8 +144,8 @@ def conjunction(p: np.ndarray, k: int, same_sign: bool) -> np.ndarray:
     return np.minimum(*[partial_conjunction(one, k) for one in sides])
 
 
-def _rules(options: Mapping[str, Any]) -> Rules:
-    """The options of the single conditions."""
+def _rules(options: RuleOptions) -> Rules:
+    """Return the options of the single conditions. Raises TypeError for a name that is none of them."""
     unknown = set(options) - set(Rules.__dataclass_fields__)
     if unknown:
         raise TypeError(
@@ -155,9 +155,9 @@ def _rules(options: Mapping[str, Any]) -> Rules:
 
 
 def _examine(
-    conditions: Mapping[str, Any], role: str | None, metric: str, control: bool | None, rules: Rules
+    conditions: Mapping[str, Effects], role: str | None, metric: Metric, control: bool | None, rules: Rules
 ) -> tuple[dict[str, Examined], list[list[np.ndarray]]]:
-    """The conditions with the sums over their clusters, and the clusters that pairs of all conditions make together."""
+    """Return the conditions with sums over their clusters, and the clusters of the pairs of all conditions together."""
     if not isinstance(conditions, Mapping) or len(conditions) < 2:
         raise ValueError("universal heads are those of several conditions: expected effects by name, two or more")
     read = {}
@@ -167,27 +167,26 @@ def _examine(
         except (TypeError, ValueError) as error:
             raise type(error)(f"condition {name!r}: {error}") from error
     one_role(read)
-    first, *others = read.items()
+    (first_name, first), *others = read.items()
     for name, condition in others:
-        if condition.shape != first[1].shape or any(
-            (condition.coords[dim] != own).any() for dim, own in first[1].coords.items()
-        ):
-            shapes = [f"{layers} x {heads}" for layers, heads in (condition.shape, first[1].shape)]
+        same = condition.shape == first.shape
+        if not (same and all((condition.coords[dim] == numbers).all() for dim, numbers in first.coords.items())):
+            shapes = [f"{layers} x {heads}" for layers, heads in (condition.shape, first.shape)]
             raise ValueError(
-                f"condition {name!r} has other heads than {first[0]!r}: layers x heads {' and '.join(shapes)}"
+                f"condition {name!r} has other heads than {first_name!r}: layers x heads {' and '.join(shapes)}"
             )
     together = partitions_of(list(read.values()), rules.cluster)
-    found = {}
+    tested = {}
     for name, condition in read.items():
         with warnings.catch_warnings():
-            # What pairs share has been said of all conditions.
+            # Dependence was reported for all conditions at once.
             warnings.simplefilter("ignore", DependentPairs)
-            own = partitions_of([condition], rules.cluster)[0]
-        found[name] = examined(condition, own, rules, f" in condition {name!r}")
-    return found, together
+            labels = partitions_of([condition], rules.cluster)[0]
+        tested[name] = examined(condition, labels, rules, f" in condition {name!r}")
+    return tested, together
 
 
-def _number(at_least: Any, conditions: int) -> int:
+def _number(at_least: int | Literal["all"], conditions: int) -> int:
     if at_least == "all":
         return conditions
     if isinstance(at_least, bool) or not isinstance(at_least, int) or not 1 <= at_least <= conditions:
@@ -198,60 +197,61 @@ def _number(at_least: Any, conditions: int) -> int:
 
 
 def _agree(p: np.ndarray, k: int) -> np.ndarray:
-    """Whether the k conditions with the smallest p have one sign, [place]."""
+    """Return whether the k conditions with the smallest p have one sign, [place]."""
     best = np.argsort(np.where(np.isnan(p), 1.0, np.abs(p)), axis=0, kind="stable")[:k]
     return np.abs(np.sign(np.take_along_axis(p, best, axis=0)).sum(0)) == k
 
 
-def _weights(found: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-    """How often each cluster is drawn, by condition and partition; what is linked over conditions is drawn together.
+def _weights(tested: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Draw clusters, linked ones of several conditions together; return how often each is drawn, [resample, cluster].
 
     Args:
-        found: The conditions.
+        tested: The conditions.
         together: The cluster that each pair is of where all conditions are taken together, by condition and partition.
+
+    Returns:
+        By condition and partition.
     """
-    rng, by_partition = found[0].rng("selection"), []
-    for number in range(len(found[0].labels)):
-        here = []
-        for own, linked in zip(found, together, strict=True):
-            _, rows = first_seen(own.labels[number])
-            here.append(linked[number][np.unique(rows, return_index=True)[1]])
-        known = np.unique(np.concatenate(here))
-        drawn = resamples(rng, len(known), found[0].rules.n_bootstrap)
-        by_partition.append([drawn[:, np.searchsorted(known, own)] for own in here])
-    return [list(own) for own in zip(*by_partition, strict=True)]
+    rng, by_partition = tested[0].rng("selection"), []
+    for number in range(len(tested[0].labels)):
+        linked_clusters = []
+        for one, linked in zip(tested, together, strict=True):
+            _, rows = first_seen(one.labels[number])
+            linked_clusters.append(linked[number][np.unique(rows, return_index=True)[1]])
+        known = np.unique(np.concatenate(linked_clusters))
+        drawn = resamples(rng, len(known), tested[0].rules.n_bootstrap)
+        by_partition.append([drawn[:, np.searchsorted(known, clusters)] for clusters in linked_clusters])
+    return [list(weights) for weights in zip(*by_partition, strict=True)]
 
 
 def _selected(p: np.ndarray, k: int, same_sign: bool, alpha: float) -> np.ndarray:
     """Return how often a head is universal, 0 to 1, [place], from signed p, [condition, resample, place]."""
-    found = conjunction(p, k, same_sign)
-    if np.isnan(found).any():
-        return np.full(p.shape[-1], np.nan)
-    return (over_heads(found) <= alpha).mean(0)
+    p = conjunction(p, k, same_sign)
+    return np.full(p.shape[-1], np.nan) if np.isnan(p).any() else (over_heads(p) <= alpha).mean(0)
 
 
-def _within_layers(p: np.ndarray, k: int, same_sign: bool, own: Examined, n_null: int) -> tuple[float, float]:
+def _within_layers(p: np.ndarray, k: int, same_sign: bool, tested: Examined, n_null: int) -> tuple[float, float]:
     """Return the mean number of universal heads where heads are permuted within layers, and the p of the data."""
-    found = conjunction(p, k, same_sign)
-    if np.isnan(found).any():
+    joint = conjunction(p, k, same_sign)
+    if np.isnan(joint).any():
         return np.nan, np.nan
-    alpha, shape = own.rules.alpha, own.condition.shape
-    seen = int((over_heads(found) <= alpha).sum())
+    alpha, shape = tested.rules.alpha, tested.condition.shape
+    observed = int((over_heads(joint) <= alpha).sum())
     tiled = np.broadcast_to(p.reshape(len(p), 1, *shape), (len(p), n_null, *shape))
-    permuted = own.rng("layers").permuted(tiled, axis=-1).reshape(len(p), n_null, -1)
+    permuted = tested.rng("layers").permuted(tiled, axis=-1).reshape(len(p), n_null, -1)
     counts = (over_heads(conjunction(permuted, k, same_sign)) <= alpha).sum(-1)
-    return float(counts.mean()), float((1 + (counts >= seen).sum()) / (n_null + 1))
+    return float(counts.mean()), float((1 + (counts >= observed).sum()) / (n_null + 1))
 
 
 def _together(names: list[str], tables: list[xr.Dataset]) -> xr.Dataset:
-    """What the single conditions say, along `condition`."""
+    """Return the tables of the single conditions, along `condition`."""
     renamed = [
         table[[*PER_CONDITION, "p", "q"]].rename(p="p_condition", q="q_condition").drop_attrs() for table in tables
     ]
     joined = xr.concat(renamed, dim=xr.Variable("condition", np.array(names, dtype=object)), join="exact")
-    said = {name: ("condition", np.array([table.attrs[name] for table in tables])) for name in SAID}
-    return joined.assign_coords({name: (dim, values.astype(object) if values.dtype.kind == "U" else values)
-                                 for name, (dim, values) in said.items()})  # fmt: skip
+    columns = {name: np.array([table.attrs[name] for table in tables]) for name in OF_CONDITION}
+    return joined.assign_coords({name: ("condition", values.astype(object) if values.dtype.kind == "U" else values)
+                                 for name, values in columns.items()})  # fmt: skip
 
 
 def _attrs(table: xr.Dataset, rules: Rules, k: int, same_sign: bool, names: list[str], n_null: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
@@ -157,7 +157,7 @@ class PairSequence:
         if not isinstance(test_size, float | np.floating) or not 0 < test_size < 1:
             raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size!r}")
         check_choice("together", together, ("pair", "image"))
-        clusters = members(clusters_of(self, cast("Literal['image', 'pair']", together)))
+        clusters = members(clusters_of(self, "pair" if together == "pair" else "image"))
         test: list[int] = []
         for place in np.random.default_rng(seed).permutation(len(clusters)):
             if len(test) >= round(test_size * len(self)):

@@ -211,7 +211,7 @@ def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | N
         raise ValueError("mediation needs a result: effects_denoise, effects_noise, or both")
     for direction, effects in given.items():
         _refuse_other_direction(effects, direction)
-    totals = {direction: _total(effects) for direction, effects in given.items()}
+    totals = {direction: gap(effects, direction="denoise") for direction, effects in given.items()}
     _refuse_other_pairs(totals)
     found = {"total_effect": next(iter(totals.values()))}
     if "denoise" in given:
@@ -227,14 +227,20 @@ def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | N
         raise ValueError(f"effects_denoise and effects_noise are of other places: {error}") from error
 
 
-def gap(effects: xr.Dataset) -> xr.DataArray:
-    """The logit difference that a patch could make up, per pair, [pair]: the other run's minus the base run's.
+def gap(effects: xr.Dataset, quantity: str = "logit_diff", direction: str | None = None) -> xr.DataArray:
+    """Return what a patch could make up, per pair, [pair]: the source run's logit difference minus the base run's.
+
+    Args:
+        effects: A result.
+        quantity: The baselines that are compared: `logit_diff`, or `answer_prob`.
+        direction: `denoise` (clean minus corrupted) or `noise`; None takes the result's own.
 
     Raises:
         ValueError: The result lacks a baseline or says no direction.
     """
-    clean, corrupt = (_variable(effects, name) for name in BASELINES)
-    return (clean - corrupt if _direction(effects) == "denoise" else corrupt - clean).rename("gap")
+    clean, corrupt = (_variable(effects, f"{quantity}_{run}") for run in ("clean", "corrupt"))
+    denoised = (direction or _direction(effects)) == "denoise"
+    return (clean - corrupt if denoised else corrupt - clean).rename("gap")
 
 
 def to_carry(effects: xr.Dataset) -> xr.DataArray:
@@ -281,11 +287,6 @@ def _by_group(effects: xr.Dataset, metric: str, over: str | Sequence[str], by: s
         raise ValueError(f"no pair has a value of the coordinate {by!r}")
     index = xr.Variable(by, np.array(sorted({*known})))
     return xr.concat(parts, dim=by, coords=["n"], compat="override", join="exact").assign_coords({by: index})
-
-
-def _total(effects: xr.Dataset) -> xr.DataArray:
-    clean, corrupt = (_variable(effects, name) for name in BASELINES)
-    return clean - corrupt
 
 
 def _named(effect: str, share: xr.DataArray) -> dict[str, xr.DataArray]:

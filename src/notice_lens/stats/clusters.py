@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+ENOUGH_CLUSTERS = 15
+"""Clusters of one size below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the
+sample's."""
 IMAGE_COLUMNS = ("clean_digest", "corrupt_digest")
 """Columns of pairs, and coordinates of results, that name the two images of a pair."""
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Int
 
 THRESHOLDS = tuple(np.arange(1, 20) / 20)
 """Shares of a map's maximum, as thresholds of a map are usually given."""
@@ -34,7 +34,7 @@ FOLDS = 5
 def pointing(
     maps: Float[np.ndarray, "pair head patch"], masks: Bool[np.ndarray, "pair patch"]
 ) -> Float[np.ndarray, " head"]:
-    """Share of pairs whose maximum lies in the region, 0 to 1 (Zhang et al. 2018, Top-Down Neural Attention).
+    """Return the share of pairs whose maximum lies in the region, 0 to 1 (Zhang et al. 2018, Top-Down Attention).
 
     Where several patches share the maximum, the share of them that lies inside: that of a map without any contrast is
     the share of the image that the region covers, and not what happens to stand in the first patch.
@@ -48,27 +48,27 @@ def crossfitted_iou(
     masks: Bool[np.ndarray, "pair patch"],
     clusters: Sequence[np.ndarray],
 ) -> Float[np.ndarray, " head"]:
-    """Mean intersection over union, 0 to 1, of the patches above a threshold and the region.
+    """Return the mean intersection over union, 0 to 1, of the patches above a threshold and the region.
 
     A head's threshold, a share of the map's maximum, is the one that is best on other images: clusters are dealt into
     five folds, and each fold is measured at the threshold that is best on the other four.
     """
     highest = maps.max(-1, keepdims=True)
-    found = np.empty((len(THRESHOLDS), *maps.shape[:2]))
+    overlaps = np.empty((len(THRESHOLDS), *maps.shape[:2]))
     for number, share in enumerate(THRESHOLDS):
         above = maps >= share * highest
         both = (above & masks[:, None]).sum(-1)
-        found[number] = both / (above.sum(-1) + masks.sum(-1)[:, None] - both)
+        overlaps[number] = both / (above.sum(-1) + masks.sum(-1)[:, None] - both)
     folds = np.empty(len(maps), int)
     for number, cluster in enumerate(clusters):
         folds[cluster] = number % FOLDS
     values = np.full(maps.shape[:2], np.nan)
     for fold in np.unique(folds):
-        own = folds == fold
-        if own.all():
+        here = folds == fold
+        if here.all():
             return values.mean(0)
-        best = found[:, ~own].mean(1).argmax(0)
-        values[own] = found[best, :, np.arange(maps.shape[1])].T[own]
+        best = overlaps[:, ~here].mean(1).argmax(0)
+        values[here] = overlaps[best, :, np.arange(maps.shape[1])].T[here]
     return values.mean(0)
 
 
@@ -77,7 +77,7 @@ CONSTANT_VARIANCE = 1e-12
 
 
 class Tails(NamedTuple):
-    """A statistic before its null.
+    """A statistic compared with its null.
 
     Attributes:
         mean: Of the null, per pair.
@@ -100,7 +100,7 @@ def areas(
     Comparing each two patches of a map for each mask would take pairs² · patches² operations a head. Instead the wins
     of a region's patches against all patches are sums of ranks, a matrix product over all masks at once. Against
     themselves they win half of the time, and what is left to take off are their wins against patches that belong
-    to another region of that image: there are few of these, or none.
+    to another region of that image, if there are any: these are looked up in cumulative counts of those by rank.
 
     Args:
         maps: Any scale; only the order within a map counts.
@@ -109,55 +109,60 @@ def areas(
     """
     from scipy.stats import rankdata
 
-    found = [np.empty((maps.shape[1], len(maps), len(outside))) for _ in regions]
-    for head in range(maps.shape[1]):
-        # Twice the mean rank is a whole number, and all sums are exact.
-        ranks = (2 * rankdata(maps[:, head], axis=-1)).astype(np.min_scalar_type(2 * maps.shape[-1]))
-        tied = bool((np.diff(np.sort(ranks, axis=-1), axis=-1) == 0).any())
-        for region, inside in zip(found, regions, strict=True):
+    n_pairs, n_heads, n_patches = maps.shape
+    by_region = [np.empty((n_heads, n_pairs, len(outside))) for _ in regions]
+    starts = (n_patches + 1) * np.arange(n_pairs)[:, None]
+    for head in range(n_heads):
+        beaten = rankdata(maps[:, head], axis=-1) - 0.5
+        steps = starts + rankdata(maps[:, head], method="dense", axis=-1).astype(int) - 1
+        for region, inside in zip(by_region, regions, strict=True):
             n_inside, n_outside = inside.sum(-1).astype(float), outside.sum(-1)
-            wins = (ranks - 1.0) @ inside.T.astype(float) / 2 - n_inside**2 / 2
+            wins = beaten @ inside.T.astype(float) - n_inside**2 / 2
             others = ~outside & ~inside
             for mask in np.flatnonzero(others.any(-1) & inside.any(-1)):
-                wins[:, mask] -= _wins(ranks[:, inside[mask]], ranks[:, others[mask]], tied)
+                wins[:, mask] -= _wins(steps[:, inside[mask]], steps[:, others[mask]], n_pairs * (n_patches + 1))
             comparisons = n_inside * n_outside
             region[head] = wins / np.where(comparisons == 0, np.nan, comparisons)
-    return found
+    return by_region
 
 
 def _wins(
-    ours: Integer[np.ndarray, "pair patch"], theirs: Integer[np.ndarray, "pair other_patch"], tied: bool
+    ours: Int[np.ndarray, "pair patch"], theirs: Int[np.ndarray, "pair other_patch"], size: int
 ) -> Float[np.ndarray, " pair"]:
-    """Return how many times one of our ranks is above one of theirs, ties (if there are any) counting half."""
-    ours, theirs = ours[:, :, None], theirs[:, None, :]
-    won = (ours > theirs).astype(np.float32)
-    if tied:
-        won += np.float32(0.5) * (ours == theirs)
-    # A matrix product is several times as quick as a sum; whole and half numbers are exact up to 8 million patches.
-    return (won @ np.ones(theirs.shape[-1], np.float32)).sum(1, dtype=float)
+    """Return how many times one of our patches outweighs one of theirs, ties counting half.
+
+    Args:
+        ours: Dense ranks from zero, each pair's above those of the pair before.
+        theirs: The same of the others.
+        size: Above all ranks.
+    """
+    below = np.bincount(theirs.ravel() + 1, minlength=size).cumsum()
+    # Those of the pairs before are below as well.
+    before = theirs.shape[1] * np.arange(len(ours))
+    return (below[ours] + below[ours + 1]).sum(1) / 2 - before * ours.shape[1]
 
 
 def by_cluster(
     values: Float[np.ndarray, "head pair mask"], clusters: Sequence[np.ndarray]
 ) -> Float[np.ndarray, "head cluster other"]:
-    """Sums over the pairs of a cluster, each with a mask of the other cluster; on the diagonal each with its own.
+    """Return sums over the pairs of a cluster, each with a mask of the other; on the diagonal each with its own.
 
     Args:
         values: One for every map and every mask.
         clusters: Numbers of the pairs of each.
     """
-    found = np.zeros((len(values), len(clusters), len(clusters)))
+    sums = np.zeros((len(values), len(clusters), len(clusters)))
     for column, other in enumerate(clusters):
         # A larger cluster goes through a smaller one's masks again: as many terms as the cluster has pairs.
-        chosen = np.concatenate([np.resize(other, len(own)) for own in clusters])
+        chosen = np.concatenate([np.resize(other, len(cluster)) for cluster in clusters])
         rows = np.concatenate(clusters)
-        starts = np.cumsum([0, *(len(own) for own in clusters[:-1])])
-        found[:, :, column] = np.add.reduceat(values[:, rows, chosen], starts, axis=1)
-    return found
+        starts = np.cumsum([0, *(len(cluster) for cluster in clusters[:-1])])
+        sums[:, :, column] = np.add.reduceat(values[:, rows, chosen], starts, axis=1)
+    return sums
 
 
 def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: float = 0.0) -> Tails:
-    """The diagonal's sum before the sums of all other assignments.
+    """Compare the diagonal's sum with the sums of all other assignments.
 
     Args:
         sums: What `by_cluster` gives.

@@ -48,7 +48,7 @@ class Moments:
 
     @classmethod
     def of(cls, n: int | np.ndarray, total: np.ndarray, square: np.ndarray, cube: np.ndarray) -> "Moments":
-        """From the sums of n values, of their squares and cubes; the variance unbiased."""
+        """Return the moments, from the sums of n values, of their squares and cubes; the variance is unbiased."""
         mean = total / n
         centred = square - mean * total
         variance = np.where(centred > ROUNDING * square, centred, 0) * (n / np.maximum(1, n - 1))
@@ -81,16 +81,16 @@ class MinimumEffect:
         self.sign = np.where(partitions[0].change.sum(0) < 0, -1.0, 1.0)
 
     def excess(self, sums: Sums) -> np.ndarray:
-        """By how much each cluster's change is beyond the smallest effect, in logits, [cluster, place]."""
+        """Return how far each cluster's change is beyond the smallest effect, in logits, [cluster, place]."""
         return self.sign * sums.change - self.smallest * sums.gap
 
     @cached_property
     def moments(self) -> Moments:
-        """Of the excesses of the data, [place]."""
-        found = [_moments(self.excess(sums)) for sums in self.partitions]
+        """The moments of the excesses of the data, [place]."""
+        by_partition = [_moments(self.excess(sums)) for sums in self.partitions]
         if self.crossed is None:
-            return found[0]
-        one, other, both = *found, _moments(self.excess(self.crossed))
+            return by_partition[0]
+        one, other, both = *by_partition, _moments(self.excess(self.crossed))
         least = np.maximum(one.square, other.square)
         square = np.maximum(least, one.square + other.square - both.square)
         return Moments(one.total, square, one.cube + other.cube - both.cube)
@@ -101,7 +101,7 @@ class MinimumEffect:
         return larger_side(self.moments, self.edge)
 
     def null(self, draw: Draw, size: int, rng: np.random.Generator, centred: bool) -> Null:
-        """The statistic under the null.
+        """Draw the statistic under the null.
 
         Args:
             draw: Weights of clusters, `flips` or `resamples`.
@@ -114,14 +114,14 @@ class MinimumEffect:
         powers = [(value, value**2, value**3) for value in values]
         least = FLAT_SHARE * sum(_moments(value).square for value in values)
         parts, flat = [], []
-        for several in _chunks(size):
-            found = []
+        for draws in _chunks(size):
+            by_partition = []
             for one, two, three in powers:
-                weights = draw(rng, len(one), several)
+                weights = draw(rng, len(one), draws)
                 # A flip leaves squares as they are.
                 square = weights @ two if centred else two.sum(0)
-                found.append(Moments.of(len(one), weights @ one, square, weights @ three))
-            moments = _added(found)
+                by_partition.append(Moments.of(len(one), weights @ one, square, weights @ three))
+            moments = _added(by_partition)
             parts.append(larger_side(moments, self.edge))
             flat.append(moments.square <= least)
         without = np.concatenate(flat)
@@ -135,33 +135,35 @@ class MinimumEffect:
                 may differ, as where several conditions are resampled together.
         """
         parts = [
-            self._resampled([own[start : start + DRAWS_AT_ONCE] for own in weights])
+            self._resampled([counts[start : start + DRAWS_AT_ONCE] for counts in weights])
             for start in range(0, len(weights[0]), DRAWS_AT_ONCE)
         ]
-        return Again(*(np.concatenate(several) for several in zip(*parts, strict=True)))
+        return Again(*(np.concatenate(parts_of) for parts_of in zip(*parts, strict=True)))
 
     def _resampled(self, weights: Sequence[np.ndarray]) -> "Again":
         again = len(self.partitions) - 1
         first = self.partitions[0]
         pairs = list(zip(weights, self.partitions, strict=True))
-        change = sum(own @ sums.change for own, sums in pairs) - again * first.change.sum(0)
-        gap = sum(own @ sums.gap for own, sums in pairs) - again * first.gap.sum(0)
+        change = sum(counts @ sums.change for counts, sums in pairs) - again * first.change.sum(0)
+        gap = sum(counts @ sums.gap for counts, sums in pairs) - again * first.gap.sum(0)
         sign, delta = np.where(change < 0, -1.0, 1.0), self.smallest
-        found = []
-        for own, sums in pairs:
+        by_partition = []
+        for counts, sums in pairs:
             d, g = sums.change, sums.gap
-            square = own @ d**2 - 2 * delta * sign * (own @ (d * g)) + delta**2 * (own @ g**2)
-            cube = sign * (own @ d**3) - 3 * delta * (own @ (d**2 * g)) + 3 * delta**2 * sign * (own @ (d * g**2))
-            total = sign * (own @ d) - delta * (own @ g)
-            drawn = np.maximum(1, own.sum(1, keepdims=True))
-            found.append(Moments.of(drawn, total, square, cube - delta**3 * (own @ g**3)))
-        moments = _added(found)
+            square = counts @ d**2 - 2 * delta * sign * (counts @ (d * g)) + delta**2 * (counts @ g**2)
+            cube = (
+                sign * (counts @ d**3) - 3 * delta * (counts @ (d**2 * g)) + 3 * delta**2 * sign * (counts @ (d * g**2))
+            )
+            total = sign * (counts @ d) - delta * (counts @ g)
+            drawn = np.maximum(1, counts.sum(1, keepdims=True))
+            by_partition.append(Moments.of(drawn, total, square, cube - delta**3 * (counts @ g**3)))
+        moments = _added(by_partition)
         statistic = larger_side(Moments(sign * change - delta * gap, moments.square, moments.cube), delta * gap)
         return Again(statistic, sign)
 
 
 def larger_side(moments: Moments, edge: float | np.ndarray) -> np.ndarray:
-    """The statistic: of the sum and of what the other sign would have given, the larger one, studentised.
+    """Return the statistic: the larger one, studentised, of the sum and of what the other sign would have given.
 
     Args:
         moments: Of the excesses.
@@ -172,14 +174,14 @@ def larger_side(moments: Moments, edge: float | np.ndarray) -> np.ndarray:
     spread = np.where(flat, 1, root) if flat.any() else root
     skewness = moments.cube / (spread * spread * spread)
     sides = [(moments.total, skewness), (-moments.total - 2 * edge, -skewness)]
-    found = np.maximum(*[_hall(total / spread, own) for total, own in sides])
+    larger = np.maximum(*[_hall(total / spread, skew) for total, skew in sides])
     if flat.any():
-        found[flat] = np.maximum(*[_without_spread(total) for total, _ in sides])[flat]
-    return found
+        larger[flat] = np.maximum(*[_without_spread(total) for total, _ in sides])[flat]
+    return larger
 
 
 def _hall(t: np.ndarray, skewness: np.ndarray) -> np.ndarray:
-    """Hall's cubic transformation of t; the skewness is that of the values over the root of their number."""
+    """Return Hall's cubic transformation of t; the skewness is that of the values over the root of their number."""
     # Horner's way, and in place: general powers and new arrays would take most of the test's time.
     bent = skewness * t
     curved = bent / 27
@@ -192,28 +194,28 @@ def _hall(t: np.ndarray, skewness: np.ndarray) -> np.ndarray:
 
 
 def _without_spread(total: np.ndarray) -> np.ndarray:
-    """Where all values are the same: beyond doubt, or nothing at all."""
+    """Return the statistic where all values are the same: infinite, or zero."""
     return np.where(total == 0, 0, np.copysign(np.inf, total))
 
 
 def _centred(values: np.ndarray) -> np.ndarray:
-    """Values minus their mean; exactly zero where they are the same but for rounding, which has no spread to speak of.
+    """Return values minus their mean; exactly zero where they differ by rounding alone.
 
     Otherwise a head whose excess is a constant would be beyond doubt in half of all draws, by the sign of an error of
     arithmetic, and with it the largest statistic over heads.
     """
-    found = values - values.mean(0)
-    return np.where(np.abs(found) > ROUNDING * np.abs(values).max(0), found, 0.0)
+    centred = values - values.mean(0)
+    return np.where(np.abs(centred) > ROUNDING * np.abs(values).max(0), centred, 0.0)
 
 
 def _moments(values: np.ndarray) -> Moments:
     return Moments.of(len(values), values.sum(0), (values**2).sum(0), (values**3).sum(0))
 
 
-def _added(found: Sequence[Moments]) -> Moments:
-    total = found[0]
-    for other in found[1:]:
-        total = total + other
+def _added(parts: Sequence[Moments]) -> Moments:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
     return total
 
 

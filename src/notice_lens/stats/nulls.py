@@ -29,11 +29,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Null:
-    """What the statistic is where the null holds.
+    """The distribution of the statistic where the null holds.
 
     Attributes:
         draws: Drawn for all heads together, [draw, place].
-        flat: Which of these are draws without spread, [draw, place]; None where there are none.
+        flat: True for draws without spread, [draw, place]; None where there are none.
     """
 
     draws: np.ndarray
@@ -58,62 +58,70 @@ class Null:
         return self._by_place if self.flat is None else np.where(self.flat.T, -np.inf, self._by_place)
 
     def own(self, statistic: np.ndarray) -> np.ndarray:
-        """Each head's p by its own draws, for statistics [..., place]."""
+        """Return each head's p by its own draws, for statistics [..., place]."""
         size = len(self.draws)
         if statistic.ndim == 1:
             return (1 + (self.draws >= statistic).sum(0)) / (size + 1)
-        below = [np.searchsorted(own, statistic[..., place], "left") for place, own in enumerate(self._ordered)]
+        below = [np.searchsorted(draws, statistic[..., place], "left") for place, draws in enumerate(self._ordered)]
         return (1 + size - np.stack(below, -1)) / (size + 1)
 
     def pooled(self, statistic: np.ndarray) -> np.ndarray:
-        """Each head's p by the draws of all heads, for statistics [..., place]."""
+        """Return each head's p by the draws of all heads, for statistics [..., place]."""
         # Where no head has any spread there are no draws of others, and each head's own count decides.
         size = self._pool.size
         as_large = size - np.searchsorted(self._pool, statistic, "left")
         return (1 + as_large) / (1 + (size or self.draws.size))
 
-    def chance(self, kept: np.ndarray) -> float:
-        """How likely a head at the boundary is not set aside: the least of the heads that were not."""
+    def chance(self, beyond: np.ndarray) -> float:
+        """Return how likely a head at the boundary is not set aside: the least over the heads that were not."""
         size = len(self.draws)
-        return float((1 + (self.draws[:, kept] >= 0).sum(0).min(initial=size)) / (size + 1))
+        return float((1 + (self.draws[:, beyond] >= 0).sum(0).min(initial=size)) / (size + 1))
 
     def family_wise(self, statistic: np.ndarray) -> np.ndarray:
-        """Each head's p with all heads allowed for: step-down over the largest statistics that are left, [place].
+        """Return each head's p with all heads allowed for: step-down over the largest ones that are left, [place].
 
         Heads below zero are set aside; theirs is 1.
         """
-        kept = statistic >= 0
-        order = np.flatnonzero(kept)[np.argsort(-statistic[kept], kind="stable")]
+        beyond = statistic >= 0
+        order = np.flatnonzero(beyond)[np.argsort(-statistic[beyond], kind="stable")]
         above, largest = np.empty(len(order)), np.full(len(self.draws), -np.inf)
         # From the smallest statistic on, so that each largest value is that of the heads that are left.
         for number, place in reversed([*enumerate(order)]):
             np.maximum(largest, self.for_others[place], out=largest)
             above[number] = np.count_nonzero(largest >= statistic[place])
-        p = (1 + above) / (len(self.draws) + 1) / self.chance(kept)
-        found = np.ones(len(statistic))
-        found[order] = np.minimum(1, np.maximum.accumulate(p))
-        return found
+        p = (1 + above) / (len(self.draws) + 1) / self.chance(beyond)
+        adjusted = np.ones(len(statistic))
+        adjusted[order] = np.minimum(1, np.maximum.accumulate(p))
+        return adjusted
 
 
 def p_values(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """The p of each head by itself, for statistics [..., place]: the larger one, of each null and both counts."""
+    """Return the p of each head by itself, for statistics [..., place]: the largest, of each null and both counts."""
     return np.maximum.reduce([count(statistic) for null in nulls for count in (null.own, null.pooled)])
 
 
 def family_wise(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """The p of each head with the family-wise error rate over heads controlled, [place]: the larger one."""
+    """Return the p of each head with the family-wise error rate over heads controlled, [place]: the larger one."""
     by_null = [null.family_wise(statistic) for null in nulls]
     return np.maximum.reduce([*by_null, p_values(nulls, statistic)])
 
 
 def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """The p of each head with the false-discovery rate over heads controlled, [place]; 1 for heads set aside."""
-    kept = statistic >= 0
-    found = np.ones(len(statistic))
-    if kept.any():
-        chance = min(null.chance(kept) for null in nulls)
-        found[kept] = over_heads(np.minimum(1, p_values(nulls, statistic)[kept] / chance))
-    return found
+    """Return the p of each head with the false-discovery rate over heads controlled, [place]; 1 for heads set aside."""
+    beyond = statistic >= 0
+    q = np.ones(len(statistic))
+    if beyond.any():
+        chance = min(null.chance(beyond) for null in nulls)
+        q[beyond] = over_heads(np.minimum(1, p_values(nulls, statistic)[beyond] / chance))
+    return q
+
+
+def over_tests(p: np.ndarray) -> np.ndarray:
+    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN, which is no test, stays NaN."""
+    q, tested = np.full(p.shape, np.nan), ~np.isnan(p)
+    if tested.any():
+        q[tested] = over_heads(p[tested])
+    return q
 
 
 def over_heads(p: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""What a study fixes before it runs, and what is checked before anything is patched.
+"""The choices that a study fixes before it runs, and the checks before anything is patched.
 
-Role, metric and rules are chosen before effects are seen; chosen after, the best of many is taken for the truth. What
-cannot be is said at the start, not after hours of sweeping.
+Role, metric and rules are chosen before effects are seen; chosen after, the best of many is taken for the truth.
+Invalid settings raise before any patching starts.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from notice_lens.circuits.important import Rules
 from notice_lens.errors import one_of
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 METRIC = "logit_diff_change"
-"""What all statistics of a study are of: logits see heads that argue against the answer, probabilities saturate."""
-FLIPS = 10_000
+"""The metric of all statistics: logits see heads that argue against the answer, probabilities saturate."""
+FEWEST_FLIPS = 10_000
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is fixed before a study runs.
+    """The choices of a study, fixed before it runs.
 
     Attributes:
         site: Whose heads are patched; empty is the model's default, its attention from words to the image.
-        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no condition.
+        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, but is not a condition.
         role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
             the questions of a task have no such role (`resolved`).
         direction: `denoise` or `noise`.
@@ -46,7 +46,7 @@ class Choices:
         seed: Of all that is drawn.
 
     Raises:
-        ValueError: A choice is none, or no condition would be left.
+        ValueError: A choice is invalid, or no condition would be left.
     """
 
     site: str = ""
@@ -56,7 +56,7 @@ class Choices:
     control: bool | None = None
     smallest_effect: float = 0.02
     alpha: float = 0.05
-    at_least: int | str = "all"
+    at_least: int | Literal["all"] = "all"
     filtered: bool = True
     labelled: int = 8
     shown: int = 24
@@ -90,32 +90,32 @@ class Choices:
         return replace(self, role=CORRECT if named else ALL)
 
     def rules(self, role: str | None, heads: int, conditions: int = 1) -> dict[str, Any]:
-        """Options of the statistics.
+        """Return the options of the statistics.
 
         Args:
             role: At which effects are read.
             heads: That the error rate is over.
             conditions: That a universal head could be in.
         """
-        # So many sign flips that the smallest p passes false-discovery control over all heads.
+        # Enough sign flips for the smallest p to pass false-discovery control over all heads.
         needed = math.ceil(heads * conditions / self.alpha)
         shared = {"smallest_effect": self.smallest_effect, "alpha": self.alpha, "seed": self.seed}
         read = {"role": role, "metric": METRIC, "control": self.control}
-        return {**read, "n_permutations": max(FLIPS, needed), **shared}
+        return {**read, "n_permutations": max(FEWEST_FLIPS, needed), **shared}
 
 
 def corruption_name(corruption: Any) -> str:
-    """`image`, `text` or `noise`."""
+    """Return `image`, `text` or `noise`."""
     return "noise" if isinstance(corruption, Noise) else str(corruption)
 
 
 def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
-    """The site, if the study can be carried out on it.
+    """Return the site, if the study can be carried out on it.
 
     Args:
         model: The model.
         tasks: Pairs by task.
-        choices: What is asked for.
+        choices: Of the study.
 
     Raises:
         ValueError: There are no pairs, no such site or role, or more conditions are asked for than there can be.

@@ -1,4 +1,4 @@
-"""What a study found, and what of it is said."""
+"""The findings of a study: everything that it computed, in sentences and in plain values."""
 
 import warnings
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Study:
-    """What a study found.
+    """Everything that a study computed.
 
     Attributes:
-        choices: What was fixed before.
+        choices: The choices that were fixed before.
         task_of: The task of each condition, and of each baseline of noise.
         pairs: Of each condition and baseline.
         effects: Of each condition, and of noise under `<task>, noise`.
@@ -35,10 +35,10 @@ class Study:
         profiles: Of each condition: its layers.
         universal: Heads that matter in all conditions; None with one condition.
         functions: Of each task: where its heads look.
-        labels: Of each task: what heads may be called.
-        comparisons: Of each task: what corruptions agree on.
-        notes: What was left out, and why.
-        data: What a report shows.
+        labels: Of each task: labels of heads.
+        comparisons: Of each task: agreement of corruptions.
+        notes: Omissions, with reasons.
+        data: The data of the report.
     """
 
     choices: Choices
@@ -58,25 +58,25 @@ class Study:
 
     @property
     def conditions(self) -> dict[str, "xr.Dataset"]:
-        """Effects of the conditions, without those of noise."""
-        return {name: own for name, own in self.effects.items() if not name.endswith(", noise")}
+        """Return the effects of the conditions, without those of noise."""
+        return {name: effects for name, effects in self.effects.items() if not name.endswith(", noise")}
 
     def conditions_of(self, task: str) -> list[str]:
         """Names of a task's conditions."""
         return [name for name in self.conditions if self.task_of[name] == task]
 
     def findings(self) -> list[str]:
-        """What was found, a sentence each."""
+        """Return the findings, a sentence each."""
         assert self.data is not None, "a study that was carried out"
         return [*findings(self.data), *self.notes]
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
         """Turn warnings about few clusters, dependent pairs and small regions into notes; others stay warnings."""
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
-        for one in said:
+        for one in caught:
             if isinstance(one.message, SmallRegion):
                 self.note(f"{name}: {one.message.in_short()}")
             elif issubclass(one.category, FewClusters | DependentPairs):
@@ -84,36 +84,36 @@ class Study:
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
-    def note(self, said: str) -> None:
-        """Adds a note, once."""
-        self.notes += [] if said in self.notes else [said]
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        self.notes += [] if text in self.notes else [text]
 
 
 def places(heads: "xr.DataArray") -> list[str]:
-    """The heads of a table [layer, head] that are true, by name."""
+    """Return the names of the heads that are true in a table, [layer, head]."""
     table = heads.transpose("layer", "head")
     layers, numbers = table["layer"].values, table["head"].values
     return [f"L{layers[i]}.H{numbers[j]}" for i, j in np.argwhere(table.values.astype(bool))]
 
 
-def summary(found: Study) -> dict[str, Any]:
-    """Return what was found in plain values; `significant` is None where it was not tested."""
+def summary(study: Study) -> dict[str, Any]:
+    """Return the findings as plain values; `significant` is None where it was not tested."""
     conditions = {
         name: {
-            "pairs": int(own.attrs["pairs"]),
-            "clusters": int(own.attrs["clusters"]),
-            "share_of": own.attrs["share_of"],
-            "significant": places(own["significant"]) if is_tested(own) else None,
-            "two_sigma": places(own["two_sigma"]),
+            "pairs": int(heads.attrs["pairs"]),
+            "clusters": int(heads.attrs["clusters"]),
+            "share_of": heads.attrs["share_of"],
+            "significant": places(heads["significant"]) if is_tested(heads) else None,
+            "two_sigma": places(heads["two_sigma"]),
         }
-        for name, own in found.important.items()
+        for name, heads in study.important.items()
     }
     universal, null = [], {}
-    if (over_conditions := found.universal) is not None:
+    if (over_conditions := study.universal) is not None:
         universal = places(over_conditions.universal)
         null = {
             name: float(over_conditions[name])
             for name in ("null_expected", "null_p")
             if over_conditions[name].notnull()
         }
-    return {"findings": found.findings(), "conditions": conditions, "universal": universal, **null}
+    return {"findings": study.findings(), "conditions": conditions, "universal": universal, **null}

@@ -2,16 +2,16 @@
 
 1. Pairs are made from the raw downloads, by the rules of `notice_lens.pairs`.
 2. The plan is written before anything runs: role, metric, both rules, pairs, and what differs from the paper. Where the
-   folder has another plan already, nothing runs: a plan that is changed after a look at the results is none.
+   folder has another plan already, nothing runs: a plan must not change after a look at the results.
 3. The study runs over all conditions.
-4. Both rules stand side by side, and the heads that the paper names are looked up: rank, effect, interval and q.
-5. The paper's own numbers stand beside ours: heads by the mean absolute change of the answer's probability and its
-   two-sigma rule, and what attention, cross-attention and MLP of each layer do, for semantic pairs and Gaussian noise.
+4. Both rules are reported, and the heads that the paper names are looked up: rank, effect, interval and q.
+5. The paper's own numbers are reported beside ours: heads by the mean absolute change of the answer's probability and
+   its two-sigma rule, effects of attention, cross-attention and MLP by layer, for semantic pairs and Gaussian noise.
 
 It is conceptual: prompts, pairs, positions and tests are not the paper's (`DIFFERENCES`), so that agreement supports
 its claim and disagreement does not refute its numbers.
 
-Experimental: it ran on made-up downloads and small models alone, and may change.
+Experimental: tested on made-up downloads and small models only, and may change.
 """
 
 import json
@@ -73,7 +73,7 @@ class RawData:
         faces: Folders named by emotion.
 
     Raises:
-        ValueError: There is none, or only one of the two of SVO-Probes.
+        ValueError: None is given, or only one of the two of SVO-Probes.
     """
 
     svo_csv: Path | None = None
@@ -89,19 +89,19 @@ class RawData:
 
     @classmethod
     def inside(cls, folder: Path) -> "RawData":
-        """Those that one folder holds: `svo_probes.csv` with `images`, `mit-states` and `faces`.
+        """Return the data sets that one folder holds: `svo_probes.csv` with `images`, `mit-states` and `faces`.
 
         Raises:
             ValueError: It holds none.
         """
         at = {"svo_csv": "svo_probes.csv", "svo_images": "images", "mit_states": "mit-states", "faces": "faces"}
-        found = {name: folder / inside for name, inside in at.items() if (folder / inside).exists()}
-        if not found:
+        there = {name: folder / inside for name, inside in at.items() if (folder / inside).exists()}
+        if not there:
             raise ValueError(f"{folder} holds none of the data sets: expected {', '.join(at.values())} in it")
-        return cls(**found)
+        return cls(**there)
 
     def pairs(self, model: "HookedBLIP", n: int | None, seed: int, progress: bool) -> "dict[str, MinimalPairs]":
-        """Pairs by task.
+        """Return pairs by task.
 
         Args:
             model: Whose tokenizer counts the tokens of replaced words.
@@ -116,18 +116,18 @@ class RawData:
         from notice_lens.pairs import facial_expressions, mit_states, svo_probes
 
         options: dict[str, Any] = {"n": n, "seed": seed, "progress": progress}
-        found = {}
+        tasks = {}
         if self.svo_csv is not None and self.svo_images is not None:
-            found["SVO-Probes"] = svo_probes(self.svo_csv, self.svo_images, model, **options)
+            tasks["SVO-Probes"] = svo_probes(self.svo_csv, self.svo_images, model, **options)
         if self.mit_states is not None:
-            found["MIT-States"] = mit_states(self.mit_states, model, **options)
+            tasks["MIT-States"] = mit_states(self.mit_states, model, **options)
         if self.faces is not None:
-            found["faces"] = facial_expressions(self.faces, model, **options)
-        return found
+            tasks["faces"] = facial_expressions(self.faces, model, **options)
+        return tasks
 
 
 def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
-    """What is fixed before anything runs, in plain values.
+    """Return the plan, everything that is fixed before anything runs, as plain values.
 
     Args:
         model: The model.
@@ -139,7 +139,7 @@ def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choi
     return {
         "model": model.cfg.name_or_path,
         "model_fingerprint": fingerprint(model),
-        "pairs": {task: {"number": len(own), "fingerprint": own.fingerprint} for task, own in tasks.items()},
+        "pairs": {task: {"number": len(pairs), "fingerprint": pairs.fingerprint} for task, pairs in tasks.items()},
         "role": choices.role,
         "metric": METRIC,
         "rule_paper": "mean |patched - base probability| at least mean + 2 standard deviations over heads",
@@ -152,20 +152,20 @@ def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choi
     }
 
 
-def fix(made: Mapping[str, Any], folder: Path) -> Path:
-    """Writes the plan; where the same one is there, it stays. Returns its path.
+def fix(new: Mapping[str, Any], folder: Path) -> Path:
+    """Write the plan, unless the same one is there already, and return its path.
 
     Raises:
-        ValueError: Another plan is there, or something that is none.
+        ValueError: Another plan is there, or the file is not a plan.
         OSError: It cannot be written.
     """
     path = folder / PLAN
-    text = json.dumps(made, indent=2, ensure_ascii=False)
+    text = json.dumps(new, indent=2, ensure_ascii=False)
     if path.exists():
         before = read_json(path)
         with reading(path):
             check_kinds(before, {})
-        other = [name for name in {**before, **made} if before.get(name) != json.loads(text).get(name)]
+        other = [name for name in {**before, **new} if before.get(name) != json.loads(text).get(name)]
         if other:
             raise ValueError(
                 f"{path} is of another plan: {', '.join(other)} differ. A plan is not changed once it was fixed; "
@@ -178,12 +178,12 @@ def fix(made: Mapping[str, Any], folder: Path) -> Path:
 
 
 def head_name(layer: int, head: int) -> str:
-    """As the paper writes it."""
+    """Return a head's name as the paper writes it."""
     return f"L{layer}.H{head}"
 
 
 def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
-    """The heads that the paper names, in each condition.
+    """Return the heads that the paper names, in each condition.
 
     Args:
         important: What `circuits.important_heads` gave, by condition.
@@ -197,14 +197,14 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
 
     rows = []
     for layer, head in PAPER_HEADS:
-        for name, own in important.items():
-            heads = own.sizes["layer"] * own.sizes["head"]
-            there = layer in own["layer"].values and head in own["head"].values
+        for name, table in important.items():
+            heads = table.sizes["layer"] * table.sizes["head"]
+            there = layer in table["layer"].values and head in table["head"].values
             row: dict[str, Any] = {"head": head_name(layer, head), "condition": name, "there": there, "heads": heads}
             if there:
-                one = own.sel(layer=layer, head=head)
+                one = table.sel(layer=layer, head=head)
                 row |= {key: one[key].item() for key in ("rank", "effect", "effect_of_gap", "low", "high", "q")}
-                row |= {key: own.attrs[key] for key in ("share_of", "pairs", "clusters")}
+                row |= {key: table.attrs[key] for key in ("share_of", "pairs", "clusters")}
                 row |= {key: bool(one[key]) for key in ("two_sigma", "significant")}
             rows.append(row)
     numbers = ["rank", "heads", "effect", "low", "high", "share_of", "effect_of_gap", "q", "pairs", "clusters"]
@@ -213,27 +213,27 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=columns).astype(whole | dict.fromkeys(true, "boolean"))
 
 
-def paper_numbers(found: "Study") -> "pd.DataFrame":
+def paper_numbers(study: "Study") -> "pd.DataFrame":
     """Return the heads of each condition, and of noise, by the paper's numbers, with ours beside them.
 
     Args:
-        found: A study that was carried out.
+        study: A study that was carried out.
 
     Returns:
         A row for each condition, layer and head: `magnitude`, `low`, `high`, `change`, `selected` and `rank` of
         `circuits.paper_rule`; then `effect`, `two_sigma`, `significant` and `q` of `circuits.important_heads`, empty
-        for noise, which is no condition.
+        for noise, which is not a condition.
     """
     import pandas as pd
 
     from notice_lens.circuits import paper_rule
 
     parts = []
-    for name, effects in found.effects.items():
-        own = paper_rule(effects, role=found.choices.role, seed=found.choices.seed)
-        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
-        if name in found.important:
-            ours = found.important[name][["effect", "two_sigma", "significant", "q"]].to_dataframe().reset_index()
+    for name, effects in study.effects.items():
+        numbers = paper_rule(effects, role=study.choices.role, seed=study.choices.seed)
+        frame = numbers.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        if name in study.important:
+            ours = study.important[name][["effect", "two_sigma", "significant", "q"]].to_dataframe().reset_index()
             frame = frame.merge(ours.drop(columns="role", errors="ignore"), on=["layer", "head"])
         frame.insert(0, "condition", name)
         parts.append(frame)
@@ -241,19 +241,14 @@ def paper_numbers(found: "Study") -> "pd.DataFrame":
 
 
 def module_numbers(
-    model: "HookedBLIP",
-    found: "Study",
-    folder: Path,
-    *,
-    memory: float | int | None = None,
-    progress: bool = True,
+    model: "HookedBLIP", study: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
 ) -> "pd.DataFrame":
-    """Return what attention, cross-attention and MLP of each layer do, for each condition and for noise.
+    """Patch attention, cross-attention and MLP of each layer, for each condition and for noise.
 
     Args:
         model: The model.
-        found: A study that was carried out, with the pairs of its conditions.
-        folder: Where sweeps are kept, to go on from.
+        study: A study that was carried out, with the pairs of its conditions.
+        folder: Of the sweeps, which resume from it.
         memory: Bytes that variants may take.
         progress: Whether there are bars.
 
@@ -268,22 +263,22 @@ def module_numbers(
     from notice_lens.pairs.roles import ALL
     from notice_lens.study.choices import corruption_name
 
-    choices, parts = found.choices, []
+    choices, parts = study.choices, []
     by_name = {corruption_name(one): one for one in choices.corruptions}
-    for name in found.effects:
+    for name in study.effects:
         corruption = by_name[name.rpartition(", ")[2]]
         effects = patching.patch_modules(
-            model, found.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
+            model, study.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
             positions=ALL if choices.role == ALL else [choices.role], direction=choices.direction, seed=choices.seed,
             store=folder / f"{quote(name, safe=' ,')}.zarr", progress=progress,
         )  # fmt: skip
-        own = paper_rule(effects, role=choices.role, seed=choices.seed)[["magnitude", "low", "high", "change"]]
+        numbers = paper_rule(effects, role=choices.role, seed=choices.seed)[["magnitude", "low", "high", "change"]]
         share = patching.aggregate(effects)
-        own["effect"] = (
-            own["magnitude"].dims,
+        numbers["effect"] = (
+            numbers["magnitude"].dims,
             share.squeeze("role", drop=True).values if "role" in share.dims else share.values,
         )
-        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+        frame = numbers.drop_vars("role", errors="ignore").to_dataframe().reset_index()
         frame.insert(0, "condition", name)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)

@@ -1,14 +1,14 @@
 """A study: pairs in; universal heads, what they do, and a report out. Commands of `notice-lens` carry one out.
 
 1. Before anything is patched, role, metric and rules are fixed and checked (`Choices`).
-2. Each task under each corruption is a *condition*. Pairs that the model does not answer as they ask are dropped.
+2. Each task under each corruption is a *condition*. Pairs that the model answers incorrectly are dropped.
 3. Every head of the site is patched on every pair that is left, with both controls, at each role by itself, and once
-   more at all positions at once; a sweep that was killed goes on.
-4. Heads of each condition, universal heads, the profile over layers, and what heads do are read at the one role. All
+   more at all positions at once; a sweep that was killed resumes.
+4. Heads of each condition, universal heads, the profile over layers, and head functions are read at the one role. All
    positions are a check of robustness, and nothing is chosen by them: never the best of several.
 5. All of it goes into one folder, and a report is written from it.
 
-A condition that cannot be had costs no other: it is left out, and a note says why.
+A condition that cannot be computed is left out, and a note says why.
 """
 
 import hashlib
@@ -35,12 +35,12 @@ from notice_lens.study.tables import agreement, everywhere, label_rows, untested
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-FEWEST = 2
+FEWEST_PAIRS = 2
 """Pairs that a condition needs."""
 LONGEST_FILE_NAME = 200
 """Characters of the name of a condition's store; file systems take 255 bytes, and endings are put behind it."""
 SAVED = "report"
-"""Folder of what a page is written from."""
+"""The folder of the data that a page is written from."""
 Say = Callable[[str], None]
 
 
@@ -54,83 +54,83 @@ def run_study(
     progress: bool = True,
     **options: Any,
 ) -> Study:
-    """Carries a study out, and writes everything but the page into a folder.
+    """Carry a study out, and write everything but the page into a folder.
 
     Args:
         model: The model.
         tasks: Pairs by task.
-        folder: Where results go; an earlier run's sweeps there are gone on with.
-        choices: What is fixed before.
-        say: Is told what is being done.
+        folder: Where results go; an earlier run's sweeps there are resumed.
+        choices: Of the study; None takes the defaults.
+        say: Receives messages about progress.
         progress: Whether there are bars.
         **options: Of sweeps: `memory`, `min_gap`, ...
 
     Raises:
-        ValueError: A choice is none for this model and these pairs, no condition has pairs that the model answers, or
+        ValueError: A choice is invalid for this model or pairs, no condition has pairs that the model answers, or
             the folder holds sweeps of another run; all of that is said before the first sweep.
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
-    found = Study((choices or Choices()).resolved(tasks, model))
-    if found.choices.role == ALL:
+    study = Study((choices or Choices()).resolved(tasks, model))
+    if study.choices.role == ALL:
         say("effects are read at all words at once")
-    site = check_before(model, tasks, found.choices)
+    site = check_before(model, tasks, study.choices)
     check_place(folder / SAVED)
     if (folder / "tables").is_file():
         raise FileExistsError(f"{folder / 'tables'} is a file, where tables are to be written; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _sweeps(model, tasks, folder, found, say, {**options, "progress": progress})
+    _sweeps(model, tasks, folder, study, say, {**options, "progress": progress})
     say("statistics ...")
-    statistics(found)
-    if not found.conditions:
-        raise ValueError("no condition is left to study: " + " ".join(found.notes))
+    statistics(study)
+    if not study.conditions:
+        raise ValueError("no condition is left to study: " + " ".join(study.notes))
     if site.name == f"{model.cfg.looking_site}.hook_z":
         say("what heads do ...")
         for task in tasks:
-            functions(model, task, found, progress)
-    found.data = _collected(model, found, progress)
-    found.data.save(folder / SAVED)
-    write_tables(found.important, found.important_everywhere, found.universal, found.labels, folder / "tables")
-    return found
+            functions(model, task, study, progress)
+    study.data = _collected(model, study, progress)
+    study.data.save(folder / SAVED)
+    write_tables(study.important, study.important_everywhere, study.universal, study.labels, folder / "tables")
+    return study
 
 
 def _sweeps(
     model: "HookedBLIP",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
-    found: Study,
+    study: Study,
     say: Say,
     options: dict[str, Any],
 ) -> None:
-    """Steps 2 and 3: the pairs of each condition, and what every head does there.
+    """Carry out steps 2 and 3: choose the pairs of each condition, and patch every head.
 
-    All stores are made or checked before the first sweep, so that what cannot be gone on with is said at once.
+    All stores are made or checked before the first sweep, so that one that cannot be resumed is reported at once.
     """
-    choices = found.choices
-    own = {"direction": choices.direction, "seed": choices.seed, **options}
+    choices = study.choices
+    shared = {"direction": choices.direction, "seed": choices.seed, **options}
     sweeps: list[tuple[str, dict[str, xr.Dataset], SweepRunner]] = []
     for task, pairs in tasks.items():
         for corruption in choices.corruptions:
             name = f"{task}, {corruption_name(corruption)}"
             noisy = isinstance(corruption, Noise)
-            kept = _kept(model, pairs, "image" if noisy else corruption, name, found, options["progress"])
-            if kept is None:
+            chosen = _chosen(model, pairs, "image" if noisy else corruption, name, study, options["progress"])
+            if chosen is None:
                 continue
-            found.task_of[name], found.pairs[name] = task, kept
+            study.task_of[name], study.pairs[name] = task, chosen
             store = folder / "conditions" / _file_name(name)
             at_all_words = choices.role == ALL
-            results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", found.effects)}
+            results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", study.effects)}
             if not at_all_words and not noisy:
-                results[", all positions"] = (ALL, found.everywhere)
+                results[", all positions"] = (ALL, study.everywhere)
             for ending, (positions, into) in results.items():
-                sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **own}
-                made = head_sweep(model, kept, choices.site, positions=positions, **sweep)
-                made.reserve()
-                sweeps.append((name, into, made))
-    for name, into, made in sweeps:
-        if into is found.effects:
-            say(f"{name}: patching {choices.site} on {len(made.prepared.pairs)} pairs ...")
-        into[name] = made.run()
+                sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **shared}
+                runner = head_sweep(model, chosen, choices.site, positions=positions, **sweep)
+                runner.reserve()
+                sweeps.append((name, into, runner))
+    for name, into, runner in sweeps:
+        if into is study.effects:
+            say(f"{name}: patching {choices.site} on {len(runner.prepared.pairs)} pairs ...")
+        into[name] = runner.run()
 
 
 def _file_name(name: str) -> str:
@@ -141,53 +141,53 @@ def _file_name(name: str) -> str:
     return f"{quoted[: LONGEST_FILE_NAME - 33]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _kept(
+def _chosen(
     model: "HookedBLIP",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"],
     name: str,
-    found: Study,
+    study: Study,
     progress: bool,
 ) -> MinimalPairs | None:
     """Return the pairs of a condition; None where there are too few."""
     if replaces_words(corruption):
-        some = [number for number, prompt in enumerate(pairs["corrupt_prompt"]) if prompt is not None]
-        if len(some) < FEWEST:
-            found.note(f"{name}: left out, {len(some)} of {len(pairs)} pairs have a corrupted question.")
+        with_question = [number for number, prompt in enumerate(pairs["corrupt_prompt"]) if prompt is not None]
+        if len(with_question) < FEWEST_PAIRS:
+            study.note(f"{name}: left out, {len(with_question)} of {len(pairs)} pairs have a corrupted question.")
             return None
-        pairs = pairs.select(some)
-    kept = behaviour_filter(model, pairs, corruption, progress=progress) if found.choices.filtered else pairs
-    if len(kept) < FEWEST:
+        pairs = pairs.select(with_question)
+    kept = behaviour_filter(model, pairs, corruption, progress=progress) if study.choices.filtered else pairs
+    if len(kept) < FEWEST_PAIRS:
         why = f"the model answers {len(kept)} of {len(pairs)} pairs as expected (the clean run right, the corrupted "
-        found.note(
+        study.note(
             f"{name}: left out, {why}one otherwise)."
-            if found.choices.filtered
-            else f"{name}: left out, a condition needs {FEWEST} pairs, and there is {len(pairs)}."
+            if study.choices.filtered
+            else f"{name}: left out, a condition needs {FEWEST_PAIRS} pairs, and there is {len(pairs)}."
         )
         return None
     if len(kept) < len(pairs):
-        found.note(f"{name}: {len(kept)} of {len(pairs)} pairs kept (the model answers both versions as expected).")
+        study.note(f"{name}: {len(kept)} of {len(pairs)} pairs kept (the model answers both versions as expected).")
     return kept
 
 
-def _collected(model: "HookedBLIP", found: Study, progress: bool) -> ReportData:
-    """Step 5: what the page shows."""
-    choices = found.choices
+def _collected(model: "HookedBLIP", study: Study, progress: bool) -> ReportData:
+    """Carry out step 5: collect the data of the report."""
+    choices = study.choices
     corruptions = tuple(repr(one) if isinstance(one, Noise) else one for one in choices.corruptions)
     return ReportData.collect(
         model,
-        {name: found.pairs[name] for name in found.conditions},
-        found.conditions,
-        important=found.important,
-        profiles=found.profiles,
-        universal=found.universal,
-        functions=found.functions,
-        labels=[row for task, own in found.labels.items() for row in label_rows(task, own)],
+        {name: study.pairs[name] for name in study.conditions},
+        study.conditions,
+        important=study.important,
+        profiles=study.profiles,
+        universal=study.universal,
+        functions=study.functions,
+        labels=[row for task, labels in study.labels.items() for row in label_rows(task, labels)],
         notes=[
-            *(everywhere(name, found.important[name], own) for name, own in found.important_everywhere.items()),
-            *(agreement(task, own) for task, own in found.comparisons.items()),
-            *(said for task, own in found.labels.items() for said in untested(task, own)),
-            *found.notes,
+            *(everywhere(name, study.important[name], heads) for name, heads in study.important_everywhere.items()),
+            *(agreement(task, compared) for task, compared in study.comparisons.items()),
+            *(note for task, labels in study.labels.items() for note in untested(task, labels)),
+            *study.notes,
         ],
         settings={**asdict(choices), "corruptions": corruptions, "metric": METRIC},
         roles=[str(choices.role)],

@@ -19,81 +19,83 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 
-def statistics(found: Study) -> None:
-    """Heads of each condition, universal ones, layers, and corruptions beside each other."""
-    role = found.choices.role
-    for name in list(found.effects):
-        _one_condition(found, name)
-    conditions = found.conditions
+def statistics(study: Study) -> None:
+    """Compute heads of each condition, universal heads, layers, and the comparison of corruptions."""
+    role = study.choices.role
+    for name in list(study.effects):
+        _one_condition(study, name)
+    conditions = study.conditions
     if not conditions:
         return
     sizes = next(iter(conditions.values())).sizes
-    rules = found.choices.rules(role, sizes["layer"] * sizes["head"], len(conditions))
+    rules = study.choices.rules(role, sizes["layer"] * sizes["head"], len(conditions))
     if len(conditions) > 1:
-        with found.noting("universal heads"), _left_out(found, "universal heads are not looked for"):
+        with study.noting("universal heads"), _left_out(study, "universal heads are not looked for"):
             # Few clusters were noted for each condition already.
             warnings.simplefilter("ignore", FewClusters)
-            found.universal = circuits.universal_heads(conditions, at_least=found.choices.at_least, **rules)
-    for task in dict.fromkeys(found.task_of.values()):
-        own = {name.rpartition(", ")[2]: one for name, one in found.effects.items() if found.task_of[name] == task}
-        shared = set.intersection(*({*one["pair"].values.tolist()} for one in own.values())) if own else set()
-        if len(own) > 1 and len(shared) > 1:
-            with found.noting(task), _left_out(found, f"{task}: corruptions are not compared"):
+            study.universal = circuits.universal_heads(conditions, at_least=study.choices.at_least, **rules)
+    for task in dict.fromkeys(study.task_of.values()):
+        by_corruption = {
+            name.rpartition(", ")[2]: effects for name, effects in study.effects.items() if study.task_of[name] == task
+        }
+        ids = [{*effects["pair"].values.tolist()} for effects in by_corruption.values()]
+        if len(ids) > 1 and len(set.intersection(*ids)) > 1:
+            with study.noting(task), _left_out(study, f"{task}: corruptions are not compared"):
                 warnings.simplefilter("ignore", FewClusters)
-                found.comparisons[task] = circuits.compare_corruptions(own, **rules)
+                study.comparisons[task] = circuits.compare_corruptions(by_corruption, **rules)
 
 
-def _one_condition(found: Study, name: str) -> None:
-    """Heads and layers of one condition, and its heads at all positions; without a gap it is left out, as is noise."""
-    role, effects = found.choices.role, found.effects[name]
-    rules = found.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
-    with found.noting(name), _left_out(found, f"{name}: left out"):
+def _one_condition(study: Study, name: str) -> None:
+    """Compute heads and layers of one condition, also at all positions; it is left out without a gap, as noise is."""
+    role, effects = study.choices.role, study.effects[name]
+    rules = study.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
+    with study.noting(name), _left_out(study, f"{name}: left out"):
         if name.endswith(", noise"):
             read_condition(effects, role, METRIC)
             return
         important = circuits.important_heads(effects, **rules)
-        read = {"role": role, "metric": METRIC, "control": found.choices.control}
-        found.profiles[name] = circuits.layer_profile(effects, **read, seed=found.choices.seed)
-        found.important[name] = important
-        if name in found.everywhere:
-            with _left_out(found, f"{name}, all positions: left out"):
-                every = circuits.important_heads(found.everywhere[name], **{**rules, "role": ALL})
-                found.important_everywhere[name] = every
+        read = {"role": role, "metric": METRIC, "control": study.choices.control}
+        study.profiles[name] = circuits.layer_profile(effects, **read, seed=study.choices.seed)
+        study.important[name] = important
+        if name in study.everywhere:
+            with _left_out(study, f"{name}, all positions: left out"):
+                at_all = circuits.important_heads(study.everywhere[name], **{**rules, "role": ALL})
+                study.important_everywhere[name] = at_all
         return
-    del found.effects[name]
+    del study.effects[name]
 
 
 @contextmanager
-def _left_out(found: Study, what: str) -> Iterator[None]:
-    """Where what cannot be computed becomes a note, so that it costs nothing else."""
+def _left_out(study: Study, what: str) -> Iterator[None]:
+    """Turn a ValueError within into a note, so that the rest of the study goes on."""
     try:
         yield
     except ValueError as error:
-        found.note(f"{what}: {error}.")
+        study.note(f"{what}: {error}.")
 
 
-def functions(model: "HookedBLIP", task: str, found: Study, progress: bool) -> None:
-    """What heads do, on the pairs of the task's first condition; labels where cutting them confirms it."""
-    choices, conditions = found.choices, found.conditions_of(task)
+def functions(model: "HookedBLIP", task: str, study: Study, progress: bool) -> None:
+    """Compute head functions on the pairs of the task's first condition, and labels where knock-outs confirm them."""
+    choices, conditions = study.choices, study.conditions_of(task)
     if not conditions:
         return
-    pairs = found.pairs[conditions[0]]
-    with found.noting(task):
-        found.functions[task] = circuits.head_functions(
-            model, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
+    pairs = study.pairs[conditions[0]]
+    with study.noting(task):
+        study.functions[task] = circuits.head_functions(
+            model, pairs, choices.site, roles=[str(choices.role)], maps=["attention"], progress=progress
         )
-        if heads := _candidates(found, conditions):
-            found.labels[task] = circuits.label_heads(
-                model, pairs, found.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
+        if heads := _candidates(study, conditions):
+            study.labels[task] = circuits.label_heads(
+                model, pairs, study.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
             )
 
 
-def _candidates(found: Study, conditions: list[str]) -> list[tuple[int, int]]:
-    """The heads that matter most in some conditions: significant in one or standing out, the strongest first."""
+def _candidates(study: Study, conditions: list[str]) -> list[tuple[int, int]]:
+    """Return the heads that are significant or stand out in some condition, the strongest first."""
     strength: dict[tuple[int, int], float] = {}
     for name in conditions:
-        frame = found.important[name][["effect", "significant", "two_sigma"]].to_dataframe()
+        frame = study.important[name][["effect", "significant", "two_sigma"]].to_dataframe()
         frame = frame[frame.significant | frame.two_sigma].reset_index()
         for layer, head, effect in zip(frame.layer, frame["head"], frame.effect, strict=True):
             strength[layer, head] = max(strength.get((layer, head), 0.0), abs(effect))
-    return sorted(strength, key=lambda head: -strength[head])[: found.choices.labelled]
+    return sorted(strength, key=lambda head: -strength[head])[: study.choices.labelled]

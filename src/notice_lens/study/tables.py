@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def label_rows(task: str, labels: "xr.Dataset") -> Iterator[Mapping[str, Any]]:
-    """What heads may be called, and what was tested in vain; then what ablating labelled heads together does.
+    """Return rows for labels given and tested in vain, then for labelled heads ablated together.
 
     Args:
-        task: Whose pairs.
-        labels: What `circuits.label_heads` gave.
+        task: Of the pairs.
+        labels: The result of `circuits.label_heads`.
 
     Returns:
         Rows as the page takes them; the evidence begins with the task.
@@ -35,8 +35,8 @@ def label_rows(task: str, labels: "xr.Dataset") -> Iterator[Mapping[str, Any]]:
         one = labels.sel(group=group)
         change, low, high, p, apart = (float(one[f"joint_{name}"]) for name in ("change", "low", "high", "p", "sum"))
         if not np.isnan(change):
-            said = f"{_signed(change)} logits [{_signed(low)}, {_signed(high)}], p {p:.2g}"
-            evidence = {"task": task, "ablated at once": said, "one by one, summed": f"{_signed(apart)} logits"}
+            effect = f"{_signed(change)} logits [{_signed(low)}, {_signed(high)}], p {p:.2g}"
+            evidence = {"task": task, "ablated at once": effect, "one by one, summed": f"{_signed(apart)} logits"}
             heads = "all labelled heads" if group == "all" else f"all heads labelled {group}"
             yield {"task": task, "layer": None, "head": None, "label": heads, "evidence": evidence}
 
@@ -46,7 +46,7 @@ def _signed(value: float) -> str:
 
 
 def untested(task: str, labels: "xr.Dataset") -> list[str]:
-    """Why labels could not be tested, a sentence for each reason."""
+    """Return why labels could not be tested, a sentence for each reason."""
     reasons = Counter(str(row["reason"]) for row in of_candidates(labels) if row.get("testable") is False)
     return [
         f"{task}: {reason} ({count} head{'' if count == 1 else 's'})." for reason, count in reasons.items()
@@ -54,26 +54,26 @@ def untested(task: str, labels: "xr.Dataset") -> list[str]:
 
 
 def agreement(task: str, compared: "xr.Dataset") -> str:
-    """A sentence on what corruptions of a task agree about."""
+    """Return a sentence on the agreement of the corruptions of a task."""
     names = [str(name) for name in compared["corruption"].values]
     ends = [compared[f"spearman_signed{ending}"] for ending in ("", "_low", "_high")]
-    said = [
+    agreements = [
         f"{first} and {second} {rank:.2f} [{low:.2f}, {high:.2f}]".replace("-", MINUS)
         for number, first in enumerate(names)
         for second in names[number + 1 :]
         for rank, low, high in [[float(one.sel(corruption=first, other=second)) for one in ends]]
     ]
     count = f"{compared.attrs['pairs']} pairs, {compared.attrs['clusters']} clusters"
-    return f"{task}: rank agreement of signed effects over heads (Spearman; {count}): {', '.join(said)}."
+    return f"{task}: rank agreement of signed effects over heads (Spearman; {count}): {', '.join(agreements)}."
 
 
 def everywhere(condition: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
-    """A sentence on what is left of a condition's heads where all positions are patched at once.
+    """Return a sentence on a condition's heads where all positions are patched at once.
 
     Args:
         condition: Its name.
-        at_role: What `circuits.important_heads` gave at the role.
-        at_all: What it gave for all positions at once.
+        at_role: The result of `circuits.important_heads` at the role.
+        at_all: Its result for all positions at once.
     """
     from notice_lens.circuits.corruptions import cosine, rank_scores
 
@@ -83,10 +83,10 @@ def everywhere(condition: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> s
     place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
     strongest = at_all.sel(layer=place[0], head=place[1])
     ranks = [rank_scores(each.effect.values.reshape(1, -1), "spearman_signed") for each in (at_role, at_all)]
-    found = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
-    found = found if tested else f"significance {UNTESTED}"
+    counts = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
+    counts = counts if tested else f"significance {UNTESTED}"
     return (
-        f"{condition}, as a check with all positions at once: {found}; strongest "
+        f"{condition}, as a check with all positions at once: {counts}; strongest "
         f"L{place[0]}.H{place[1]}, {with_interval(strongest)} of {at_all.attrs['share_of']} ({at_all.attrs['pairs']} "
         f"pairs, {at_all.attrs['clusters']} clusters); rank agreement with the role {float(cosine(*ranks)[0]):.2f} "
         "(Spearman)."
@@ -97,16 +97,18 @@ def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
     """Return the heads of all conditions in long form; `significant` is empty where it was not tested.
 
     Args:
-        important: What `circuits.important_heads` gave, by condition.
+        important: Results of `circuits.important_heads`, by condition.
     """
     import pandas as pd
 
     parts = []
-    for name, own in important.items():
-        frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
+    for name, table in important.items():
+        frame = table.drop_vars("role", errors="ignore").to_dataframe().reset_index()
         frame["significant"] = frame["significant"].astype("boolean").where(frame["p"].notna())
         frame.insert(0, "condition", name)
-        frame = frame.assign(**{key: own.attrs[key] for key in ("share_of", "pairs", "clusters") if key in own.attrs})
+        frame = frame.assign(
+            **{key: table.attrs[key] for key in ("share_of", "pairs", "clusters") if key in table.attrs}
+        )
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 
@@ -118,14 +120,14 @@ def write_tables(
     labels: Mapping[str, "xr.Dataset"],
     folder: Path,
 ) -> None:
-    """Heads of each condition, universal heads and labels as CSV files, for those who want them in another program.
+    """Write heads of each condition, universal heads and labels as CSV files, for use in other programs.
 
     Args:
-        important: What `circuits.important_heads` gave at the role, by condition.
-        everywhere: What it gave for all positions at once.
-        universal: What `circuits.universal_heads` gave.
-        labels: What `circuits.label_heads` gave, by task.
-        folder: Where to; made where it is missing.
+        important: Results of `circuits.important_heads` at the role, by condition.
+        everywhere: Its results for all positions at once.
+        universal: The result of `circuits.universal_heads`.
+        labels: Results of `circuits.label_heads`, by task.
+        folder: The folder; made if it is missing.
     """
     tables = {"heads": heads_table(important), "labels": labels_table(labels)}
     if everywhere:
@@ -156,16 +158,16 @@ def write_csv(frame: "pd.DataFrame", path: Path) -> None:
 
 
 def labels_table(labels: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
-    """What heads may be called, a row for each head or group, the evidence in columns.
+    """Return the labels of heads, a row for each head or group, the evidence in columns.
 
     Args:
-        labels: What `circuits.label_heads` gave, by task.
+        labels: Results of `circuits.label_heads`, by task.
     """
     import pandas as pd
 
-    rows = [row for task, own in labels.items() for row in label_rows(task, own)]
+    rows = [row for task, candidates in labels.items() for row in label_rows(task, candidates)]
     columns = ["task", "layer", "head", "label", "reason"]
     flat = [{**{name: row.get(name) for name in columns[1:]}, **row["evidence"]} for row in rows]
     more = dict.fromkeys(name for row in flat for name in row if name not in columns)
-    found = pd.DataFrame(flat, columns=[*columns, *more])
-    return found.astype({"layer": "Int64", "head": "Int64"})
+    table = pd.DataFrame(flat, columns=[*columns, *more])
+    return table.astype({"layer": "Int64", "head": "Int64"})

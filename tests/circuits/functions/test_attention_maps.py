@@ -67,6 +67,7 @@ def test_relative_attention_keeps_names_and_sums_to_zero(mini: HookedBLIP, pairs
     assert float(abs(relative.mean(["layer", "head"])).max()) < 1e-12
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_messages(mini: HookedBLIP, pairs: MinimalPairs):
     with pytest.raises(ValueError, match="no dtype of maps 'int8'"):
         circuits.attention_maps(mini, pairs, dtype="int8")

@@ -247,6 +247,7 @@ def test_pairs_without_regions(mini: HookedBLIP):
         ({"site": "text.attn"}, "does not look from words at the image"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_messages_of_models(mini: HookedBLIP, pairs: MinimalPairs, asked: dict, message: str):
     with pytest.raises(ValueError, match=message):
         circuits.head_functions(mini, pairs, progress=False, **asked)

@@ -11,9 +11,15 @@ import xarray as xr
 from known_attention import HEADS, LAYERS, SIDE, attention, boxes
 from notice_lens import circuits
 from notice_lens.circuits.functions import labels as module
-from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
-from notice_lens.circuits.functions.predictions import KINDS, LEAST, Changes, agreements
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout, Knockouts
+from notice_lens.circuits.functions.verdicts import (
+    HEAD_LABELS,
+    INHIBITION,
+    NO_ATTENTION,
+    OUTLIERS,
+    SEGMENTATION,
+    agreements,
+)
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.report.label_rows import label_rows
@@ -61,15 +67,15 @@ def planted(layer: int, inside: str) -> Changes:
     return changes
 
 
-class Planted(Knife):
-    """A knife that finds what was planted, times a sign."""
+class Planted(Knockouts):
+    """A knockouts that finds what was planted, times a sign."""
 
     gap, sign = 4.0, 1.0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         """Needs nothing."""
 
-    def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
+    def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
         return {cut: Changes(*(self.sign * own for own in planted(cut.layer, cut.inside))) for cut in cuts}
 
     def ablated(self, layer: int, head: int, role: str) -> Any:
@@ -84,10 +90,10 @@ CANDIDATES = [LOOKS, SHUNS, KEEPS_AWAY, (0, 0)]
 
 @pytest.fixture
 def labelled(mini: HookedBLIP, pairs: MinimalPairs, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Labels of the candidates by a knife."""
+    """Labels of the candidates by a knockouts."""
 
-    def label(functions: xr.Dataset, knife: type) -> xr.Dataset:
-        monkeypatch.setattr(module, "Knife", knife)
+    def label(functions: xr.Dataset, knockouts: type) -> xr.Dataset:
+        monkeypatch.setattr(module, "Knockouts", knockouts)
         return circuits.label_heads(mini, pairs, functions, CANDIDATES)
 
     return label
@@ -107,9 +113,9 @@ def test_labels_are_given_where_the_prediction_holds(functions: xr.Dataset, labe
     at, beside = (functions[f"{where}_mass"].isel(place).item() for where in ("outlier", "ordinary"))
     cut = [own[:, KEEPS_AWAY[1]].mean() for own in planted(KEEPS_AWAY[0], AT_OUTLIERS)]
     contrast = found.agreement.sel(kind=OUTLIERS, test="contrast")[2].item()
-    assert contrast == pytest.approx(cut[0] / max(at, LEAST) - cut[1] / beside)
+    assert contrast == pytest.approx(cut[0] / max(at, NO_ATTENTION) - cut[1] / beside)
     assert found.verdict.values[3, 0].startswith("its attention does not show it: rank (AUROC 0.")
-    assert found.group.values.tolist() == [*KINDS, "all"]
+    assert found.group.values.tolist() == [*HEAD_LABELS, "all"]
     assert found.joint_change.values.tolist() == [0.25, 0.25, 0.25, 0.75]
     assert found.joint_sum.sel(group="all").item() == pytest.approx(-0.5 + 0.4 - 0.3, abs=0.02)
     assert found.joint_heads.sel(group="all").item() == "L0.H1 at role0, L1.H3 at role0, L1.H6 at role0"
@@ -125,7 +131,7 @@ def test_no_label_where_the_sign_is_the_other(functions: xr.Dataset, labelled: A
 
 def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, labelled: Any):
     class Alike(Planted):
-        def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
+        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
             noise = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
             quiet = Changes(noise - 0.5, noise[::-1], noise - 0.5)
             return dict.fromkeys(cuts, quiet)
@@ -138,7 +144,7 @@ def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, l
 
 def test_each_prediction_is_needed(functions: xr.Dataset, labelled: Any):
     class Unharmed(Planted):
-        def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
+        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
             return {cut: own._replace(ablated=-own.ablated) for cut, own in super().changes(cuts).items()}
 
     found = labelled(functions, Unharmed)
@@ -207,6 +213,7 @@ def test_agreements_are_worked_out_by_hand():
         ({"n_flips": 9}, "with n_flips=9 no p-value can pass .* n_flips=20 can"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_messages(mini: HookedBLIP, functions: xr.Dataset, pairs: MinimalPairs, changes: dict, message: str):
     with pytest.raises(ValueError, match=message):
         circuits.label_heads(mini, pairs, functions, **{"heads": [LOOKS], **changes})
@@ -258,8 +265,8 @@ def test_cuts_are_those_of_hooks(mini: HookedBLIP, pairs: MinimalPairs, inside: 
     masks, spans = few.patch_masks(mini), few.token_spans(mini)
     background = np.stack([(~mask["object"] & ~mask["distractor"])[1:].numpy() for mask in masks])
     outlier = background & (np.arange(64) % 7 == 0) & (np.arange(5) != 2)[:, None]
-    cut = Cut(1, "correct", inside)
-    found = Knife(mini, few, own.assign(outlier=own.outlier.copy(data=outlier)), "zero", progress=False)
+    cut = Knockout(1, "correct", inside)
+    found = Knockouts(mini, few, own.assign(outlier=own.outlier.copy(data=outlier)), "zero", progress=False)
     changes = found.changes([cut])[cut]
     tested = []
     for number in range(5):

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from notice_lens import circuits
-from notice_lens.circuits.functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
-from notice_lens.circuits.functions.predictions import KINDS
+from notice_lens.circuits.functions.verdicts import HEAD_LABELS, INHIBITION, OUTLIERS, SEGMENTATION
 from notice_lens.report.label_rows import label_rows
 from planted_looking import Head, Looks, Says, looking, looking_pairs
 
@@ -24,7 +23,7 @@ class Design(NamedTuple):
         heads: Those that do something.
         says: What patches say.
         label: That `HEAD` gets.
-        verdicts: How the verdict on each label begins, in the order of `KINDS`.
+        verdicts: How the verdict on each label begins, in the order of `HEAD_LABELS`.
         ratio: Attention at the object, or at outliers, over an even share: between these two.
     """
 
@@ -86,11 +85,11 @@ def test_each_is_described_as_it_is_built(name: str):
     for verdict, start in zip(labels.verdict.values[0], design.verdicts, strict=True):
         assert verdict.startswith(start)
     rows = label_rows(labels)
-    assert [row["label"] for row in rows] == [kind if kind == design.label else None for kind in KINDS]
+    assert [row["label"] for row in rows] == [kind if kind == design.label else None for kind in HEAD_LABELS]
     assert all((row["layer"], row["head"], row["task"]) == (*HEAD, "looking") for row in rows)
     for row, verdict in zip(rows, labels.verdict.values[0], strict=True):
         assert "reason" not in row if verdict == "given" else row["reason"].endswith(verdict)
-    evidence = rows[KINDS.index(design.label) if design.label else 0]["evidence"]
+    evidence = rows[HEAD_LABELS.index(design.label) if design.label else 0]["evidence"]
     low, high = (evidence[f"attention_ratio_{end}"] for end in ("low", "high"))
     assert design.ratio[0] <= low <= evidence["attention_ratio"] <= high <= design.ratio[1]
     if design.label:

@@ -1,11 +1,11 @@
-"""Cutting heads: what becomes of the clean answer without some of a head's attention, or without the head."""
+"""Attention knock-outs: the clean answer without some of a head's attention, or without the head."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from notice_lens.circuits.functions.predictions import Changes
 from notice_lens.circuits.functions.scores import BACKGROUND, region_masks
 from notice_lens.coco import run_lengths
 from notice_lens.models.protocol import image_stream
@@ -19,8 +19,26 @@ if TYPE_CHECKING:
 AT_OUTLIERS, BESIDE_OUTLIERS = "patches: outliers", "patches: others outside the regions"
 
 
-class Cut(NamedTuple):
-    """What is cut in every head of a layer.
+class Changes(NamedTuple):
+    """Changes of the logit difference when attention of heads of one layer is knocked out, by pair.
+
+    Attributes:
+        inside: Attention knocked out inside the region, or at outliers.
+        outside: Attention knocked out at all other patches, or at all others outside the regions.
+        ablated: The head ablated.
+    """
+
+    inside: Float[np.ndarray, "pair head"]
+    outside: Float[np.ndarray, "pair head"]
+    ablated: Float[np.ndarray, "pair head"]
+
+    def take(self, pairs: Float[np.ndarray, " pair"] | np.ndarray) -> "Changes":
+        """Return the changes of some pairs."""
+        return Changes(*(values[pairs] for values in self))
+
+
+class Knockout(NamedTuple):
+    """Attention that is set to zero, in every head of a layer in turn.
 
     Attributes:
         layer: Which layer.
@@ -34,12 +52,12 @@ class Cut(NamedTuple):
 
     @property
     def outside(self) -> str:
-        """The name of the patches that it is held against."""
+        """Return the name of the patches that it is compared with."""
         return BESIDE_OUTLIERS if self.inside == AT_OUTLIERS else f"patches: outside {self.inside}"
 
 
-class Knife:
-    """Cuts heads of one attention and measures, in the clean run, the change of the logit difference.
+class Knockouts:
+    """Knocks out attention of heads and measures, in the clean run, the change of the logit difference.
 
     Args:
         model: The model.
@@ -66,57 +84,60 @@ class Knife:
         self.pairs = _with_patches(model, pairs, functions)
         self.gap = np.nan
 
-    def changes(self, cuts: Sequence[Cut]) -> dict[Cut, Changes]:
-        """Changes of every head of each cut's layer, NaN for pairs that have no such role or region."""
-        looks: dict[str, Any] = {}
+    def changes(self, knockouts: Sequence[Knockout]) -> dict[Knockout, Changes]:
+        """Return changes for every head of each knock-out's layer, NaN for pairs that have no such role or region."""
+        edits: dict[str, Any] = {}
         ablations: dict[str, Any] = {}
-        for cut in cuts:
+        for knockout in knockouts:
             for head in range(self.n_heads):
-                for side in (cut.inside, cut.outside):
-                    looks[_name(cut, head, side)] = self._look(cut, head, side)
-                ablations[_name(cut, head)] = self.ablated(cut.layer, head, cut.role)
+                for side in (knockout.inside, knockout.outside):
+                    edits[_name(knockout, head, side)] = self._without(knockout, head, side)
+                ablations[_name(knockout, head)] = self.ablated(knockout.layer, head, knockout.role)
         # Apart, since a sweep with edits of patterns takes no means.
-        found = self.measure(looks) | self.measure(ablations)
+        changes = self.measure(edits) | self.measure(ablations)
         return {
-            cut: Changes(
+            knockout: Changes(
                 *(
-                    np.stack([found[_name(cut, head, side)] for head in range(self.n_heads)], axis=-1)
-                    for side in (cut.inside, cut.outside, None)
+                    np.stack([changes[_name(knockout, head, side)] for head in range(self.n_heads)], axis=-1)
+                    for side in (knockout.inside, knockout.outside, None)
                 )
             )
-            for cut in cuts
+            for knockout in knockouts
         }
 
     def measure(self, variants: Mapping[str, Any]) -> dict[str, Any]:
-        """Changes [pair] of each variant, in logits."""
+        """Return the changes of each variant, [pair], in logits."""
         from notice_lens.patching import run_variants
+        from notice_lens.patching.results import gap
 
         if not variants:
             return {}
         settings = {"metrics": "logit_diff_change", "direction": "noise", **self.options}
         effects = run_variants(self.model, self.pairs, dict(variants), **settings)
-        self.gap = float((effects["logit_diff_clean"] - effects["logit_diff_corrupt"]).mean())
+        self.gap = float(gap(effects, direction="denoise").mean())
         return dict(zip(variants, effects["logit_diff_change"].values.astype(float).T, strict=True))
 
     def ablated(self, layer: int, head: int, role: str) -> Any:
-        """A head without what it writes at a role."""
+        """Return the edit that ablates a head at a role."""
         from notice_lens.patching import Edit
 
         return Edit(f"{self.module}.z", layer=layer, head=head, positions=role, source=self.ablation)
 
-    def _look(self, cut: Cut, head: int, side: str) -> Any:
+    def _without(self, knockout: Knockout, head: int, side: str) -> Any:
         from notice_lens.patching import Edit
 
-        return Edit(f"{self.module}.pattern", layer=cut.layer, head=head, positions=cut.role, keys=side, source="zero")
+        return Edit(
+            f"{self.module}.pattern", layer=knockout.layer, head=head, positions=knockout.role, keys=side, source="zero"
+        )
 
 
-def _name(cut: Cut, head: int, side: str | None = None) -> str:
-    """A variant's name; ablations are the same for all regions."""
-    return f"L{cut.layer}.H{head} {cut.role}" + (f" | {side}" if side else "")
+def _name(knockout: Knockout, head: int, side: str | None = None) -> str:
+    """Return a variant's name; ablations are the same for all regions."""
+    return f"L{knockout.layer}.H{head} {knockout.role}" + (f" | {side}" if side else "")
 
 
 def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
-    """The pairs with further regions, patch by patch: what is outside each region, outliers, and other patches."""
+    """Return the pairs with further regions, patch by patch: outside each region, outliers, and other patches."""
     grid = pairs.layout(model).grid(image_stream(model.cfg))
     masks = region_masks(model, pairs, functions["region"].values.tolist() or None)
     outlier = functions["outlier"].values
@@ -125,7 +146,7 @@ def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dat
     aside = ~np.any([*things, outlier], axis=0)
     further |= {AT_OUTLIERS: outlier, BESIDE_OUTLIERS: aside & outlier.any(-1, keepdims=True)}
     rows = [
-        [*own, *({"region": name, **run_lengths(mask[pair].reshape(grid))} for name, mask in further.items())]
-        for pair, own in enumerate(pairs["clean_regions"])
+        [*regions, *({"region": name, **run_lengths(mask[pair].reshape(grid))} for name, mask in further.items())]
+        for pair, regions in enumerate(pairs["clean_regions"])
     ]
     return pairs.with_column("clean_regions", rows)

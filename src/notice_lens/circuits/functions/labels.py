@@ -4,7 +4,7 @@
    and by amount, at the role and region where that is clearest; and where it looks at all: what the label is about has
    at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
-   other heads of its layer. `predictions.py` says what each label predicts, with its sign.
+   other heads of its layer. `verdicts.py` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
    effect of interest, a share of the gap between clean and corrupted runs. A label's p-value is the largest of the
    four, since it claims all of them (an intersection-union test, Berger 1982). False discoveries are controlled over
@@ -16,151 +16,44 @@ cuts; the first says nothing of the second, but which role and region are cut is
 no function: the tests may lack power.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.functions.predictions import (
-    INHIBITION,
-    KINDS,
-    LEAST,
-    OUTLIERS,
-    SCORES,
-    SEGMENTATION,
-    TESTS,
-    Changes,
-    agreements,
-)
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout, Knockouts
+from notice_lens.circuits.functions.maps import MapKind
 from notice_lens.circuits.functions.scores import (
     AMOUNT,
     BACKGROUND,
-    MIN_CLUSTERS,
     NO_REGIONS,
     OUTLIER_AMOUNT,
     p_names,
     too_few,
 )
-from notice_lens.errors import one_of
-from notice_lens.stats.clusters import clusters_of
+from notice_lens.circuits.functions.verdicts import (
+    HEAD_LABELS,
+    INHIBITION,
+    NO_ATTENTION,
+    OF_ATTENTION,
+    OUTLIERS,
+    SCORES,
+    SEGMENTATION,
+    TESTS,
+    Claim,
+    Verdicts,
+    agreements,
+    not_testable,
+)
+from notice_lens.errors import names_among, one_of
+from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of
 from notice_lens.stats.mean_tests import MeanTests
-from notice_lens.stats.nulls import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
-
-
-GIVEN = "given"
-OF_ATTENTION = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "q_attention")
-OF_CLAIM = ("cut_inside", "cut_outside", "ablation", "p_causal", "q_causal")
-OF_TEST = ("agreement", "low", "high", "p")
-
-
-class Claim(NamedTuple):
-    """A label that a head's attention suggests.
-
-    Attributes:
-        candidate: Its number among the candidates.
-        head: Its number in the layer.
-        kind: The label.
-        cut: What to cut.
-    """
-
-    candidate: int
-    head: int
-    kind: str
-    cut: Cut
-
-
-class Verdicts:
-    """Claims and their evidence, candidate by candidate and label by label.
-
-    Args:
-        candidates: Layer and head of each.
-    """
-
-    def __init__(self, candidates: Sequence[tuple[int, int]]) -> None:
-        self.candidates, shape = candidates, (len(candidates), len(KINDS))
-        self.words = {name: np.full(shape, "", object) for name in ("verdict", "role", "region")}
-        self.numbers = {name: np.full(shape, np.nan) for name in (*OF_ATTENTION, *OF_CLAIM)}
-        self.numbers |= {name: np.full((*shape, len(TESTS)), np.nan) for name in OF_TEST}
-        self.n_pairs = np.zeros(shape, int)
-
-    def refuse(self, candidate: int, kind: str, verdict: str) -> None:
-        """Record why there is no label."""
-        self.words["verdict"][candidate, KINDS.index(kind)] = verdict
-
-    def attend(self, candidate: int, kind: str, cut: Cut, numbers: Mapping[str, float]) -> None:
-        """Record the role and region where the attention is clearest, and its numbers, those of `OF_ATTENTION`."""
-        place = candidate, KINDS.index(kind)
-        self.words["role"][place] = cut.role
-        self.words["region"][place] = "" if cut.inside == AT_OUTLIERS else cut.inside
-        for name, value in numbers.items():
-            self.numbers[name][place] = value
-
-    def put(self, claim: Claim, numbers: Mapping[str, Any], reason: str) -> None:
-        """Record a claim's evidence, or the reason why there is none."""
-        place = self._place(claim)
-        self.n_pairs[place] = numbers["n_pairs"]
-        for name, value in numbers.items():
-            if name != "n_pairs":
-                self.numbers[name][place] = value
-        if reason:
-            self.words["verdict"][place] = not_testable([reason])
-
-    def decide(self, alpha: float) -> None:
-        """Corrects p-values over all claims, and gives labels or says what fails.
-
-        Args:
-            alpha: Rate of false discoveries.
-        """
-        p = self.numbers["p_causal"]
-        tested = ~np.isnan(p)
-        if tested.any():
-            self.numbers["q_causal"][tested] = over_heads(p[tested])
-        for place in zip(*np.nonzero(tested), strict=True):
-            q = self.numbers["q_causal"][place]
-            failed = [
-                f"{test} (p = {own:.2g})" for test, own in zip(TESTS, self.numbers["p"][place], strict=True)
-                if own > alpha
-            ]  # fmt: skip
-            why = f"what it predicts fails: {', '.join(failed)}" if failed else f"q = {q:.2g} over all claims"
-            self.words["verdict"][place] = GIVEN if q <= alpha else why
-
-    def given(self, claim: Claim) -> bool:
-        """Whether a claim became a label."""
-        return self.words["verdict"][self._place(claim)] == GIVEN
-
-    def _place(self, claim: Claim) -> tuple[int, int]:
-        return claim.candidate, KINDS.index(claim.kind)
-
-    def dataset(self) -> "xr.Dataset":
-        """All of it, with names."""
-        import xarray as xr
-
-        given = self.words["verdict"] == GIVEN
-        q = np.where(given, self.numbers["q_causal"], np.inf)
-        labels = [KINDS[own.argmin()] if own.min() < np.inf else "" for own in q]
-        layers, heads = ([own[place] for own in self.candidates] for place in (0, 1))
-        variables: dict[str, Any] = {"label": ("candidate", np.array(labels, object))}
-        variables |= {name: (("candidate", "kind"), own) for name, own in self.words.items()}
-        variables["n_pairs"] = (("candidate", "kind"), self.n_pairs)
-        dims = ("candidate", "kind", "test")
-        variables |= {name: (dims[: own.ndim], own) for name, own in self.numbers.items()}
-        coords = {
-            "layer": ("candidate", np.array(layers, int)), "head": ("candidate", np.array(heads, int)),
-            "kind": np.array(KINDS, object), "test": np.array(TESTS, object),
-        }  # fmt: skip
-        return xr.Dataset(variables, coords)
-
-
-def not_testable(reasons: Sequence[str]) -> str:
-    """The verdict where there is nothing to test."""
-    return f"not testable: {'; '.join(reasons)}"
 
 
 NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
@@ -182,9 +75,9 @@ def label_heads(
     functions: "xr.Dataset",
     heads: Iterable[tuple[int, int]],
     *,
-    maps: str = "attention",
-    regions: Any = None,
-    ablation: str = "mean",
+    maps: MapKind = "attention",
+    regions: str | Sequence[str] | None = None,
+    ablation: Literal["mean", "zero"] = "mean",
     alpha: float = 0.05,
     smallest_effect: float = 0.002,
     n_flips: int = 9999,
@@ -199,7 +92,7 @@ def label_heads(
     Args:
         model: The model.
         pairs: The pairs that `functions` is of.
-        functions: What `head_functions` gave for them.
+        functions: The result of `head_functions` for them.
         heads: (layer, head) of each candidate.
         maps: Which kind of map shows the attention.
         regions: Which regions a label can be about; None takes all but `distractor` and `background`, which the answer
@@ -233,41 +126,45 @@ def label_heads(
     verdicts = Verdicts(_candidates(heads, functions))
     scores = _scores(pairs, functions, maps, regions, ablation)
     claims = _claims(scores, alpha, n_flips, verdicts)
-    knife = Knife(model, pairs, functions, ablation, **options)
+    knockouts = Knockouts(model, pairs, functions, ablation, **options)
     means = MeanTests(clusters_of(pairs), n_flips, n_resamples, np.random.default_rng(seed))
-    changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
+    changes = knockouts.changes(list(dict.fromkeys(claim.knockout for claim in claims)))
+    least = smallest_effect * abs(knockouts.gap)
     for claim in claims:
-        verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))
+        verdicts.put(claim, *_evidence(claim, changes[claim.knockout], scores, means, least))
     verdicts.decide(alpha)
     settings = {
         "maps": maps, "ablation": f"by {ablation}", "alpha": alpha, "n_flips": n_flips, "seed": seed,
         "smallest_effect": smallest_effect, "smallest_ratio": functions.attrs["smallest_ratio"],
     }  # fmt: skip
     of_pairs = {"site": functions.attrs["site"], "task": functions.attrs.get("task", "")}
-    attrs = {**of_pairs, **settings, "gap": knife.gap, **IN_WORDS}
-    return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knife, means)).assign_attrs(attrs)
+    attrs = {**of_pairs, **settings, "gap": knockouts.gap, **IN_WORDS}
+    return verdicts.dataset().merge(_jointly(verdicts, claims, changes, knockouts, means)).assign_attrs(attrs)
 
 
 def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
-    found = [(int(layer), int(head)) for layer, head in heads]
-    for layer, head in found:
+    candidates = [(int(layer), int(head)) for layer, head in heads]
+    for layer, head in candidates:
         for dim, number in (("layer", layer), ("head", head)):
             if number not in functions[dim].values:
                 raise ValueError(f"{dim} {number} asked for; the functions are of {functions[dim].values.tolist()}")
-    if len(set(found)) < len(found):
-        raise ValueError(f"heads {found} asked for; expected each once")
-    return found
+    if len(set(candidates)) < len(candidates):
+        raise ValueError(f"heads {candidates} asked for; expected each once")
+    return candidates
 
 
 def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
-    """The functions at the kind of map and the regions asked for."""
+    """Return the functions at the kind of map and the regions asked for."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
         raise ValueError("the functions are of other pairs: head_functions(model, pairs) makes those of these")
     if maps not in functions["maps"].values:
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):
         raise ValueError(one_of("ablation", ablation, ("mean", "zero")))
-    return functions.sel(maps=maps, region=_regions(functions, regions))
+    known = functions["region"].values.tolist()
+    if regions is None:
+        regions = [name for name in known if name not in NOT_OF_THE_ANSWER]
+    return functions.sel(maps=maps, region=names_among("region of these functions", regions, known))
 
 
 def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
@@ -279,38 +176,27 @@ def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
         )
 
 
-def _regions(functions: "xr.Dataset", asked: Any) -> list[str]:
-    known = functions["region"].values.tolist()
-    if asked is None:
-        return [name for name in known if name not in NOT_OF_THE_ANSWER]
-    chosen = [asked] if isinstance(asked, str) else list(asked)
-    for name in chosen:
-        if name not in known:
-            raise ValueError(one_of("region of these functions", name, known))
-    return chosen
-
-
 def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts) -> list[Claim]:
-    """What attention suggests: for each head and label the role and region where it is clearest."""
-    found = []
+    """Return the claims that attention suggests: by head and label, at the role and region where it is clearest."""
+    claims = []
     for number, (layer, head) in enumerate(verdicts.candidates):
         of_head = scores.sel(layer=layer, head=head)
-        for kind in KINDS:
+        for kind in HEAD_LABELS:
             at = _clearest(of_head, kind)
             if at is None:
                 verdicts.refuse(number, kind, not_testable(_reasons(scores, kind)))
                 continue
             region = AT_OUTLIERS if kind == OUTLIERS else str(at["region"].item())
-            cut = Cut(layer, str(at["role"].item()), region)
+            knockout = Knockout(layer, str(at["role"].item()), region)
             ratio = (float(at[name]) for name in _amount(kind)[:3])
             q = float(at[f"q_{SCORES[kind]}"])
-            verdicts.attend(number, kind, cut, dict(zip(OF_ATTENTION, (*ratio, q), strict=True)))
+            verdicts.attend(number, kind, knockout, dict(zip(OF_ATTENTION, (*ratio, q), strict=True)))
             if missing := _missing(at, kind, alpha, scores.attrs["smallest_ratio"]):
                 verdicts.refuse(number, kind, f"its attention does not show it: {missing}")
             else:
-                found.append(Claim(number, head, kind, cut))
-    _refuse_coarse(len(found), n_flips, alpha)
-    return found
+                claims.append(Claim(number, head, kind, knockout))
+    _refuse_coarse(len(claims), n_flips, alpha)
+    return claims
 
 
 def _clearest(of_head: "xr.Dataset", kind: str) -> "xr.Dataset | None":
@@ -388,51 +274,59 @@ def _evidence(
     if not len(there) or changes.inside.shape[1] < 2:
         return numbers, NO_REGIONS if not len(there) else "there is no other head in its layer"
     raw = zip(("cut_inside", "cut_outside", "ablation"), changes, strict=True)
-    numbers |= {name: own[:, claim.head].mean() for name, own in raw}
+    numbers |= {name: change[:, claim.head].mean() for name, change in raw}
     n_clusters = len(set(labels.tolist()))
-    if n_clusters < MIN_CLUSTERS:
+    if n_clusters < ENOUGH_CLUSTERS:
         return numbers, too_few(n_clusters)
     # Contrast and peers compare; how large an effect is, the cut and the ablation say.
     masses, bounds = None, least * np.isin(TESTS, ("cut", "ablation"))
     if claim.kind == OUTLIERS:
-        at = scores.sel(role=claim.cut.role, layer=claim.cut.layer)
+        at = scores.sel(role=claim.knockout.role, layer=claim.knockout.layer)
         masses = (at["outlier_mass"].values, at["ordinary_mass"].values)
-        bounds[TESTS.index("cut")] *= max(masses[0][claim.head], LEAST)
+        bounds[TESTS.index("cut")] *= max(masses[0][claim.head], NO_ATTENTION)
     values = agreements(claim.kind, changes, claim.head, masses)
     p = means.p(values - bounds[:, None], there)
-    low, high = zip(*(means.interval(own, there) for own in values), strict=True)
+    low, high = zip(*(means.interval(change, there) for change in values), strict=True)
     tested = {"agreement": values.mean(-1), "low": low, "high": high, "p": p, "p_causal": p.max()}
     return numbers | tested, ""
 
 
 def _jointly(
-    verdicts: Verdicts, claims: Sequence[Claim], changes: dict[Cut, Changes], knife: Knife, means: MeanTests
+    verdicts: Verdicts,
+    claims: Sequence[Claim],
+    changes: dict[Knockout, Changes],
+    knockouts: Knockouts,
+    means: MeanTests,
 ) -> "xr.Dataset":
-    """All heads of a label ablated at once, and all that have any; each at the role that its label is about."""
+    """Ablate all heads of a label at once, and all labelled heads; each at the role that its label is about."""
     import xarray as xr
 
     given = [claim for claim in claims if verdicts.given(claim)]
-    groups = {kind: [claim for claim in given if claim.kind == kind] for kind in KINDS}
-    groups = {kind: own for kind, own in groups.items() if own} | ({"all": given} if given else {})
+    groups = {kind: [claim for claim in given if claim.kind == kind] for kind in HEAD_LABELS}
+    groups = {kind: members for kind, members in groups.items() if members} | ({"all": given} if given else {})
     places = {
-        group: list(dict.fromkeys((claim.cut.layer, claim.head, claim.cut.role) for claim in own))
-        for group, own in groups.items()
+        group: list(dict.fromkeys((claim.knockout.layer, claim.head, claim.knockout.role) for claim in members))
+        for group, members in groups.items()
     }
-    found = knife.measure({group: [knife.ablated(*place) for place in own] for group, own in places.items()})
+    changed = knockouts.measure(
+        {group: [knockouts.ablated(*place) for place in members] for group, members in places.items()}
+    )
     single = {
-        (claim.cut.layer, claim.head, claim.cut.role): changes[claim.cut].ablated[:, claim.head] for claim in given
+        (claim.knockout.layer, claim.head, claim.knockout.role): changes[claim.knockout].ablated[:, claim.head]
+        for claim in given
     }
     columns: dict[str, list[Any]] = {f"joint_{name}": [] for name in ("change", "low", "high", "p", "sum", "heads")}
-    for group, own in places.items():
-        together, apart = found[group], np.sum([single[place] for place in own], axis=0)
+    for group, members in places.items():
+        together, apart = changed[group], np.sum([single[place] for place in members], axis=0)
         there = np.flatnonzero(~np.isnan(together) & ~np.isnan(apart))
         low, high = means.interval(together[there], there)
         p = means.p(together[None, there], there, two_sided=True)[0]
-        names = ", ".join(f"L{layer}.H{head} at {role}" for layer, head, role in own)
+        names = ", ".join(f"L{layer}.H{head} at {role}" for layer, head, role in members)
         row = (together[there].mean(), low, high, p, apart[there].mean(), names)
         for column, value in zip(columns.values(), row, strict=True):
             column.append(value)
     variables = {
-        name: ("group", np.array(own, object if name == "joint_heads" else float)) for name, own in columns.items()
+        name: ("group", np.array(members, object if name == "joint_heads" else float))
+        for name, members in columns.items()
     }
     return xr.Dataset(variables, {"group": np.array(list(groups), object)})

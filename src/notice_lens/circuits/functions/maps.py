@@ -11,7 +11,7 @@ Positions that are no image, such as the class token, are kept apart, in `class_
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from notice_lens.errors import one_of
+from notice_lens.errors import names_among, one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.layout import Layout
 from notice_lens.models.protocol import axes
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching import Site
 
-KINDS = ("attention", "value_weighted")
+MapKind = Literal["attention", "value_weighted"]
+MAP_KINDS: tuple[MapKind, ...] = ("attention", "value_weighted")
 
 
 @one_thread_at_a_time
@@ -44,12 +45,12 @@ def attention_maps(
     pairs: "MinimalPairs",
     site: "Site | str | None" = None,
     *,
-    roles: Any = None,
-    maps: Any = KINDS,
-    image: str = "clean",
-    prompt: str = "clean",
+    roles: str | Sequence[str] | None = None,
+    maps: MapKind | Sequence[MapKind] = MAP_KINDS,
+    image: Literal["clean", "corrupt", "donor"] = "clean",
+    prompt: Literal["clean", "corrupt", "donor"] = "clean",
     batch_size: int = 32,
-    dtype: Any = "float32",
+    dtype: Literal["float16", "float32", "float64"] = "float32",
     progress: bool = True,
 ) -> "xr.Dataset":
     """Return where every head looks, for every pair: one run of the model over all pairs.
@@ -142,7 +143,7 @@ class _ImagePositions(NamedTuple):
 
 
 def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
-    """A map minus the mean map of all heads of all layers: for the eye alone.
+    """Return maps minus the mean map of all heads of all layers: for the eye alone.
 
     It sums to zero over heads, so that beside a few heads that look at an object even a uniform head shows less of it
     than the mean and looks as if it shunned it. No test here reads it.
@@ -160,7 +161,7 @@ def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
 
 
 def check_site(model: "HookedBLIP", site: "Site | str | None") -> "Site":
-    """The pattern of an attention from words to the image, as a site; None is the model's own.
+    """Return the pattern of an attention from words to the image, as a site; None is the model's own.
 
     Raises:
         ValueError: It looks from something else, or at something else.
@@ -186,12 +187,9 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
 
     if str(dtype) not in DTYPES:
         raise ValueError(one_of("dtype of maps", dtype, DTYPES))
-    kinds = [maps] if isinstance(maps, str) else list(maps)
-    for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(one_of("kind of map", kind, KINDS))
+    kinds = names_among("kind of map", maps, MAP_KINDS)
     if not kinds:
-        raise ValueError(f"no kinds of map given; there are {', '.join(KINDS)}")
+        raise ValueError(f"no kinds of map given; there are {', '.join(MAP_KINDS)}")
     return kinds
 
 
@@ -219,7 +217,7 @@ def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
 def _role_weights(
     spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
 ) -> Float[Tensor, "pair role query"]:
-    """Return weights that take the mean over each role's tokens; NaN where a pair has no such role."""
+    """Return the weights of the mean over each role's tokens; NaN where a pair has no such role."""
     mean = torch.zeros(len(spans), len(names), pattern.shape[-2], dtype=torch.float32)
     for pair, own in enumerate(spans):
         for number, name in enumerate(names):
@@ -234,19 +232,19 @@ def _role_weights(
 def _weighted(
     model: "HookedBLIP", leaf: str, cache: Any, mean: Tensor, kinds: Sequence[str]
 ) -> Float[Tensor, "kind pair role head key"]:
-    """The maps of one layer, of each kind."""
+    """Return the maps of one layer, of each kind."""
     pattern = einsum(cache[leaf].float(), mean, "pair head query key, pair role query -> pair role head key")
     scaled = [pattern if kind == "attention" else pattern * _value_norms(model, leaf, cache)[:, None] for kind in kinds]
     return torch.stack(scaled)
 
 
 def _values_of(leaf: str) -> str:
-    """The hook point of the values that a pattern mixes."""
+    """Return the hook point of the values that a pattern mixes."""
     return leaf.replace("hook_pattern", "hook_v")
 
 
 def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "pair head key"]:
-    """Norm of what each head writes for each patch where its attention is 1, by the Gram matrix of its W_O."""
+    """Return the norm of what each head writes for a patch at an attention of 1, by the Gram matrix of its W_O."""
     W_O = model.attention_of(leaf).W_O.float()
     gram = einsum(W_O, W_O, "head d_head d_model, head other d_model -> head d_head other")
     v = cache[_values_of(leaf)].float()
@@ -257,7 +255,7 @@ def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "p
 def _dataset(
     weight: Any, aside: Any, norm: Any, pairs: "MinimalPairs", labels: Any, attrs: dict[str, Any]
 ) -> "xr.Dataset":
-    """The arrays with their names."""
+    """Return the arrays with their names."""
     import xarray as xr
 
     kinds, roles = labels

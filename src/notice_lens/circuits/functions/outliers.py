@@ -110,7 +110,7 @@ def _flipped(lost: Float[np.ndarray, "pair head"], labels: Int[np.ndarray, " pai
 def _within(
     maps: Float[np.ndarray, "pair head patch"], outside: Bool[np.ndarray, "pair patch"]
 ) -> tuple[Float[np.ndarray, "pair head patch"], Float[np.ndarray, "pair head patch"]]:
-    """Of the patches outside the regions: rank, 0 to 1, and weight over their mean; elsewhere without meaning."""
+    """Return rank, 0 to 1, and weight over the mean of patches outside the regions; elsewhere without meaning."""
     from scipy.stats import rankdata
 
     n_outside = np.maximum(outside.sum(-1), 1)[:, None, None]

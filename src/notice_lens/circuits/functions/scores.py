@@ -30,13 +30,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from notice_lens.circuits.functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
-from notice_lens.circuits.functions.maps import KINDS, attention_maps
+from notice_lens.circuits.functions.maps import MAP_KINDS, MapKind, attention_maps
 from notice_lens.circuits.functions.outliers import OUTLIER_FACTOR, avoidance, outlier_patches
-from notice_lens.errors import one_of
+from notice_lens.errors import names_among
 from notice_lens.models.protocol import image_stream
-from notice_lens.stats.clusters import clusters_of, members
+from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of, members
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
-from notice_lens.stats.nulls import over_heads
+from notice_lens.stats.nulls import over_tests
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,9 +47,7 @@ if TYPE_CHECKING:
 
 SMALLEST_EFFECT = 0.1
 """Share of the room beyond the null below which nobody would call it a function."""
-MIN_CLUSTERS = 15
-"""Independent images below which nothing is tested."""
-LABELS = ("segmentation", "avoidance", "outlier")
+SCORED_LABELS = ("segmentation", "avoidance", "outlier")
 AMOUNT = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "attention_expected")
 OUTLIER_AMOUNT = ("outlier_attention", "outlier_attention_low", "outlier_attention_high", "outlier_expected")
 
@@ -78,15 +76,15 @@ class Table:
         self.count, self.reason = np.zeros(self.shape, int), np.full(self.shape, "", object)
 
     def put(self, place: tuple[int, ...], numbers: Mapping[str, Any], count: int, reason: str) -> None:
-        """Fills one place."""
-        for name, own in numbers.items():
-            self.values[name][place] = own.reshape(self.heads)
+        """Fill one place."""
+        for name, values in numbers.items():
+            self.values[name][place] = values.reshape(self.heads)
         self.count[place], self.reason[place] = count, reason
 
     def variables(self, count: str, reason: str) -> dict[str, Any]:
-        """All of them, as a data set takes them."""
-        found = {name: ((*self.dims, "layer", "head"), own) for name, own in self.values.items()}
-        return {**found, count: (self.dims, self.count), reason: (self.dims, self.reason)}
+        """Return all scores, counts and reasons as variables of a data set."""
+        variables = {name: ((*self.dims, "layer", "head"), values) for name, values in self.values.items()}
+        return {**variables, count: (self.dims, self.count), reason: (self.dims, self.reason)}
 
 
 def head_functions(
@@ -94,9 +92,9 @@ def head_functions(
     pairs: "MinimalPairs",
     site: "Site | str | None" = None,
     *,
-    roles: Any = None,
-    regions: Any = None,
-    maps: Any = KINDS,
+    roles: str | Sequence[str] | None = None,
+    regions: str | Sequence[str] | None = None,
+    maps: MapKind | Sequence[MapKind] = MAP_KINDS,
     outlier_factor: float = OUTLIER_FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
@@ -155,7 +153,7 @@ def head_functions(
 
 
 def _scored(attention: "xr.Dataset", masks: dict[str, Any], options: dict[str, Any]) -> "xr.Dataset":
-    """The scores of one kind of map, and the class token's mean share of all attention."""
+    """Return the scores of one kind of map, and the class token's mean share of all attention."""
     scores = score_maps(attention["weight"], masks, attention["norm"].values, **options)
     share = attention["class_token"] / (attention["class_token"] + attention["weight"].sum("patch", skipna=False))
     return scores.assign(class_token=share.mean("pair").astype(float))
@@ -168,7 +166,7 @@ def _task(pairs: "MinimalPairs") -> str:
 
 
 def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
-    """Masks of the clean images' patches by region, bool [pair, patch]; positions that are no image are left out.
+    """Return masks of the clean images' patches by region, bool [pair, patch], positions that are no image left out.
 
     Args:
         model: Its patch grid counts.
@@ -180,36 +178,26 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
     """
     stack, layout = image_stream(model.cfg), pairs.layout(model)
     rows, columns = layout.grid(stack)
-    found = pairs.patch_masks(model)
-    known = list(dict.fromkeys(name for own in found for name in own))
-    if names is None:
-        chosen = [name for name in known if name != BACKGROUND]
-    else:
-        chosen = [names] if isinstance(names, str) else list(names)
-    for name in chosen:
-        if name not in known:
-            raise ValueError(one_of("region of these pairs", name, known))
-    masks = {name: np.zeros((len(found), rows * columns), bool) for name in chosen}
-    for number, own in enumerate(found):
+    by_pair = pairs.patch_masks(model)
+    known = list(dict.fromkeys(name for masks in by_pair for name in masks))
+    things = [name for name in known if name != BACKGROUND]
+    chosen = things if names is None else names_among("region of these pairs", names, known)
+    stacked = {name: np.zeros((len(by_pair), rows * columns), bool) for name in chosen}
+    for number, masks in enumerate(by_pair):
         at = layout.positions(stack, number, "image")
-        for name in set(chosen) & set(own):
-            masks[name][number] = own[name].numpy()[at]
-    return masks
+        for name in set(chosen) & set(masks):
+            stacked[name][number] = masks[name].numpy()[at]
+    return stacked
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
-    """Maps that were made before: of these pairs, and of the roles and kinds asked for."""
+    """Return given maps of the roles and kinds asked for. Raises ValueError if they are of other pairs."""
     if attention["pair"].values.tolist() != list(pairs["id"]):
         raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
-    asked = {"role": roles, "maps": None if maps is KINDS else maps}
-    for dim, names in asked.items():
-        if names is None:
-            continue
-        several = [names] if isinstance(names, str) else list(names)
-        for name in several:
-            if name not in attention[dim].values:
-                raise ValueError(one_of(f"{dim} of these attention maps", name, attention[dim].values))
-        attention = attention.sel({dim: several})
+    for dim, names in (("role", roles), ("maps", None if maps is MAP_KINDS else maps)):
+        if names is not None:
+            there = attention[dim].values.tolist()
+            attention = attention.sel({dim: names_among(f"{dim} of these attention maps", names, there)})
     return attention
 
 
@@ -287,10 +275,10 @@ def score_maps(
     for number in range(values.shape[1]):
         there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
         of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])
-        for place, (mask, found) in enumerate(of.areas()):
-            fits.put((number, place), *_fit(of.maps, mask, found, labels[there], margins))
+        for place, (mask, area) in enumerate(of.areas()):
+            fits.put((number, place), *_fit(of.maps, mask, area, labels[there], margins))
         aside.put((number,), *_beside(of.maps, high[there], of.outside, labels[there], margins))
-    found = xr.Dataset(
+    scores = xr.Dataset(
         {
             **fits.variables("n_pairs", "testable"),
             **aside.variables("n_pairs_outlier", "testable_outlier"),
@@ -298,18 +286,14 @@ def score_maps(
         },
         fits.coords | {str(name): weight[name] for name in ("pair", "patch") if name in weight.coords},
     )
-    return with_q(found).assign_attrs(_attrs(outlier_factor, margins))
+    return with_q(scores).assign_attrs(_attrs(outlier_factor, margins))
 
 
 def with_q(scores: "xr.Dataset") -> "xr.Dataset":
-    """The scores with p-values corrected for false discoveries, over all tests of all labels together."""
-    p = np.concatenate([scores[f"p_{label}"].values.ravel() for label in LABELS])
-    q = np.full(p.shape, np.nan)
-    tested = ~np.isnan(p)
-    if tested.any():
-        q[tested] = over_heads(p[tested])
-    sizes = np.cumsum([scores[f"p_{label}"].size for label in LABELS])
-    parts = zip(LABELS, np.split(q, sizes[:-1]), strict=True)
+    """Return the scores with p-values corrected for false discoveries, over all tests of all labels together."""
+    p = np.concatenate([scores[f"p_{label}"].values.ravel() for label in SCORED_LABELS])
+    sizes = np.cumsum([scores[f"p_{label}"].size for label in SCORED_LABELS])
+    parts = zip(SCORED_LABELS, np.split(over_tests(p), sizes[:-1]), strict=True)
     return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
                           for label, part in parts})  # fmt: skip
 
@@ -335,16 +319,16 @@ class _Role(NamedTuple):
     outside: Any
 
     def areas(self) -> list[tuple[Any, Any]]:
-        """Each region's masks, and the areas [head, pair, mask] of all maps for them."""
+        """Return each region's masks, and the areas [head, pair, mask] of all maps for them."""
         things = {name: mask for name, mask in self.masks.items() if name != BACKGROUND}
-        found = dict(zip(things, areas(self.maps, list(things.values()), self.outside), strict=True))
+        by_region = dict(zip(things, areas(self.maps, list(things.values()), self.outside), strict=True))
         if BACKGROUND in self.masks:
-            (found[BACKGROUND],) = areas(self.maps, [self.masks[BACKGROUND]], ~self.masks[BACKGROUND])
-        return [(mask, found[name]) for name, mask in self.masks.items()]
+            (by_region[BACKGROUND],) = areas(self.maps, [self.masks[BACKGROUND]], ~self.masks[BACKGROUND])
+        return [(mask, by_region[name]) for name, mask in self.masks.items()]
 
 
 def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
-    """Scores of all heads for one role and region: by name, of how many pairs, and why not tested."""
+    """Return scores of all heads for a role and region by name, the number of pairs, and why they are not tested."""
     used = np.flatnonzero(~np.isnan(values).any((0, 1)))
     if not len(used):
         return {}, 0, NO_REGIONS
@@ -352,7 +336,7 @@ def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> t
     clusters, mass = members(labels), inside(maps, mask)
     even = np.broadcast_to(mask.mean(-1, keepdims=True), mass.shape)
     amount = amounts(mass, even, by_habit(maps, mask, labels), labels, margins.ratio, margins.effect)
-    found = {
+    scores = {
         "auroc": np.trace(values, axis1=1, axis2=2) / len(used),
         "pointing": pointing(maps, mask),
         "iou": crossfitted_iou(maps, mask, clusters),
@@ -360,47 +344,47 @@ def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> t
         **dict(zip(AMOUNT, amount, strict=False)),
     }
     if (mask == mask[0]).all():
-        return found, len(used), SAME_MASKS
-    if len(clusters) < MIN_CLUSTERS:
-        return found, len(used), too_few(len(clusters))
+        return scores, len(used), SAME_MASKS
+    if len(clusters) < ENOUGH_CLUSTERS:
+        return scores, len(used), too_few(len(clusters))
     null = tails(by_cluster(values, clusters), len(used), margins.effect)
-    found |= {"auroc_null": null.mean}
-    found |= _both("segmentation", null.above, amount.p_more) | _both("avoidance", null.below, amount.p_less)
-    return found, len(used), ""
+    scores |= {"auroc_null": null.mean}
+    scores |= _both("segmentation", null.above, amount.p_more) | _both("avoidance", null.below, amount.p_less)
+    return scores, len(used), ""
 
 
 def _both(label: str, rank: Any, amount: Any) -> dict[str, Any]:
-    """The p-values of a label that needs its rank and its amount."""
+    """Return the p-values of a label that needs its rank and its amount."""
     return dict(zip(p_names(label), (rank, amount, np.maximum(rank, amount)), strict=True))
 
 
 def _beside(maps: Any, high: Any, outside: Any, labels: Any, margins: _Margins) -> tuple[dict[str, Any], int, str]:
-    """The same for outliers."""
+    """Return scores of all heads for outliers by name, the number of pairs, and why they are not tested."""
     if not high.any():
         return {}, 0, NO_OUTLIERS
-    own = avoidance(maps, high, outside, labels, margins.effect)
-    count = len(own.pairs)
+    avoided = avoidance(maps, high, outside, labels, margins.effect)
+    count = len(avoided.pairs)
     if not count:
         return {}, 0, SAME_PLACES
-    amount = amounts(own.mass, own.even, own.habit, labels[own.pairs], margins.ratio, margins.effect)
-    found = {
+    amount = amounts(avoided.mass, avoided.even, avoided.habit, labels[avoided.pairs], margins.ratio, margins.effect)
+    scores = {
         **dict(zip(OUTLIER_AMOUNT, amount, strict=False)),
-        "outlier_mass": own.mass.mean(0),
-        "ordinary_mass": own.ordinary_mass,
+        "outlier_mass": avoided.mass.mean(0),
+        "ordinary_mass": avoided.ordinary_mass,
     }
-    n_clusters = len(np.unique(labels[own.pairs]))
-    if n_clusters < MIN_CLUSTERS:
-        return found, count, too_few(n_clusters)
-    return found | _both("outlier", own.p, amount.p_less), count, ""
+    n_clusters = len(np.unique(labels[avoided.pairs]))
+    if n_clusters < ENOUGH_CLUSTERS:
+        return scores, count, too_few(n_clusters)
+    return scores | _both("outlier", avoided.p, amount.p_less), count, ""
 
 
 def too_few(n: int) -> str:
-    """What is said of images that are too few."""
-    return f"{n} independent images; a test needs {MIN_CLUSTERS}"
+    """Return the reason that is given for too few images."""
+    return f"{n} independent images; a test needs {ENOUGH_CLUSTERS}"
 
 
 def _checked(weight: "xr.DataArray", regions: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Maps that sum to one, in float64, and masks."""
+    """Return maps that sum to one, in float64, and masks."""
     dims = ("pair", "role", "layer", "head", "patch")
     if weight.dims != dims:
         raise ValueError(f"maps have the dimensions {', '.join(map(str, weight.dims))}; expected {', '.join(dims)}")
@@ -418,7 +402,7 @@ def _checked(weight: "xr.DataArray", regions: Mapping[str, Any]) -> tuple[Any, d
 
 
 def _labels(clusters: Any, pairs: int) -> Any:
-    """The number of each pair's cluster, [pair]."""
+    """Return the number of each pair's cluster, [pair]."""
     labels = np.arange(pairs) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     if len(labels) != pairs:
         raise ValueError(f"{len(labels)} labels of clusters for {pairs} pairs")
@@ -426,10 +410,10 @@ def _labels(clusters: Any, pairs: int) -> Any:
 
 
 def _norms(norms: Any, shape: tuple[int, ...]) -> Any:
-    found = np.asarray(norms, float)
-    if found.shape != shape:
-        raise ValueError(f"norms are {found.shape}; expected (pair, patch) {shape}")
-    return found
+    values = np.asarray(norms, float)
+    if values.shape != shape:
+        raise ValueError(f"norms are {values.shape}; expected (pair, patch) {shape}")
+    return values
 
 
 def _attrs(outlier_factor: float, margins: _Margins) -> dict[str, Any]:

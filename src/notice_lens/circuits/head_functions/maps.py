@@ -122,12 +122,14 @@ def check_site(model: "HookedBLIP", site: Any) -> "Site":
     Raises:
         ValueError: It looks from something else, or at something else.
     """
-    from notice_lens.patching.edits import Site, axes
+    from notice_lens.models.protocol import axes
+    from notice_lens.patching.edits import Site
 
     name = site if isinstance(site, str) else site.name
     module = name.removesuffix(".pattern").removesuffix(".hook_pattern").removesuffix(".z").removesuffix(".hook_z")
     found = Site.of(model, f"{module}.pattern")
-    if axes(model, found.stack, found.activation) != ("token", "image"):
+    kinds, (words, keys) = model.cfg.streams, axes(model.cfg, found.stack, found.activation)
+    if "prompt" not in kinds[words] or keys is None or "image" not in kinds[keys]:
         looking = "decoder.cross_attn" if model.cfg.kind == "caption" else "text.cross_attn"
         raise ValueError(f"site {name!r} does not look from words at the image; of this model {looking!r} does")
     return found

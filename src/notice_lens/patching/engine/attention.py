@@ -11,7 +11,7 @@ from torch import Tensor
 from notice_lens.models.blip.attention import Attention
 from notice_lens.models.blip.blocks import MLP
 
-CELLS_AT_A_TIME = 1024
+LINES_AT_A_TIME = 1024
 """Of which the neurons of an MLP are computed together, on a CPU."""
 
 
@@ -116,12 +116,12 @@ def folding_pays(attn: Attention, n_queries: int, n_keys: int) -> bool:
     return folded < projected
 
 
-def neurons_in_parts(mlp: MLP, x: Float[Tensor, "cell d_model"]) -> Float[Tensor, "cell d_model"]:
-    """What an MLP writes, some cells at a time.
+def neurons_in_parts(mlp: MLP, x: Float[Tensor, "line d_model"]) -> Float[Tensor, "line d_model"]:
+    """What an MLP writes, some lines at a time.
 
     On a CPU its neurons then stay in the cache between the two products, and their memory is used again: fresh pages
     for every layer took a sixth of a sweep's time.
     """
-    parts = x.split(CELLS_AT_A_TIME) if x.device.type == "cpu" else (x,)
+    parts = x.split(LINES_AT_A_TIME) if x.device.type == "cpu" else (x,)
     written = [mlp.output(mlp.act_fn(mlp.input(part))) for part in parts]
     return written[0] if len(written) == 1 else torch.cat(written)

@@ -41,7 +41,7 @@ class Label(NamedTuple):
 
     Attributes:
         name: A role, a region, or an index; None for all positions.
-        axis: The kind of positions: `image`, `token` or `answer`.
+        axis: The stack whose positions they are.
     """
 
     name: str | int | None
@@ -155,7 +155,7 @@ class Schedule:
 
     Attributes:
         arriving: Rows that changed an earlier stack, in ascending order.
-        aboard: Rows that are aboard at the end, in ascending order.
+        active: Rows that are active at the end, in ascending order.
         first_layer: The first layer that any row joins in.
         joins: By layer and step.
         edits: By layer and step.
@@ -163,7 +163,7 @@ class Schedule:
     """
 
     arriving: Index
-    aboard: Index
+    active: Index
     first_layer: int = 0
     joins: dict[Where, Joins] = field(default_factory=dict)
     edits: dict[Where, list[Assignment]] = field(default_factory=dict)
@@ -212,7 +212,7 @@ class Plan:
         schedule = Schedule(_index(sorted(arriving)), _index(sorted({*arriving, *own})))
         line = _Order(self.stacks[stack])
         joins: dict[Where, list[tuple[int, Index]]] = {}
-        for row in schedule.aboard.tolist():
+        for row in schedule.active.tolist():
             where, positions = line.join(own.get(row, []), row in arriving)
             joins.setdefault(where, []).append((row, positions))
         schedule.joins = {where: _lines(found) for where, found in joins.items()}

@@ -8,7 +8,7 @@ Prints the table of `docs/pairs.md`.
 import click
 
 from notice_lens import HookedBLIP
-from notice_lens.mini import GROUPS
+from notice_lens.mini.generate import GROUPS
 from notice_lens.pairs import behaviour_filter, mini_world
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from notice_lens import BLIPInputs, HookedBLIP
+from notice_lens import HookedBLIP
+from notice_lens.models import BLIPInputs
 from notice_lens.models.blip.random_blip import random_hf
 
 LENGTH = 9

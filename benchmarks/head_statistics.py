@@ -15,8 +15,8 @@
   spread: by the defaults, and with every two images counted as independent.
 - `share`: power of matched minus mismatched as a share of what the donor leaves, or of the gap, and of matched alone.
 - `power`: ten of 144 heads have three times the smallest effect; the others have none, or are at the boundary.
-- `universal`: heads that are large in fewer cells than is asked for, at the boundary (or nothing) in the others. What
-  share of the universal heads are such?
+- `universal`: heads that are large in fewer conditions than is asked for, at the boundary (or nothing) in the others.
+  What share of the universal heads are such?
 - `coverage`: of the 95 % intervals.
 
 Rates come with their Monte-Carlo standard error. Draws of the null stop as soon as no head can be found any more, which
@@ -36,14 +36,15 @@ import xarray as xr
 from scipy.stats import skew
 
 from notice_lens import HookedBLIP, patching
-from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import DependentPairs, FewClusters, partitions_of
 from notice_lens.circuits.important import Examined, Rules, examined
 from notice_lens.circuits.universal import conjunction, signed
 from notice_lens.mini import rows as mini_rows
 from notice_lens.pairs import MinimalPairs, behaviour_filter, mini_world
-from notice_lens.stats.clusters import DependentPairs, FewClusters, Sums, labels
+from notice_lens.stats.clusters import Sums, flips, resamples
 from notice_lens.stats.intervals import bootstrap_t
-from notice_lens.stats.minimum_effect import AT_ONCE, MinimumEffect, flips, resamples
+from notice_lens.stats.minimum_effect import DRAWS_AT_ONCE, MinimumEffect
 from notice_lens.stats.nulls import false_discoveries, family_wise, over_heads, p_values
 from notice_lens.stats.synthetic import synthetic_effects
 
@@ -69,7 +70,7 @@ class Found:
 
 
 class Tally:
-    """Draws of some heads of a cell so far, and what they say of the p-values that all draws will give.
+    """Draws of some heads of a condition so far, and what they say of the p-values that all draws will give.
 
     No count can become less, so no p can be less than as if none of the draws to come were as large as the data.
     """
@@ -117,13 +118,13 @@ def run_once(effects: xr.Dataset, rules: Rules) -> Found:
     return Found(by_method[0], by_method[1])
 
 
-def run_cells(cells: list[xr.Dataset], k: int, rules: Rules, same_sign: bool = True) -> np.ndarray:
-    """The heads that `universal_heads` finds in at least k cells, [place]."""
-    every = [look(effects, rules) for effects in cells]
+def run_conditions(conditions: list[xr.Dataset], k: int, rules: Rules, same_sign: bool = True) -> np.ndarray:
+    """The heads that `universal_heads` finds in at least k conditions, [place]."""
+    every = [look(effects, rules) for effects in conditions]
     if any(own.few for own in every):
         return np.zeros(every[0].test.statistic.size, bool)
     tallies = [Tally(own, np.arange(own.test.statistic.size)) for own in every]
-    # The cell in which least is found first: it mostly settles that nothing is, before the others are drawn.
+    # The condition in which least is found first: it mostly settles that nothing is, before the others are drawn.
     for tally in sorted(tallies, key=lambda own: np.median(own.test.statistic)):
         for several in steps(rules.n_permutations):
             tally.add(several)
@@ -136,16 +137,16 @@ def run_cells(cells: list[xr.Dataset], k: int, rules: Rules, same_sign: bool = T
 
 def steps(size: int) -> Iterator[int]:
     """How many draws at a time: few are often enough."""
-    for done in range(0, size, AT_ONCE):
-        yield min(AT_ONCE, size - done)
+    for done in range(0, size, DRAWS_AT_ONCE):
+        yield min(DRAWS_AT_ONCE, size - done)
 
 
 def look(effects: xr.Dataset, rules: Rules, control: bool | None = None) -> Examined:
-    """A cell of effects without roles."""
-    cell = read_cell(effects, None, control=control)
+    """A condition of effects without roles."""
+    condition = read_condition(effects, None, control=control)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (FewClusters, DependentPairs))
-        return examined(cell, labels([cell], rules.cluster)[0], rules)
+        return examined(condition, partitions_of([condition], rules.cluster)[0], rules)
 
 
 def heading(*names: str) -> None:
@@ -318,7 +319,7 @@ def power_cases() -> Iterator[Case]:
 
 
 def universal_cases() -> Iterator[tuple[str, np.ndarray, int, dict[str, Any]]]:
-    """Name, effects [cell, place], k, how they are made: universal by the truth are those large in k cells, one way."""
+    """Name, effects [condition, place], k, how they are made; universal by the truth: large in k of them, one way."""
     full, edge, none = 3 * SMALLEST, SMALLEST, 0.0
     heads = HEADS[0] * HEADS[1]
     for kind in ((100, 0.0, "along"), (60, 3.0, "either"), (60, 3.0, "against")):
@@ -337,14 +338,14 @@ def universal_cases() -> Iterator[tuple[str, np.ndarray, int, dict[str, Any]]]:
     for rest, about in ((edge, "at the boundary"), (none, "none")):
         name, options = made(100, 2.0, "along")
         truth = np.tile([[full], [rest]], heads)
-        # Every other head is large in the second cell instead, and ten are in both.
+        # Every other head is large in the second condition instead, and ten are in both.
         truth[:, ::2] = truth[::-1, ::2]
         truth[:, np.linspace(0, heads - 1, PLANTED).astype(int)] = full
         yield f"ten large in both, all others in one, {about} in the other, {name}", truth, 2, options
 
 
 def universal(runs: int, power_runs: int, rules: Rules, rows: str = "") -> None:
-    """The table `universal`: heads that matter in fewer cells than asked for, found all the same."""
+    """The table `universal`: heads that matter in fewer conditions than asked for, found all the same."""
     heading("effects", "runs", "false share", "power")
     for name, truth, k, options in universal_cases():
         if rows not in name:
@@ -352,7 +353,7 @@ def universal(runs: int, power_runs: int, rules: Rules, rows: str = "") -> None:
         real = np.maximum((truth > SMALLEST).sum(0), (truth < -SMALLEST).sum(0)) >= k
         found = np.array(
             [
-                run_cells(several_cells(truth, seed, options), k, rules)
+                run_conditions(several_conditions(truth, seed, options), k, rules)
                 for seed in range(power_runs if real.any() else runs)
             ]
         )
@@ -361,9 +362,11 @@ def universal(runs: int, power_runs: int, rules: Rules, rows: str = "") -> None:
         print(f"| {name} | {len(found)} | {share} | {power} |", flush=True)
 
 
-def several_cells(truth: np.ndarray, seed: int, options: dict[str, Any]) -> list[xr.Dataset]:
-    """Cells of pairs of their own, from effects [cell, place]."""
-    return [synthetic_effects(own.reshape(HEADS), seed=[seed, cell], **options) for cell, own in enumerate(truth)]
+def several_conditions(truth: np.ndarray, seed: int, options: dict[str, Any]) -> list[xr.Dataset]:
+    """Conditions of pairs of their own, from effects [condition, place]."""
+    return [
+        synthetic_effects(own.reshape(HEADS), seed=[seed, condition], **options) for condition, own in enumerate(truth)
+    ]
 
 
 def coverage_cases() -> Iterator[tuple[str, int, dict[str, Any]]]:
@@ -424,15 +427,21 @@ def spread(n: int) -> None:
             )
             # As shares of the gap: what donors leave differs from task to task.
             effects = effects.drop_vars(["logit_diff_donor", "answer_prob_donor"])
-            cell = read_cell(effects, None if positions == "all" else "correct")
-            effect = cell.effect()
-            residual = cell.change - effect * cell.reach[:, None]
-            wide, tail = residual.std(0, ddof=1) / cell.reach.mean(), skew(residual) * np.sign(effect)
+            condition = read_condition(effects, None if positions == "all" else "correct")
+            effect = condition.effect()
+            residual = condition.change - effect * condition.reach[:, None]
+            wide, tail = residual.std(0, ddof=1) / condition.reach.mean(), skew(residual) * np.sign(effect)
             low, high = LIKE_PLANTED
             like = [place for place in np.argsort(-np.abs(effect)) if low <= abs(effect[place]) <= high]
             said = "; ".join(f"{effect[i]:.3f}, {wide[i]:.3f}, {tail[i]:+.1f}" for i in like) or "none"
             largest = effect[np.abs(effect).argmax()]
-            row = (f"{task}, {corruption}, {where}", len(cell.gap), f"{largest:.3f}", f"{np.median(wide):.3f}", said)
+            row = (
+                f"{task}, {corruption}, {where}",
+                len(condition.gap),
+                f"{largest:.3f}",
+                f"{np.median(wide):.3f}",
+                said,
+            )
             print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 

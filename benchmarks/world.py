@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterable
 
-from notice_lens.mini import GROUPS, rows
+from notice_lens.mini import rows
+from notice_lens.mini.generate import GROUPS
 from notice_lens.mini.pair import Task
 from train_mini.examples import Examples
 

@@ -31,9 +31,9 @@ suppress_warnings = ["myst.xref_missing"]
 
 def write_tables(app: Sphinx) -> None:
     """Writes the tables that `hooks.md` and `lens.md` include."""
-    from notice_lens.models import LENSES
     from notice_lens.models.blip.random_blip import random_blip
     from notice_lens.models.check import made_up_inputs
+    from notice_lens.models.stack_view import LENSES
 
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)

@@ -71,10 +71,10 @@ def look(data: Any) -> "Figure":
     from notice_lens import viz
     from notice_lens.pairs import mini_world
 
-    cell = next(cell for cell in data.cells if cell.name == "states, image")
-    place = cell.heads.effect.argmax(("layer", "head"))
+    condition = next(condition for condition in data.conditions if condition.name == "states, image")
+    place = condition.heads.effect.argmax(("layer", "head"))
     layer, head = int(place["layer"]), int(place["head"])
-    shown = data.pairs[cell.shown[0]].id
+    shown = data.pairs[condition.shown[0]].id
     pairs = mini_world("states", n=60, seed=0)
     return viz.attention(data.maps(), pairs, shown, layer=layer, head=head)
 
@@ -92,9 +92,9 @@ def main(out: Path, demo: Path | None) -> None:
         if not (folder / "report").is_dir():
             notice_lens(["demo", "--out", str(folder)], standalone_mode=False)
         data = viz.ReportData.load(folder / "report")
-        cells = {cell.name: cell for cell in data.cells}
+        conditions = {condition.name: condition for condition in data.conditions}
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
-        photograph(browser, viz.heads(cells["states, image"].heads), out / "heads.png", 720, 380)
+        photograph(browser, viz.heads(conditions["states, image"].heads), out / "heads.png", 720, 380)
         photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")

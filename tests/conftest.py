@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from notice_lens import BLIPInputs, HookedBLIP
+from notice_lens import HookedBLIP
+from notice_lens.models import BLIPInputs
 from notice_lens.models.blip.random_blip import processor, random_hf
 from notice_lens.pairs import MinimalPairs, mini_world
 from oracle import Oracle

@@ -1,4 +1,4 @@
-"""Made-up results in the layout of the analysis: effects of heads, statistics over cells, functions, labels."""
+"""Made-up results in the layout of the analysis: effects of heads, statistics over conditions, functions, labels."""
 
 from typing import Any
 
@@ -50,27 +50,29 @@ def untested(found: xr.Dataset) -> xr.Dataset:
     return found.assign(p=none, q=none, significant=none.notnull()).assign_attrs(clusters=13)
 
 
-def universal(cells: dict[str, xr.Dataset], none: bool = False) -> xr.Dataset:
+def universal(conditions: dict[str, xr.Dataset], none: bool = False) -> xr.Dataset:
     """As of `circuits.universal_heads`."""
     kept = ["effect", "low", "high", "significant", "two_sigma", "sign"]
     joined = xr.concat(
-        [one[kept].drop_attrs() for one in cells.values()], xr.IndexVariable("cell", list(cells)), join="exact"
+        [one[kept].drop_attrs() for one in conditions.values()],
+        xr.IndexVariable("condition", list(conditions)),
+        join="exact",
     )
-    p = xr.concat([one["p"] for one in cells.values()], "cell").max("cell")
-    count = joined["significant"].sum("cell")
-    passed = count == len(cells)
+    p = xr.concat([one["p"] for one in conditions.values()], "condition").max("condition")
+    count = joined["significant"].sum("condition")
+    passed = count == len(conditions)
     found = {
         "p": p,
         "q": np.minimum(1, 3 * p),
         "universal": passed & (not none),
         "count": count,
-        "same_sign": abs(joined["sign"].sum("cell")) == len(cells),
+        "same_sign": abs(joined["sign"].sum("condition")) == len(conditions),
         "selection_frequency": 1 - p,
-        "two_sigma_count": joined["two_sigma"].sum("cell"),
+        "two_sigma_count": joined["two_sigma"].sum("condition"),
         "null_expected": 0.3,
         "null_p": 0.012,
     }
-    return joined.assign(found).assign_attrs(rule="significant in all cells; q at most 0.05 over heads")
+    return joined.assign(found).assign_attrs(rule="significant in all conditions; q at most 0.05 over heads")
 
 
 def profile(layers: int = 3) -> xr.Dataset:

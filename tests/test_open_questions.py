@@ -113,7 +113,7 @@ def test_patch_reports_without_a_role(pairs, tmp_path: Path):
     assert done.exit_code == 0, done.output
     assert "effects are read at all words at once" in done.stderr
     index = json.loads((tmp_path / "out" / "report" / "report.json").read_text(encoding="utf-8"))
-    assert index["settings"]["role"] == index["cells"][0]["role"] == "all"
+    assert index["settings"]["role"] == index["conditions"][0]["role"] == "all"
     assert index["attention"]["labels"]["role"] == ["all"]
     assert "at all words at once" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     wrong = CliRunner().invoke(main, [*command, "--role", "correct"])

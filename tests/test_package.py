@@ -48,6 +48,22 @@ def test_public_names():
         notice_lens.HookedBlip  # noqa: B018
 
 
+def test_subpackages_are_there_without_an_import_of_their_own():
+    """A fresh Python: Tab after `notice_lens.` lists them, and each is loaded when it is used."""
+    script = (
+        "import sys, notice_lens; print('patching' in dir(notice_lens)); print('notice_lens.patching' in sys.modules)\n"
+    )
+    script += "print(callable(notice_lens.patching.patch_heads), callable(notice_lens.viz.heads))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False", "True", "True"]
+
+
+def test_statistics_and_reports_load_no_model():
+    light = ("stats", "stats.nulls", "circuits.important", "circuits.universal", "report.page")
+    heavy = {"torch", "transformers", "transformer_lens", "datasets"}
+    assert not heavy & set(ast.literal_eval(imported("import " + ", ".join(f"notice_lens.{name}" for name in light))))
+
+
 def test_every_progress_bar_is_the_notebooks_own_in_a_notebook():
     """`tqdm.auto` is a widget there; plain `tqdm` writes to the error stream, which notebooks show in red."""
     bars = []

@@ -25,7 +25,7 @@ OWN = {
     "attribution.md": "patching/test_attribution_docs.py",
     "circuits.md": "circuits/test_circuits_page.py",
     "figures.md": "viz/test_figure_docs.py",
-    "head_functions.md": "circuits/test_head_function_docs.py",
+    "head_functions.md": "circuits/functions/test_head_function_docs.py",
     "pairs.md": "test_readme.py",
     "patching.md": "patching/test_docs.py",
 }

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.evidence import FewClusters, warn_if_few
 from notice_lens.cli.commands import main
 from notice_lens.cli.errors import echo, told
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.problems import PairsError, Problem
 from notice_lens.plain_text import csv_cell, printable
-from notice_lens.stats.clusters import FewClusters, warn_if_few
 from notice_lens.stats.synthetic import synthetic_effects
 from notice_lens.study.tables import write_csv
 from notice_lens.viz.display import show

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conftest import Pair, make_pair
-from notice_lens import BLIPInputs
+from notice_lens.models import BLIPInputs
 from notice_lens.patching.engine.plan import HookEdit, Plan
 from notice_lens.patching.engine.runs import Run, Trace, trace
 from notice_lens.patching.engine.wave import Wave

@@ -1,6 +1,7 @@
-"""notice-lens: how BLIP thinks, by causal mediation with real counterfactuals.
+"""notice-lens: how vision-language models think, by causal mediation with real counterfactuals.
 
-Importing the package is quick: everything heavy is imported when it is first used.
+Importing the package is quick: everything heavy is imported when it is first used, the subpackages included, so that
+`notice_lens.patching` is there, and under Tab, after `import notice_lens`.
 """
 
 from typing import TYPE_CHECKING
@@ -8,15 +9,25 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
-    from notice_lens.models import BLIPInputs, HookedBLIP, Lens
+    from notice_lens import circuits, mini, models, pairs, patching, report, stats, study, viz
+    from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
 __version__ = "0.1.0"
-_HOMES = {
-    "HookedBLIP": "notice_lens.models",
-    "BLIPInputs": "notice_lens.models",
-    "Lens": "notice_lens.models",
-    "MinimalPairs": "notice_lens.pairs",
-}
-__all__ = ["BLIPInputs", "HookedBLIP", "Lens", "MinimalPairs", "__version__"]
-__getattr__, __dir__ = lazy(__name__, _HOMES, ("__version__",))
+_HOMES = {"HookedBLIP": "notice_lens.models", "MinimalPairs": "notice_lens.pairs"}
+_ROOMS = ("circuits", "mini", "models", "pairs", "patching", "report", "stats", "study", "viz")
+__all__ = [
+    "HookedBLIP",
+    "MinimalPairs",
+    "__version__",
+    "circuits",
+    "mini",
+    "models",
+    "pairs",
+    "patching",
+    "report",
+    "stats",
+    "study",
+    "viz",
+]
+__getattr__, __dir__ = lazy(__name__, _HOMES, _ROOMS, ("__version__",))

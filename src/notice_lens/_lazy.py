@@ -6,22 +6,25 @@ from typing import Any
 
 
 def lazy(
-    package: str, homes: Mapping[str, str], others: tuple[str, ...] = ()
+    package: str, homes: Mapping[str, str], rooms: tuple[str, ...] = (), others: tuple[str, ...] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's `__getattr__` and `__dir__`.
+    """Return a package's `__getattr__` and `__dir__`.
 
     Args:
         package: Its name.
         homes: The module of each public name. A name is no module of the package itself: once that is imported, Python
             would find the module under the name.
+        rooms: Subpackages, imported when they are first asked for.
         others: Public names that are there already.
     """
 
     def get(name: str) -> Any:
         if name in homes:
             return getattr(import_module(homes[name]), name)
+        if name in rooms:
+            return import_module(f"{package}.{name}")
         raise AttributeError(
-            f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted({*homes, *others}))}"
+            f"module {package!r} has no attribute {name!r}; it has {', '.join(sorted({*homes, *rooms, *others}))}"
         )
 
-    return get, lambda: sorted({*homes, *others})
+    return get, lambda: sorted({*homes, *rooms, *others})

@@ -59,7 +59,7 @@ def whole_number(what: str, value: Any, least: int = 0) -> int:
         least: The smallest number that is valid.
 
     Raises:
-        ValueError: It is below `least`, or no whole number: a bool and a float are none.
+        ValueError: It is below `least` or not a whole number; bools and floats are not accepted.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{what}={value!r}: expected a whole number, {least} or more")

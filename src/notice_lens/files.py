@@ -83,7 +83,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_seal(record: Any, where: str | PathLike[str]) -> None:
-    """Raise ValueError where a record is none, or is not as `sealed` returned it.
+    """Raise ValueError for a record that `sealed` did not return in this form.
 
     Args:
         record: As it was read.

@@ -23,7 +23,7 @@ def test_the_blocks_run() -> None:
     np.testing.assert_allclose(heads.effect_of_gap, patching.aggregate(carried), rtol=1e-5, atol=1e-7)
     assert (heads.attrs["clusters"], heads.attrs["cluster"]) == (20, "shared")
     assert (heads.attrs["task"], heads.attrs["corruption"], heads.attrs["role"]) == ("states", "image", "correct")
-    assert names["universal"].effect.dims == ("cell", "layer", "head")
+    assert names["universal"].effect.dims == ("condition", "layer", "head")
     assert abs(names["profile"].share.sum() - 1) < 1e-9
     assert names["agreement"].attrs["noise"] == "noise"
     assert names["agreement"].spearman.sel(corruption="SMP", other="noise").notnull()

@@ -15,10 +15,10 @@ from notice_lens.circuits import (
     layer_profile,
     universal_heads,
 )  # fmt: skip
-from notice_lens.circuits.condition import read_cell
-from notice_lens.circuits.head_functions.scores import clusters_by_images
+from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import partitions_of
 from notice_lens.pairs import MinimalPairs, mini_world
-from notice_lens.stats.clusters import effective, labels
+from notice_lens.stats.clusters import clusters_of, effective
 from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 999, "n_bootstrap": 100}
@@ -32,7 +32,7 @@ FOURS = {
 
 
 def numbers(effects: xr.Dataset, cluster: Any = "shared", control: bool | None = None) -> np.ndarray:
-    return labels([read_cell(effects, None, control=control)], cluster)[0][0]
+    return partitions_of([read_condition(effects, None, control=control)], cluster)[0][0]
 
 
 def named(effects: xr.Dataset, **columns: list[Any]) -> xr.Dataset:
@@ -138,9 +138,9 @@ def test_every_statistic_clusters_so() -> None:
     image = synthetic_effects(np.full((2, 3), 0.1), 80, shared=shared, of_cluster=0.0)
     text = image.drop_vars("donor_digest").assign_attrs(corruption="text")
     text = named(text, clean_digest=[f"picture {number // 2}" for number in range(80)], donor_prompt=[None] * 80)
-    # Each cell as by itself, whatever else its pairs share in other cells.
-    cells = {"image": image, "text": text}
-    assert universal_heads(cells, **QUICK).clusters.values.tolist() == [20, 40]
+    # Each condition as by itself, whatever else its pairs share in other conditions.
+    conditions = {"image": image, "text": text}
+    assert universal_heads(conditions, **QUICK).clusters.values.tolist() == [20, 40]
     assert layer_profile(image, role=None, n_bootstrap=20).attrs["clusters"] == 20
     # What pairs share under one corruption counts for the comparison with the other.
     same = {
@@ -153,11 +153,11 @@ def test_every_statistic_clusters_so() -> None:
 
 def test_pairs_and_sweeps_say_what_pairs_share(mini: Any) -> None:
     pairs = mini_world("states", 4, seed=1)
-    assert clusters_by_images(pairs).tolist() == [0, 1, 2, 3]
+    assert clusters_of(pairs).tolist() == [0, 1, 2, 3]
     effects = patching.patch_heads(mini, pairs, layers=2, heads=[0], progress=False)
     assert effects.donor_digest.values.tolist() == pairs["donor_digest"]
     assert effects.donor_prompt.values.tolist() == pairs["donor_prompt"]
     # A picture in two pairs, once as the clean one: what its heads do is one piece of evidence.
     first, second = (dict(pair.record) for pair in list(pairs)[:2])
     linked = MinimalPairs.from_rows([first, {**second, "corrupt_image": first["clean_image"]}], on_error="drop")
-    assert clusters_by_images(linked).tolist() == [0, 0]
+    assert clusters_of(linked).tolist() == [0, 0]

@@ -72,24 +72,24 @@ def test_runs_are_those_of_important_heads(script: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_runs_of_several_cells_are_those_of_universal_heads(script: ModuleType, k: int) -> None:
-    cells = [synthetic_effects(planted(0.05, 0)[0], clusters=60, seed=seed) for seed in range(3)]
-    found = script.run_cells(cells, k, Rules(n_permutations=1000))
+def test_runs_of_several_conditions_are_those_of_universal_heads(script: ModuleType, k: int) -> None:
+    conditions = [synthetic_effects(planted(0.05, 0)[0], clusters=60, seed=seed) for seed in range(3)]
+    found = script.run_conditions(conditions, k, Rules(n_permutations=1000))
     options = {"role": None, "n_permutations": 1000, "n_bootstrap": 2, "n_null": 1}
-    table = universal_heads(dict(zip("abc", cells, strict=True)), at_least=k, **options)
+    table = universal_heads(dict(zip("abc", conditions, strict=True)), at_least=k, **options)
     np.testing.assert_array_equal(found, table.universal.values.ravel())
     assert 0 < found.sum() < 6
     nothing = [synthetic_effects(np.zeros((4, 6)), clusters=60, seed=seed) for seed in range(2)]
-    assert not script.run_cells(nothing, 2, RULES).any()
+    assert not script.run_conditions(nothing, 2, RULES).any()
 
 
-def test_heads_of_one_cell_are_not_called_universal(script: ModuleType) -> None:
-    """Sixty runs of fewer heads and draws: large in one cell, at the boundary with tails against it in the other."""
+def test_heads_of_one_condition_are_not_called_universal(script: ModuleType) -> None:
+    """Sixty runs of fewer heads and draws: large in one condition, at the boundary, tails against it, in the other."""
     _, options = script.made(60, 3.0, "against")
     wrong = 0
     for seed in range(60):
-        cells = [synthetic_effects(np.full((4, 6), size), seed=[seed, 0], **options) for size in (0.06, 0.02)]
-        wrong += script.run_cells(cells, 2, Rules(n_permutations=500)).any()
+        conditions = [synthetic_effects(np.full((4, 6), size), seed=[seed, 0], **options) for size in (0.06, 0.02)]
+        wrong += script.run_conditions(conditions, 2, Rules(n_permutations=500)).any()
     assert wrong / 60 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
 
 

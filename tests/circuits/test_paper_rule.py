@@ -6,7 +6,8 @@ import xarray as xr
 
 from notice_lens.circuits import important_heads, paper_rule
 from notice_lens.patching import patch_heads, patch_modules
-from notice_lens.stats.bootstrap import clusters_of, ratio_of_sums
+from notice_lens.stats.clusters import clusters_of
+from notice_lens.stats.intervals import ratio_of_sums
 from planted import light_and_dark, planted
 
 

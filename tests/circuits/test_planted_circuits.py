@@ -168,9 +168,9 @@ def test_heads_by_task():
     tasks = {"first": task(words(1), 0), "second": task(words(-1), N)}
     assert important(model, tasks["first"]) == pytest.approx({(0, 1): 1.0}, abs=EXACT)
     assert important(model, tasks["second"]) == pytest.approx({(1, 0): 1.0}, abs=EXACT)
-    cells = {own: patching.patch_heads(model, pairs, positions="all", **QUIET) for own, pairs in tasks.items()}
-    assert not circuits.universal_heads(cells, role="all").universal.any()
-    either = circuits.universal_heads(cells, role="all", at_least=1).universal
+    conditions = {own: patching.patch_heads(model, pairs, positions="all", **QUIET) for own, pairs in tasks.items()}
+    assert not circuits.universal_heads(conditions, role="all").universal.any()
+    either = circuits.universal_heads(conditions, role="all", at_least=1).universal
     assert np.argwhere(either.values).tolist() == [[0, 1], [1, 0]]
 
 
@@ -180,7 +180,10 @@ def test_a_head_that_speaks_for_and_against_is_not_universal():
     model = planted({(0, 1): 0, (1, 0): 1}, {2: 1.0, 3: 2.0, 4: -1.0}, gates)
     some = words(1)
     tasks = {"one": task(some[::2], 0), "two": task(words(-1), N), "three": task(some[1::2], 2 * N)}
-    cells = {own: patching.patch_heads(model, pairs, positions="all", **QUIET) for own, pairs in tasks.items()}
-    effects = {own: float(circuits.important_heads(cell, role="all").effect[0, 1]) for own, cell in cells.items()}
+    conditions = {own: patching.patch_heads(model, pairs, positions="all", **QUIET) for own, pairs in tasks.items()}
+    effects = {
+        own: float(circuits.important_heads(condition, role="all").effect[0, 1])
+        for own, condition in conditions.items()
+    }
     assert effects == pytest.approx({"one": 1.0, "two": -1.0, "three": 1.0}, abs=EXACT)
-    assert not circuits.universal_heads(cells, role="all").universal.any()
+    assert not circuits.universal_heads(conditions, role="all").universal.any()

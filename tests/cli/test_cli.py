@@ -62,8 +62,8 @@ def patched(pairs, tmp_path_factory) -> tuple[Path, Any]:
 
 def test_patch_keeps_its_contract(patched):
     out, result = patched
-    assert {path.name for path in out.iterdir()} == {"cells", "report", "tables", "report.html"}
-    assert {path.name for path in (out / "cells").iterdir()} == {
+    assert {path.name for path in out.iterdir()} == {"conditions", "report", "tables", "report.html"}
+    assert {path.name for path in (out / "conditions").iterdir()} == {
         f"states, {corruption}{which}.zarr" for corruption in ("image", "text") for which in ("", ", all positions")
     }
     lines = result.stdout.strip().splitlines()
@@ -77,12 +77,12 @@ def test_patch_keeps_its_contract(patched):
     assert len(page.encode()) < 12e6 / 3
 
 
-def test_tables_have_each_head_of_each_cell(patched):
+def test_tables_have_each_head_of_each_condition(patched):
     out, _ = patched
     tables = {path.name: pd.read_csv(path) for path in (out / "tables").iterdir()}
     assert set(tables) == {"heads.csv", "heads_all_positions.csv", "labels.csv", "universal.csv"}
     for name in ("heads.csv", "heads_all_positions.csv"):
-        assert tables[name].groupby("cell").size().to_dict() == {"states, image": 24, "states, text": 24}
+        assert tables[name].groupby("condition").size().to_dict() == {"states, image": 24, "states, text": 24}
     assert len(tables["universal.csv"]) == 24
     assert list(tables["labels.csv"].columns[:5]) == ["task", "layer", "head", "label", "reason"]
 
@@ -95,10 +95,10 @@ def test_effects_are_read_at_one_role_and_checked_at_all_positions(patched, pair
     notes = [note for note in index["notes"] if "all positions" in note]
     assert [note.partition(", as a check")[0] for note in notes] == ["states, image", "states, text"]
     assert all(re.search(r"at once: \d+ significant, \d+ at 'correct', \d+ at both; strongest L\d", n) for n in notes)
-    swept = read(out / "cells" / "states, image, all positions.zarr")
+    swept = read(out / "conditions" / "states, image, all positions.zarr")
     assert "role" not in swept.logit_diff_change.dims
     assert swept.sizes["pair"] <= len(kept)
-    frame = pd.read_csv(out / "tables" / "heads_all_positions.csv").query("cell == 'states, image'")
+    frame = pd.read_csv(out / "tables" / "heads_all_positions.csv").query("condition == 'states, image'")
     again = important_heads(swept, role="all")
     assert frame.effect.tolist() == pytest.approx(again.effect.values.ravel().tolist())
 
@@ -118,10 +118,10 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     result = ran("patch", "mini", pairs, "--out", out, *options)
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == before
     found = json.loads(result.stdout)
-    assert set(found) == {"findings", "cells", "universal", "null_expected", "null_p", "report"}
-    assert set(found["cells"]) == {"states, image", "states, text"}
+    assert set(found) == {"findings", "conditions", "universal", "null_expected", "null_p", "report"}
+    assert set(found["conditions"]) == {"states, image", "states, text"}
     said = {"pairs", "clusters", "share_of", "significant", "two_sigma"}
-    assert set(found["cells"]["states, image"]) == said
+    assert set(found["conditions"]["states, image"]) == said
     assert result.stderr == ""
 
 
@@ -208,7 +208,7 @@ WRONG = [
     (["--site", "vision.attn"], "roles are words of the question"),
     (["--site", "text.mlp_out"], "has no heads"),
     (["--role", "corect"], "did you mean 'correct'?"),
-    (["--at-least", "9"], "1 to the 2 cells"),
+    (["--at-least", "9"], "1 to the 2 conditions"),
     (["--corruption", "noise"], "noise is a baseline"),
     (["--device", "warp"], "device 'warp' cannot be used here"),
 ]
@@ -246,13 +246,13 @@ def taken_report(out: Path) -> None:
 
 
 def taken_store(out: Path) -> None:
-    (out / "cells" / "states, text.zarr").mkdir(parents=True)
-    (out / "cells" / "states, text.zarr" / "notes.txt").write_text("mine")
+    (out / "conditions" / "states, text.zarr").mkdir(parents=True)
+    (out / "conditions" / "states, text.zarr" / "notes.txt").write_text("mine")
 
 
 def taken_check(out: Path) -> None:
-    (out / "cells").mkdir(parents=True)
-    (out / "cells" / "states, text, all positions.zarr").write_text("mine")
+    (out / "conditions").mkdir(parents=True)
+    (out / "conditions" / "states, text, all positions.zarr").write_text("mine")
 
 
 def taken_tables(out: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_probe_takes_nobodys_file(pairs, tmp_path):
 
 def test_too_few_pairs(pairs, tmp_path):
     wrong = said("patch", "mini", _unanswerable(tmp_path), "--out", tmp_path / "out", "--quiet")
-    assert "no cell is left to study" in wrong
+    assert "no condition is left to study" in wrong
     assert "the model answers 0 of 3 pairs as expected" in wrong
 
 
@@ -330,7 +330,7 @@ def test_ctrl_c_is_exit_code_130(pairs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SweepRunner, "run", stopped)
     wrong = said("patch", "mini", pairs, "--out", tmp_path / "out", "--quiet", code=130)
-    assert wrong.splitlines()[-1] == "stopped; what was done is kept, and the same command goes on from there"
+    assert wrong.splitlines()[-1] == "stopped; finished work is kept, and the same command resumes from there"
     monkeypatch.setattr(HookedBLIP, "mini", stopped)
     assert said("info", code=130) == "stopped\n"
 
@@ -363,7 +363,7 @@ def test_a_patch_that_was_killed_goes_on_and_ends_with_the_same_tables(pairs, tm
     ended = subprocess.run(killed, capture_output=True, text=True, timeout=300)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert not (tmp_path / "killed" / "tables").exists()
-    done = [path.name for path in (tmp_path / "killed" / "cells").iterdir() if path.suffix == ".zarr"]
+    done = [path.name for path in (tmp_path / "killed" / "conditions").iterdir() if path.suffix == ".zarr"]
     assert done, "it was in the middle of its sweeps"
     for name in ("killed", "unbroken"):
         ran(*command(name))

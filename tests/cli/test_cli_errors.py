@@ -147,9 +147,9 @@ BROKEN_REPORTS = {
     "another format": ("report.json", _with(format=99), "the format 99"),
     "edited by hand": ("report.json", _with(title="mine"), EDITED),
     "without its checksum": ("report.json", _with(sha256=None), EDITED),
-    "no cells": ("report.json", _resealed(cells=None), "it has no 'cells'"),
-    "cells are a number": ("report.json", _resealed(cells=3), "'cells' is 3; expected a list"),
-    "an empty cell": ("report.json", _resealed(cells=[{}]), "it has no"),
+    "no conditions": ("report.json", _resealed(conditions=None), "it has no 'conditions'"),
+    "conditions are a number": ("report.json", _resealed(conditions=3), "'conditions' is 3; expected a list"),
+    "an empty condition": ("report.json", _resealed(conditions=[{}]), "it has no"),
     "labels are numbers": ("report.json", _resealed(labels=[1]), "JSON objects"),
     "settings are a list": ("report.json", _resealed(settings=[]), "'settings' is []; expected a JSON object"),
     "files are a list": ("report.json", _resealed(files=[]), "'files' is []; expected a JSON object"),
@@ -207,7 +207,7 @@ def test_a_fault_of_the_program_is_never_called_one_of_the_user(monkeypatch, err
     monkeypatch.setattr(HookedBLIP, "mini", _fault(error))
     said = failed("info", code=3)
     assert f"unexpected {type(error).__name__}" in said
-    assert "cli_study.py:" in said
+    assert "cli/study.py:" in said
     assert "--debug" in said
     shown = CliRunner().invoke(main, ["info", "--debug"])
     assert shown.exit_code == 3

@@ -29,7 +29,7 @@ def patched(blip: Any, pairs: dict[str, Path], folder: Path, direction: str = "d
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     table = pd.read_csv(out / "tables" / "heads.csv").set_index(["layer", "head"])
-    said = json.loads(result.stdout)["cells"]["planted, image"]
+    said = json.loads(result.stdout)["conditions"]["planted, image"]
     assert said.pop("clusters") == 16
     assert said.pop("share_of") == "what the mismatched donor leaves of the gap"
     return said, table

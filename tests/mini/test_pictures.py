@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from notice_lens.mini import GROUPS, draw, make_pair, rows
-from notice_lens.mini.drawing import Background, Fill, Part, Picture
+from notice_lens.mini import rows
+from notice_lens.mini.drawing import Background, Fill, Part, Picture, draw
+from notice_lens.mini.generate import GROUPS, make_pair
 from notice_lens.mini.shapes import SHAPES, ellipse, unit_outline
 from notice_lens.mini.stream import Stream
 from notice_lens.mini.things import background
@@ -19,7 +20,8 @@ SOME = 30
 
 FINGERPRINT = """
 import hashlib, json
-from notice_lens.mini import GROUPS, rows
+from notice_lens.mini import rows
+from notice_lens.mini.generate import GROUPS
 def digest(task):
     made = hashlib.sha256()
     for row in rows(task, 12, seed=3):

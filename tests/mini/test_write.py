@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from notice_lens.mini import GROUPS, rows
+from notice_lens.mini import rows
+from notice_lens.mini.generate import GROUPS
 from notice_lens.mini.write import main, run_lengths
 from train_mini.curve import main as draw_curve
 from train_mini.sheet import regions_in_colour, sheet

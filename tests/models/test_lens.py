@@ -8,7 +8,7 @@ from transformer_lens import ActivationCache, patching
 from transformer_lens.model_protocol import TransformerLensModel, TransformerLensModelWithWeights
 
 from conftest import make_pair, relative_error
-from notice_lens.models import LENSES
+from notice_lens.models.stack_view import LENSES
 
 
 def nothing(activation, hook):

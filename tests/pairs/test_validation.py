@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from notice_lens.coco import run_lengths
-from notice_lens.mini import GROUPS
+from notice_lens.mini.generate import GROUPS
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
 from notice_lens.pairs.regions import SmallRegion
 from notice_lens.patching import patch_heads

@@ -14,7 +14,7 @@ from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Edit, Site, ablate, ablation, run_variants
 from notice_lens.patching.options import Options
-from notice_lens.stats.bootstrap import ratio_of_sums
+from notice_lens.stats.intervals import ratio_of_sums
 from planted import Gate, light_and_dark, planted
 
 QUIET = {"progress": False}

@@ -9,7 +9,7 @@ import xarray as xr
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import ablate, circuit_scores, faithfulness, run_variants
 from notice_lens.patching.nodes import Node, universe_of
-from notice_lens.stats.bootstrap import ratio_of_sums
+from notice_lens.stats.intervals import ratio_of_sums
 from planted import Gate, light_and_dark, planted
 
 QUIET = {"progress": False}

@@ -24,12 +24,12 @@ NASTY = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def data(mini) -> ReportData:
     pairs = mini_world("states", 8)
-    cells = {"states, image": pairs, "states, text": pairs}
-    effects = {name: made.swept(pairs, name.split(", ")[1], seed=number) for number, name in enumerate(cells)}
-    important = {name: made.important(seed=number) for number, name in enumerate(cells)}
+    conditions = {"states, image": pairs, "states, text": pairs}
+    effects = {name: made.swept(pairs, name.split(", ")[1], seed=number) for number, name in enumerate(conditions)}
+    important = {name: made.important(seed=number) for number, name in enumerate(conditions)}
     return ReportData.collect(
-        mini, cells, effects, important=important, universal=made.universal(important), functions=made.functions(),
-        labels=made.labels(), profiles=dict.fromkeys(cells, made.profile()), progress=False,
+        mini, conditions, effects, important=important, universal=made.universal(important), functions=made.functions(),
+        labels=made.labels(), profiles=dict.fromkeys(conditions, made.profile()), progress=False,
     )  # fmt: skip
 
 
@@ -44,12 +44,12 @@ def chromium() -> Iterator[Any]:
         yield found
 
 
-def button(page: Any, cell: int, layer: int, head: int) -> Any:
-    return page.locator(f"[data-map='{cell}'] button[data-layer='{layer}'][data-head='{head}']")
+def button(page: Any, condition: int, layer: int, head: int) -> Any:
+    return page.locator(f"[data-map='{condition}'] button[data-layer='{layer}'][data-head='{head}']")
 
 
-def shown(page: Any, cell: int, layer: int, head: int) -> None:
-    page.wait_for_selector(f".notice-lens[data-shown='{cell}/{layer}/{head}']")
+def shown(page: Any, condition: int, layer: int, head: int) -> None:
+    page.wait_for_selector(f".notice-lens[data-shown='{condition}/{layer}/{head}']")
 
 
 def overlays(page: Any) -> list[str]:
@@ -65,12 +65,12 @@ def said_of(data: ReportData, pair: int, run: str, layer: int, head: int, role: 
 
 def test_a_click_on_a_head_shows_its_overlays(chromium, path, data):
     one = opened(chromium, path)
-    shown(one.page, 0, 1, 2)  # the strongest head of the first cell
+    shown(one.page, 0, 1, 2)  # the strongest head of the first condition
     button(one.page, 0, 0, 5).click()
     shown(one.page, 0, 0, 5)
     found = overlays(one.page)
     assert len(found) == 2 * 6
-    for place, number in enumerate(data.cells[0].shown[:6]):
+    for place, number in enumerate(data.conditions[0].shown[:6]):
         assert said_of(data, number, "clean", 0, 5) in found[2 * place]
         assert said_of(data, number, "image", 0, 5) in found[2 * place + 1]
         assert found[2 * place + 1].startswith("corrupted image")
@@ -84,7 +84,7 @@ def test_overlays_are_painted_where_the_head_looks(chromium, path, data):
     one = opened(chromium, path)
     button(one.page, 0, 2, 2).click()
     shown(one.page, 0, 2, 2)
-    number = data.cells[0].shown[0]
+    number = data.conditions[0].shown[0]
     maps = data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).values
     brightness = np.array(one.page.locator(".pairs canvas").first.evaluate(RED))[maps.argsort()]
     assert brightness[-1] > np.median(brightness) + 40, "the brightest patch is where most of the attention is"
@@ -127,7 +127,7 @@ def test_the_keyboard_does_it_too(chromium, path, data):
     assert float(outline.removesuffix("px")) >= 2, "the focus can be seen"
     one.page.keyboard.press("Enter")
     shown(one.page, 0, 0, 3)
-    assert said_of(data, data.cells[0].shown[0], "clean", 0, 3) in overlays(one.page)[0]
+    assert said_of(data, data.conditions[0].shown[0], "clean", 0, 3) in overlays(one.page)[0]
     one.page.keyboard.press("End")
     one.page.keyboard.press("Space")
     shown(one.page, 0, 0, 7)
@@ -136,11 +136,11 @@ def test_the_keyboard_does_it_too(chromium, path, data):
     one.calm()
 
 
-def test_text_cells_compare_prompts(chromium, path, data):
+def test_text_conditions_compare_prompts(chromium, path, data):
     one = opened(chromium, path)
     button(one.page, 1, 1, 2).click()
     shown(one.page, 1, 1, 2)
-    number = data.cells[1].shown[0]
+    number = data.conditions[1].shown[0]
     assert said_of(data, number, "text", 1, 2) in overlays(one.page)[1]
     questions = one.page.locator(".pair").first.locator(".question").all_inner_texts()
     assert questions == [data.pairs[number].prompts["clean"], data.pairs[number].prompts["corrupt"]]
@@ -165,7 +165,7 @@ def test_what_is_chosen_by_hand(chromium, path, data):
     one.page.locator("input[data-values=effect_mismatched]").check()
     assert before == "31"
     assert button(one.page, 0, 1, 2).inner_text() == str(
-        round(100 * float(data.cells[0].heads.effect_mismatched[1, 2]))
+        round(100 * float(data.conditions[0].heads.effect_mismatched[1, 2]))
     )
     assert "mismatched" in button(one.page, 0, 1, 2).get_attribute("aria-label")
     one.page.locator("details.looks summary").click()
@@ -233,13 +233,13 @@ def test_prompts_and_names_that_are_tags_do_no_harm(chromium, mini, tmp_path):
 @pytest.fixture(scope="module")
 def tasks(mini) -> ReportData:
     """Two tasks, the second without donors and with too few clusters for a test; each has a label of the same head."""
-    cells = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
-    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(cells.items())}
+    conditions = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
+    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(conditions.items())}
     tested = made.important()
     few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
     few["effect"][{"layer": 2, "head": 5}] = np.nan
     return ReportData.collect(
-        mini, cells, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
+        mini, conditions, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
         universal=made.universal({"states, image": tested, "scenes, image": few}),
         functions={"states": made.functions(), "scenes": made.functions()},
         labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
@@ -255,8 +255,8 @@ def two_tasks(chromium, tasks, tmp_path) -> Any:
     one.calm()
 
 
-def test_every_button_opens_the_cell_that_it_stands_at(two_tasks):
-    """In all tables: the panel, its chosen head and its number are those of the row, and never of another cell."""
+def test_every_button_opens_the_condition_that_it_stands_at(two_tasks):
+    """In all tables: the panel, its chosen head and its number are those of the row, and never of another condition."""
     page, seen = two_tasks.page, []
     for table in page.locator("table.plain:has(button)").all():
         caption = table.locator("caption").all_inner_texts()
@@ -267,8 +267,14 @@ def test_every_button_opens_the_cell_that_it_stands_at(two_tasks):
                 name = f"L{button.get_attribute('data-layer')}.H{button.get_attribute('data-head')}"
                 button.click()
                 chosen = page.locator(".chosen").inner_text()
-                known = [cell for cell in ("states, image", "scenes, image") if cell in [*caption, names[column]]]
-                known = known or [cell for cell in ("states, image", "scenes, image") if cell in row.inner_text()]
+                known = [
+                    condition
+                    for condition in ("states, image", "scenes, image")
+                    if condition in [*caption, names[column]]
+                ]
+                known = known or [
+                    condition for condition in ("states, image", "scenes, image") if condition in row.inner_text()
+                ]
                 assert chosen.startswith(f"{name} \u2014 "), (name, chosen)
                 assert not known or chosen.endswith(known[0]), (known, chosen)
                 assert button.get_attribute("aria-pressed") == "true"
@@ -277,7 +283,7 @@ def test_every_button_opens_the_cell_that_it_stands_at(two_tasks):
     assert len(seen) > 25
 
 
-def test_a_cell_that_was_not_tested_says_so_in_the_panel(two_tasks):
+def test_a_condition_that_was_not_tested_says_so_in_the_panel(two_tasks):
     button(two_tasks.page, 1, 1, 2).click()
     shown(two_tasks.page, 1, 1, 2)
     facts = two_tasks.page.locator(".facts").inner_text()
@@ -292,21 +298,21 @@ def test_a_cell_that_was_not_tested_says_so_in_the_panel(two_tasks):
 
 def test_labels_and_scores_are_shown_at_their_own_task(two_tasks):
     page = two_tasks.page
-    for cell, (own, other) in enumerate((("implicit segmentation", "object inhibition"),) * 2):
-        button(page, cell, 1, 2).click()
-        shown(page, cell, 1, 2)
+    for condition, (own, other) in enumerate((("implicit segmentation", "object inhibition"),) * 2):
+        button(page, condition, 1, 2).click()
+        shown(page, condition, 1, 2)
         said = page.locator(".facts").inner_text()
-        own, other = (own, other) if cell == 0 else (other, own)
+        own, other = (own, other) if condition == 0 else (other, own)
         assert own in said
         assert other not in said
         page.locator("details.looks").evaluate("one => { one.open = true; }")
         regions = page.locator(".scores th").all_inner_texts()
         assert regions
-        assert {region.partition(":")[0] for region in regions} == {("states", "scenes")[cell]}
+        assert {region.partition(":")[0] for region in regions} == {("states", "scenes")[condition]}
 
 
 def test_a_number_that_is_not_there_is_not_shown_as_another(two_tasks):
-    """Mismatched effects of a cell without donors, and a missing effect, are empty: neither zero nor matched."""
+    """Mismatched effects of a condition without donors, and a missing effect, are empty: neither zero nor matched."""
     page = two_tasks.page
     assert button(page, 1, 2, 5).inner_text() == ""
     page.locator("input[data-values=effect_mismatched]").check()
@@ -318,20 +324,20 @@ def test_a_number_that_is_not_there_is_not_shown_as_another(two_tasks):
     assert page.locator("table.dumbbells").count() == 1, "without donors there is nothing to compare"
 
 
-def test_a_cell_that_lacks_the_chosen_head_leaves_what_is_shown(chromium, tasks, tmp_path):
-    """Cells of models of other sizes: the selects always say what the panel shows."""
+def test_a_condition_that_lacks_the_chosen_head_leaves_what_is_shown(chromium, tasks, tmp_path):
+    """Conditions of models of other sizes: the selects always say what the panel shows."""
     small = replace(
-        tasks.cells[1],
-        heads=tasks.cells[1].heads.isel(layer=[0, 1], head=[0, 1, 2]),
-        by_pair=tasks.cells[1].by_pair[:, :2, :3],
+        tasks.conditions[1],
+        heads=tasks.conditions[1].heads.isel(layer=[0, 1], head=[0, 1, 2]),
+        by_pair=tasks.conditions[1].by_pair[:, :2, :3],
     )
-    mixed = replace(tasks, cells=(tasks.cells[0], small), universal=None)
+    mixed = replace(tasks, conditions=(tasks.conditions[0], small), universal=None)
     one = opened(chromium, viz.report(mixed, tmp_path / "mixed.html"))
     shown(one.page, 0, 1, 2)
     button(one.page, 0, 2, 7).click()
     shown(one.page, 0, 2, 7)
-    one.page.select_option("select[name=cell]", "1")
-    chosen = [one.page.locator(f"select[name={name}]").input_value() for name in ("cell", "layer", "head")]
+    one.page.select_option("select[name=condition]", "1")
+    chosen = [one.page.locator(f"select[name={name}]").input_value() for name in ("condition", "layer", "head")]
     assert chosen == ["0", "2", "7"]
     button(one.page, 1, 1, 2).click()
     shown(one.page, 1, 1, 2)
@@ -355,8 +361,8 @@ def test_marks_are_on_their_words_behind_any_character(chromium, tasks, tmp_path
         },
     }
     pairs = tuple(replace(pair, prompts={"clean": clean, "corrupt": corrupt}, spans=spans) for pair in tasks.pairs)
-    cell = replace(tasks.cells[0], corruption="text", name="states, text")
-    data = replace(tasks, pairs=pairs, cells=(cell,), universal=None, labels=(), functions={}, attention=None)
+    condition = replace(tasks.conditions[0], corruption="text", name="states, text")
+    data = replace(tasks, pairs=pairs, conditions=(condition,), universal=None, labels=(), functions={}, attention=None)
     one = opened(chromium, viz.report(data, tmp_path / "emoji.html"))
     one.page.wait_for_selector(".notice-lens[data-shown]")
     card = one.page.locator(".pair").first
@@ -367,30 +373,32 @@ def test_marks_are_on_their_words_behind_any_character(chromium, tasks, tmp_path
 
 def test_where_a_token_stands_that_is_no_word(chromium, mini, tmp_path):
     """`[CLS]` stands in front of the question, `?` and `[SEP]` end it; a role of another task is in no question."""
-    cells = {"states, image": mini_world("states", 2), "scenes, image": mini_world("scenes", 2)}
-    effects = {name: made.swept(pairs) for name, pairs in cells.items()}
-    data = ReportData.collect(mini, cells, effects, progress=False)
+    conditions = {"states, image": mini_world("states", 2), "scenes, image": mini_world("scenes", 2)}
+    effects = {name: made.swept(pairs) for name, pairs in conditions.items()}
+    data = ReportData.collect(mini, conditions, effects, progress=False)
     one = opened(chromium, viz.report(data, tmp_path / "tokens.html"))
     one.page.wait_for_selector(".notice-lens[data-shown]")
-    asked = data.pairs[data.cells[0].shown[0]].prompts["clean"]
+    asked = data.pairs[data.conditions[0].shown[0]].prompts["clean"]
     for role, text in (("[CLS]", f"[CLS] {asked}"), ("?", asked), ("[SEP]", f"{asked} [SEP]")):
         one.page.select_option("select[name=role]", role)
         until(one.page, f"document.querySelector('.pairs mark').textContent === {role!r}")
         assert one.page.locator(".pair .question").first.inner_text() == text
-    one.page.select_option("select[name=cell]", "1")
+    one.page.select_option("select[name=condition]", "1")
     one.page.select_option("select[name=role]", "noun")  # scenes have none
     until(one.page, "document.querySelectorAll('.pairs mark').length === 0")
-    scene = data.pairs[data.cells[1].shown[0]].prompts["clean"]
+    scene = data.pairs[data.conditions[1].shown[0]].prompts["clean"]
     assert one.page.locator(".pair .question").first.inner_text() == scene
     assert "no attention map" in one.page.locator(".pair figcaption").first.inner_text()
     one.calm()
 
 
-def test_a_cell_of_all_positions_asks_at_a_word(chromium, tasks, tmp_path):
+def test_a_condition_of_all_positions_asks_at_a_word(chromium, tasks, tmp_path):
     for kept, word in ((["[CLS]", "noun", "correct"], "correct"), (["[CLS]", "noun", "[SEP]"], "noun")):
         attention = tasks.attention.sel(role=kept)
-        cells = tuple(replace(cell, role=ALL) for cell in tasks.cells)
-        one = opened(chromium, viz.report(replace(tasks, cells=cells, attention=attention), tmp_path / "all.html"))
+        conditions = tuple(replace(condition, role=ALL) for condition in tasks.conditions)
+        one = opened(
+            chromium, viz.report(replace(tasks, conditions=conditions, attention=attention), tmp_path / "all.html")
+        )
         one.page.wait_for_selector(".notice-lens[data-shown]")
         assert one.page.locator("select[name=role]").input_value() == word
         one.calm()
@@ -402,17 +410,20 @@ LONG = "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerkbauunterbeamtenges
 @pytest.mark.parametrize(("width", "media"), [(1280, "screen"), (390, "screen"), (718, "print")])
 def test_long_words_break_and_no_column_is_cut(chromium, data, tmp_path, width, media):
     """One word of 160 letters wherever a user's word may stand; on paper, whose width is 718, nothing can scroll."""
-    cells = [replace(cell, name=f"{number}{LONG}", task=LONG, role=LONG) for number, cell in enumerate(data.cells)]
+    conditions = [
+        replace(condition, name=f"{number}{LONG}", task=LONG, role=LONG)
+        for number, condition in enumerate(data.conditions)
+    ]
     pairs = tuple(
         replace(pair, id=LONG, task=LONG, group=LONG + "2", prompts={"clean": LONG, "corrupt": LONG},
                 spans={"clean": {}}, answers=dict.fromkeys(("clean", "image", "text"), LONG))
         for pair in data.pairs
     )  # fmt: skip
     labels = [{"layer": 1, "head": 2, "label": LONG, "task": LONG, "evidence": LONG}]
-    universal = data.universal.assign_coords(cell=[cell.name for cell in cells])
+    universal = data.universal.assign_coords(condition=[condition.name for condition in conditions])
     long = replace(
-        data, title=LONG, cells=tuple(cells), pairs=pairs, labels=tuple(labels), notes=(LONG,), universal=universal,
-        settings={LONG: LONG, "model": LONG}, functions={LONG: data.functions["all pairs"]},
+        data, title=LONG, conditions=tuple(conditions), pairs=pairs, labels=tuple(labels), notes=(LONG,),
+        universal=universal, settings={LONG: LONG, "model": LONG}, functions={LONG: data.functions["all pairs"]},
     )  # fmt: skip
     for number, each in enumerate((data, long)):
         one = opened(chromium, viz.report(each, tmp_path / f"{number}.html"), width=width)

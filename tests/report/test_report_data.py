@@ -41,19 +41,23 @@ def data(mini) -> ReportData:
     )
 
 
-def test_cells_know_their_role_and_their_pairs(data):
-    assert [cell.name for cell in data.cells] == ["states, image", "states, text", "scenes, image"]
-    assert {cell.role for cell in data.cells} == {"correct"}
-    assert [cell.runs for cell in data.cells] == [("clean", "image"), ("clean", "text"), ("clean", "image")]
-    assert [cell.facts["pairs"] for cell in data.cells] == [6, 4, 4]
+def test_conditions_know_their_role_and_their_pairs(data):
+    assert [condition.name for condition in data.conditions] == ["states, image", "states, text", "scenes, image"]
+    assert {condition.role for condition in data.conditions} == {"correct"}
+    assert [condition.runs for condition in data.conditions] == [
+        ("clean", "image"),
+        ("clean", "text"),
+        ("clean", "image"),
+    ]
+    assert [condition.facts["pairs"] for condition in data.conditions] == [6, 4, 4]
     assert data.settings["model"] == "somewhere/mini"
     assert data.settings["alpha"] == 0.05
-    assert xr.testing.assert_identical(data.cells[0].heads, made.important()) is None
+    assert xr.testing.assert_identical(data.conditions[0].heads, made.important()) is None
 
 
 def test_labels_and_functions_of_one_result_are_their_tasks():
     pairs = mini_world("scenes", 4, seed=1)
-    cells, effects = {"scenes, image": pairs}, {"scenes, image": made.swept(pairs, "image")}
+    conditions, effects = {"scenes, image": pairs}, {"scenes, image": made.swept(pairs, "image")}
     kind = ("candidate", "kind")
     labels = xr.Dataset(
         {"verdict": (kind, np.array([["given"]], object))},
@@ -61,24 +65,24 @@ def test_labels_and_functions_of_one_result_are_their_tasks():
         {"task": "states"},
     )
     of_states = made.functions().assign_attrs(task="states")
-    data = ReportData.collect(None, cells, effects, functions=of_states, labels=labels, progress=False)
+    data = ReportData.collect(None, conditions, effects, functions=of_states, labels=labels, progress=False)
     assert list(data.functions) == ["states"]
     assert [row["task"] for row in data.labels] == ["states"]
     assert label_places(data) == [[]]
 
 
-def test_pairs_of_several_cells_are_kept_once_and_come_first(data):
+def test_pairs_of_several_conditions_are_kept_once_and_come_first(data):
     states = mini_world("states", 6)
-    shown = [[data.pairs[number].id for number in cell.shown] for cell in data.cells]
-    assert shown[0] == shown[1] == states["id"][2:5], "those that both cells have"
+    shown = [[data.pairs[number].id for number in condition.shown] for condition in data.conditions]
+    assert shown[0] == shown[1] == states["id"][2:5], "those that both conditions have"
     assert len(data.pairs) == 6
     effects = made.swept(states[2:], "text", seed=1)
     expected = effects.patching_effect.sel(pair=shown[1], role="correct")
-    assert np.allclose(data.cells[1].by_pair, expected)
+    assert np.allclose(data.conditions[1].by_pair, expected)
 
 
-def test_a_cell_without_statistics_has_plain_means(data):
-    heads = data.cells[1].heads
+def test_a_condition_without_statistics_has_plain_means(data):
+    heads = data.conditions[1].heads
     effects = made.swept(mini_world("states", 6)[2:], "text", seed=1).sel(role="correct")
     gap = (effects.logit_diff_clean - effects.logit_diff_corrupt).sum()
     matched, mismatched = (effects[f"logit_diff_change{end}"].sum("pair") / gap for end in ("", "_mismatched"))
@@ -90,14 +94,14 @@ def test_a_cell_without_statistics_has_plain_means(data):
 def test_attention_is_that_of_the_model(data, mini):
     maps = data.maps()
     assert maps["run"].values.tolist() == ["clean", "image", "text"]
-    number = data.cells[0].shown[1]
+    number = data.conditions[0].shown[1]
     one = mini_world("states", 6)[3:4]
     expected = maps_of_runs(mini, one, runs=("image",), progress=False)
     found = maps.isel(pair=number).sel(run="image", role="noun")
     largest = expected.max("patch")
     wanted = expected.sel(role="noun").isel(pair=0, run=0)
     assert (abs(found - wanted).max() <= largest.max() / 500).item()
-    scene = data.cells[2].shown[0]
+    scene = data.conditions[2].shown[0]
     assert maps.isel(pair=scene).sel(role="noun").isnull().all(), "scenes have no noun"
     assert maps.isel(pair=scene).sel(run="clean", role="correct").notnull().all()
 
@@ -105,7 +109,7 @@ def test_attention_is_that_of_the_model(data, mini):
 def test_a_folder_gives_everything_back(data, tmp_path):
     folder = data.save(tmp_path / "new" / "report")
     back = ReportData.load(folder)
-    for ours, theirs in zip(data.cells, back.cells, strict=True):
+    for ours, theirs in zip(data.conditions, back.conditions, strict=True):
         xr.testing.assert_identical(ours.heads, theirs.heads)
         assert np.array_equal(ours.by_pair, theirs.by_pair)
         assert (ours.facts, ours.shown, ours.role) == (theirs.facts, theirs.shown, theirs.role)
@@ -147,7 +151,7 @@ def test_folders_that_are_none(data, tmp_path):
     folder = data.save(tmp_path / "report")
     index = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     (folder / "report.json").write_text(json.dumps(index | {"format": 99}))
-    with pytest.raises(ValueError, match="has the format 99; notice-lens .* reads 2"):
+    with pytest.raises(ValueError, match="has the format 99; notice-lens .* reads 3"):
         ReportData.load(folder)
     index["pairs"][0]["pictures"] = {"../../secret": "png"}
     del index["sha256"]
@@ -161,11 +165,11 @@ def as_bytes(value: object) -> bytes:
 
 
 FOREIGN = {
-    "another program's": as_bytes({"format": 1, "title": "Q3", "cells": []}),
+    "another program's": as_bytes({"format": 1, "title": "Q3", "conditions": []}),
     "of version 0.1": as_bytes(
-        {"format": 1, "title": "", "cells": [], "pairs": [], "universal": None, "functions": {}}
+        {"format": 1, "title": "", "conditions": [], "pairs": [], "universal": None, "functions": {}}
     ),
-    "of its format": as_bytes({"format": 2, "notice_lens": "0.2.0", "files": {}}),
+    "of its format": as_bytes({"format": 3, "notice_lens": "0.2.0", "files": {}}),
     "a list": b"[]",
     "no JSON": b"{",
     "binary": b"\xff\xfe\x00",
@@ -224,7 +228,9 @@ def test_messages(mini):
         ReportData.collect(mini, {}, {})
     with pytest.raises(ValueError, match="come without pairs: no pairs 'state'; did you mean 'states'"):
         ReportData.collect(mini, {"states": pairs}, {"state": effects})
-    with pytest.raises(ValueError, match="important are given for a cell that has no effects: no cell 'stats'"):
+    with pytest.raises(
+        ValueError, match="important are given for a condition that has no effects: no condition 'stats'"
+    ):
         ReportData.collect(mini, {"states": pairs}, {"states": effects}, important={"stats": made.important()})
     with pytest.raises(ValueError, match="of other pairs: 1 of 3 are not among its 2 pairs, such as 'test-states-0-2'"):
         ReportData.collect(mini, {"states": pairs[:2]}, {"states": effects})

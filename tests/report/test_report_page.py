@@ -82,7 +82,7 @@ def test_a_demo_of_three_such_tasks_is_small(text):
 def test_the_numbers_that_matter_are_said(text):
     said = " ".join(Reader(text).text.split())
     null = "by their layers alone 0.3 would be expected (as many: p .012)"
-    assert f"2 of 24 heads are universal over 2 cells; {null}: L1.H2, L2.H5." in said
+    assert f"2 of 24 heads are universal over 2 conditions; {null}: L1.H2, L2.H5." in said
     assert "With causal evidence for what they do: L1.H2 (implicit segmentation)." in said
     assert "cutting inside the object costs 12 % of the gap [8, 16], p = 0.001" in said
     assert "constant masks" in said
@@ -94,7 +94,7 @@ def test_the_numbers_that_matter_are_said(text):
     assert "q at most 0.05" in said
 
 
-def test_every_cell_has_a_heat_map_of_all_heads(text, data):
+def test_every_condition_has_a_heat_map_of_all_heads(text, data):
     buttons = [
         attrs for tag, attrs in Reader(text).tags if tag == "button" and attrs.get("class", "").startswith("cell ")
     ]
@@ -134,15 +134,17 @@ def test_nothing_that_a_user_wrote_becomes_markup(data, tmp_path):
         spans={"clean": {NASTY: (0, 5)}},
         answers={"clean": NASTY, "image": NASTY}, regions={"clean": {NASTY: np.eye(8, dtype=bool)}, "corrupt": {}},
     )  # fmt: skip
-    heads = data.cells[0].heads.assign_attrs(ranked_by=NASTY, rule=NASTY)
-    cell = replace(data.cells[0], name=NASTY, task=NASTY, role=NASTY, facts={NASTY: NASTY, "sites": NASTY}, heads=heads)
+    heads = data.conditions[0].heads.assign_attrs(ranked_by=NASTY, rule=NASTY)
+    condition = replace(
+        data.conditions[0], name=NASTY, task=NASTY, role=NASTY, facts={NASTY: NASTY, "sites": NASTY}, heads=heads
+    )
     labels = (
         {"layer": 1, "head": 2, "label": NASTY, "evidence": NASTY},
         {"layer": None, "reason": NASTY, "testable": False},
     )
     nasty = replace(
-        data, title=NASTY, cells=(cell, *data.cells[1:]), pairs=(pair, *data.pairs[1:]), labels=labels, notes=(NASTY,),
-        settings={NASTY: NASTY, "model": NASTY}, functions={NASTY: made.functions()},
+        data, title=NASTY, conditions=(condition, *data.conditions[1:]), pairs=(pair, *data.pairs[1:]), labels=labels,
+        notes=(NASTY,), settings={NASTY: NASTY, "model": NASTY}, functions={NASTY: made.functions()},
     )  # fmt: skip
     text = viz.report(nasty, tmp_path / "report.html").read_text(encoding="utf-8")
     clean = viz.report(data, tmp_path / "clean.html").read_text(encoding="utf-8")
@@ -187,23 +189,26 @@ def test_a_budget_takes_roles_first_and_then_pairs(data):
     assert few.roles == ("correct",)
     assert 1 <= few.most < 24
     sent = page_data(data, 60_000)
-    assert {len(cell["shown"]) for cell in sent["cells"]} == {few.most}
+    assert {len(condition["shown"]) for condition in sent["conditions"]} == {few.most}
     assert sum(len(run["patches"]) for maps in sent["attention"]["maps"].values() for run in maps.values()) <= 60_000
 
 
-def test_what_numbers_are_is_said_for_each_cell(data, tmp_path):
-    """A cell of a text corruption is ranked by matched; its numbers are no differences, and are not called so."""
-    image, text = (replace(cell, heads=cell.heads.copy()) for cell in data.cells)
+def test_what_numbers_are_is_said_for_each_condition(data, tmp_path):
+    """A condition of a text corruption is ranked by matched; its numbers are no differences, and are not called so."""
+    image, text = (replace(condition, heads=condition.heads.copy()) for condition in data.conditions)
     image.heads.attrs["ranked_by"], text.heads.attrs["ranked_by"] = "matched minus mismatched", "matched"
-    mixed = replace(data, cells=(image, text), labels=())
+    mixed = replace(data, conditions=(image, text), labels=())
     page = viz.report(mixed, tmp_path / "mixed.html").read_text(encoding="utf-8")
     assert re.findall(r'class="number">(matched[^<[]*) \[interval\]</th>', page) == [
         "matched minus mismatched",
         "matched",
     ]
     assert "what is ranked, as each map says" in page
-    assert [cell["ranked"] for cell in page_data(mixed)["cells"]] == ["matched minus mismatched", "matched"]
-    alone = replace(mixed, cells=(text,), universal=None)
+    assert [condition["ranked"] for condition in page_data(mixed)["conditions"]] == [
+        "matched minus mismatched",
+        "matched",
+    ]
+    alone = replace(mixed, conditions=(text,), universal=None)
     assert "mismatched image does" not in " ".join(findings(alone))
 
 
@@ -211,7 +216,7 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
     """The headline, the table of universal heads and the strongest head say what they rest on."""
     first, strongest, *_ = findings(data)
     null = "by their layers alone 0.3 would be expected (as many: p .012)"
-    assert "2 of 24 heads are universal over 2 cells" in first
+    assert "2 of 24 heads are universal over 2 conditions" in first
     assert null in first
     assert re.search(
         r"31\.0.% \[\+.*\] of what the mismatched donor leaves of the gap \(\+21\.7.% of the gap\)", strongest
@@ -223,9 +228,11 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
 
 
 def test_no_universal_head_is_said_plainly(data):
-    important = {cell.name: cell.heads for cell in data.cells}
+    important = {condition.name: condition.heads for condition in data.conditions}
     none = replace(data, universal=made.universal(important, none=True), labels=())
-    assert findings(none)[0].startswith("No head is universal: none of 24 passes in all 2 cells; by their layers alone")
+    assert findings(none)[0].startswith(
+        "No head is universal: none of 24 passes in all 2 conditions; by their layers alone"
+    )
     assert "alone 0.3 would be expected (as many: p .012)." in findings(none)[0]
     assert findings(none)[0].endswith("The nearest is L1.H2, significant in 2 of 2.")
 
@@ -234,7 +241,7 @@ def test_no_universal_head_is_said_plainly(data):
 def test_the_head_that_is_called_nearest_is_the_first_of_the_table(data, tmp_path, seed):
     """Where all p are 1 the count decides, in the headline and in the table, which shows twelve heads of 24."""
     draw = np.random.default_rng(seed)
-    important = {cell.name: cell.heads for cell in data.cells}
+    important = {condition.name: condition.heads for condition in data.conditions}
     found = made.universal(important, none=True)
     count = np.zeros(found["count"].shape, int)
     layer, head = int(draw.integers(3)), int(draw.integers(8))
@@ -255,13 +262,14 @@ def test_the_head_that_is_called_nearest_is_the_first_of_the_table(data, tmp_pat
 def test_what_was_not_tested_is_never_called_not_significant(data, tmp_path, rules):
     """Too few clusters: no p, so neither a count of significant heads, nor a verdict on one, nor on universal ones."""
     kept = ["effect", "low", "high", "p", "q", *rules]
-    cells = tuple(
-        replace(cell, heads=made.untested(cell.heads)[kept].assign_attrs(cell.heads.attrs)) for cell in data.cells
+    conditions = tuple(
+        replace(condition, heads=made.untested(condition.heads)[kept].assign_attrs(condition.heads.attrs))
+        for condition in data.conditions
     )
-    universal = made.universal({cell.name: cell.heads for cell in data.cells}, none=True)
+    universal = made.universal({condition.name: condition.heads for condition in data.conditions}, none=True)
     nothing = universal.p * np.nan
     universal = universal.assign(p=nothing, q=nothing, count=universal["count"] * 0, selection_frequency=nothing)
-    untested = replace(data, cells=cells, universal=universal, labels=())
+    untested = replace(data, conditions=conditions, universal=universal, labels=())
     text = viz.report(untested, tmp_path / "untested.html").read_text(encoding="utf-8")
     said = " ".join(Reader(text).text.split())
     assert "nan" not in said.lower()
@@ -271,17 +279,17 @@ def test_what_was_not_tested_is_never_called_not_significant(data, tmp_path, rul
     labels = [attrs["aria-label"] for tag, attrs in Reader(text).tags if "cell " in str(attrs.get("class"))]
     assert len(labels) == 48
     assert all("significance not tested" in label for label in labels)
-    hovers = viz.heads(cells[0].heads).data[0].customdata.ravel()
+    hovers = viz.heads(conditions[0].heads).data[0].customdata.ravel()
     assert all("significant: not tested" in hover for hover in hovers)
-    assert "not tested" in viz.heads(cells[0].heads).layout.title.subtitle.text
+    assert "not tested" in viz.heads(conditions[0].heads).layout.title.subtitle.text
     assert "not tested" in viz.universal(universal).layout.title.text
 
 
-def test_one_cell_that_was_not_tested_beside_one_that_was(data, tmp_path):
-    cells = (data.cells[0], replace(data.cells[1], heads=made.untested(data.cells[1].heads)))
-    mixed = replace(data, cells=cells, universal=None, labels=())
+def test_one_condition_that_was_not_tested_beside_one_that_was(data, tmp_path):
+    conditions = (data.conditions[0], replace(data.conditions[1], heads=made.untested(data.conditions[1].heads)))
+    mixed = replace(data, conditions=conditions, universal=None, labels=())
     page = viz.report(mixed, tmp_path / "mixed.html").read_text(encoding="utf-8")
-    summary = page[page.index("Summary of the cells") : page.index("Heads and pairs</h2>")]
+    summary = page[page.index("Summary of the conditions") : page.index("Heads and pairs</h2>")]
     rows = re.findall(r'<td class="number">([^<]*)</td><td class="number">2</td>', summary)
     assert rows == ["2", "not tested"]
 
@@ -289,14 +297,14 @@ def test_one_cell_that_was_not_tested_beside_one_that_was(data, tmp_path):
 @pytest.mark.parametrize("missing", ["no variable", "no donor", "one donor"])
 def test_without_a_mismatched_effect_none_is_drawn(data, tmp_path, missing):
     """Not at zero, where it would say that a wrong image restores nothing."""
-    heads = data.cells[0].heads.copy(deep=True)
+    heads = data.conditions[0].heads.copy(deep=True)
     if missing == "no variable":
         heads = heads.drop_vars("effect_mismatched")
     elif missing == "no donor":
         heads["effect_mismatched"] = heads.effect_mismatched * np.nan
     else:
         heads["effect_mismatched"] = heads.effect_mismatched.where(heads.effect == heads.effect.max())
-    one = replace(data, cells=(replace(data.cells[0], heads=heads),), universal=None, labels=())
+    one = replace(data, conditions=(replace(data.conditions[0], heads=heads),), universal=None, labels=())
     tags = Reader(viz.report(one, tmp_path / "one.html").read_text(encoding="utf-8")).tags
     drawn = [attrs for tag, attrs in tags if tag == "circle" and attrs.get("class") == "mismatched" and "cx" in attrs]
     in_rows = [attrs for attrs in drawn if attrs["cx"] != "6"]  # the key has one of its own
@@ -310,11 +318,11 @@ def test_numbers_that_are_missing_are_neither_drawn_nor_written(data, tmp_path):
     """A profile without a share, an interval or a centre; a baseline; a frequency."""
     profile = made.profile() * np.nan
     profile["share"][0] = 1.0
-    facts = {**data.cells[0].facts, "logit_diff_corrupt": None}
+    facts = {**data.conditions[0].facts, "logit_diff_corrupt": None}
     assert data.universal is not None
     universal = data.universal.assign(selection_frequency=data.universal.selection_frequency * np.nan)
-    cells = (replace(data.cells[0], profile=profile, facts=facts), data.cells[1])
-    page = viz.report(replace(data, cells=cells, universal=universal), tmp_path / "missing.html")
+    conditions = (replace(data.conditions[0], profile=profile, facts=facts), data.conditions[1])
+    page = viz.report(replace(data, conditions=conditions, universal=universal), tmp_path / "missing.html")
     reader = Reader(page.read_text(encoding="utf-8"))
     assert "nan" not in reader.text.lower()
     assert not [value for _, attrs in reader.tags for value in attrs.values() if value == "nan"]
@@ -324,43 +332,48 @@ def test_numbers_that_are_missing_are_neither_drawn_nor_written(data, tmp_path):
 
 @pytest.mark.parametrize("scale", [0.0, 1e-5, -1e-5, np.nan])
 def test_no_effect_at_all_is_no_strongest_head(data, scale):
-    sign = np.sign(data.cells[0].heads[["effect", "low", "high"]])
-    cells = tuple(replace(cell, heads=cell.heads.assign(sign * scale)) for cell in data.cells)
-    (said,) = findings(replace(data, cells=cells, universal=None, labels=()))
+    sign = np.sign(data.conditions[0].heads[["effect", "low", "high"]])
+    conditions = tuple(replace(condition, heads=condition.heads.assign(sign * scale)) for condition in data.conditions)
+    (said,) = findings(replace(data, conditions=conditions, universal=None, labels=()))
     assert (
         said == "No head has an effect at \N{LEFT DOUBLE QUOTATION MARK}correct\N{RIGHT DOUBLE QUOTATION MARK}: "
         "all are below 0.05\xa0% of the gap."
     )
 
 
-def test_labels_by_task_are_of_that_tasks_cells(data, mini):
-    """Of several tasks a label that names none belongs to no cell; of one task it needs no name."""
-    first, second = data.cells[0], replace(data.cells[1], task="faces")
+def test_labels_by_task_are_of_that_tasks_conditions(data, mini):
+    """Of several tasks a label that names none belongs to no condition; of one task it needs no name."""
+    first, second = data.conditions[0], replace(data.conditions[1], task="faces")
     rows = label_rows({"states": made.labels(), "faces": [{"layer": 0, "head": 3, "label": "object inhibition"}]})
-    named = replace(data, cells=(first, second), labels=(*rows, {"layer": 2, "head": 7, "label": "unknown task"}))
-    sent = {(row["layer"], row["head"]): row["cells"] for row in page_data(named)["labels"]}
+    named = replace(data, conditions=(first, second), labels=(*rows, {"layer": 2, "head": 7, "label": "unknown task"}))
+    sent = {(row["layer"], row["head"]): row["conditions"] for row in page_data(named)["labels"]}
     assert sent == {(1, 2): [0], (0, 3): [1], (2, 7): []}
     assert "L1.H2 (implicit segmentation in states), L0.H3 (object inhibition in faces)" in findings(named)[-1]
     alone = page_data(replace(data, labels=tuple(made.labels())))["labels"]
-    assert [row["cells"] for row in alone] == [[0, 1]]
+    assert [row["conditions"] for row in alone] == [[0, 1]]
 
 
-def test_plain_means_alone_and_a_cell_without_any_effect(data, tmp_path):
-    heads = data.cells[0].heads[["effect"]]
+def test_plain_means_alone_and_a_condition_without_any_effect(data, tmp_path):
+    heads = data.conditions[0].heads[["effect"]]
     heads.attrs = {}
     alone = replace(
-        data, cells=(replace(data.cells[0], heads=heads),), universal=None, labels=(), functions={}, attention=None
+        data,
+        conditions=(replace(data.conditions[0], heads=heads),),
+        universal=None,
+        labels=(),
+        functions={},
+        attention=None,
     )
     text = viz.report(alone, tmp_path / "alone.html").read_text(encoding="utf-8")
     for absent in ("Matched against", "Universal heads", "What heads do", "significant"):
         assert absent not in Reader(text).text
     assert "do not look at the image" in text
-    nothing = replace(alone, cells=(replace(alone.cells[0], heads=heads * np.nan),))
+    nothing = replace(alone, conditions=(replace(alone.conditions[0], heads=heads * np.nan),))
     said = Reader(viz.report(nothing, tmp_path / "none.html").read_text(encoding="utf-8")).text
     assert "No effect: the clean and the corrupted run answer alike" in said
     assert "nan" not in said.lower()
-    with pytest.raises(ValueError, match="a report needs at least one cell"):
-        viz.report(replace(data, cells=()), tmp_path / "x.html")
+    with pytest.raises(ValueError, match="a report needs at least one condition"):
+        viz.report(replace(data, conditions=()), tmp_path / "x.html")
 
 
 def test_words_of_numbers():

@@ -8,7 +8,8 @@ from browsing import browser, needs_browser, opened
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.report.data import ReportData
-from notice_lens.study import SAVED, Choices, run_study
+from notice_lens.study import Choices, run_study
+from notice_lens.study.runner import SAVED
 
 pytestmark = needs_browser
 SHOWN_IN_A_DEMO, SHOWN = 24, 6
@@ -29,12 +30,12 @@ def test_a_click_on_a_head_shows_its_overlays(folder, width):
     data = ReportData.load(folder / SAVED)
     with browser() as chromium:
         one = opened(chromium, folder / "report.html", width=width)
-        for cell, (layer, head) in enumerate([(0, 5), (2, 1)]):
-            one.page.locator(f"[data-map='{cell}'] button[data-layer='{layer}'][data-head='{head}']").click()
-            one.page.wait_for_selector(f".notice-lens[data-shown='{cell}/{layer}/{head}']")
+        for condition, (layer, head) in enumerate([(0, 5), (2, 1)]):
+            one.page.locator(f"[data-map='{condition}'] button[data-layer='{layer}'][data-head='{head}']").click()
+            one.page.wait_for_selector(f".notice-lens[data-shown='{condition}/{layer}/{head}']")
             labels = one.page.locator(".pairs canvas").evaluate_all("a => a.map((c) => c.getAttribute('aria-label'))")
             assert len(labels) == 2 * SHOWN
-            number = data.cells[cell].shown[0]
+            number = data.conditions[condition].shown[0]
             maps = data.maps().isel(pair=number).sel(run="clean", role="correct", layer=layer, head=head).values
             row, column = divmod(int(maps.argmax()), 8)
             assert f"L{layer}.H{head} looks most at row {row + 1}, column {column + 1}" in labels[0]
@@ -43,6 +44,6 @@ def test_a_click_on_a_head_shows_its_overlays(folder, width):
 
 
 def test_the_report_of_a_demo_is_at_most_12_megabytes(folder):
-    """Three tasks, two corruptions and 24 pairs a cell, were all that grows with pairs to grow as they do."""
+    """Three tasks, two corruptions and 24 pairs a condition, were all that grows with pairs to grow as they do."""
     size = (folder / "report.html").stat().st_size
     assert size * (3 * 2 * SHOWN_IN_A_DEMO) / (2 * SHOWN) < 12e6

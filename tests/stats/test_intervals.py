@@ -3,9 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from notice_lens.stats.clusters import Sums
+from notice_lens.stats.clusters import Sums, resamples
 from notice_lens.stats.intervals import _standard_error, bootstrap_t
-from notice_lens.stats.minimum_effect import resamples
 
 
 def ratio(change: np.ndarray, gap: np.ndarray) -> tuple[float, float]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, pearson3
 
-from notice_lens.circuits.head_functions.amounts import inside
-from notice_lens.stats.flips import grouped
+from notice_lens.circuits.functions.amounts import inside
+from notice_lens.stats.clusters import members
 from notice_lens.stats.masks import THRESHOLDS, areas, by_cluster, crossfitted_iou, pointing, tails
 
 
@@ -99,7 +99,7 @@ def test_heads_that_see_nothing_are_found_as_often_as_promised():
     # Each pair comes twice, as a pair and its reverse do.
     maps, masks, labels = np.concatenate([maps, maps]), np.concatenate([masks, masks]), np.tile(np.arange(n // 2), 2)
     (values,) = areas(maps, [masks], ~masks)
-    found = tails(by_cluster(values, grouped(labels)), n)
+    found = tails(by_cluster(values, members(labels)), n)
     for p in (found.above, found.below):
         assert 0.03 < (p < 0.05).mean() < 0.05 + 3 * np.sqrt(0.05 * 0.95 / heads)
     careless = tails(values, n)

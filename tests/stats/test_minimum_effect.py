@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from transformer_lens.utilities.statistics import sign_flip_permutation_pvalue
 
-from notice_lens.stats.clusters import Sums, crossed
-from notice_lens.stats.minimum_effect import MinimumEffect, Moments, flips, larger_side, resamples
+from notice_lens.stats.clusters import Sums, crossed, flips, resamples
+from notice_lens.stats.minimum_effect import MinimumEffect, Moments, larger_side
 
 CLUSTERS, PLACES = 12, 3
 

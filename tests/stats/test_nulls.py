@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from notice_lens.stats.clusters import Sums
-from notice_lens.stats.minimum_effect import MinimumEffect, flips, resamples
+from notice_lens.stats.clusters import Sums, flips, resamples
+from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, over_heads, p_values
 
 ABOVE = Null(np.array([[1.0, 5.0], [2.0, 0.0], [3.0, 1.0]]))

@@ -15,16 +15,16 @@ from study_raw import raw_folder
 
 
 def test_the_heads_that_the_paper_names_are_looked_up():
-    cells = {"a": made.important(12, 12), "b": made.important(3, 12, seed=1)}
-    table = paper_heads(cells).set_index(["head", "cell"])
+    conditions = {"a": made.important(12, 12), "b": made.important(3, 12, seed=1)}
+    table = paper_heads(conditions).set_index(["head", "condition"])
     assert list(dict.fromkeys(head for head, _ in table.index)) == ["L5.H3", "L3.H0", "L0.H11"]
     for name, layer, head in (("L5.H3", 5, 3), ("L3.H0", 3, 0), ("L0.H11", 0, 11)):
-        one, row = cells["a"].sel(layer=layer, head=head), table.loc[name, "a"]
+        one, row = conditions["a"].sel(layer=layer, head=head), table.loc[name, "a"]
         assert row[["effect", "low", "high", "q"]].tolist() == [
             float(one[key]) for key in ("effect", "low", "high", "q")
         ]
         assert (row["rank"], row["heads"], bool(row["significant"])) == (int(one["rank"]), 144, bool(one.significant))
-    assert table.xs("b", level="cell").there.to_dict() == {"L5.H3": False, "L3.H0": False, "L0.H11": True}
+    assert table.xs("b", level="condition").there.to_dict() == {"L5.H3": False, "L3.H0": False, "L0.H11": True}
     assert pd.isna(table.loc["L5.H3", "b"]["rank"])
 
 
@@ -55,7 +55,7 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     result = CliRunner().invoke(main, [*command, "--out", str(out)])
     assert result.exit_code == 0, result.output
     said = result.stdout
-    assert said.index("fixed before it runs") < said.index("both rules, by cell:")
+    assert said.index("fixed before it runs") < said.index("both rules, by condition:")
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     assert (plan["role"], plan["metric"]) == ("correct", "logit_diff_change")
     assert set(plan["pairs"]) == {"SVO-Probes", "MIT-States", "faces"}
@@ -64,7 +64,7 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     assert "L5.H3 in MIT-States, text: this model has no such head" in said
     assert "L3.H0 in MIT-States, text: rank " in said
     table = pd.read_csv(out / "tables" / "paper_heads.csv")
-    assert set(table.cell) == set(pd.read_csv(out / "tables" / "heads.csv").cell)
+    assert set(table.condition) == set(pd.read_csv(out / "tables" / "heads.csv").condition)
     check_the_papers_numbers(out, said)
     assert table.groupby("head").there.all().to_dict() == {"L0.H11": False, "L3.H0": True, "L5.H3": False}
     wrong = CliRunner().invoke(main, [*command, "--out", str(out), "--role", "incorrect"])
@@ -73,13 +73,15 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
 
 
 def check_the_papers_numbers(out, said):
-    """Heads by the paper's rule and modules by layer, for each cell and for Gaussian noise, beside ours."""
+    """Heads by the paper's rule and modules by layer, for each condition and for Gaussian noise, beside ours."""
     heads, modules = (pd.read_csv(out / "tables" / f"{name}.csv") for name in ("paper_rule", "modules"))
-    cells = {"SVO-Probes, image", "MIT-States, image", "MIT-States, noise", "faces, noise"}
-    assert cells <= set(heads.cell)
-    assert set(heads.cell) == set(modules.cell)
-    assert set(pd.read_csv(out / "tables" / "heads.csv").cell) == {own for own in heads.cell if "noise" not in own}
-    for name, own in heads.groupby("cell"):
+    conditions = {"SVO-Probes, image", "MIT-States, image", "MIT-States, noise", "faces, noise"}
+    assert conditions <= set(heads.condition)
+    assert set(heads.condition) == set(modules.condition)
+    assert set(pd.read_csv(out / "tables" / "heads.csv").condition) == {
+        own for own in heads.condition if "noise" not in own
+    }
+    for name, own in heads.groupby("condition"):
         assert len(own) == 24
         threshold = own.magnitude.mean() + 2 * own.magnitude.std(ddof=0)
         assert own.selected.tolist() == (own.magnitude >= threshold).tolist()
@@ -87,7 +89,7 @@ def check_the_papers_numbers(out, said):
         for row in own[own.selected].itertuples():
             assert f"L{row.layer}.H{row.head} {row.magnitude:.4f} [{row.low:.4f}, {row.high:.4f}]" in said
     kinds = {"text.hook_attn_out", "text.hook_cross_attn_out", "text.hook_mlp_out"}
-    for _, own in modules.groupby("cell"):
+    for _, own in modules.groupby("condition"):
         assert kinds <= set(own.site)
         assert set(own.layer) == {0, 1, 2, 3}
     assert (modules.low <= modules.magnitude).all()

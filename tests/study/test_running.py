@@ -1,4 +1,4 @@
-"""Names of the stores of cells stay in their folder, differ where the cells do, and fit any file system."""
+"""Names of the stores of conditions stay in their folder, differ where the conditions do, and fit any file system."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ import xarray as xr
 import made_results as made
 from notice_lens.pairs import Noise, mini_world
 from notice_lens.pairs.regions import SmallRegion
-from notice_lens.report.data import Cell, ReportData
+from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.study import Choices, summary
 from notice_lens.study.findings import Study
 from notice_lens.study.tables import everywhere, heads_table, label_rows, labels_table, untested
@@ -70,32 +70,34 @@ def test_what_all_positions_say_beside_one_role():
     assert "1.00 (Spearman)" in everywhere("x", at_role, at_role)
 
 
-def test_heads_of_all_cells_in_long_form():
+def test_heads_of_all_conditions_in_long_form():
     table = heads_table({"a": made.important(), "b": made.important(2, 3)})
-    assert table.groupby("cell").size().to_dict() == {"a": 24, "b": 6}
-    assert table.columns[0] == "cell"
+    assert table.groupby("condition").size().to_dict() == {"a": 24, "b": 6}
+    assert table.columns[0] == "condition"
     assert table[["pairs", "clusters"]].drop_duplicates().values.tolist() == [[60, 58]]
 
 
 def test_what_was_not_tested_is_no_false_in_a_table_a_sentence_or_a_summary(tmp_path):
     few = made.untested(made.important())
     table = heads_table({"few": few, "enough": made.important()})
-    assert table[table.cell == "few"].significant.isna().all()
-    assert table[table.cell == "enough"].significant.sum() == 2
+    assert table[table.condition == "few"].significant.isna().all()
+    assert table[table.condition == "enough"].significant.sum() == 2
     table.to_csv(tmp_path / "heads.csv", index=False)
     read = pd.read_csv(tmp_path / "heads.csv")
-    assert read[read.cell == "few"].significant.isna().all()
+    assert read[read.condition == "few"].significant.isna().all()
     for one, other in ((few, few), (few, made.important()), (made.important(), few)):
         assert "significance not tested; strongest L1.H2" in everywhere("x", one, other)
     world = mini_world("states", 1)
     pairs = {"few": world, "enough": world}
     found = Study(Choices(), pairs=pairs, important={"few": few, "enough": made.important()})
-    found.data = ReportData("", (Cell("few", "few", "image", "correct", few, (), np.zeros((0, 3, 8)), {}),), ())
-    cells = summary(found)["cells"]
-    assert [cells[name]["significant"] for name in ("few", "enough")] == [None, ["L1.H2", "L2.H5"]]
-    assert cells["few"]["two_sigma"] == ["L1.H2", "L2.H5"]
+    found.data = ReportData(
+        "", (ShownCondition("few", "few", "image", "correct", few, (), np.zeros((0, 3, 8)), {}),), ()
+    )
+    conditions = summary(found)["conditions"]
+    assert [conditions[name]["significant"] for name in ("few", "enough")] == [None, ["L1.H2", "L2.H5"]]
+    assert conditions["few"]["two_sigma"] == ["L1.H2", "L2.H5"]
     own = few.attrs
-    assert (cells["few"]["pairs"], cells["few"]["clusters"]) == (own["pairs"], own["clusters"])
+    assert (conditions["few"]["pairs"], conditions["few"]["clusters"]) == (own["pairs"], own["clusters"])
     assert "null_p" not in summary(found)
     found.universal = made.universal({"few": few, "enough": made.important()})
     assert (summary(found)["null_expected"], summary(found)["null_p"]) == (0.3, 0.012)
@@ -126,7 +128,7 @@ def test_choices_that_are_none(given, message):
 
 
 def test_so_many_flips_that_a_head_can_pass():
-    """The smallest p is at most alpha over heads and cells."""
+    """The smallest p is at most alpha over heads and conditions."""
     assert Choices().rules("correct", 24)["n_permutations"] == 10_000
     found = Choices().rules("correct", 144, 6)["n_permutations"]
     assert 1 / (found + 1) <= 0.05 / 144 / 6

@@ -73,17 +73,17 @@ def test_a_carried_share_is_not_called_a_share_of_the_gap(effects):
     assert swept[2].endswith("of what the donor leaves")
 
 
-def test_each_cell_says_what_its_effects_are_shares_of():
-    """With a text corruption there is no mismatched image: its cell is a share of the gap beside those that are not."""
-    cells = {"states, image": made.important(), "states, text": made.important(share_of="the gap")}
-    shares = [one.attrs["share_of"] for one in cells.values()]
-    joined = made.universal(cells).assign_coords(share_of=("cell", np.array(shares, object)))
+def test_each_condition_says_what_its_effects_are_shares_of():
+    """With a text corruption there is no mismatched image: it is a share of the gap beside those that are not."""
+    conditions = {"states, image": made.important(), "states, text": made.important(share_of="the gap")}
+    shares = [one.attrs["share_of"] for one in conditions.values()]
+    joined = made.universal(conditions).assign_coords(share_of=("condition", np.array(shares, object)))
     figure = viz.universal(joined)
     assert "of what the donor leaves" in figure.data[0].customdata[0][0]
     assert "share of the gap restored" in figure.data[0].customdata[0][1]
     bar = figure.layout.coloraxis.colorbar.title.text.replace("<br>", " ")
     assert bar == "share of the gap, or of what the donor leaves"
-    one = viz.universal(joined.sel(cell=["states, image"])).layout.coloraxis.colorbar.title.text
+    one = viz.universal(joined.sel(condition=["states, image"])).layout.coloraxis.colorbar.title.text
     assert one.replace("<br>", " ") == "share of what the donor leaves"
 
 
@@ -134,17 +134,17 @@ def test_messages(effects):
 
 
 def test_universal_heads_come_first_and_are_framed():
-    cells = {name: made.important(seed=seed) for seed, name in enumerate(["states, image", "faces, image"])}
-    figure = viz.universal(made.universal(cells), top=5)
+    conditions = {name: made.important(seed=seed) for seed, name in enumerate(["states, image", "faces, image"])}
+    figure = viz.universal(made.universal(conditions), top=5)
     assert list(figure.data[0].y[:2]) == ["L1.H2", "L2.H5"]
-    assert list(figure.data[0].x) == list(cells)
+    assert list(figure.data[0].x) == list(conditions)
     assert np.allclose(figure.data[0].z[0], 0.31)
     assert figure.data[0].text[0][0] == "31*"
     assert figure.data[0].text[2][0][-1:] != "*"
     assert frames(figure, "solid") == {(0, 0), (0, 1), (1, 0), (1, 1)}
     null = "by their layers alone 0.3 would be expected (as many: p .012)"
     assert figure.layout.title.text == f"2 universal heads of 24; {null}"
-    assert "No universal heads" in viz.universal(made.universal(cells, none=True)).layout.title.text
+    assert "No universal heads" in viz.universal(made.universal(conditions, none=True)).layout.title.text
 
 
 def test_messages_of_universal():

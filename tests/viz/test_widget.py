@@ -20,7 +20,7 @@ def widget(mini):
 
 
 def test_the_widget_has_the_pages_data(widget):
-    assert [cell["name"] for cell in widget.data["cells"]] == ["states, image"]
+    assert [condition["name"] for condition in widget.data["conditions"]] == ["states, image"]
     assert len(widget.data["pairs"]) == 2
     assert "<script" not in widget.html
     assert "function start(root, data)" in widget._esm
@@ -151,7 +151,7 @@ def test_where_no_kernel_answers_the_findings_and_numbers_are_shown(widget):
 def test_data_of_a_report_can_be_explored(mini):
     pairs = mini_world("states", 2)
     data = ReportData.collect(None, {"one": pairs}, {"one": made.swept(pairs)})
-    assert viz.explore(data).data["cells"][0]["name"] == "one"
+    assert viz.explore(data).data["conditions"][0]["name"] == "one"
 
 
 def test_messages(monkeypatch, mini):

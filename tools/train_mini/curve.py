@@ -1,4 +1,4 @@
-"""Draws a training log as a curve: `python -m train_mini.curve LOG.csv OUT.svg`."""
+"""Draw a training log as a curve: `PYTHONPATH=tools python -m train_mini.curve LOG.csv OUT.svg`."""
 
 import csv
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def _y(share: float) -> float:
 @click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def main(log: Path, out: Path) -> None:
-    """Draws the accuracies of a training LOG to the SVG file OUT."""
+    """Draw the accuracies of a training LOG to the SVG file OUT."""
     with log.open(encoding="utf-8", newline="") as file:
         out.write_text(curve(list(csv.DictReader(file))), encoding="utf-8")
     click.echo(str(out))

@@ -1,4 +1,4 @@
-"""Measures a trained mini BLIP on held-out pairs: `python -m train_mini.evaluate --model DIR`.
+"""Measure a trained mini BLIP on held-out pairs: `PYTHONPATH=tools python -m train_mini.evaluate --model DIR`.
 
 An answer is right where the most likely of all word pieces is the right word, and `[SEP]` the most likely to follow.
 

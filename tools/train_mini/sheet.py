@@ -1,4 +1,4 @@
-"""Sheets of samples to look at: `python -m train_mini.sheet --out docs/figures`.
+"""Sheets of samples to look at: `PYTHONPATH=tools python -m train_mini.sheet --out docs/figures`.
 
 One sheet for each task: for each pair its clean and its corrupted picture, the regions of the clean one in colours,
 and below them the questions.

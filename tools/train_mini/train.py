@@ -1,4 +1,4 @@
-"""Trains the mini BLIP from scratch: `python -m train_mini.train --out runs/mini`.
+"""Train the mini BLIP from scratch: `PYTHONPATH=tools python -m train_mini.train --out runs/mini`.
 
 Every step sees fresh pictures. For the first steps the vision stack alone learns to name what is in each patch
 (shape, colour, texture, form, emotion); then the whole model answers several questions about each picture, while the
@@ -87,7 +87,7 @@ class Trainer:
         return [{"params": matrices, "weight_decay": self.config.decay}, {"params": vectors, "weight_decay": 0.0}]
 
     def run(self, until: int | None = None, *, workers: int = 1, every: int = 50, save_every: int = 250) -> None:
-        """Trains up to a step (None: to the end), and saves.
+        """Train up to a step (None: to the end), and saves.
 
         Args:
             until: Step to stop before.
@@ -226,7 +226,7 @@ def main(
     device: str,
     bfloat16: bool,
 ) -> None:
-    """Trains the mini model; stopped at any time, the same command goes on."""
+    """Train the mini model; stopped at any time, the same command goes on."""
     config = TrainConfig(
         seed=seed,
         steps=steps,

@@ -6,30 +6,30 @@ from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
     from notice_lens.circuits.corruptions import compare_corruptions
-    from notice_lens.circuits.head_functions.labels import label_heads
-    from notice_lens.circuits.head_functions.maps import attention_maps, relative_attention
-    from notice_lens.circuits.head_functions.scores import head_functions, score_maps
+    from notice_lens.circuits.evidence import DependentPairs, FewClusters
+    from notice_lens.circuits.functions.labels import label_heads
+    from notice_lens.circuits.functions.maps import attention_maps, relative_attention
+    from notice_lens.circuits.functions.scores import head_functions, score_maps
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.layers import layer_profile
     from notice_lens.circuits.probabilities import paper_rule
     from notice_lens.circuits.universal import universal_heads
-    from notice_lens.stats.clusters import DependentPairs, FewClusters
 
 
 _HOMES = {
-    "DependentPairs": "notice_lens.stats.clusters",
-    "FewClusters": "notice_lens.stats.clusters",
-    "attention_maps": "notice_lens.circuits.head_functions.maps",
+    "DependentPairs": "notice_lens.circuits.evidence",
+    "FewClusters": "notice_lens.circuits.evidence",
+    "attention_maps": "notice_lens.circuits.functions.maps",
     "compare_corruptions": "notice_lens.circuits.corruptions",
-    "head_functions": "notice_lens.circuits.head_functions.scores",
+    "head_functions": "notice_lens.circuits.functions.scores",
     "important_heads": "notice_lens.circuits.important",
     "interactions": "notice_lens.circuits.interplay",
-    "label_heads": "notice_lens.circuits.head_functions.labels",
+    "label_heads": "notice_lens.circuits.functions.labels",
     "layer_profile": "notice_lens.circuits.layers",
     "paper_rule": "notice_lens.circuits.probabilities",
-    "relative_attention": "notice_lens.circuits.head_functions.maps",
-    "score_maps": "notice_lens.circuits.head_functions.scores",
+    "relative_attention": "notice_lens.circuits.functions.maps",
+    "score_maps": "notice_lens.circuits.functions.scores",
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [

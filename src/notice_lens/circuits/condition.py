@@ -1,4 +1,4 @@
-"""A cell: the effects of one task (or group) under one corruption, read at one role, as plain numbers by pair and head.
+"""A condition: effects of one task (or group) under one corruption, read at one role, as plain numbers.
 
 Everything in this package starts from a sweep over heads. What is ranked is the *change* of the logit difference that
 a patch makes, never the level that it reaches. Under an image corruption, where pairs have a mismatched donor, it is
@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.errors import one_of
+from notice_lens.pairs.corruption import changes_words
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 from notice_lens.patching.results import BASELINES as LOGITS
 from notice_lens.patching.results import CONTROL, DONOR, dataset_of, gap, to_carry
@@ -31,8 +32,8 @@ GAP, LEFT = "the gap", "what the mismatched donor leaves of the gap"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The numbers of one cell.
+class Condition:
+    """The numbers of one condition.
 
     Attributes:
         effects: The pairs that count, with their coordinates; `pair, layer, head`.
@@ -85,9 +86,7 @@ class Cell:
         """The column that names the donors that enter `change`; None where none do."""
         if self.ranked_by == MATCHED:
             return None
-        corruption = str(self.effects.attrs.get("corruption", ""))
-        by_text = corruption == "text" or (corruption.startswith("Noise") and "'vision" not in corruption)
-        return "donor_prompt" if by_text else "donor_digest"
+        return "donor_prompt" if changes_words(self.effects.attrs.get("corruption", "")) else "donor_digest"
 
     def effect(self) -> np.ndarray:
         """Return the share of `reach` that `change` is, as a ratio of sums over pairs, [place]."""
@@ -102,7 +101,7 @@ class Cell:
         return PLACE, values.reshape(*values.shape[:-1], *self.shape)
 
     def attrs(self) -> dict[str, Any]:
-        """What a result says about its cell."""
+        """What a result says about its condition."""
         return {
             "task": _named(self.effects, "task"),
             "group": _named(self.effects, "group"),
@@ -116,10 +115,10 @@ class Cell:
         }
 
 
-def read_cell(
+def read_condition(
     effects: Any, role: str | None = None, metric: str = "logit_diff_change", control: bool | None = None
-) -> Cell:
-    """The numbers of a cell.
+) -> Condition:
+    """The numbers of a condition.
 
     Args:
         effects: A result of `patching.patch_heads`.
@@ -157,7 +156,7 @@ def read_cell(
     # In the direction `noise` the gap is negative and what carries the answer lowers the logit difference.
     sign = np.sign(gaps[counts].sum())
     some, rest = (None if values is None else sign * values[counts] for values in (mismatched, left))
-    return Cell(
+    return Condition(
         effects=effects.isel(pair=counts),
         matched=sign * matched[counts],
         mismatched=some,
@@ -196,13 +195,13 @@ def _checked(effects: Any, metric: str) -> xr.Dataset:
     return effects
 
 
-def one_role(cells: Mapping[str, Cell]) -> str:
-    """Return the role that all cells are read at.
+def one_role(conditions: Mapping[str, Condition]) -> str:
+    """Return the role that all conditions are read at.
 
     Raises:
         ValueError: They are read at several.
     """
-    roles = {name: _role_of(cell.effects) for name, cell in cells.items()}
+    roles = {name: _role_of(condition.effects) for name, condition in conditions.items()}
     if len(set(roles.values())) > 1:
         read = ", ".join(f"{name} at {role!r}" for name, role in roles.items())
         raise ValueError(f"effects that are compared have to be read at one role; these are read at several: {read}")

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
 
-from notice_lens.circuits.condition import PLACE, Cell, one_role, read_cell
+from notice_lens.circuits.condition import PLACE, Condition, one_role, read_condition
+from notice_lens.circuits.evidence import partitions_of
 from notice_lens.circuits.important import Rules, examined
 from notice_lens.errors import one_of
-from notice_lens.stats.clusters import Sums, labels
+from notice_lens.stats.clusters import Sums
 from notice_lens.stats.intervals import bca
 
 KINDS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
@@ -59,18 +59,18 @@ def compare_corruptions(
         ValueError: There are fewer than two corruptions, no pairs in common, other heads, or no such baseline.
     """
     rules = Rules(**options)
-    cells = _common(effects, role, metric, control)
-    names = list(cells)
-    baseline = _baseline(cells, noise)
-    first = next(iter(cells.values()))
-    # A pair's own images link it to itself in every cell, so what it shares under one corruption counts under all.
-    own = labels(list(cells.values()), rules.cluster)[0]
-    found = [examined(cell, own, rules) for cell in cells.values()]
+    conditions = _common(effects, role, metric, control)
+    names = list(conditions)
+    baseline = _baseline(conditions, noise)
+    first = next(iter(conditions.values()))
+    # A pair's own images link it to itself in every condition, so what it shares under one corruption counts under all.
+    own = partitions_of(list(conditions.values()), rules.cluster)[0]
+    found = [examined(condition, own, rules) for condition in conditions.values()]
     found[0].refuse_coarse()
     tables = [one.table(one.nulls())[list(KEPT)].drop_attrs() for one in found]
     joined = xr.concat(tables, dim=xr.Variable("corruption", np.array(names, dtype=object)), join="exact")
     rng = found[0].rng("agreement")
-    matrices = _agreement(list(cells.values()), own, rules, rng)
+    matrices = _agreement(list(conditions.values()), own, rules, rng)
     result = joined.assign({name: (("corruption", "other"), values) for name, values in matrices.items()})
     result = result.assign_coords(other=np.array(names, dtype=object))
     if baseline is not None:
@@ -79,7 +79,7 @@ def compare_corruptions(
         by_noise, by_pairs = by_noise.drop_vars("corruption"), by_pairs.any("corruption")
         result = result.assign(only_noise=by_noise & ~by_pairs, only_pairs=by_pairs & ~by_noise)
     said = {"role": first.attrs()["role"], "pairs": len(first.gap), **found[0].counts()}
-    ranked = [f"{name}: {cell.ranked_by}" for name, cell in cells.items()]
+    ranked = [f"{name}: {condition.ranked_by}" for name, condition in conditions.items()]
     rule = {
         "rule_significant": rules.in_words("what each effect is a share of"),
         "noise": baseline or "",
@@ -96,10 +96,12 @@ def rank_scores(effect: np.ndarray, kind: str) -> np.ndarray:
     """
     effect = effect if kind.endswith("signed") else np.abs(effect)
     if kind.startswith("spearman"):
+        from scipy.stats import rankdata
+
         ranks = rankdata(effect, axis=-1)
         return ranks - ranks.mean(-1, keepdims=True)
-    signs = np.sign((effect[..., :, None] - effect[..., None, :]), dtype=float).astype(np.float32)
-    return signs.reshape(*effect.shape[:-1], -1)
+    one, other = np.triu_indices(effect.shape[-1], 1)
+    return np.sign(effect[..., one] - effect[..., other]).astype(np.float32)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -109,17 +111,17 @@ def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    # Signs add up to whole numbers, exact in float32 up to 4,096 heads.
+    # Signs add up to whole numbers, exact in float32 up to 5,793 heads.
     return np.einsum("...i,...i->...", one, other).astype(float)
 
 
 def _agreement(
-    cells: list[Cell], own: list[np.ndarray], rules: Rules, rng: np.random.Generator
+    conditions: list[Condition], own: list[np.ndarray], rules: Rules, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Each kind of agreement with the ends of its interval, [corruption, other]."""
-    several, heads = len(cells), cells[0].change.shape[1]
-    change = np.concatenate([cell.change for cell in cells], axis=1)
-    gap = np.repeat(np.stack([cell.reach for cell in cells], axis=1), heads, axis=1)
+    several, heads = len(conditions), conditions[0].change.shape[1]
+    change = np.concatenate([condition.change for condition in conditions], axis=1)
+    gap = np.repeat(np.stack([condition.reach for condition in conditions], axis=1), heads, axis=1)
     partitions = [Sums.of(change, gap, one) for one in own]
 
     def statistics(effect: np.ndarray) -> np.ndarray:
@@ -149,28 +151,30 @@ def _numbers(effect: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def _common(effects: Mapping[str, Any], role: str | None, metric: str, control: bool | None) -> dict[str, Cell]:
-    """The cells, of the pairs that count in all of them."""
+def _common(effects: Mapping[str, Any], role: str | None, metric: str, control: bool | None) -> dict[str, Condition]:
+    """The conditions, of the pairs that count in all of them."""
     if not isinstance(effects, Mapping) or len(effects) < 2:
         raise ValueError("corruptions are compared with each other: expected effects by name, two or more")
-    first = {str(name): read_cell(one, role, metric, control) for name, one in effects.items()}
+    first = {str(name): read_condition(one, role, metric, control) for name, one in effects.items()}
     one_role(first)
-    kept = [{*cell.effects["pair"].values.tolist()} for cell in first.values()]
+    kept = [{*condition.effects["pair"].values.tolist()} for condition in first.values()]
     shared = set.intersection(*kept)
     if not shared:
         sizes = ", ".join(f"{name} {len(own)}" for name, own in zip(first, kept, strict=True))
         raise ValueError(f"the corruptions have no pair in common ({sizes}); sweep the same pairs under each")
     order = [pair for pair in next(iter(first.values())).effects["pair"].values.tolist() if pair in shared]
-    cells = {str(name): read_cell(one.sel(pair=order), role, metric, control) for name, one in effects.items()}
-    shapes = {cell.shape for cell in cells.values()}
+    conditions = {
+        str(name): read_condition(one.sel(pair=order), role, metric, control) for name, one in effects.items()
+    }
+    shapes = {condition.shape for condition in conditions.values()}
     if len(shapes) > 1:
         raise ValueError(f"the corruptions have other heads ({' x '.join(PLACE)}: {sorted(shapes)})")
-    return cells
+    return conditions
 
 
-def _baseline(cells: Mapping[str, Cell], noise: str | None) -> str | None:
+def _baseline(conditions: Mapping[str, Condition], noise: str | None) -> str | None:
     """The name of the Gaussian baseline, if there is one."""
-    if noise is not None and noise not in cells:
-        raise ValueError(one_of("corruption", noise, cells))
-    found = [name for name, cell in cells.items() if cell.attrs()["corruption"].startswith("Noise")]
+    if noise is not None and noise not in conditions:
+        raise ValueError(one_of("corruption", noise, conditions))
+    found = [name for name, condition in conditions.items() if condition.attrs()["corruption"].startswith("Noise")]
     return noise or next(iter(found), None)

@@ -1,4 +1,4 @@
-"""Important heads of one cell: two rules side by side.
+"""Important heads of one condition: two rules side by side.
 
 `two_sigma` is the method's own rule (arXiv 2406.16320): |effect| at least the mean plus two standard deviations over
 heads. It describes: some head is far out in nearly every table, and the rule knows nothing of pairs. `significant` says
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import GAP, PLACE, Cell, read_cell
+from notice_lens.circuits.condition import GAP, PLACE, Condition, read_condition
+from notice_lens.circuits.evidence import SHARED, names_of, partitions_of, warn_if_few
 from notice_lens.errors import one_of, whole_number
-from notice_lens.stats.clusters import SHARED, Sums, crossed, effective, labels, names_of, warn_if_few
+from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
 from notice_lens.stats.intervals import bootstrap_t
-from notice_lens.stats.minimum_effect import MinimumEffect, flips, resamples
+from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
 
 METHODS = ("max_t", "fdr")
@@ -37,7 +38,7 @@ class Rules:
         n_permutations: Sign flips; as many bootstrap resamples make the second null distribution.
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals.
-        cluster: What makes pairs one piece of evidence; see `clusters.labels`.
+        cluster: What makes pairs one piece of evidence; see `evidence.partitions_of`.
         seed: Of all resampling.
     """
 
@@ -132,7 +133,7 @@ def important_heads(
     """Return which heads carry the answer, with interval, p and rank of each.
 
     Args:
-        effects: A result of `patching.patch_heads` for one cell: one task (or group) under one corruption.
+        effects: A result of `patching.patch_heads` for one condition: one task (or group) under one corruption.
         role: The role at which effects are read, fixed beforehand; `all` of a sweep of all words at once. None takes
             `correct` of effects by role, and of others the only one they have.
         metric: The change that is measured, `logit_diff_change` or `prob_change`; `answer_prob` is read as its change.
@@ -159,7 +160,7 @@ def important_heads(
         (that |effect| is no larger than `smallest_effect`, each head by itself), `q` (with all heads allowed for, by
         `method`; 1 where the data do not reach `smallest_effect`), `two_sigma`, `significant` (q at most alpha) and
         `rank` (1 is the largest |effect|). The attributes say both rules in words (`rule_two_sigma`,
-        `rule_significant`), what the effect is a share of (`share_of`), what the cell is, how many `pairs`
+        `rule_significant`), what the effect is a share of (`share_of`), what the condition is, how many `pairs`
         and `clusters` there are, how many clusters of one size these count as (`effective_clusters`), and all options.
         Below 15 of them p and q are NaN, with the warning `FewClusters`.
 
@@ -169,19 +170,19 @@ def important_heads(
     """
     metric = "prob_change" if metric == "answer_prob" else metric
     rules = Rules(smallest_effect, alpha, method, n_permutations, n_bootstrap, confidence, cluster, seed)
-    cell = read_cell(effects, role, metric, control)
-    own = labels([cell], cluster)[0]
-    found = examined(cell, own, rules)
+    condition = read_condition(effects, role, metric, control)
+    own = partitions_of([condition], cluster)[0]
+    found = examined(condition, own, rules)
     found.refuse_coarse()
     return found.table(found.nulls())
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A cell with the sums over its clusters.
+    """A condition with the sums over its clusters.
 
     Attributes:
-        cell: Its numbers.
+        condition: Its numbers.
         partitions: Sums over clusters.
         crossed: Sums over what two partitions have in common.
         labels: The cluster of each pair in each partition, [pair].
@@ -189,7 +190,7 @@ class Examined:
         few: Whether there are too few clusters for p-values.
     """
 
-    cell: Cell
+    condition: Condition
     partitions: list[Sums]
     crossed: Sums | None
     labels: list[np.ndarray]
@@ -244,9 +245,9 @@ class Examined:
 
     def table(self, nulls: list[Null]) -> xr.Dataset:
         """The result of `important_heads`."""
-        cell, rules = self.cell, self.rules
-        effect = cell.effect()
-        some = np.full(len(effect), np.nan) if cell.mismatched is None else cell.share(cell.mismatched)
+        condition, rules = self.condition, self.rules
+        effect = condition.effect()
+        some = np.full(len(effect), np.nan) if condition.mismatched is None else condition.share(condition.mismatched)
         p = self.p_values(nulls, self.test.statistic)
         q = self.q_values(nulls)
         low, high = bootstrap_t(
@@ -255,8 +256,8 @@ class Examined:
         far, threshold = two_sigma(effect)
         found = {
             "effect": effect,
-            "effect_of_gap": cell.share(cell.change),
-            "effect_matched": cell.share(cell.matched),
+            "effect_of_gap": condition.share(condition.change),
+            "effect_matched": condition.share(condition.matched),
             "effect_mismatched": some,
             "sign": np.sign(effect).astype(int),
             "low": low,
@@ -268,9 +269,9 @@ class Examined:
             "rank": np.argsort(np.argsort(-np.abs(effect), kind="stable"), kind="stable") + 1,
         }
         return xr.Dataset(
-            {name: cell.place(values) for name, values in found.items()},
-            coords={dim: (dim, values) for dim, values in cell.coords.items()},
-            attrs={**cell.attrs(), **rules.attrs(), **self.counts(), **self._rules(threshold)},
+            {name: condition.place(values) for name, values in found.items()},
+            coords={dim: (dim, values) for dim, values in condition.coords.items()},
+            attrs={**condition.attrs(), **rules.attrs(), **self.counts(), **self._rules(threshold)},
         )
 
     def counts(self) -> dict[str, Any]:
@@ -278,23 +279,23 @@ class Examined:
         return {"clusters": self.clusters, "effective_clusters": round(min(map(effective, self.labels)), 1)}
 
     def _rules(self, threshold: float) -> dict[str, str]:
-        of = self.cell.share_of
+        of = self.condition.share_of
         two = f"|effect| at least mean + {SIGMAS:g} standard deviations over {PLACE[1]}s: {threshold:.4f} of {of}"
         return {"rule_two_sigma": two, "rule_significant": self.rules.in_words(of)}
 
 
-def examined(cell: Cell, own: list[np.ndarray], rules: Rules, what: str = "") -> Examined:
-    """A cell with the sums over its clusters; warns where these are few.
+def examined(condition: Condition, own: list[np.ndarray], rules: Rules, what: str = "") -> Examined:
+    """A condition with the sums over its clusters; warns where these are few.
 
     Args:
-        cell: Its numbers.
+        condition: Its numbers.
         own: The cluster of each pair in each partition.
         rules: The options.
-        what: Which cell it is, for the warning.
+        what: Which condition it is, for the warning.
     """
-    partitions = [Sums.of(cell.change, cell.reach, one) for one in own]
-    both = Sums.of(cell.change, cell.reach, crossed(*own)) if len(own) == 2 else None
-    return Examined(cell, partitions, both, own, rules, few=warn_if_few(cell, own, what))
+    partitions = [Sums.of(condition.change, condition.reach, one) for one in own]
+    both = Sums.of(condition.change, condition.reach, crossed(*own)) if len(own) == 2 else None
+    return Examined(condition, partitions, both, own, rules, few=warn_if_few(condition, own, what))
 
 
 def two_sigma(effect: np.ndarray) -> tuple[np.ndarray, float]:

@@ -44,10 +44,10 @@ from itertools import combinations
 import numpy as np
 import xarray as xr
 
-from notice_lens.errors import one_of, whole_number
+from notice_lens.circuits.evidence import ENOUGH_CLUSTERS, FewClusters, clusters_by
+from notice_lens.errors import whole_number
 from notice_lens.patching.results import BASELINES, CHANGE
-from notice_lens.stats.bootstrap import clusters_of
-from notice_lens.stats.clusters import ENOUGH, FewClusters, Sums
+from notice_lens.stats.clusters import Sums, clusters_of
 from notice_lens.stats.intervals import bootstrap_t
 
 AND, OR, BACKUP, MAJORITY, SERIES = "AND", "OR", "backup", "majority", "series"
@@ -195,22 +195,14 @@ def _numbers_by_pair(effects: xr.Dataset, couples: list[tuple[int, int]]) -> tup
 
 def _clusters(effects: xr.Dataset, cluster: str) -> np.ndarray:
     """Return the cluster of each pair, [pair]."""
-    if cluster == "image":
-        return clusters_of(effects)
-    along = [str(name) for name, values in effects.coords.items() if values.dims == ("pair",)]
-    if cluster not in along:
-        raise ValueError(one_of("coordinate along `pair` to cluster by", cluster, ["image", *along]))
-    values = effects[cluster].values.tolist()
-    if missing := sum(value is None or value != value for value in values):
-        raise ValueError(f"{missing} of {len(values)} pairs have no {cluster!r} to be clustered by")
-    return np.unique([str(value) for value in values], return_inverse=True)[1]
+    return clusters_of(effects) if cluster == "image" else clusters_by([effects], cluster, ["image"])
 
 
 def _warn_if_few(clusters: int) -> bool:
-    if clusters >= ENOUGH:
+    if clusters >= ENOUGH_CLUSTERS:
         return False
-    message = f"{clusters} clusters of pairs: below {ENOUGH} intervals are rough, and no kind of interaction is named"
-    warnings.warn(message, FewClusters, stacklevel=3)
+    rough = f"below {ENOUGH_CLUSTERS} intervals are rough, and no kind of interaction is named"
+    warnings.warn(f"{clusters} clusters of pairs: {rough}", FewClusters, stacklevel=3)
     return True
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import SHARED, partitions_of
 from notice_lens.circuits.important import Rules, examined
-from notice_lens.stats.clusters import SHARED, labels
 from notice_lens.stats.intervals import bca
 
 MOST = 100_000
@@ -57,17 +57,17 @@ def layer_profile(
         ValueError: As `important_heads`.
     """
     rules = Rules(n_bootstrap=n_bootstrap, confidence=confidence, cluster=cluster, seed=seed)
-    cell = read_cell(effects, role, metric, control)
-    own = examined(cell, labels([cell], cluster)[0], rules)
-    number = np.asarray(cell.coords.get("layer", np.arange(cell.shape[0])), float)
+    condition = read_condition(effects, role, metric, control)
+    own = examined(condition, partitions_of([condition], cluster)[0], rules)
+    number = np.asarray(condition.coords.get("layer", np.arange(condition.shape[0])), float)
     middle = in_the_middle(len(number))
 
     def statistics(effect: np.ndarray) -> np.ndarray:
         """Shares, centre and middle share, [number, resample]."""
-        share = layer_shares(effect.reshape(*effect.shape[:-1], *cell.shape))
+        share = layer_shares(effect.reshape(*effect.shape[:-1], *condition.shape))
         return np.stack([*np.moveaxis(share, -1, 0), share @ number, share @ middle])
 
-    found = statistics(cell.effect()[None])[:, 0]
+    found = statistics(condition.effect()[None])[:, 0]
     low, high = bca(statistics, own.partitions, n_bootstrap, confidence, own.rng("layers"))
     ends = {"low": (("layer",), low[:-2]), "high": (("layer",), high[:-2])}
     named = {"centre_of_mass": found[-2], "centre_low": low[-2], "centre_high": high[-2]}
@@ -76,7 +76,7 @@ def layer_profile(
         {"share": ("layer", found[:-2]), **ends, "middle": ("layer", middle), **named,
          "middle_p": permuted_layers(found[:-2], middle, own.rng("permuted layers"))},
         coords={"layer": number.astype(int)},
-        attrs={**cell.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
+        attrs={**condition.attrs(), **own.counts(), "cluster": rules.attrs()["cluster"], "confidence": confidence,
                "seed": seed, "rule_middle": "layers whose centre lies in the middle third of the depth"},
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ from notice_lens.circuits.important import SIGMAS
 from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 from notice_lens.patching.results import Effects, dataset_of
-from notice_lens.stats.bootstrap import clusters_of, ratio_of_sums
+from notice_lens.stats.clusters import clusters_of
+from notice_lens.stats.intervals import ratio_of_sums
 
 Metric = Literal["answer_prob", "prob_change"]
 METRICS = ("answer_prob", "prob_change")

@@ -68,7 +68,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
     is.
     """
     from notice_lens import HookedBLIP
-    from notice_lens.mini import GROUPS
+    from notice_lens.mini.generate import GROUPS
     from notice_lens.pairs import Noise, mini_world
     from notice_lens.study import Choices
 
@@ -84,7 +84,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option(
     "--out", type=Out(), required=True, help="Folder for sweeps, report and tables; an earlier run is resumed."
 )
-@click.option("--site", default="text.cross_attn", show_default=True, help="Whose heads are patched.")
+@click.option("--site", default="", help="Whose heads are patched; by default the attention from words to the image.")
 @click.option(
     "--corruption", "corruptions", type=click.Choice(["image", "text", "noise"]), multiple=True,
     help="One or several; by default those that the pairs have.",
@@ -94,7 +94,9 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option(
     "--matched-alone", is_flag=True, help="Rank heads by the matched change alone, into which no donor enters."
 )
-@click.option("--at-least", type=click.IntRange(1), help="Cells in which a universal head matters; by default all.")
+@click.option(
+    "--at-least", type=click.IntRange(1), help="Conditions in which a universal head matters; by default all."
+)
 @click.option(
     "--smallest-effect",
     type=click.FloatRange(0, 1),
@@ -105,7 +107,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
 @unfiltered
 @click.option(
-    "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each cell in the report."
+    "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each condition in the report."
 )
 @device
 @memory
@@ -150,7 +152,7 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
 def report(folder: Path, out: Path | None, opened: bool) -> None:
     """Rebuild the report of a FOLDER that `notice-lens patch` made; neither model nor pairs are needed."""
     from notice_lens import viz
-    from notice_lens.study import SAVED
+    from notice_lens.study.runner import SAVED
 
     page = viz.report(folder / SAVED if (folder / SAVED).is_dir() else folder, out or folder / REPORT)
     echo(page)
@@ -181,7 +183,7 @@ def _as_json(model: str, blip: Any, checks: Any) -> str:
     }
     said = {
         "model": model,
-        "kind": blip.cfg.kind,
+        "kind": " and ".join(blip.cfg.pair_kinds),
         "stacks": shapes,
         "hooks": len(blip.hook_dict),
         "passed": checks.passed,

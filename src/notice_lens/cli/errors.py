@@ -1,4 +1,4 @@
-"""What commands say when they fail: one message on the error stream, and an exit code.
+"""Failures of commands: one message on the error stream, and an exit code.
 
 0 all is well, 1 what was asked for cannot be done, 2 the command line is wrong (click says so), 3 a fault of
 notice-lens itself, 130 stopped by Ctrl-C.
@@ -72,7 +72,7 @@ def verdict(error: Exception) -> tuple[str, int]:
 
 
 def _of_system(error: OSError) -> str:
-    """What the system says, with the file; messages of this package and of libraries stay as they are."""
+    """Return the operating system's message with the file's name; other messages unchanged."""
     if error.strerror is None:
         return str(error)
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]
@@ -86,7 +86,7 @@ def _innermost(end: TracebackType | None) -> TracebackType | None:
 
 
 def _on_purpose(end: TracebackType) -> bool:
-    """Whether a `raise` of this package ends the traceback, and not a call or an operation that failed."""
+    """Return whether a `raise` of this package ends the traceback, rather than a failed call or operation."""
     code = end.tb_frame.f_code
     raised = dis.opname[code.co_code[end.tb_lasti]] == "RAISE_VARARGS"
     return raised and PACKAGE in Path(code.co_filename).parents

@@ -22,7 +22,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace pairs
 
 
 def from_pictures(command: Any) -> Any:
-    """What every command that makes pairs of pictures takes: how many, the seed, the model, and where to."""
+    """Add the options of all commands that make pairs of pictures: number, seed, model and output."""
     for decorate in (told, overwrite_option, out_option, model_option, seed_option, n_option):
         command = decorate(command)
     return command
@@ -34,7 +34,7 @@ def pairs() -> None:
 
 
 def _reader(model: str, match: str | None = None) -> Any:
-    """What counts tokens: where its tokenizer is or, where pictures are compared, the whole model."""
+    """Return the tokenizer's source, or the whole model if pictures are to be compared."""
     from notice_lens.cli.study import load_model
     from notice_lens.mini import mini_folder
 

@@ -59,6 +59,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     from dataclasses import asdict
 
     from notice_lens.pairs import Noise
+    from notice_lens.pairs.corruption import CORRUPTIONS
     from notice_lens.study import Choices
     from notice_lens.study.replication import fix, module_numbers, paper_heads, paper_numbers, plan
     from notice_lens.study.tables import write_csv
@@ -67,10 +68,10 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     make_folder(out, *(path for path in asdict(raw).values() if path is not None), model)
     blip = load_model(model, asked["device"])
     tasks = raw.pairs(blip, n, asked["seed"], progress=not (quiet or as_json))
-    corruptions = ("image", "text", Noise(samples=1, seed=asked["seed"]))
+    corruptions = (*CORRUPTIONS, Noise(samples=1, seed=asked["seed"]))
     choices = Choices(
         role=asked["role"], corruptions=corruptions, filtered=not asked["unfiltered"], seed=asked["seed"]
-    ).resolved(tasks)
+    ).resolved(tasks, blip)
     made = plan(blip, tasks, choices)
     path = fix(made, out)
     if not as_json:
@@ -89,7 +90,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
 
 
 def _raw(asked: dict[str, Any]) -> Any:
-    """Where the data sets are: those of `--images`, and those that have an option of their own."""
+    """Return the folders of the data sets: those in `--images`, and those given by an option."""
     from dataclasses import asdict
 
     from notice_lens.study.replication import RawData
@@ -108,11 +109,11 @@ def _said_before(made: dict[str, Any]) -> list[str]:
 def _said_after(
     found: Any, table: "pd.DataFrame", made: dict[str, Any], page: Path, paper_lines: list[str]
 ) -> list[str]:
-    """What was found: rules side by side, the paper's heads, what differs, where the report is."""
+    """Return the findings: the rules side by side, the paper's heads, the differences, and the report's path."""
     from notice_lens.study import summary
 
-    lines = ["", *found.findings(), "", "both rules, by cell:"]
-    for name, own in summary(found)["cells"].items():
+    lines = ["", *found.findings(), "", "both rules, by condition:"]
+    for name, own in summary(found)["conditions"].items():
         lines.append(f"  {name} ({own['pairs']} pairs, {own['clusters']} clusters)")
         passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULES.items()}
         lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
@@ -124,17 +125,17 @@ def _said_after(
 
 
 def _paper_lines(numbers: "pd.DataFrame", modules: "pd.DataFrame") -> list[str]:
-    """The paper's own numbers, by cell and for noise."""
+    """The paper's own numbers, by condition and for noise."""
     lines = ["", "the paper's own rule, mean |change of the answer's probability| (tables/paper_rule.csv):"]
     picked = numbers.loc[numbers["selected"]].to_dict("records")
-    for name in numbers["cell"].unique():
-        rows = sorted((row for row in picked if row["cell"] == name), key=lambda row: row["rank"])
+    for name in numbers["condition"].unique():
+        rows = sorted((row for row in picked if row["condition"] == name), key=lambda row: row["rank"])
         heads = [f"L{row['layer']}.H{row['head']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(heads) or 'none'}")
     lines += ["", "the same of modules, the layer that moves it most (tables/modules.csv):"]
-    largest = modules.loc[modules.groupby(["cell", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
-    for name in modules["cell"].unique():
-        rows = [row for row in largest if row["cell"] == name]
+    largest = modules.loc[modules.groupby(["condition", "site"], sort=False)["magnitude"].idxmax()].to_dict("records")
+    for name in modules["condition"].unique():
+        rows = [row for row in largest if row["condition"] == name]
         sites = [f"{row['site'].partition('.hook_')[2]} L{row['layer']} {_with_interval(row)}" for row in rows]
         lines.append(f"  {name}: {', '.join(sites)}")
     return lines
@@ -148,10 +149,10 @@ _RULES = {"two_sigma": "two-sigma", "significant": "significant"}
 
 
 def _looked_up(row: dict[str, Any]) -> str:
-    """One of the paper's heads in one cell."""
+    """One of the paper's heads in one condition."""
     from notice_lens.viz.words import percent, small
 
-    where = f"{row['head']} in {row['cell']}"
+    where = f"{row['head']} in {row['condition']}"
     if not row["there"]:
         return f"{where}: this model has no such head"
     interval = f"[{percent(row['low'])}, {percent(row['high'])}]"

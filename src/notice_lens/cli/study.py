@@ -1,4 +1,4 @@
-"""What commands that carry a study out share: options, the model, and what is printed."""
+"""Shared parts of the commands that run a study: options, the model, and the printed summary."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
-STOPPED = "stopped; what was done is kept, and the same command goes on from there"
+STOPPED = "stopped; finished work is kept, and the same command resumes from there"
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
     f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
@@ -20,7 +20,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
 
 
 class Out(click.Path):
-    """A folder or file to write to; an empty name is none."""
+    """A folder or file to write to; its name may not be empty."""
 
     def __init__(self, *, file: bool = False) -> None:
         super().__init__(file_okay=file, dir_okay=not file, path_type=Path)

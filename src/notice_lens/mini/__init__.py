@@ -1,8 +1,6 @@
-"""The mini world: pictures with exact masks, questions about them in minimal pairs, a small BLIP trained on them."""
+"""The mini world: pictures with exact masks, minimal pairs of questions, and a small BLIP trained on them."""
 
-from notice_lens.mini.drawing import draw
 from notice_lens.mini.folder import mini_folder
-from notice_lens.mini.generate import GROUPS, make_pair, pairs, rows
-from notice_lens.mini.pair import Pair, Row
+from notice_lens.mini.generate import pairs, rows
 
-__all__ = ["GROUPS", "Pair", "Row", "draw", "make_pair", "mini_folder", "pairs", "rows"]
+__all__ = ["mini_folder", "pairs", "rows"]

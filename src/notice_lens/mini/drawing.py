@@ -27,7 +27,7 @@ Colour = tuple[float | int, float | int, float | int]
 
 @dataclass(frozen=True)
 class Fill:
-    """How a part is coloured: `colour`, with `texture` (plain, striped, dotted, checked) in `second`.
+    """The fill of a part: `colour`, with `texture` (plain, striped, dotted, checked) in `second`.
 
     The texture's grid is turned by `angle` (radians), hangs on the point `anchor` (units), in whose middle a dot or a
     band is, and is shifted by `phase` (share of a period).
@@ -105,7 +105,7 @@ class Drawing:
     cover: dict[str, NDArray[np.float32]]
 
     def mask(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        """Where these parts together fill at least half of the pixel, bool [size, size]."""
+        """Return the pixels that these parts together fill by at least half, bool [size, size]."""
         return sum((self.cover[name] for name in names), np.zeros(self.pixels.shape[:2], np.float32)) >= 0.5
 
     @property

@@ -66,7 +66,7 @@ class Face:
     extra_side: int
 
     def feeling(self, emotion: str) -> "Face":
-        """The same face with another emotion."""
+        """Return this face with another emotion."""
         if emotion not in EMOTIONS:
             raise ValueError(f"emotion {emotion!r} asked for; there are {', '.join(EMOTIONS)}")
         return replace(self, emotion=emotion)

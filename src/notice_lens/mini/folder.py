@@ -1,4 +1,4 @@
-"""Where the trained mini BLIP lies that comes with the package."""
+"""The folder of the trained mini BLIP, which is bundled with the package."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ def mini_folder() -> Path:
     folder = Path(str(files("notice_lens.mini"))) / "weights"
     if not (folder / "model.safetensors").exists():
         raise FileNotFoundError(
-            f"{folder} holds no model.safetensors: this installation came without the mini BLIP's weights; "
-            "`python -m train_mini.train --out DIR` trains it anew"
+            f"{folder} holds no model.safetensors: this installation lacks the mini BLIP's weights; "
+            "install the package again, or train the model with tools/train_mini of its source"
         )
     return folder

@@ -41,7 +41,7 @@ class Scene:
     nested: tuple[int, int] | None = None
 
     def holds(self, relation: str, subject: Thing, other: Thing) -> bool | None:
-        """Whether a relation holds between two things; None where it is too close to call."""
+        """Return whether a relation holds between two things; None if it is too close to call."""
         places = self.things.index(subject), self.things.index(other)
         if relation in ("inside", "outside"):
             # A container is not asked whether it is inside what it holds.
@@ -186,7 +186,7 @@ def questions(
 
 
 def _ask_sided(scene: Scene, swap: bool, stream: Stream) -> Question | None:
-    """Which of two things of the picture is on a side of its centre, where one clearly is and one clearly is not."""
+    """Return which of two things is on a side of the centre, if one clearly is and the other clearly is not."""
     choices = [
         (one.shape, other.shape, side)
         for one, other in permutations(scene.things, 2)

@@ -82,7 +82,7 @@ class Thing:
         return Part(self.name, outline, fill)
 
     def having(self, attribute: Attribute, word: str) -> "Thing":
-        """The same thing but for one attribute."""
+        """Return this thing with one attribute changed."""
         if word not in VALUES[attribute]:
             raise ValueError(f"{attribute} {word!r} asked for; there are {', '.join(VALUES[attribute])}")
         return replace(self, **{attribute: word})

@@ -1,7 +1,7 @@
 """The words that the mini model knows, and its processor.
 
 Every word of the world is one piece, so that answers are one token and the questions of a template equally long. A
-thousand common words are included for a user's own questions; what is in neither falls into letters.
+thousand common words are included for a user's own questions; all other words are split into letters.
 """
 
 from functools import cache

@@ -13,7 +13,7 @@ stream holds image, prompt, special and answer positions in one row.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,7 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 """Activations with a query axis and a key axis."""
 
 
+@runtime_checkable
 class StackConfig(Protocol):
     """The sizes of one stack."""
 
@@ -87,6 +88,7 @@ class StackConfig(Protocol):
         ...
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """What is known of a model before anything runs."""
 
@@ -156,6 +158,7 @@ class ModelConfig(Protocol):
         ...
 
 
+@runtime_checkable
 class TextReader(Protocol):
     """What a model's tokenizer decides; a bare tokenizer is wrapped into one (`models/blip/layout.py`)."""
 
@@ -184,12 +187,7 @@ class TextReader(Protocol):
         ...
 
 
-class Inputs(Protocol):
-    """What a model runs on; opaque to the rest."""
-
-    def __len__(self) -> int: ...
-
-
+@runtime_checkable
 class VisionLanguageModel(TextReader, Protocol):
     """A model with hook points that reads an image and a prompt."""
 
@@ -312,3 +310,11 @@ def axes(cfg: ModelConfig, stack: str, activation: str) -> tuple[str, str | None
     if leaf in TABLES:
         return stack, keys
     return (keys if leaf in ("hook_k", "hook_v") else stack), None
+
+
+def image_stream(cfg: ModelConfig) -> str:
+    """Return the stack whose image positions words look at: the image's own, or a stream that holds words too."""
+    stack, _, module = cfg.looking_site.partition(".")
+    keys = axes(cfg, stack, f"{module}.hook_pattern")[1]
+    assert keys is not None, "patterns have keys"
+    return keys

@@ -1,4 +1,4 @@
-"""Minimal pairs: what they are, where they come from, and whether they are what they say."""
+"""Minimal pairs: building, reading, checking and saving them."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from notice_lens.pairs.builders.mini_world import mini_world
     from notice_lens.pairs.builders.mit_states import mit_states
     from notice_lens.pairs.builders.svo import svo_probes
-    from notice_lens.pairs.minimal_pair import MinimalPair
     from notice_lens.pairs.minimal_pairs import MinimalPairs
     from notice_lens.pairs.noise import Noise
     from notice_lens.pairs.problems import PairsError
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "MinimalPairs": "notice_lens.pairs.minimal_pairs",
-    "MinimalPair": "notice_lens.pairs.minimal_pair",
     "PairsError": "notice_lens.pairs.problems",
     "Noise": "notice_lens.pairs.noise",
     "behaviour_filter": "notice_lens.pairs.behaviour",
@@ -31,7 +29,6 @@ _HOMES = {
     "facial_expressions": "notice_lens.pairs.builders.facial_expressions",
 }
 __all__ = [
-    "MinimalPair",
     "MinimalPairs",
     "Noise",
     "PairsError",

@@ -1,4 +1,4 @@
-"""What is in a folder of pictures: every file decoded once, to know that it can be read and what it holds."""
+"""Folders of pictures: every file is decoded once, so that unreadable ones are known before any work starts."""
 
 import hashlib
 import os
@@ -104,7 +104,7 @@ def read_pictures(
 
 
 def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -> Picture | str:
-    """Return the record of one file, or why there is none; with a root, links out of it are not followed."""
+    """Return the record of one file, or the reason for having none; with a root, links out of it are not followed."""
     try:
         if root is not None and content is None:
             inside(root, path.relative_to(root), confine=True)

@@ -1,4 +1,4 @@
-"""The manifest: where pairs come from and what became of the rest. It travels with them, in memory and on disk."""
+"""The manifest: where pairs come from and why others were dropped. It is kept with them in memory and on disk."""
 
 import json
 from collections import Counter
@@ -14,7 +14,7 @@ from notice_lens.files import SEAL, check_kinds, check_seal, read_json, sealed
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where pairs come from.
+    """Origin of a set of pairs: builder, source, options, and every step since.
 
     Attributes:
         builder: What made them, such as `svo_probes` or `from_csv`.
@@ -69,7 +69,7 @@ class Manifest:
 
         Raises:
             OSError: The file cannot be read.
-            ValueError: It is damaged, or is none. One of version 0.1 has no digests, and is believed.
+            ValueError: It is damaged, or not a manifest. One of version 0.1 has no digests and is accepted as it is.
         """
         record = read_json(path)
         with reading(path):

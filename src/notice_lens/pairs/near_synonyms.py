@@ -49,7 +49,7 @@ class NearSynonyms:
         return _packaged()
 
     def near(self, a: str, b: str) -> bool:
-        """Whether the words mean nearly the same or are forms of one word, in either order."""
+        """Return whether two words are near-synonyms or forms of one word, in either order."""
         return not self.around(a).isdisjoint(forms(b))
 
     def around(self, word: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""A sequence of pairs that keeps account: whatever is chosen, changed or left out of it stands in its manifest.
+"""A sequence of pairs with a manifest that records every selection, change and drop.
 
 Rows are those of a `datasets.Dataset`, whose images are decoded when they are asked for. Nothing changes in place: each
 method gives other pairs, with the same record of where they come from and one step more.
@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 
 from notice_lens.errors import one_of, whole_number
 from notice_lens.models.blip.inputs import as_list
-from notice_lens.pairs.clusters import clustered
 from notice_lens.pairs.io.assembly import why
 from notice_lens.pairs.io.readers import resized
 from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image
@@ -27,6 +26,7 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
 from notice_lens.plain_text import printable
+from notice_lens.stats.clusters import clusters_of, members
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -157,12 +157,12 @@ class PairSequence:
         if not isinstance(test_size, float | np.floating) or not 0 < test_size < 1:
             raise ValueError(f"test_size is a share of the pairs, above 0 and below 1; got {test_size!r}")
         check_choice("together", together, ("pair", "image"))
-        clusters = clustered(list(zip(self["clean_digest"], self["corrupt_digest"], strict=True)), together)
+        clusters = members(clusters_of(self, cast("Literal['image', 'pair']", together)))
         test: list[int] = []
         for place in np.random.default_rng(seed).permutation(len(clusters)):
             if len(test) >= round(test_size * len(self)):
                 break
-            test += clusters[place]
+            test += clusters[place].tolist()
         if not test or len(test) == len(self):
             raise ValueError(f"{len(self)} pairs in {len(clusters)} clusters leave no two parts at {test_size=}")
         train = sorted(set(range(len(self))) - set(test))
@@ -215,7 +215,7 @@ class PairSequence:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these pairs from others: a hash of all rows in their order, images by their content."""
+        """Return a hash of all rows in their order, images by their content."""
         found = hashlib.blake2b(digest_size=16)
         for record in self.records():
             found.update(json.dumps(record, sort_keys=True, default=str).encode())
@@ -296,6 +296,6 @@ def _cell(column: str, pair: str, value: Any) -> Any:
 
 
 def check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:
-    """Raises ValueError where a value is none of those that are valid."""
+    """Raise ValueError for a value that is not valid."""
     if value not in valid:
         raise ValueError(one_of(what, value, [str(choice) for choice in valid]))

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Candidate(Protocol):
-    """What can be drawn: anything with a name of its own and a group."""
+    """An item to draw: anything with a unique name and a group."""
 
     @property
     def id(self) -> str:
@@ -25,7 +25,7 @@ class Candidate(Protocol):
 
     @property
     def group(self) -> str:
-        """What draws are balanced over."""
+        """Return the group that draws are balanced over."""
         ...
 
 
@@ -50,7 +50,7 @@ def shuffled(items: Iterable[T], seed: int, name: Callable[[T], str] = str) -> l
 
 
 def quotas(supply: Mapping[str, int], n: int, seed: int = 0) -> dict[str, int]:
-    """How many of `n` each group gives: as equal as the supply allows.
+    """Return how many of `n` each group gives: as equal as the supply allows.
 
     Args:
         supply: How many each group has.
@@ -76,7 +76,7 @@ def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> li
         seed: Of the draw.
 
     Raises:
-        ValueError: `n` or `seed` is none, or two candidates have one id.
+        ValueError: `n` or `seed` is invalid, or two candidates have one id.
     """
     check_draw(n, seed)
     drawn = shuffled(candidates, seed, lambda candidate: candidate.id)
@@ -115,7 +115,7 @@ def halves(
         In the order of the candidates.
 
     Raises:
-        ValueError: `seed` is none, or two candidates have one id.
+        ValueError: `seed` is invalid, or two candidates have one id.
     """
     check_draw(None, seed)
     _check_ids(candidates)

@@ -28,7 +28,8 @@ from notice_lens.patching.edits import WITH_HEADS, Edit, Site
 from notice_lens.patching.nodes import Head, Node, is_node
 from notice_lens.patching.options import PositionSpec, SweepOptions, refuse_fixed, refuse_mismatched
 from notice_lens.patching.sweeps import run_variants, sweep
-from notice_lens.stats.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.stats.clusters import clusters_of
+from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
 
 if TYPE_CHECKING:
     import xarray as xr

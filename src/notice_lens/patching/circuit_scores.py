@@ -28,7 +28,8 @@ from notice_lens.patching.edits import Edit
 from notice_lens.patching.nodes import Head, Node, nodes_of, universe_of
 from notice_lens.patching.options import SweepOptions, refuse_fixed
 from notice_lens.patching.sweeps import run_variants
-from notice_lens.stats.bootstrap import RESAMPLES, clusters_of, labelled, ratio_of_sums
+from notice_lens.stats.clusters import clusters_of
+from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -67,10 +67,11 @@ class Prepared:
             layouts += [self.model.layout_of(prompts, own) for own in answers]
         return {stack: max(one.longest(stack) for one in layouts) for stack in self.model.cfg.stacks}
 
-    def longest(self, stack: str) -> int:
-        """Return how many positions of a stack can be patched: without answers, where a prompt is in front of them."""
-        with_answers = "prompt" not in self.model.cfg.streams[stack]
-        return self.lengths[stack] if with_answers else self.positions.layout.longest(stack)
+    @cached_property
+    def patchable(self) -> dict[str, int]:
+        """Positions of each stack that can be patched: without answers, where a prompt is in front of them."""
+        streams, prompts = self.model.cfg.streams, self.positions.layout
+        return {stack: prompts.longest(stack) if "prompt" in streams[stack] else n for stack, n in self.lengths.items()}
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -84,8 +85,8 @@ class Prepared:
     @cached_property
     def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
-        # Read once: a data set takes milliseconds for a column.
-        columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
+        # One read for all of them: a data set takes milliseconds for each.
+        columns = self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict()
         # A column of nothing at all is left out: readers of a store would make numbers of it.
         for name in ("donor_digest", "donor_prompt"):
             if all(value is None for value in columns[name]):

@@ -10,10 +10,10 @@ from notice_lens.circuits.condition import DIFFERENCE, GAP, LEFT
 from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL
 from notice_lens.patching.results import CARRIED
-from notice_lens.report.data import Cell, Picture, ReportData, ShownPair
+from notice_lens.report.data import Picture, ReportData, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import thumbnail
 from notice_lens.report.label_rows import label_rows
-from notice_lens.report.maps import looking_stack, maps_of_runs, packed
+from notice_lens.report.maps import maps_of_runs, packed
 from notice_lens.report.plain import plain
 from notice_lens.viz.head_figures import HEADS
 from notice_lens.viz.marked_text import replaced
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.pairs.minimal_pair import MinimalPair
 
-OF_A_CELL = ("direction", "contrast", "source", "sites", "pairs_source", "pairs_below_min_gap", "pairs_without_donor")
-"""Attributes of a sweep that may differ from cell to cell; others that all share are settings of the report."""
+OF_A_CONDITION = (
+    "direction",
+    "contrast",
+    "source",
+    "sites",
+    "pairs_source",
+    "pairs_below_min_gap",
+    "pairs_without_donor",
+)
+"""Attributes of a sweep that may differ between conditions; others that all share are settings of the report."""
 
 
 def collect(
@@ -38,16 +46,16 @@ def collect(
     max_pairs: int,
     progress: bool,
 ) -> ReportData:
-    """What `ReportData.collect` says.
+    """Return the data of a report; arguments and errors as of `ReportData.collect`.
 
     Args:
         model: The model, or None.
-        pairs: By cell.
-        effects: By cell.
-        given: `important` and `profiles`, by cell each.
+        pairs: By condition.
+        effects: By condition.
+        given: `important` and `profiles`, by condition each.
         rest: The other fields of `ReportData`, in the caller's form.
         roles: Whose attention is kept.
-        max_pairs: Of each cell.
+        max_pairs: Of each condition.
         progress: Whether there is a bar.
     """
     _check(pairs, effects, given, max_pairs)
@@ -60,13 +68,15 @@ def collect(
             if keys[name][place] not in numbers:
                 numbers[keys[name][place]] = len(numbers)
                 added[name].append(place)
-    cells = tuple(
-        _cell(name, effects[name], pairs[name], given, chosen[name], [numbers[keys[name][i]] for i in chosen[name]])
+    conditions = tuple(
+        _condition(
+            name, effects[name], pairs[name], given, chosen[name], [numbers[keys[name][i]] for i in chosen[name]]
+        )
         for name in effects
     )
-    grid = _grid(model)
+    grid = None if model is None else _grid(model, pairs)
     shown = tuple(_shown(pairs[name][place], grid) for name, places in added.items() for place in places)
-    runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
+    runs = list(dict.fromkeys(run for condition in conditions for run in condition.runs))
     kept = {name: pairs[name].select(places) for name, places in added.items() if places}
     looks = _looks(model, effects) and bool(kept)
     attention = _attention(model, kept, runs, roles, progress) if model is not None and looks else None
@@ -76,48 +86,50 @@ def collect(
         "notes": tuple(map(str, rest["notes"])),
         "settings": _shared(effects) | plain(rest["settings"]),
     }
-    return ReportData(cells=cells, pairs=shown, attention=attention, **fields)
+    return ReportData(conditions=conditions, pairs=shown, attention=attention, **fields)
 
 
 def _check(pairs: Any, effects: Any, given: Any, max_pairs: int) -> None:
     if not effects:
-        raise ValueError("no effects: a report needs the result of at least one sweep, by its cell's name")
+        raise ValueError("no effects: a report needs the result of at least one sweep, by its condition's name")
     for name in effects:
         if name not in pairs:
-            raise ValueError(f"effects of the cell {name!r} come without pairs: " + one_of("pairs", name, pairs))
+            raise ValueError(f"effects of the condition {name!r} come without pairs: " + one_of("pairs", name, pairs))
     for what, results in {"pairs": pairs, **given}.items():
         for name in results:
             if name not in effects:
-                raise ValueError(f"{what} are given for a cell that has no effects: " + one_of("cell", name, effects))
+                raise ValueError(
+                    f"{what} are given for a condition that has no effects: " + one_of("condition", name, effects)
+                )
     if max_pairs < 0:
         raise ValueError(f"max_pairs={max_pairs}: expected a number of pairs, 0 or more")
 
 
 def _keys(pairs: "MinimalPairs") -> list[Any]:
-    """What tells each pair from those of other cells."""
+    """Return a key for each pair that no pair of another condition has."""
     columns = ("id", "clean_digest", "corrupt_digest", "clean_prompt", "corrupt_prompt")
     return list(zip(*(pairs[column] for column in columns), strict=True))
 
 
 def _chosen(name: str, keys: Any, effects: xr.Dataset, pairs: "MinimalPairs", most: int) -> list[int]:
-    """Which pairs of a cell are shown: those that other cells have too come first, so that cells can be compared."""
+    """Return the pairs of a condition to show: pairs that other conditions share come first, for comparison."""
     ids = pairs["id"]
     lacking = [one for one in effects["pair"].values.tolist() if one not in set(ids)]
     if lacking:
         raise ValueError(
-            f"effects of the cell {name!r} are of other pairs: {len(lacking)} of {effects.sizes['pair']} are not among "
-            f"its {len(ids)} pairs, such as {lacking[0]!r}"
+            f"effects of the condition {name!r} are of other pairs: {len(lacking)} of {effects.sizes['pair']} are not "
+            f"among its {len(ids)} pairs, such as {lacking[0]!r}"
         )
     swept = set(effects["pair"].values.tolist())
-    others = [set(found) for cell, found in keys.items() if cell != name]
+    others = [set(found) for condition, found in keys.items() if condition != name]
     places = [place for place, one in enumerate(ids) if one in swept]
     shared = {place: sum(keys[name][place] in found for found in others) for place in places}
     return sorted(sorted(places, key=lambda place: -shared[place])[:most])
 
 
-def _cell(
+def _condition(
     name: str, effects: xr.Dataset, pairs: "MinimalPairs", given: Any, places: list[int], numbers: list[int]
-) -> Cell:
+) -> ShownCondition:
     important = given["important"].get(name)
     where = {} if important is None else {"role": important.attrs["role"]}
     mean = averaged(effects, None, where, HEADS, "report")
@@ -128,7 +140,7 @@ def _cell(
     by_pair = single.sel(pair=ids).transpose("pair", *HEADS).values.astype(np.float32)
     heads = important if important is not None else plain_means(effects, where)
     tasks = list(dict.fromkeys(effects["task"].values.tolist())) if "task" in effects.coords else [name]
-    return Cell(
+    return ShownCondition(
         name=name,
         task=", ".join(map(str, tasks)),
         corruption=str(effects.attrs.get("corruption", "image")),
@@ -163,7 +175,7 @@ def _facts(effects: xr.Dataset) -> dict[str, Any]:
             found[name] = float(effects[name].mean())
     if "noise_floor" in effects:
         found["noise_floor"] = float(effects["noise_floor"].max())
-    return plain(found | {name: effects.attrs[name] for name in OF_A_CELL if name in effects.attrs})
+    return plain(found | {name: effects.attrs[name] for name in OF_A_CONDITION if name in effects.attrs})
 
 
 def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
@@ -172,20 +184,20 @@ def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     same = {
         name: value for name, value in first.items() if all(plain(each.get(name)) == plain(value) for each in others)
     }
-    skipped = {*OF_A_CELL, "corruption", "pairs", "rows_at_a_time", "pairs_at_a_time"}
+    skipped = {*OF_A_CONDITION, "corruption", "pairs", "rows_at_a_time", "pairs_at_a_time"}
     return plain({name: value for name, value in same.items() if name not in skipped})
 
 
-def _grid(model: "HookedBLIP | None") -> tuple[int, int] | None:
-    """Rows and columns of patches; None without a model."""
-    if model is None:
-        return None
-    side = model.cfg.image_size // model.cfg.patch_size
-    return side, side
+def _grid(model: "HookedBLIP", pairs: Mapping[str, "MinimalPairs"]) -> tuple[int, int] | None:
+    """Rows and columns of patches that all pairs' images have; None where cells differ in them."""
+    from notice_lens.models.protocol import image_stream
+
+    grids = {one.layout(model).grid(image_stream(model.cfg)) for one in pairs.values() if len(one)}
+    return grids.pop() if len(grids) == 1 else None
 
 
 def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
-    from notice_lens.pairs.regions import resample
+    from notice_lens.models.layout import resample
 
     prompts = {"clean": pair.clean_prompt} | ({"corrupt": pair.corrupt_prompt} if pair.corrupt_prompt else {})
     answers = {"clean": pair.correct_answer, "image": pair.incorrect_answer}
@@ -202,10 +214,11 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
 
 
 def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> bool:
-    """Whether the swept heads look at the image, so that their maps can be laid over it."""
+    """Return whether the swept heads attend to the image, so that their maps can be laid over it."""
     if model is None:
         return False
-    looking = f'"stack": "{looking_stack(model)}", "activation": "cross_attn.'
+    stack, _, module = model.cfg.looking_site.partition(".")
+    looking = f'"stack": "{stack}", "activation": "{module}.'
     return any(looking in str(one.attrs.get("sites", looking)) for one in effects.values())
 
 

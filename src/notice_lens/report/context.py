@@ -1,4 +1,4 @@
-"""What the page's template is filled with: every sentence, table and small picture, from the data of a report."""
+"""The context of the page's template: every sentence, table and small picture, from the data of a report."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,31 +9,33 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import DIFFERENCE, GAP
-from notice_lens.report.data import Cell, ReportData
+from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.page_data import Kept, label_places, ranked_by, share_of, task_of
 from notice_lens.viz import words
 from notice_lens.viz.head_figures import HEADS, ranked
 from notice_lens.viz.selection import MINUS, bound, is_tested
 
 STRONGEST = 6
-"""Heads of a cell that are compared."""
+"""Heads of a condition that are compared."""
 
 
-def ends(cells: Sequence[Cell]) -> tuple[float, float]:
+def ends(conditions: Sequence[ShownCondition]) -> tuple[float, float]:
     """The smallest and the largest effect that is compared, and zero between them."""
     names = ("effect_matched", "effect_mismatched")
-    values = np.concatenate([np.zeros(1), *(cell.heads[name].values.ravel() for cell in cells for name in names)])
+    values = np.concatenate(
+        [np.zeros(1), *(condition.heads[name].values.ravel() for condition in conditions for name in names)]
+    )
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
-def is_controlled(cell: Cell) -> bool:
-    """Return whether any head of the cell has a mismatched effect: without donors there is none to compare with."""
-    return "effect_mismatched" in cell.heads and bool(np.isfinite(cell.heads["effect_mismatched"]).any())
+def is_controlled(condition: ShownCondition) -> bool:
+    """Return whether any head has a mismatched effect: without donors there is none to compare with."""
+    return "effect_mismatched" in condition.heads and bool(np.isfinite(condition.heads["effect_mismatched"]).any())
 
 
-def contrast(cell: Cell, limits: tuple[float, float]) -> list[dict[str, Any]]:
-    """The strongest heads of a cell: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
-    flat = cell.heads.stack(place=HEADS, create_index=False)
+def contrast(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[str, Any]]:
+    """The strongest heads: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
+    flat = condition.heads.stack(place=HEADS, create_index=False)
     order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
     drawn = flat.isel(place=order)
     scale = 220 / (limits[1] - limits[0] or 1.0)
@@ -59,9 +61,9 @@ def contrast(cell: Cell, limits: tuple[float, float]) -> list[dict[str, Any]]:
     ]
 
 
-def profile(cell: Cell) -> dict[str, Any]:
-    """A cell's shares by layer as bars in a picture 150 pixels high, whose base line is at 120."""
-    found = cell.profile
+def profile(condition: ShownCondition) -> dict[str, Any]:
+    """A condition's shares by layer as bars in a picture 150 pixels high, whose base line is at 120."""
+    found = condition.profile
     assert found is not None
     shares = found["share"].values
     tops = found["high"].values if "high" in found else shares
@@ -89,11 +91,11 @@ def profile(cell: Cell) -> dict[str, Any]:
     centre = finite(found.get("centre_of_mass"))
     first = float(found["layer"].values[0])
     return {
-        "name": cell.name,
+        "name": condition.name,
         "width": round(step * len(shares), 1),
         "bars": bars,
         "centre": None if centre is None else round((centre - first + 0.5) * step, 1),
-        "label": f"{cell.name}: {listed}",
+        "label": f"{condition.name}: {listed}",
         "said": _centre_said(found, centre),
     }
 
@@ -134,25 +136,35 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         data: Of the report.
         kept: What of the attention is on the page.
     """
-    controlled = {number: cell for number, cell in enumerate(data.cells) if is_controlled(cell)}
+    controlled = {number: condition for number, condition in enumerate(data.conditions) if is_controlled(condition)}
     limits = ends(list(controlled.values()))
     return {
         "title": data.title,
         "findings": findings(data),
         "about": _about(data),
-        "cells": [{"number": number, **_cell(cell, _limit(data))} for number, cell in enumerate(data.cells)],
-        "has_rules": any({"significant", "two_sigma"} & set(cell.heads) for cell in data.cells),
-        "tested": any(is_tested(cell.heads) for cell in data.cells),
+        "conditions": [
+            {"number": number, **_condition(condition, _limit(data))}
+            for number, condition in enumerate(data.conditions)
+        ],
+        "has_rules": any({"significant", "two_sigma"} & set(condition.heads) for condition in data.conditions),
+        "tested": any(is_tested(condition.heads) for condition in data.conditions),
         "scale_end": words.percent(_limit(data), 0).removeprefix("+"),
-        "intervals": any("low" in cell.heads for cell in data.cells),
+        "intervals": any("low" in condition.heads for condition in data.conditions),
         "contrasts": [
-            {"name": cell.name, "number": number, "ranked": ranked_by(cell), "rows": contrast(cell, limits)}
-            for number, cell in controlled.items()
+            {
+                "name": condition.name,
+                "number": number,
+                "ranked": ranked_by(condition),
+                "rows": contrast(condition, limits),
+            }
+            for number, condition in controlled.items()
         ],
         "ranked": _ranked(data),
-        "of": _same([share_of(cell) for cell in data.cells], "the gap, or of what the donor leaves of it"),
-        "carried": any(share_of(cell) != GAP for cell in data.cells),
-        "wide": max(cell.heads.sizes["head"] for cell in data.cells) > WIDE,
+        "of": _same(
+            [share_of(condition) for condition in data.conditions], "the gap, or of what the donor leaves of it"
+        ),
+        "carried": any(share_of(condition) != GAP for condition in data.conditions),
+        "wide": max(condition.heads.sizes["head"] for condition in data.conditions) > WIDE,
         "layers": _labels(data, "layer"),
         "heads": _labels(data, "head"),
         "roles": list(kept.roles),
@@ -162,31 +174,36 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "universal": _universal(data),
         "tasks": any(task_of(row) for row in data.labels),
         "labels": [_label(row, places, data) for row, places in zip(data.labels, label_places(data), strict=True)],
-        "profiles": [profile(cell) for cell in data.cells if cell.profile is not None],
+        "profiles": [profile(condition) for condition in data.conditions if condition.profile is not None],
         "notes": list(data.notes),
         "settings": [(name.replace("_", " "), words.one_line(value)) for name, value in data.settings.items()],
     }
 
 
 def findings(data: ReportData) -> list[str]:
-    """What was found, in a few sentences: they stand first on the page, and a command can print them."""
-    count = data.cells[0].heads.sizes["layer"] * data.cells[0].heads.sizes["head"]
+    """Return the findings in a few sentences, for the top of the page and for commands to print."""
+    count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
     said = [_strongest_said(data)]
     if data.universal is not None:
         passed = [_name(*place) for place in _places(data.universal["universal"])]
-        cells, null = words.counted(data.universal.sizes["cell"], "cell"), words.by_layers(data.universal)
+        conditions, null = (
+            words.counted(data.universal.sizes["condition"], "condition"),
+            words.by_layers(data.universal),
+        )
         if not np.isfinite(data.universal.get("p", 1.0)).any():
-            said.insert(0, f"Universal heads: not tested over {cells}, there are too few clusters of pairs.")
+            said.insert(0, f"Universal heads: not tested over {conditions}, there are too few clusters of pairs.")
         elif passed:
             verb = "is" if len(passed) == 1 else "are"
-            beside = "; ".join(filter(None, [f"{len(passed)} of {count} heads {verb} universal over {cells}", null]))
+            beside = "; ".join(
+                filter(None, [f"{len(passed)} of {count} heads {verb} universal over {conditions}", null])
+            )
             said.insert(0, f"{beside}: {', '.join(passed)}.")
         else:
             none = f"No head is universal: none of {count} passes in {_all_of(data.universal)}"
             said.insert(0, f"{'; '.join(filter(None, [none, null]))}.{_nearest(data.universal)}")
     if data.labels:
         given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
-        several = len({cell.task for cell in data.cells}) > 1
+        several = len({condition.task for condition in data.conditions}) > 1
         found = dict.fromkeys(f"{_name(row['layer'], row['head'])} ({_claimed(row, several)})" for row in given)
         said.append(
             f"With causal evidence for what they do: {', '.join(found)}." if found else
@@ -202,48 +219,48 @@ def _claimed(row: Any, several: bool) -> str:
 
 
 def _about(data: ReportData) -> str:
-    """What was looked at, in one line."""
-    heads, said = data.cells[0].heads, []
-    sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.cells[0].facts.get("sites", "")))
+    """Return the scope of the report in one line."""
+    heads, said = data.conditions[0].heads, []
+    sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.conditions[0].facts.get("sites", "")))
     said.append(
         f"{heads.sizes['layer']} layers x {heads.sizes['head']} heads" + (f" of {'.'.join(sites[0])}" if sites else "")
     )
-    said.append(words.counted(len(data.cells), "cell"))
+    said.append(words.counted(len(data.conditions), "condition"))
     if model := str(data.settings.get("model", "")):
         said.append(f"model {PurePath(model).name}")
     return " · ".join([*said, f"notice-lens {data.settings.get('notice_lens', '')}".strip()])
 
 
 def _all_of(universal: xr.Dataset) -> str:
-    """The cells in which a universal head has to matter, in words."""
-    cells, k = universal.sizes["cell"], universal.attrs.get("at_least")
-    return f"all {cells} cells" if k in (None, cells) else f"at least {k} of {cells} cells"
+    """The conditions in which a universal head has to matter, in words."""
+    conditions, k = universal.sizes["condition"], universal.attrs.get("at_least")
+    return f"all {conditions} conditions" if k in (None, conditions) else f"at least {k} of {conditions} conditions"
 
 
 def _strongest_said(data: ReportData) -> str:
-    cell = max(
-        data.cells, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
+    condition = max(
+        data.conditions, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
     )
-    best = _best(cell)
+    best = _best(condition)
     if not best["size"] >= SMALLEST:
-        where = dict.fromkeys(f" at “{each.role}”" for each in data.cells if each.role is not None)
+        where = dict.fromkeys(f" at “{each.role}”" for each in data.conditions if each.role is not None)
         at = where.popitem()[0] if len(where) == 1 else ""
         least = words.percent(SMALLEST, 2).removeprefix("+")
         return f"No head has an effect{at}: all are below {least} of the gap."
-    what = " beyond what a mismatched image does" if ranked_by(cell) == DIFFERENCE else ""
-    of, more = share_of(cell), ""
+    what = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
+    of, more = share_of(condition), ""
     if of != GAP:
-        one = cell.heads.sel(layer=best["layer"], head=best["head"])
+        one = condition.heads.sel(layer=best["layer"], head=best["head"])
         more = f" ({words.percent(one['effect_of_gap'])} of the gap)" if "effect_of_gap" in one else ""
         what = ""
-    where = f"{_name(best['layer'], best['head'])} in {cell.name}"
-    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(cell)}."
+    where = f"{_name(best['layer'], best['head'])} in {condition.name}"
+    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(condition)}."
 
 
-def _evidence(cell: Cell) -> str:
-    """How many pairs and clusters a cell's numbers rest on."""
-    attrs = cell.heads.attrs
-    said = words.counted(int(attrs.get("pairs", cell.facts.get("pairs", 0))), "pair")
+def _evidence(condition: ShownCondition) -> str:
+    """Return the numbers of pairs and clusters of a condition."""
+    attrs = condition.heads.attrs
+    said = words.counted(int(attrs.get("pairs", condition.facts.get("pairs", 0))), "pair")
     return f"{said}, {words.counted(int(attrs['clusters']), 'cluster')}" if "clusters" in attrs else said
 
 
@@ -255,12 +272,12 @@ def _nearest(universal: xr.Dataset) -> str:
     if int(first["count"]) == 0:
         return " No head is significant in any of them."
     name = _name(int(first["layer"]), int(first["head"]))
-    return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['cell']}."
+    return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['condition']}."
 
 
 def _ranked(data: ReportData) -> str:
-    """What the numbers are: the same in all cells, or as each map says."""
-    return _same([ranked_by(cell) for cell in data.cells], "what is ranked, as each map says")
+    """Return the unit of the numbers, if it is the same in all conditions."""
+    return _same([ranked_by(condition) for condition in data.conditions], "what is ranked, as each map says")
 
 
 def _same(kinds: Sequence[str], otherwise: str) -> str:
@@ -272,7 +289,7 @@ def _name(layer: Any, head: Any) -> str:
 
 
 def _labels(data: ReportData, dim: str) -> list[int]:
-    return sorted({int(label) for cell in data.cells for label in cell.heads[dim].values})
+    return sorted({int(label) for condition in data.conditions for label in condition.heads[dim].values})
 
 
 def _places(found: xr.DataArray) -> list[tuple[int, int]]:
@@ -281,57 +298,57 @@ def _places(found: xr.DataArray) -> list[tuple[int, int]]:
     return [(int(rows[i]), int(columns[j])) for i, j in np.argwhere(table.values.astype(bool))]
 
 
-def _best(cell: Cell) -> dict[str, Any]:
+def _best(condition: ShownCondition) -> dict[str, Any]:
     """The head with the largest effect, either way."""
-    sizes = abs(cell.heads["effect"]).fillna(-1.0).values
+    sizes = abs(condition.heads["effect"]).fillna(-1.0).values
     row, column = np.unravel_index(int(sizes.argmax()), sizes.shape)
-    one = cell.heads.isel(layer=int(row), head=int(column))
+    one = condition.heads.isel(layer=int(row), head=int(column))
     size = float(sizes[row, column])
     return {"layer": int(one["layer"]), "head": int(one["head"]), "size": size, "said": words.with_interval(one)}
 
 
-def _cell(cell: Cell, limit: float) -> dict[str, Any]:
-    attrs, facts = cell.heads.attrs, cell.facts
+def _condition(condition: ShownCondition, limit: float) -> dict[str, Any]:
+    attrs, facts = condition.heads.attrs, condition.facts
     pairs = str(attrs.get("pairs", facts.get("pairs", "")))
     pairs += f" ({attrs['clusters']} clusters)" if "clusters" in attrs else ""
     ends = [facts.get(f"logit_diff_{run}") for run in ("clean", "corrupt")]
     gap = " → ".join(f"{float(end):.1f}".replace("-", MINUS) for end in ends if end is not None)
     counts: dict[str, Any] = {
-        name: int(cell.heads[name].sum()) for name in ("significant", "two_sigma") if name in cell.heads
+        name: int(condition.heads[name].sum()) for name in ("significant", "two_sigma") if name in condition.heads
     }
-    if "significant" in counts and not is_tested(cell.heads):
+    if "significant" in counts and not is_tested(condition.heads):
         counts["significant"] = words.UNTESTED
-    centre = finite(cell.profile.get("centre_of_mass")) if cell.profile is not None else None
+    centre = finite(condition.profile.get("centre_of_mass")) if condition.profile is not None else None
     said = {name: value for name, value in attrs.items() if name not in facts}
     return {
-        "name": cell.name,
-        "role": cell.role,
+        "name": condition.name,
+        "role": condition.role,
         "pairs": pairs,
         "gap": gap if None not in ends else "none",
-        "ranked": ranked_by(cell),
-        "of": share_of(cell),
-        "best": _best(cell),
+        "ranked": ranked_by(condition),
+        "of": share_of(condition),
+        "best": _best(condition),
         "significant": counts.get("significant", words.UNTESTED),
         "two_sigma": counts.get("two_sigma", words.UNTESTED),
         "centre": "none" if centre is None else f"layer {centre:.1f}",
-        "heads": cell.heads["head"].values.tolist(),
-        "rows": _rows(cell, limit),
-        "empty": not np.isfinite(cell.heads["effect"]).any(),
+        "heads": condition.heads["head"].values.tolist(),
+        "rows": _rows(condition, limit),
+        "empty": not np.isfinite(condition.heads["effect"]).any(),
         "facts": [(name.replace("_", " "), words.one_line(value)) for name, value in {**facts, **said}.items()],
     }
 
 
-def _rows(cell: Cell, limit: float) -> list[dict[str, Any]]:
+def _rows(condition: ShownCondition, limit: float) -> list[dict[str, Any]]:
     """A heat map's rows, one button a cell."""
     return [
         {
             "layer": layer,
             "cells": [
-                _button(cell.heads.isel(layer=i, head=j), layer, head, limit, first=i == j == 0)
-                for j, head in enumerate(cell.heads["head"].values.tolist())
+                _button(condition.heads.isel(layer=i, head=j), layer, head, limit, first=i == j == 0)
+                for j, head in enumerate(condition.heads["head"].values.tolist())
             ],
         }
-        for i, layer in enumerate(cell.heads["layer"].values.tolist())
+        for i, layer in enumerate(condition.heads["layer"].values.tolist())
     ]
 
 
@@ -344,8 +361,13 @@ def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool
 
 
 def _limit(data: ReportData) -> float:
-    """What the scale of all heat maps ends at: the same for all, so that cells can be compared."""
-    every = [cell.heads[name] for cell in data.cells for name in cell.heads.data_vars if str(name).startswith("effect")]
+    """Return the end of the scale of all heat maps: one for all, so that they can be compared."""
+    every = [
+        condition.heads[name]
+        for condition in data.conditions
+        for name in condition.heads.data_vars
+        if str(name).startswith("effect")
+    ]
     return bound(*every)
 
 
@@ -363,30 +385,30 @@ def _universal(data: ReportData) -> dict[str, Any] | None:
     )
     parts = [f"{said} in {_all_of(data.universal)}", words.by_layers(data.universal), more]
     attrs = {name: str(value) for name, value in data.universal.attrs.items() if "rule" in str(name)}
-    cells = words.counted(data.universal.sizes["cell"], "cell")
+    conditions = words.counted(data.universal.sizes["condition"], "condition")
     untested = not np.isfinite(flat.get("p", 1.0)).any()
     return {
-        "said": f"{words.UNTESTED.capitalize()}: too few clusters of pairs. Heads over {cells}, the largest first."
+        "said": f"{words.UNTESTED.capitalize()}: too few clusters of pairs. Heads over {conditions}, the largest first."
         if untested
         else f"{'; '.join(filter(None, parts))}.",
-        "cells": [str(name) for name in data.universal["cell"].values],
+        "conditions": [str(name) for name in data.universal["condition"].values],
         "rows": [_universal_row(flat.isel(place=int(place)), limit, data) for place in order],
         "rules": [f"{str(name).replace('_', ' ')}: {value}" for name, value in attrs.items()],
     }
 
 
 def _universal_row(one: xr.Dataset, limit: float, data: ReportData) -> dict[str, Any]:
-    """A head's effect in each cell, and what follows over all of them."""
+    """A head's effect in each condition, and what follows over all of them."""
     layer, head = int(one["layer"]), int(one["head"])
-    numbers = {cell.name: number for number, cell in enumerate(data.cells)}
-    cells = []
-    for place, name in enumerate(one["cell"].values):
-        at = one.isel(cell=place)
+    numbers = {condition.name: number for number, condition in enumerate(data.conditions)}
+    conditions = []
+    for place, name in enumerate(one["condition"].values):
+        at = one.isel(condition=place)
         said = {"shade": words.shade(at["effect"], limit), "frame": words.frame(at), "text": words.whole(at["effect"])}
         label = f"{_name(layer, head)} in {name}: {words.with_interval(at)}"
-        cells.append(said | {"number": numbers.get(str(name)), "label": label})
-    largest = cells[int(np.argmax(abs(one["effect"].fillna(0)).values))]
-    several = len({cell.task for cell in data.cells}) > 1
+        conditions.append(said | {"number": numbers.get(str(name)), "label": label})
+    largest = conditions[int(np.argmax(abs(one["effect"].fillna(0)).values))]
+    several = len({condition.task for condition in data.conditions}) > 1
     found = [row for row in data.labels if (row.get("layer"), row.get("head")) == (layer, head) and row.get("label")]
     frequency = finite(one["selection_frequency"]) if one.get("selection_frequency", one["head"]).ndim == 0 else None
     return {
@@ -394,7 +416,7 @@ def _universal_row(one: xr.Dataset, limit: float, data: ReportData) -> dict[str,
         "head": head,
         "number": largest["number"],
         "universal": bool(one["universal"]),
-        "cells": cells,
+        "conditions": conditions,
         "p": words.small(one.get("p", np.nan)),
         "q": words.small(one.get("q", np.nan)),
         "selected": words.UNTESTED if frequency is None else f"{frequency:.0%}",
@@ -405,7 +427,7 @@ def _universal_row(one: xr.Dataset, limit: float, data: ReportData) -> dict[str,
 def _label(row: Any, places: Sequence[int], data: ReportData) -> dict[str, Any]:
     """A label with its task and its evidence; where nothing could be tested, why.
 
-    Its button opens the cell of its task in which the head has the largest effect.
+    Its button opens the condition of its task in which the head has the largest effect.
     """
     untested = row.get("testable") is False
     known = ("layer", "head", "label", "evidence", "reason", "testable", "task")
@@ -415,8 +437,8 @@ def _label(row: Any, places: Sequence[int], data: ReportData) -> dict[str, Any]:
         evidence = {name: value for name, value in evidence.items() if name != "task"}
     said = [words.one_line(each) for each in (evidence, row.get("reason"), more) if each]
     where = {"layer": row.get("layer"), "head": row.get("head")}
-    there = [number for number in places if all(where[dim] in data.cells[number].heads[dim] for dim in HEADS)]
-    sizes = {number: abs(float(data.cells[number].heads["effect"].sel(where))) for number in there}
+    there = [number for number in places if all(where[dim] in data.conditions[number].heads[dim] for dim in HEADS)]
+    sizes = {number: abs(float(data.conditions[number].heads["effect"].sel(where))) for number in there}
     label = row.get("label") or ("not testable" if untested else "none")
     best = max(there, key=lambda number: np.nan_to_num(sizes[number], nan=-1.0), default=None)
     return {**where, "number": best, "task": task_of(row) or "", "label": label, "evidence": "; ".join(said)}
@@ -426,5 +448,5 @@ def _fewer(kept: Kept) -> str:
     if kept.most is None:
         return ""
     pairs = words.counted(kept.most, "pair")
-    said = f"it has the attention of {pairs} a cell at {', '.join(kept.roles)}; the saved data have all"
+    said = f"it has the attention of {pairs} a condition at {', '.join(kept.roles)}; the saved data have all"
     return f"To keep this file small, {said}."

@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: cells with their heads, pairs with their pictures, and where heads look.
+"""The content of a report as plain data: conditions with their heads, pairs with their pictures, and attention maps.
 
 Nothing here needs the model any more, or the pairs: it is collected once, saved as one folder beside the sweep's store,
 and every page is written from it.
@@ -14,12 +14,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from notice_lens.pairs.corruption import CORRUPTIONS
+
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
 MOST_PAIRS = 24
-"""Of each cell, in the pair browser."""
+"""Of each condition, in the pair browser."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,7 @@ class ShownPair:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class ShownCondition:
     """One task under one corruption, read at one role.
 
     Attributes:
@@ -85,7 +87,7 @@ class Cell:
     @property
     def runs(self) -> tuple[str, ...]:
         """The runs whose pictures are compared."""
-        return ("clean", self.corruption) if self.corruption in ("image", "text") else ("clean",)
+        return ("clean", self.corruption) if self.corruption in CORRUPTIONS else ("clean",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +96,19 @@ class ReportData:
 
     Attributes:
         title: Of the page.
-        cells: One for each sweep.
+        conditions: One for each sweep.
         pairs: Those of the browser.
         attention: Their maps in 8 bits, `attention`, `largest`, `class_token` [pair, run, role, layer, head(, patch)];
             None where the heads do not look at the image.
         universal: As of `circuits.universal_heads`.
         functions: As of `circuits.head_functions`, by what they are of.
-        labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which cells it is shown.
+        labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which conditions it is shown.
         notes: Sentences: what could not be tested, and why; warnings.
         settings: What made it: the model, options, versions.
     """
 
     title: str
-    cells: tuple[Cell, ...]
+    conditions: tuple[ShownCondition, ...]
     pairs: tuple[ShownPair, ...]
     attention: xr.Dataset | None = None
     universal: xr.Dataset | None = None
@@ -138,23 +140,23 @@ class ReportData:
 
         Args:
             model: The model; None leaves attention out.
-            pairs: By cell's name.
-            effects: Results of `patch_heads`, by cell's name.
-            important: Results of `circuits.important_heads`; a cell without one shows plain means.
+            pairs: By condition's name.
+            effects: Results of `patch_heads`, by condition's name.
+            important: Results of `circuits.important_heads`; a condition without one shows plain means.
             profiles: Results of `circuits.layer_profile`.
             universal: A result of `circuits.universal_heads`.
             functions: A result of `circuits.head_functions`, or several by name.
-            labels: A result of `circuits.label_heads`, or several by task: a label is shown at its task's cells alone.
-                Or a table, or mappings, whose `task` says so.
+            labels: A result of `circuits.label_heads`, or several by task: a label is shown at its task's conditions
+                alone. Or a table, or mappings, whose `task` says so.
             notes: Sentences for the page.
             settings: Added to what the results say of themselves.
             title: Of the page.
             roles: Whose attention is kept; None takes all.
-            max_pairs: Of each cell, in the browser.
+            max_pairs: Of each condition, in the browser.
             progress: Whether there is a bar.
 
         Raises:
-            ValueError: A cell lacks its pairs, its effects are of other pairs, or a name is none of a cell.
+            ValueError: A condition lacks its pairs, its effects are of other pairs, or a name is none of a condition.
         """
         from notice_lens.report.collect import collect
 

@@ -1,6 +1,7 @@
 """The data of a report on disk: one folder that needs nothing beside it.
 
-report.json     cells, pairs, statistics, settings, and the SHA-256 of itself and of every other file; written last, so
+report.json     conditions, pairs, statistics, settings, and the SHA-256 of itself and of every other file; written
+last, so
                 that a folder without it is not complete
 attention.npz   maps in 8 bits
 pictures/       each pair's two pictures, by number
@@ -19,14 +20,14 @@ import xarray as xr
 from notice_lens import __version__
 from notice_lens.errors import one_of, reading
 from notice_lens.files import check_files, check_kinds, check_seal, read_json, sealed, sha256
-from notice_lens.report.data import Cell, Picture, ReportData, ShownPair
+from notice_lens.report.data import Picture, ReportData, ShownCondition, ShownPair
 from notice_lens.report.plain import as_plain, from_plain, plain
 
-FORMAT = 2
+FORMAT = 3
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
 _LIST, _OBJECT = (list, "a list"), (dict, "a JSON object")
 KINDS_OF_INDEX: dict[str, tuple[Any, str]] = {
-    "title": (str, "text"), "cells": _LIST, "pairs": _LIST, "functions": _OBJECT, "labels": _LIST, "notes": _LIST,
+    "title": (str, "text"), "conditions": _LIST, "pairs": _LIST, "functions": _OBJECT, "labels": _LIST, "notes": _LIST,
     "settings": _OBJECT, "files": _OBJECT, "universal": (dict | None, "a JSON object or null"),
     "attention": (dict | None, "a JSON object or null"),
 }  # fmt: skip
@@ -82,8 +83,8 @@ def _index(folder: Path) -> dict[str, Any]:
     check_seal(index, folder / INDEX)
     with reading(folder / INDEX):
         check_kinds(index, KINDS_OF_INDEX)
-        if not all(isinstance(one, dict) for name in ("cells", "pairs", "labels") for one in index[name]):
-            raise ValueError("'cells', 'pairs' and 'labels' hold something else than JSON objects")
+        if not all(isinstance(one, dict) for name in ("conditions", "pairs", "labels") for one in index[name]):
+            raise ValueError("'conditions', 'pairs' and 'labels' hold something else than JSON objects")
     return index
 
 
@@ -96,7 +97,7 @@ def _write(data: ReportData, folder: Path) -> None:
         "notice_lens": __version__,
         "format": FORMAT,
         "title": data.title,
-        "cells": [_plain_cell(cell) for cell in data.cells],
+        "conditions": [_plain_condition(condition) for condition in data.conditions],
         "pairs": [_plain_pair(pair) for pair in data.pairs],
         "universal": None if data.universal is None else as_plain(data.universal),
         "functions": {name: as_plain(one) for name, one in data.functions.items()},
@@ -130,7 +131,7 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
     stored = index["universal"]
     return ReportData(
         title=index["title"],
-        cells=tuple(map(_cell, index["cells"])),
+        conditions=tuple(map(_condition, index["conditions"])),
         pairs=tuple(_pair(folder, number, one) for number, one in enumerate(index["pairs"])),
         universal=None if stored is None else from_plain(stored),
         functions={name: from_plain(one) for name, one in index["functions"].items()},
@@ -141,23 +142,26 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
 
 
 def _picture(number: int, side: str, kind: str) -> Path:
-    """Where a picture is; nothing that a user wrote is in its name."""
+    """Return the path of a picture; no user's text is in its name."""
     if kind not in KINDS:
         raise ValueError(one_of("kind of picture", kind, KINDS))
     return Path(PICTURES) / f"{number:04d}-{side}.{kind}"
 
 
-def _plain_cell(cell: Cell) -> dict[str, Any]:
-    found = {each.name: getattr(cell, each.name) for each in fields(cell)}
-    found |= {"heads": as_plain(cell.heads), "profile": None if cell.profile is None else as_plain(cell.profile)}
-    return plain(found | {"by_pair": {"shape": cell.by_pair.shape, "data": cell.by_pair.ravel()}})
+def _plain_condition(condition: ShownCondition) -> dict[str, Any]:
+    found = {each.name: getattr(condition, each.name) for each in fields(condition)}
+    found |= {
+        "heads": as_plain(condition.heads),
+        "profile": None if condition.profile is None else as_plain(condition.profile),
+    }
+    return plain(found | {"by_pair": {"shape": condition.by_pair.shape, "data": condition.by_pair.ravel()}})
 
 
-def _cell(stored: Mapping[str, Any]) -> Cell:
+def _condition(stored: Mapping[str, Any]) -> ShownCondition:
     by_pair = np.array(stored["by_pair"]["data"], np.float32).reshape(stored["by_pair"]["shape"])
     read = {"heads": from_plain(stored["heads"]), "shown": tuple(stored["shown"]), "by_pair": by_pair}
     read["profile"] = None if stored["profile"] is None else from_plain(stored["profile"])
-    return Cell(**{**stored, **read})
+    return ShownCondition(**{**stored, **read})
 
 
 def _plain_pair(pair: ShownPair) -> dict[str, Any]:

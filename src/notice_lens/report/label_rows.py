@@ -35,7 +35,7 @@ def label_rows(labels: Any) -> tuple[Mapping[str, Any], ...]:
 
 
 def _row(one: xr.Dataset, kind: str) -> dict[str, Any]:
-    """What is said of one head about one label."""
+    """One row of the table of labels: a head, a label and its verdict."""
     verdict = str(one["verdict"].item())
     found = {name: plain(one[name].item()) for name in EVIDENCE if name in one and _there(one[name].item())}
     row = {"layer": int(one["layer"]), "head": int(one["head"]), "label": kind if verdict == GIVEN else None}

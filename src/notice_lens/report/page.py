@@ -23,19 +23,19 @@ start(document.querySelector(".notice-lens"), JSON.parse(document.getElementById
 
 
 def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *, map_bytes: int = MAP_BYTES) -> Path:
-    """Writes a report as one HTML file that needs nothing beside it. Returns its absolute path.
+    """Write a report as one self-contained HTML file, and return its absolute path.
 
     Args:
         data: What `ReportData.collect` gave, or a folder that its `save` wrote.
         path: Where to; folders are made, an earlier file is replaced.
-        map_bytes: What attention maps may take; where they are more, the roles at which cells are read are kept, and
-            then fewer pairs, and the page says so.
+        map_bytes: What attention maps may take; where they are more, the roles at which conditions are read are kept,
+            and then fewer pairs, and the page says so.
 
     Raises:
         TypeError: `data` are neither.
-        FileNotFoundError: The folder is none, or not complete.
+        FileNotFoundError: The folder does not exist, or is not complete.
         OSError: The file cannot be written; an earlier one is left as it was.
-        ValueError: There are no cells, or the folder is damaged.
+        ValueError: There are no conditions, or the folder is damaged.
     """
     if not isinstance(data, ReportData | str | PathLike):
         raise TypeError(
@@ -43,8 +43,8 @@ def report(data: ReportData | str | PathLike[str], path: str | PathLike[str], *,
             "ReportData.collect(model, {name: pairs}, {name: effects}) makes one of results"
         )
     found = data if isinstance(data, ReportData) else ReportData.load(data)
-    if not found.cells:
-        raise ValueError("a report needs at least one cell; these data have none")
+    if not found.conditions:
+        raise ValueError("a report needs at least one condition; these data have none")
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     style, script = part("page.css"), page_script() + START
@@ -92,7 +92,7 @@ def part(name: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader("notice_lens.viz", "page")
+    loader = PackageLoader("notice_lens.report", "page_files")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 

@@ -1,4 +1,4 @@
-"""What the page's script reads: cells, pairs and attention maps as one JSON value, within a budget of bytes."""
+"""The data of the page's script: conditions, pairs and attention maps as one JSON value, within a budget of bytes."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import GAP
-from notice_lens.report.data import Cell, ReportData, ShownPair
+from notice_lens.report.data import ReportData, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import address
 from notice_lens.report.plain import plain
 
@@ -23,7 +23,7 @@ SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidan
 
 
 class Kept(NamedTuple):
-    """What of the attention fits the page: which roles, and how many pairs of each cell; None for all."""
+    """What of the attention fits the page: which roles, and how many pairs of each condition; None for all."""
 
     roles: tuple[str, ...]
     most: int | None
@@ -40,14 +40,14 @@ def safe_json(value: Any) -> str:
     return text
 
 
-def ranked_by(cell: Cell) -> str:
-    """What the effects of a cell are: matched minus mismatched, or matched."""
-    return str(cell.heads.attrs.get("ranked_by", "effect"))
+def ranked_by(condition: ShownCondition) -> str:
+    """What the effects of a condition are: matched minus mismatched, or matched."""
+    return str(condition.heads.attrs.get("ranked_by", "effect"))
 
 
-def share_of(cell: Cell) -> str:
-    """What the effects of a cell are shares of: the gap, or what a mismatched donor leaves of it."""
-    return str(cell.heads.attrs.get("share_of", GAP))
+def share_of(condition: ShownCondition) -> str:
+    """What the effects of a condition are shares of: the gap, or what a mismatched donor leaves of it."""
+    return str(condition.heads.attrs.get("share_of", GAP))
 
 
 def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
@@ -59,15 +59,15 @@ def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
     """
     kept = fitting(data, map_bytes)
     return {
-        "cells": [_cell(cell, kept) for cell in data.cells],
+        "conditions": [_condition(condition, kept) for condition in data.conditions],
         "pairs": [_pair(pair) for pair in data.pairs],
         "attention": None if data.attention is None else _attention(data, kept),
         "functions": [
-            {"name": name, "cells": _cells_of(name, data, everywhere=True), **_scores(one)}
+            {"name": name, "conditions": _conditions_of(name, data, everywhere=True), **_scores(one)}
             for name, one in data.functions.items()
         ],
         "labels": [
-            {"layer": row["layer"], "head": row["head"], "label": row["label"], "cells": places}
+            {"layer": row["layer"], "head": row["head"], "label": row["label"], "conditions": places}
             for row, places in zip(data.labels, label_places(data), strict=True)
             if row.get("layer") is not None and row.get("label")
         ],
@@ -81,31 +81,31 @@ def task_of(row: Mapping[str, Any]) -> str | None:
 
 
 def label_places(data: ReportData) -> list[list[int]]:
-    """Return, for each label, the numbers of the cells that it is about: those of its task.
+    """Return, for each label, the numbers of the conditions that it is about: those of its task.
 
-    A label that names no task is about the cells of the one task that there is; of several tasks it could be any, and
-    it is shown at none.
+    A label that names no task is about the conditions of the one task that there is; of several tasks it could be any,
+    and it is shown at none.
     """
-    only = {cell.task for cell in data.cells}
+    only = {condition.task for condition in data.conditions}
     tasks = [task_of(row) or (next(iter(only)) if len(only) == 1 else None) for row in data.labels]
-    return [_cells_of(task, data) for task in tasks]
+    return [_conditions_of(task, data) for task in tasks]
 
 
-def _cells_of(task: str | None, data: ReportData, *, everywhere: bool = False) -> list[int]:
-    """Return the numbers of a task's cells; of a name that is no task all of them where `everywhere` says so."""
-    found = [number for number, cell in enumerate(data.cells) if cell.task == task]
-    return found or (list(range(len(data.cells))) if everywhere else [])
+def _conditions_of(task: str | None, data: ReportData, *, everywhere: bool = False) -> list[int]:
+    """Return the numbers of a task's conditions; of a name that is no task all of them where `everywhere` says so."""
+    found = [number for number, condition in enumerate(data.conditions) if condition.task == task]
+    return found or (list(range(len(data.conditions))) if everywhere else [])
 
 
 def fitting(data: ReportData, map_bytes: int) -> Kept:
-    """How much fits: first all, then the roles at which cells are read alone, then fewer pairs of each cell."""
+    """Return what fits the budget: everything, else only the roles that are read, else fewer pairs of each."""
     if data.attention is None:
         return Kept((), None)
     roles = tuple(map(str, data.attention["role"].values))
     if _bytes(data, Kept(roles, None)) <= map_bytes:
         return Kept(roles, None)
-    read = tuple(role for role in roles if role in {cell.role for cell in data.cells}) or roles[:1]
-    longest = max((len(cell.shown) for cell in data.cells), default=1)
+    read = tuple(role for role in roles if role in {condition.role for condition in data.conditions}) or roles[:1]
+    longest = max((len(condition.shown) for condition in data.conditions), default=1)
     most = longest
     while most > 1 and _bytes(data, Kept(read, most)) > map_bytes:
         most -= 1
@@ -113,7 +113,7 @@ def fitting(data: ReportData, map_bytes: int) -> Kept:
 
 
 def _bytes(data: ReportData, kept: Kept) -> float:
-    """Of the maps in base64."""
+    """Return the size of the maps in base64, in bytes."""
     assert data.attention is not None
     each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
     there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))
@@ -122,24 +122,26 @@ def _bytes(data: ReportData, kept: Kept) -> float:
 
 def _mapped(data: ReportData, kept: Kept) -> list[int]:
     """The pairs whose maps are sent."""
-    return sorted({number for cell in data.cells for number in cell.shown[: kept.most]})
+    return sorted({number for condition in data.conditions for number in condition.shown[: kept.most]})
 
 
-def _cell(cell: Cell, kept: Kept) -> dict[str, Any]:
-    found = {name: _rounded(cell.heads[name].values.ravel()) for name in VALUES if name in cell.heads}
-    found |= {name: plain(cell.heads[name].values.astype(bool).ravel()) for name in FLAGS if name in cell.heads}
+def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
+    found = {name: _rounded(condition.heads[name].values.ravel()) for name in VALUES if name in condition.heads}
+    found |= {
+        name: plain(condition.heads[name].values.astype(bool).ravel()) for name in FLAGS if name in condition.heads
+    }
     return {
-        "name": cell.name,
-        "task": cell.task,
-        "role": cell.role,
-        "ranked": ranked_by(cell),
-        "of": share_of(cell),
-        "runs": list(cell.runs),
-        "layers": plain(cell.heads["layer"].values),
-        "heads": plain(cell.heads["head"].values),
+        "name": condition.name,
+        "task": condition.task,
+        "role": condition.role,
+        "ranked": ranked_by(condition),
+        "of": share_of(condition),
+        "runs": list(condition.runs),
+        "layers": plain(condition.heads["layer"].values),
+        "heads": plain(condition.heads["head"].values),
         "values": found,
-        "shown": list(cell.shown[: kept.most]),
-        "byPair": [_rounded(row.ravel()) for row in cell.by_pair[: kept.most]],
+        "shown": list(condition.shown[: kept.most]),
+        "byPair": [_rounded(row.ravel()) for row in condition.by_pair[: kept.most]],
     }
 
 

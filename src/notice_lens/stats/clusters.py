@@ -1,42 +1,97 @@
-"""Which pairs are one piece of evidence.
+"""Clusters of pairs: which pairs belong together, their sums, and how clusters are flipped and resampled.
 
-Pairs that share an image are no independent evidence: they are flipped and resampled together, as one cluster. Sharing
-is followed through any number of steps. A mismatched donor is an image that pairs share like any other, but only where
-it enters the tested number, that is where heads are ranked by matched minus mismatched; the words of a donor's question
-are the donor of a text corruption. Both images of a pair always count: they are near copies of each other.
-
-Two-way clustering takes two such partitions at once, say by image and by noun, each of which makes pairs alike.
+Pairs that share an image are no independent evidence, and must not be split between two halves of a data set. So they
+are flipped, resampled and split together, as one cluster.
 """
 
-import warnings
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import xarray as xr
 
-from notice_lens.circuits.condition import Cell
-from notice_lens.errors import one_of
-from notice_lens.pairs.clusters import cluster_numbers
-from notice_lens.plain_text import printable
-
-ENOUGH = 15
-"""Clusters of one size below which there is no p-value: sign flips of 14 have 16,384 patterns, and their tails are the
-sample's."""
-IMAGES = ("clean_digest", "corrupt_digest")
-DIGESTS = (*IMAGES, "donor_digest")
-SHARED = "shared"
-BUILT_IN = (SHARED, "image", "pair")
+IMAGE_COLUMNS = ("clean_digest", "corrupt_digest")
+"""Columns of pairs, and coordinates of results, that name the two images of a pair."""
 
 
-class FewClusters(UserWarning):
-    """There are so few clusters that intervals are rough, and no p-value is given."""
+@runtime_checkable
+class HasColumns(Protocol):
+    """Pairs, or a result by pair: a column of values for a name."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
-class DependentPairs(UserWarning):
-    """Pairs that share images or donors are counted as independent evidence."""
+def cluster_numbers(shared: Iterable[Sequence[Any]], together: Literal["image", "pair"] = "image") -> np.ndarray:
+    """Return the number of each pair's cluster, [pair], counted in the order in which clusters first come.
+
+    Args:
+        shared: What each pair shares with others, such as its two images; one thing or more.
+        together: `pair` joins pairs whose things are all the same, `image` those that share any, in any number of
+            steps.
+    """
+    # scipy takes longer to import than pairs do.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    names = [[frozenset(things)] if together == "pair" else list(things) for things in shared]
+    known = {name: number for number, name in enumerate(dict.fromkeys(name for things in names for name in things))}
+    firsts = np.array([known[things[0]] for things in names], int)
+    starts = np.repeat(firsts, [len(things) for things in names])
+    ends = np.array([known[name] for things in names for name in things], int)
+    links = coo_array((np.ones(len(ends)), (starts, ends)), shape=(len(known), len(known)))
+    _, component = connected_components(links, directed=False)
+    return first_seen(component[firsts])[1]
+
+
+def clusters_of(pairs: HasColumns, together: Literal["image", "pair"] = "image") -> np.ndarray:
+    """Return the cluster of each pair, [pair], by its two images.
+
+    Args:
+        pairs: The pairs, or a result with their images as coordinates.
+        together: `image` joins pairs that are linked by any shared image, `pair` those of the same two.
+    """
+    columns = (np.asarray(pairs[name], object).tolist() for name in IMAGE_COLUMNS)
+    return cluster_numbers(zip(*columns, strict=True), together)
+
+
+def first_seen(labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that there are, in the order in which they come, and the number of each pair's among them.
+
+    That order is the same whatever clusters are called, so a seed gives a condition the same resamples in any company.
+    """
+    known, first, rows = np.unique(np.asarray(labels), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return known[order], np.argsort(order)[rows.reshape(-1)]
+
+
+def members(labels: Any) -> list[np.ndarray]:
+    """Return the numbers of the pairs of each cluster, in the order in which clusters first come."""
+    known, rows = first_seen(labels)
+    return np.split(np.argsort(rows, kind="stable"), np.cumsum(np.bincount(rows))[:-1]) if len(known) else []
+
+
+def crossed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return labels of what two partitions have in common, [pair]."""
+    return np.unique(np.column_stack([one, other]), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def effective(labels: np.ndarray) -> float:
+    """Return how many clusters of equal size say as much as these: (sum of sizes)² / sum of squared sizes."""
+    sizes = np.unique(labels, return_counts=True)[1].astype(float)
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def cluster_sums(values: np.ndarray, rows: np.ndarray, clusters: int) -> np.ndarray:
+    """Return sums over the pairs of each cluster, [cluster, ...].
+
+    Args:
+        values: By pair, [pair, ...].
+        rows: The number of each pair's cluster, [pair].
+        clusters: How many there are.
+    """
+    total = np.zeros((clusters, *values.shape[1:]))
+    np.add.at(total, rows, values)
+    return total
 
 
 @dataclass(frozen=True)
@@ -53,160 +108,20 @@ class Sums:
 
     @classmethod
     def of(cls, change: np.ndarray, gap: np.ndarray, labels: np.ndarray) -> "Sums":
-        """The sums, from [pair, place], [pair] (or [pair, place]) and each pair's cluster, [pair]."""
-        found, rows = first_seen(labels)
-        places = change.shape[1]
-        total = np.zeros((len(found), places + (gap.shape[1] if gap.ndim == 2 else 1)))
-        np.add.at(total, rows, np.column_stack([change, gap]))
-        return cls(total[:, :places], total[:, places:])
+        """Return the sums, from [pair, place], [pair] (or [pair, place]) and each pair's cluster, [pair]."""
+        known, rows = first_seen(labels)
+        total = cluster_sums(np.column_stack([change, gap]), rows, len(known))
+        return cls(total[:, : change.shape[1]], total[:, change.shape[1] :])
 
     def __len__(self) -> int:
         return len(self.gap)
 
 
-def names_of(cluster: Any) -> tuple[str, ...]:
-    """Return the partitions that a `cluster` asks for: one, or two for two-way clustering.
-
-    Raises:
-        ValueError: It is neither a name nor two different ones.
-    """
-    names = (cluster,) if isinstance(cluster, str) else tuple(cluster) if isinstance(cluster, list | tuple) else ()
-    if not 1 <= len(names) <= 2 or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        expected = "'shared', 'image', 'pair', a coordinate along `pair`, or two of these"
-        raise ValueError(f"cluster={cluster!r}: expected {expected}")
-    return names
+def flips(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:
+    """Return random signs, [draw, cluster]."""
+    return rng.integers(0, 2, (size, clusters)) * 2.0 - 1.0
 
 
-def labels(cells: Sequence[Cell], cluster: Any) -> list[list[np.ndarray]]:
-    """Return the cluster of each pair, the same number for the same cluster in all cells.
-
-    Args:
-        cells: The cells; their pairs may be the same, or share images.
-        cluster: `shared` (linked by any image that enters the tested number, donors included), `image` (by any shared
-            image of the pairs themselves), `pair` (the same two images), the name of a coordinate along `pair`, or two
-            of these.
-
-    Returns:
-        For each cell the labels of each partition, [pair].
-
-    Raises:
-        ValueError: There is no such coordinate, or pairs without a value.
-    """
-    names = names_of(cluster)
-    found = [_numbers(cells, name) for name in names]
-    if SHARED not in names:
-        _warn_if_dependent(cells, names, found)
-    ends = np.cumsum([len(cell.gap) for cell in cells])[:-1]
-    return [list(own) for own in zip(*(np.split(numbers, ends) for numbers in found), strict=True)]
-
-
-def effective(labels: np.ndarray) -> float:
-    """Return how many clusters of equal size say as much as these: (sum of sizes)² / sum of squared sizes."""
-    sizes = np.unique(labels, return_counts=True)[1].astype(float)
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
-
-
-def warn_if_few(cell: Cell, own: Sequence[np.ndarray], what: str = "") -> bool:
-    """Return whether there are too few clusters for p-values, and warn with the way out if so.
-
-    Args:
-        cell: Whose pairs they are.
-        own: The cluster of each pair in each partition.
-        what: Which cell it is, for the warning.
-    """
-    fewest = min(own, key=effective)
-    if effective(fewest) >= ENOUGH:
-        return False
-    count, like = len(np.unique(fewest)), effective(fewest)
-    size = "" if count - like < 0.5 else f", of such different sizes that they count as {like:.1f}"
-    message = (
-        f"{count} cluster{'' if count == 1 else 's'} of pairs{what} ({len(fewest)} pairs){size}: below {ENOUGH} "
-        "intervals are rough, and there are no p-values"
-    )
-    if cell.donor is not None and (apart := len(np.unique(_numbers([cell], "image")))) > count:
-        message += (
-            f". Donors that pairs share link them; without, there are {apart} clusters: give each pair a donor of its "
-            "own, or rank by the matched change alone, which no donor enters (control=False)"
-        )
-    warnings.warn(printable(message), FewClusters, stacklevel=4)
-    return True
-
-
-def first_seen(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels that there are, in the order in which they come, and the number of each pair's among them.
-
-    That order is the same whatever clusters are called, so a seed gives a cell the same resamples in any company.
-    """
-    found, first, rows = np.unique(labels, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return found[order], np.argsort(order)[rows.reshape(-1)]
-
-
-def crossed(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return labels of what two partitions have in common, [pair]."""
-    return np.unique(np.column_stack([one, other]), axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _numbers(cells: Sequence[Cell], name: str) -> np.ndarray:
-    """One partition of the pairs of all cells, end to end."""
-    if name in BUILT_IN:
-        return cluster_numbers(_shared(cells, donors=name == SHARED), "pair" if name == "pair" else "image")
-    values = [value for cell in cells for value in _column(cell.effects, name)]
-    missing = sum(value is None or value != value for value in values)
-    if missing:
-        raise ValueError(f"{missing} of {len(values)} pairs have no {name!r} to be clustered by")
-    return np.unique([str(value) for value in values], return_inverse=True)[1]
-
-
-def _shared(cells: Sequence[Cell], donors: bool) -> list[list[Any]]:
-    """What each pair of all cells may share with others: its two images, and the donor where it enters the number."""
-    found = []
-    for cell in cells:
-        columns = [_column(cell.effects, column) for column in IMAGES]
-        if donors and cell.donor is not None:
-            columns.append(_donors(cell))
-        # A missing donor is None, or NaN where xarray joined results.
-        found += [[name for name in own if name is not None and name == name] for own in zip(*columns, strict=True)]
-    return found
-
-
-def _donors(cell: Cell) -> list[Any]:
-    """The donor of each pair: a picture by its digest, like any other, or a question; None where it is not known."""
-    if cell.donor not in cell.effects.coords:
-        warnings.warn(
-            f"these effects do not say which donors pairs share (no coordinate {cell.donor!r}; results of notice-lens "
-            "0.1 have none): pairs are clustered by their own images alone. Sweep anew, or rank by the matched change "
-            "(control=False)",
-            DependentPairs,
-            stacklevel=7,
-        )
-        return [None] * len(cell.gap)
-    values = cell.effects[cell.donor].values.tolist()
-    known = [None if value is None or value != value else value for value in values]
-    return known if cell.donor in DIGESTS else [value and (cell.donor, value) for value in known]
-
-
-def _warn_if_dependent(cells: Sequence[Cell], names: Sequence[str], partitions: Sequence[np.ndarray]) -> None:
-    """Warn where pairs share something and no partition keeps them together."""
-    members: dict[Any, list[int]] = defaultdict(list)
-    everything = _shared(cells, donors=True)
-    for pair, own in enumerate(everything):
-        for name in own:
-            members[name].append(pair)
-    apart = sum(all(len(np.unique(labels[own])) > 1 for labels in partitions) for own in members.values())
-    if apart:
-        clusters = min(len(np.unique(labels)) for labels in partitions)
-        chosen = names[0] if len(names) == 1 else tuple(names)
-        message = (
-            f"cluster={chosen!r}: {apart} images or donors are shared by pairs that are counted as independent "
-            f"({len(everything)} pairs, {clusters} clusters; {len(np.unique(cluster_numbers(everything)))} by "
-            "cluster='shared'): intervals are too narrow and heads are found that are none"
-        )
-        warnings.warn(printable(message), DependentPairs, stacklevel=4)
-
-
-def _column(effects: xr.Dataset, name: str) -> list[Any]:
-    along = [str(key) for key, values in effects.coords.items() if values.dims == ("pair",)]
-    if name not in along:
-        raise ValueError(one_of("coordinate along `pair` to cluster by", name, [*BUILT_IN, *along]))
-    return effects[name].values.tolist()
+def resamples(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:
+    """Return how often each cluster is drawn, with replacement, [draw, cluster]."""
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size).astype(float)

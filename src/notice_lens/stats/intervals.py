@@ -1,39 +1,129 @@
-"""Intervals by resampling whole clusters of pairs.
+"""Intervals by resampling whole clusters of pairs, since pairs that share images are no independent evidence.
 
-For effects of heads the bootstrap-t (Efron & Tibshirani 1993, section 12.5; for ratios Hinkley 1977): resamples give
-the distribution of (effect* - effect) / standard error*, whose quantiles are read off in standard errors of the data.
-A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed. Where tails are so long that a
-few clusters make up the variance (Student's t with two degrees of freedom), resamples leave them out or draw them
+**Effects of heads** have the bootstrap-t (Efron & Tibshirani 1993, section 12.5; for ratios Hinkley 1977): resamples
+give the distribution of (effect* - effect) / standard error*, whose quantiles are read off in standard errors of the
+data. A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed. Where tails are so long that
+a few clusters make up the variance (Student's t with two degrees of freedom), resamples leave them out or draw them
 twice, and the bootstrap-t covers 90 %: studentised sums of long-tailed values are no wider than normal ones, so the
 interval reaches at least as far as Student's t does, either way. Standard errors allow for clusters of different sizes:
 the residual of a cluster with the share h of the gap is divided by the root of 1 - h (CR2, Bell & McCaffrey 2002), and
 degrees of freedom are those of as many clusters of one size.
 
-For statistics that fold effects (shares of |effect|, rank correlations) noise pushes every resample to one side, which
-the bias-corrected and accelerated interval takes back (BCa, Efron 1987; `scipy.stats.bootstrap`).
+**Everything else** has the bias-corrected and accelerated interval (BCa, Efron 1987; `scipy.stats.bootstrap`): means
+and ratios of sums, whose plain percentiles cover less than they say where effects are skewed (a mean is a ratio of sums
+too: of what is there, over how many there are), and statistics that fold effects (shares of |effect|, rank
+correlations), where noise pushes every resample to one side, which the bias correction takes back.
 
 Two-way clusters: both partitions are resampled independently and a pair's weight is the sum of both minus one, so that
 variances add up; the data's standard error is Cameron, Gelbach and Miller's.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from notice_lens.stats import bootstrap
-from notice_lens.stats.clusters import Sums
-from notice_lens.stats.minimum_effect import resamples
+from notice_lens.stats.clusters import Sums, cluster_sums, resamples
 
-LEAST = 0.1
+if TYPE_CHECKING:
+    import xarray as xr
+
+RESAMPLES = 2000
+NUMBERS_AT_ONCE = 4_000_000
+"""Numbers that are drawn at a time, at most."""
+CONSTANT = 1e-12
+"""Residuals that are smaller than this share of the largest value are rounding: the ratio is the same in all pairs."""
+LEAST_OF_THE_REST = 0.1
 """A cluster with more than nine tenths of the gap says what it says; its residual is not blown up without end."""
+
+
+class Interval(NamedTuple):
+    """A ratio of sums and its interval, each [...]; NaN where nothing is known.
+
+    Attributes:
+        mean: The ratio.
+        low: The lower end; NaN with fewer than two clusters, the ratio itself where it is the same in all of them.
+        high: The upper end.
+        n: How many pairs it is of.
+    """
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n: np.ndarray
+
+
+def ratio_of_sums(
+    top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the sum of `top` over the sum of `bottom`, over pairs, with its interval.
+
+    Args:
+        top: [pair, ...]; what is NaN is left out.
+        bottom: [pair] or [pair, ...]; ones for a mean.
+        clusters: The number of each pair's cluster, [pair].
+        confidence: Between 0 and 1.
+        seed: Of the resamples.
+    """
+    shape = top.shape[1:]
+    top = np.asarray(top, float).reshape(len(top), -1)
+    bottom = np.broadcast_to(np.asarray(bottom, float).reshape(len(top), -1), top.shape)
+    there = ~(np.isnan(top) | np.isnan(bottom))
+    size = int(clusters.max(initial=-1)) + 1
+    tops, bottoms, counts = (
+        cluster_sums(values, clusters, size) for values in (np.where(there, top, 0), np.where(there, bottom, 0), there)
+    )
+    low, high = np.full((2, top.shape[1]), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(bottoms.sum(0) != 0, tops.sum(0) / bottoms.sum(0), np.nan)
+    # Entries of the same clusters together: a cluster that an entry lacks is no draw of it.
+    present, group = np.unique(counts > 0, axis=1, return_inverse=True)
+    for number, known in enumerate(present.T):
+        entries = np.flatnonzero((group.ravel() == number) & ~np.isnan(mean))
+        if known.sum() >= 2 and len(entries):
+            sums, rng = (tops[np.ix_(known, entries)], bottoms[np.ix_(known, entries)]), np.random.default_rng(seed)
+            low[entries], high[entries] = ratio_ends(*sums, RESAMPLES, confidence, rng)
+    return Interval(*(value.reshape(shape) for value in (mean, low, high, there.sum(0))))
+
+
+def labelled(effects: "xr.Dataset", interval: Interval, name: str, dims: Sequence[str]) -> "dict[str, xr.DataArray]":
+    """Return an interval as variables `{name}`, `{name}_low` and `{name}_high`, with the coordinates of a result."""
+    import xarray as xr
+
+    coords = {dim: effects[dim] for dim in dims}
+    ends = {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {end: xr.DataArray(values, coords, list(dims)) for end, values in ends.items()}
+
+
+def ratio_ends(
+    tops: np.ndarray, bottoms: np.ndarray, n_resamples: int, confidence: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of each ratio of sums, [entry]; the ratio itself where it is the same in all.
+
+    Args:
+        tops: Sums over the pairs of each cluster, [cluster, entry].
+        bottoms: The same of what they are divided by.
+        n_resamples: Of the bootstrap.
+        confidence: Between 0 and 1.
+        rng: Of the resamples.
+    """
+    mean = tops.sum(0) / bottoms.sum(0)
+    low, high = mean.copy(), mean.copy()
+    vary = np.abs(tops - mean * bottoms).max(0) > CONSTANT * np.maximum(np.abs(tops), np.abs(mean * bottoms)).max(0)
+    if vary.any():
+        sums = (tops[:, vary], bottoms[:, vary])
+        at_once = max(1, NUMBERS_AT_ONCE // sums[0].size)
+        ends = _scipy_bca(sums, _ratio, n_resamples, confidence, rng, paired=True, batch=at_once).confidence_interval
+        low[vary], high[vary] = np.atleast_1d(ends.low), np.atleast_1d(ends.high)
+    return low, high
 
 
 def bootstrap_t(
     partitions: Sequence[Sums], crossed: Sums | None, n_bootstrap: int, confidence: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval of each ratio of sums, change over gap, [place]; NaN for fewer than two clusters.
+    """Return the ends of the interval of each ratio of sums, change over gap, [place]; NaN for fewer than two clusters.
 
     Args:
         partitions: Sums over clusters; two for two-way clustering.
@@ -42,6 +132,8 @@ def bootstrap_t(
         confidence: Between 0 and 1.
         rng: Where resamples come from.
     """
+    from scipy.special import stdtrit
+
     places = partitions[0].change.shape[1]
     if min(map(len, partitions)) < 2:
         return np.full(places, np.nan), np.full(places, np.nan)
@@ -49,25 +141,25 @@ def bootstrap_t(
     error = _standard_error(partitions, crossed, effect)
     weights = [resamples(rng, len(sums), n_bootstrap) for sums in partitions]
     drawn, gap = resampled_ratio(partitions, weights)
-    variance = sum(_resampled_variance(sums, own, drawn) for sums, own in zip(partitions, weights, strict=True))
+    variance = sum(_resampled_variance(sums, counts, drawn) for sums, counts in zip(partitions, weights, strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (drawn - effect) / np.sqrt(variance) * np.abs(gap)
     # Resamples of one cluster alone have no spread; an effect without any has an interval of no width.
-    error = np.where(error > bootstrap.SPREAD * np.abs(effect), error, 0.0)
+    error = np.where(error > CONSTANT * np.abs(effect), error, 0.0)
     t[~np.isfinite(t)] = np.nan
     t[:, error == 0] = 0
     tail = (1 - confidence) / 2
     below, above = np.nanquantile(t, [tail, 1 - tail], axis=0)
-    student = stats.t.ppf(1 - tail, max(1.0, min(map(_like, partitions)) - 1))
+    student = stdtrit(max(1.0, min(map(_like, partitions)) - 1), 1 - tail)
     return effect - np.maximum(above, student) * error, effect - np.minimum(below, -student) * error
 
 
 def resampled_ratio(partitions: Sequence[Sums], weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Change over gap in resamples, [resample, place], and the gap, [resample, 1] (or by place)."""
+    """Return change over gap in resamples, [resample, place], and the gap, [resample, 1] (or by place)."""
     again, first = len(partitions) - 1, partitions[0]
     change, gap = -again * first.change.sum(0), -again * first.gap.sum(0)
-    for sums, own in zip(partitions, weights, strict=True):
-        change, gap = change + own @ sums.change, gap + own @ sums.gap
+    for sums, counts in zip(partitions, weights, strict=True):
+        change, gap = change + counts @ sums.change, gap + counts @ sums.gap
     return change / gap, gap
 
 
@@ -78,7 +170,7 @@ def bca(
     confidence: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval of statistics of the effects; the percentile ones where all resamples are on one side.
+    """Return the ends of the interval of statistics of the effects; of percentiles where BCa is not defined.
 
     Args:
         statistic: Gives numbers [..., resample] for effects [resample, place].
@@ -89,24 +181,57 @@ def bca(
     """
 
     def of(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
-        weights = [_counts(own, len(sums)) for own, sums in zip(drawn, partitions, strict=True)]
+        weights = [_counts(rows, len(sums)) for rows, sums in zip(drawn, partitions, strict=True)]
         return statistic(resampled_ratio(partitions, weights)[0]).reshape(-1, *drawn[0].shape[:-1])
 
     if min(map(len, partitions)) < 2:
         nothing = np.full(of(*[np.arange(len(sums)) for sums in partitions]).shape, np.nan)
         return nothing, nothing
     data = tuple(np.arange(len(sums)) for sums in partitions)
-    found, tail = bootstrap.bca(data, of, n_bootstrap, confidence, rng), (1 - confidence) / 2
+    result, tail = _scipy_bca(data, of, n_bootstrap, confidence, rng), (1 - confidence) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        plain = np.nanquantile(found.bootstrap_distribution, [tail, 1 - tail], axis=-1)
-    own = found.confidence_interval
-    usable = np.isfinite(own.low) & np.isfinite(own.high)
-    return np.where(usable, own.low, plain[0]), np.where(usable, own.high, plain[1])
+        plain = np.nanquantile(result.bootstrap_distribution, [tail, 1 - tail], axis=-1)
+    ends = result.confidence_interval
+    usable = np.isfinite(ends.low) & np.isfinite(ends.high)
+    return np.where(usable, ends.low, plain[0]), np.where(usable, ends.high, plain[1])
+
+
+def _scipy_bca(
+    data: tuple[np.ndarray, ...],
+    statistic: Callable[..., np.ndarray],
+    n_resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+    **options: Any,
+) -> Any:
+    """Run SciPy's bootstrap, bias-corrected and accelerated; NaN, without a warning, where there is no correction.
+
+    Args:
+        data: As of `scipy.stats.bootstrap`.
+        statistic: Of `data` along an axis.
+        n_resamples: Of the bootstrap.
+        confidence: Between 0 and 1.
+        rng: Of the resamples.
+        **options: Of `scipy.stats.bootstrap`.
+    """
+    from scipy.stats import DegenerateDataWarning, bootstrap
+
+    # SciPy before 1.15 knows no `rng`, and later versions mean to drop `random_state`.
+    generator = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
+    settings: dict[str, Any] = {"confidence_level": confidence, "method": "BCa", generator: rng, **options}
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # Resamples that all lie on one side of the estimate, or are not defined.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        return bootstrap(data, statistic, vectorized=True, n_resamples=n_resamples, **settings)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, axis: int = 0) -> np.ndarray:
+    return top.sum(axis) / bottom.sum(axis)
 
 
 def _standard_error(partitions: Sequence[Sums], crossed: Sums | None, effect: np.ndarray) -> np.ndarray:
-    """Of the ratio, [place]: by the residuals change - effect · gap of clusters."""
+    """Return the standard error of the ratio, [place], by the residuals change - effect · gap of clusters."""
     variances = [_residual_variance(sums, effect) for sums in partitions]
     variance = np.maximum.reduce(variances)
     if crossed is not None:
@@ -119,7 +244,7 @@ def _residual_variance(sums: Sums, effect: np.ndarray) -> np.ndarray:
 
 
 def _resampled_variance(sums: Sums, weights: np.ndarray, effect: np.ndarray) -> np.ndarray:
-    """The same in resamples, [resample, place]: the square of the residual multiplied out."""
+    """Return the residual variance in resamples, [resample, place]: the square of the residual multiplied out."""
     d, g = sums.change, sums.gap
     weights = weights * _of_share(g[:, 0] / (weights @ g))
     square = weights @ d**2 - 2 * effect * (weights @ (d * g)) + effect**2 * (weights @ g**2)
@@ -127,17 +252,17 @@ def _resampled_variance(sums: Sums, weights: np.ndarray, effect: np.ndarray) -> 
 
 
 def _of_share(share: np.ndarray) -> np.ndarray:
-    """What the squared residual of a cluster is multiplied by, for its share of the gap."""
-    return 1 / np.maximum(1 - share, LEAST)
+    """Return the factor of a cluster's squared residual, for its share of the gap."""
+    return 1 / np.maximum(1 - share, LEAST_OF_THE_REST)
 
 
 def _like(sums: Sums) -> float:
-    """How many clusters of one size say as much."""
+    """Return how many clusters with gaps of one size say as much."""
     return float(sums.gap.sum() ** 2 / (sums.gap**2).sum())
 
 
 def _counts(drawn: np.ndarray, clusters: int) -> np.ndarray:
-    """How often each cluster was drawn, [resample, cluster], from numbers of clusters, [..., draw]."""
+    """Return how often each cluster was drawn, [resample, cluster], from numbers of clusters, [..., draw]."""
     rows = drawn.reshape(-1, drawn.shape[-1]).astype(int)
     places = rows + clusters * np.arange(len(rows))[:, None]
     return np.bincount(places.ravel(), minlength=clusters * len(rows)).reshape(len(rows), clusters).astype(float)

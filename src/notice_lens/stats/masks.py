@@ -24,9 +24,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.special import gammaln
-from scipy.stats import norm, pearson3
+from jaxtyping import Bool, Float, Integer
 
 THRESHOLDS = tuple(np.arange(1, 20) / 20)
 """Shares of a map's maximum, as thresholds of a map are usually given."""
@@ -74,7 +72,7 @@ def crossfitted_iou(
     return values.mean(0)
 
 
-FLAT = 1e-12
+CONSTANT_VARIANCE = 1e-12
 """Variance of a sum of areas below which nothing varies but the last bits."""
 
 
@@ -97,25 +95,46 @@ def areas(
     regions: Sequence[Bool[np.ndarray, "mask patch"]],
     outside: Bool[np.ndarray, "mask patch"],
 ) -> list[Float[np.ndarray, "head pair mask"]]:
-    """The area of every map for every image's masks, 0 to 1, by region; NaN where a mask has no patches, or all.
+    """Return the area of every map for every image's masks, 0 to 1, by region; NaN where one has no patches, or all.
+
+    Comparing each two patches of a map for each mask would take pairs² · patches² operations a head. Instead the wins
+    of a region's patches against all patches are sums of ranks, a matrix product over all masks at once. Against
+    themselves they win half of the time, and what is left to take off are their wins against patches that belong
+    to another region of that image: there are few of these, or none.
 
     Args:
         maps: Any scale; only the order within a map counts.
-        regions: Of each region the masks of all images.
+        regions: Of each region the masks of all images; they have no patch in common with `outside`.
         outside: What the regions' patches are compared with.
     """
+    from scipy.stats import rankdata
+
     found = [np.empty((maps.shape[1], len(maps), len(outside))) for _ in regions]
-    beside = outside.T.astype(np.float32)
     for head in range(maps.shape[1]):
-        own = maps[:, head]
-        higher, same = own[:, :, None] > own[:, None, :], own[:, :, None] == own[:, None, :]
-        # For each patch, how many of the patches outside it outweighs: [pair, patch, mask], whole and half numbers.
-        won = (higher + np.float32(0.5) * same) @ beside
-        for number, inside in enumerate(regions):
-            pairs_of_patches = (inside.sum(-1) * outside.sum(-1)).astype(float)
-            pairs_of_patches[pairs_of_patches == 0] = np.nan
-            found[number][head] = np.einsum("ipm,mp->im", won, inside.astype(np.float32)) / pairs_of_patches
+        # Twice the mean rank is a whole number, and all sums are exact.
+        ranks = (2 * rankdata(maps[:, head], axis=-1)).astype(np.min_scalar_type(2 * maps.shape[-1]))
+        tied = bool((np.diff(np.sort(ranks, axis=-1), axis=-1) == 0).any())
+        for region, inside in zip(found, regions, strict=True):
+            n_inside, n_outside = inside.sum(-1).astype(float), outside.sum(-1)
+            wins = (ranks - 1.0) @ inside.T.astype(float) / 2 - n_inside**2 / 2
+            others = ~outside & ~inside
+            for mask in np.flatnonzero(others.any(-1) & inside.any(-1)):
+                wins[:, mask] -= _wins(ranks[:, inside[mask]], ranks[:, others[mask]], tied)
+            comparisons = n_inside * n_outside
+            region[head] = wins / np.where(comparisons == 0, np.nan, comparisons)
     return found
+
+
+def _wins(
+    ours: Integer[np.ndarray, "pair patch"], theirs: Integer[np.ndarray, "pair other_patch"], tied: bool
+) -> Float[np.ndarray, " pair"]:
+    """Return how many times one of our ranks is above one of theirs, ties (if there are any) counting half."""
+    ours, theirs = ours[:, :, None], theirs[:, None, :]
+    won = (ours > theirs).astype(np.float32)
+    if tied:
+        won += np.float32(0.5) * (ours == theirs)
+    # A matrix product is several times as quick as a sum; whole and half numbers are exact up to 8 million patches.
+    return (won @ np.ones(theirs.shape[-1], np.float32)).sum(1, dtype=float)
 
 
 def by_cluster(
@@ -145,12 +164,14 @@ def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: f
         n_pairs: In all clusters.
         margin: Share of the room beyond the mean of the null, 0 to 1, that is of no interest.
     """
+    from scipy.special import gammaln
+
     n = sums.shape[-1]
     expected = sums.sum((1, 2)) / n
     observed = np.trace(sums, axis1=1, axis2=2)
     apart = sums - sums.mean(1, keepdims=True) - sums.mean(2, keepdims=True) + sums.mean((1, 2), keepdims=True)
     variance = (apart**2).sum((1, 2)) / (n - 1)
-    varies = variance > FLAT
+    varies = variance > CONSTANT_VARIANCE
     spread = np.sqrt(np.where(varies, variance, 1))
     skew = np.where(varies, n / ((n - 1) * (n - 2)) * (apart**3).sum((1, 2)) / spread**3, 0)
     far = np.where(varies, (observed - expected) / spread, 0)
@@ -164,5 +185,7 @@ def tails(sums: Float[np.ndarray, "head cluster other"], n_pairs: int, margin: f
 
 
 def _upper(z: Float[np.ndarray, " head"], skew: Float[np.ndarray, " head"]) -> Float[np.ndarray, " head"]:
-    """The thicker upper tail of two. Type III ends somewhere on its short side, where the statistic need not."""
+    """Return the thicker upper tail of two. Type III ends somewhere on its short side, where the statistic need not."""
+    from scipy.stats import norm, pearson3
+
     return np.maximum(norm.sf(z), pearson3.sf(z, skew))

@@ -30,10 +30,10 @@ import numpy as np
 from notice_lens.stats.clusters import Sums
 from notice_lens.stats.nulls import Null
 
-AT_ONCE = 100
+DRAWS_AT_ONCE = 100
 """Draws that are worked on together: their arrays stay in the processor's cache."""
 ROUNDING = 1e-12
-FLAT = 0.01
+FLAT_SHARE = 0.01
 """A resample with less than this share of the data's variance, a tenth of its spread, has lost what spreads."""
 Draw = Callable[[np.random.Generator, int, int], np.ndarray]
 
@@ -66,7 +66,7 @@ class Again(NamedTuple):
 
 
 class MinimumEffect:
-    """The test of one cell.
+    """The test of one condition.
 
     Args:
         partitions: Sums over clusters; two for two-way clustering.
@@ -112,7 +112,7 @@ class MinimumEffect:
         values = [self.excess(sums) for sums in self.partitions]
         values = [_centred(value) for value in values] if centred else values
         powers = [(value, value**2, value**3) for value in values]
-        least = FLAT * sum(_moments(value).square for value in values)
+        least = FLAT_SHARE * sum(_moments(value).square for value in values)
         parts, flat = [], []
         for several in _chunks(size):
             found = []
@@ -132,11 +132,11 @@ class MinimumEffect:
 
         Args:
             weights: For each partition how often each cluster is drawn, [resample, cluster]. How many are drawn in all
-                may differ, as where several cells are resampled together.
+                may differ, as where several conditions are resampled together.
         """
         parts = [
-            self._resampled([own[start : start + AT_ONCE] for own in weights])
-            for start in range(0, len(weights[0]), AT_ONCE)
+            self._resampled([own[start : start + DRAWS_AT_ONCE] for own in weights])
+            for start in range(0, len(weights[0]), DRAWS_AT_ONCE)
         ]
         return Again(*(np.concatenate(several) for several in zip(*parts, strict=True)))
 
@@ -158,16 +158,6 @@ class MinimumEffect:
         moments = _added(found)
         statistic = larger_side(Moments(sign * change - delta * gap, moments.square, moments.cube), delta * gap)
         return Again(statistic, sign)
-
-
-def flips(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:
-    """Signs, [draw, cluster]."""
-    return rng.integers(0, 2, (size, clusters)) * 2.0 - 1.0
-
-
-def resamples(rng: np.random.Generator, clusters: int, size: int) -> np.ndarray:
-    """How often each cluster is drawn, with replacement, [draw, cluster]."""
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size).astype(float)
 
 
 def larger_side(moments: Moments, edge: float | np.ndarray) -> np.ndarray:
@@ -228,5 +218,5 @@ def _added(found: Sequence[Moments]) -> Moments:
 
 
 def _chunks(size: int) -> Iterator[int]:
-    for start in range(0, size, AT_ONCE):
-        yield min(AT_ONCE, size - start)
+    for start in range(0, size, DRAWS_AT_ONCE):
+        yield min(DRAWS_AT_ONCE, size - start)

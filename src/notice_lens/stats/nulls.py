@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 
 @dataclass(frozen=True)
@@ -118,5 +117,8 @@ def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarra
 
 
 def over_heads(p: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p over the last axis; NaN where any p is."""
+    """Return Benjamini and Hochberg's adjusted p over the last axis; NaN where any p is."""
+    # SciPy's statistics take longer to import than a test takes.
+    from scipy.stats import false_discovery_control
+
     return np.full(p.shape, np.nan) if np.isnan(p).any() else false_discovery_control(p, axis=-1)

@@ -11,18 +11,19 @@ effect of that as well, and what it does with the donor's picture is a part of i
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import PLACE
 from notice_lens.errors import one_of
+from notice_lens.stats.clusters import IMAGE_COLUMNS
 
 TAILS = {"along": 1.0, "against": -1.0, "either": 0.0}
 MEAN_GAP, GAP_SHAPE = 20.0, 30.0
-OWN = ("clean_digest", "corrupt_digest")
-DONOR = "donor_digest"
+DONOR_COLUMN = "donor_digest"
+HEADS = ("layer", "head")
 
 
 def synthetic_effects(
@@ -33,7 +34,7 @@ def synthetic_effects(
     spread: Any = 0.06,
     skewness: float = 3.0,
     df: float | None = None,
-    tail: str = "along",
+    tail: Literal["along", "against", "either"] = "along",
     of_cluster: float = 0.4,
     common: float = 0.1,
     shared: Mapping[str, Any] | None = None,
@@ -51,7 +52,7 @@ def synthetic_effects(
         skewness: Of each part of z; 0 is normal.
         df: Degrees of freedom of Student's t, of which each part of z then is, not standardised; None for gamma
             variables.
-        tail: On which side the long tail is: `along` the effect's sign, `against` it, or on `either` side by head.
+        tail: The side of the long tail: `along` the effect's sign, `against` it, or on `either` side by head.
         of_cluster: Share of the variance that is the cluster's.
         common: Share of the variance that is common to all heads.
         shared: Which image each pair has, [pair], by column: `clean_digest`, `corrupt_digest` or `donor_digest`.
@@ -63,63 +64,93 @@ def synthetic_effects(
         ValueError: There is no such tail or column, there are more clusters than pairs, or the shares of the variance
             add up to more than 1.
     """
-    if tail not in TAILS:
-        raise ValueError(one_of("tail", tail, TAILS))
     shared = {name: np.asarray(values) for name, values in (shared or {}).items()}
-    for name in shared:
-        if name not in (*OWN, DONOR):
-            raise ValueError(one_of("column of images", name, (*OWN, DONOR)))
     clusters = pairs if clusters is None else clusters
-    if not 1 <= clusters <= pairs:
-        raise ValueError(f"{clusters} clusters of {pairs} pairs; expected 1 to {pairs}")
+    _check(tail, shared, pairs, clusters)
     rng, effect = np.random.default_rng(seed), np.asarray(effect, float)
+    parts = _Parts(rng, skewness, df, effect.shape)
     label = rng.permutation(np.concatenate([np.arange(clusters), rng.integers(0, clusters, pairs - clusters)]))
-    heads = effect.shape
-    side = np.where(rng.random(heads) < 0.5, -1.0, 1.0)
+    side = np.where(rng.random(effect.shape) < 0.5, -1.0, 1.0)
     side = side if tail == "either" else np.where(effect < 0, -1.0, 1.0) * TAILS[tail]
     scale = np.asarray(spread) * side
-
-    def part(share: float, of: np.ndarray, over: tuple[int, ...] = heads) -> np.ndarray:
-        """A part of z, [pair, layer, head], the same for pairs with the same number."""
-        return np.sqrt(share) * _standard(rng, skewness, df, (int(of.max()) + 1, *over))[of]
-
-    images = [np.unique(shared[name], return_inverse=True)[1] for name in OWN if name in shared]
-    donors = DONOR in shared or restored is not None
-    own = 1 - of_cluster - common - of_shared * (len(images) + donors)
-    if own < -1e-9:
-        raise ValueError(f"the parts of the variance add up to {1 - own:g}; expected 1 at most")
-    z = part(of_cluster, label) + part(common, label, (1,) * len(heads))
-    z += part(max(own, 0), np.arange(pairs))
-    for of in images:
-        z += part(of_shared, of)
+    images = [np.unique(shared[name], return_inverse=True)[1] for name in IMAGE_COLUMNS if name in shared]
+    donors = DONOR_COLUMN in shared or restored is not None
+    rest = 1 - of_cluster - common - of_shared * (len(images) + donors)
+    if rest < -1e-9:
+        raise ValueError(f"the parts of the variance add up to {1 - rest:g}; expected 1 at most")
+    z = parts.draw(of_cluster, label) + parts.draw(common, label, of_all_heads=True)
+    z += parts.draw(max(rest, 0), np.arange(pairs))
+    for image in images:
+        z += parts.draw(of_shared, image)
     gap = rng.gamma(GAP_SHAPE, MEAN_GAP / GAP_SHAPE, pairs)
     change = {"logit_diff_change": effect + scale * z}
-    variables: dict[str, Any] = {"logit_diff_clean": ("pair", gap / 2), "logit_diff_corrupt": ("pair", -gap / 2)}
+    logits = {"logit_diff_clean": gap / 2, "logit_diff_corrupt": -gap / 2}
     if donors:
-        which, again = shared.get(DONOR, np.arange(pairs)), restored or 0.0
-        of_donor = part(of_shared, np.unique(which, return_inverse=True)[1])
+        shared.setdefault(DONOR_COLUMN, np.arange(pairs))
+        again = restored or 0.0
+        of_donor = parts.draw(of_shared, np.unique(shared[DONOR_COLUMN], return_inverse=True)[1])
         change["logit_diff_change_mismatched"] = again * (effect + scale * z) - scale * of_donor
-        variables["logit_diff_donor"] = ("pair", gap * (again - 0.5))
-        shared[DONOR] = which
-    variables |= {name: (("pair", *PLACE), gap[:, None, None] * values) for name, values in change.items()}
-    columns = {**dict.fromkeys(OWN, label), **shared}
+        logits["logit_diff_donor"] = gap * (again - 0.5)
+    in_logits = {name: gap[:, None, None] * values for name, values in change.items()}
+    return _result(logits, in_logits, {**dict.fromkeys(IMAGE_COLUMNS, label), **shared})
+
+
+def _check(tail: str, shared: Mapping[str, np.ndarray], pairs: int, clusters: int) -> None:
+    if tail not in TAILS:
+        raise ValueError(one_of("tail", tail, TAILS))
+    columns = (*IMAGE_COLUMNS, DONOR_COLUMN)
+    for name in shared:
+        if name not in columns:
+            raise ValueError(one_of("column of images", name, columns))
+    if not 1 <= clusters <= pairs:
+        raise ValueError(f"{clusters} clusters of {pairs} pairs; expected 1 to {pairs}")
+
+
+def _result(
+    logits: Mapping[str, np.ndarray], changes: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]
+) -> xr.Dataset:
+    """Return the numbers in the layout of a sweep: baselines [pair], changes [pair, layer, head], images by column."""
+    n_pairs, *heads = next(iter(changes.values())).shape
     return xr.Dataset(
-        variables,
+        {
+            **{name: ("pair", values) for name, values in logits.items()},
+            **{name: (("pair", *HEADS), values) for name, values in changes.items()},
+        },
         coords={
-            "pair": [f"pair {number}" for number in range(pairs)],
-            **{dim: np.arange(size) for dim, size in zip(PLACE, heads, strict=True)},
-            **{name: ("pair", [f"{name} {one}" for one in values]) for name, values in columns.items()},
+            "pair": [f"pair {number}" for number in range(n_pairs)],
+            **{dim: np.arange(size) for dim, size in zip(HEADS, heads, strict=True)},
+            **{name: ("pair", [f"{name} {value}" for value in values]) for name, values in columns.items()},
         },
         attrs={"direction": "denoise", "corruption": "image", "min_gap": 1e-3},
     )
 
 
-def _standard(rng: np.random.Generator, skewness: float, df: float | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Independent values of mean 0, and of variance 1 unless they are Student's."""
-    if df is not None:
-        return rng.standard_t(df, shape)
-    if skewness == 0:
-        return rng.normal(size=shape)
-    # A gamma variable of the shape k has the skewness 2 / √k.
-    k = 4 / skewness**2
-    return (rng.gamma(k, 1.0, shape) - k) / np.sqrt(k)
+@dataclass(frozen=True)
+class _Parts:
+    """Independent parts of z, of mean 0, and of variance 1 unless they are Student's.
+
+    Attributes:
+        rng: Of what is drawn.
+        skewness: Of gamma variables; 0 is normal.
+        df: Degrees of freedom of Student's t; None for gamma variables.
+        heads: Layers and heads.
+    """
+
+    rng: np.random.Generator
+    skewness: float
+    df: float | None
+    heads: tuple[int, ...]
+
+    def draw(self, share: float, number: np.ndarray, of_all_heads: bool = False) -> np.ndarray:
+        """Return a part of z with this share of the variance, [pair, layer, head], the same for the same number."""
+        heads = (1,) * len(self.heads) if of_all_heads else self.heads
+        return np.sqrt(share) * self._standard((int(number.max()) + 1, *heads))[number]
+
+    def _standard(self, shape: tuple[int, ...]) -> np.ndarray:
+        if self.df is not None:
+            return self.rng.standard_t(self.df, shape)
+        if self.skewness == 0:
+            return self.rng.normal(size=shape)
+        # A gamma variable of the shape k has the skewness 2 / √k.
+        k = 4 / self.skewness**2
+        return (self.rng.gamma(k, 1.0, shape) - k) / np.sqrt(k)

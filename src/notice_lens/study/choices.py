@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from notice_lens.circuits.important import Rules
 from notice_lens.errors import one_of
 from notice_lens.pairs import MinimalPairs, Noise
+from notice_lens.pairs.corruption import CORRUPTIONS
 from notice_lens.pairs.roles import ALL, CORRECT, as_mapping, missing_role
 from notice_lens.patching import Site
 from notice_lens.patching.results import DIRECTIONS
@@ -29,8 +30,8 @@ class Choices:
     """What is fixed before a study runs.
 
     Attributes:
-        site: Whose heads are patched.
-        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no cell.
+        site: Whose heads are patched; empty is the model's default, its attention from words to the image.
+        corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no condition.
         role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
             the questions of a task have no such role (`resolved`).
         direction: `denoise` or `noise`.
@@ -38,18 +39,18 @@ class Choices:
             donors. False where pairs share donors and these would link them all.
         smallest_effect: Of interest, as the share that effects are.
         alpha: Error rate over heads, between 0 and 1.
-        at_least: In how many cells a universal head matters; `all`, or a number.
+        at_least: In how many conditions a universal head matters; `all`, or a number.
         filtered: Whether pairs that the model does not answer are dropped.
         labelled: Heads of each task that are cut to see what they do, at most.
-        shown: Pairs of each cell in the report.
+        shown: Pairs of each condition in the report.
         seed: Of all that is drawn.
 
     Raises:
-        ValueError: A choice is none, or no cell would be left.
+        ValueError: A choice is none, or no condition would be left.
     """
 
-    site: str = "text.cross_attn"
-    corruptions: tuple[Any, ...] = ("image", "text")
+    site: str = ""
+    corruptions: tuple[Any, ...] = CORRUPTIONS
     role: str | None = None
     direction: str = "denoise"
     control: bool | None = None
@@ -66,31 +67,38 @@ class Choices:
         if self.direction not in DIRECTIONS:
             raise ValueError(one_of("direction", self.direction, DIRECTIONS))
         for one in self.corruptions:
-            if not isinstance(one, Noise) and one not in ("image", "text"):
-                raise ValueError(one_of("corruption", one, ("image", "text")) + ", or Noise(...)")
+            if not isinstance(one, Noise) and one not in CORRUPTIONS:
+                raise ValueError(one_of("corruption", one, CORRUPTIONS) + ", or Noise(...)")
         names = [corruption_name(one) for one in self.corruptions]
         if len(set(names)) < len(names):
             raise ValueError(f"corruptions {', '.join(names)} asked for; expected each once")
-        if not {"image", "text"} & set(names):
+        if not {*CORRUPTIONS} & set(names):
             raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
 
-    def resolved(self, tasks: Mapping[str, MinimalPairs]) -> "Choices":
-        """Return these choices with a role: one for all tasks, so that their heads can be compared."""
+    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "HookedBLIP | None" = None) -> "Choices":
+        """Return these choices with a role: one for all tasks, so that their heads can be compared.
+
+        Args:
+            tasks: Pairs by task.
+            model: Where no site is chosen, whose default it is.
+        """
+        if not self.site and model is not None:
+            return replace(self, site=model.cfg.default_site).resolved(tasks)
         if self.role is not None:
             return self
         named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())
         return replace(self, role=CORRECT if named else ALL)
 
-    def rules(self, role: str | None, heads: int, cells: int = 1) -> dict[str, Any]:
+    def rules(self, role: str | None, heads: int, conditions: int = 1) -> dict[str, Any]:
         """Options of the statistics.
 
         Args:
             role: At which effects are read.
             heads: That the error rate is over.
-            cells: That a universal head could be in.
+            conditions: That a universal head could be in.
         """
         # So many sign flips that the smallest p passes false-discovery control over all heads.
-        needed = math.ceil(heads * cells / self.alpha)
+        needed = math.ceil(heads * conditions / self.alpha)
         shared = {"smallest_effect": self.smallest_effect, "alpha": self.alpha, "seed": self.seed}
         read = {"role": role, "metric": METRIC, "control": self.control}
         return {**read, "n_permutations": max(FLIPS, needed), **shared}
@@ -110,18 +118,18 @@ def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices
         choices: What is asked for.
 
     Raises:
-        ValueError: There are no pairs, no such site or role, or more cells are asked for than there can be.
+        ValueError: There are no pairs, no such site or role, or more conditions are asked for than there can be.
         PairsError: Pairs do not hold for this model.
     """
     if not tasks:
         raise ValueError("no pairs: a study needs those of one task at least")
     site = Site.of(model, choices.site, positions=ALL if choices.role == ALL else "roles")
     if site.heads is None:
-        raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
-    cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
-    if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= cells):
+        raise ValueError(f"site {choices.site!r} has no heads; one that has some is {model.cfg.default_site}")
+    conditions = len(tasks) * sum(one in CORRUPTIONS for one in choices.corruptions)
+    if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= conditions):
         raise ValueError(
-            f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {cells} cells asked for"
+            f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {conditions} conditions asked for"
         )
     for task, pairs in tasks.items():
         spans = pairs.validate(model).token_spans(model)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from notice_lens.circuits.evidence import DependentPairs, FewClusters
 from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs.regions import SmallRegion
 from notice_lens.report.context import findings
 from notice_lens.report.data import ReportData
-from notice_lens.stats.clusters import DependentPairs, FewClusters
 from notice_lens.study.choices import Choices
 from notice_lens.viz.selection import is_tested
 
@@ -26,14 +26,14 @@ class Study:
 
     Attributes:
         choices: What was fixed before.
-        task_of: The task of each cell, and of each baseline of noise.
-        pairs: Of each cell and baseline.
-        effects: Of each cell, and of noise under `<task>, noise`.
-        everywhere: Of each cell: effects at all positions at once; none where these are what effects are read at.
-        important: Of each cell: its heads.
+        task_of: The task of each condition, and of each baseline of noise.
+        pairs: Of each condition and baseline.
+        effects: Of each condition, and of noise under `<task>, noise`.
+        everywhere: Of each condition: effects at all positions at once; none where these are what effects are read at.
+        important: Of each condition: its heads.
         important_everywhere: The same, at all positions at once.
-        profiles: Of each cell: its layers.
-        universal: Heads that matter in all cells; None with one cell.
+        profiles: Of each condition: its layers.
+        universal: Heads that matter in all conditions; None with one condition.
         functions: Of each task: where its heads look.
         labels: Of each task: what heads may be called.
         comparisons: Of each task: what corruptions agree on.
@@ -57,13 +57,13 @@ class Study:
     data: "ReportData | None" = None
 
     @property
-    def cells(self) -> dict[str, "xr.Dataset"]:
-        """Effects of the cells, without those of noise."""
+    def conditions(self) -> dict[str, "xr.Dataset"]:
+        """Effects of the conditions, without those of noise."""
         return {name: own for name, own in self.effects.items() if not name.endswith(", noise")}
 
-    def cells_of(self, task: str) -> list[str]:
-        """Names of a task's cells."""
-        return [name for name in self.cells if self.task_of[name] == task]
+    def conditions_of(self, task: str) -> list[str]:
+        """Names of a task's conditions."""
+        return [name for name in self.conditions if self.task_of[name] == task]
 
     def findings(self) -> list[str]:
         """What was found, a sentence each."""
@@ -72,7 +72,7 @@ class Study:
 
     @contextmanager
     def noting(self, name: str) -> Iterator[None]:
-        """Turn warnings about few clusters, dependent pairs and small regions into notes on a cell; others stay."""
+        """Turn warnings about few clusters, dependent pairs and small regions into notes; others stay warnings."""
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             yield
@@ -98,7 +98,7 @@ def places(heads: "xr.DataArray") -> list[str]:
 
 def summary(found: Study) -> dict[str, Any]:
     """Return what was found in plain values; `significant` is None where it was not tested."""
-    cells = {
+    conditions = {
         name: {
             "pairs": int(own.attrs["pairs"]),
             "clusters": int(own.attrs["clusters"]),
@@ -109,7 +109,11 @@ def summary(found: Study) -> dict[str, Any]:
         for name, own in found.important.items()
     }
     universal, null = [], {}
-    if (over_cells := found.universal) is not None:
-        universal = places(over_cells.universal)
-        null = {name: float(over_cells[name]) for name in ("null_expected", "null_p") if over_cells[name].notnull()}
-    return {"findings": found.findings(), "cells": cells, "universal": universal, **null}
+    if (over_conditions := found.universal) is not None:
+        universal = places(over_conditions.universal)
+        null = {
+            name: float(over_conditions[name])
+            for name in ("null_expected", "null_p")
+            if over_conditions[name].notnull()
+        }
+    return {"findings": found.findings(), "conditions": conditions, "universal": universal, **null}

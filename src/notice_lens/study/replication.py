@@ -3,7 +3,7 @@
 1. Pairs are made from the raw downloads, by the rules of `notice_lens.pairs`.
 2. The plan is written before anything runs: role, metric, both rules, pairs, and what differs from the paper. Where the
    folder has another plan already, nothing runs: a plan that is changed after a look at the results is none.
-3. The study runs over all cells.
+3. The study runs over all conditions.
 4. Both rules stand side by side, and the heads that the paper names are looked up: rank, effect, interval and q.
 5. The paper's own numbers stand beside ours: heads by the mean absolute change of the answer's probability and its
    two-sigma rule, and what attention, cross-attention and MLP of each layer do, for semantic pairs and Gaussian noise.
@@ -58,7 +58,7 @@ DIFFERENCES = (
     "Effects are read at one role that was fixed before, the correct answer's word, never at the best of several; all "
     "positions at once are a check.",
     "Beside the two-sigma rule stands a test against a smallest effect of interest with the error rate over heads "
-    "controlled; universal heads are partial conjunctions over cells, not overlaps of lists.",
+    "controlled; universal heads are partial conjunctions over conditions, not overlaps of lists.",
 )
 
 
@@ -183,15 +183,15 @@ def head_name(layer: int, head: int) -> str:
 
 
 def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
-    """The heads that the paper names, in each cell.
+    """The heads that the paper names, in each condition.
 
     Args:
-        important: What `circuits.important_heads` gave, by cell.
+        important: What `circuits.important_heads` gave, by condition.
 
     Returns:
-        A row for each head and cell: `rank` (1 is the largest |effect|, of `heads`), `effect`, `low`, `high` (of what
-        `share_of` says), `effect_of_gap`, `q`, `pairs`, `clusters`, `two_sigma`, `significant`; a head that the model
-        does not have has `there` false, and no numbers.
+        A row for each head and condition: `rank` (1 is the largest |effect|, of `heads`), `effect`, `low`, `high` (of
+        what `share_of` says), `effect_of_gap`, `q`, `pairs`, `clusters`, `two_sigma`, `significant`; a head that the
+        model does not have has `there` false, and no numbers.
     """
     import pandas as pd
 
@@ -200,7 +200,7 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
         for name, own in important.items():
             heads = own.sizes["layer"] * own.sizes["head"]
             there = layer in own["layer"].values and head in own["head"].values
-            row: dict[str, Any] = {"head": head_name(layer, head), "cell": name, "there": there, "heads": heads}
+            row: dict[str, Any] = {"head": head_name(layer, head), "condition": name, "there": there, "heads": heads}
             if there:
                 one = own.sel(layer=layer, head=head)
                 row |= {key: one[key].item() for key in ("rank", "effect", "effect_of_gap", "low", "high", "q")}
@@ -208,21 +208,21 @@ def paper_heads(important: "Mapping[str, xr.Dataset]") -> "pd.DataFrame":
                 row |= {key: bool(one[key]) for key in ("two_sigma", "significant")}
             rows.append(row)
     numbers = ["rank", "heads", "effect", "low", "high", "share_of", "effect_of_gap", "q", "pairs", "clusters"]
-    columns = ["head", "cell", "there", *numbers, "two_sigma", "significant"]
+    columns = ["head", "condition", "there", *numbers, "two_sigma", "significant"]
     whole, true = dict.fromkeys(("rank", "pairs", "clusters"), "Int64"), ("two_sigma", "significant")
     return pd.DataFrame(rows, columns=columns).astype(whole | dict.fromkeys(true, "boolean"))
 
 
 def paper_numbers(found: "Study") -> "pd.DataFrame":
-    """Return the heads of each cell, and of noise, by the paper's numbers, with ours beside them.
+    """Return the heads of each condition, and of noise, by the paper's numbers, with ours beside them.
 
     Args:
         found: A study that was carried out.
 
     Returns:
-        A row for each cell, layer and head: `magnitude`, `low`, `high`, `change`, `selected` and `rank` of
+        A row for each condition, layer and head: `magnitude`, `low`, `high`, `change`, `selected` and `rank` of
         `circuits.paper_rule`; then `effect`, `two_sigma`, `significant` and `q` of `circuits.important_heads`, empty
-        for noise, which is no cell.
+        for noise, which is no condition.
     """
     import pandas as pd
 
@@ -235,26 +235,31 @@ def paper_numbers(found: "Study") -> "pd.DataFrame":
         if name in found.important:
             ours = found.important[name][["effect", "two_sigma", "significant", "q"]].to_dataframe().reset_index()
             frame = frame.merge(ours.drop(columns="role", errors="ignore"), on=["layer", "head"])
-        frame.insert(0, "cell", name)
+        frame.insert(0, "condition", name)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
 
 
 def module_numbers(
-    model: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
+    model: "HookedBLIP",
+    found: "Study",
+    folder: Path,
+    *,
+    memory: float | int | None = None,
+    progress: bool = True,
 ) -> "pd.DataFrame":
-    """Return what attention, cross-attention and MLP of each layer do, for each cell and for noise.
+    """Return what attention, cross-attention and MLP of each layer do, for each condition and for noise.
 
     Args:
         model: The model.
-        found: A study that was carried out, with the pairs of its cells.
+        found: A study that was carried out, with the pairs of its conditions.
         folder: Where sweeps are kept, to go on from.
         memory: Bytes that variants may take.
         progress: Whether there are bars.
 
     Returns:
-        A row for each cell, site and layer: `magnitude`, `low`, `high` and `change` of the answer's probability, and
-        `effect`, the share of the gap that is restored (or lost).
+        A row for each condition, site and layer: `magnitude`, `low`, `high` and `change` of the answer's probability,
+        and `effect`, the share of the gap that is restored (or lost).
     """
     import pandas as pd
 
@@ -279,6 +284,6 @@ def module_numbers(
             share.squeeze("role", drop=True).values if "role" in share.dims else share.values,
         )
         frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
-        frame.insert(0, "cell", name)
+        frame.insert(0, "condition", name)
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)

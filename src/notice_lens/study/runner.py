@@ -1,14 +1,14 @@
 """A study: pairs in; universal heads, what they do, and a report out. Commands of `notice-lens` carry one out.
 
 1. Before anything is patched, role, metric and rules are fixed and checked (`Choices`).
-2. Each task under each corruption is a *cell*. Pairs that the model does not answer as they ask are dropped.
+2. Each task under each corruption is a *condition*. Pairs that the model does not answer as they ask are dropped.
 3. Every head of the site is patched on every pair that is left, with both controls, at each role by itself, and once
    more at all positions at once; a sweep that was killed goes on.
-4. Heads of each cell, universal heads, the profile over layers, and what heads do are read at the one role. All
+4. Heads of each condition, universal heads, the profile over layers, and what heads do are read at the one role. All
    positions are a check of robustness, and nothing is chosen by them: never the best of several.
 5. All of it goes into one folder, and a report is written from it.
 
-A cell that cannot be had costs no other: it is left out, and a note says why.
+A condition that cannot be had costs no other: it is left out, and a note says why.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from urllib.parse import quote
 import xarray as xr
 
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
+from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.roles import ALL
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
-from notice_lens.report.maps import looking_stack
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.findings import Study
 from notice_lens.study.statistics import functions, statistics
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 FEWEST = 2
-"""Pairs that a cell needs."""
+"""Pairs that a condition needs."""
 LONGEST_FILE_NAME = 200
-"""Characters of the name of a cell's store; file systems take 255 bytes, and endings are put behind it."""
+"""Characters of the name of a condition's store; file systems take 255 bytes, and endings are put behind it."""
 SAVED = "report"
 """Folder of what a page is written from."""
 Say = Callable[[str], None]
@@ -66,12 +66,12 @@ def run_study(
         **options: Of sweeps: `memory`, `min_gap`, ...
 
     Raises:
-        ValueError: A choice is none for this model and these pairs, no cell has pairs that the model answers, or the
-            folder holds sweeps of another run; all of that is said before the first sweep.
+        ValueError: A choice is none for this model and these pairs, no condition has pairs that the model answers, or
+            the folder holds sweeps of another run; all of that is said before the first sweep.
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
-    found = Study((choices or Choices()).resolved(tasks))
+    found = Study((choices or Choices()).resolved(tasks, model))
     if found.choices.role == ALL:
         say("effects are read at all words at once")
     site = check_before(model, tasks, found.choices)
@@ -82,9 +82,9 @@ def run_study(
     _sweeps(model, tasks, folder, found, say, {**options, "progress": progress})
     say("statistics ...")
     statistics(found)
-    if not found.cells:
-        raise ValueError("no cell is left to study: " + " ".join(found.notes))
-    if site.name == f"{looking_stack(model)}.cross_attn.hook_z":
+    if not found.conditions:
+        raise ValueError("no condition is left to study: " + " ".join(found.notes))
+    if site.name == f"{model.cfg.looking_site}.hook_z":
         say("what heads do ...")
         for task in tasks:
             functions(model, task, found, progress)
@@ -102,7 +102,7 @@ def _sweeps(
     say: Say,
     options: dict[str, Any],
 ) -> None:
-    """Steps 2 and 3: the pairs of each cell, and what every head does there.
+    """Steps 2 and 3: the pairs of each condition, and what every head does there.
 
     All stores are made or checked before the first sweep, so that what cannot be gone on with is said at once.
     """
@@ -117,7 +117,7 @@ def _sweeps(
             if kept is None:
                 continue
             found.task_of[name], found.pairs[name] = task, kept
-            store = folder / "cells" / _file_name(name)
+            store = folder / "conditions" / _file_name(name)
             at_all_words = choices.role == ALL
             results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", found.effects)}
             if not at_all_words and not noisy:
@@ -134,7 +134,7 @@ def _sweeps(
 
 
 def _file_name(name: str) -> str:
-    """Return the name of a cell's store. A task's name is the user's: it must not lead elsewhere, nor be too long."""
+    """Return the name of a condition's store, which must not lead elsewhere or be too long: tasks' names are users'."""
     quoted = quote(name, safe=" ,")
     if len(quoted) <= LONGEST_FILE_NAME:
         return quoted
@@ -149,8 +149,8 @@ def _kept(
     found: Study,
     progress: bool,
 ) -> MinimalPairs | None:
-    """The pairs of a cell; None where there are too few."""
-    if corruption == "text":
+    """Return the pairs of a condition; None where there are too few."""
+    if replaces_words(corruption):
         some = [number for number, prompt in enumerate(pairs["corrupt_prompt"]) if prompt is not None]
         if len(some) < FEWEST:
             found.note(f"{name}: left out, {len(some)} of {len(pairs)} pairs have a corrupted question.")
@@ -162,7 +162,7 @@ def _kept(
         found.note(
             f"{name}: left out, {why}one otherwise)."
             if found.choices.filtered
-            else f"{name}: left out, a cell needs {FEWEST} pairs, and there is {len(pairs)}."
+            else f"{name}: left out, a condition needs {FEWEST} pairs, and there is {len(pairs)}."
         )
         return None
     if len(kept) < len(pairs):
@@ -176,8 +176,8 @@ def _collected(model: "HookedBLIP", found: Study, progress: bool) -> ReportData:
     corruptions = tuple(repr(one) if isinstance(one, Noise) else one for one in choices.corruptions)
     return ReportData.collect(
         model,
-        {name: found.pairs[name] for name in found.cells},
-        found.cells,
+        {name: found.pairs[name] for name in found.conditions},
+        found.conditions,
         important=found.important,
         profiles=found.profiles,
         universal=found.universal,

@@ -1,4 +1,4 @@
-"""The statistics of a study: heads of each cell, universal heads, layers, corruptions beside each other, functions.
+"""The statistics of a study: heads of each condition, universal heads, layers, corruptions compared, functions.
 
 All are read at the one role that was fixed before. Effects at all positions at once are tested too, as a check.
 """
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from notice_lens import circuits
-from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.condition import read_condition
+from notice_lens.circuits.evidence import FewClusters
 from notice_lens.pairs.roles import ALL
-from notice_lens.stats.clusters import FewClusters
 from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def statistics(found: Study) -> None:
-    """Heads of each cell, universal ones, layers, and corruptions beside each other."""
+    """Heads of each condition, universal ones, layers, and corruptions beside each other."""
     role = found.choices.role
     for name in list(found.effects):
-        _one_cell(found, name)
-    cells = found.cells
-    if not cells:
+        _one_condition(found, name)
+    conditions = found.conditions
+    if not conditions:
         return
-    sizes = next(iter(cells.values())).sizes
-    rules = found.choices.rules(role, sizes["layer"] * sizes["head"], len(cells))
-    if len(cells) > 1:
+    sizes = next(iter(conditions.values())).sizes
+    rules = found.choices.rules(role, sizes["layer"] * sizes["head"], len(conditions))
+    if len(conditions) > 1:
         with found.noting("universal heads"), _left_out(found, "universal heads are not looked for"):
-            # Few clusters were noted for each cell already.
+            # Few clusters were noted for each condition already.
             warnings.simplefilter("ignore", FewClusters)
-            found.universal = circuits.universal_heads(cells, at_least=found.choices.at_least, **rules)
+            found.universal = circuits.universal_heads(conditions, at_least=found.choices.at_least, **rules)
     for task in dict.fromkeys(found.task_of.values()):
         own = {name.rpartition(", ")[2]: one for name, one in found.effects.items() if found.task_of[name] == task}
         shared = set.intersection(*({*one["pair"].values.tolist()} for one in own.values())) if own else set()
@@ -43,13 +43,13 @@ def statistics(found: Study) -> None:
                 found.comparisons[task] = circuits.compare_corruptions(own, **rules)
 
 
-def _one_cell(found: Study, name: str) -> None:
-    """Heads and layers of one cell, and its heads at all positions; without a gap it is left out, as is noise."""
+def _one_condition(found: Study, name: str) -> None:
+    """Heads and layers of one condition, and its heads at all positions; without a gap it is left out, as is noise."""
     role, effects = found.choices.role, found.effects[name]
     rules = found.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
     with found.noting(name), _left_out(found, f"{name}: left out"):
         if name.endswith(", noise"):
-            read_cell(effects, role, METRIC)
+            read_condition(effects, role, METRIC)
             return
         important = circuits.important_heads(effects, **rules)
         read = {"role": role, "metric": METRIC, "control": found.choices.control}
@@ -73,25 +73,25 @@ def _left_out(found: Study, what: str) -> Iterator[None]:
 
 
 def functions(model: "HookedBLIP", task: str, found: Study, progress: bool) -> None:
-    """What heads do, on the pairs of the task's first cell; labels where cutting them confirms it."""
-    choices, cells = found.choices, found.cells_of(task)
-    if not cells:
+    """What heads do, on the pairs of the task's first condition; labels where cutting them confirms it."""
+    choices, conditions = found.choices, found.conditions_of(task)
+    if not conditions:
         return
-    pairs = found.pairs[cells[0]]
+    pairs = found.pairs[conditions[0]]
     with found.noting(task):
         found.functions[task] = circuits.head_functions(
             model, pairs, choices.site, roles=[choices.role], maps=["attention"], progress=progress
         )
-        if heads := _candidates(found, cells):
+        if heads := _candidates(found, conditions):
             found.labels[task] = circuits.label_heads(
                 model, pairs, found.functions[task], heads, alpha=choices.alpha, seed=choices.seed, progress=progress
             )
 
 
-def _candidates(found: Study, cells: list[str]) -> list[tuple[int, int]]:
-    """The heads that matter most in some cells: significant in one or standing out, the strongest first."""
+def _candidates(found: Study, conditions: list[str]) -> list[tuple[int, int]]:
+    """The heads that matter most in some conditions: significant in one or standing out, the strongest first."""
     strength: dict[tuple[int, int], float] = {}
-    for name in cells:
+    for name in conditions:
         frame = found.important[name][["effect", "significant", "two_sigma"]].to_dataframe()
         frame = frame[frame.significant | frame.two_sigma].reset_index()
         for layer, head, effect in zip(frame.layer, frame["head"], frame.effect, strict=True):

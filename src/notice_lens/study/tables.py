@@ -67,11 +67,11 @@ def agreement(task: str, compared: "xr.Dataset") -> str:
     return f"{task}: rank agreement of signed effects over heads (Spearman; {count}): {', '.join(said)}."
 
 
-def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
-    """A sentence on what is left of a cell's heads where all positions are patched at once.
+def everywhere(condition: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
+    """A sentence on what is left of a condition's heads where all positions are patched at once.
 
     Args:
-        cell: Its name.
+        condition: Its name.
         at_role: What `circuits.important_heads` gave at the role.
         at_all: What it gave for all positions at once.
     """
@@ -86,7 +86,7 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
     found = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
     found = found if tested else f"significance {UNTESTED}"
     return (
-        f"{cell}, as a check with all positions at once: {found}; strongest "
+        f"{condition}, as a check with all positions at once: {found}; strongest "
         f"L{place[0]}.H{place[1]}, {with_interval(strongest)} of {at_all.attrs['share_of']} ({at_all.attrs['pairs']} "
         f"pairs, {at_all.attrs['clusters']} clusters); rank agreement with the role {float(cosine(*ranks)[0]):.2f} "
         "(Spearman)."
@@ -94,10 +94,10 @@ def everywhere(cell: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> str:
 
 
 def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
-    """Return the heads of all cells in long form, the cell first; `significant` is empty where it was not tested.
+    """Return the heads of all conditions in long form; `significant` is empty where it was not tested.
 
     Args:
-        important: What `circuits.important_heads` gave, by cell.
+        important: What `circuits.important_heads` gave, by condition.
     """
     import pandas as pd
 
@@ -105,7 +105,7 @@ def heads_table(important: Mapping[str, "xr.Dataset"]) -> "pd.DataFrame":
     for name, own in important.items():
         frame = own.drop_vars("role", errors="ignore").to_dataframe().reset_index()
         frame["significant"] = frame["significant"].astype("boolean").where(frame["p"].notna())
-        frame.insert(0, "cell", name)
+        frame.insert(0, "condition", name)
         frame = frame.assign(**{key: own.attrs[key] for key in ("share_of", "pairs", "clusters") if key in own.attrs})
         parts.append(frame)
     return pd.concat(parts, ignore_index=True)
@@ -118,10 +118,10 @@ def write_tables(
     labels: Mapping[str, "xr.Dataset"],
     folder: Path,
 ) -> None:
-    """Heads of each cell, universal heads and labels as CSV files, for those who want them in another program.
+    """Heads of each condition, universal heads and labels as CSV files, for those who want them in another program.
 
     Args:
-        important: What `circuits.important_heads` gave at the role, by cell.
+        important: What `circuits.important_heads` gave at the role, by condition.
         everywhere: What it gave for all positions at once.
         universal: What `circuits.universal_heads` gave.
         labels: What `circuits.label_heads` gave, by task.
@@ -131,7 +131,7 @@ def write_tables(
     if everywhere:
         tables["heads_all_positions"] = heads_table(everywhere)
     if universal is not None:
-        tables["universal"] = universal.drop_dims("cell", errors="ignore").to_dataframe().reset_index()
+        tables["universal"] = universal.drop_dims("condition", errors="ignore").to_dataframe().reset_index()
     for name, table in tables.items():
         write_csv(table, folder / f"{name}.csv")
 

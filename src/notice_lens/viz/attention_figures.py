@@ -1,4 +1,4 @@
-"""Where a head looks: its attention over the images of a pair, side by side."""
+"""Attention of a head over the images of a pair, side by side."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

@@ -19,7 +19,7 @@ SPACING = 1.3
 
 
 class Box(NamedTuple):
-    """Where a picture is, and how many pixels (across, down) it has in the figure."""
+    """A picture's place in the figure, and its size there in pixels (across, down)."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
 @dataclass
 class Canvas:
-    """What stands where, in pixels from the top left corner; `y` is where the next thing goes."""
+    """A figure under construction, in pixels from the top left corner; `y` is the top of the next item."""
 
     columns: int
     y: float = 0.0
@@ -41,7 +41,7 @@ class Canvas:
 
     @property
     def width(self) -> float:
-        """Of what is drawn."""
+        """Return the height of what is drawn, in pixels."""
         return WIDTHS[self.columns]
 
     @property

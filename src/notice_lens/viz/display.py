@@ -22,7 +22,7 @@ logger = logging.getLogger("notice_lens.viz")
 
 @dataclass(frozen=True)
 class Shown:
-    """What `show` returns: a notebook shows it where it is the last value of a cell, or through `display`."""
+    """The result of `show`: a notebook displays it as the last value of a cell, or through `display`."""
 
     figure: "Figure"
     png: bytes | None

@@ -1,4 +1,4 @@
-"""Where things happen: modules by word and layer, shares by layer, and paths from sender to receiver."""
+"""Figures of the flow of information: modules by word and layer, shares by layer, and paths from sender to receiver."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ def profile(profile: Any, *, title: str | None = None) -> "Figure":
     """Bars of each layer's share of all effect, with intervals; the centre of mass is a line, its interval a band.
 
     Args:
-        profile: A result of `circuits.layer_profile`, or a mapping of cells' names to such results.
+        profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results.
         title: None says what is drawn.
 
     Raises:
@@ -160,7 +160,7 @@ def paths(
 
 
 def _module(site: str) -> str:
-    """What a site of `patch_modules` is called."""
+    """Return the title of a site of `patch_modules`."""
     return next((title for part, title in TITLES.items() if site.endswith(f"hook_{part}")), site)
 
 

@@ -1,4 +1,4 @@
-"""Heads: their effects by layer and head, in one cell and in all."""
+"""Heads: their effects by layer and head, in one condition and in all."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,12 +65,12 @@ def heads(
 
 
 def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Figure":
-    """Heads x cells: the effect in each cell, with a star where it is significant; universal heads are outlined.
+    """Heads x conditions: the effect in each condition, starred where it is significant; universal heads are outlined.
 
     Args:
         universal: A result of `circuits.universal_heads`.
-        top: How many heads at most: universal ones first, then those that are significant in the most cells, then by p,
-            then by the smallest effect over the cells.
+        top: How many heads at most: universal ones first, then those that are significant in the most conditions, then
+            by p, then by the smallest effect over the conditions.
         title: None counts the universal heads.
 
     Raises:
@@ -83,17 +83,20 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
     flat = universal.stack(place=HEADS, create_index=False)
     order = ranked(universal)[:top].tolist()
     names = [f"L{flat['layer'].values[place]}.H{flat['head'].values[place]}" for place in order]
-    found = [str(cell) for cell in universal["cell"].values]
-    values = flat["effect"].transpose("place", "cell").values[order]
+    found = [str(condition) for condition in universal["condition"].values]
+    values = flat["effect"].transpose("place", "condition").values[order]
     shares = flat["share_of"].values.tolist() if "share_of" in flat else [GAP] * len(found)
     units = [unit_of("effect", share_of) for share_of in shares]
     unit, limit = units[0] if len(set(units)) == 1 else EITHER_SHARE, bound(values)
     hover = [
-        [_cell_told(flat, place, cell, name, label, units[cell]) for cell, label in enumerate(found)]
+        [
+            _condition_told(flat, place, condition, name, label, units[condition])
+            for condition, label in enumerate(found)
+        ]
         for place, name in zip(order, names, strict=True)
     ]
     trace = cells(values, found, names, unit, hover, limit)
-    stars = flat["significant"].transpose("place", "cell").values[order] if "significant" in flat else None
+    stars = flat["significant"].transpose("place", "condition").values[order] if "significant" in flat else None
     if stars is not None:
         trace.text = [
             [f"{text}*" if star else text for text, star in zip(row, starred, strict=True)]
@@ -109,9 +112,9 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
     if not title and (null := by_layers(universal)):
         said += f"; {null}"
     if not title and "p" in universal and not np.isfinite(universal["p"]).any():
-        said = f"Heads by cell; universality {UNTESTED}: too few clusters of pairs"
+        said = f"Heads by condition; universality {UNTESTED}: too few clusters of pairs"
     shown = f"the first {len(order)} heads; " if len(order) < flat.sizes["place"] else ""
-    note = f"{shown}* significant in the cell; framed: universal"
+    note = f"{shown}* significant in the condition; framed: universal"
     width = max(460, 240 + 90 * len(found), 9 * len(said))
     return finish(figure, said, note, (width, 190 + 26 * len(order)))
 
@@ -119,13 +122,13 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
 def ranked(universal: xr.Dataset) -> Any:
     """Return the numbers of heads along layer and head, the nearest to being universal first.
 
-    Universal heads come first, then those that are significant in the most cells, then the smallest p, then the largest
-    of their weakest effects.
+    Universal heads come first, then those that are significant in the most conditions, then the smallest p, then the
+    largest of their weakest effects.
     """
     flat = universal.stack(place=HEADS, create_index=False)
     count = flat["count"].values if "count" in flat else np.zeros(flat.sizes["place"])
     p = flat["p"].fillna(np.inf).values if "p" in flat else np.zeros(flat.sizes["place"])
-    weakest = abs(flat["effect"]).min("cell").fillna(0).values
+    weakest = abs(flat["effect"]).min("condition").fillna(0).values
     return np.lexsort((-weakest, p, -count, ~flat["universal"].values.astype(bool)))
 
 
@@ -138,9 +141,9 @@ def _check_universal(universal: Any, top: int) -> None:
             raise ValueError(
                 f"viz.universal takes a result of circuits.universal_heads, with {needed!r}; this has {has}"
             )
-    for needed in ("cell", *HEADS):
+    for needed in ("condition", *HEADS):
         if needed not in universal["effect"].dims:
-            raise ValueError(f"viz.universal draws heads x cells; `effect` has no dimension {needed!r}")
+            raise ValueError(f"viz.universal draws heads x conditions; `effect` has no dimension {needed!r}")
     if top < 1:
         raise ValueError(f"top={top}: expected a number of heads, 1 or more")
 
@@ -160,7 +163,7 @@ def _rule(known: xr.Dataset, significant: Any, two_sigma: Any) -> str:
 
 
 def _told(known: xr.Dataset, row: int, column: int) -> str:
-    """What statistics say about a head, as lines of a hover."""
+    """Return the statistics of a head, as lines of its hover text."""
     at = known.isel({name: place for name, place in zip(HEADS, (row, column), strict=True) if name in known.dims})
     unit, said = unit_of("effect", known.attrs.get("share_of", GAP)), []
     of_gap = f" of {GAP}" if unit == CARRIED else ""
@@ -186,13 +189,13 @@ def _verdict(at: xr.Dataset, rule: str) -> str:
     return "yes" if at[rule] else "no"
 
 
-def _cell_told(flat: xr.Dataset, place: int, cell: int, name: str, label: str, unit: Any) -> str:
-    at = flat.isel(place=place, cell=cell)
+def _condition_told(flat: xr.Dataset, place: int, condition: int, name: str, label: str, unit: Any) -> str:
+    at = flat.isel(place=place, condition=condition)
     said = [f"<b>{name}</b>, {escape(label)}", f"{unit.text(at['effect'])} {unit.name}"]
     if "low" in at and "high" in at:
         said.append(f"[{unit.text(at['low'])}, {unit.text(at['high'])}]")
     if "p" in at and np.isfinite(at["p"]):
-        said.append(f"over the cells: p = {float(at['p']):.2g}")
+        said.append(f"over the conditions: p = {float(at['p']):.2g}")
     if "selection_frequency" in at and at["selection_frequency"].ndim == 0:
         said.append(f"selected in {float(at['selection_frequency']):.0%} of resamples")
     return "<br>".join(said)

@@ -48,7 +48,7 @@ def cut(text: str, colours: Mapping[Span, str]) -> list[Piece]:
 
 
 def replaced(clean: str, corrupt: str) -> list[Span]:
-    """Where the words of `corrupt` stand that are not those of `clean`.
+    """Return the spans of the words of `corrupt` that differ from those of `clean`.
 
     With as many words they are compared slot by slot, as the models' tokens are; else by the shortest edit.
     """
@@ -99,7 +99,7 @@ def lines(pieces: Iterable[Piece], width: float) -> list[str]:
 
 
 def _words(pieces: Iterable[Piece]) -> list[list[Piece]]:
-    """What stands between whitespace, each as its characters."""
+    """Return the words between whitespace, each as a list of characters."""
     characters = [piece._replace(text=character) for piece in pieces for character in piece.text]
     return [list(word) for blank, word in groupby(characters, lambda each: each.text.isspace()) if not blank]
 

@@ -37,7 +37,7 @@ def outline(
 
 
 def _edges(mask: Bool[np.ndarray, "height width"]) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """Where the outline goes on from each (row, column) between pixels, with the region on its right."""
+    """Return the next corner of the outline after each corner (row, column), with the region on its right."""
     inside = np.pad(mask, 1)
     following: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     # For each side of a pixel: how to get to its neighbour, and the side's beginning and end from its upper left.

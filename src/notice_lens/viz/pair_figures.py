@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from PIL import Image
 
 from notice_lens.errors import one_of
-from notice_lens.pairs.regions import resample
+from notice_lens.models.layout import resample
 from notice_lens.report.image_bytes import CRISP, data_uri, shrunk
 from notice_lens.viz.canvas import FONT, GAP, SPACING, TITLE, Box, Canvas, axes
 from notice_lens.viz.marked_text import Piece, cut, ems, escape, lines, replaced
@@ -117,7 +117,7 @@ def _region_names(shown: Sequence["MinimalPair"]) -> list[str]:
 
 
 def _draw_key(canvas: Canvas, shown: Sequence["MinimalPair"], colours: dict[str, str]) -> None:
-    """What the colours of words mean."""
+    """Return the legend of the colours of words."""
     roles = dict.fromkeys(role for pair in shown for role in pair.roles)
     key = [Piece(role, colours[role], bold=True) for role in roles]
     if any(pair.corrupt_prompt for pair in shown):
@@ -171,7 +171,7 @@ def _caption(view: _View) -> list[Piece]:
 
 
 def _questions(pair: "MinimalPair", colours: dict[str, str], donors: bool) -> dict[str, list[Piece]]:
-    """What is asked, by label."""
+    """Return the questions to show, by label."""
     roles = {span: colours[role] for role, span in pair.roles.items()}
     questions = {"clean": cut(pair.clean_prompt, roles) if pair.clean_prompt else [Piece("no prompt", QUIET)]}
     others = {"corrupted": pair.corrupt_prompt, "donor": pair.donor_prompt if donors else None}

@@ -14,7 +14,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 class Unit(NamedTuple):
-    """What a number is.
+    """The unit of a number, and its format.
 
     Attributes:
         name: Of the quantity, for colour bars and axes.
@@ -33,7 +33,7 @@ class Unit(NamedTuple):
 SHARE = Unit("share of the gap restored", "+.1%")
 CARRIED = Unit("share of what the donor leaves", "+.1%")
 EITHER_SHARE = Unit("share of the gap, or of what the donor leaves", "+.1%")
-"""Of a table whose cells differ in what their effects are shares of."""
+"""Of a table whose conditions differ in what their effects are shares of."""
 _UNITS = {
     "carried_share": CARRIED,
     "logit_diff_change": Unit("change of the logit difference", "+.2f"),

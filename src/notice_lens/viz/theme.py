@@ -56,7 +56,7 @@ def cells(
 
 
 def _marks(values: Any, unit: Unit, limit: float) -> list[list[str]]:
-    """What is written into the cells."""
+    """Return the text of each square of a heat map."""
     if values.size <= ROOM:
         return [[_short(value, unit, limit) for value in row] for row in values]
     return [[MINUS if value < -FAINT * limit else "" for value in row] for row in values]

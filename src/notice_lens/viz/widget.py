@@ -75,7 +75,7 @@ def explore(
         model: The model.
         pairs: The pairs.
         important: A result of `circuits.important_heads`.
-        name: Of the cell; None takes its task and corruption.
+        name: Of the condition; None takes its task and corruption.
         **collected: Further arguments of `ReportData.collect`, such as `max_pairs`.
 
     Returns:

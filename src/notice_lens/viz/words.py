@@ -70,7 +70,7 @@ def frame(heads: xr.Dataset) -> str:
 
 
 def rules(heads: xr.Dataset) -> str:
-    """Return which of the two rules one head passes, in words; a rule that was not tested is said to be so."""
+    """Return which of the two rules one head passes, in words, or that a rule was not tested."""
     names = {"significant": "significant", "two_sigma": "two-sigma"}
     passed = [name for key, name in names.items() if key in heads and bool(heads[key])]
     if "significant" in heads and not is_tested(heads):

@@ -15,7 +15,8 @@ from transformers import BlipProcessor
 from transformers.models.bert.tokenization_bert import BertTokenizer
 
 from conftest import make_pair, relative_error
-from notice_lens import BLIPInputs, HookedBLIP
+from notice_lens import HookedBLIP
+from notice_lens.models import BLIPInputs
 from notice_lens.models.blip.inputs import IGNORED, as_strings
 from notice_lens.models.blip.random_blip import tiny_vocabulary
 
@@ -239,13 +240,14 @@ def test_a_missing_question_is_named(vqa, picture):
 @pytest.mark.parametrize("question", [Image.new("RGB", (8, 8)), Path("picture.png"), 3, object()])
 def test_questions_that_are_no_text_and_swapped_arguments(vqa, question):
     kind = type(question).__name__
-    with pytest.raises(TypeError, match=rf"expected questions as text, got {kind}; images come first: blip\.prepare\("):
+    said = rf"expected questions as text, got {kind}; images come first: model\.prepare\("
+    with pytest.raises(TypeError, match=said):
         unwrap(HookedBLIP.prepare)(vqa.model, "is it red?", question)
 
 
 def test_prepared_inputs_are_not_prepared_again(vqa, picture):
     """Nor by `generate` and `rank_answers`, which prepare."""
-    with pytest.raises(TypeError, match=r"got BLIPInputs, which are prepared already: run blip\(inputs\)"):
+    with pytest.raises(TypeError, match=r"got BLIPInputs, which are prepared already: run model\(inputs\)"):
         unwrap(HookedBLIP.prepare)(vqa.model, vqa.model.prepare(picture, "is it red?"))
 
 

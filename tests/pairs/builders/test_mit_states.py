@@ -177,7 +177,7 @@ def test_same_picture_twice(bert, tmp_path: Path):
     # Bright and large is no contradiction, nor is large and huge: the picture is used once.
     assert [p.id for p in by_reason[DUPLICATE]] == ["huge car/0.png", "large car/0.png"]
     assert [p.id for p in by_reason[LABELS]] == ["bright car/8.png", "dark car/8.png", "dark car/9.png"]
-    assert by_reason[LABELS][0].detail.startswith("one picture is said to be bright and dark: bright car/8.png, dark")
+    assert by_reason[LABELS][0].detail.startswith("one picture is labelled bright and dark: bright car/8.png, dark")
     check_rows(built.rows, bert, adjective)
     assert built.options["pictures"] == 6
 

@@ -16,8 +16,8 @@ from notice_lens.pairs.builders.grammar import SLOTS, ing
 from notice_lens.pairs.builders.svo import build_svo, svo_probes
 from notice_lens.pairs.builders.svo_csv import as_id
 from notice_lens.pairs.builders.svo_words import NEAR as NEAR_OPTIONS
-from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.pairs.tokens import pieces
+from notice_lens.stats.clusters import cluster_numbers
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which faces show which emotion, in the layouts in which collections of facial expressions come.
+"""Labels of faces by emotion, in the layouts of the common collections of facial expressions.
 
 - A table with the columns `emotion` and `pixels`: FER-2013 as it was published, `fer2013.csv`.
 - RAF-DB's label file, `list_patition_label.txt` (`train_00001.jpg 5`), or tables of the same names and numbers, with

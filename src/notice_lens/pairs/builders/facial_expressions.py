@@ -61,7 +61,7 @@ def facial_expressions(
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
         ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
-        TypeError: The tokenizer is none, or `match="nearest"` without a HookedBLIP.
+        TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_facial_expressions(
         folder, tokenizer, n=n, seed=seed, match=match, numbering=numbering, confine=confine, progress=progress

@@ -101,7 +101,7 @@ class Maker:
         return pieces(self.tokenizer, a)[0] != pieces(self.tokenizer, b)[0]
 
     def _replace(self, example: Labelled, other: str) -> bool:
-        """Whether both values have a replacement in this question, in one order as in the other."""
+        """Return whether both values have a replacement in this question, in either order of the options."""
         if self.replaced(self.task.question(example, other), "", self.task.pool) is not None:
             return True
         detail = f"no two words of as many word pieces replace {example.value!r} and {other!r}"
@@ -142,7 +142,7 @@ class Maker:
         return donor
 
     def _differ(self, a: str, b: str) -> bool:
-        """Whether an answer of the one is no answer of the other; every pair asks this of a few dozen words."""
+        """Return whether an answer to the first question cannot answer the second; each pair tests dozens of words."""
         if (a, b) not in self._differing:
             self._differing[a, b] = not self.near.near(a, b) and self._apart(a, b)
         return self._differing[a, b]
@@ -235,7 +235,7 @@ def build_pairs(
 
 
 def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
-    """Raises where a builder's arguments are none, before anything is read.
+    """Raise if a builder's argument is invalid, before anything is read.
 
     Raises:
         ValueError: `n`, `seed` or `match` is no valid value.
@@ -267,7 +267,7 @@ def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Neares
 
 
 def _no_pairs(stock: Mapping[Place, Mapping[str, int]]) -> str:
-    """What was expected, where not one pair can be made."""
+    """Return what was expected, for the error raised when not one pair can be made."""
     alone = [f"{noun} is only {next(iter(values))}" for (_, noun), values in sorted(stock.items()) if len(values) == 1]
     found = f"; found {', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}" if alone else ""
     return f"\nNo pair can be made: expected pictures of one noun with two values of one group{found}"

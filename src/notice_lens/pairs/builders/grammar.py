@@ -93,7 +93,7 @@ def preposition(sentence: object, verb: str, obj: str) -> str | None:
 
 
 class Prepositions:
-    """Which preposition is the usual one, for triplets whose own sentence does not say.
+    """The usual prepositions, for triplets whose own sentence has none.
 
     Args:
         seen: Sentences with the verbs and objects of their pictures.
@@ -108,7 +108,7 @@ class Prepositions:
                     self._counts.setdefault(key, Counter())[found] += 1
 
     def usual(self, sentence: object, verbs: Sequence[str], obj: str) -> str:
-        """What the sentence says; else what is most usual with these verbs and this object, the object, a verb.
+        """Return the sentence's preposition, or else the most frequent one: with verbs and object, object, or verb.
 
         Args:
             sentence: The description of a picture, about the first of the verbs.
@@ -125,7 +125,7 @@ class Prepositions:
 
 
 def _find(words: Sequence[str], sought: str) -> int | None:
-    """Where the words go on after the first occurrence of the sought ones, in any form; None if they have none."""
+    """Return the index after the first occurrence of the sought words, in any inflection; None if there is none."""
     targets = [forms(word) for word in sought.split()]
     if not targets:
         return None

@@ -16,7 +16,7 @@ from notice_lens.pairs.tokens import has_unknown
 
 @dataclass(frozen=True)
 class Label:
-    """What is said about some pictures, as by the name of their folder.
+    """A label of some pictures, such as the name of their folder.
 
     Attributes:
         folder: The folder, from the one that was asked for, or what else says it.
@@ -96,7 +96,7 @@ def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
 
 
 def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
-    """Return the pictures by name, without the copies of one that is said to be right for two answers to a question."""
+    """Return the pictures by name, without copies of one picture that are labelled with two answers to one question."""
     same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
     for picture in sorted(pictures, key=lambda picture: picture.name):
         same[picture.picture.digest, picture.place].append(picture)
@@ -106,7 +106,7 @@ def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> 
         values = sorted({picture.value for picture in copies})
         if any(not near.near(a, b) for a, b in combinations(values, 2)):
             names = ", ".join(picture.name for picture in copies)
-            detail = f"one picture is said to be {' and '.join(values)}: {names}"
+            detail = f"one picture is labelled {' and '.join(values)}: {names}"
             problems += [Problem(picture.name, LABELS, detail) for picture in copies]
         else:
             kept += copies

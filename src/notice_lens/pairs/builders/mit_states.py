@@ -72,7 +72,7 @@ def mit_states(
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
         ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
-        TypeError: The tokenizer is none, or `match="nearest"` without a HookedBLIP.
+        TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_mit_states(
         folder, tokenizer, n=n, seed=seed, groups=groups, match=match, confine=confine, progress=progress
@@ -164,7 +164,7 @@ def _words(name: str) -> tuple[str, str]:
 
 
 def _check_groups(groups: Any) -> tuple[str, ...]:
-    """Return the groups in their usual order. Raises ValueError where one is none, with the nearest valid one."""
+    """Return the groups in their usual order. Raises ValueError for an unknown group, with the nearest valid one."""
     asked = [groups] if isinstance(groups, str) else list(groups)
     for group in asked:
         if group not in GROUPS:

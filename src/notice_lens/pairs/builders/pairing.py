@@ -1,4 +1,4 @@
-"""Which labelled pictures become pairs: the same noun, another value of the same group, each picture at most once.
+"""Pairing of labelled pictures: the same noun, another value of the same group, each picture at most once.
 
 1. `plan` decides how many pairs each two values get with each noun. With a number of pairs it spreads them: the group
    with the fewest pairs so far is next, and in it the two values with the fewest. Where that cannot reach the number,
@@ -62,7 +62,7 @@ class Couple:
 
     @property
     def group(self) -> str:
-        """What differs."""
+        """Return the value that differs between the two pictures."""
         return self.clean.group
 
     @property
@@ -72,7 +72,7 @@ class Couple:
         return first, second
 
     def swapped(self) -> "Couple":
-        """The same with the other picture as the clean one."""
+        """Return the pair with its two pictures exchanged."""
         return Couple(self.corrupt, self.clean)
 
 
@@ -96,7 +96,7 @@ Nearest = Callable[[Sequence[Labelled], Sequence[Labelled], int], Iterable[tuple
 
 
 def plan(stock: Stock, edges: Edges, n: int | None, seed: int) -> Counter[Slot]:
-    """How many pairs each slot gets, `n` in all or as many as there can be.
+    """Return the number of pairs of each slot, `n` in all or as many as there can be.
 
     Args:
         stock: How many pictures each value has, by place.
@@ -160,7 +160,7 @@ def _use_up(stock: Stock, edges: Edges, seed: int) -> Counter[Slot]:
 
 
 class _Rivals:
-    """Which pairs can be taken without leaving more pictures alone than have to be.
+    """Return the pairs that leave as few pictures without a partner as possible.
 
     Values that may not be offered against each other are rivals for the partners of them all: where they have more
     pictures than these partners, the surplus stays alone. The largest surplus of any set of rivals, a value by itself

@@ -26,12 +26,12 @@ from notice_lens.pairs.builders.grammar import SLOTS
 from notice_lens.pairs.builders.svo_csv import SvoRow, find_images, read_rows
 from notice_lens.pairs.builders.svo_donors import Donors
 from notice_lens.pairs.builders.svo_words import Asked, Words
-from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.pairs.image_folder import Picture, image_files, read_pictures, relative_name
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, NO_IMAGE, PairsError, Problem
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders
 from notice_lens.pairs.tokens import as_tokenizer
+from notice_lens.stats.clusters import cluster_numbers
 
 if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
@@ -151,7 +151,7 @@ def _check(n: Any, seed: Any, groups: Any) -> tuple[str, ...]:
 
 
 def _counts(built: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many pairs there are of each kind, for the manifest."""
+    """Return the number of pairs of each kind, for the manifest."""
     return {
         "pairs_by_group": dict(Counter(row["group"] for row in built)),
         "with_donor_image": sum(row["donor_image"] is not None for row in built),
@@ -185,7 +185,7 @@ def _with_pictures(
 
 
 def _repeated(row: SvoRow, pictures: Mapping[str, Picture], seen: dict[Any, int]) -> Problem | None:
-    """What is wrong with a row that shows one picture twice, or repeats another row."""
+    """Return the problem of a row that shows one picture twice or repeats another row."""
     digests = frozenset(pictures[image].digest for image in (row.positive_id, row.negative_id))
     if len(digests) == 1:
         detail = f"images {row.positive_id} and {row.negative_id} hold the same pixels"

@@ -27,7 +27,7 @@ _WHOLE = re.compile(r"(\d+)\.0+")
 
 
 class _Refused(ValueError):
-    """What keeps a row from becoming a pair."""
+    """Return the problem that keeps a row from becoming a pair."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -58,12 +58,12 @@ class SvoRow:
 
     @property
     def id(self) -> str:
-        """What pairs of this row are named after."""
+        """Return the name that ids of this row's pairs start with."""
         return f"svo-{self.line}"
 
     @property
     def group(self) -> str:
-        """What draws are balanced over: the slot."""
+        """Return the group that draws are balanced over: the slot."""
         return self.slot
 
     @property

@@ -69,6 +69,6 @@ class Donors:
 
 
 def _keys(triplet: Triplet) -> list[tuple[tuple[int, str], ...]]:
-    """What a triplet can be found by: two of its words, or one, with their places."""
+    """Return the keys that find a triplet: two of its words, or one, with their slots."""
     words = list(enumerate(triplet))
     return [tuple(words[:place] + words[place + 1 :]) for place in range(len(words))] + [(word,) for word in words]

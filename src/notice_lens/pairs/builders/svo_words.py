@@ -61,7 +61,7 @@ class Words:
         self.pools = [Pool(tokenizer, words, self.near) for words in zip(*triplets, strict=True)]
 
     def ask(self, row: SvoRow, seed: int) -> Asked | Problem:
-        """The words of a row's question and their replacements, or why there is none."""
+        """Return the words of a row's question and their replacements, or the reason for having none."""
         line, triplet = f"line {row.line}", _as_asked(row.positive)
         options = triplet[row.index], _as_asked(row.negative)[row.index]
         quoted = " and ".join(map(repr, options))
@@ -83,7 +83,7 @@ class Words:
         return Asked(row.slot, triplet, prep, options, corrupt, donor)
 
     def _readable(self, word: str) -> bool:
-        """Whether the word has pieces, all of them known: characters that are dropped leave none."""
+        """Return whether the word has at least one piece and all of them are known to the tokenizer."""
         return bool(self._pieces(word)) and self._unknown not in self._pieces(word)
 
     def _replace(self, options: Options, row: SvoRow, rng: random.Random, avoid: list[str]) -> Options | None:

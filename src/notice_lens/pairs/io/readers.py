@@ -15,6 +15,7 @@ from notice_lens.coco import run_lengths
 from notice_lens.errors import one_of
 from notice_lens.files import inside, sha256
 from notice_lens.images import digest, shown_path
+from notice_lens.models.layout import resample
 from notice_lens.pairs.image_folder import read_pictures
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.io.records import (
@@ -37,7 +38,7 @@ from notice_lens.pairs.io.storage import scratch_file
 from notice_lens.pairs.io.values import shown, storable, unstorable
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.problems import ROW, TEXT, Problem
-from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask, resample
+from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -185,7 +186,7 @@ def read_jsonl(path: str | PathLike[str]) -> list[dict[str, Any] | Problem]:
 
 
 def _json_values(text: str, name: str) -> Iterator[tuple[int, Any]]:
-    """Yield the line that each JSON value of a text begins in, and the value; a problem where it is none.
+    """Yield the line that each JSON value of a text begins in, and the value, or a problem if it is not JSON.
 
     Behind a value that cannot be read, the next line that begins an object counts. Of an array that cannot be read, its
     objects are read one by one.
@@ -408,7 +409,7 @@ def _mask_within(folder: Path, region: Any, confine: bool) -> Any:
 
 
 def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> None:
-    """Raises ValueError where renamed columns are not there, or are none of ours."""
+    """Raise ValueError for renamed columns that are missing, or whose new name is unknown."""
     have = list(have)
     for ours, theirs in columns.items():
         if ours not in COLUMNS:

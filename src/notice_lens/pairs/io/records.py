@@ -65,7 +65,7 @@ def features() -> "Features":
 
 
 class Seen(NamedTuple):
-    """What is known of an image that was read: its content's digest, height and width in pixels."""
+    """Digest of an image's content, and its height and width in pixels."""
 
     digest: str
     height: int

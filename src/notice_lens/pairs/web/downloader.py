@@ -70,7 +70,7 @@ def download(
 
     Raises:
         TypeError, ValueError: The ids, the URLs or the settings are not what they have to be; nothing was fetched.
-        OSError: The folder cannot be written. What is there stays, and the next run goes on from it.
+        OSError: The folder cannot be written. Finished files stay, and the next run resumes from them.
     """
     asked = _entries(urls)
     wanted = {id: url for id, url in asked.items() if _ID.fullmatch(id)}
@@ -171,7 +171,7 @@ def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Whether names of files that differ in case alone are the same file there."""
+    """Return whether the folder's file system ignores the case of names."""
     with NamedTemporaryFile(prefix="probe-", dir=folder) as probe:
         return (folder / Path(probe.name).name.swapcase()).exists()
 

@@ -65,7 +65,7 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one file may cost, as `download` describes it."""
+    """Limits of time and size for one file, as `download` describes them."""
 
     retries: int = 3
     max_bytes: int = 50 * 2**20
@@ -169,7 +169,7 @@ class Fetcher:
             if not response.has_redirect_location:
                 return response
             await response.aclose()
-            following = response.next_request  # None where the address is none
+            following = response.next_request  # None for an invalid address
             target = _parsed(following.url if following else response.headers["Location"], REDIRECT, "it leads to")
         raise FetchError(REDIRECT, f"{MAX_REDIRECTS} redirects are followed, and there is another, to {target}")
 

@@ -1,4 +1,4 @@
-"""What a download brought, and what failed: nothing that was asked for is in neither."""
+"""The report of a download: every image asked for is either among the files or among the failures."""
 
 import csv
 from collections import Counter
@@ -42,7 +42,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """What came of every image asked for.
+    """The outcome of a download, for every image asked for.
 
     Attributes:
         folder: Where the images lie.
@@ -58,7 +58,7 @@ class DownloadReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images failed for each reason, the most frequent first."""
+        """Return how many images failed for each reason, the most frequent first."""
         return dict(Counter(failure.reason for failure in self.failed).most_common())
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class DownloadReport:
         return "\n".join(lines)
 
     def to_pandas(self) -> "pd.DataFrame":
-        """What failed: one row for each image, with id, url, reason and detail."""
+        """Return the failures: one row for each image, with id, url, reason and detail."""
         import pandas as pd
 
         return pd.DataFrame(map(astuple, self.failed), columns=pd.Index(_COLUMNS))

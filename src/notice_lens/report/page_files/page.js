@@ -10,22 +10,22 @@ function start(root, data) {
   const all = (selector) => [...root.querySelectorAll(selector)];
   const form = find("form.choices");
   const { draw, lineOf, looked, picture, regionNames, rolesOf } = overlays(data);
-  const state = { cell: 0, layer: data.cells[0].layers[0], head: data.cells[0].heads[0], every: false };
+  const state = { condition: 0, layer: data.conditions[0].layers[0], head: data.conditions[0].heads[0], every: false };
   let turn = 0;
 
-  const at = (cell) => cell.layers.indexOf(state.layer) * cell.heads.length + cell.heads.indexOf(state.head);
+  const at = (condition) => condition.layers.indexOf(state.layer) * condition.heads.length + condition.heads.indexOf(state.head);
 
   // Heat maps
 
   function recolour(name, title) {
-    const every = data.cells.flatMap((cell) => Object.keys(cell.values).filter((key) => key.startsWith("effect"))
-      .flatMap((key) => cell.values[key]));
+    const every = data.conditions.flatMap((condition) => Object.keys(condition.values).filter((key) => key.startsWith("effect"))
+      .flatMap((key) => condition.values[key]));
     const limit = every.reduce((most, value) => Math.max(most, Math.abs(value || 0)), 0) || 1;
     for (const map of all("[data-map]")) {
-      const cell = data.cells[+map.dataset.map];
-      // A cell without donors has one kind of effect, which is matched; it has no other number to show in its place.
-      const values = cell.values[name] || (name === "effect_mismatched" ? [] : cell.values.effect);
-      map.querySelector(".ranked").textContent = name === "effect" ? cell.ranked : title;
+      const condition = data.conditions[+map.dataset.map];
+      // A condition without donors has one kind of effect, which is matched; it has no other number to show in its place.
+      const values = condition.values[name] || (name === "effect_mismatched" ? [] : condition.values.effect);
+      map.querySelector(".ranked").textContent = name === "effect" ? condition.ranked : title;
       map.querySelectorAll("button[data-head]").forEach((button, place) => {
         const value = values[place];
         button.className = button.className.replace(/\b(z|none|[pn]\d)\b/, shade(value, limit));
@@ -63,7 +63,7 @@ function start(root, data) {
     for (const button of all("button[data-head]")) {
       const same = +button.dataset.layer === state.layer && +button.dataset.head === state.head;
       const map = button.closest("[data-map]");
-      const here = same && +button.dataset.cell === state.cell;
+      const here = same && +button.dataset.condition === state.condition;
       button.setAttribute("aria-pressed", String(here));
       button.classList.toggle("same", same && !here);
       if (map && here) focusable(map, button);
@@ -123,20 +123,20 @@ function start(root, data) {
     return { figure, drawn };
   }
 
-  function card(cell, place, settings) {
-    const number = cell.shown[place], pair = data.pairs[number];
-    const effect = cell.byPair[place][at(cell)];
+  function card(condition, place, settings) {
+    const number = condition.shown[place], pair = data.pairs[number];
+    const effect = condition.byPair[place][at(condition)];
     const article = make("article", "pair");
     const header = make("header");
     header.append(make("span", "what", pair.group === pair.task ? pair.task : `${pair.task} \u00b7 ${pair.group}`),
       make("span", "effect", `this head: ${percent(effect, 0)}`));
     header.title = pair.id;
     article.append(header, question(pair, "clean", settings.name, rolesOf(number)));
-    if (cell.runs.includes("text") && pair.prompts.corrupt) article.append(question(pair, "corrupt", settings.name));
-    const looks = cell.runs.map((run) => looked(state, number, run, settings.role, settings.relative));
+    if (condition.runs.includes("text") && pair.prompts.corrupt) article.append(question(pair, "corrupt", settings.name));
+    const looks = condition.runs.map((run) => looked(state, number, run, settings.role, settings.relative));
     const limit = Math.max(...looks.flatMap((look) => look ? [...look.shown].map(Math.abs) : [0])) || 1;
     const views = make("div", "views");
-    const found = cell.runs.map((run, i) => view(pair, number, run, looks[i], limit, settings.relative, settings.outlines));
+    const found = condition.runs.map((run, i) => view(pair, number, run, looks[i], limit, settings.relative, settings.outlines));
     found.forEach((each) => views.append(each.figure));
     article.append(views);
     return { article, drawn: Promise.all(found.map((each) => each.drawn)) };
@@ -144,15 +144,15 @@ function start(root, data) {
 
   // The browser
 
-  function order(cell) {
-    const places = cell.shown.map((_, place) => place);
+  function order(condition) {
+    const places = condition.shown.map((_, place) => place);
     if (form.elements.order.value !== "effect") return places;
-    const size = (place) => cell.byPair[place][at(cell)] ?? -Infinity;
+    const size = (place) => condition.byPair[place][at(condition)] ?? -Infinity;
     return places.sort((a, b) => size(b) - size(a));
   }
 
-  function facts(cell) {
-    const place = at(cell), values = cell.values, list = find(".facts");
+  function facts(condition) {
+    const place = at(condition), values = condition.values, list = find(".facts");
     list.replaceChildren();
     const say = (name, text) => {
       const group = make("div");
@@ -161,10 +161,10 @@ function start(root, data) {
     };
     const interval = values.low && values.low[place] != null
       ? ` [${signed(values.low[place])}, ${signed(values.high[place])}]` : "";
-    const carried = cell.of !== "the gap";
-    say(carried ? `${cell.ranked}, of what the donor leaves` : cell.ranked, percent(values.effect[place]) + interval);
+    const carried = condition.of !== "the gap";
+    say(carried ? `${condition.ranked}, of what the donor leaves` : condition.ranked, percent(values.effect[place]) + interval);
     if (carried && values.effect_of_gap) say("the same, of the gap", percent(values.effect_of_gap[place]));
-    if (values.effect_matched && cell.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
+    if (values.effect_matched && condition.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
     if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
     const tested = values.p && values.p[place] != null;
     if (values.p) {
@@ -176,14 +176,14 @@ function start(root, data) {
       : (values[key][place] ? "\u2713 " : "\u2717 ") + text;
     if (rules.length) say("rules", rules.map(verdict).join(" "));
     const labels = data.labels.filter((row) =>
-      row.layer === state.layer && row.head === state.head && row.cells.includes(state.cell));
+      row.layer === state.layer && row.head === state.head && row.conditions.includes(state.condition));
     if (labels.length) say("function", [...new Set(labels.map((row) => row.label))].join(", "));
   }
 
   function scores(role) {
     const table = find(".scores");
     table.replaceChildren();
-    for (const found of data.functions.filter((each) => each.cells.includes(state.cell))) {
+    for (const found of data.functions.filter((each) => each.conditions.includes(state.condition))) {
       const r = found.roles.indexOf(role), l = found.layers.indexOf(state.layer), h = found.heads.indexOf(state.head);
       if (Math.min(r, l, h) < 0 || !found.scores.auroc) continue;
       found.regions.forEach((region, g) => {
@@ -199,16 +199,16 @@ function start(root, data) {
   }
 
   async function show() {
-    const mine = ++turn, cell = data.cells[state.cell];
+    const mine = ++turn, condition = data.conditions[state.condition];
     const name = form.elements.role ? form.elements.role.value : null;
     const role = data.attention ? data.attention.roles.indexOf(name) : -1;
     const settings = { name, role, relative: form.elements.scale.value === "relative", outlines: form.elements.regions.checked };
     mark();
-    find(".chosen").textContent = `L${state.layer}.H${state.head} \u2014 ${cell.name}`;
-    facts(cell);
+    find(".chosen").textContent = `L${state.layer}.H${state.head} \u2014 ${condition.name}`;
+    facts(condition);
     scores(name);
-    const places = order(cell), visible = state.every ? places : places.slice(0, FIRST);
-    const cards = visible.map((place) => card(cell, place, settings));
+    const places = order(condition), visible = state.every ? places : places.slice(0, FIRST);
+    const cards = visible.map((place) => card(condition, place, settings));
     find(".pairs").replaceChildren(...cards.map((each) => each.article));
     const more = find(".more");
     more.hidden = visible.length === places.length;
@@ -218,14 +218,14 @@ function start(root, data) {
     find(".region-note").textContent = regionNames.map((each) => `${each}: ${lineOf(each)[2]}`).join(", ");
     await Promise.all(cards.map((each) => each.drawn));
     if (mine === turn) {
-      find(".said").textContent = `Layer ${state.layer}, head ${state.head} in ${cell.name}: ` +
-        `${percent(cell.values.effect[at(cell)])} of ${cell.of}; ${visible.length} pairs shown.`;
-      root.dataset.shown = `${state.cell}/${state.layer}/${state.head}`;
+      find(".said").textContent = `Layer ${state.layer}, head ${state.head} in ${condition.name}: ` +
+        `${percent(condition.values.effect[at(condition)])} of ${condition.of}; ${visible.length} pairs shown.`;
+      root.dataset.shown = `${state.condition}/${state.layer}/${state.head}`;
       root.dataset.turn = String(mine);
     }
   }
 
-  // Asks at the word at which a cell's effects are read, where its attention was kept; of all positions at a word of
+  // Asks at the word at which a condition's effects are read, where its attention was kept; of all positions at a word of
   // the questions, not at [CLS].
   function readAt(role) {
     const roles = form.elements.role ? [...form.elements.role.options].map((option) => option.value) : [];
@@ -234,15 +234,15 @@ function start(root, data) {
     if (found != null) form.elements.role.value = found;
   }
 
-  function choose(cell, layer, head, far) {
-    const known = data.cells[cell];
-    // Cells may have other layers and heads: where one lacks the chosen head, what was shown stays.
+  function choose(condition, layer, head, far) {
+    const known = data.conditions[condition];
+    // Conditions may have other layers and heads: where one lacks the chosen head, what was shown stays.
     if (known.layers.includes(layer) && known.heads.includes(head)) {
-      if (cell !== state.cell) readAt(known.role);
-      Object.assign(state, { cell, layer, head });
+      if (condition !== state.condition) readAt(known.role);
+      Object.assign(state, { condition, layer, head });
     }
-    ({ cell, layer, head } = state);
-    form.elements.cell.value = String(cell);
+    ({ condition, layer, head } = state);
+    form.elements.condition.value = String(condition);
     form.elements.layer.value = String(layer);
     form.elements.head.value = String(head);
     show();
@@ -256,12 +256,12 @@ function start(root, data) {
     const button = event.target.closest("button");
     if (!button) return;
     if ("head" in button.dataset) {
-      choose(+button.dataset.cell, +button.dataset.layer, +button.dataset.head, true);
+      choose(+button.dataset.condition, +button.dataset.layer, +button.dataset.head, true);
     } else if (button.classList.contains("more")) {
       state.every = true;
       show();
     } else if (button.classList.contains("back")) {
-      const map = all("[data-map]").find((each) => +each.dataset.map === state.cell);
+      const map = all("[data-map]").find((each) => +each.dataset.map === state.condition);
       map.scrollIntoView({ block: "center" });
       map.querySelector("button[aria-pressed=true]").focus({ preventScroll: true });
     }
@@ -269,15 +269,15 @@ function start(root, data) {
   root.addEventListener("keydown", walk);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", () =>
-    choose(+form.elements.cell.value, +form.elements.layer.value, +form.elements.head.value, false));
+    choose(+form.elements.condition.value, +form.elements.layer.value, +form.elements.head.value, false));
   for (const radio of all("input[data-values]")) {
     radio.addEventListener("change", () => recolour(radio.dataset.values, radio.parentElement.textContent.trim()));
   }
 
   // The strongest head of all is shown first: the one that the headline names.
-  const largest = (cell) => Math.max(...cell.values.effect.map((value) => Math.abs(value || 0)));
-  const sizes = data.cells.map(largest);
-  const strongest = sizes.indexOf(Math.max(...sizes)), first = data.cells[strongest];
+  const largest = (condition) => Math.max(...condition.values.effect.map((value) => Math.abs(value || 0)));
+  const sizes = data.conditions.map(largest);
+  const strongest = sizes.indexOf(Math.max(...sizes)), first = data.conditions[strongest];
   const best = first.values.effect.findIndex((value) => Math.abs(value || 0) === sizes[strongest]);
   readAt(first.role);
   choose(strongest, first.layers[Math.floor(best / first.heads.length)], first.heads[best % first.heads.length], false);

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs" / "head_functions.md"
+DOCS = Path(__file__).parents[3] / "docs" / "head_functions.md"
 
 
 def test_the_blocks_run():

@@ -1,4 +1,4 @@
-"""What a cell's numbers are: read at one role, of the pairs that count, as shares of the gap."""
+"""What a condition's numbers are: read at one role, of the pairs that count, as shares of the gap."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import xarray as xr
 
 from notice_lens import patching
 from notice_lens.circuits import important_heads
-from notice_lens.circuits.condition import DIFFERENCE, MATCHED, read_cell
+from notice_lens.circuits.condition import DIFFERENCE, MATCHED, read_condition
 from notice_lens.stats.synthetic import synthetic_effects
 
 ROLES = ["[CLS]", "noun", "correct"]
@@ -29,12 +29,12 @@ def with_roles(pairs: int = 20) -> xr.Dataset:
 def test_effects_are_ratios_of_sums_at_the_role() -> None:
     effects = with_roles()
     expected = patching.aggregate(patching.carried(effects, "logit_diff_change")).sel(role="correct")
-    cell = read_cell(effects, "correct")
-    np.testing.assert_allclose(cell.share(cell.change), expected.values.ravel())
-    assert cell.attrs()["ranked_by"] == DIFFERENCE
+    condition = read_condition(effects, "correct")
+    np.testing.assert_allclose(condition.share(condition.change), expected.values.ravel())
+    assert condition.attrs()["ranked_by"] == DIFFERENCE
     # seven pairs without a donor, and pair 4 without a gap
-    assert (cell.attrs()["pairs"], cell.left_out) == (12, 8)
-    plain = read_cell(effects, "correct", control=False)
+    assert (condition.attrs()["pairs"], condition.left_out) == (12, 8)
+    plain = read_condition(effects, "correct", control=False)
     np.testing.assert_allclose(
         plain.share(plain.change), patching.aggregate(effects).sel(role="correct").values.ravel()
     )
@@ -66,11 +66,11 @@ def test_a_complete_patch_carries_all_that_the_donor_leaves(direction: str) -> N
 def test_pairs_whose_donor_leaves_nothing_are_left_out() -> None:
     effects = synthetic_effects(np.full((1, 2), 0.2), 60, restored=0.3)
     effects["logit_diff_donor"][[3, 8]] = effects["logit_diff_clean"][[3, 8]] + np.array([0.0, 2.0])
-    cell = read_cell(effects, None)
-    assert (len(cell.gap), cell.left_out) == (58, 2)
-    assert cell.left is not None
-    np.testing.assert_allclose(cell.left, 0.7 * cell.gap)
-    assert len(read_cell(effects, None, control=False).gap) == 60
+    condition = read_condition(effects, None)
+    assert (len(condition.gap), condition.left_out) == (58, 2)
+    assert condition.left is not None
+    np.testing.assert_allclose(condition.left, 0.7 * condition.gap)
+    assert len(read_condition(effects, None, control=False).gap) == 60
 
 
 def test_probabilities_are_shares_of_what_the_donor_leaves_of_them() -> None:
@@ -80,21 +80,21 @@ def test_probabilities_are_shares_of_what_the_donor_leaves_of_them() -> None:
     effects["prob_change_mismatched"] = effects["prob_change"] / 2
     effects["answer_prob_clean"], effects["answer_prob_corrupt"] = ("pair", [0.9, 0.8, 1.0]), ("pair", [0.1, 0.2, 0.1])
     effects["answer_prob_donor"] = ("pair", [0.5, 0.4, 0.2])
-    cell = read_cell(effects, None, "prob_change")
-    np.testing.assert_allclose(cell.effect(), 0.45 / (0.4 + 0.4 + 0.8))
+    condition = read_condition(effects, None, "prob_change")
+    np.testing.assert_allclose(condition.effect(), 0.45 / (0.4 + 0.4 + 0.8))
 
 
 def test_other_corruptions_are_ranked_by_the_matched_change() -> None:
     effects = with_roles().assign_attrs(corruption="text")
-    assert read_cell(effects, "noun").ranked_by == MATCHED
-    assert read_cell(effects, "noun", control=True).ranked_by == DIFFERENCE
-    assert read_cell(effects.drop_vars("logit_diff_change_mismatched"), "noun").mismatched is None
+    assert read_condition(effects, "noun").ranked_by == MATCHED
+    assert read_condition(effects, "noun", control=True).ranked_by == DIFFERENCE
+    assert read_condition(effects.drop_vars("logit_diff_change_mismatched"), "noun").mismatched is None
 
 
 def test_noising_is_the_mirror_of_denoising() -> None:
     effects = synthetic_effects(np.full((2, 2), 0.2), 20)
     turned = effects.assign(logit_diff_change=-effects.logit_diff_change).assign_attrs(direction="noise")
-    one, other = read_cell(effects, None), read_cell(turned, None)
+    one, other = read_condition(effects, None), read_condition(turned, None)
     np.testing.assert_allclose(other.change, one.change)
     np.testing.assert_allclose(other.gap, one.gap)
 
@@ -103,17 +103,17 @@ def test_probabilities_have_a_gap_of_their_own() -> None:
     effects = synthetic_effects(np.zeros((1, 2)), 3)
     effects["prob_change"] = (("pair", "layer", "head"), np.array([[[0.1, 0.2]], [[0.3, 0.0]], [[0.2, 0.1]]]))
     effects["answer_prob_clean"], effects["answer_prob_corrupt"] = ("pair", [0.9, 0.8, 1.0]), ("pair", [0.1, 0.2, 0.1])
-    cell = read_cell(effects, None, "prob_change")
-    np.testing.assert_allclose(cell.share(cell.change), [0.6 / 2.3, 0.3 / 2.3])
+    condition = read_condition(effects, None, "prob_change")
+    np.testing.assert_allclose(condition.share(condition.change), [0.6 / 2.3, 0.3 / 2.3])
 
 
 def test_a_role_that_was_selected_before_is_said() -> None:
     effects = with_roles().sel(role="noun")
-    assert read_cell(effects, None).attrs()["role"] == read_cell(effects, "noun").attrs()["role"] == "noun"
+    assert read_condition(effects, None).attrs()["role"] == read_condition(effects, "noun").attrs()["role"] == "noun"
     with pytest.raises(
         ValueError, match="role 'correct' asked for of effects that are those of 'noun'; pass role='noun'"
     ):
-        read_cell(effects, "correct")
+        read_condition(effects, "correct")
 
 
 def test_messages() -> None:

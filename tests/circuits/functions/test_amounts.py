@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from known_attention import HEADS, LAYERS, SIDE, attention, boxes, found
-from notice_lens.circuits.head_functions.amounts import amounts, by_habit, enough
-from notice_lens.circuits.head_functions.scores import score_maps
+from notice_lens.circuits.functions.amounts import amounts, by_habit, enough
+from notice_lens.circuits.functions.scores import score_maps
 
 N = 40
 HEAD = (1, 4)

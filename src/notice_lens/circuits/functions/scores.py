@@ -9,7 +9,7 @@ For each role and region, over the pairs that have both, every head gets
 - `pointing`, `iou` and `attention_inside` (`notice_lens.stats.masks`), which describe and are not tested;
 
 and for each role, over the pairs with outliers, `outlier_attention` and `outlier_expected`
-(`notice_lens.circuits.head_functions.outliers`).
+(`notice_lens.circuits.functions.outliers`).
 
 **Segmentation** is a rank above its null and an amount of at least 1.5; **object avoidance** is a rank below its null
 and an amount of at most 1 / 1.5; **outlier avoidance** is less attention at outliers than at the same places of other
@@ -28,21 +28,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
-from notice_lens.circuits.head_functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
-from notice_lens.circuits.head_functions.maps import KINDS, attention_maps
-from notice_lens.circuits.head_functions.outliers import FACTOR, avoidance, outlier_patches
+from notice_lens.circuits.functions.amounts import SMALLEST_RATIO, amounts, by_habit, inside
+from notice_lens.circuits.functions.maps import KINDS, attention_maps
+from notice_lens.circuits.functions.outliers import OUTLIER_FACTOR, avoidance, outlier_patches
 from notice_lens.errors import one_of
-from notice_lens.pairs.clusters import cluster_numbers
-from notice_lens.stats.flips import grouped
+from notice_lens.models.protocol import image_stream
+from notice_lens.stats.clusters import clusters_of, members
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
+from notice_lens.stats.nulls import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching import Site
 
 SMALLEST_EFFECT = 0.1
 """Share of the room beyond the null below which nobody would call it a function."""
@@ -91,12 +92,12 @@ class Table:
 def head_functions(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: Any = "text.cross_attn",
+    site: "Site | str | None" = None,
     *,
     roles: Any = None,
     regions: Any = None,
     maps: Any = KINDS,
-    outlier_factor: float = FACTOR,
+    outlier_factor: float = OUTLIER_FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
     attention: "xr.Dataset | None" = None,
@@ -106,12 +107,12 @@ def head_functions(
     """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
 
     The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
-    `notice_lens.circuits.head_functions.scores`.
+    `notice_lens.circuits.functions.scores`.
 
     Args:
         model: The model.
         pairs: With `clean_regions`, or nothing can be tested.
-        site: An attention from words to the image.
+        site: An attention from words to the image; None takes the model's.
         roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
             discoveries.
         regions: Names of regions; None takes all but `background`.
@@ -140,7 +141,7 @@ def head_functions(
     else:
         attention = _given(attention, pairs, roles, maps)
     options = {
-        "clusters": clusters_by_images(pairs),
+        "clusters": clusters_of(pairs),
         "outlier_factor": outlier_factor,
         "smallest_effect": smallest_effect,
         "smallest_ratio": smallest_ratio,
@@ -167,7 +168,7 @@ def _task(pairs: "MinimalPairs") -> str:
 
 
 def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
-    """Masks of the clean images' patches by region, bool [pair, patch], the class token left out.
+    """Masks of the clean images' patches by region, bool [pair, patch]; positions that are no image are left out.
 
     Args:
         model: Its patch grid counts.
@@ -175,8 +176,10 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
         names: Which regions; None takes all but `background`.
 
     Raises:
-        ValueError: No pair has a region of that name.
+        ValueError: No pair has a region of that name, or images have no common grid.
     """
+    stack, layout = image_stream(model.cfg), pairs.layout(model)
+    rows, columns = layout.grid(stack)
     found = pairs.patch_masks(model)
     known = list(dict.fromkeys(name for own in found for name in own))
     if names is None:
@@ -186,14 +189,12 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
     for name in chosen:
         if name not in known:
             raise ValueError(one_of("region of these pairs", name, known))
-    n_patches = (model.cfg.image_size // model.cfg.patch_size) ** 2
-    empty = np.zeros(n_patches, bool)
-    return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
-
-
-def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:
-    """Return the number of each pair's cluster, [pair]: pairs that are linked by any shared image are one."""
-    return cluster_numbers(list(zip(pairs["clean_digest"], pairs["corrupt_digest"], strict=True)))
+    masks = {name: np.zeros((len(found), rows * columns), bool) for name in chosen}
+    for number, own in enumerate(found):
+        at = layout.positions(stack, number, "image")
+        for name in set(chosen) & set(own):
+            masks[name][number] = own[name].numpy()[at]
+    return masks
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
@@ -236,7 +237,7 @@ def score_maps(
     norms: Any = None,
     *,
     clusters: Any = None,
-    outlier_factor: float = FACTOR,
+    outlier_factor: float = OUTLIER_FACTOR,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
 ) -> "xr.Dataset":
@@ -306,7 +307,7 @@ def with_q(scores: "xr.Dataset") -> "xr.Dataset":
     q = np.full(p.shape, np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        q[tested] = false_discovery_control(p[tested])
+        q[tested] = over_heads(p[tested])
     sizes = np.cumsum([scores[f"p_{label}"].size for label in LABELS])
     parts = zip(LABELS, np.split(q, sizes[:-1]), strict=True)
     return scores.assign({f"q_{label}": scores[f"p_{label}"].copy(data=part.reshape(scores[f"p_{label}"].shape))
@@ -348,7 +349,7 @@ def _fit(maps: Any, mask: Any, values: Any, labels: Any, margins: _Margins) -> t
     if not len(used):
         return {}, 0, NO_REGIONS
     maps, mask, labels, values = maps[used], mask[used], labels[used], values[:, used][:, :, used]
-    clusters, mass = grouped(labels), inside(maps, mask)
+    clusters, mass = members(labels), inside(maps, mask)
     even = np.broadcast_to(mask.mean(-1, keepdims=True), mass.shape)
     amount = amounts(mass, even, by_habit(maps, mask, labels), labels, margins.ratio, margins.effect)
     found = {

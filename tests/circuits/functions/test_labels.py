@@ -10,10 +10,10 @@ import xarray as xr
 
 from known_attention import HEADS, LAYERS, SIDE, attention, boxes
 from notice_lens import circuits
-from notice_lens.circuits.head_functions import labels as module
-from notice_lens.circuits.head_functions.knockout import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.head_functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
-from notice_lens.circuits.head_functions.predictions import KINDS, LEAST, Changes, agreements
+from notice_lens.circuits.functions import labels as module
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Cut, Knife
+from notice_lens.circuits.functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
+from notice_lens.circuits.functions.predictions import KINDS, LEAST, Changes, agreements
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.report.label_rows import label_rows

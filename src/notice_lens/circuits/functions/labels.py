@@ -20,10 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
-from notice_lens.circuits.head_functions.knockout import AT_OUTLIERS, Cut, Knife
-from notice_lens.circuits.head_functions.predictions import (
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Cut, Knife
+from notice_lens.circuits.functions.predictions import (
     INHIBITION,
     KINDS,
     LEAST,
@@ -34,18 +33,19 @@ from notice_lens.circuits.head_functions.predictions import (
     Changes,
     agreements,
 )
-from notice_lens.circuits.head_functions.scores import (
+from notice_lens.circuits.functions.scores import (
     AMOUNT,
     BACKGROUND,
     MIN_CLUSTERS,
     NO_REGIONS,
     OUTLIER_AMOUNT,
-    clusters_by_images,
     p_names,
     too_few,
 )
 from notice_lens.errors import one_of
-from notice_lens.stats.flips import MeanTests
+from notice_lens.stats.clusters import clusters_of
+from notice_lens.stats.mean_tests import MeanTests
+from notice_lens.stats.nulls import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,7 +121,7 @@ class Verdicts:
         p = self.numbers["p_causal"]
         tested = ~np.isnan(p)
         if tested.any():
-            self.numbers["q_causal"][tested] = false_discovery_control(p[tested])
+            self.numbers["q_causal"][tested] = over_heads(p[tested])
         for place in zip(*np.nonzero(tested), strict=True):
             q = self.numbers["q_causal"][place]
             failed = [
@@ -234,7 +234,7 @@ def label_heads(
     scores = _scores(pairs, functions, maps, regions, ablation)
     claims = _claims(scores, alpha, n_flips, verdicts)
     knife = Knife(model, pairs, functions, ablation, **options)
-    means = MeanTests(clusters_by_images(pairs), n_flips, n_resamples, np.random.default_rng(seed))
+    means = MeanTests(clusters_of(pairs), n_flips, n_resamples, np.random.default_rng(seed))
     changes = knife.changes(list(dict.fromkeys(claim.cut for claim in claims)))
     for claim in claims:
         verdicts.put(claim, *_evidence(claim, changes[claim.cut], scores, means, smallest_effect * abs(knife.gap)))

@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control
 
 from known_attention import DIMS, HEADS, LAYERS, SIDE, attention, boxes, found
 from notice_lens import circuits
-from notice_lens.circuits.head_functions.scores import score_maps
+from notice_lens.circuits.functions.scores import score_maps
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 

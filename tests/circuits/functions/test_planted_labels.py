@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from notice_lens import circuits
-from notice_lens.circuits.head_functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
-from notice_lens.circuits.head_functions.predictions import KINDS
+from notice_lens.circuits.functions.labels import INHIBITION, OUTLIERS, SEGMENTATION
+from notice_lens.circuits.functions.predictions import KINDS
 from notice_lens.report.label_rows import label_rows
 from planted_looking import Head, Looks, Says, looking, looking_pairs
 

@@ -8,23 +8,20 @@ Whether a head *avoids* them is asked within the patches outside the regions, an
 the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
 head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
 (by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less attention an
-outlier gets is asked apart, in `notice_lens.circuits.head_functions.amounts`.
+outlier gets is asked apart, in `notice_lens.circuits.functions.amounts`.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import norm as normal
-from scipy.stats import rankdata
 
-from notice_lens.circuits.head_functions.amounts import inside
-from notice_lens.stats.flips import grouped
+from notice_lens.circuits.functions.amounts import inside
+from notice_lens.stats.clusters import cluster_sums, first_seen
 
-FACTOR = 3.0
+OUTLIER_FACTOR = 3.0
 """Times the median norm of an image."""
-FLAT = 1e-9
+LEAST_SPREAD = 1e-9
 """Differences of ranks below which nothing varies but the last bits."""
 
 
@@ -50,7 +47,7 @@ class Avoided(NamedTuple):
 
 
 def outlier_patches(
-    norms: Float[np.ndarray, "pair patch"], outside: Bool[np.ndarray, "pair patch"], factor: float = FACTOR
+    norms: Float[np.ndarray, "pair patch"], outside: Bool[np.ndarray, "pair patch"], factor: float = OUTLIER_FACTOR
 ) -> Bool[np.ndarray, "pair patch"]:
     """Patches outside every region whose norm is above `factor` times the median of their image."""
     return outside & (norms > factor * np.median(norms, axis=-1, keepdims=True))
@@ -73,39 +70,49 @@ def avoidance(
         margin: Share of the usual rank, 0 to 1, whose loss is of no interest.
     """
     ordinary = outside & ~outlier
-    ranks, relative = _within(maps, outside)
-    used, rows = [], []
-    for pair in np.flatnonzero(outlier.any(-1)):
-        others = ordinary & (labels != labels[pair])[:, None]
-        places = np.flatnonzero(outlier[pair] & others.any(0))
-        if len(places):
-            there = others[:, None, places]
-            usual, habit = (np.mean(own[:, :, places], axis=0, where=there) for own in (ranks, relative))
-            lost = (1 - margin) * usual - ranks[pair][:, places]
-            used.append(pair)
-            rows.append([lost.mean(-1), habit.mean(-1)])
-    if not used:
+    known, rows = first_seen(labels)
+    n_elsewhere = ordinary.sum(0) - cluster_sums(ordinary, rows, len(known))[rows]
+    places = outlier & (n_elsewhere > 0)
+    used = np.flatnonzero(places.any(-1))
+    if not len(used):
         per_pair, per_head = np.empty((0, maps.shape[1])), np.full(maps.shape[1], np.nan)
-        return Avoided(np.array([], int), per_head, per_pair, per_pair, per_pair, per_head)
-    lost, habit = np.stack(rows, axis=1)
+        return Avoided(used, per_head, per_pair, per_pair, per_pair, per_head)
+
+    def at_outliers(values: np.ndarray) -> np.ndarray:
+        """Return the mean over each image's outliers, [used, head]."""
+        return np.mean(values, axis=-1, where=places[used][:, None])
+
+    def elsewhere(values: np.ndarray) -> np.ndarray:
+        """Return the mean over the images of other clusters in which a patch is ordinary, [used, head, patch]."""
+        there = values * ordinary[:, None]
+        others = there.sum(0) - cluster_sums(there, rows, len(known))
+        return others[rows[used]] / np.maximum(n_elsewhere[used], 1)[:, None]
+
+    ranks, relative = _within(maps, outside)
+    lost = at_outliers((1 - margin) * elsewhere(ranks) - ranks[used])
     mass, beside, of_both = (inside(maps[used], mask[used]) for mask in (outlier, ordinary, outside))
     even = of_both * (outlier[used].sum(-1) / outside[used].sum(-1))[:, None]
-    p = _flipped(lost, grouped(labels[used]))
-    return Avoided(np.array(used), p, mass, even, habit * even, beside.mean(0))
+    habit = at_outliers(elsewhere(relative)) * even
+    return Avoided(used, _flipped(lost, labels[used]), mass, even, habit, beside.mean(0))
 
 
-def _flipped(lost: Float[np.ndarray, "pair head"], clusters: Sequence[np.ndarray]) -> Float[np.ndarray, " head"]:
-    """Chance of a sum this high by flipped signs of clusters, by the normal approximation."""
-    sums = np.stack([lost[own].sum(0) for own in clusters])
+def _flipped(lost: Float[np.ndarray, "pair head"], labels: Int[np.ndarray, " pair"]) -> Float[np.ndarray, " head"]:
+    """Return how likely flipped signs of clusters give a sum this high, by the normal approximation."""
+    from scipy.special import ndtr
+
+    known, rows = first_seen(labels)
+    sums = cluster_sums(lost, rows, len(known))
     spread = np.sqrt((sums**2).sum(0))
-    varies = spread > FLAT
-    return np.where(varies, normal.sf(sums.sum(0) / np.where(varies, spread, 1)), 1.0)
+    varies = spread > LEAST_SPREAD
+    return np.where(varies, ndtr(-sums.sum(0) / np.where(varies, spread, 1)), 1.0)
 
 
 def _within(
     maps: Float[np.ndarray, "pair head patch"], outside: Bool[np.ndarray, "pair patch"]
 ) -> tuple[Float[np.ndarray, "pair head patch"], Float[np.ndarray, "pair head patch"]]:
     """Of the patches outside the regions: rank, 0 to 1, and weight over their mean; elsewhere without meaning."""
+    from scipy.stats import rankdata
+
     n_outside = np.maximum(outside.sum(-1), 1)[:, None, None]
     # What lies inside a region comes below all else, and its ranks are taken off.
     ranks = rankdata(np.where(outside[:, None], maps, -np.inf), axis=-1) - (~outside).sum(-1)[:, None, None]

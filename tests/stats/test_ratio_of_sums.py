@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from notice_lens.stats.bootstrap import RESAMPLES, ratio_of_sums
+from notice_lens.stats.intervals import RESAMPLES, ratio_of_sums
 
 
 def test_intervals_are_those_of_scipy():

@@ -23,10 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import t as student
 
-from notice_lens.stats.bootstrap import ratio_of_sums
-from notice_lens.stats.flips import grouped
+from notice_lens.stats.clusters import cluster_sums, first_seen, members
+from notice_lens.stats.intervals import ratio_of_sums
 
 SMALLEST_RATIO = 1.5
 """Attention over an even share below which nobody would say that a head looks at a region."""
@@ -70,14 +69,16 @@ def amounts(
         smallest_ratio: Of interest, beside the even share; above 1.
         smallest_effect: Of interest, beside the habit: 0.1 asks for a tenth more.
     """
-    clusters = grouped(labels)
-    found = ratio_of_sums(mass, even, np.unique(labels, return_inverse=True)[1])
+    known, rows = first_seen(labels)
+    interval = ratio_of_sums(mass, even, np.unique(labels, return_inverse=True)[1])
     total = even.sum(0)
     expected = np.divide(habit.sum(0), total, out=np.full(total.shape, np.nan), where=total > 0)
     bounds = ((even, smallest_ratio), (habit, 1 + smallest_effect))
-    p_more = [_above_zero(mass - enough(share, factor), clusters) for share, factor in bounds]
-    p_less = [_below(mass, share / factor, clusters) for share, factor in bounds]
-    return Amounts(found.mean, found.low, found.high, expected, np.max(p_more, axis=0), np.max(p_less, axis=0))
+    p_more = [_above_zero(cluster_sums(mass - enough(share, factor), rows, len(known))) for share, factor in bounds]
+    masses = cluster_sums(mass, rows, len(known))
+    p_less = [_below(masses, cluster_sums(share / factor, rows, len(known))) for share, factor in bounds]
+    ends = (interval.mean, interval.low, interval.high)
+    return Amounts(*ends, expected, np.max(p_more, axis=0), np.max(p_less, axis=0))
 
 
 def enough(share: Float[np.ndarray, "*shape"], factor: float) -> Float[np.ndarray, "*shape"]:
@@ -98,7 +99,7 @@ def by_habit(
     """Return the mean weight that the maps of other clusters have in each pair's region; NaN where there are none."""
     habit = np.full(maps.shape[:2], np.nan)
     everything = maps.sum(0)
-    for cluster in grouped(labels):
+    for cluster in members(labels):
         n_others = len(maps) - len(cluster)
         if n_others:
             others = (everything - maps[cluster].sum(0)) / n_others
@@ -106,9 +107,8 @@ def by_habit(
     return habit
 
 
-def _above_zero(values: Float[np.ndarray, "pair head"], clusters: list[np.ndarray]) -> Float[np.ndarray, " head"]:
+def _above_zero(sums: Float[np.ndarray, "cluster head"]) -> Float[np.ndarray, " head"]:
     """Return the p-values of means above zero: a t-test of the sums of clusters, whose spread may be zero."""
-    sums = np.stack([values[cluster].sum(0) for cluster in clusters])
     n = len(sums)
     if n < 2:
         return np.ones(sums.shape[1])
@@ -117,10 +117,9 @@ def _above_zero(values: Float[np.ndarray, "pair head"], clusters: list[np.ndarra
 
 
 def _below(
-    mass: Float[np.ndarray, "pair head"], bound: Float[np.ndarray, "pair head"], clusters: list[np.ndarray]
+    masses: Float[np.ndarray, "cluster head"], bounds: Float[np.ndarray, "cluster head"]
 ) -> Float[np.ndarray, " head"]:
     """Return the p-values of masses below a bound: a t-test of their ratio, with the error that it has at the bound."""
-    masses, bounds = (np.stack([values[cluster].sum(0) for cluster in clusters]) for values in (mass, bound))
     n, total = len(masses), masses.sum(0)
     if n < 2:
         return np.ones(masses.shape[1])
@@ -133,4 +132,6 @@ def _below(
 
 def _p(t: Float[np.ndarray, " head"], n_clusters: int) -> Float[np.ndarray, " head"]:
     """Return the upper tails of Student's t; 1 where there is nothing to test."""
-    return np.where(np.isnan(t), 1.0, student.sf(t, n_clusters - 1))
+    from scipy.special import stdtr
+
+    return np.where(np.isnan(t), 1.0, stdtr(n_clusters - 1, -t))

@@ -7,7 +7,7 @@ touch, so that its tensors are ragged: [line, ...] instead of [row, pos, ...]. L
     then the positions of rows that joined since the last self-attention    | row 2: 5 | row 7: 5, 6 | ...
 
 `RaggedRows` keeps two tables of that: `where` [row, pos] says in which line a position is (-1 where a row does not have
-it of its own: then it is its base row's), and `row` [line] whose position a line is. All of it is NumPy on the CPU; only
+its own: then it is its base row's), and `row` [line] whose position a line is. All of it is NumPy on the CPU; only
 ready index tensors go to the device, so that a GPU never waits for an answer.
 """
 

@@ -332,7 +332,7 @@ def test_the_model_stays_as_it_was(mini, pairs, monkeypatch):
 def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
     """With the plan of its store, pairs that are done are not computed again, and the numbers are the same."""
     sites, folder = ["text.cross_attn", "text.mlp_out"], tmp_path / "found"
-    begun, computed = [], Attribution._draw
+    begun, computed = [], Attribution._batch
 
     def breaks(own, several, left, setting):
         if len(begun) == 2:
@@ -340,10 +340,10 @@ def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
         begun.append(several)
         return computed(own, several, left, setting)
 
-    monkeypatch.setattr(Attribution, "_draw", breaks)
+    monkeypatch.setattr(Attribution, "_batch", breaks)
     with pytest.raises(KeyboardInterrupt):
         attribute(mini, pairs, sites, store=folder, memory=1, **QUIET)
-    monkeypatch.setattr(Attribution, "_draw", lambda *of: begun.append(of[1]) or computed(*of))
+    monkeypatch.setattr(Attribution, "_batch", lambda *of: begun.append(of[1]) or computed(*of))
     resumed = attribute(mini, pairs, sites, store=folder, **QUIET)
     assert sorted(map(tuple, begun)) == [(0,), (1,), (2,), (3,)]
     unbroken = attribute(mini, pairs, sites, memory=1, **QUIET)

@@ -1,4 +1,4 @@
-"""Ablation: what the model says without some of its parts.
+"""Ablation: the model's answer without some of its parts.
 
 Patching asks what an activation carries from one run of a pair to the other. Ablation asks of the clean run alone what
 it loses when a part says nothing about the pair at hand any more, one part at a time or several at once:
@@ -18,14 +18,15 @@ Heads stand in for each other: one that does nothing while its fellow works may 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from notice_lens.errors import one_of
-from notice_lens.patching.edits import TABLES, WITH_HEADS, Edit, Site
-from notice_lens.patching.nodes import Node, is_node
-from notice_lens.patching.options import refuse_fixed, refuse_mismatched
+from notice_lens.models.protocol import TABLES
+from notice_lens.patching.edits import WITH_HEADS, Edit, Site
+from notice_lens.patching.nodes import Head, Node, is_node
+from notice_lens.patching.options import PositionSpec, SweepOptions, refuse_fixed, refuse_mismatched
 from notice_lens.patching.sweeps import run_variants, sweep
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
+Part = Edit | Head
+Group = Part | Sequence[Part]
 VALUES = ("mean", "resample", "zero")
 NEEDED = ("logit_diff_change", "accuracy")
 FIXED = {
@@ -48,15 +51,15 @@ FIXED = {
 def ablate(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    sites: Any = None,
+    sites: str | Site | Sequence[str | Site] | None = None,
     *,
-    positions: Any = None,
-    value: Any = "mean",
-    joint: Any = False,
+    positions: PositionSpec | None = None,
+    value: Literal["mean", "resample", "zero"] = "mean",
+    joint: bool | Mapping[str, Group] = False,
     reference: "MinimalPairs | None" = None,
-    seed: Any = 0,
-    confidence: Any = 0.95,
-    **options: Any,
+    seed: int = 0,
+    confidence: float = 0.95,
+    **options: "Unpack[SweepOptions]",
 ) -> "xr.Dataset":
     """Run every clean pair without some of the model's parts; return each pair's change and the mean with its interval.
 
@@ -126,7 +129,7 @@ def _placed(model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: A
 
 
 def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
-    """Raises ValueError where a value is none of those that are valid, or a confidence is none."""
+    """Raise ValueError where a value is not among the valid ones, or a confidence is out of range."""
     if value not in valid:
         raise ValueError(one_of("value of an ablation", value, valid))
     if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
@@ -134,7 +137,7 @@ def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
 
 
 def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Dataset":
-    """A sweep of the clean run as an ablation: before, after, the differences and their intervals.
+    """Return a sweep of the clean run as an ablation: before, after, the differences and their intervals.
 
     Args:
         effects: With `logit_diff_change`, `accuracy`, and the baselines of both.
@@ -158,7 +161,7 @@ def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Datas
 
 
 def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the sweep underneath."""
+    """Return options of the sweep underneath."""
     refuse_fixed(options, FIXED, "an ablation")
     refuse_mismatched(
         options, "the mismatched donor controls a patch from the other run; an ablation has the control 'self'"

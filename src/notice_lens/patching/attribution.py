@@ -27,7 +27,8 @@ import torch
 
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.edits import TABLES, Site, check_model
+from notice_lens.models.protocol import TABLES
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import (
     Arrays,
     baselines,
@@ -140,12 +141,11 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
     """
     found = []
     for stack in model.cfg.stacks:
-        modules = ["attn"] if stack == "vision" else ["attn", "cross_attn"]
-        block = "hook_resid_post" if stack == "vision" else "hook_normalized_resid_post"
+        modules = [module for module in model.sublayers(stack) if module != "mlp"]
         names = ["hook_resid_pre"]
         for module in modules:
             names += [*(f"{module}.{leaf}" for leaf in ATTENTION), f"hook_{module}_out"]
-        found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", block)]
+        found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", model.block_output(stack))]
     return [Site.of(model, name, positions=positions, pairs=pairs) for name in found]
 
 

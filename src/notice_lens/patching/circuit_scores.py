@@ -18,15 +18,15 @@ Limits: leaving out one node at a time finds neither of two that stand in for ea
 them jointly (`ablate`).
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from notice_lens.patching.ablation import VALUES, check_given
 from notice_lens.patching.edits import Edit
-from notice_lens.patching.nodes import Node, nodes_of, universe_of
-from notice_lens.patching.options import refuse_fixed
+from notice_lens.patching.nodes import Head, Node, nodes_of, universe_of
+from notice_lens.patching.options import SweepOptions, refuse_fixed
 from notice_lens.patching.sweeps import run_variants
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
@@ -47,16 +47,16 @@ NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
 def faithfulness(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    circuit: Any,
+    circuit: Head | Iterable[Head],
     *,
-    universe: Any = None,
-    value: Any = "mean",
+    universe: Head | Iterable[Head] | None = None,
+    value: Literal["mean", "resample", "zero", "other"] = "mean",
     reference: "MinimalPairs | None" = None,
-    seed: Any = 0,
-    confidence: Any = 0.95,
-    **options: Any,
+    seed: int = 0,
+    confidence: float = 0.95,
+    **options: "Unpack[SweepOptions]",
 ) -> "xr.Dataset":
-    """How much of the answer a circuit gives alone, how much is left without it, and what each of its nodes adds.
+    """Measure how much of the answer a circuit gives alone, how much is left without it, and what each node adds.
 
     With m(S), the logit difference of the clean run where all nodes of the universe outside of S are ablated:
     faithfulness is (m(C) - m(0)) / (m(M) - m(0)) (Hanna et al. 2024, 2403.17806), completeness (m(M) - m(M - C)) /
@@ -121,7 +121,7 @@ def _universe(model: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list
 
 
 def _variants(nodes: Sequence[Node], everything: Sequence[Node], value: str) -> dict[str, list[Edit]]:
-    """What is ablated, by variant; variants that ablate nothing are the clean run, and are left out."""
+    """Return the edits of each variant; variants that ablate nothing are the clean run, and are left out."""
     outside = [node for node in everything if node not in nodes]
     ablated = {NOTHING: list(everything), CIRCUIT: outside, REST: list(nodes)}
     ablated |= {node.name: [*outside, node] for node in nodes}
@@ -129,15 +129,15 @@ def _variants(nodes: Sequence[Node], everything: Sequence[Node], value: str) -> 
 
 
 def _scores(effects: "xr.Dataset", nodes: Sequence[Node], confidence: float, seed: int) -> "xr.Dataset":
-    """The three scores, from what each variant says."""
+    """Return the three scores, from the read-out of each variant."""
     full = effects.logit_diff_clean
     known = set(effects["variant"].values.tolist())
 
-    def said(name: str) -> np.ndarray:
+    def read_out(name: str) -> np.ndarray:
         return (full + (effects.logit_diff_change.sel(variant=name, drop=True) if name in known else 0)).values
 
-    nothing, circuit, rest = said(NOTHING), said(CIRCUIT), said(REST)
-    without = np.array([said(node.name) for node in nodes]).reshape(len(nodes), len(full)).T
+    nothing, circuit, rest = read_out(NOTHING), read_out(CIRCUIT), read_out(REST)
+    without = np.array([read_out(node.name) for node in nodes]).reshape(len(nodes), len(full)).T
     found = effects.drop_dims("variant").drop_vars("logit_diff_clean")
     found = found.assign_coords(node=np.array([node.name for node in nodes], dtype=object)).assign(
         logit_diff_full=full,

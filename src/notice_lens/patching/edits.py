@@ -4,14 +4,15 @@ A `Site` names a whole family of activations, which a sweep patches one after th
 activation of a variant, as the caller writes it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from notice_lens.errors import one_of
-from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order
+from notice_lens.models.blip.steps import EMBEDDING
+from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
-TABLES = ("hook_attn_scores", "hook_pattern")
-"""Activations with a query axis and a key axis."""
 POSITIONS = ("each", "all", "roles", "regions")
 SOURCES = ("other", "zero", "mean", "resample", "donor")
 """Where an edit may take its values from."""
@@ -114,8 +113,9 @@ class Site:
         stack, activation = _parse(model, str(name))
         cfg = model.stack(stack).cfg
         embedded = activation in EMBEDDING
-        axis, key_axis = axes(model, stack, activation)
-        default = "roles" if axis == "token" and _name_their_answer(pairs) else ALL
+        axis, key_axis = axes(model.cfg, stack, activation)
+        kinds = model.cfg.streams
+        default = "roles" if "prompt" in kinds[axis] and _name_their_answer(pairs) else ALL
         with_heads = activation.rpartition(".")[2] in WITH_HEADS
         if keys is not None and key_axis is None:
             raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
@@ -132,10 +132,10 @@ class Site:
             None
             if heads is None or not with_heads
             else _numbers("head", None if heads == "each" else heads, cfg.n_heads, stack),
-            _positions(default if positions is None else positions, axis, f"{stack}.{activation}"),
+            _positions(default if positions is None else positions, kinds[axis], f"{stack}.{activation}"),
             None
             if key_axis is None
-            else _positions("all" if keys is None else keys, key_axis, f"keys of {stack}.{activation}"),
+            else _positions("all" if keys is None else keys, kinds[key_axis], f"keys of {stack}.{activation}"),
         )
 
     @classmethod
@@ -163,18 +163,6 @@ class Site:
         return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
 
 
-def axes(model: "HookedBLIP", stack: str, activation: str) -> tuple[str, str | None]:
-    """What the positions of an activation are, and its keys if it has an axis of them: `image`, `token` or `answer`."""
-    stream = {"vision": "image", "text": "token", "decoder": "token" if model.cfg.kind == "caption" else "answer"}
-    stacks = model.cfg.stacks
-    source = stream[stacks[max(stacks.index(stack) - 1, 0)]]
-    module, _, leaf = activation.rpartition(".")
-    keys = source if module == "cross_attn" else stream[stack]
-    if leaf in TABLES:
-        return stream[stack], keys
-    return (keys if leaf in ("hook_k", "hook_v") else stream[stack]), None
-
-
 def _name_their_answer(pairs: Any) -> bool:
     """Return whether any of the pairs has a role `correct`; also where nothing is known of pairs."""
     columns = getattr(getattr(pairs, "dataset", None), "column_names", ())
@@ -183,17 +171,11 @@ def _name_their_answer(pairs: Any) -> bool:
     return any(span["role"] == CORRECT for spans in pairs["roles"] for span in spans or ())
 
 
-def activations(model: "HookedBLIP", stack: str) -> tuple[str, ...]:
-    """The activations of a stack that can be patched."""
-    points = order(model.stack(stack).steps)
-    return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
-
-
 def _parse(model: "HookedBLIP", name: str) -> tuple[str, str]:
     stack, _, rest = name.partition(".")
     if stack not in model.cfg.stacks:
         raise ValueError(f"site {name!r}: " + one_of("stack", stack, model.cfg.stacks))
-    valid = activations(model, stack)
+    valid = model.activations(stack)
     short = {leaf.replace("hook_", ""): leaf for leaf in valid}
     short |= {module: f"{module}.hook_z" for module in ("attn", "cross_attn") if f"{module}.hook_z" in valid}
     found = short.get(rest.replace("hook_", ""))
@@ -216,16 +198,17 @@ def _numbers(what: str, asked: Any, n: int, stack: str) -> tuple[int, ...]:
     return tuple(several)
 
 
-def _positions(asked: Any, axis: str, what: str) -> Any:
-    """A specification of positions, checked against what they are."""
+def _positions(asked: Any, kinds: Sequence[str], what: str) -> Any:
+    """Return a specification of positions, checked against the kinds that there are."""
+    these = f"these are {' and '.join('token' if kind == 'prompt' else kind for kind in kinds)} positions"
     if isinstance(asked, str):
         if asked not in POSITIONS:
             listed = f"; a role or region by its name goes into a list: [{asked!r}]"
             raise ValueError(f"{what}: " + one_of("kind of positions", asked, POSITIONS) + listed)
-        if asked == "roles" and axis != "token":
-            raise ValueError(f"{what}: roles are words of the question, and these are {axis} positions")
-        if asked == "regions" and axis != "image":
-            raise ValueError(f"{what}: regions are parts of the image, and these are {axis} positions")
+        if asked == "roles" and "prompt" not in kinds:
+            raise ValueError(f"{what}: roles are words of the question, and {these}")
+        if asked == "regions" and "image" not in kinds:
+            raise ValueError(f"{what}: regions are parts of the image, and {these}")
         return asked
     several = tuple(_plain(one) for one in (asked if isinstance(asked, Iterable) else [asked]))
     if not several or len(set(several)) < len(several):
@@ -233,7 +216,7 @@ def _positions(asked: Any, axis: str, what: str) -> Any:
     names = [isinstance(one, str) for one in several]
     if any(names) != all(names) or not all(isinstance(one, int | str) and not isinstance(one, bool) for one in several):
         raise ValueError(f"{what}: positions {list(several)} asked for; expected numbers, or names of roles or regions")
-    if all(names) and axis == "answer":
+    if all(names) and not {"prompt", "image"} & set(kinds):
         raise ValueError(f"{what}: positions of an answer have no names; give numbers")
     if not all(names) and min(several) < 0:
         raise ValueError(f"{what}: position {min(several)} asked for; they count from 0")

@@ -11,7 +11,8 @@ from itertools import product
 from typing import Any
 
 from notice_lens.errors import one_of
-from notice_lens.patching.edits import SOURCES, Edit, Site, axes
+from notice_lens.models.protocol import axes
+from notice_lens.patching.edits import SOURCES, Edit, Site
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import HookEdit, Label
@@ -105,8 +106,8 @@ class SiteGrid:
     Attributes:
         site: The site.
         coords: Labels of each dimension behind `pair`, in their order.
-        axis: The kind of its positions: `image`, `token` or `answer`.
-        key_axis: The kind of its keys, of scores and patterns; None elsewhere.
+        axis: The stack whose positions it has.
+        key_axis: The stack whose positions its keys are, of scores and patterns; None elsewhere.
     """
 
     site: Site
@@ -121,7 +122,7 @@ class SiteGrid:
         Raises:
             ValueError: No pair knows a label.
         """
-        axis, key_axis = axes(prepared.model, site.stack, site.activation)
+        axis, key_axis = axes(prepared.model.cfg, site.stack, site.activation)
         coords: dict[str, list[Any]] = {}
         if site.layers:
             coords["layer"] = list(site.layers)
@@ -130,8 +131,8 @@ class SiteGrid:
         asked = [(site.positions, axis, site.name, "")]
         if key_axis is not None:
             asked.append((site.keys, key_axis, f"keys of {site.name}", "key_"))
-        for spec, kind, what, prefix in asked:
-            dim, labels = prepared.positions.labels(spec, kind, what, prepared.answer_length)
+        for spec, stack, what, prefix in asked:
+            dim, labels = prepared.positions.labels(spec, stack, what, prepared.patchable[stack])
             if dim is not None:
                 coords[prefix + dim] = labels
         return cls(site, coords, axis, key_axis)

@@ -22,7 +22,8 @@ import xarray as xr
 
 from notice_lens.errors import one_of
 from notice_lens.patching.edits import Edit, check_model
-from notice_lens.patching.nodes import Node, nodes_of
+from notice_lens.patching.nodes import Head, Node, nodes_of
+from notice_lens.patching.options import Direction
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.patching.sweeps import run_variants
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs, Noise
 
-Direction = Literal["denoise", "noise"]
-Head = str | tuple[str, int] | tuple[str, int, int]
 BY_VARIANT = ("logit_diff_change", "patching_effect")
 
 

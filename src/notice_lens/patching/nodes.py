@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
 MLP = "mlp"
+Head = str | tuple[str, int] | tuple[str, int, int | None]
+"""A node as the caller writes it: by its name, or as a tuple of module, layer and perhaps head."""
 
 
 class Node(NamedTuple):
@@ -70,8 +72,7 @@ class Node(NamedTuple):
 def modules(model: "HookedBLIP", stack: str | None = None) -> list[str]:
     """The modules of a stack, or of all, that have nodes."""
     stacks = model.cfg.stacks if stack is None else [stack]
-    parts = {name: ("attn", MLP) if name == "vision" else ("attn", "cross_attn", MLP) for name in stacks}
-    return [f"{name}.{part}" for name, own in parts.items() for part in own]
+    return [f"{name}.{part}" for name in stacks for part in model.sublayers(name)]
 
 
 def universe_of(model: "HookedBLIP", asked: Any) -> list[Node]:
@@ -132,12 +133,12 @@ def _parts(asked: Any) -> tuple[str, int, int | None]:
 
 
 def is_name(asked: str) -> bool:
-    """Whether it is written as a node is."""
+    """Return whether a text is the name of a node."""
     return _NAME.fullmatch(asked) is not None
 
 
 def is_node(asked: Any) -> bool:
-    """Whether it is a tuple of module, layer and perhaps head."""
+    """Return whether it is a tuple of module, layer and perhaps head."""
     if not isinstance(asked, tuple) or not 2 <= len(asked) <= 3 or not isinstance(asked[0], str):
         return False
     return all(number is None or (hasattr(number, "__index__") and number is not True) for number in asked[1:])

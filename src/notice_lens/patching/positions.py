@@ -1,4 +1,4 @@
-"""From roles, regions and numbers to the positions of each pair, for every axis of a model."""
+"""From roles, regions and numbers to the positions of each pair, in every stack of a model."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.errors import one_of
+from notice_lens.models.layout import Layout
 from notice_lens.pairs.roles import ALL, missing_role
 from notice_lens.patching.engine.rows import Index
 
@@ -27,6 +28,7 @@ class Positions:
 
     def __init__(self, model: "HookedBLIP", pairs: "MinimalPairs") -> None:
         self.model, self.pairs = model, pairs
+        self._named: dict[str, list[dict[str, Index]]] = {}
 
     @cached_property
     def roles(self) -> list[dict[str, Index]]:
@@ -47,64 +49,79 @@ class Positions:
         return [{name: own for name, own in one.items() if len(own)} for one in regions]
 
     @cached_property
+    def layout(self) -> Layout:
+        """The layout of the clean prompts, nothing teacher-forced behind them."""
+        return self.model.layout_of(self.pairs["clean_prompt"])
+
+    @cached_property
     def tokens(self) -> list[int]:
         """The number of tokens of each clean prompt, with those that the model puts around it."""
-        around = 1 if self.model.cfg.kind == "caption" else 2
-        ids = self.model.tokenizer(self.pairs["clean_prompt"], add_special_tokens=False)["input_ids"]
-        return [len(row) + around for row in ids]
+        return [self.layout.length(self.model.cfg.prompt_stack, pair) for pair in range(len(self.pairs))]
 
-    @property
-    def patches(self) -> int:
-        """Positions of an image, the class token's included."""
-        return (self.model.cfg.image_size // self.model.cfg.patch_size) ** 2 + 1
+    def named(self, stack: str) -> list[dict[str, Index]]:
+        """Return for each pair the positions of a stack that have names: regions of the image, roles of the prompt."""
+        if stack not in self._named:
+            self._named[stack] = self._names_of(stack)
+        return self._named[stack]
 
-    def labels(self, spec: Any, axis: str, what: str, answer_length: int = 1) -> tuple[str | None, list[Any]]:
+    def _names_of(self, stack: str) -> list[dict[str, Index]]:
+        kinds = self.model.cfg.streams[stack]
+        named: list[dict[str, Index]] = [{}] * len(self.pairs)
+        for kind, own in (("image", "regions"), ("prompt", "roles")):
+            if kind in kinds:
+                named = [{**one, **more} for one, more in zip(named, getattr(self, own), strict=True)]
+        return named
+
+    def labels(self, spec: Any, stack: str, what: str, longest: int) -> tuple[str | None, list[Any]]:
         """Return a result's dimension for a specification of positions, and its labels; no dimension for `all`.
 
         Args:
             spec: As of a `Site`.
-            axis: `image`, `token` or `answer`.
+            stack: The stack whose positions they are.
             what: Whose positions, for messages.
-            answer_length: Positions of the longest answer.
+            longest: Positions of the longest pair.
 
         Raises:
             ValueError: No pair has a role or region of that name, or a position.
         """
         if spec == "all":
             return None, [None]
-        longest = {"image": self.patches, "token": max(self.tokens, default=0), "answer": answer_length}[axis]
         if spec == "each":
             return "position", list(range(longest))
-        named = self.roles if axis == "token" else self.regions if axis == "image" else []
-        known = list(dict.fromkeys(name for found in named for name in found))
-        if isinstance(spec, str):
+        if isinstance(spec, str) and spec in DIMS:
+            known = _names(self.roles if spec == "roles" else self.regions)
             if not known:
                 raise ValueError(f"{what}: these pairs have no {spec}; positions='all' or 'each' needs none")
             return DIMS[spec], known
         if all(isinstance(one, str) for one in spec):
+            known, of_words = _names(self.named(stack)), "prompt" in self.model.cfg.streams[stack]
             for name in spec:
                 if name not in (*known, ALL):
-                    missing = missing_role(name, known) if axis == "token" else one_of("region", name, [*known, ALL])
+                    missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
                     raise ValueError(f"{what}: {missing}")
-            return "role" if axis == "token" else "region", list(spec)
+            return "role" if of_words else "region", list(spec)
         if max(spec) >= longest:
             raise ValueError(f"{what}: position {max(spec)} asked for; there are 0 to {longest - 1}")
         return "position", list(spec)
 
-    def of(self, pair: int, label: Any, axis: str, length: int) -> Index:
+    def of(self, pair: int, label: Any, stack: str, length: int) -> Index:
         """Return the positions that a label means in a pair; empty where it has none.
 
         Args:
             pair: Which pair.
             label: A role, a region, `all` (unless a role or region has that name), a number, or None for all positions.
-            axis: `image`, `token` or `answer`.
+            stack: The stack whose positions they are.
             length: How many positions there are, padding left out.
         """
         if label is None:
             return np.arange(length)
         if isinstance(label, str):
-            named = self.roles if axis == "token" else self.regions
-            if label == ALL and not any(ALL in found for found in named):
+            named = self.named(stack)
+            if label == ALL and not any(ALL in one for one in named):
                 return np.arange(length)
             return named[pair].get(label, np.arange(0))
         return np.arange(label, label + 1) if label < length else np.arange(0)
+
+
+def _names(named: list[dict[str, Index]]) -> list[str]:
+    return list(dict.fromkeys(name for one in named for name in one))

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from notice_lens.pairs.noise import Noise
-from notice_lens.pairs.tokens import pieces
 from notice_lens.patching.edits import check_model
 from notice_lens.patching.engine.metrics import Custom, check_metrics
 from notice_lens.patching.engine.pair_batch import Setting, foils_of
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
+TEXT = "text"
 COLUMNS = (
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "clean_digest", "corrupt_digest",
     "donor_digest", "donor_prompt",
@@ -59,20 +59,19 @@ class Prepared:
     foils: list[str]
 
     @cached_property
-    def answer_length(self) -> int:
-        """Positions of the longest answer."""
-        if self.model.cfg.kind == "match":
-            return 1
-        lengths = {len(pieces(self.model.tokenizer, answer)) for answer in {*self.pairs["correct_answer"], *self.foils}}
-        return 1 if lengths <= {1} and self.model.cfg.kind == "vqa" else max(lengths, default=0) + 1
+    def lengths(self) -> dict[str, int]:
+        """Positions of each stack for the longest pair, teacher-forced answers included."""
+        prompts, answers = self.pairs["clean_prompt"], [self.pairs["correct_answer"], self.foils]
+        layouts = [self.positions.layout]
+        if self.model.teacher_forced([*prompts, *prompts], [*answers[0], *answers[1]]):
+            layouts += [self.model.layout_of(prompts, own) for own in answers]
+        return {stack: max(one.longest(stack) for one in layouts) for stack in self.model.cfg.stacks}
 
     @cached_property
-    def lengths(self) -> dict[str, int]:
-        """Positions of each stack, for the longest pair."""
-        tokens, answer = max(self.positions.tokens), self.answer_length
-        decoder = tokens + answer if self.model.cfg.kind == "caption" else answer
-        lengths = {"vision": self.positions.patches, "text": tokens, "decoder": decoder}
-        return {stack: lengths[stack] for stack in self.model.cfg.stacks}
+    def patchable(self) -> dict[str, int]:
+        """Positions of each stack that can be patched: without answers, where a prompt is in front of them."""
+        streams, prompts = self.model.cfg.streams, self.positions.layout
+        return {stack: prompts.longest(stack) if "prompt" in streams[stack] else n for stack, n in self.lengths.items()}
 
     @cached_property
     def settings(self) -> list[Setting]:
@@ -86,8 +85,8 @@ class Prepared:
     @cached_property
     def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
-        # Read once: a data set takes milliseconds for a column.
-        columns = {column: self.pairs[column] for column in ("id", *COLUMNS)}
+        # One read for all of them: a data set takes milliseconds for each.
+        columns = self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict()
         # A column of nothing at all is left out: readers of a store would make numbers of it.
         for name in ("donor_digest", "donor_prompt"):
             if all(value is None for value in columns[name]):
@@ -156,7 +155,7 @@ def check_pairs(pairs: Any, options: Options) -> None:
     if not len(pairs):
         dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
         raise ValueError(f"there are no pairs to patch{dropped}")
-    if options.corruption == "text":
+    if options.corruption == TEXT:
         lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
         if lacking:
             raise ValueError(

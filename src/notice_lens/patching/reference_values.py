@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.pairs.tokens import pieces
-from notice_lens.patching.edits import TABLES, axes
+from notice_lens.models.protocol import TABLES, axes
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Trace, attn_results, trace
 from notice_lens.patching.positions import Positions
@@ -124,16 +123,16 @@ class Means:
         self.positions = positions
         self.axis = {hook: _axes(model, hook)[0] for hook in hooks}
         # A key is what values are averaged under: first roles, then positions. [pair, pos], for each kind of positions.
-        self.roles = (
-            list(dict.fromkeys(role for own in there.roles for role in own)) if "token" in self.axis.values() else []
-        )
+        self.with_roles = [stack for stack, kinds in model.cfg.streams.items() if "prompt" in kinds]
+        by_role = there.roles if {*self.with_roles} & {*self.axis.values()} else []
+        self.roles = list(dict.fromkeys(role for own in by_role for role in own))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        answers = None if model.cfg.kind == "match" else "correct"
-        lengths = {"token": np.array(there.tokens), "image": np.full(len(pairs), there.patches)}
-        lengths["answer"] = np.array(
-            [1 if answers is None else len(pieces(model.tokenizer, own)) + 1 for own in pairs["correct_answer"]]
-        )
+        answers = None if model.cfg.behaviour == "choice" else "correct"
+        words = there.layout if answers is None else model.layout_of(pairs["clean_prompt"], pairs["correct_answer"])
+        # A caption's means are those of its prompt: what is teacher-forced behind it in the same stack is left out.
+        layouts = {stack: there.layout if stack in self.with_roles else words for stack in model.cfg.stacks}
+        real = {stack: layout.mask(stack) for stack, layout in layouts.items()}
         for start in range(0, len(pairs), PAIRS_AT_A_TIME):
             part = pairs[start : start + PAIRS_AT_A_TIME]
             with attn_results(model, hooks):
@@ -141,15 +140,17 @@ class Means:
             numbers = range(start, start + len(part))
             for hook, values in run.activations.items():
                 keys = self._keys(there, hook, numbers, values.shape[1])
-                real = np.arange(values.shape[1]) < lengths[self.axis[hook]][numbers][:, None]
-                self._add(hook, values[torch.from_numpy(real).to(values.device)], keys[real])
+                own = np.zeros(keys.shape, bool)
+                mask = real[self.axis[hook]][list(numbers)][:, : keys.shape[1]]
+                own[:, : mask.shape[1]] = mask
+                self._add(hook, values[torch.from_numpy(own).to(values.device)], keys[own])
         if reference is not None:
             self._check_words()
 
     def _keys(self, positions: Positions, hook: str, pairs: Sequence[int], n: int) -> Index:
         """Return the key of each position of some pairs; -1 for a role that the reference set lacks. [pair, pos]."""
         keys = np.tile(len(self.roles) + np.arange(n), (len(pairs), 1))
-        if self.axis[hook] == "token":
+        if self.axis[hook] in self.with_roles:
             number = {role: at for at, role in enumerate(self.roles)}
             for row, pair in zip(keys, pairs, strict=True):
                 for role, own in positions.roles[pair].items():
@@ -168,7 +169,7 @@ class Means:
 
     def _check_words(self) -> None:
         """Raise where a word would keep its value, since the reference set has none of its role or at its position."""
-        hook = next((hook for hook, axis in self.axis.items() if axis == "token"), None)
+        hook = next((hook for hook, axis in self.axis.items() if axis in self.with_roles), None)
         if hook is None:
             return
         known = self.counts[hook].cpu().numpy() > 0
@@ -219,10 +220,10 @@ class BatchMeans(Mapping[str, Tensor]):
 
 
 def _axes(model: "HookedBLIP", hook: str) -> tuple[str, str | None]:
-    """Return the kinds of positions and of keys of a hook point."""
+    """Return the stacks whose positions a hook point and its keys have."""
     name = HookName.parse(hook)
     assert name.stack is not None, "sites are checked"
-    return axes(model, name.stack, name.leaf)
+    return axes(model.cfg, name.stack, name.leaf)
 
 
 class Resamples:
@@ -324,7 +325,7 @@ class Resamples:
         """Return values [pair, pos, ...] or [pair, head, query_pos, key_pos] with their words in other orders."""
         axis, key_axis = _axes(self.model, hook)
         dims = {1: axis} if key_axis is None else {2: axis, 3: key_axis}
-        for dim in [dim for dim, kind in dims.items() if kind == "token"]:
+        for dim in [dim for dim, stack in dims.items() if stack == self.model.cfg.prompt_stack]:
             index = np.tile(np.arange(values.shape[dim]), (len(orders), 1))
             for row, order in zip(index, orders, strict=True):
                 row[: len(order)] = order

@@ -107,9 +107,8 @@ class SweepRunner:
     def _plan(self) -> Chunks:
         """Return how many variants and how many pairs fit into the budget at a time."""
         model, lengths, options = self.prepared.model, self.prepared.lengths, self.prepared.options
-        d_vocab = 2 if model.cfg.kind == "match" else model.decoder.cfg.d_vocab or 0
         passed = {stack: lengths[stack] for stack in self.recording.streams}
-        rows = rows_that_fit(model, options.memory, bytes_per_row(model, passed, d_vocab))
+        rows = rows_that_fit(model, options.memory, bytes_per_row(model, passed, model.cfg.d_read_out))
         # Recorded runs stay while all variants of their pairs go through: as many pairs as their variants fill chunks,
         # and no more than fit beside them.
         rows_of_pair = max(1, len(self.grid.variants) * (1 + self.writer.mismatched))

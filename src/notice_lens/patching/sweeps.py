@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from notice_lens.errors import one_of
-from notice_lens.models.blip.steps import last_hook, sublayers
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.edits import Edit, Site, check_model
 from notice_lens.patching.engine.metrics import USUAL
@@ -212,8 +211,7 @@ def patch_modules(
     check_model(model)
     if stack not in model.cfg.stacks:
         raise ValueError(one_of("stack", stack, model.cfg.stacks))
-    steps = model.stack(stack).steps
-    hooks = [*(step.out for step in sublayers(steps)), last_hook(steps)]
+    hooks = [*(f"hook_{module}_out" for module in model.sublayers(stack)), model.block_output(stack)]
     sites = [Site.of(model, f"{stack}.{hook}", layers=layers, positions=positions, pairs=pairs) for hook in hooks]
     return site_sweep(model, pairs, sites, True, options).run()
 

@@ -204,7 +204,7 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
     return {
         "model": model.cfg.name_or_path or "",
         "model_fingerprint": fingerprint(model),
-        "kind": model.cfg.kind,
+        "kind": ", ".join(model.cfg.pair_kinds),
         "model_dtype": str(model.dtype),
         "pairs": pairs.fingerprint,
         "pairs_source": f"{pairs.manifest.builder}: {pairs.manifest.source}",

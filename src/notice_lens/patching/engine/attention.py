@@ -1,4 +1,13 @@
-"""Attention, three ways, and MLPs in parts: what the wave needs beside the fused kernel."""
+"""Attention, three ways, and MLPs in parts.
+
+| function | used for | cost |
+| --- | --- | --- |
+| `fused_attention` | rows without edits inside of attention | PyTorch's kernel; no scores are kept |
+| `edited_attention` | heads whose keys, values, scores or patterns are edited | scores of these heads |
+| `folded_attention` | a few queries that look at states of their own | no keys and values are computed |
+
+All give the same numbers up to rounding. `attend` takes the cheaper one of the first and the last.
+"""
 
 from collections.abc import Callable
 
@@ -11,8 +20,8 @@ from torch import Tensor
 from notice_lens.models.blip.attention import Attention
 from notice_lens.models.blip.blocks import MLP
 
-CELLS_AT_A_TIME = 1024
-"""Of which the neurons of an MLP are computed together, on a CPU."""
+LINES_AT_A_TIME = 1024
+"""Lines whose neurons are computed together, on a CPU."""
 
 
 def fused_attention(
@@ -21,7 +30,7 @@ def fused_attention(
     v: Float[Tensor, "row key_pos head d_head"],
     mask: Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None = None,
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """Z by PyTorch's fused kernel."""
+    """Return z by PyTorch's fused kernel."""
     q, k, v = (rearrange(x, "row pos head d_head -> row head pos d_head") for x in (q, k, v))
     z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(z, "row head pos d_head -> row pos head d_head")
@@ -32,7 +41,7 @@ def scores_of(
     k: Float[Tensor, "row key_pos head d_head"],
     mask: Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None = None,
 ) -> Float[Tensor, "row head query_pos key_pos"]:
-    """The scores as `hook_attn_scores` has them: scaled, and lowest where masked."""
+    """Return the scores as `hook_attn_scores` has them: scaled, and lowest where masked."""
     scores = einsum(q, k, "row query_pos head d, row key_pos head d -> row head query_pos key_pos") / q.shape[-1] ** 0.5
     return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
@@ -40,7 +49,7 @@ def scores_of(
 def mixed(
     pattern: Float[Tensor, "row head query_pos key_pos"], v: Float[Tensor, "row key_pos head d_head"]
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """The values, mixed by a pattern: z."""
+    """Return the values mixed by a pattern: z."""
     return einsum(pattern, v, "row head query_pos key_pos, row key_pos head d -> row query_pos head d")
 
 
@@ -76,7 +85,7 @@ def folded_attention(
     states: Float[Tensor, "row key_pos d_source"],
     mask: Bool[Tensor, "row 1 1 key_pos"] | None = None,
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """Z of cross-attention to states whose keys and values are never computed.
+    """Return z of cross-attention to states whose keys and values are never computed.
 
     A score is q (W_K s + b_K) = (q W_K) s + q b_K: fold the key weights into the query and score against the states
     themselves; the last term is the same for all keys of a query, so that the softmax does not see it. The mixed values
@@ -102,26 +111,26 @@ def attend(
     states: Float[Tensor, "row key_pos d_source"],
     mask: Bool[Tensor, "row 1 1 key_pos"] | None = None,
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """Z of rows that each look at states of their own, the shorter way."""
+    """Return z of rows that each look at states of their own, by the cheaper way."""
     if folding_pays(attn, q.shape[1], states.shape[1]):
         return folded_attention(attn, q, states, mask)
     return fused_attention(q, *attn.project_source(states), mask)
 
 
 def folding_pays(attn: Attention, n_queries: int, n_keys: int) -> bool:
-    """Whether `folded_attention` takes fewer multiplications than projecting keys and values of a source for itself."""
+    """Return whether `folded_attention` takes fewer multiplications than projecting each row's states."""
     d_model, d_source = attn.query.in_features, attn.key.in_features
     projected = 2 * n_keys * d_source * d_model + 2 * n_queries * n_keys * d_model
     folded = 2 * n_queries * d_source * d_model + 2 * attn.n_heads * n_queries * n_keys * d_source
     return folded < projected
 
 
-def neurons_in_parts(mlp: MLP, x: Float[Tensor, "cell d_model"]) -> Float[Tensor, "cell d_model"]:
-    """What an MLP writes, some cells at a time.
+def neurons_in_parts(mlp: MLP, x: Float[Tensor, "line d_model"]) -> Float[Tensor, "line d_model"]:
+    """Return the output of an MLP, some lines at a time.
 
     On a CPU its neurons then stay in the cache between the two products, and their memory is used again: fresh pages
     for every layer took a sixth of a sweep's time.
     """
-    parts = x.split(CELLS_AT_A_TIME) if x.device.type == "cpu" else (x,)
+    parts = x.split(LINES_AT_A_TIME) if x.device.type == "cpu" else (x,)
     written = [mlp.output(mlp.act_fn(mlp.input(part))) for part in parts]
     return written[0] if len(written) == 1 else torch.cat(written)

@@ -223,20 +223,14 @@ class Context:
     def __init__(self, batch: Batch, run: Run, unpatched: Mapping[str, Trace], answers: list[str] | None) -> None:
         self.batch, self.run, self.unpatched, self.answers = batch, run, unpatched, answers
         self.clean, self.corrupt = unpatched["clean"], unpatched["corrupt"]
-        mask = run.base.inputs.attention_mask
-        self._tokens = None if mask is None else mask.sum(-1).tolist()
+        self.layout = batch.model.layout(run.base.inputs)
         self.targets = (
             None if answers is None else without_end(run.base.inputs.target_ids, batch.model.cfg.sep_token_id)
         )
 
-    def real_length(self, axis: str, pair: int) -> int:
-        """Return how many positions a pair has, padding left out: of its image, its tokens or its answer."""
-        inputs = self.run.base.inputs
-        if axis == "image":
-            return self.run.base.states["vision"].shape[1]
-        if axis == "token" and inputs.input_ids is not None:
-            return inputs.input_ids.shape[1] if self._tokens is None else self._tokens[pair]
-        return 1 if self.answers is None else len(pieces(self.batch.model.tokenizer, self.answers[pair])) + 1
+    def real_length(self, stack: str, pair: int) -> int:
+        """Return how many positions of a stack a pair has, padding left out."""
+        return self.layout.length(stack, pair)
 
     def read_out(self, states: Tensor, pairs: Index) -> ReadOut:
         """Return the metrics of rows, from the states behind the last stack.

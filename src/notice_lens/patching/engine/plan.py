@@ -41,7 +41,7 @@ class Label(NamedTuple):
 
     Attributes:
         name: A role, a region, or an index; None for all positions.
-        axis: The kind of positions: `image`, `token` or `answer`.
+        axis: The stack whose positions they are.
     """
 
     name: str | int | None
@@ -102,10 +102,10 @@ class Joins(NamedTuple):
 
 
 class StackShape(NamedTuple):
-    """What a plan has to know of a stack.
+    """The shape of a stack, as far as a plan needs it.
 
     Attributes:
-        steps: What its blocks do, in order.
+        steps: The steps of its blocks, in order.
         n_heads: Heads of its attention modules.
         length: How many positions it has in this run.
     """
@@ -151,11 +151,11 @@ class EditedHeads(NamedTuple):
 
 @dataclass
 class Schedule:
-    """What happens in one stack, by the layer and the step where it does.
+    """The joins and edits of one stack, by layer and step.
 
     Attributes:
         arriving: Rows that changed an earlier stack, in ascending order.
-        aboard: Rows that are aboard at the end, in ascending order.
+        active: Rows that are active at the end, in ascending order.
         first_layer: The first layer that any row joins in.
         joins: By layer and step.
         edits: By layer and step.
@@ -163,7 +163,7 @@ class Schedule:
     """
 
     arriving: Index
-    aboard: Index
+    active: Index
     first_layer: int = 0
     joins: dict[Where, Joins] = field(default_factory=dict)
     edits: dict[Where, list[Assignment]] = field(default_factory=dict)
@@ -193,7 +193,7 @@ class Plan:
 
     @cached_property
     def _by_stack(self) -> dict[str, dict[int, list[Placed]]]:
-        """For each stack, the edits of each row with their layer and step."""
+        """The edits of each row with their layer and step, by stack."""
         found: dict[str, dict[int, list[Placed]]] = {stack: {} for stack in self.stacks}
         for row, edits in self.edits.items():
             for edit in edits:
@@ -205,14 +205,14 @@ class Plan:
         return found
 
     def schedule(self, stack: str) -> Schedule:
-        """Return what happens in a stack."""
+        """Return the joins and edits of a stack."""
         names = list(self.stacks)
         arriving = {row for earlier in names[: names.index(stack)] for row in self._by_stack[earlier]}
         own = self._by_stack[stack]
         schedule = Schedule(_index(sorted(arriving)), _index(sorted({*arriving, *own})))
         line = _Order(self.stacks[stack])
         joins: dict[Where, list[tuple[int, Index]]] = {}
-        for row in schedule.aboard.tolist():
+        for row in schedule.active.tolist():
             where, positions = line.join(own.get(row, []), row in arriving)
             joins.setdefault(where, []).append((row, positions))
         schedule.joins = {where: _lines(found) for where, found in joins.items()}
@@ -239,10 +239,10 @@ class Plan:
 
 
 class _Order:
-    """Where the rows of a stack join.
+    """The order of a stack's steps, which decides where rows join.
 
     Args:
-        stack: Which.
+        stack: Its shape.
     """
 
     def __init__(self, stack: StackShape) -> None:
@@ -253,7 +253,10 @@ class _Order:
         self.crossing = {step.module: self.points.index(inside(step.module)) for step in attends if step.crosses}
 
     def is_inside(self, leaf: str) -> bool:
-        """Whether an edit there needs its head computed step by step: not so queries, keys, values of all positions."""
+        """Return whether an edit there needs its head computed step by step.
+
+        Queries, keys and values of self-attention do not: rows have all positions there, and edits go into the tensor.
+        """
         mixes = self.points.index(self.inside[leaf]) in self.mixing if leaf in self.inside else False
         return leaf in self.inside and not (mixes and leaf.endswith(("hook_q", "hook_k", "hook_v")))
 
@@ -263,16 +266,19 @@ class _Order:
         if arriving:
             where.append((0, min(self.crossing.values())))
         layer, step = min(where)
+        # A row that arrives reads other states everywhere; inside of self-attention positions mix: all are needed.
         if arriving or step in self.mixing:
             return (layer, self.points[step]), self.everything
         now = self._mixings_before(layer, step)
+        # Edits beyond the next self-attention come when the row has all positions: only those before it count.
         here = [found for found, at in zip(edits, where, strict=True) if self._mixings_before(*at) == now]
+        # Their positions are those of the source: which of the row's own they change is not known, so all of them.
         if any(leaf in self.inside and leaf.endswith(("hook_k", "hook_v")) for _, leaf, _ in here):
             return (layer, self.points[step]), self.everything
         return (layer, self.points[step]), np.unique(np.concatenate([edit.positions for _, _, edit in here]))
 
     def _mixings_before(self, layer: int, step: int) -> int:
-        """How many self-attentions come before a step: a block's first steps belong to the block before."""
+        """Return how many self-attentions come before a step: a block's first steps belong to the block before."""
         return max(layer, 0) * len(self.mixing) + sum(step >= at for at in self.mixing)
 
 

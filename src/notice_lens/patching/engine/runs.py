@@ -1,4 +1,15 @@
-"""Recorded runs: the base run that the wave grows from, and the runs that edits take their values from."""
+"""Recorded runs: the base run that the wave grows from, and the runs that edits take their values from.
+
+1. `trace` runs the model stack by stack and records the hook points that it is asked for. Stacks that an earlier run
+   went through with the same inputs are taken over from it: the image, where only the words differ, and everything but
+   the decoder, where only the teacher-forced answer differs.
+2. A `Run` is the base run with all sources of edits, looked up by name. It also keeps the keys and values that
+   cross-attention reads from the base run: they are the same for all variants of a pair, and a sweep needs them again
+   for every chunk of rows.
+
+Limit: recorded activations stay on the device for as long as the variants of their pairs go through; the memory plan
+(`measure.bytes_per_pair`) counts them.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,9 +41,9 @@ class Trace:
 
     Attributes:
         inputs: What it ran on.
-        states: What each stack handed on, by stack.
-        activations: What passed the hook points that were asked for.
-        logits: What it said.
+        states: The output of each stack.
+        activations: The recorded activations by hook point.
+        logits: The logits.
     """
 
     inputs: BLIPInputs
@@ -49,7 +60,7 @@ def trace(
     upstream: Trace | None = None,
     start: str | None = None,
 ) -> Trace:
-    """Runs the model and records.
+    """Run the model and record.
 
     Args:
         model: The model.
@@ -72,13 +83,14 @@ def trace(
     def keep(value: Tensor, hook: Any) -> None:
         found[hook.name] = value
 
-    before = None
+    before = None  # the output of the stack before, which the next one reads
     with model.hooks([*corrupting, *((name, keep) for name in wanted)]):
         for stack in stacks:
             if stack in anew:
                 states[stack] = model.run_stack(stack, inputs, before)
             before = states[stack]
         logits = model.head(states[stacks[-1]])
+    # One NaN would make NaN of every effect, which means that nothing was measured: say why instead.
     if not torch.isfinite(logits).all():
         raise ValueError(
             f"the unpatched run gives logits that are NaN or infinite in {model.dtype}, so no effect could be "
@@ -103,29 +115,29 @@ class Run:
         self._key_values: dict[tuple[str, int], KeyValues] = {}
 
     def resid_pre(self, stack: str, layer: int) -> Float[Tensor, "pair pos d_model"]:
-        """The base run's stream before a layer; what the stack hands on where the layer is `END`."""
+        """Return the base run's stream before a layer; the stack's output where the layer is `END`."""
         if layer == END:
             return self.base.states[stack]
         return self.base.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
 
     @cached_property
     def shapes(self) -> dict[str, StackShape]:
-        """What a plan has to know of every stack, in their order."""
+        """The shape of every stack that a plan needs, in their order."""
         stacks = {name: self.model.stack(name) for name in self.model.cfg.stacks}
         lengths = {name: states.shape[1] for name, states in self.base.states.items()}
         return {name: StackShape(one.steps, one.cfg.n_heads, lengths[name]) for name, one in stacks.items()}
 
     def values(self, source: str, hook: str) -> Tensor:
-        """What passed a hook point in a run: [pair, pos, ...]; scores and patterns [pair, head, query_pos, key_pos]."""
+        """Return the values of a source at a hook point: [pair, pos, ...]; tables [pair, head, query_pos, key_pos]."""
         return self._sources[source][hook]
 
     def source(self, stack: str) -> Float[Tensor, "pair key_pos d_source"]:
-        """What the cross-attention of a stack looks at in the base run."""
+        """Return the states that the cross-attention of a stack looks at in the base run."""
         stacks = self.model.cfg.stacks
         return self.base.states[stacks[stacks.index(stack) - 1]]
 
     def key_values(self, stack: str, layer: int) -> KeyValues:
-        """Keys and values of what the cross-attention of a layer looks at in the base run.
+        """Return keys and values of the states that the cross-attention of a layer looks at in the base run.
 
         They are kept for the next wave where those of all layers are small.
         """
@@ -140,7 +152,7 @@ class Run:
         return self._key_values[stack, layer]
 
     def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
-        """Which positions of its own, and of its source, a stack may look at; None for all."""
+        """Return which positions of its own, and of its source, a stack may look at; None for all."""
         inputs = self.base.inputs
         own = None
         if inputs.attention_mask is not None and stack == ("decoder" if self.model.cfg.kind == "caption" else "text"):
@@ -150,7 +162,7 @@ class Run:
 
 @contextmanager
 def attn_results(model: "HookedBLIP", names: Iterable[str]) -> Iterator[None]:
-    """Compute what each head writes while it is recorded."""
+    """Compute the output of each head while it is recorded; attention adds them up otherwise."""
     from notice_lens.models.blip.attention import Attention
 
     recorded = any(name.endswith("hook_result") for name in names)

@@ -1,4 +1,4 @@
-"""Sources of edits that are made of recorded runs: zeros, and what a head gives with one half of another run.
+"""Sources of edits that are computed from recorded runs: zeros, and z with one half from another run.
 
 What a head gives at a position, `hook_z`, is its pattern there times the values that it reads. So two runs make four of
 it: that of the base run, that of the other run, the other run's pattern with the base run's values (`pattern`: the head
@@ -64,6 +64,6 @@ def computed(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[st
 
 
 def ingredients(hook: str) -> tuple[str, str]:
-    """What a `hook_z` is made of: its pattern and its values."""
+    """Return the hook points that a `hook_z` is computed from: its pattern and its values."""
     module = hook.removesuffix("hook_z")
     return f"{module}hook_pattern", f"{module}hook_v"

@@ -3,7 +3,7 @@
 The usual loop runs the whole model once for each patch. Almost all of that work is the same every time: below the patch
 everything equals the base run, and the image is the same throughout. So one pass is sent through the network in which
 the batch grows. The base run starts alone. Where a variant (a set of edits to one pair's run) has its first edit, it
-joins as a copy of the base row with that edit; behind the last block every variant is aboard, and one read-out reads
+joins as a copy of the base row with that edit; after the last block every variant is active, and one read-out reads
 them all. Each variant is the same computation as a full run of its own: nothing is approximated.
 
     block 3   base ──────────────┬─ variants of block 3 join
@@ -11,7 +11,7 @@ them all. Each variant is the same computation as a full run of its own: nothing
     ...                                              read-out: logits of all
 
 Between two attention steps, what happens at one position depends on that position alone. So the tensors of the wave
-have one line a *cell*, which is one position of one row: [cell, d_model].
+have one *line* for each position of each row: [line, d_model] (rows.py).
 
 1. A variant joins with the positions that it changes, and only these are computed up to the next self-attention.
 2. There, queries, keys and values of all its other positions are the base row's; from there on it has all positions.
@@ -38,7 +38,7 @@ from notice_lens.models.blip.blocks import MLP, Block
 from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, Add, Apply, Attend, Stream, Transform, inside
 from notice_lens.patching.engine.attention import attend, edited_attention, fused_attention, neurons_in_parts
 from notice_lens.patching.engine.plan import END, Assignment, EditedHeads, Plan
-from notice_lens.patching.engine.rows import Cells, Index
+from notice_lens.patching.engine.rows import Index, RaggedRows
 from notice_lens.patching.engine.runs import Run
 
 NUMBERS_INSIDE = 16 * 2**20
@@ -59,17 +59,17 @@ class Wave:
         self.model = run.model
 
     def encode(self) -> Float[Tensor, "own_row key_pos d_source"] | None:
-        """The states that the last stack reads, of all variants that change them; None where none does."""
+        """Return the states that the last stack reads, of all variants that change them; None where none does."""
         own = None
         for stack in self.model.cfg.stacks[:-1]:
             own = _StackWave(self, stack, own).states()
         return own
 
     def read_out(self, own: Float[Tensor, "own_row key_pos d_source"] | None) -> Float[Tensor, "row pos d_model"]:
-        """The states behind the last stack: of the base rows, pair by pair, and then of all variants.
+        """Return the states after the last stack: of the base rows, pair by pair, and then of all variants.
 
         Args:
-            own: What `encode` gave.
+            own: The states that `encode` returned.
         """
         states = _StackWave(self, self.model.cfg.stacks[-1], own).states(everything=True)
         assert states is not None, "the base rows are always there"
@@ -95,17 +95,18 @@ class _StackWave:
         self.layer = -1
 
     def states(self, everything: bool = False) -> Float[Tensor, "row pos d_model"] | None:
-        """The states behind the stack, of the variants that are aboard; None where there are none.
+        """Return the states after the stack, of the variants that are active; None where there are none.
 
         Args:
-            everything: All rows instead: the base rows and all variants, those that changed nothing too.
+            everything: Return all rows instead: the base rows and all variants, those too that changed nothing here.
         """
-        if not everything and not len(self.schedule.aboard):
+        if not everything and not len(self.schedule.active):
             return None
+        # Below the first edit every row is the base row: the wave starts from its recorded stream.
         first = self.schedule.first_layer
         resid = self.run.resid_pre(self.name, first)
         n_base, pos = resid.shape[:2]
-        self.cells = Cells(self.pair_of, n_base, pos, resid.device)
+        self.rows = RaggedRows(self.pair_of, n_base, pos, resid.device)
         x = rearrange(resid, "row pos d_model -> (row pos) d_model")
         if any(layer < 0 for layer, _ in self.schedule.joins):
             x = self._embedded()
@@ -114,23 +115,26 @@ class _StackWave:
             x = self._block(block, x)
         self.layer = END
         (x,) = self._at(OUTPUT, x if first == END else self.stack.ln_final(x))
-        x = rearrange(self.cells.spread()(x), "(row pos) d_model -> row pos d_model", pos=pos)
-        return x[self.cells.slots(np.arange(len(self.pair_of)) if everything else self.schedule.aboard)]
+        # A row that never had a self-attention in this stack after it joined still lacks positions.
+        x = rearrange(self.rows.complete()(x), "(row pos) d_model -> row pos d_model", pos=pos)
+        return x[self.rows.slots(np.arange(len(self.pair_of)) if everything else self.schedule.active)]
 
-    # A block: the steps of models/steps.py, as in models/blocks.py; at every step rows may join, and are edited
+    # A block: the steps of models/blip/steps.py; at every step rows may join, and are edited
 
     def _embedded(self) -> Tensor:
-        """The stream before block 0, with edits of the embeddings."""
+        """Return the stream before block 0, with edits of the embeddings."""
         self.layer = -1
         embed, positions = (
             rearrange(self.run.values("self", f"{self.name}.{hook}"), "row pos d_model -> (row pos) d_model")
             for hook in EMBEDDING
         )
+        # The two summands change places, so that each can be edited while the other one waits beside it.
         embed, positions = self._at(EMBEDDING[0], embed, positions)
         positions, embed = self._at(EMBEDDING[1], positions, embed)
         return self.stack.ln_embed(embed + positions)
 
     def _block(self, block: Block, stream: Tensor) -> Tensor:
+        # `written` is what the last sublayer added; rows that join between the two need their lines of both.
         written = stream
         for step in block.steps:
             match step:
@@ -154,23 +158,26 @@ class _StackWave:
         return stream
 
     def _written(self, attn: Attention, module: str, z: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
-        """What the heads write; where a head's result is edited, the difference to what it wrote is added."""
+        """Return the heads' output; where a head's result is edited, the difference that the edit makes is added.
+
+        Results of single heads [line, head, d_model] are wide: they are computed for the edited lines alone.
+        """
         z, *live_ = self._at(f"{module}.hook_z", z, *live)
-        out = attn.output(rearrange(z, "cell head d_head -> cell (head d_head)"))
+        out = attn.output(rearrange(z, "line head d_head -> line (head d_head)"))
         out, z, *live_ = self._join(f"{module}.hook_result", out, z, *live_)
         found = [self._looked_up(f"{module}.hook_result", edits) for edits in self._edits(f"{module}.hook_result")]
         if found:
-            edited = np.unique(np.concatenate([cells for cells, _, _ in found]))
-            at = self.cells.index(edited)
+            edited = np.unique(np.concatenate([lines for lines, _, _ in found]))
+            at = self.rows.index(edited)
             result = einsum(z[at], attn.W_O, "line head d_head, head d_head d_model -> line head d_model")
             wrote = result.sum(1)
-            for cells, heads, new in found:
-                result[self.cells.lines(np.searchsorted(edited, cells), heads)] = new
+            for lines, heads, new in found:
+                result[self.rows.lines(np.searchsorted(edited, lines), heads)] = new
             out[at] += result.sum(1) - wrote
         return out, *live_
 
     def _mlp(self, mlp: MLP, module: str, read: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-        """What the neurons write; where nobody joins or edits between its two products, in parts."""
+        """Return the neurons' output; where nobody joins or edits between the two products, in parts."""
         before, behind = f"{module}.hook_pre", f"{module}.hook_post"
         tables = (self.schedule.joins, self.schedule.edits)
         if not any((self.layer, step) in table for step in (before, behind) for table in tables):
@@ -182,27 +189,30 @@ class _StackWave:
     # Attention: here positions mix, so rows get all their positions, and queries find their keys
 
     def _self_attention(self, attn: Attention, module: str, read: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """Z [cell, head, d_head] of all positions of all rows, and the stream likewise."""
+        """Return z [line, head, d_head] of all positions of all rows, and the stream likewise."""
+        # Rows whose edit is inside of this attention join here: complete() copies all their positions from the base.
         joining = self.schedule.joins.get((self.layer, inside(module)))
         if joining is not None:
-            self.cells.board(joining.rows)
+            self.rows.activate(joining.rows)
         edited = self.schedule.inside.get((self.layer, module))
-        alone = self.cells.pos == 1 and edited is None
+        # Over a single position the pattern is 1, whatever queries and keys are.
+        alone = self.rows.pos == 1 and edited is None
         projections = [attn.value] if alone else [attn.query, attn.key, attn.value]
         projected = [self._heads(attn, project(read)) for project in projections]
-        spread = self.cells.spread()
-        x, *projected = (spread(value) for value in (x, *projected))
+        complete = self.rows.complete()
+        x, *projected = (complete(value) for value in (x, *projected))
         for name, value in zip("qkv"[-len(projected) :], projected, strict=True):
             self._edit(f"{module}.hook_{name}", value)
         if alone:
             return projected[0], x
-        q, k, v = (rearrange(value, "(row pos) ... -> row pos ...", pos=self.cells.pos) for value in projected)
+        q, k, v = (rearrange(value, "(row pos) ... -> row pos ...", pos=self.rows.pos) for value in projected)
         mask = self._own_mask(attn.causal)
         z = fused_attention(q, k, v, mask)
+        # The fused kernel shows no scores: heads that are edited inside are computed again, step by step.
         if edited is not None:
-            for part in self._parts(edited, self.cells.pos, self.cells.pos, attn.d_head):
-                rows = self.cells.index(self.cells.where[edited.rows[part], 0] // self.cells.pos)
-                heads = self.cells.index(edited.heads[part])
+            for part in self._parts(edited, self.rows.pos, self.rows.pos, attn.d_head):
+                rows = self.rows.index(self.rows.where[edited.rows[part], 0] // self.rows.pos)
+                heads = self.rows.index(edited.heads[part])
                 own = None if mask is None else (mask if len(mask) == 1 else mask[rows])[:, 0]
                 z[rows, :, heads] = self._edited(
                     module, edited, part, q[rows, :, heads], (k[rows, :, heads], v[rows, :, heads]), own
@@ -210,65 +220,71 @@ class _StackWave:
         return rearrange(z, "row pos head d_head -> (row pos) head d_head"), x
 
     def _cross_attention(self, attn: Attention, module: str, read: Tensor, mid: Tensor) -> tuple[Tensor, ...]:
-        """Z [cell, head, d_head] of all cells, and the stream likewise."""
+        """Return z [line, head, d_head] of all lines, and the stream likewise.
+
+        No position mixes with another one here, so that rows keep the positions that they have.
+        """
         q, mid = self._at(f"{module}.hook_q", self._heads(attn, attn.query(read)), mid)
         q, mid = self._join(inside(module), q, mid)
         z = torch.empty_like(q)
         kv = self.run.key_values(self.name, self.layer)
-        by_pair = self.cells.by_pair(~np.isin(self.cells.row, self.schedule.arriving), len(kv.k))
+        # All queries of a pair, whichever row they are of, look at the same image: one product for each pair.
+        by_pair = self.rows.by_pair(~np.isin(self.rows.row, self.schedule.arriving), len(kv.k))
         answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
-        z[by_pair.cells] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.lines]
+        z[by_pair.lines] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.columns]
+        # Rows that changed the stack before look at states of their own.
         if self.own is not None:
-            cells = self.cells.index(self.cells.where[self.schedule.arriving])
-            pairs = self.cells.index(self.pair_of[self.schedule.arriving])
+            lines = self.rows.index(self.rows.where[self.schedule.arriving])
+            pairs = self.rows.index(self.pair_of[self.schedule.arriving])
             mask = None if self.source_mask is None else self.source_mask[pairs]
-            z[cells] = attend(attn, q[cells], self.own, mask)
+            z[lines] = attend(attn, q[lines], self.own, mask)
         edited = self.schedule.inside.get((self.layer, module))
         if edited is not None:
-            for part in self._parts(edited, self.cells.pos, kv.k.shape[1], attn.d_head):
+            for part in self._parts(edited, self.rows.pos, kv.k.shape[1], attn.d_head):
                 self._edit_crossing(attn, module, edited, part, q, kv, z)
         return z, mid
 
     def _edit_crossing(
         self, attn: Attention, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: KeyValues, z: Tensor
     ) -> None:
-        """Compute some edited heads of cross-attention anew, in place in `z`."""
-        rows, heads = edited.rows[part], self.cells.index(edited.heads[part])
-        # Rows have brought aboard unequal numbers of positions: the shorter ones are filled up with a cell of any row.
-        where = self.cells.where[rows]
+        """Compute some edited heads of cross-attention again, and write them into `z`."""
+        rows, heads = edited.rows[part], self.rows.index(edited.heads[part])
+        # Rows have joined with unequal numbers of positions: the shorter ones are filled up with a line of any row.
+        where = self.rows.where[rows]
         counts = (where >= 0).sum(1)
         filled = np.arange(counts.max()) < counts[:, None]
         table = np.zeros(filled.shape, dtype=np.int64)
         table[filled] = where[where >= 0]
-        pairs = self.cells.index(self.pair_of[rows])
+        pairs = self.rows.index(self.pair_of[rows])
         mask = None if self.source_mask is None else self.source_mask[pairs][:, 0]
         new = self._edited(
-            module, edited, part, q[self.cells.index(table), heads[:, None]],
+            module, edited, part, q[self.rows.index(table), heads[:, None]],
             self._keys_and_values(attn, kv, rows, heads), mask,
         )  # fmt: skip
         line, query = np.nonzero(filled)
-        line, query = self.cells.index(line), self.cells.index(query)
-        z[self.cells.index(table[filled]), heads[line]] = new[line, query]
+        line, query = self.rows.index(line), self.rows.index(query)
+        z[self.rows.index(table[filled]), heads[line]] = new[line, query]
 
     def _keys_and_values(self, attn: Attention, shared: KeyValues, rows: Index, heads: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values that some heads of some rows look at, each [head, key_pos, d_head]."""
-        pairs = self.cells.index(self.pair_of[rows])
+        """Return copies of the keys and values that some heads of some rows look at, each [head, key_pos, d_head]."""
+        pairs = self.rows.index(self.pair_of[rows])
         k, v = shared.k[pairs, :, heads], shared.v[pairs, :, heads]
         arrived = np.flatnonzero(np.isin(rows, self.schedule.arriving)) if self.own is not None else ()
         if self.own is not None and len(arrived):
+            # Heads of one row share its states: they are projected once.
             at, sources = np.unique(np.searchsorted(self.schedule.arriving, rows[arrived]), return_inverse=True)
-            own = attn.project_source(self.own[self.cells.index(at)])
-            lines, sources = self.cells.index(np.asarray(arrived)), self.cells.index(sources)
+            own = attn.project_source(self.own[self.rows.index(at)])
+            lines, sources = self.rows.index(np.asarray(arrived)), self.rows.index(sources)
             k[lines], v[lines] = own.k[sources, :, heads[lines]], own.v[sources, :, heads[lines]]
         return k, v
 
     def _edited(
         self, module: str, edited: EditedHeads, part: slice, q: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Float[Tensor, "head query_pos d_head"]:
-        """Z of some of the heads that something is edited inside of."""
+        """Return z of some of the heads that are edited inside."""
         rows, heads = edited.rows[part], edited.heads[part]
-        # Of each position, which of its row's queries it is.
-        query_of = np.cumsum(self.cells.where[rows] >= 0, axis=1) - 1
+        # The number of each position among the queries that its row has: rows are ragged, edits name positions.
+        query_of = np.cumsum(self.rows.where[rows] >= 0, axis=1) - 1
 
         def edit(leaf: str, value: Tensor) -> Tensor:
             for one in edited.edits:
@@ -284,17 +300,17 @@ class _StackWave:
                     to = [lines[:, None, None], query_of[lines][:, one.positions][..., None], keys]
                     of = [*(index[..., None] for index in of), keys]
                 if one.given is not None:
-                    new = one.given[self.cells.index(chosen)]
+                    new = one.given[self.rows.index(chosen)]
                 else:
                     source = self.run.values(one.source, f"{self.name}.blocks.{self.layer}.{module}.{leaf}")
-                    new = source[tuple(map(self.cells.index, of))]
-                value[tuple(map(self.cells.index, to))] = new
+                    new = source[tuple(map(self.rows.index, of))]
+                value[tuple(map(self.rows.index, to))] = new
             return value
 
         return edited_attention(q, *kv, mask, edit)
 
     def _parts(self, edited: EditedHeads, queries: int, keys: int, d_head: int) -> Iterator[slice]:
-        """Edited heads some at a time: each takes copies of its queries, keys and values, and its scores."""
+        """Yield edited heads some at a time: each takes copies of its queries, keys and values, and its scores."""
         each = queries * d_head + 2 * keys * d_head + 3 * queries * keys
         size = max(1, NUMBERS_INSIDE // each)
         for start in range(0, len(edited.rows), size):
@@ -303,12 +319,12 @@ class _StackWave:
     # Joining and editing
 
     def _at(self, step: str, value: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
-        """A step of the forward pass: rows join as copies of their base rows, then `value` is edited.
+        """Pass a step of the forward pass: rows join as copies of their base rows, then `value` is edited.
 
         Args:
             step: Its hook point, without stack and layer.
-            value: What is there, [cell, ...].
-            live: What later steps need too.
+            value: The activation of this step, [line, ...].
+            live: Activations that later steps need too, such as the stream.
         """
         value, *others = self._join(step, value, *live)
         self._edit(step, value)
@@ -318,33 +334,33 @@ class _StackWave:
         joins = self.schedule.joins.get((self.layer, step))
         if joins is None:
             return live
-        copied = self.cells.join(joins.rows, joins.positions)
+        copied = self.rows.join(joins.rows, joins.positions)
         return tuple(torch.cat([value, value[copied]]) for value in live)
 
     def _edit(self, step: str, value: Tensor) -> None:
-        # In place: rows that are edited have joined, so `value` is the wave's own and no recorded run's.
+        # In place: rows that are edited have joined, so that `value` is a copy, and no recorded run is written to.
         for edits in self._edits(step):
-            cells, heads, new = self._looked_up(step, edits)
-            value[self.cells.lines(cells, heads)] = new
+            lines, heads, new = self._looked_up(step, edits)
+            value[self.rows.lines(lines, heads)] = new
 
     def _edits(self, step: str) -> Sequence[Assignment]:
         return self.schedule.edits.get((self.layer, step), ())
 
     def _looked_up(self, step: str, edits: Assignment) -> tuple[Index, Index | None, Tensor]:
-        """The cells and heads that are edited, and their new values."""
-        cells = self.cells.of(edits.rows, edits.positions)
+        """Return the lines and heads that are edited, and their new values."""
+        lines = self.rows.of(edits.rows, edits.positions)
         if edits.given is not None:
-            return cells, edits.heads, edits.given
+            return lines, edits.heads, edits.given
         hook = f"{self.name}.{step}" if self.layer < 0 else f"{self.name}.blocks.{self.layer}.{step}"
         values = self.run.values(edits.source, hook)
-        new = values[(self.cells.index(self.pair_of[edits.rows]), *self.cells.lines(edits.positions, edits.heads))]
-        return cells, edits.heads, new
+        new = values[(self.rows.index(self.pair_of[edits.rows]), *self.rows.lines(edits.positions, edits.heads))]
+        return lines, edits.heads, new
 
     def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
-        """Which positions of their own the rows that are aboard may look at."""
-        mask = None if self.mask is None else self.mask[self.cells.index(self.pair_of[self.cells.aboard])]
-        return causal_mask(mask, self.cells.pos, self.cells.device) if causal else mask
+        """Return which positions of their own the active rows may look at."""
+        mask = None if self.mask is None else self.mask[self.rows.index(self.pair_of[self.rows.active])]
+        return causal_mask(mask, self.rows.pos, self.rows.device) if causal else mask
 
     @staticmethod
     def _heads(attn: Attention, x: Tensor) -> Tensor:
-        return rearrange(x, "cell (head d_head) -> cell head d_head", head=attn.n_heads)
+        return rearrange(x, "line (head d_head) -> line head d_head", head=attn.n_heads)

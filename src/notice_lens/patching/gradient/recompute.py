@@ -13,7 +13,7 @@ from torch import Tensor
 
 from notice_lens.models.blip.steps import EMBEDDING as EMBEDDED
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.edits import TABLES
+from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.runs import Trace
 from notice_lens.patching.gradient.softmax import Tables, table_mask
 
@@ -151,7 +151,7 @@ class Blocks:
     def _seen(self, trace: Trace, stack: str) -> tuple[Tensor | None, Tensor | None]:
         """Which positions of its own, and of its source, a stack may look at: bool, [pair, pos]; None for all."""
         mask = trace.inputs.attention_mask
-        own = mask if stack == ("decoder" if self.model.cfg.kind == "caption" else "text") else None
+        own = mask if stack == self.model.cfg.prompt_stack else None
         return None if own is None else own.bool(), self.model.source_mask(stack, trace.inputs)
 
     @torch.no_grad()

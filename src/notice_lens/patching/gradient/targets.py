@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from notice_lens.patching.edits import TABLES, WITH_HEADS, Site
+from notice_lens.models.protocol import TABLES
+from notice_lens.patching.edits import WITH_HEADS, Site
 from notice_lens.patching.gradient.recompute import EMBEDDING
 from notice_lens.patching.grid import NUMBERED, Grid, SiteGrid
 from notice_lens.patching.prepare import Prepared

@@ -1,0 +1,1 @@
+"""HookedVLM: any Hugging Face vision-language model, hosted and hooked."""

@@ -1,0 +1,248 @@
+"""How a hook point sees a tensor that passes through Hugging Face's modules, and how an edit gets back into it.
+
+A `Tap` says where: the input or the output of a module, some of its columns, cut into heads or not. Taps are attached
+only for the length of a run, and only those that somebody watches, so an unwatched model is Hugging Face's own.
+
+Three places are not simply an input or an output:
+
+- *Half-way through a block* the stream is read by a norm and kept by the block for the addition. A hook on the norm's
+  input alone would leave the kept tensor as it was, so an edit is written into it in place (`Side.STREAM`).
+- *Packed towers* (Qwen's) hold the patches of all images one after the other, without a batch axis. Hooks see
+  [image, patch, ...] where all images have the same number of patches, and one row of all patches elsewhere.
+- *Inside attention* there is no module between the steps: see `AttentionTap`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.in_use import Changes
+from notice_lens.models.vlm.anatomy import AttentionParts, Slice
+from notice_lens.models.vlm.attention import (
+    AttentionFunction,
+    Stage,
+    explicit_attention,
+    refuse_unknown_steps,
+    watched_attention,
+)
+
+
+class Side(Enum):
+    """Which tensor of a module a tap is on."""
+
+    INPUT = "<"
+    OUTPUT = ">"
+    STREAM = "~"
+    """The input, which the module's parent keeps for later as well."""
+
+
+@dataclass
+class Packing:
+    """How many patches each image has in a tower without a batch axis; empty where nothing is packed."""
+
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that packed tensors are cut into: the images where they are of equal length, else 1."""
+        return len(self.lengths) if len(set(self.lengths)) == 1 else 1
+
+    def note(self, tower: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Write down the images that the tower is about to see. A forward pre-hook of the tower."""
+        grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
+        packed = isinstance(grid, Tensor) and grid.ndim == 2
+        self.lengths = tuple(grid.prod(-1).tolist()) if packed else ()  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One hook point on one tensor.
+
+    Attributes:
+        point: The hook point.
+        module: Hugging Face's module.
+        side: Which of its tensors.
+        columns: The part of the last axis that is meant; None for all of it.
+        packing: Of the stack that the module belongs to.
+    """
+
+    point: BLIPHookPoint
+    module: nn.Module
+    side: Side
+    columns: Slice | None = None
+    packing: Packing = field(default_factory=Packing)
+
+    def attach(self, changes: Changes, fired: set[str]) -> None:
+        """Attach the tap until the use of the model ends. Names of points that fire are added to `fired`."""
+
+        def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = args[0] if args else kwargs["hidden_states"]
+            new = self.through(given, fired)
+            if self.side is Side.STREAM:
+                if new is not given:
+                    given.copy_(new)
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+        def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (self.through(output[0], fired), *output[1:])
+            return self.through(output, fired)
+
+        if self.side is Side.OUTPUT:
+            handle = self.module.register_forward_hook(on_output)
+        else:
+            handle = self.module.register_forward_pre_hook(on_input, with_kwargs=True)
+        changes.at_end(handle.remove)
+
+    def through(self, tensor: Tensor, fired: set[str]) -> Tensor:
+        """Return the tensor after the hooks; `tensor` itself stays as it was."""
+        fired.add(str(self.point.name))
+        rows = self.packing.n_rows if tensor.ndim == 2 else None
+        batched = tensor if rows is None else tensor.unflatten(0, (rows, -1))
+        columns = self.columns
+        if columns is None:
+            new = self.point(batched)
+        else:
+            start, end = columns.start, columns.start + columns.width
+            part = batched[..., start:end]
+            seen = part if columns.n_heads is None else part.unflatten(-1, (columns.n_heads, -1))
+            new = self.point(seen)
+            new = new if columns.n_heads is None else new.flatten(-2)
+            if columns.width != tensor.shape[-1]:
+                new = torch.cat([batched[..., :start], new, batched[..., end:]], -1)
+        if new.shape != batched.shape:
+            raise ValueError(
+                f"a hook at {self.point.name} gave a tensor of another shape than it was given: [{self.point.shape}]"
+            )
+        return new if rows is None else new.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class ResultTap:
+    """The hook point of what each head writes: the output projection, head by head.
+
+    Attributes:
+        point: The hook point, [batch, pos, head, d_model].
+        attention: Whose heads.
+        weights: Gives the projection's weights, [head, d_head, d_model].
+        packing: Of the stack.
+    """
+
+    point: BLIPHookPoint
+    attention: AttentionParts
+    weights: Callable[[], Tensor]
+    packing: Packing
+
+    def attach(self, changes: Changes, fired: set[str]) -> None:
+        """Attach the tap until the use of the model ends."""
+
+        def on_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            fired.add(str(self.point.name))
+            z = args[0].unflatten(-1, (self.attention.n_heads, -1))
+            result = torch.einsum("...hd,hdm->...hm", z, self.weights())
+            rows = self.packing.n_rows if result.ndim == 3 else None
+            batched = result if rows is None else result.unflatten(0, (rows, -1))
+            change = self.point(batched) - batched
+            return output + (change if rows is None else change.flatten(0, 1)).sum(-2)
+
+        changes.at_end(self.attention.o.register_forward_hook(on_output).remove)
+
+
+@dataclass(frozen=True)
+class AttentionTap:
+    """The hook points inside one attention module: rotated queries and keys, scores, pattern.
+
+    Attributes:
+        attention: The module.
+        points: Hook point of each step that has one.
+        packing: Of the stack.
+    """
+
+    attention: AttentionParts
+    points: Mapping[Stage, BLIPHookPoint]
+    packing: Packing
+
+    @property
+    def watched(self) -> bool:
+        """Return whether a hook is attached to one of the points."""
+        return any(point.watched for point in self.points.values())
+
+    def function(self, changes: Changes, fired: set[str]) -> AttentionFunction:
+        """Return the attention function that shows its steps to the hook points."""
+
+        def watch(stage: Stage, tensor: Tensor) -> Tensor:
+            point = self.points.get(stage)
+            if point is None or not point.watched:
+                return tensor
+            fired.add(str(point.name))
+            new = point(tensor)
+            if new.shape != tensor.shape:
+                raise ValueError(
+                    f"a hook at {point.name} gave a tensor of shape {list(new.shape)}; expected "
+                    f"{list(tensor.shape)}, [{point.shape}]"
+                )
+            return new
+
+        if "cu_seqlens" not in _keywords(self.attention.module):
+            return watched_attention(watch)
+        packed = PackedAttention(self.packing, watch)
+        handle = self.attention.module.register_forward_pre_hook(packed.unite, with_kwargs=True)
+        changes.at_end(handle.remove)
+        return packed
+
+
+class PackedAttention:
+    """Attention of a packed tower in one call, with the images as rows and their windows as a mask.
+
+    The tower's attention calls its function once for each window. `unite` tells the module that there is one window;
+    the real ones are kept for the mask.
+    """
+
+    def __init__(self, packing: Packing, watch: Callable[[Stage, Tensor], Tensor]):
+        self.packing, self.watch = packing, watch
+        self._ends: Tensor | None = None
+
+    def unite(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Replace the windows by one that holds everything. A forward pre-hook of the attention module."""
+        starts = kwargs["cu_seqlens"] if "cu_seqlens" in kwargs else args[1]
+        self._ends = starts[1:].contiguous()
+        everything = starts[[0, -1]]
+        if "cu_seqlens" in kwargs:
+            return args, {**kwargs, "cu_seqlens": everything}
+        return (args[0], everything, *args[2:]), kwargs
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Return z [1, patch, head, d_head] and the pattern [image, head, patch, patch]."""
+        refuse_unknown_steps(module, kwargs)
+        assert self._ends is not None, "the pre-hook runs before the attention"
+        rows, n = self.packing.n_rows, query.shape[2]
+        window = torch.searchsorted(self._ends, torch.arange(n, device=self._ends.device), right=True)
+        window = window.reshape(rows, -1).to(query.device)
+        same = (window[:, None, :, None] == window[:, None, None, :]).to(query.device)
+        # [1, head, all patches, d_head] to [image, head, patch, d_head]
+        by_image = (tensor[0].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value))
+        z, pattern = explicit_attention(*by_image, same, scaling=scaling, watch=self.watch)
+        return z.flatten(0, 1)[None].contiguous(), pattern
+
+
+def _keywords(module: nn.Module) -> tuple[str, ...]:
+    """The names of what a module's forward takes."""
+    from inspect import signature
+
+    return tuple(signature(type(module).forward).parameters)

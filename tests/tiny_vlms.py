@@ -14,7 +14,6 @@ import torch
 import transformers
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from notice_lens.models.vlm.processors import image_only
@@ -172,18 +171,307 @@ def _qwen_processor(kind: Any, words: PreTrainedTokenizerFast) -> Any:
     return image_only(kind)(image_processor=images, tokenizer=words, chat_template=shown)
 
 
-FAMILIES: dict[str, Callable[[], Tiny]] = {"llava": llava, "qwen2_vl": qwen2_vl}
+def qwen2_5_vl() -> Tiny:
+    """Qwen2.5-VL: windows in the tower's first layers."""
+    words, ids = _qwen_words()
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=dict(**TEXT, **_mrope([1, 1, 2]), vocab_size=len(words)),
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 7,
+            "spatial_merge_size": 2,
+            "window_size": 28,
+            "fullatt_block_indexes": [1],
+        },
+        **ids,
+    )
+    return Tiny(config, _qwen_processor(transformers.Qwen2_5_VLProcessor, words))
 
 
-def randomise(model: nn.Module, seed: int = 0) -> None:
+def qwen3_vl() -> Tiny:
+    """Qwen3-VL: features of the tower's first blocks enter the language model's first blocks."""
+    words, ids = _qwen_words()
+    config = transformers.Qwen3VLConfig(
+        text_config=dict(**TEXT, **_mrope([2, 1, 1]), head_dim=8, vocab_size=len(words)),
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 7,
+            "spatial_merge_size": 2,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        **ids,
+    )
+    return Tiny(config, _qwen_processor(transformers.Qwen3VLProcessor, words))
+
+
+def llava_next() -> Tiny:
+    """LLaVA-NeXT: the picture as a whole and in tiles, with a newline behind each row."""
+    words = tokenizer(["<image>"], {"image_token": "<image>"})
+    pinpoints = [[28, 56], [56, 28], [56, 56]]
+    config = transformers.LlavaNextConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=transformers.MistralConfig(**TEXT, vocab_size=len(words), sliding_window=None),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=16,
+        vision_feature_layer=-2,
+    )
+    processor = transformers.LlavaNextProcessor(
+        image_processor=transformers.LlavaNextImageProcessorPil(**square(28), image_grid_pinpoints=pinpoints),
+        tokenizer=words,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=LLAVA_TEMPLATE,
+    )
+    return Tiny(config, processor)
+
+
+def llava_onevision() -> Tiny:
+    """LLaVA-OneVision: SigLIP and Qwen2, tiles and newlines."""
+    words = tokenizer(["<|im_start|>", "<|im_end|>", "<image>", "<video>"])
+    pinpoints = [[28, 56], [56, 28], [56, 56]]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=transformers.SiglipVisionConfig(**VISION, vision_use_head=False),
+        text_config=transformers.Qwen2Config(**TEXT, vocab_size=len(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    processor = image_only(transformers.LlavaOnevisionProcessor)(
+        image_processor=transformers.LlavaOnevisionImageProcessorPil(
+            size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints
+        ),
+        tokenizer=words,
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=template("<image>\n"),
+    )
+    return Tiny(config, processor)
+
+
+def gemma3() -> Tiny:
+    """Gemma 3: norms on both sides, sliding windows, image tokens that see each other both ways."""
+    words = tokenizer(
+        ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"],
+        {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
+    )
+    text = {**TEXT, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 8}
+    config = transformers.Gemma3Config(
+        text_config=dict(**text, vocab_size=len(words), query_pre_attn_scalar=8, sliding_window_pattern=2),
+        vision_config=VISION,
+        mm_tokens_per_image=4,
+        image_token_index=words.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=words.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=words.convert_tokens_to_ids("<end_of_image>"),
+    )
+    processor = transformers.Gemma3Processor(
+        image_processor=transformers.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
+        tokenizer=words,
+        image_seq_length=4,
+        chat_template=template(
+            "<start_of_image>", "<start_of_turn>{role}\n", "<end_of_turn>\n", first="{{ bos_token }}"
+        ),
+    )
+    return Tiny(config, processor)
+
+
+def paligemma() -> Tiny:
+    """PaliGemma: the whole prompt sees itself both ways; no chat template."""
+    words = tokenizer(["<image>"], {"image_token": "<image>"})
+    images = transformers.SiglipImageProcessorPil(size={"height": 28, "width": 28})
+    images.image_seq_length = 16
+    processor = transformers.PaliGemmaProcessor(image_processor=images, tokenizer=words)
+    config = transformers.PaliGemmaConfig(
+        text_config=transformers.GemmaConfig(**TEXT, head_dim=8, vocab_size=len(words)),
+        vision_config=transformers.SiglipVisionConfig(**VISION, vision_use_head=False),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        hidden_size=32,
+    )
+    return Tiny(config, processor)
+
+
+def idefics3() -> Tiny:
+    """Idefics3: tiles and the whole picture, pixels shuffled into fewer tokens."""
+    return _idefics(transformers.Idefics3Config, transformers.Idefics3Processor, transformers.Idefics3ImageProcessorPil)
+
+
+def smolvlm() -> Tiny:
+    """SmolVLM, with the processor of Idefics3: its own says numbers in words, with a package of its own."""
+    return _idefics(transformers.SmolVLMConfig, transformers.Idefics3Processor, transformers.SmolVLMImageProcessorPil)
+
+
+def _idefics(config: Any, processor: Any, images: Any) -> Tiny:
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 3) for column in range(1, 3)]
+    marks = ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"]
+    words = tokenizer(
+        [*marks, "<|im_start|>", *tiles],
+        {
+            "fake_image_token": "<fake_token_around_image>",
+            "image_token": "<image>",
+            "end_of_utterance_token": "<end_of_utterance>",
+            "global_image_token": "<global-img>",
+        },
+    )
+    return Tiny(
+        config(
+            text_config=transformers.LlamaConfig(**TEXT, vocab_size=len(words), pad_token_id=0),
+            vision_config=VISION,
+            image_token_id=words.convert_tokens_to_ids("<image>"),
+            scale_factor=2,
+            pad_token_id=0,
+        ),
+        processor(
+            image_processor=images(size={"longest_edge": 56}, max_image_size={"longest_edge": 28}),
+            tokenizer=words,
+            image_seq_len=4,
+            chat_template=template("<image>", "<|im_start|>{role}: ", "<end_of_utterance>\n"),
+        ),
+    )
+
+
+def internvl() -> Tiny:
+    """InternVL: tiles, pixels shuffled into fewer tokens, layer scale in the tower."""
+    words = tokenizer(
+        ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
+        {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    config = transformers.InternVLConfig(
+        text_config=transformers.Qwen2Config(**TEXT, vocab_size=len(words)),
+        vision_config={**VISION, "image_size": [28, 28], "patch_size": [7, 7], "use_qk_norm": True},
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        downsample_ratio=0.5,
+        image_seq_length=4,
+    )
+    processor = image_only(transformers.InternVLProcessor)(
+        image_processor=transformers.GotOcr2ImageProcessorPil(
+            size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=4
+        ),
+        tokenizer=words,
+        image_seq_length=4,
+        chat_template=template("<IMG_CONTEXT>\n"),
+    )
+    return Tiny(config, processor)
+
+
+def mllama() -> Tiny:
+    """Llama-3.2-Vision: layers of cross-attention to the image, behind gates that start shut."""
+    words = tokenizer(["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"])
+    # The image's token stands behind the vocabulary, as in the published model.
+    words.add_tokens([AddedToken("<|image|>", normalized=False, special=True)])
+    config = transformers.MllamaConfig(
+        text_config={
+            **TEXT,
+            "num_hidden_layers": 4,
+            "cross_attention_layers": [1, 3],
+            "vocab_size": len(words) - 1,
+            "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+            "max_num_tiles": 2,
+            "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+            "vision_output_dim": 32,
+            "intermediate_layers_indices": [0],
+        },
+        image_token_index=words.convert_tokens_to_ids("<|image|>"),
+    )
+    header = "<|start_header_id|>{role}<|end_header_id|>\n\n"
+    processor = transformers.MllamaProcessor(
+        image_processor=transformers.MllamaImageProcessorPil(size={"height": 28, "width": 28}, max_image_tiles=2),
+        tokenizer=words,
+        chat_template=template("<|image|>", header, "<|eot_id|>", first="{{ bos_token }}"),
+    )
+    return Tiny(config, processor)
+
+
+def glm4v() -> Tiny:
+    """GLM-4V, of which the package knows nothing: gate and up projection in one, norms on both sides."""
+    marks = ["<|user|>", "<|assistant|>", "<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>"]
+    words = tokenizer([*marks, "<|begin_of_video|>", "<|end_of_video|>"])
+    ids = words.convert_tokens_to_ids
+    config = transformers.Glm4vConfig(
+        text_config=dict(**TEXT, **_mrope([1, 1, 2]), vocab_size=len(words)),
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "image_size": 28,
+            "patch_size": 7,
+            "spatial_merge_size": 2,
+        },
+        image_token_id=ids("<|image|>"),
+        video_token_id=ids("<|video|>"),
+        image_start_token_id=ids("<|begin_of_image|>"),
+        image_end_token_id=ids("<|end_of_image|>"),
+        video_start_token_id=ids("<|begin_of_video|>"),
+        video_end_token_id=ids("<|end_of_video|>"),
+    )
+    processor = image_only(transformers.Glm4vProcessor)(
+        image_processor=transformers.Glm4vImageProcessorPil(
+            patch_size=7, merge_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 2 * 56 * 56}
+        ),
+        tokenizer=words,
+        chat_template=template("<|begin_of_image|><|image|><|end_of_image|>", "<|{role}|>\n", ""),
+    )
+    return Tiny(config, processor)
+
+
+FAMILIES: dict[str, Callable[[], Tiny]] = {
+    "llava": llava,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "gemma3": gemma3,
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "qwen3_vl": qwen3_vl,
+    "paligemma": paligemma,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "mllama": mllama,
+    "glm4v": glm4v,
+}
+"""By model type. GLM-4V is not known to the package, and is hosted all the same."""
+
+
+def randomise(model: Any, seed: int = 0) -> None:
     """Give every weight a real size, the same for the same seed."""
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
             if weight.ndim >= 2:
                 gain = 2.0 if any(part in name for part in ("q_proj", "k_proj")) else 1.0
-                fan_in = weight[0].numel() if "embed" not in name or "patch" in name else 1
+                table = "embed_tokens" in name and not tied
+                fan_in = 1 if table else weight[0].numel()
                 weight.copy_(noise * gain * fan_in**-0.5)
             elif "gate" in name or "lambda" in name:
                 weight.copy_(0.8 + 0.1 * noise)

@@ -34,7 +34,7 @@ from notice_lens.models.vlm.points import (
     matrix,
     stacked,
 )
-from notice_lens.models.vlm.taps import AttentionTap, Packing
+from notice_lens.models.vlm.taps import AttentionTap, Rows
 
 if TYPE_CHECKING:
     from notice_lens.models.describe import CheckReport, HooksTable
@@ -75,6 +75,7 @@ class HookedVLM(HookedModule):
         language: The language model's hook points: `model.language.blocks[3].attn.hook_z`.
         vision: The vision tower's.
         projector: From the tower to the language model.
+        image_rows: How a packed tower's tensors are cut into images.
     """
 
     def __init__(self, hf_model: PreTrainedModel, processor: Any = None, *, no_processor: str = ""):
@@ -86,9 +87,9 @@ class HookedVLM(HookedModule):
         self.processor = processor
         self.family: Family = family_of(hf_model.config)
         self.hf_model = hf_model
-        self.packing = Packing()
-        self.vision = VisionStack(parts, self.packing)
-        self.projector = Projector(parts, self.packing)
+        self.image_rows = Rows()
+        self.vision = VisionStack(parts, self.image_rows)
+        self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
         # What Hugging Face's model is in, this is in.
         self.training = hf_model.training
@@ -359,8 +360,8 @@ class HookedVLM(HookedModule):
                 elif tap.watched:
                     functions[tap.attention.module] = tap.function(changes, fired)
             if watched:
-                tower = self._parts[0].tower
-                changes.at_end(tower.register_forward_pre_hook(self.packing.note, with_kwargs=True).remove)
+                for module, note in self._row_notes():
+                    changes.at_end(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             if functions:
                 attention.enter_context(attention_by(self.hf_model, functions))
             yield
@@ -377,6 +378,14 @@ class HookedVLM(HookedModule):
         yield from self.vision.taps()
         yield from self.projector.taps()
         yield from self.language.taps()
+
+    def _row_notes(self) -> Iterator[tuple[nn.Module, Any]]:
+        """Yield the modules that know how many rows there are, and who writes it down."""
+        yield self._parts[0].tower, self.image_rows.note_images
+        for layer in range(len(self.language.blocks)):
+            attention = self.block("language", layer).attention
+            if attention.parts.is_cross:
+                yield attention.parts.module, attention.source_rows.note_batch
 
     # Weights
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from notice_lens.images import ImageLike, to_rgb
-from notice_lens.models.vlm.families import image_token_id
+from notice_lens.models.vlm.families import family_of, image_token_id
 
 
 def prepare(
@@ -50,7 +50,7 @@ def prepare(
         numbers = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
         raise ValueError(f"numbers differ: {numbers}; expected as many of each, or a single one for all")
     pictures, texts, *rest = (column if len(column) == n else column * n for column in columns.values())
-    rendered = [render(processor, text) for text in texts]
+    rendered = [render(processor, text, family_of(config).plain_prompt) for text in texts]
     if rest:
         rendered = [prompt + answer for prompt, answer in zip(rendered, rest[0], strict=True)]
     inputs = processor(
@@ -60,6 +60,7 @@ def prepare(
         **({"padding": True} if n > 1 else {}),
         **({"add_special_tokens": False} if _has_start(processor, rendered[0]) else {}),
     )
+    inputs.pop("labels", None)  # PaliGemma's processor gives them for training
     if not allow_unequal:
         check_equal_counts(config, inputs["input_ids"], [picture.size for picture in pictures])
     return inputs
@@ -124,8 +125,13 @@ def image_token(processor: Any) -> str | None:
     return None
 
 
-def render(processor: Any, prompt: str) -> str:
+def render(processor: Any, prompt: str, plain: str = "") -> str:
     """Return the prompt in the model's chat format, with a place for one picture and ready for the answer.
+
+    Args:
+        processor: Hugging Face's.
+        prompt: A question, or all that the model is to read, image token included.
+        plain: The format of a family that has no chat: `{image}{prompt}`.
 
     Raises:
         ValueError: The model has no chat template, and the prompt no place for a picture.
@@ -134,7 +140,9 @@ def render(processor: Any, prompt: str) -> str:
     if token is not None and token in prompt:
         return prompt
     if not getattr(processor, "chat_template", None):
-        shown = f"{token}{prompt}" if token else prompt
+        shown = f"{token or ''}{prompt}"
+        if plain:
+            return plain.format(image=token, prompt=prompt)
         raise ValueError(
             f"the prompt {prompt!r} has no image token, and the processor has no chat template that would put one "
             f"there: write it yourself, for instance {shown!r}"

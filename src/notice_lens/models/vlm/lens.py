@@ -3,7 +3,7 @@
 | lens | `attn.*` is | `hook_attn_out` is | positions |
 | --- | --- | --- | --- |
 | `language.attn` | self-attention | the same | of the prompt, image tokens among them |
-| `language.cross_attn` | cross-attention (Llama-3.2-Vision) | `hook_cross_attn_out` | the same; keys and values: the image's |
+| `language.cross_attn` | cross-attention (Llama-3.2-Vision) | `hook_cross_attn_out` | the same; of keys: the image's |
 
 `transformer_lens.patching.get_act_patch_*` runs on a lens unmodified, and with the picture, which it leaves out on a
 bare bridge: the lens runs on the inputs that it was made with, and takes `lens.tokens` as the sign that it shall.
@@ -180,7 +180,7 @@ class VLMLens(VLMView):
         if tokens is not None and getattr(tokens, "shape", None) != self.tokens.shape:
             got = list(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
             raise ValueError(
-                f"this lens is bound to inputs with tokens of shape {list(self.tokens.shape)} (lens.tokens), got {got}; "
+                f"this lens is bound to tokens of shape {list(self.tokens.shape)} (lens.tokens), got {got}: "
                 "make another lens for other inputs"
             )
         return self.model(self.inputs)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.vlm.anatomy import AttentionParts, BlockParts, MLPParts, ModelParts, Slice
 from notice_lens.models.vlm.attention import Stage
-from notice_lens.models.vlm.taps import AttentionTap, Packing, ResultTap, Side, Tap
+from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 
 AnyTap = Tap | ResultTap | AttentionTap
 
@@ -23,29 +23,31 @@ class Attention(nn.Module):
 
     Attributes:
         n_heads, n_kv_heads, d_head: Query heads, key-value heads, width of a head.
+        source_rows: Rows of what keys and values are made of.
         use_attn_result: Whether `hook_result` is computed.
     """
 
-    def __init__(self, parts: AttentionParts, rows: str, packing: Packing):
+    def __init__(self, parts: AttentionParts, axis: str, rows: Rows):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = parts.n_heads, parts.n_kv_heads, parts.d_head
         self.use_attn_result = False
-        query, key = ("pos", "pos") if rows == "batch" else ("patch", "patch")
+        query, key = ("pos", "pos") if axis == "batch" else ("patch", "patch")
         key = "image_pos" if parts.is_cross else key
-        self.hook_q = BLIPHookPoint(f"{rows} {query} head d_head")
-        self.hook_k = BLIPHookPoint(f"{rows} {key} kv_head d_head")
-        self.hook_v = BLIPHookPoint(f"{rows} {key} kv_head d_head")
+        self.hook_q = BLIPHookPoint(f"{axis} {query} head d_head")
+        self.hook_k = BLIPHookPoint(f"{axis} {key} kv_head d_head")
+        self.hook_v = BLIPHookPoint(f"{axis} {key} kv_head d_head")
         stages: dict[Stage, BLIPHookPoint] = {}
         if parts.rotary:
-            self.hook_rot_q = stages["rot_q"] = BLIPHookPoint(f"{rows} {query} head d_head")
-            self.hook_rot_k = stages["rot_k"] = BLIPHookPoint(f"{rows} {key} kv_head d_head")
-        of_pattern = f"{rows} head query_{query} key_{key}"
+            self.hook_rot_q = stages["rot_q"] = BLIPHookPoint(f"{axis} {query} head d_head")
+            self.hook_rot_k = stages["rot_k"] = BLIPHookPoint(f"{axis} {key} kv_head d_head")
+        of_pattern = f"{axis} head query_{query} key_{key}"
         self.hook_attn_scores = stages["attn_scores"] = BLIPHookPoint(of_pattern)
         self.hook_pattern = stages["pattern"] = BLIPHookPoint(of_pattern)
-        self.hook_z = BLIPHookPoint(f"{rows} {query} head d_head")
-        self.hook_result = BLIPHookPoint(f"{rows} {query} head d_model")
+        self.hook_z = BLIPHookPoint(f"{axis} {query} head d_head")
+        self.hook_result = BLIPHookPoint(f"{axis} {query} head d_model")
         # In a tuple, so that Hugging Face's modules do not become a part of the tree.
-        self._parts, self._stages, self._packing = (parts,), stages, packing
+        self._parts, self._stages, self._rows = (parts,), stages, rows
+        self.source_rows = Rows() if parts.is_cross else rows
 
     @property
     def parts(self) -> AttentionParts:
@@ -55,12 +57,13 @@ class Attention(nn.Module):
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
         parts = self.parts
-        for point, columns in ((self.hook_q, parts.q), (self.hook_k, parts.k), (self.hook_v, parts.v)):
-            yield Tap(point, columns.module, Side.OUTPUT, columns, self._packing)
-        yield AttentionTap(parts, self._stages, self._packing)
+        yield Tap(self.hook_q, parts.q.module, Side.OUTPUT, parts.q, self._rows)
+        yield Tap(self.hook_k, parts.k.module, Side.OUTPUT, parts.k, self.source_rows)
+        yield Tap(self.hook_v, parts.v.module, Side.OUTPUT, parts.v, self.source_rows)
+        yield AttentionTap(parts, self._stages, self._rows)
         z = Slice(parts.o, 0, parts.n_heads * parts.d_head, parts.n_heads)
-        yield Tap(self.hook_z, parts.o, Side.INPUT, z, self._packing)
-        yield ResultTap(self.hook_result, parts, lambda: self.W_O, self._packing)
+        yield Tap(self.hook_z, parts.o, Side.INPUT, z, self._rows)
+        yield ResultTap(self.hook_result, parts, lambda: self.W_O, self._rows)
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -106,10 +109,10 @@ def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
 class MLP(nn.Module):
     """The hook points of an MLP's neurons; a mixture of experts has none."""
 
-    def __init__(self, parts: MLPParts, rows: str, packing: Packing):
+    def __init__(self, parts: MLPParts, axis: str, rows: Rows):
         super().__init__()
-        self._parts, self._packing = (parts,), packing
-        shape = f"{rows} pos d_mlp" if rows == "batch" else f"{rows} patch d_mlp"
+        self._parts, self._rows = (parts,), rows
+        shape = f"{axis} pos d_mlp" if axis == "batch" else f"{axis} patch d_mlp"
         if parts.pre is not None:
             self.hook_pre = BLIPHookPoint(shape)
         if parts.pre_linear is not None:
@@ -126,29 +129,29 @@ class MLP(nn.Module):
         """Yield the taps."""
         parts = self.parts
         if parts.pre is not None:
-            yield Tap(self.hook_pre, parts.pre.module, Side.OUTPUT, parts.pre, self._packing)
+            yield Tap(self.hook_pre, parts.pre.module, Side.OUTPUT, parts.pre, self._rows)
         if parts.pre_linear is not None:
-            yield Tap(self.hook_pre_linear, parts.pre_linear.module, Side.OUTPUT, parts.pre_linear, self._packing)
+            yield Tap(self.hook_pre_linear, parts.pre_linear.module, Side.OUTPUT, parts.pre_linear, self._rows)
         if parts.down is not None:
-            yield Tap(self.hook_post, parts.down, Side.INPUT, None, self._packing)
+            yield Tap(self.hook_post, parts.down, Side.INPUT, None, self._rows)
 
 
 class Block(nn.Module):
     """The hook points of one block. `attn` is its self-attention, `cross_attn` its cross-attention; it has one."""
 
-    def __init__(self, parts: BlockParts, rows: str, packing: Packing):
+    def __init__(self, parts: BlockParts, axis: str, rows: Rows):
         super().__init__()
-        self._parts, self._packing = (parts,), packing
+        self._parts, self._rows = (parts,), rows
         self.is_cross = parts.attn.is_cross
-        shape = f"{rows} pos d_model" if rows == "batch" else f"{rows} patch d_model"
+        shape = f"{axis} pos d_model" if axis == "batch" else f"{axis} patch d_model"
         self.hook_resid_pre = BLIPHookPoint(shape)
-        attention = Attention(parts.attn, rows, packing)
+        attention = Attention(parts.attn, axis, rows)
         if self.is_cross:
             self.cross_attn, self.hook_cross_attn_out = attention, BLIPHookPoint(shape)
         else:
             self.attn, self.hook_attn_out = attention, BLIPHookPoint(shape)
         self.hook_resid_mid = BLIPHookPoint(shape)
-        self.mlp = MLP(parts.mlp, rows, packing)
+        self.mlp = MLP(parts.mlp, axis, rows)
         self.hook_mlp_out = BLIPHookPoint(shape)
         self.hook_resid_post = BLIPHookPoint(shape)
 
@@ -159,28 +162,28 @@ class Block(nn.Module):
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
-        parts, packing = self._parts[0], self._packing
-        yield Tap(self.hook_resid_pre, parts.module, Side.INPUT, None, packing)
+        parts, rows = self._parts[0], self._rows
+        yield Tap(self.hook_resid_pre, parts.module, Side.INPUT, None, rows)
         yield from self.attention.taps()
         attn_out = self.hook_cross_attn_out if self.is_cross else self.hook_attn_out
-        yield Tap(attn_out, parts.attn_out, Side.OUTPUT, None, packing)
-        yield Tap(self.hook_resid_mid, parts.mid_norm, Side.STREAM, None, packing)
+        yield Tap(attn_out, parts.attn_out, Side.OUTPUT, None, rows)
+        yield Tap(self.hook_resid_mid, parts.mid_norm, Side.STREAM, None, rows)
         yield from self.mlp.taps()
-        yield Tap(self.hook_mlp_out, parts.mlp_out, Side.OUTPUT, None, packing)
-        yield Tap(self.hook_resid_post, parts.module, Side.OUTPUT, None, packing)
+        yield Tap(self.hook_mlp_out, parts.mlp_out, Side.OUTPUT, None, rows)
+        yield Tap(self.hook_resid_post, parts.module, Side.OUTPUT, None, rows)
 
 
 class Point(nn.Module):
     """One hook point on a module's output, under the name `hook_out`."""
 
-    def __init__(self, module: nn.Module, shape: str, packing: Packing):
+    def __init__(self, module: nn.Module, shape: str, rows: Rows):
         super().__init__()
-        self._module, self._packing = (module,), packing
+        self._module, self._rows = (module,), rows
         self.hook_out = BLIPHookPoint(shape)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the tap."""
-        yield Tap(self.hook_out, self._module[0], Side.OUTPUT, None, self._packing)
+        yield Tap(self.hook_out, self._module[0], Side.OUTPUT, None, self._rows)
 
 
 class LanguageStack(nn.Module):
@@ -188,15 +191,15 @@ class LanguageStack(nn.Module):
 
     def __init__(self, parts: ModelParts):
         super().__init__()
-        whole = Packing()
-        self._embed, self._packing = (parts.embed,), whole
+        whole = Rows()
+        self._embed, self._rows = (parts.embed,), whole
         self.hook_embed = BLIPHookPoint("batch pos d_model")
         self.blocks = nn.ModuleList(Block(block, "batch", whole) for block in parts.language)
         self.ln_final = Point(parts.ln_final, "batch pos d_model", whole)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
-        yield Tap(self.hook_embed, self._embed[0], Side.OUTPUT, None, self._packing)
+        yield Tap(self.hook_embed, self._embed[0], Side.OUTPUT, None, self._rows)
         for block in self.blocks:
             assert isinstance(block, Block)
             yield from block.taps()
@@ -206,9 +209,9 @@ class LanguageStack(nn.Module):
 class VisionStack(nn.Module):
     """The vision tower's blocks."""
 
-    def __init__(self, parts: ModelParts, packing: Packing):
+    def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(block, "image", packing) for block in parts.vision)
+        self.blocks = nn.ModuleList(Block(block, "image", rows) for block in parts.vision)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
@@ -220,9 +223,9 @@ class VisionStack(nn.Module):
 class Projector(Point):
     """What the language model is given of the image; `deepstack` are the features that enter at later blocks."""
 
-    def __init__(self, parts: ModelParts, packing: Packing):
-        super().__init__(parts.projector, "image image_pos d_model", packing)
-        self.deepstack = nn.ModuleList(Point(module, "image image_pos d_model", packing) for module in parts.deepstack)
+    def __init__(self, parts: ModelParts, rows: Rows):
+        super().__init__(parts.projector, "image image_pos d_model", rows)
+        self.deepstack = nn.ModuleList(Point(module, "image image_pos d_model", rows) for module in parts.deepstack)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps."""

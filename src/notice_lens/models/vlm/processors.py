@@ -4,7 +4,7 @@ Processors of Qwen-VL, InternVL, SmolVLM, LLaVA-OneVision and GLM-4V have a part
 Pictures do not need it, so where torchvision is missing the processor is made without (`image_only`).
 """
 
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 from transformers import AutoProcessor, PreTrainedConfig
@@ -19,7 +19,12 @@ def image_only(kind: type) -> type:
     def get_attributes(cls: type) -> list[str]:
         return [name for name in kind.get_attributes() if not name.startswith("video")]  # pyright: ignore
 
-    return type(kind.__name__, (kind,), {"get_attributes": classmethod(get_attributes)})
+    @wraps(kind.__init__)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, *args, **({"video_processor": None} | kwargs))
+
+    members = {"__init__": __init__, "get_attributes": classmethod(get_attributes)}
+    return type(kind.__name__, (kind,), members)
 
 
 def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any) -> Any:
@@ -33,10 +38,13 @@ def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any
     Raises:
         Exception: Whatever transformers raises where there is none, or where it cannot be made.
     """
-    kind = PROCESSOR_MAPPING.get(type(config), None)
-    if isinstance(kind, type) and not is_torchvision_available() and "video_processor" in _attributes(kind):
+    try:
+        return AutoProcessor.from_pretrained(name_or_folder, **options)
+    except Exception:
+        kind = PROCESSOR_MAPPING.get(type(config), None)
+        if is_torchvision_available() or not isinstance(kind, type) or "video_processor" not in _attributes(kind):
+            raise
         return image_only(kind).from_pretrained(name_or_folder, **options)  # pyright: ignore[reportAttributeAccessIssue]
-    return AutoProcessor.from_pretrained(name_or_folder, **options)
 
 
 def _attributes(kind: Any) -> list[str]:

@@ -7,8 +7,9 @@ Three places are not simply an input or an output:
 
 - *Half-way through a block* the stream is read by a norm and kept by the block for the addition. A hook on the norm's
   input alone would leave the kept tensor as it was, so an edit is written into it in place (`Side.STREAM`).
-- *Packed towers* (Qwen's) hold the patches of all images one after the other, without a batch axis. Hooks see
-  [image, patch, ...] where all images have the same number of patches, and one row of all patches elsewhere.
+- *Axes are missing or more than one.* Packed towers (Qwen's) hold the patches of all images one after the other;
+  Llama-3.2-Vision's images have an axis for tiles. Hooks see [row, position, ...] all the same (`Rows`): an image or an
+  example a row. Packed images of unequal numbers of patches are one row of all patches.
 - *Inside attention* there is no module between the steps: see `AttentionTap`.
 """
 
@@ -18,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from notice_lens.models.hooks import BLIPHookPoint
@@ -42,21 +44,29 @@ class Side(Enum):
 
 
 @dataclass
-class Packing:
-    """How many patches each image has in a tower without a batch axis; empty where nothing is packed."""
+class Rows:
+    """How many rows the tensors of some modules have, where that is not their first axis.
 
-    lengths: tuple[int, ...] = ()
+    Attributes:
+        n: The number; None where it is the first axis.
+    """
 
-    @property
-    def n_rows(self) -> int:
-        """Rows that packed tensors are cut into: the images where they are of equal length, else 1."""
-        return len(self.lengths) if len(set(self.lengths)) == 1 else 1
+    n: int | None = None
 
-    def note(self, tower: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Write down the images that the tower is about to see. A forward pre-hook of the tower."""
+    def note_images(self, tower: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Write down how many images a packed tower is about to see. A forward pre-hook of the tower."""
         grid = kwargs.get("grid_thw", args[1] if len(args) > 1 else None)
-        packed = isinstance(grid, Tensor) and grid.ndim == 2
-        self.lengths = tuple(grid.prod(-1).tolist()) if packed else ()  # pyright: ignore[reportOptionalMemberAccess]
+        if isinstance(grid, Tensor) and grid.ndim == 2:
+            lengths = grid.prod(-1).tolist()
+            self.n = len(lengths) if len(set(lengths)) == 1 else 1
+
+    def note_batch(self, attention: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Write down how many examples cross-attention is about to see. A forward pre-hook of the attention."""
+        self.n = len(args[0] if args else kwargs["hidden_states"])
+
+    def of(self, tensor: Tensor) -> Float[Tensor, "row pos width"]:
+        """Return a view of the tensor with one axis of rows and one of positions."""
+        return tensor.reshape(len(tensor) if self.n is None else self.n, -1, tensor.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -68,14 +78,14 @@ class Tap:
         module: Hugging Face's module.
         side: Which of its tensors.
         columns: The part of the last axis that is meant; None for all of it.
-        packing: Of the stack that the module belongs to.
+        rows: Of the module's tensors.
     """
 
     point: BLIPHookPoint
     module: nn.Module
     side: Side
     columns: Slice | None = None
-    packing: Packing = field(default_factory=Packing)
+    rows: Rows = field(default_factory=Rows)
 
     def attach(self, changes: Changes, fired: set[str]) -> None:
         """Attach the tap until the use of the model ends. Names of points that fire are added to `fired`."""
@@ -95,7 +105,8 @@ class Tap:
             return self.through(output, fired)
 
         if self.side is Side.OUTPUT:
-            handle = self.module.register_forward_hook(on_output)
+            # In front: transformers records the tower's states, which LLaVA reads, with forward hooks of its own.
+            handle = self.module.register_forward_hook(on_output, prepend=True)
         else:
             handle = self.module.register_forward_pre_hook(on_input, with_kwargs=True)
         changes.at_end(handle.remove)
@@ -103,24 +114,31 @@ class Tap:
     def through(self, tensor: Tensor, fired: set[str]) -> Tensor:
         """Return the tensor after the hooks; `tensor` itself stays as it was."""
         fired.add(str(self.point.name))
-        rows = self.packing.n_rows if tensor.ndim == 2 else None
-        batched = tensor if rows is None else tensor.unflatten(0, (rows, -1))
+        by_row = self.rows.of(tensor)
         columns = self.columns
         if columns is None:
-            new = self.point(batched)
+            new = self._hooked(by_row)
         else:
             start, end = columns.start, columns.start + columns.width
-            part = batched[..., start:end]
-            seen = part if columns.n_heads is None else part.unflatten(-1, (columns.n_heads, -1))
-            new = self.point(seen)
+            part = by_row[..., start:end]
+            new = self._hooked(part if columns.n_heads is None else part.unflatten(-1, (columns.n_heads, -1)))
             new = new if columns.n_heads is None else new.flatten(-2)
             if columns.width != tensor.shape[-1]:
-                new = torch.cat([batched[..., :start], new, batched[..., end:]], -1)
-        if new.shape != batched.shape:
-            raise ValueError(
-                f"a hook at {self.point.name} gave a tensor of another shape than it was given: [{self.point.shape}]"
-            )
-        return new if rows is None else new.flatten(0, 1)
+                new = torch.cat([by_row[..., :start], new, by_row[..., end:]], -1)
+        return new.reshape(tensor.shape)
+
+    def _hooked(self, tensor: Tensor) -> Tensor:
+        return _same_shape(self.point, tensor, self.point(tensor))
+
+
+def _same_shape(point: BLIPHookPoint, old: Tensor, new: Tensor) -> Tensor:
+    """Return what a hook gave. Raises ValueError where it has another shape than what the hook was given."""
+    if new.shape != old.shape:
+        raise ValueError(
+            f"a hook at {point.name} gave a tensor of shape {list(new.shape)}; expected {list(old.shape)}, "
+            f"[{point.shape}]"
+        )
+    return new
 
 
 @dataclass(frozen=True)
@@ -131,13 +149,13 @@ class ResultTap:
         point: The hook point, [batch, pos, head, d_model].
         attention: Whose heads.
         weights: Gives the projection's weights, [head, d_head, d_model].
-        packing: Of the stack.
+        rows: Of the module's tensors.
     """
 
     point: BLIPHookPoint
     attention: AttentionParts
     weights: Callable[[], Tensor]
-    packing: Packing
+    rows: Rows
 
     def attach(self, changes: Changes, fired: set[str]) -> None:
         """Attach the tap until the use of the model ends."""
@@ -146,12 +164,11 @@ class ResultTap:
             fired.add(str(self.point.name))
             z = args[0].unflatten(-1, (self.attention.n_heads, -1))
             result = torch.einsum("...hd,hdm->...hm", z, self.weights())
-            rows = self.packing.n_rows if result.ndim == 3 else None
-            batched = result if rows is None else result.unflatten(0, (rows, -1))
-            change = self.point(batched) - batched
-            return output + (change if rows is None else change.flatten(0, 1)).sum(-2)
+            by_row = self.rows.of(result.flatten(-2)).unflatten(-1, result.shape[-2:])
+            change = _same_shape(self.point, by_row, self.point(by_row)) - by_row
+            return output + change.sum(-2).reshape(output.shape)
 
-        changes.at_end(self.attention.o.register_forward_hook(on_output).remove)
+        changes.at_end(self.attention.o.register_forward_hook(on_output, prepend=True).remove)
 
 
 @dataclass(frozen=True)
@@ -161,12 +178,12 @@ class AttentionTap:
     Attributes:
         attention: The module.
         points: Hook point of each step that has one.
-        packing: Of the stack.
+        rows: Of the module's tensors.
     """
 
     attention: AttentionParts
     points: Mapping[Stage, BLIPHookPoint]
-    packing: Packing
+    rows: Rows
 
     @property
     def watched(self) -> bool:
@@ -181,17 +198,11 @@ class AttentionTap:
             if point is None or not point.watched:
                 return tensor
             fired.add(str(point.name))
-            new = point(tensor)
-            if new.shape != tensor.shape:
-                raise ValueError(
-                    f"a hook at {point.name} gave a tensor of shape {list(new.shape)}; expected "
-                    f"{list(tensor.shape)}, [{point.shape}]"
-                )
-            return new
+            return _same_shape(point, tensor, point(tensor))
 
         if "cu_seqlens" not in _keywords(self.attention.module):
             return watched_attention(watch)
-        packed = PackedAttention(self.packing, watch)
+        packed = PackedAttention(self.rows, watch)
         handle = self.attention.module.register_forward_pre_hook(packed.unite, with_kwargs=True)
         changes.at_end(handle.remove)
         return packed
@@ -204,8 +215,8 @@ class PackedAttention:
     the real ones are kept for the mask.
     """
 
-    def __init__(self, packing: Packing, watch: Callable[[Stage, Tensor], Tensor]):
-        self.packing, self.watch = packing, watch
+    def __init__(self, rows: Rows, watch: Callable[[Stage, Tensor], Tensor]):
+        self.rows, self.watch = rows, watch
         self._ends: Tensor | None = None
 
     def unite(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -231,7 +242,7 @@ class PackedAttention:
         """Return z [1, patch, head, d_head] and the pattern [image, head, patch, patch]."""
         refuse_unknown_steps(module, kwargs)
         assert self._ends is not None, "the pre-hook runs before the attention"
-        rows, n = self.packing.n_rows, query.shape[2]
+        rows, n = self.rows.n or 1, query.shape[2]
         window = torch.searchsorted(self._ends, torch.arange(n, device=self._ends.device), right=True)
         window = window.reshape(rows, -1).to(query.device)
         same = (window[:, None, :, None] == window[:, None, None, :]).to(query.device)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
 from forks import forked
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")

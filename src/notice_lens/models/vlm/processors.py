@@ -4,10 +4,10 @@ Processors of Qwen-VL, InternVL, SmolVLM, LLaVA-OneVision and GLM-4V have a part
 Pictures do not need it, so where torchvision is missing the processor is made without (`image_only`).
 """
 
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 
-from transformers import AutoProcessor, PreTrainedConfig
+from transformers import AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils.import_utils import is_torchvision_available
 
@@ -19,12 +19,7 @@ def image_only(kind: type) -> type:
     def get_attributes(cls: type) -> list[str]:
         return [name for name in kind.get_attributes() if not name.startswith("video")]  # pyright: ignore
 
-    @wraps(kind.__init__)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        kind.__init__(self, *args, **({"video_processor": None} | kwargs))
-
-    members = {"__init__": __init__, "get_attributes": classmethod(get_attributes)}
-    return type(kind.__name__, (kind,), members)
+    return type(kind.__name__, (kind,), {"get_attributes": classmethod(get_attributes)})
 
 
 def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any) -> Any:
@@ -38,15 +33,19 @@ def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any
     Raises:
         Exception: Whatever transformers raises where there is none, or where it cannot be made.
     """
+    kind = PROCESSOR_MAPPING.get(type(config), None)
     try:
-        return AutoProcessor.from_pretrained(name_or_folder, **options)
+        found = AutoProcessor.from_pretrained(name_or_folder, **options)
     except Exception:
-        kind = PROCESSOR_MAPPING.get(type(config), None)
-        if is_torchvision_available() or not isinstance(kind, type) or "video_processor" not in _attributes(kind):
+        if not _needs_torchvision(kind):
             raise
+        found = None
+    if not isinstance(found, ProcessorMixin) and _needs_torchvision(kind):
+        # Without torchvision, AutoProcessor gives a part of the processor and calls it one.
         return image_only(kind).from_pretrained(name_or_folder, **options)  # pyright: ignore[reportAttributeAccessIssue]
+    return found
 
 
-def _attributes(kind: Any) -> list[str]:
-    """The parts that a processor class is made of."""
-    return kind.get_attributes()
+def _needs_torchvision(kind: Any) -> bool:
+    """Return whether a processor class has a part for videos that cannot be made here."""
+    return not is_torchvision_available() and isinstance(kind, type) and "video_processor" in kind.get_attributes()  # pyright: ignore

@@ -91,8 +91,9 @@ class HookedVLM(HookedModule):
         self.vision = VisionStack(parts, self.image_rows)
         self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
-        # What Hugging Face's model is in, this is in.
-        self.training = hf_model.training
+        # TransformerLens's utilities refuse a model of which any part is in training mode.
+        for module in (self, *self.vision.modules(), *self.projector.modules(), *self.language.modules()):
+            module.training = hf_model.training
         self.setup()
 
     # Loading

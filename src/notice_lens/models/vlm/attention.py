@@ -72,10 +72,9 @@ def explicit_attention(
         watch: Called with `rot_q`, `rot_k`, `v` [batch, pos, head, d_head], `attn_scores`, `pattern` [batch, head,
             query_pos, key_pos] and `z`, in this order.
     """
-    query, key, value = (
-        watch(stage, tensor.transpose(1, 2)).transpose(1, 2)
-        for stage, tensor in (("rot_q", query), ("rot_k", key), ("v", value))
-    )
+    query = watch("rot_q", query.transpose(1, 2)).transpose(1, 2)
+    key = watch("rot_k", key.transpose(1, 2)).transpose(1, 2)
+    value = watch("v", value.transpose(1, 2)).transpose(1, 2)
     n_kv_heads = key.shape[1]
     grouped = query.unflatten(1, (n_kv_heads, -1))
     scores = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2)

@@ -176,7 +176,7 @@ class HookedVLM(HookedModule):
     @property
     def device(self) -> torch.device:
         """Where the embeddings are, and inputs have to be."""
-        return self.hf_model.get_input_embeddings().weight.device
+        return cast(Tensor, self.hf_model.get_input_embeddings().weight).device
 
     @property
     def dtype(self) -> torch.dtype:

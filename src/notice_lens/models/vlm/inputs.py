@@ -44,7 +44,9 @@ def prepare(
     pictures = read_pictures(images, image_size)
     texts = _texts("prompts", prompts)
     said = None if answers is None else _texts("answers", answers)
-    columns = {"pictures": pictures, "prompts": texts} | ({} if said is None else {"answers": said})
+    columns: dict[str, list[Any]] = {"pictures": pictures, "prompts": texts}
+    if said is not None:
+        columns["answers"] = said
     n = max(map(len, columns.values()))
     if any(len(column) not in (1, n) for column in columns.values()):
         numbers = ", ".join(f"{len(column)} {name}" for name, column in columns.items())

@@ -45,7 +45,7 @@ def load_model(
     files: dict[str, Any] = {key: options[key] for key in _FILES if key in options} | {"revision": revision}
     config = _config(name, files)
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             name,
             dtype=dtype,
             device_map=device_map,
@@ -56,6 +56,7 @@ def load_model(
         )
     except OSError as error:
         raise FileNotFoundError(f"the weights of {name} cannot be read: {in_words(error)}") from error
+    model, report = loaded  # two, since output_loading_info is set
     _check_complete(name, report)
     try:
         return model, load_processor(name, config, **files), ""

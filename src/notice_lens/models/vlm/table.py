@@ -7,7 +7,6 @@ from torch import nn
 
 from notice_lens.models.describe import HooksTable
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.vlm.families import unread_vision_layers
 from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Tap
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def hooks_table(model: "HookedVLM") -> HooksTable:
     """Return the table of a model's hook points; layers are written once, as `blocks.L`."""
-    names = {module: name for name, module in model.hf_model.named_modules()}
+    names: dict[nn.Module, str] = {module: name for name, module in model.hf_model.named_modules()}
     rows: dict[str, dict[str, str]] = {}
     for tap in model.taps():
         if isinstance(tap, AttentionTap):
@@ -62,10 +61,3 @@ def _note(model: "HookedVLM", name: HookName) -> str:
             layers = f"layer {unread[0]}" if len(unread) == 1 else f"layers {unread[0]} to {unread[-1]}"
             notes.append(f"the model does not read what {layers} give")
     return "; ".join(filter(None, notes))
-
-
-def point_of(model: "HookedVLM", name: str) -> BLIPHookPoint:
-    """Return a hook point by its full name."""
-    point = model.hook_dict[name]
-    assert isinstance(point, BLIPHookPoint), name
-    return point

@@ -247,8 +247,8 @@ class PackedAttention:
         window = window.reshape(rows, -1).to(query.device)
         same = (window[:, None, :, None] == window[:, None, None, :]).to(query.device)
         # [1, head, all patches, d_head] to [image, head, patch, d_head]
-        by_image = (tensor[0].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value))
-        z, pattern = explicit_attention(*by_image, same, scaling=scaling, watch=self.watch)
+        q, k, v = (tensor[0].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value))
+        z, pattern = explicit_attention(q, k, v, same, scaling=scaling, watch=self.watch)
         return z.flatten(0, 1)[None].contiguous(), pattern
 
 

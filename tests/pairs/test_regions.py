@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from notice_lens.pairs.regions import RegionFormat, as_mask, as_run_lengths, coverage, resample
+from notice_lens.models.layout import coverage, resample
+from notice_lens.pairs.regions import RegionFormat, as_mask, as_run_lengths
 
 MASK = np.zeros((4, 6), bool)
 MASK[1:3, 2:5] = True

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notice_lens.pairs.roles import as_spans, token_spans
+from notice_lens.pairs.tokens import as_reader
 
 PROMPT = "is this apple red or green?"
 
@@ -72,11 +73,13 @@ def test_a_word_that_occurs_twice_is_no_role():
         as_spans({"correct": "red"}, "is red or not red?")
 
 
+def spans_of(tokenizer, prompt, roles, kind="vqa"):
+    return token_spans(as_reader(tokenizer, kind).layout_of([prompt]), 0, roles)
+
+
 def test_tokens_of_a_word_of_several_pieces(bert):
     prompt = "is this apple caramelized or green?"
-    spans = token_spans(
-        bert, prompt, as_spans({"noun": "apple", "correct": "caramelized", "incorrect": "green"}, prompt)
-    )
+    spans = spans_of(bert, prompt, as_spans({"noun": "apple", "correct": "caramelized", "incorrect": "green"}, prompt))
     # [CLS] is this apple cara ##mel ##ized or green ? [SEP]: an offset of one would move every word.
     assert spans == {
         "[CLS]": (0, 1),
@@ -89,13 +92,13 @@ def test_tokens_of_a_word_of_several_pieces(bert):
 
 
 def test_captions_begin_with_dec_and_have_no_sep(bert):
-    assert token_spans(bert, "a picture of", {"noun": (2, 9)}, "caption") == {"[DEC]": (0, 1), "noun": (2, 3)}
-    assert token_spans(bert, "", {}, "caption") == {"[DEC]": (0, 1)}
+    assert spans_of(bert, "a picture of", {"noun": (2, 9)}, "caption") == {"[DEC]": (0, 1), "noun": (2, 3)}
+    assert spans_of(bert, "", {}, "caption") == {"[DEC]": (0, 1)}
 
 
 def test_a_role_that_cuts_through_a_token(bert):
     with pytest.raises(ValueError, match="role 'verb', 'sit' in 'is girl sitting\\?', cuts through a token.*'sitting'"):
-        token_spans(bert, "is girl sitting?", {"verb": (8, 11)})
+        spans_of(bert, "is girl sitting?", {"verb": (8, 11)})
 
 
 def words_of(bert):
@@ -118,7 +121,7 @@ def test_spans_give_the_words_back_at_every_split(bert, data):
             spans[f"role{number}"] = (len(prompt), len(prompt) + len(text))
         prompt += text
     prompt += data.draw(st.sampled_from(["?", " ?", "", "."]))
-    found = token_spans(bert, prompt, spans)
+    found = spans_of(bert, prompt, spans)
     ids = bert(prompt)["input_ids"]
     for role, (start, end) in spans.items():
         first, last = found[role]

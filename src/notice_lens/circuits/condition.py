@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.errors import one_of
+from notice_lens.pairs.corruption import changes_words
 from notice_lens.pairs.roles import ALL, CORRECT, not_swept
 from notice_lens.patching.results import BASELINES as LOGITS
 from notice_lens.patching.results import CONTROL, DONOR, dataset_of, gap, to_carry
@@ -85,9 +86,7 @@ class Cell:
         """The column that names the donors that enter `change`; None where none do."""
         if self.ranked_by == MATCHED:
             return None
-        corruption = str(self.effects.attrs.get("corruption", ""))
-        by_text = corruption == "text" or (corruption.startswith("Noise") and "'vision" not in corruption)
-        return "donor_prompt" if by_text else "donor_digest"
+        return "donor_prompt" if changes_words(self.effects.attrs.get("corruption", "")) else "donor_digest"
 
     def effect(self) -> np.ndarray:
         """Return the share of `reach` that `change` is, as a ratio of sums over pairs, [place]."""

@@ -84,7 +84,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option(
     "--out", type=Out(), required=True, help="Folder for sweeps, report and tables; an earlier run is resumed."
 )
-@click.option("--site", default="text.cross_attn", show_default=True, help="Whose heads are patched.")
+@click.option("--site", default="", help="Whose heads are patched; by default the attention from words to the image.")
 @click.option(
     "--corruption", "corruptions", type=click.Choice(["image", "text", "noise"]), multiple=True,
     help="One or several; by default those that the pairs have.",
@@ -181,7 +181,7 @@ def _as_json(model: str, blip: Any, checks: Any) -> str:
     }
     said = {
         "model": model,
-        "kind": blip.cfg.kind,
+        "kind": " and ".join(blip.cfg.pair_kinds),
         "stacks": shapes,
         "hooks": len(blip.hook_dict),
         "passed": checks.passed,

@@ -59,6 +59,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     from dataclasses import asdict
 
     from notice_lens.pairs import Noise
+    from notice_lens.pairs.corruption import CORRUPTIONS
     from notice_lens.study import Choices
     from notice_lens.study.replication import fix, module_numbers, paper_heads, paper_numbers, plan
     from notice_lens.study.tables import write_csv
@@ -67,10 +68,10 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
     make_folder(out, *(path for path in asdict(raw).values() if path is not None), model)
     blip = load_model(model, asked["device"])
     tasks = raw.pairs(blip, n, asked["seed"], progress=not (quiet or as_json))
-    corruptions = ("image", "text", Noise(samples=1, seed=asked["seed"]))
+    corruptions = (*CORRUPTIONS, Noise(samples=1, seed=asked["seed"]))
     choices = Choices(
         role=asked["role"], corruptions=corruptions, filtered=not asked["unfiltered"], seed=asked["seed"]
-    ).resolved(tasks)
+    ).resolved(tasks, blip)
     made = plan(blip, tasks, choices)
     path = fix(made, out)
     if not as_json:

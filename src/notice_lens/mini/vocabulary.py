@@ -58,9 +58,7 @@ def processor(image_size: int = 64) -> Any:
     Args:
         image_size: What images are resized to, in pixels.
     """
-    from transformers import BlipProcessor
-    from transformers.models.bert.tokenization_bert import BertTokenizer
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
 
     tokenizer = BertTokenizer(vocab=dict(_ids()), bos_token="[DEC]", additional_special_tokens=["[ENC]"])
     size = {"height": image_size, "width": image_size}

@@ -64,7 +64,7 @@ class StackCache(ActivationCache):
         return super().accumulated_resid(*args, **kwargs)
 
     def stack_neuron_results(self, layer: int, *args: Any, incl_remainder: bool = False, **kwargs: Any) -> Any:
-        """What each neuron wrote: see `ActivationCache.stack_neuron_results`."""
+        """Return what each neuron wrote: see `ActivationCache.stack_neuron_results`."""
         if incl_remainder:
             self._refuse_post_norm("stack_neuron_results(incl_remainder=True)")
         return super().stack_neuron_results(layer, *args, incl_remainder=incl_remainder, **kwargs)
@@ -79,7 +79,7 @@ class StackCache(ActivationCache):
         )
 
     def stack_head_results(self, layer: int = -1, *args: Any, **kwargs: Any) -> Any:
-        """What each head wrote: see `ActivationCache.stack_head_results`."""
+        """Return what each head wrote: see `ActivationCache.stack_head_results`."""
         if kwargs.get("incl_remainder") or (len(args) > 1 and args[1]):
             self._refuse_post_norm("stack_head_results(incl_remainder=True)")
         return super().stack_head_results(layer, *args, **kwargs)

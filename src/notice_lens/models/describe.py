@@ -192,7 +192,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps to its bound; what is not a number does not."""
+        """True where the value keeps to its bound; NaN does not."""
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def __str__(self) -> str:
@@ -204,13 +204,13 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What `HookedBLIP.check` found."""
+    """The results of `HookedBLIP.check`."""
 
     results: tuple[CheckResult, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every self-test passed."""
+        """True where every self-test passed."""
         return all(result.passed for result in self.results)
 
     @property

@@ -10,7 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-_NAME = re.compile(r"(?:(?P<stack>vision|text|decoder|language|projector)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
+STACKS = ("vision", "text", "decoder", "language")
+"""Every name that a stack can have, over all families of models."""
+IMAGE_STACK = "vision"
+"""The stack that embeds the picture, in every family."""
+_FRONT = "|".join((*STACKS, "projector"))
+_NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
 
 @dataclass(frozen=True)

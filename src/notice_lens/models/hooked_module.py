@@ -42,7 +42,7 @@ class HookedModule(HookedRootModule):
 
     @property
     def in_use(self) -> InUse:
-        """What holds the model for one thread at a time; a lens has its model's."""
+        """The lock that holds the model for one thread at a time; a lens has its model's."""
         raise NotImplementedError
 
     @property
@@ -60,7 +60,7 @@ class HookedModule(HookedRootModule):
         raise NotImplementedError
 
     def explain_missing(self, name: str) -> str:
-        """What to say of a name that is no hook point here."""
+        """Explain a name that is no hook point here."""
         return unknown_hook(name, self.hook_dict, self.layers_by_stack)
 
     def names_matching(self, names: NamesFilter) -> list[str]:

@@ -156,7 +156,7 @@ class AliasPoint:
         including_permanent: bool = True,
         level: int | None = None,
     ) -> bool:
-        """Whether hooks were attached under this name and still are."""
+        """Return whether hooks were attached under this name and still are."""
         return bool(self._matching(dir, including_permanent, level))
 
     def remove_hooks(

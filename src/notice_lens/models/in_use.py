@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 
 class Changes:
-    """What one use has changed of a model, and how each change is undone."""
+    """The changes that one use has made to a model, and how each is undone."""
 
     def __init__(self) -> None:
         self._undos: list[Undo] = []

@@ -132,13 +132,13 @@ class Lens(StackView):
 
     @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Whether `attn.hook_result`, what each head writes, is computed in the lens's attention: the model's own."""
+        """Compute `attn.hook_result`, what each head writes, in the lens's attention, or stop doing so."""
         for block in self.blocks:
             block.attn.use_attn_result = bool(use_attn_result)
 
     @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Whether each head of the vision stack gets its own copies of its inputs, before `ln1`.
+        """Give each head of the vision stack its own copies of its inputs, before `ln1`, or stop doing so.
 
         Raises:
             ValueError: On a post-LayerNorm stack, where adding to a copy is not the effect of a path.

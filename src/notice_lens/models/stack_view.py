@@ -69,7 +69,7 @@ class StackView(HookedModule):
 
     @property
     def in_use(self) -> InUse:
-        """What holds the model for one thread at a time."""
+        """The lock that holds the model for one thread at a time."""
         return self.model.in_use
 
     @property
@@ -128,7 +128,7 @@ class StackView(HookedModule):
 
     @property
     def post_norm(self) -> bool:
-        """Whether LayerNorm stands behind each addition to the stream, so that the stream is no sum of outputs."""
+        """True where a LayerNorm follows each addition to the stream, so that the stream is no sum of outputs."""
         return self.stack.cfg.normalization == "post"
 
     def accumulated_bias(
@@ -193,7 +193,7 @@ class StackView(HookedModule):
         return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
-        """What to say of a name that is not here: the other axis, the other attention, the stack in front."""
+        """Explain a name that is not here: the other axis, the other attention, the stack in front."""
         parsed = HookName.parse(name)
         other = "source" if self.axis == "query" else "query"
         if self.attn_name == "cross_attn" and name in _aliases(self.model, self.stack_name, self.attn_name, other):
@@ -209,7 +209,7 @@ class StackView(HookedModule):
         return super().explain_missing(name)
 
     def names_table(self) -> "HooksTable":
-        """Which full hook and which Hugging Face tensor each name of the lens is."""
+        """Return which full hook and which Hugging Face tensor each name of the lens is."""
         from notice_lens.models.describe import hooks_table
 
         return hooks_table(self.model, self.full_names)

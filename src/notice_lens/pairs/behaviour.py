@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import torch
 
 from notice_lens.errors import one_of
-from notice_lens.models.blip.answers import answer_log_probs, greedy_ids
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.pairs.corruption import RUNS, Which, replaces_words
 from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
-from notice_lens.pairs.tokens import pieces, same_answer
+from notice_lens.pairs.tokens import same_answer
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import Behaviour, VisionLanguageModel
     from notice_lens.pairs.minimal_pair import MinimalPair
 
 AnswerPart = Literal["first_token", "whole"]
-Which = Literal["clean", "corrupt", "donor"]
 
 CLEAN_WRONG = "the clean run answers wrongly"
 CLEAN_FIRST_TOKEN_ONLY = "the clean run's first token is right, its whole answer is not"
@@ -31,10 +30,13 @@ STILL_BEGINS = "the corrupted run's answer still begins as the correct one does"
 NOT_INCORRECT = "the corrupted run answers something else than the incorrect answer"
 INCORRECT_FIRST_TOKEN_ONLY = "the corrupted run's first token is the incorrect answer's, its whole answer is not"
 SAYS_NOTHING = "the corrupted run answers nothing"
-RUNS: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
-"""Which image and which prompt the corrupted run has."""
+JUDGED_BY: dict["Behaviour", str] = {
+    "greedy": "the greedy answer",
+    "likeliest": "the likeliest of a pair's answers",
+    "choice": "the larger logit",
+}
 MAX_TOKENS = 20
-"""How many tokens of a greedy answer are looked at."""
+"""The most tokens of a greedy answer that are read."""
 
 
 class Reply(NamedTuple):
@@ -48,7 +50,7 @@ class Reply(NamedTuple):
 @outside_inference_mode
 @torch.no_grad()
 def behaviour_filter(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"] = "image",
     *,
@@ -59,9 +61,9 @@ def behaviour_filter(
 ) -> MinimalPairs:
     """Keep the pairs whose clean run is answered correctly and whose corrupted run is answered otherwise.
 
-    The answer of a run is the greedy one (`vqa`), the likeliest of the pair's answers (`caption`), or that of the
-    larger logit (`match`). Where the answer to a corrupted prompt was not known, the model's own becomes
-    `corrupt_answer`.
+    The answer of a run is what the model's `cfg.behaviour` says: the greedy one, the likeliest of the pair's answers
+    (captions), or that of the larger logit (matches). Where the answer to a corrupted prompt was not known, the model's
+    own becomes `corrupt_answer`.
 
     Args:
         model: The model.
@@ -87,7 +89,7 @@ def behaviour_filter(
 
     _check(model, pairs, corruption, require, answer, batch_size)
     pairs = pairs.validate(model)
-    other = corruption == "image" and require == "other"
+    other = not replaces_words(corruption) and require == "other"
     problems: list[Problem] = []
     own_answers: list[str] = []
     image, prompt = RUNS[corruption]
@@ -96,7 +98,7 @@ def behaviour_filter(
             part = pairs[start : start + batch_size]
             clean, corrupt = _replies(model, part), _replies(model, part, image, prompt)
             for pair, before, after in zip(part, clean, corrupt, strict=True):
-                reason = _Judge(model.tokenizer, pair, answer).reason(before, after, other)
+                reason = _Judge(model, pair, answer).reason(before, after, other)
                 if reason:
                     detail = (
                         f"clean run: {before.text!r} ({pair.correct_answer!r} is correct); "
@@ -105,7 +107,7 @@ def behaviour_filter(
                     problems.append(Problem(pair.id, reason, detail))
             own_answers += [_as_read(model.tokenizer, after, answer) for after in corrupt]
             bar.update(len(part))
-    if corruption == "text":
+    if replaces_words(corruption):
         known = [given or own or None for given, own in zip(pairs["corrupt_answer"], own_answers, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)
     settings = {"corruption": corruption, "require": require, "answer": answer, "model": model.cfg.name_or_path}
@@ -113,7 +115,7 @@ def behaviour_filter(
 
 
 def _check(
-    model: "HookedBLIP", pairs: object, corruption: str, require: str, answer: str | None, batch_size: int
+    model: "VisionLanguageModel", pairs: object, corruption: str, require: str, answer: str | None, batch_size: int
 ) -> None:
     if not isinstance(pairs, MinimalPairs):
         raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
@@ -125,17 +127,17 @@ def _check(
         raise ValueError(one_of("require", require, ("other", "any")))
     if answer is not None and answer not in get_args(AnswerPart):
         raise ValueError(one_of("answer", answer, get_args(AnswerPart)) + "; None reads what the metrics read")
-    if answer is not None and model.cfg.kind != "vqa":
-        judged = {"caption": "the likeliest of a pair's answers", "match": "the larger logit"}[model.cfg.kind]
+    if answer is not None and model.cfg.behaviour != "greedy":
         raise ValueError(
-            f"answer={answer!r} is for models of kind 'vqa'; kind {model.cfg.kind!r} is judged by {judged}"
+            f"answer={answer!r} is for models that are judged by their greedy answer; this one is judged by "
+            f"{JUDGED_BY[model.cfg.behaviour]}"
         )
 
 
 class _Judge(NamedTuple):
     """The rules of the filter for one pair."""
 
-    tokenizer: Any
+    model: "VisionLanguageModel"
     pair: "MinimalPair"
     answer: AnswerPart | None
 
@@ -145,7 +147,7 @@ class _Judge(NamedTuple):
         if not self._says(before, correct):
             return CLEAN_FIRST_TOKEN_ONLY if self._begins(before, correct) else CLEAN_WRONG
         if self._says(after, correct):
-            return STILL_CORRECT if same_answer(self.tokenizer, after.text, correct) else STILL_BEGINS
+            return STILL_CORRECT if same_answer(self.model.tokenizer, after.text, correct) else STILL_BEGINS
         if not after.ids:
             return SAYS_NOTHING
         if require_other:
@@ -156,15 +158,17 @@ class _Judge(NamedTuple):
 
     def _says(self, reply: Reply, expected: str) -> bool:
         """Return whether the reply is an answer, as far as it is read."""
-        if self.pair.kind != "vqa" or self.answer == "whole":
-            return same_answer(self.tokenizer, reply.text, expected)
-        wanted = pieces(self.tokenizer, expected)
+        if self.model.cfg.behaviour != "greedy" or self.answer == "whole":
+            return same_answer(self.model.tokenizer, reply.text, expected)
+        wanted = self.model.answer_ids(self.pair.clean_prompt, expected)
         read = 1 if self.answer == "first_token" else len(wanted)
         return reply.ids[:read] == wanted[:read]
 
     def _begins(self, reply: Reply, expected: str) -> bool:
-        """Return whether the first token is that of an answer; a match is not said in tokens."""
-        return self.pair.kind != "match" and reply.ids[:1] == pieces(self.tokenizer, expected)[:1]
+        """Return whether the first token is that of an answer; a choice is not made in tokens."""
+        if self.model.cfg.behaviour == "choice":
+            return False
+        return reply.ids[:1] == self.model.answer_ids(self.pair.clean_prompt, expected)[:1]
 
 
 def _as_read(tokenizer: Any, reply: Reply, answer: AnswerPart | None) -> str:
@@ -172,7 +176,9 @@ def _as_read(tokenizer: Any, reply: Reply, answer: AnswerPart | None) -> str:
     return tokenizer.decode(reply.ids[:1]).strip() if answer == "first_token" else reply.text
 
 
-def answers(model: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[str]:
+def answers(
+    model: "VisionLanguageModel", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean"
+) -> list[str]:
     """Return the model's answers in one run over pairs; see `behaviour_filter` for what counts as an answer.
 
     Args:
@@ -184,16 +190,19 @@ def answers(model: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", pr
     return [reply.text for reply in _replies(model, pairs, image, prompt)]
 
 
-def _replies(model: "HookedBLIP", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean") -> list[Reply]:
-    if model.cfg.kind == "vqa":
-        said = greedy_ids(model, pairs.prepare(model, image, prompt), MAX_TOKENS)
+def _replies(
+    model: "VisionLanguageModel", pairs: MinimalPairs, image: Which = "clean", prompt: Which = "clean"
+) -> list[Reply]:
+    if model.cfg.behaviour == "greedy":
+        said = model.greedy_ids(pairs.prepare(model, image, prompt), MAX_TOKENS)
         texts = model.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [Reply(text.strip(), ids) for text, ids in zip(texts, said, strict=True)]
-    texts = (_likeliest if model.cfg.kind == "caption" else _matches)(model, pairs, image, prompt)
-    return [Reply(text, pieces(model.tokenizer, text)) for text in texts]
+    texts = (_likeliest if model.cfg.behaviour == "likeliest" else _matches)(model, pairs, image, prompt)
+    prompts = pairs["clean_prompt"]
+    return [Reply(text, model.answer_ids(prompt, text)) for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _likeliest(model: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
+def _likeliest(model: "VisionLanguageModel", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     candidates = ["correct", "incorrect", "corrupt"]
     known = torch.tensor([answer is not None for answer in pairs["corrupt_answer"]])
     # Where none is known, another one stands in its place and never wins.
@@ -201,14 +210,12 @@ def _likeliest(model: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: W
     filled = pairs.with_column("corrupt_answer", stand_in)
     scores = []
     for candidate in candidates:
-        inputs = filled.prepare(model, image, prompt, candidate)
-        assert inputs.target_ids is not None, "answers were given"
-        scores.append(answer_log_probs(model(inputs), inputs.target_ids))
+        scores.append(model.answer_log_probs(filled.prepare(model, image, prompt, candidate)))
     scores[-1] = scores[-1].masked_fill(~known.to(scores[-1].device), -torch.inf)
     best = torch.stack(scores).argmax(0).tolist()
     return [pairs[number][f"{candidates[choice]}_answer"] for number, choice in enumerate(best)]
 
 
-def _matches(model: "HookedBLIP", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
+def _matches(model: "VisionLanguageModel", pairs: MinimalPairs, image: Which, prompt: Which) -> list[str]:
     names = (MATCH_ANSWERS["incorrect_answer"], MATCH_ANSWERS["correct_answer"])
     return [names[choice] for choice in model(pairs.prepare(model, image, prompt)).argmax(-1).tolist()]

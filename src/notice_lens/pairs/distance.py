@@ -1,7 +1,7 @@
-"""How far apart pictures are for the model: the cosine distance between what its vision stack makes of them.
+"""Distances between pictures for the model: the cosine distance between their states behind the image encoder.
 
-A picture's state is the mean over patches of the states after the vision stack, without the class token: where in the
-picture a thing is counts for little, what is in it for much.
+A picture's state is the mean over its image positions, without any class token: where in the picture a thing is counts
+for little, what is in it for much.
 """
 
 from collections.abc import Sequence
@@ -11,26 +11,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from notice_lens.models.blip.inputs import BLIPInputs, to_pixel_values
+from notice_lens.models.hook_names import IMAGE_STACK
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from notice_lens.models.blip.hooked_blip import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 def picture_states(
-    model: "HookedBLIP", images: Sequence[Any], batch_size: int = 16, progress: bool = True
+    model: "VisionLanguageModel", images: Sequence[Any], batch_size: int = 16, progress: bool = True
 ) -> Float[Tensor, "picture d_model"]:
     """The mean patch state of each picture after the vision stack, in float32 on the CPU.
 
     Args:
         model: The model, with its processor.
-        images: What `HookedBLIP.prepare` takes; files are read batch by batch.
+        images: What `prepare` takes; files are read batch by batch.
         batch_size: How many pictures run at a time.
         progress: Whether to show a progress bar.
 
@@ -39,17 +39,12 @@ def picture_states(
     """
     from tqdm.auto import tqdm
 
-    if model.processor is None:
-        raise ValueError("pictures are needed, and this model has no processor: from_hf(model, processor) takes one")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    states = [torch.empty(0, model.cfg.vision.d_model, dtype=torch.float32)]
+    states = [torch.empty(0, model.stack(IMAGE_STACK).cfg.d_model, dtype=torch.float32)]
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
-        pixels = to_pixel_values(list(images[start : start + batch_size]), model.processor.image_processor)
-        with torch.no_grad():
-            after = model.run_stack("vision", BLIPInputs(pixel_values=pixels).to(model.device))
-        states.append(after[:, 1:].float().mean(1).cpu())
+        states.append(model.mean_image_states(list(images[start : start + batch_size])))
     return torch.cat(states)
 
 
@@ -60,7 +55,7 @@ def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> F
 
 
 def closest(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], times: int) -> list[tuple[int, int]]:
-    """Which rows of `a` and `b` to pair, each at most once.
+    """Return which rows of `a` and `b` to pair, each at most once.
 
     All are assigned to each other so that the sum of distances is smallest; of these the closest are kept.
 
@@ -92,8 +87,10 @@ class _Images(Sequence[Any]):
 
 @one_thread_at_a_time
 @outside_inference_mode
-def minimality(model: "HookedBLIP", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True) -> "DataFrame":
-    """How far each pair's images are apart, beside what its clean image is apart from other pairs' corrupted ones.
+def minimality(
+    model: "VisionLanguageModel", pairs: "MinimalPairs", batch_size: int = 16, progress: bool = True
+) -> "DataFrame":
+    """Measure how far each pair's images are apart, beside its clean image and other pairs' corrupted ones.
 
     Args:
         model: The model.

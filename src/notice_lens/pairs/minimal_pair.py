@@ -10,10 +10,10 @@ from jaxtyping import Bool
 from PIL.Image import Image
 
 from notice_lens.errors import one_of
+from notice_lens.models.layout import Span
 from notice_lens.pairs.io.records import COLUMNS, open_image
 from notice_lens.pairs.regions import as_mask
 from notice_lens.pairs.roles import as_mapping
-from notice_lens.pairs.tokens import Span
 
 
 @dataclass(frozen=True, eq=False)

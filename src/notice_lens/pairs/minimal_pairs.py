@@ -10,11 +10,12 @@ from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from notice_lens.models.layout import HALF, Layout, Span
+from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.io.assembly import Built, assemble, check_on_error
 from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset, store_all, store_built
@@ -23,9 +24,9 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
 from notice_lens.pairs.pair_sequence import PairSequence, check_choice
 from notice_lens.pairs.problems import SHOWN, Problem
-from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion, coverage, resample
+from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion
 from notice_lens.pairs.roles import as_mapping, token_spans
-from notice_lens.pairs.tokens import Span, as_tokenizer
+from notice_lens.pairs.tokens import as_reader
 from notice_lens.pairs.validation import check_tokens
 from notice_lens.plain_text import printable
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from pandas import DataFrame
 
-    from notice_lens.models import BLIPInputs, HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 Kind = Literal["vqa", "caption", "match"]
 
@@ -217,7 +218,7 @@ class MinimalPairs(PairSequence):
         positions for all tokens.
 
         Args:
-            model: A HookedBLIP, a tokenizer, or a hub id or folder.
+            model: A model, a tokenizer, or a hub id or folder.
             on_error: `raise`, or `drop` the pairs that do not hold.
 
         Raises:
@@ -225,69 +226,91 @@ class MinimalPairs(PairSequence):
         """
         check_on_error(on_error)
         found = []
-        cfg = getattr(model, "cfg", None)
-        kind = getattr(cfg, "kind", None)
+        kinds = getattr(getattr(model, "cfg", None), "pair_kinds", ())
         records = self.records()
-        for record in records if kind else ():
-            if record["kind"] != kind:
+        for record in records if kinds else ():
+            if record["kind"] not in kinds:
+                read = " or ".join(map(repr, kinds))
                 found.append(
-                    Problem(record["id"], reasons.KIND, f"the pair is of kind {record['kind']!r}, the model {kind!r}")
+                    Problem(record["id"], reasons.KIND, f"the pair is of kind {record['kind']!r}, the model {read}")
                 )
-        found += check_tokens(records, as_tokenizer(model), cfg)
+        found += check_tokens(records, model, self._sizes(model))
         if not found:
             return self
         if on_error == "raise":
             raise reasons.PairsError(found, len(self), "\non_error='drop' keeps the others")
         return self.without(found, "validate")
 
-    def token_spans(self, model: Any) -> list[dict[str, Span]]:
-        """For each pair, first token and the one after the last by role; `[CLS]` is token 0.
-
-        The corrupted prompt is as many tokens long and differs slot by slot, so spans hold for both. `[CLS]`, `[SEP]`
-        and `?` are roles too.
+    def layout(self, model: "VisionLanguageModel", image: str = "clean") -> Layout:
+        """Return what the positions of a run over all pairs are, without running it; corrupted prompts are as long.
 
         Args:
-            model: A HookedBLIP, a tokenizer, or a hub id or folder.
+            model: The model.
+            image: `clean`, `corrupt` or `donor`.
+        """
+        check_choice("image", image, ("clean", "corrupt", "donor"))
+        return model.layout_of(self["clean_prompt"], sizes=self._sizes(model, image))
+
+    def _sizes(self, model: Any, image: str = "clean") -> list[tuple[int, int]] | None:
+        """Height and width of each image, where the model's layouts depend on it; None where nothing is decoded."""
+        if not getattr(getattr(model, "cfg", None), "image_sizes_matter", False):
+            return None
+        return [getattr(pair, f"{image}_image").size[::-1] for pair in self]
+
+    def token_spans(self, model: Any) -> list[dict[str, Span]]:
+        """Return for each pair the positions of each role: first token and the one after the last.
+
+        The corrupted prompt is as many tokens long and differs slot by slot, so spans hold for both. What every prompt
+        of the model has is a role too: `[CLS]` (token 0), `[SEP]` and `?` in BLIP.
+
+        Args:
+            model: A model, a tokenizer, or a hub id or folder.
 
         Raises:
             ValueError: A role does not begin and end with tokens.
         """
-        tokenizer = as_tokenizer(model)
-        columns = (self[column] for column in ("clean_prompt", "roles", "kind"))
-        return [
-            token_spans(tokenizer, prompt, as_mapping(roles), kind)
-            for prompt, roles, kind in zip(*columns, strict=True)
-        ]
+        roles = [as_mapping(stored) for stored in self["roles"]]
+        if hasattr(model, "layout_of"):
+            layout = self.layout(model)
+            return [token_spans(layout, number, own) for number, own in enumerate(roles)]
+        # A tokenizer alone reads each pair as its kind wants it.
+        readers = {kind: as_reader(model, kind) for kind in set(self["kind"])}
+        columns = zip(self["clean_prompt"], self["kind"], roles, strict=True)
+        return [token_spans(readers[kind].layout_of([prompt]), 0, own) for prompt, kind, own in columns]
 
-    def patch_masks(self, model: "HookedBLIP", of: str = "clean") -> list[dict[str, Bool[Tensor, " patch"]]]:
+    def patch_masks(
+        self, model: "VisionLanguageModel", of: str = "clean", stack: str | None = None
+    ) -> list[dict[str, Bool[Tensor, " pos"]]]:
         """Return for each pair which image positions belong to each region: those that it covers by half or more.
 
         Args:
-            model: Its patch grid counts.
+            model: Its image grid counts.
             of: Which image's regions.
+            stack: Whose positions; None takes those that the prompt's words look at.
 
         Returns:
-            Masks [patch] by region; position 0 is the class token, which belongs to none. Where a region covers half of
-            no patch its mask is empty, and a warning names pair and region.
+            Masks [pos] over all positions of the stack, by region; positions that are no image, such as a class token
+            at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning names pair
+            and region.
         """
         check_choice("of", of, ("clean", "corrupt"))
-        cells = model.cfg.image_size // model.cfg.patch_size
+        layout, stack = self.layout(model, of), stack or image_stream(model.cfg)
         masks, lost = [], []
-        for pair in self:
+        for number, pair in enumerate(self):
             own = {}
             for region, pixels in getattr(pair, f"{of}_regions").items():
-                patches = resample(pixels, (cells, cells))
-                own[region] = torch.from_numpy(np.concatenate([[False], patches.ravel()]))
-                if pixels.any() and not patches.any():
-                    largest = coverage(pixels, (cells, cells)).max()
-                    lost.append((pair.id, region, largest))
+                covered = layout.covered(stack, number, pixels)
+                own[region] = torch.from_numpy(covered >= HALF)
+                if pixels.any() and not (covered >= HALF).any():
+                    lost.append((pair.id, region, float(covered.max())))
             masks.append(own)
-        _warn_of_lost(lost, cells)
+        if lost:
+            _warn_of_lost(lost, [segment.grid for segment in layout.image_segments(stack, 0) if segment.grid])
         return masks
 
     def prepare(
-        self, model: "HookedBLIP", image: str = "clean", prompt: str = "clean", answer: str | None = None
-    ) -> "BLIPInputs":
+        self, model: "VisionLanguageModel", image: str = "clean", prompt: str = "clean", answer: str | None = None
+    ) -> Any:
         """The inputs of one run over all pairs.
 
         Args:
@@ -313,8 +336,8 @@ class MinimalPairs(PairSequence):
                 raise ValueError(f"{len(lacking)} of {len(self)} pairs have no {which}_{what}, such as {lacking[0]!r}")
         return model.prepare(read["image"], read["prompt"], read.get("answer"))
 
-    def minimality(self, model: "HookedBLIP", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
-        """How far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
+    def minimality(self, model: "VisionLanguageModel", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
+        """Measure how far each pair's images are apart for a model, beside random pairs; see `distance.minimality`."""
         from notice_lens.pairs.distance import minimality
 
         return minimality(model, self, batch_size, progress)
@@ -326,13 +349,13 @@ def _given(task: str | None, kind: str | None) -> dict[str, str]:
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
 
 
-def _warn_of_lost(lost: list[tuple[str, str, float]], cells: int) -> None:
+def _warn_of_lost(lost: list[tuple[str, str, float]], grids: Sequence[tuple[int, int]]) -> None:
     """Warn where objects are too small, or too thin, for a grid of patches."""
-    if lost:
-        named = [f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:SHOWN]]
-        more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
-        message = printable(
-            f"regions that cover half of no patch have no image positions on this grid of {cells} x {cells}, so "
-            f"effects there are NaN and no attention counts as inside: {'; '.join(named + more)}"
-        )
-        warnings.warn(SmallRegion(message, [(pair, region) for pair, region, _ in lost]), stacklevel=3)
+    named = [f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:SHOWN]]
+    more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
+    sizes = " and ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(grids))
+    message = printable(
+        f"regions that cover half of no patch have no image positions on this grid of {sizes}, so "
+        f"effects there are NaN and no attention counts as inside: {'; '.join(named + more)}"
+    )
+    warnings.warn(SmallRegion(message, [(pair, region) for pair, region, _ in lost]), stacklevel=3)

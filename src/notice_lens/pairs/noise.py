@@ -16,13 +16,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.errors import one_of, whole_number
-from notice_lens.models.hook_names import HookName
+from notice_lens.models.hook_names import IMAGE_STACK
+from notice_lens.models.protocol import EMBEDDINGS
 
 if TYPE_CHECKING:
-    from notice_lens.models import BLIPInputs, HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs.minimal_pairs import MinimalPairs
-
-EMBEDDINGS = ("vision.hook_embed", "text.hook_embed", "decoder.hook_embed")
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Noise:
     """Gaussian noise as a corruption.
 
     Attributes:
-        hook: Where it is added: `vision.hook_embed`, the embedded image patches, or `text.hook_embed`, the embedded
-            words (`decoder.hook_embed` for captions).
+        hook: Where it is added, one of the model's `cfg.noise_hooks`: the embedded image patches (`vision.hook_embed`)
+            or the embedded words of the prompt (`text.hook_embed`; `decoder.hook_embed` for BLIP's captions).
         scale: Its size, in standard deviations of the embeddings over the data set.
         samples: How many draws are averaged within a pair.
         seed: Of the draws.
@@ -54,7 +53,7 @@ class Noise:
         whole_number("seed", self.seed)
 
     @torch.no_grad()
-    def std(self, model: "HookedBLIP", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:
+    def std(self, model: "VisionLanguageModel", pairs: "MinimalPairs", *, batch_size: int = 32) -> float:
         """The standard deviation of the clean embeddings over all pairs, their positions and dimensions.
 
         Positions are those that noise goes to: patches without the class token, words without special tokens.
@@ -76,36 +75,31 @@ class Noise:
             raise ValueError(f"{len(pairs)} pairs have no position that noise at {self.hook} goes to")
         return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
 
-    def check(self, model: "HookedBLIP") -> None:
+    def check(self, model: "VisionLanguageModel") -> None:
         """Raises ValueError where this model embeds nothing there that changes from pair to pair."""
-        stack = HookName.parse(self.hook).stack
-        if stack not in model.cfg.stacks or (stack == "decoder" and model.cfg.kind != "caption"):
-            valid = ["vision.hook_embed", "text.hook_embed" if "text" in model.cfg.stacks else "decoder.hook_embed"]
-            raise ValueError(f"a model of kind {model.cfg.kind!r} takes noise at {' or '.join(valid)}, not {self.hook}")
+        if self.hook not in model.cfg.noise_hooks:
+            kinds, valid = " and ".join(map(repr, model.cfg.pair_kinds)), " or ".join(model.cfg.noise_hooks)
+            raise ValueError(f"a model of kind {kinds} takes noise at {valid}, not {self.hook}")
 
-    def _embed(self, model: "HookedBLIP", inputs: "BLIPInputs") -> Float[Tensor, "batch pos d_model"]:
+    @property
+    def stack(self) -> str:
+        """The stack whose embeddings it is added to."""
+        return self.hook.partition(".")[0]
+
+    def _embed(self, model: "VisionLanguageModel", inputs: Any) -> Float[Tensor, "batch pos d_model"]:
         """The embeddings at the hook, without the rest of the forward pass."""
-        stack: Any = model.stack(HookName.parse(self.hook).stack or "")
-        image = (inputs.pixel_values, inputs.interpolate_pos_encoding)
-        read = image if stack is model.vision else (inputs.input_ids,)
         found: dict[str, Tensor] = {}
         with model.hooks([(self.hook, lambda value, hook: found.update(value=value))]):
-            stack.embed(*read)
+            model.embed(self.stack, inputs)
         return found["value"]
 
-    def noisy(self, model: "HookedBLIP", inputs: "BLIPInputs") -> Bool[Tensor, "batch pos"]:
-        """Which positions noise goes to: patches without the class token, words without special tokens."""
-        if self.hook == "vision.hook_embed":
-            height, width = (side // model.cfg.patch_size for side in inputs.pixel_values.shape[-2:])
-            places = torch.ones(len(inputs), 1 + height * width, dtype=torch.bool, device=inputs.pixel_values.device)
-            places[:, 0] = False
-            return places
-        assert inputs.input_ids is not None, "words are embedded"
-        special = torch.tensor(model.tokenizer.all_special_ids, device=inputs.input_ids.device)
-        return ~torch.isin(inputs.input_ids, special)
+    def noisy(self, model: "VisionLanguageModel", inputs: Any) -> Bool[Tensor, "batch pos"]:
+        """Return which positions noise goes to: those of the image, or of the prompt; no special ones."""
+        kind = "image" if self.stack == IMAGE_STACK else "prompt"
+        return torch.from_numpy(model.layout(inputs).mask(self.stack, kind)).to(model.device)
 
     def hooks(
-        self, model: "HookedBLIP", inputs: "BLIPInputs", ids: Sequence[str], std: float, sample: int
+        self, model: "VisionLanguageModel", inputs: Any, ids: Sequence[str], std: float, sample: int
     ) -> list[tuple[str, Callable[..., Tensor]]]:
         """Forward hooks that add one draw: `model.run_with_hooks(inputs, fwd_hooks=noise.hooks(...))`.
 

@@ -25,8 +25,6 @@ Mask = Bool[np.ndarray, "height width"]
 BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn"]
 """What the four numbers of a box are, in torchvision's words: x and y of the upper left corner with width and height,
 two corners, or the centre with width and height. With an n they are shares of the picture's width and height."""
-HALF = 0.5 - 1e-9
-"""A patch belongs to a region where at least half of it is covered; a hair less, for rounding."""
 _SLACK = 1.0
 """How far boxes and polygons may reach over the edge of their picture, in pixels: rounding."""
 _MOST_PIXELS = 2**31 - 1
@@ -330,27 +328,3 @@ def _uncompressed(counts: bytes) -> list[int]:
     if shift:
         raise ValueError(f"the counts are cut off within a number: {_short(counts)}")
     return runs
-
-
-def coverage(mask: Bool[np.ndarray, "height width"], grid: tuple[int, int]) -> Float[np.ndarray, "rows columns"]:
-    """The share of each cell that a mask covers when it is stretched over a grid, 0 to 1, exact.
-
-    Args:
-        mask: bool [height, width].
-        grid: Rows and columns of cells.
-    """
-    rows, columns = (_shares(n, cells) for n, cells in zip(mask.shape, grid, strict=True))
-    return rows @ mask @ columns.T
-
-
-def resample(mask: Bool[np.ndarray, "height width"], grid: tuple[int, int]) -> Bool[np.ndarray, "rows columns"]:
-    """Which cells of a grid belong to a region: those that it covers by half or more."""
-    return coverage(mask, grid) >= HALF
-
-
-def _shares(pixels: int, cells: int) -> Float[np.ndarray, "cells pixels"]:
-    """How much of each cell each pixel makes up, along one axis."""
-    edges = np.arange(cells + 1) * (pixels / cells)
-    first, last = edges[:-1, None], edges[1:, None]
-    places = np.arange(pixels)
-    return np.clip(np.minimum(last, places + 1) - np.maximum(first, places), 0, None) * (cells / pixels)

@@ -1,8 +1,8 @@
 """Roles: which words of the clean prompt carry the meaning, as characters, and as tokens of the model.
 
 Spans of characters come from the template that wrote the prompt, or from words that occur in it exactly once. Spans of
-tokens come from the model's own tokenizer, through the offsets that it reports, and count from the first token that the
-model reads: `[CLS]` is token 0 (`[DEC]` for captions), so the first word piece is token 1.
+tokens come from the layout of the model's inputs, and count from the first position of the stack that reads the prompt:
+in BLIP `[CLS]` is token 0 (`[DEC]` for captions), so the first word piece is token 1.
 """
 
 import re
@@ -11,8 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from notice_lens.errors import one_of
+from notice_lens.models.layout import Layout, Span
+from notice_lens.models.protocol import SPECIAL_ROLES
 from notice_lens.pairs.io.values import as_whole_number, is_missing
-from notice_lens.pairs.tokens import Span
 
 CORRECT = "correct"
 """The role of the word that is the correct answer; questions such as "is this red or green?" have it."""
@@ -20,9 +21,7 @@ OPTIONS = (CORRECT, "incorrect")
 """The roles of the two answers that a question offers; `slots="answers"` stands for both."""
 ALL = "all"
 """All words of the question at once: a choice beside its roles, and the default where it has no role `correct`."""
-FIRST = {"vqa": "[CLS]", "match": "[CLS]", "caption": "[DEC]"}
-"""The special token that starts a prompt, by kind of model. It is also available as a role."""
-RESERVED = (*dict.fromkeys(FIRST.values()), "[SEP]", "?", ALL, "answers")
+RESERVED = (*SPECIAL_ROLES, ALL, "answers")
 """Names that no role may have: roles of every prompt, and the words for all positions and for both options."""
 
 
@@ -117,37 +116,25 @@ def as_mapping(stored: Iterable[Mapping[str, Any]]) -> dict[str, Span]:
     return {item["role"]: (item["start"], item["end"]) for item in stored}
 
 
-def token_spans(tokenizer: Any, prompt: str, roles: Mapping[str, Span], kind: str = "vqa") -> dict[str, Span]:
-    """The span of tokens of each role: its first token and the one after its last.
+def token_spans(layout: Layout, example: int, roles: Mapping[str, Span]) -> dict[str, Span]:
+    """Return the positions of each role: its first token and the one after its last.
 
     Args:
-        tokenizer: A fast tokenizer.
-        prompt: What the roles are spans of.
+        layout: Of inputs with these prompts.
+        example: Which of its prompts the roles are spans of.
         roles: Spans of characters by role.
-        kind: The model's: `vqa`, `match` or `caption`.
 
     Returns:
-        Spans by role: the given ones, `[CLS]` and `[SEP]` (`[DEC]` alone for captions), and `?` where the prompt ends
-        with it. In the order in which they stand.
+        Spans by role, in the order in which they stand: the given ones, and those that every prompt of the model has,
+        such as `[CLS]`, `?` and `[SEP]`.
 
     Raises:
         ValueError: A role has no token, or begins or ends in the middle of one.
     """
-    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    spans = {FIRST[kind]: (0, 1)}
-    for name, (start, end) in roles.items():
-        inside = [index for index, (first, last) in enumerate(offsets) if first < end and last > start]
-        if not inside:
-            raise ValueError(f"role {name!r}, {prompt[start:end]!r} in {prompt!r}, has no token")
-        first, last = offsets[inside[0]][0], offsets[inside[-1]][1]
-        if first < start or last > end:
-            raise ValueError(
-                f"role {name!r}, {prompt[start:end]!r} in {prompt!r}, cuts through a token: the tokens there are "
-                f"{prompt[first:last]!r}"
-            )
-        spans[name] = inside[0] + 1, inside[-1] + 2
-    if offsets and prompt[slice(*offsets[-1])] == "?":
-        spans["?"] = len(offsets), len(offsets) + 1
-    if kind != "caption":
-        spans["[SEP]"] = len(offsets) + 1, len(offsets) + 2
-    return dict(sorted(spans.items(), key=lambda item: item[1]))
+    spans = {}
+    for name, (first, last) in roles.items():
+        try:
+            spans[name] = layout.span(example, first, last)
+        except ValueError as error:
+            raise ValueError(f"role {name!r}, {error}") from error
+    return dict(sorted({**spans, **layout.roles[example]}.items(), key=lambda item: item[1]))

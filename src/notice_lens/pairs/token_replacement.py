@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.errors import one_of, whole_number
+from notice_lens.models.layout import Span
 from notice_lens.pairs.io.values import shown
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
 from notice_lens.pairs.roles import OPTIONS, token_spans
-from notice_lens.pairs.tokens import Span, as_tokenizer, pieces
+from notice_lens.pairs.tokens import as_reader, as_tokenizer, pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -303,7 +304,7 @@ def _open_questions(absent: str, roles: Sequence[str]) -> str:
 def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
     """What is wrong with a pair's roles to this tokenizer; "" where nothing is."""
     try:
-        token_spans(tokenizer, pair.clean_prompt, pair.roles, pair.kind)
+        token_spans(as_reader(tokenizer, pair.kind).layout_of([pair.clean_prompt]), 0, pair.roles)
     except ValueError as error:
         return str(error)
     return ""

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Span = tuple[int, int]
-"""First character, or token, and the one after the last."""
+    from notice_lens.models.protocol import TextReader
 
 
 def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a HookedBLIP, a tokenizer itself, or that of a hub id or folder.
+    """The tokenizer of a model, a tokenizer itself, or that of a hub id or folder.
 
     Raises:
         TypeError: It is none of these.
@@ -34,13 +33,31 @@ def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
     return found
 
 
+def as_reader(source: Any, kind: str = "vqa") -> "TextReader":
+    """Return what says which tokens a prompt and an answer have: the model itself.
+
+    Args:
+        source: A model, a tokenizer, or a hub id or folder. A tokenizer alone is read as BLIP would.
+        kind: Of the pairs that a tokenizer alone is to read.
+
+    Raises:
+        TypeError, OSError, ValueError: As `as_tokenizer`.
+    """
+    tokenizer = as_tokenizer(source)
+    if hasattr(source, "layout_of"):
+        return source
+    from notice_lens.models.blip.layout import BLIPReader
+
+    return BLIPReader(kind, tokenizer)  # pyright: ignore[reportArgumentType] -- kinds of pairs are kinds of BLIPs
+
+
 def pieces(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text's word pieces, without `[CLS]` and `[SEP]`."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def same_answer(tokenizer: Any, said: str, expected: str) -> bool:
-    """Whether two answers are the same to a model, that is, have the same word pieces.
+    """Return whether two answers are the same to a model, that is, have the same word pieces.
 
     "t - shirt", as pieces are put together again, is "t-shirt".
     """
@@ -49,5 +66,5 @@ def same_answer(tokenizer: Any, said: str, expected: str) -> bool:
 
 
 def has_unknown(tokenizer: Any, text: str) -> bool:
-    """Whether the text has a piece that the vocabulary does not know, `[UNK]`."""
+    """Return whether the text has a piece that the vocabulary does not know, `[UNK]`."""
     return tokenizer.unk_token_id in pieces(tokenizer, text)

@@ -1,10 +1,11 @@
-"""Whether pairs are what they say, in two steps: by themselves, and to a model's tokenizer."""
+"""Checks of pairs in two steps: by themselves, and for a model's tokenizer."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from notice_lens.models.layout import Layout
 from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.problems import (
     EQUAL_ANSWERS,
@@ -19,17 +20,19 @@ from notice_lens.pairs.problems import (
     Problem,
 )
 from notice_lens.pairs.roles import as_mapping, token_spans
+from notice_lens.pairs.tokens import as_reader, pieces
 
 if TYPE_CHECKING:
-    from notice_lens.models.blip.config import BLIPConfig
+    from notice_lens.models.protocol import TextReader, VisionLanguageModel
 
 YES_NO = {"yes", "no"}
 OPENINGS = ("what", "which", "who", "where", "when", "why", "how")
+PROMPTS = ("clean_prompt", "corrupt_prompt", "donor_prompt")
 Record = Mapping[str, Any]
 
 
 def check_meaning(record: Record) -> list[Problem]:
-    """What is wrong with a pair by itself, seen without a tokenizer, beside what `records.store` notes."""
+    """Return what is wrong with a pair by itself, without a tokenizer, beside what `records.store` notes."""
     return [Problem(record["id"], reason, detail) for reason, detail in (*_answers(record), *_differences(record))]
 
 
@@ -79,69 +82,134 @@ def _stands_in(words: str, prompt: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", prompt, re.IGNORECASE) is not None
 
 
-def check_tokens(records: Iterable[Record], tokenizer: Any, cfg: "BLIPConfig | None" = None) -> list[Problem]:
+def check_tokens(
+    records: Iterable[Record], model: Any, sizes: Sequence[tuple[int, int]] | None = None
+) -> list[Problem]:
     """Return what is wrong with pairs to a model: lengths, answers without tokens, unknown words, roles.
 
     Args:
         records: The pairs.
-        tokenizer: The model's.
-        cfg: The model's, which says how many tokens it reads; None where only the tokenizer is known.
+        model: A model, which also says how many positions it has, or a tokenizer alone.
+        sizes: Of each pair's image, where the model's layouts depend on it.
     """
-    # Prompts of a data set are few words in many arrangements, answers fewer still.
-    tokens = lru_cache(maxsize=None)(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    problems = []
-    for record in records:
-        found = [*_check_tokens(record, tokenizer, tokens), *(_too_long(record, tokens, cfg) if cfg else ())]
-        problems += [Problem(record["id"], reason, detail) for reason, detail in found]
-    return problems
+    records = list(records)
+    found: list[list[tuple[str, str]]] = [[] for _ in records]
+    for kind in dict.fromkeys(record["kind"] for record in records):
+        numbers = [number for number, record in enumerate(records) if record["kind"] == kind]
+        own = None if sizes is None else [sizes[number] for number in numbers]
+        check = _TokenCheck(as_reader(model, kind), [records[number] for number in numbers], own)
+        for place, number in enumerate(numbers):
+            found[number] += check.problems(place)
+        if hasattr(model, "stack"):
+            for place, problem in check.too_long(model):
+                found[numbers[place]].append(problem)
+    return [
+        Problem(record["id"], reason, detail)
+        for record, own in zip(records, found, strict=True)
+        for reason, detail in own
+    ]
 
 
-def _check_tokens(
-    record: Record, tokenizer: Any, tokens: Callable[[str], tuple[int, ...]]
-) -> Iterable[tuple[str, str]]:
-    prompt = record["clean_prompt"]
-    for column in ("corrupt_prompt", "donor_prompt"):
-        other = record[column]
-        if other is not None and len(tokens(other)) != len(tokens(prompt)):
-            yield (
-                LENGTH,
-                f"clean_prompt {prompt!r} has {len(tokens(prompt))} tokens, {column} {other!r} {len(tokens(other))}",
-            )
-    answers = _read_answers(record)
-    for column in ("clean_prompt",) * (record["kind"] != "caption") + answers:
-        if record[column] is not None and not tokens(record[column]):
-            yield NO_TOKENS, f"{column} {record[column]!r} has no tokens: the tokenizer drops all of its characters"
-    for column in answers[1:]:
-        correct, other = record["correct_answer"], record[column]
-        if other is None or not tokens(other) or _same(correct, other):
-            continue
-        if tokens(correct)[:1] == tokens(other)[:1]:
-            first = tokenizer.convert_ids_to_tokens(tokens(other)[0])
-            yield FIRST_TOKEN, f"correct_answer {correct!r} and {column} {other!r} both begin with {first!r}"
-    for column in ("clean_prompt", "corrupt_prompt", "donor_prompt", *answers):
-        if record[column] is not None and tokenizer.unk_token_id in tokens(record[column]):
-            yield UNKNOWN_WORD, f"{column} {record[column]!r} has a word that the tokenizer does not know ([UNK])"
-    try:
-        token_spans(tokenizer, prompt, as_mapping(record["roles"]), record["kind"])
-    except ValueError as error:
-        yield ROLE, str(error)
+class _TokenCheck:
+    """The tokens of some pairs of one kind.
+
+    Args:
+        reader: What says which tokens there are.
+        records: The pairs.
+        sizes: Of their images.
+    """
+
+    def __init__(
+        self, reader: "TextReader", records: Sequence[Record], sizes: Sequence[tuple[int, int]] | None
+    ) -> None:
+        self.reader, self.records, self.sizes = reader, records, sizes
+        self.layout = self._layout(range(len(records)), "clean_prompt")
+        self.n_tokens = {column: self._n_tokens(column) for column in PROMPTS}
+        # The answers of a data set are few words, over and over.
+        self.pieces = lru_cache(maxsize=None)(lambda text: tuple(pieces(reader.tokenizer, text)))
+        self.answer = lru_cache(maxsize=None)(lambda prompt, answer: tuple(reader.answer_ids(prompt, answer)))
+
+    def _layout(self, numbers: Sequence[int], prompt: str, answer: str | None = None) -> Layout:
+        """Return the layout of some pairs' prompts and answers, of these columns."""
+        answers = None if answer is None else [self.records[number][answer] for number in numbers]
+        sizes = None if self.sizes is None else [self.sizes[number] for number in numbers]
+        return self.reader.layout_of([self.records[number][prompt] for number in numbers], answers, sizes)
+
+    def _there(self, column: str) -> list[int]:
+        """Return the numbers of the pairs that have something in a column."""
+        return [number for number, record in enumerate(self.records) if record[column] is not None]
+
+    def _n_tokens(self, prompt: str) -> dict[int, int]:
+        """Return how many tokens the prompts of a column have in the model's stream, by number of the pair."""
+        layout, there = self._layout(self._there(prompt), prompt), self._there(prompt)
+        stack = layout.prompt_stack
+        return {number: len(layout.positions(stack, place, "prompt")) for place, number in enumerate(there)}
+
+    def problems(self, number: int) -> Iterator[tuple[str, str]]:
+        """Find what is wrong with the tokens of one pair."""
+        record = self.records[number]
+        yield from self._lengths(number)
+        yield from self._answers(record)
+        for column in (*PROMPTS, *_read_answers(record)):
+            if record[column] is not None and self.reader.tokenizer.unk_token_id in self.pieces(record[column]):
+                yield UNKNOWN_WORD, f"{column} {record[column]!r} has a word that the tokenizer does not know ([UNK])"
+        try:
+            token_spans(self.layout, number, as_mapping(record["roles"]))
+        except ValueError as error:
+            yield ROLE, str(error)
+
+    def _lengths(self, number: int) -> Iterator[tuple[str, str]]:
+        """Prompts that stand in for each other have as many tokens."""
+        record, n = self.records[number], self.n_tokens["clean_prompt"][number]
+        for column in ("corrupt_prompt", "donor_prompt"):
+            other = self.n_tokens[column].get(number, n)
+            if other != n:
+                clean = f"clean_prompt {record['clean_prompt']!r} has {n} tokens"
+                yield LENGTH, f"{clean}, {column} {record[column]!r} {other}"
+
+    def _answers(self, record: Record) -> Iterator[tuple[str, str]]:
+        """Prompts and answers have tokens, and answers differ in the first one."""
+        prompt, answers = record["clean_prompt"], _read_answers(record)
+        if record["kind"] != "caption" and not self.pieces(prompt):
+            yield NO_TOKENS, f"clean_prompt {prompt!r} has no tokens: the tokenizer drops all of its characters"
+        for column in answers:
+            if record[column] is not None and not self.answer(prompt, record[column]):
+                yield NO_TOKENS, f"{column} {record[column]!r} has no tokens: the tokenizer drops all of its characters"
+        for column in answers[1:]:
+            correct, other = record["correct_answer"], record[column]
+            if other is None or not self.answer(prompt, other) or _same(correct, other):
+                continue
+            if self.answer(prompt, correct)[:1] == self.answer(prompt, other)[:1]:
+                first = self.reader.tokenizer.convert_ids_to_tokens(self.answer(prompt, other)[0])
+                yield FIRST_TOKEN, f"correct_answer {correct!r} and {column} {other!r} both begin with {first!r}"
+
+    def too_long(self, model: "VisionLanguageModel") -> Iterator[tuple[int, tuple[str, str]]]:
+        """Find texts with more tokens than the model has positions for; special tokens around them count.
+
+        Yields:
+            The number of the pair and its problem.
+        """
+        for column in ("clean_prompt", *_read_answers(self.records[0])):
+            holds = "prompt" if column == "clean_prompt" else "answer"
+            # A stream that answers follow in is measured with them.
+            stacks = [
+                stack
+                for stack in model.cfg.stacks
+                if holds in model.cfg.streams[stack] and (holds == "answer" or "answer" not in model.cfg.streams[stack])
+            ]
+            there = self._there(column)
+            layout = self._layout(there, "clean_prompt", column) if holds == "answer" else self.layout
+            for stack in stacks:
+                most = model.stack(stack).cfg.n_ctx
+                for place, number in enumerate(there):
+                    if (length := layout.length(stack, place)) > most:
+                        text = f"{self.records[number][column]!r:.60}"
+                        yield (
+                            number,
+                            (TOO_LONG, f"{column} {text} makes {length} tokens; the model reads {most} at most"),
+                        )
 
 
 def _read_answers(record: Record) -> tuple[str, ...]:
-    """Return the columns of the answers that a decoder reads."""
+    """Return the columns of the answers that are said in words."""
     return () if record["kind"] == "match" else ("correct_answer", "incorrect_answer", "corrupt_answer")
-
-
-def _too_long(record: Record, tokens: Callable[[str], tuple[int, ...]], cfg: "BLIPConfig") -> Iterable[tuple[str, str]]:
-    """Find texts with more tokens than the model has positions for; the special tokens in front and behind count."""
-    prompt = len(tokens(record["clean_prompt"]))
-    lengths = {}
-    if cfg.text is not None:
-        lengths["clean_prompt"] = (prompt + 2, cfg.text.n_ctx)
-    if cfg.decoder is not None:
-        in_front = 1 + prompt * (cfg.kind == "caption")
-        for column in _read_answers(record):
-            lengths[column] = (in_front + len(tokens(record[column] or "")), cfg.decoder.n_ctx)
-    for column, (length, most) in lengths.items():
-        if length > most:
-            yield TOO_LONG, f"{column} {record[column]!r:.60} makes {length} tokens; the model reads {most} at most"

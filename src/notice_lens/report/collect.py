@@ -13,7 +13,7 @@ from notice_lens.patching.results import CARRIED
 from notice_lens.report.data import Cell, Picture, ReportData, ShownPair
 from notice_lens.report.image_bytes import thumbnail
 from notice_lens.report.label_rows import label_rows
-from notice_lens.report.maps import looking_stack, maps_of_runs, packed
+from notice_lens.report.maps import maps_of_runs, packed
 from notice_lens.report.plain import plain
 from notice_lens.viz.head_figures import HEADS
 from notice_lens.viz.marked_text import replaced
@@ -64,7 +64,7 @@ def collect(
         _cell(name, effects[name], pairs[name], given, chosen[name], [numbers[keys[name][i]] for i in chosen[name]])
         for name in effects
     )
-    grid = _grid(model)
+    grid = None if model is None else _grid(model, pairs)
     shown = tuple(_shown(pairs[name][place], grid) for name, places in added.items() for place in places)
     runs = list(dict.fromkeys(run for cell in cells for run in cell.runs))
     kept = {name: pairs[name].select(places) for name, places in added.items() if places}
@@ -176,16 +176,16 @@ def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     return plain({name: value for name, value in same.items() if name not in skipped})
 
 
-def _grid(model: "HookedBLIP | None") -> tuple[int, int] | None:
-    """Rows and columns of patches; None without a model."""
-    if model is None:
-        return None
-    side = model.cfg.image_size // model.cfg.patch_size
-    return side, side
+def _grid(model: "HookedBLIP", pairs: Mapping[str, "MinimalPairs"]) -> tuple[int, int] | None:
+    """Rows and columns of patches that all pairs' images have; None where cells differ in them."""
+    from notice_lens.models.protocol import image_stream
+
+    grids = {one.layout(model).grid(image_stream(model.cfg)) for one in pairs.values() if len(one)}
+    return grids.pop() if len(grids) == 1 else None
 
 
 def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
-    from notice_lens.pairs.regions import resample
+    from notice_lens.models.layout import resample
 
     prompts = {"clean": pair.clean_prompt} | ({"corrupt": pair.corrupt_prompt} if pair.corrupt_prompt else {})
     answers = {"clean": pair.correct_answer, "image": pair.incorrect_answer}
@@ -205,7 +205,8 @@ def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> boo
     """Whether the swept heads look at the image, so that their maps can be laid over it."""
     if model is None:
         return False
-    looking = f'"stack": "{looking_stack(model)}", "activation": "cross_attn.'
+    stack, _, module = model.cfg.looking_site.partition(".")
+    looking = f'"stack": "{stack}", "activation": "{module}.'
     return any(looking in str(one.attrs.get("sites", looking)) for one in effects.values())
 
 

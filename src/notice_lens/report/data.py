@@ -14,6 +14,8 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from notice_lens.pairs.corruption import CORRUPTIONS
+
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
@@ -85,7 +87,7 @@ class Cell:
     @property
     def runs(self) -> tuple[str, ...]:
         """The runs whose pictures are compared."""
-        return ("clean", self.corruption) if self.corruption in ("image", "text") else ("clean",)
+        return ("clean", self.corruption) if self.corruption in CORRUPTIONS else ("clean",)
 
 
 @dataclass(frozen=True, eq=False)

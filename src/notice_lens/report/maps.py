@@ -1,4 +1,4 @@
-"""What heads look at in the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
+"""Attention of heads to the image, run by run: `circuits.attention_maps` side by side, in 8 bits where they are kept.
 
 Kept maps have 8 bits: each is stored as a share of its own largest patch, in 255 steps, beside that largest one.
 """
@@ -11,14 +11,16 @@ import xarray as xr
 
 from notice_lens.circuits.head_functions.maps import attention_maps, roles_asked
 from notice_lens.errors import one_of
+from notice_lens.models.protocol import image_stream
+from notice_lens.pairs import corruption
 from notice_lens.patching.positions import Places
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-RUNS = {"clean": ("clean", "clean"), "image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
-"""Which image and which prompt, by run: the clean one, and those of the two corruptions."""
+RUNS = {"clean": ("clean", "clean"), **corruption.RUNS}
+"""The image and the prompt of each run: the clean one, and those of the two corruptions."""
 STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")
 
@@ -32,7 +34,7 @@ def maps_of_runs(
     batch_size: int = 16,
     progress: bool = True,
 ) -> xr.DataArray:
-    """Where every cross-attention head looks in the image, for each pair, run and role.
+    """Return how heads attend from words to the image, for each pair, run and role.
 
     Args:
         model: The model.
@@ -56,9 +58,10 @@ def maps_of_runs(
             raise ValueError(one_of("run", run, RUNS))
     spans = Places(model, pairs).words
     wanted = roles_asked(roles or None, spans)
-    site, side = f"{looking_stack(model)}.cross_attn", model.cfg.image_size // model.cfg.patch_size
-    cfg = model.stack(looking_stack(model)).cfg
-    found = np.full((len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads, 1 + side * side), np.nan, "float32")
+    site, grid = model.cfg.looking_site, pairs.layout(model).grid(image_stream(model.cfg))
+    cfg = model.stack(site.partition(".")[0]).cfg
+    shape = (len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads)
+    found, aside = np.full((*shape, grid[0] * grid[1]), np.nan, "float32"), np.full(shape, np.nan, "float32")
     for place, run in enumerate(runs):
         image, prompt = RUNS[run]
         there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
@@ -69,17 +72,12 @@ def maps_of_runs(
             model, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
             image=image, prompt=prompt, batch_size=batch_size, progress=progress,
         ).sel(maps="attention")  # fmt: skip
-        tokens, patches = own["class_token"].values[..., None], own["weight"].values
-        found[np.ix_(there, [place], asking)] = np.concatenate([tokens, patches], -1)[:, None]
+        found[np.ix_(there, [place], asking)] = own["weight"].values[:, None]
+        aside[np.ix_(there, [place], asking)] = own["class_token"].values[:, None]
     labels = [np.array(pairs["id"], object), list(runs), wanted, range(cfg.n_layers), range(cfg.n_heads)]
     coords: dict[str, Any] = dict(zip(DIMS, labels, strict=True))
-    coords["class_token"] = (DIMS, found[..., 0])
-    return xr.DataArray(found[..., 1:], coords, (*DIMS, "patch"), "attention", {"grid": (side, side), "site": site})
-
-
-def looking_stack(model: "HookedBLIP") -> str:
-    """The stack whose cross-attention reads the image: the one behind `vision`."""
-    return model.cfg.stacks[model.cfg.stacks.index("vision") + 1]
+    coords["class_token"] = (DIMS, aside)
+    return xr.DataArray(found, coords, (*DIMS, "patch"), "attention", {"grid": grid, "site": site})
 
 
 def packed(maps: xr.DataArray) -> xr.Dataset:

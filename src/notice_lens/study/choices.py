@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from notice_lens.circuits.important import Rules
 from notice_lens.errors import one_of
 from notice_lens.pairs import MinimalPairs, Noise
+from notice_lens.pairs.corruption import CORRUPTIONS
 from notice_lens.pairs.roles import ALL, CORRECT, as_mapping, missing_role
 from notice_lens.patching import Site
 from notice_lens.patching.results import DIRECTIONS
@@ -29,7 +30,7 @@ class Choices:
     """What is fixed before a study runs.
 
     Attributes:
-        site: Whose heads are patched.
+        site: Whose heads are patched; empty is the model's default, its attention from words to the image.
         corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, and is no cell.
         role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
             the questions of a task have no such role (`resolved`).
@@ -48,8 +49,8 @@ class Choices:
         ValueError: A choice is none, or no cell would be left.
     """
 
-    site: str = "text.cross_attn"
-    corruptions: tuple[Any, ...] = ("image", "text")
+    site: str = ""
+    corruptions: tuple[Any, ...] = CORRUPTIONS
     role: str | None = None
     direction: str = "denoise"
     control: bool | None = None
@@ -66,16 +67,23 @@ class Choices:
         if self.direction not in DIRECTIONS:
             raise ValueError(one_of("direction", self.direction, DIRECTIONS))
         for one in self.corruptions:
-            if not isinstance(one, Noise) and one not in ("image", "text"):
-                raise ValueError(one_of("corruption", one, ("image", "text")) + ", or Noise(...)")
+            if not isinstance(one, Noise) and one not in CORRUPTIONS:
+                raise ValueError(one_of("corruption", one, CORRUPTIONS) + ", or Noise(...)")
         names = [corruption_name(one) for one in self.corruptions]
         if len(set(names)) < len(names):
             raise ValueError(f"corruptions {', '.join(names)} asked for; expected each once")
-        if not {"image", "text"} & set(names):
+        if not {*CORRUPTIONS} & set(names):
             raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
 
-    def resolved(self, tasks: Mapping[str, MinimalPairs]) -> "Choices":
-        """Return these choices with a role: one for all tasks, so that their heads can be compared."""
+    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "HookedBLIP | None" = None) -> "Choices":
+        """Return these choices with a role: one for all tasks, so that their heads can be compared.
+
+        Args:
+            tasks: Pairs by task.
+            model: Where no site is chosen, whose default it is.
+        """
+        if not self.site and model is not None:
+            return replace(self, site=model.cfg.default_site).resolved(tasks)
         if self.role is not None:
             return self
         named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())
@@ -117,8 +125,8 @@ def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices
         raise ValueError("no pairs: a study needs those of one task at least")
     site = Site.of(model, choices.site, positions=ALL if choices.role == ALL else "roles")
     if site.heads is None:
-        raise ValueError(f"site {choices.site!r} has no heads; one that has some is text.cross_attn")
-    cells = len(tasks) * sum(one in ("image", "text") for one in choices.corruptions)
+        raise ValueError(f"site {choices.site!r} has no heads; one that has some is {model.cfg.default_site}")
+    cells = len(tasks) * sum(one in CORRUPTIONS for one in choices.corruptions)
     if choices.at_least != "all" and (not isinstance(choices.at_least, int) or not 1 <= choices.at_least <= cells):
         raise ValueError(
             f"at_least={choices.at_least!r}: expected 'all' or a number from 1 to the {cells} cells asked for"

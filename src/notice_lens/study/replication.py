@@ -241,7 +241,12 @@ def paper_numbers(found: "Study") -> "pd.DataFrame":
 
 
 def module_numbers(
-    model: "HookedBLIP", found: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
+    model: "HookedBLIP",
+    found: "Study",
+    folder: Path,
+    *,
+    memory: float | int | None = None,
+    progress: bool = True,
 ) -> "pd.DataFrame":
     """Return what attention, cross-attention and MLP of each layer do, for each cell and for noise.
 

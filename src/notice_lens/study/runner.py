@@ -21,12 +21,12 @@ from urllib.parse import quote
 import xarray as xr
 
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
+from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.roles import ALL
 from notice_lens.patching.runner import Sweep
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
-from notice_lens.report.maps import looking_stack
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.findings import Study
 from notice_lens.study.statistics import functions, statistics
@@ -71,7 +71,7 @@ def run_study(
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
-    found = Study((choices or Choices()).resolved(tasks))
+    found = Study((choices or Choices()).resolved(tasks, model))
     if found.choices.role == ALL:
         say("effects are read at all words at once")
     site = check_before(model, tasks, found.choices)
@@ -84,7 +84,7 @@ def run_study(
     statistics(found)
     if not found.cells:
         raise ValueError("no cell is left to study: " + " ".join(found.notes))
-    if site.name == f"{looking_stack(model)}.cross_attn.hook_z":
+    if site.name == f"{model.cfg.looking_site}.hook_z":
         say("what heads do ...")
         for task in tasks:
             functions(model, task, found, progress)
@@ -150,7 +150,7 @@ def _kept(
     progress: bool,
 ) -> MinimalPairs | None:
     """The pairs of a cell; None where there are too few."""
-    if corruption == "text":
+    if replaces_words(corruption):
         some = [number for number, prompt in enumerate(pairs["corrupt_prompt"]) if prompt is not None]
         if len(some) < FEWEST:
             found.note(f"{name}: left out, {len(some)} of {len(pairs)} pairs have a corrupted question.")

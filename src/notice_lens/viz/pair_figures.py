@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from PIL import Image
 
 from notice_lens.errors import one_of
-from notice_lens.pairs.regions import resample
+from notice_lens.models.layout import resample
 from notice_lens.report.image_bytes import CRISP, data_uri, shrunk
 from notice_lens.viz.canvas import FONT, GAP, SPACING, TITLE, Box, Canvas, axes
 from notice_lens.viz.marked_text import Piece, cut, ems, escape, lines, replaced

@@ -161,6 +161,51 @@ def test_config_fields_are_accounted_for(vqa_folder, part, fields, message):
         HookedBLIP.from_pretrained(vqa_folder)
 
 
+def test_a_default_field_that_a_new_version_of_transformers_adds_breaks_nothing(vqa_folder, monkeypatch):
+    """The library writes its defaults into every config: they are not what the checkpoint says."""
+    from transformers import BlipConfig, BlipForQuestionAnswering, BlipTextConfig
+
+    for config in (BlipConfig, BlipTextConfig):
+        plain = config.to_dict
+        monkeypatch.setattr(config, "to_dict", lambda self, plain=plain: {**plain(self), "drop_path": 0.0})
+    loaded = HookedBLIP.from_pretrained(vqa_folder)
+    assert same_weights(HookedBLIP.from_hf(BlipForQuestionAnswering.from_pretrained(vqa_folder)), loaded)
+    edit_config(vqa_folder, "text_config", drop_path=0.0)
+    assert same_weights(HookedBLIP.from_pretrained(vqa_folder), loaded)
+    edit_config(vqa_folder, "text_config", drop_path=0.5)
+    with pytest.raises(ValueError, match="text_config has fields that are not accounted for: drop_path"):
+        HookedBLIP.from_pretrained(vqa_folder)
+
+
+def test_fields_of_a_config_in_memory_are_accounted_for():
+    hf = random_hf("vqa")
+    hf.config.text_config.rotary = True
+    with pytest.raises(ValueError, match="text_config has fields that are not accounted for: rotary"):
+        HookedBLIP.from_hf(hf)
+
+
+def test_code_of_the_checkpoints_own_is_said_not_to_run(vqa_folder):
+    before = HookedBLIP.from_pretrained(vqa_folder)
+    edit_config(vqa_folder, None, auto_map={"AutoModel": "modeling_own.Own"})
+    with pytest.warns(UserWarning, match="auto_map.*not run: it is loaded as BlipForQuestionAnswering"):
+        loaded = HookedBLIP.from_pretrained(vqa_folder)
+    assert same_weights(loaded, before)
+
+
+def test_weights_are_copied_once(vqa, monkeypatch):
+    """A large model in memory is there twice while it is ported, and not three times."""
+    copied = []
+    clone = torch.Tensor.clone
+
+    def counting(self, *args, **kwargs):
+        copied.append(self.numel())
+        return clone(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "clone", counting)
+    ported = HookedBLIP.from_hf(vqa.hf)
+    assert sum(copied) == sum(weight.numel() for weight in ported.state_dict().values())
+
+
 def test_a_wide_model_with_eight_heads_warns():
     from transformers import BlipConfig
 

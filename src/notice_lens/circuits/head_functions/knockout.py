@@ -8,6 +8,7 @@ import numpy as np
 from notice_lens.circuits.head_functions.predictions import Changes
 from notice_lens.circuits.head_functions.scores import BACKGROUND, region_masks
 from notice_lens.coco import run_lengths
+from notice_lens.models.protocol import image_stream
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -52,7 +53,12 @@ class Knife:
     """
 
     def __init__(
-        self, model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset", ablation: str, **options: Any
+        self,
+        model: "HookedBLIP",
+        pairs: "MinimalPairs",
+        functions: "xr.Dataset",
+        ablation: str,
+        **options: Any,
     ) -> None:
         self.model, self.options = model, {"controls": (), **options}
         self.module = str(functions.attrs["site"]).removesuffix(".hook_pattern")
@@ -111,7 +117,7 @@ def _name(cut: Cut, head: int, side: str | None = None) -> str:
 
 def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
     """The pairs with further regions, patch by patch: what is outside each region, outliers, and other patches."""
-    side = model.cfg.image_size // model.cfg.patch_size
+    grid = pairs.layout(model).grid(image_stream(model.cfg))
     masks = region_masks(model, pairs, functions["region"].values.tolist() or None)
     outlier = functions["outlier"].values
     further = {f"patches: outside {name}": ~mask & mask.any(-1, keepdims=True) for name, mask in masks.items()}
@@ -119,7 +125,7 @@ def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dat
     aside = ~np.any([*things, outlier], axis=0)
     further |= {AT_OUTLIERS: outlier, BESIDE_OUTLIERS: aside & outlier.any(-1, keepdims=True)}
     rows = [
-        [*own, *({"region": name, **run_lengths(mask[pair].reshape(side, side))} for name, mask in further.items())]
+        [*own, *({"region": name, **run_lengths(mask[pair].reshape(grid))} for name, mask in further.items())]
         for pair, own in enumerate(pairs["clean_regions"])
     ]
     return pairs.with_column("clean_regions", rows)

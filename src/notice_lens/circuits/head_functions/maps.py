@@ -7,21 +7,23 @@ Two kinds of map, both over the patches of the image:
   A head may look at a place whose value is nearly nothing, so that its attention there is a place to rest
   (Kobayashi et al. 2020, Attention is Not Only a Weight, arXiv 2004.10102).
 
-The class token is no place in the image. It is kept apart, in `class_token`, and never in a map.
+Positions that are no image, such as the class token, are kept apart, in `class_token`, and never in a map.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.models.layout import Layout
+from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT, missing_role
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ KINDS = ("attention", "value_weighted")
 def attention_maps(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: Any = "text.cross_attn",
+    site: "Site | str | None" = None,
     *,
     roles: Any = None,
     maps: Any = KINDS,
@@ -50,12 +52,13 @@ def attention_maps(
     dtype: Any = "float32",
     progress: bool = True,
 ) -> "xr.Dataset":
-    """Where every head looks, for every pair: one run of the model over all pairs.
+    """Return where every head looks, for every pair: one run of the model over all pairs.
 
     Args:
         model: The model.
         pairs: The pairs.
-        site: An attention from words to the image: `text.cross_attn`, of captions `decoder.cross_attn`.
+        site: An attention from words to the image; None takes the model's, which is `text.cross_attn` in BLIP
+            (`decoder.cross_attn` for captions).
         roles: Names of roles, or `all` for all words at once; None takes each that the pairs have, and `all` too where
             there is no `correct`. A role's map is the mean over its tokens.
         maps: Of `attention`, `value_weighted`.
@@ -69,33 +72,73 @@ def attention_maps(
         Maps by name, with their dimensions in brackets.
         `weight` [maps, pair, role, layer, head, patch]: of `attention` 0 to 1, of `value_weighted` in units of the
         residual stream's norm; not renormalised, NaN where a pair has no such role. Patches are in rows, from the top
-        left. `class_token` [maps, pair, role, layer, head]: the same at the class token; with the patches' attention it
-        sums to 1. `norm` [pair, patch]: of the vision stack's last `hook_resid_post`. Attributes: `site`, `grid`
-        (rows, columns), `image`, `prompt`.
+        left. `class_token` [maps, pair, role, layer, head]: the same at all positions that are no patch; with the
+        patches' attention it sums to 1. `norm` [pair, patch]: of the image's stream, at the model's
+        `cfg.image_norm_hook`. Attributes: `site`, `grid` (rows, columns), `image`, `prompt`.
 
     Raises:
-        ValueError: The site does not look from words at the image, or there is no such role or kind of map.
+        ValueError: The site does not look from words at the image, there is no such role or kind of map, or images
+            have no common grid.
     """
     from notice_lens.patching.positions import Places
 
     found, kinds = check_site(model, site), _kinds(maps, dtype)
     spans = Places(model, pairs).words
     names = roles_asked(roles, spans)
+    looked_at = str(axes(model.cfg, found.stack, found.activation)[1])
+    layout = pairs.layout(model, image)
+    grid = layout.grid(looked_at)
     layers = range(model.stack(found.stack).cfg.n_layers)
-    shape = (len(kinds), len(pairs), len(names), len(layers), model.stack(found.stack).cfg.n_heads, _positions(model))
-    weight, norm = np.full(shape, np.nan, str(dtype)), np.empty((len(pairs), shape[-1]), np.float32)
+    shape = (len(kinds), len(pairs), len(names), len(layers), model.stack(found.stack).cfg.n_heads)
+    weight, aside = np.full((*shape, grid[0] * grid[1]), np.nan, str(dtype)), np.full(shape, np.nan, str(dtype))
+    norm = np.empty((len(pairs), grid[0] * grid[1]), np.float32)
     leaves = [f"{found.stack}.blocks.{layer}.{found.activation}" for layer in layers]
-    last = f"vision.blocks.{model.stack('vision').cfg.n_layers - 1}.hook_resid_post"
+    last = model.cfg.image_norm_hook
     watched = [last, *leaves, *(map(_values_of, leaves) if "value_weighted" in kinds else ())]
     for start in tqdm(range(0, len(pairs), batch_size), desc="attention maps", disable=not progress):
         numbers = range(start, min(start + batch_size, len(pairs)))
         inputs = pairs.select(numbers).prepare(model, image=image, prompt=prompt)
         _, cache = model.run_with_cache(inputs, names_filter=watched)
-        norm[start : numbers.stop] = cache[last].float().norm(dim=-1).cpu().numpy()
+        own = _ImagePositions.of(layout.take(numbers), looked_at, cache[last].device)
+        norm[start : numbers.stop] = own.take(cache[last].float().norm(dim=-1)).cpu().numpy()
         mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
         for layer, leaf in enumerate(leaves):
-            weight[:, start : numbers.stop, :, layer] = _weighted(model, leaf, cache, mean, kinds).cpu().numpy()
-    return _dataset(weight, norm, pairs, (kinds, names), {"site": found.name, "image": image, "prompt": prompt})
+            weighted = _weighted(model, leaf, cache, mean, kinds)
+            weight[:, start : numbers.stop, :, layer] = own.take(weighted).cpu().numpy()
+            aside[:, start : numbers.stop, :, layer] = own.sum_of_others(weighted).cpu().numpy()
+    attrs = {"site": found.name, "image": image, "prompt": prompt, "grid": list(grid)}
+    return _dataset(weight, aside, norm, pairs, (kinds, names), attrs)
+
+
+class _ImagePositions(NamedTuple):
+    """The positions of a batch's images in the stream that words look at.
+
+    Attributes:
+        patches: The positions of each pair's patches.
+        others: True at all positions that are no patch.
+    """
+
+    patches: Int[Tensor, "pair patch"]
+    others: Bool[Tensor, "pair key"]
+
+    @classmethod
+    def of(cls, layout: Layout, stack: str, device: torch.device) -> "_ImagePositions":
+        """Return the positions of the examples of a layout, all with as many patches."""
+        index = np.stack([layout.positions(stack, number, "image") for number in range(len(layout))])
+        return cls(torch.from_numpy(index).to(device), torch.from_numpy(~layout.mask(stack, "image")).to(device))
+
+    def take(self, values: Tensor) -> Tensor:
+        """Return the values at the patches; they are [pair, key], or [kind, pair, role, head, key]."""
+        index = self._spread(self.patches, values)
+        return values.gather(-1, index.expand(*values.shape[:-1], -1))
+
+    def sum_of_others(self, values: Tensor) -> Tensor:
+        """Return the sum of the values over all other positions."""
+        return (values * self._spread(self.others, values)).sum(-1)
+
+    @staticmethod
+    def _spread(by_pair: Tensor, values: Tensor) -> Tensor:
+        return by_pair if values.ndim == 2 else by_pair[None, :, None, None]
 
 
 def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
@@ -116,20 +159,24 @@ def relative_attention(maps: "xr.Dataset | xr.DataArray") -> "xr.DataArray":
     return (weight - weight.mean(["layer", "head"])).rename("relative_attention").assign_attrs(weight.attrs)
 
 
-def check_site(model: "HookedBLIP", site: Any) -> "Site":
-    """The pattern of an attention from words to the image, as a site.
+def check_site(model: "HookedBLIP", site: "Site | str | None") -> "Site":
+    """The pattern of an attention from words to the image, as a site; None is the model's own.
 
     Raises:
         ValueError: It looks from something else, or at something else.
     """
-    from notice_lens.patching.edits import Site, axes
+    from notice_lens.patching.edits import Site
 
+    site = model.cfg.looking_site if site is None else site
     name = site if isinstance(site, str) else site.name
     module = name.removesuffix(".pattern").removesuffix(".hook_pattern").removesuffix(".z").removesuffix(".hook_z")
     found = Site.of(model, f"{module}.pattern")
-    if axes(model, found.stack, found.activation) != ("token", "image"):
-        looking = "decoder.cross_attn" if model.cfg.kind == "caption" else "text.cross_attn"
-        raise ValueError(f"site {name!r} does not look from words at the image; of this model {looking!r} does")
+    asking, looked_at = axes(model.cfg, found.stack, found.activation)
+    streams = model.cfg.streams
+    if "prompt" not in streams[asking] or looked_at is None or "image" not in streams[looked_at]:
+        raise ValueError(
+            f"site {name!r} does not look from words at the image; of this model {model.cfg.looking_site!r} does"
+        )
     return found
 
 
@@ -169,14 +216,10 @@ def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _positions(model: "HookedBLIP") -> int:
-    return (model.cfg.image_size // model.cfg.patch_size) ** 2 + 1
-
-
 def _role_weights(
     spans: Sequence[dict[str, Any]], names: Sequence[str], pattern: Tensor
 ) -> Float[Tensor, "pair role query"]:
-    """What takes the mean over each role's tokens; NaN where a pair has no such role."""
+    """Return weights that take the mean over each role's tokens; NaN where a pair has no such role."""
     mean = torch.zeros(len(spans), len(names), pattern.shape[-2], dtype=torch.float32)
     for pair, own in enumerate(spans):
         for number, name in enumerate(names):
@@ -211,20 +254,21 @@ def _value_norms(model: "HookedBLIP", leaf: str, cache: Any) -> Float[Tensor, "p
     return square.clamp(min=0).sqrt()
 
 
-def _dataset(weight: Any, norm: Any, pairs: "MinimalPairs", labels: Any, attrs: dict[str, Any]) -> "xr.Dataset":
-    """The arrays with their names, the class token apart."""
+def _dataset(
+    weight: Any, aside: Any, norm: Any, pairs: "MinimalPairs", labels: Any, attrs: dict[str, Any]
+) -> "xr.Dataset":
+    """The arrays with their names."""
     import xarray as xr
 
     kinds, roles = labels
-    side = round((weight.shape[-1] - 1) ** 0.5)
     dims = ("maps", "pair", "role", "layer", "head")
     coords = {
         "maps": np.array(kinds, object), "pair": np.array(pairs["id"], object), "role": np.array(roles, object),
-        "layer": np.arange(weight.shape[3]), "head": np.arange(weight.shape[4]), "patch": np.arange(side * side),
+        "layer": np.arange(weight.shape[3]), "head": np.arange(weight.shape[4]), "patch": np.arange(weight.shape[-1]),
     }  # fmt: skip
     variables = {
-        "weight": ((*dims, "patch"), weight[..., 1:]),
-        "class_token": (dims, weight[..., 0]),
-        "norm": (("pair", "patch"), norm[:, 1:]),
+        "weight": ((*dims, "patch"), weight),
+        "class_token": (dims, aside),
+        "norm": (("pair", "patch"), norm),
     }
-    return xr.Dataset(variables, coords, {**attrs, "grid": [side, side]})
+    return xr.Dataset(variables, coords, attrs)

@@ -34,6 +34,7 @@ from notice_lens.circuits.head_functions.amounts import SMALLEST_RATIO, amounts,
 from notice_lens.circuits.head_functions.maps import KINDS, attention_maps
 from notice_lens.circuits.head_functions.outliers import FACTOR, avoidance, outlier_patches
 from notice_lens.errors import one_of
+from notice_lens.models.protocol import image_stream
 from notice_lens.pairs.clusters import cluster_numbers
 from notice_lens.stats.flips import grouped
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching import Site
 
 SMALLEST_EFFECT = 0.1
 """Share of the room beyond the null below which nobody would call it a function."""
@@ -91,7 +93,7 @@ class Table:
 def head_functions(
     model: "HookedBLIP",
     pairs: "MinimalPairs",
-    site: Any = "text.cross_attn",
+    site: "Site | str | None" = None,
     *,
     roles: Any = None,
     regions: Any = None,
@@ -111,7 +113,7 @@ def head_functions(
     Args:
         model: The model.
         pairs: With `clean_regions`, or nothing can be tested.
-        site: An attention from words to the image.
+        site: An attention from words to the image; None takes the model's.
         roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
             discoveries.
         regions: Names of regions; None takes all but `background`.
@@ -167,7 +169,7 @@ def _task(pairs: "MinimalPairs") -> str:
 
 
 def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
-    """Masks of the clean images' patches by region, bool [pair, patch], the class token left out.
+    """Masks of the clean images' patches by region, bool [pair, patch]; positions that are no image are left out.
 
     Args:
         model: Its patch grid counts.
@@ -175,8 +177,10 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
         names: Which regions; None takes all but `background`.
 
     Raises:
-        ValueError: No pair has a region of that name.
+        ValueError: No pair has a region of that name, or images have no common grid.
     """
+    stack, layout = image_stream(model.cfg), pairs.layout(model)
+    rows, columns = layout.grid(stack)
     found = pairs.patch_masks(model)
     known = list(dict.fromkeys(name for own in found for name in own))
     if names is None:
@@ -186,9 +190,12 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
     for name in chosen:
         if name not in known:
             raise ValueError(one_of("region of these pairs", name, known))
-    n_patches = (model.cfg.image_size // model.cfg.patch_size) ** 2
-    empty = np.zeros(n_patches, bool)
-    return {name: np.stack([own[name].numpy()[1:] if name in own else empty for own in found]) for name in chosen}
+    masks = {name: np.zeros((len(found), rows * columns), bool) for name in chosen}
+    for number, own in enumerate(found):
+        at = layout.positions(stack, number, "image")
+        for name in set(chosen) & set(own):
+            masks[name][number] = own[name].numpy()[at]
+    return masks
 
 
 def clusters_by_images(pairs: "MinimalPairs") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the model says: greedy answers and captions, and log-probabilities of given ones."""
+"""Answers: greedy ones and captions, and log-probabilities of given ones."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 256
 """Rows of the decoder that are ranked in one call; each needs a row of logits over the vocabulary."""
+
+
+def targets_of(inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
+    """Return the token that each logit has to predict. Raises ValueError where the inputs have no answers."""
+    if inputs.target_ids is None:
+        raise ValueError("these inputs have no answers; model.prepare(images, questions, answers) takes them")
+    return inputs.target_ids
 
 
 def answer_log_probs(

@@ -76,7 +76,7 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "source_batch 1 1 key_pos"] | None = None,
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What the heads write to the stream.
+        """Return what the heads write to the stream.
 
         Args:
             stream: Where the queries come from.

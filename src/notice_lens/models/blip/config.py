@@ -1,12 +1,14 @@
-"""What a BLIP consists of, read from its Hugging Face config with every field accounted for."""
+"""The parts of a BLIP, read from its Hugging Face config with every field accounted for."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers.activations import ACT2FN
 
 from notice_lens.errors import one_of
+from notice_lens.models.layout import SegmentKind
 
 Kind = Literal["vqa", "caption", "match"]
 
@@ -51,6 +53,11 @@ class StackConfig:
     d_source: int | None = None
     normalization: Literal["pre", "post"] = "post"
     causal: bool = False
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """Heads of keys and values: as many as of queries."""
+        return self.n_heads
 
     def check_layer(self, layer: int) -> int:
         """The layer, counted from the front. Raises IndexError where the stack has no such layer."""
@@ -103,15 +110,82 @@ class BLIPConfig:
         """Layers of each stack that there is."""
         return {stack: getattr(self, stack).n_layers for stack in self.stacks}
 
+    # What the stacks are for: `ModelConfig` of the model protocol.
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """By stack with cross-attention, the stack whose states it reads: the one before it."""
+        return dict(zip(self.stacks[1:], self.stacks, strict=False))
+
+    @property
+    def prompt_stack(self) -> str:
+        """The stack that reads the prompt: the question encoder, or the decoder of captions."""
+        return "text" if self.text is not None else "decoder"
+
+    @property
+    def streams(self) -> dict[str, tuple[SegmentKind, ...]]:
+        """By stack, the kinds of positions that its stream holds beside special ones."""
+        decoder: tuple[SegmentKind, ...] = ("answer",) if self.text is not None else ("prompt", "answer")
+        held: dict[str, tuple[SegmentKind, ...]] = {"vision": ("image",), "text": ("prompt",), "decoder": decoder}
+        return {stack: held[stack] for stack in self.stacks}
+
+    @property
+    def looking_site(self) -> str:
+        """The attention from words to the image: the cross-attention of the stack behind the image encoder."""
+        return f"{self.prompt_stack}.cross_attn"
+
+    @property
+    def default_site(self) -> str:
+        """The attention that is patched where nothing else is asked for."""
+        return self.looking_site
+
+    @property
+    def noise_hooks(self) -> tuple[str, ...]:
+        """The embeddings that noise may be added to: patches, and the prompt's words."""
+        return ("vision.hook_embed", f"{self.prompt_stack}.hook_embed")
+
+    @property
+    def image_norm_hook(self) -> str:
+        """The hook point whose norm tells outlier patches: the image's stream behind its last block."""
+        return f"vision.blocks.{self.vision.n_layers - 1}.hook_resid_post"
+
+    @property
+    def behaviour(self) -> Literal["greedy", "likeliest", "choice"]:
+        """The kind of answer: a caption continues freely, so there the answers in question are compared."""
+        answered: dict[Kind, Literal["greedy", "likeliest", "choice"]]
+        answered = {"vqa": "greedy", "caption": "likeliest", "match": "choice"}
+        return answered[self.kind]
+
+    @property
+    def pair_kinds(self) -> tuple[str, ...]:
+        """The kinds of minimal pairs that the model reads."""
+        return (self.kind,)
+
+    @property
+    def d_read_out(self) -> int:
+        """Logits at the read-out: the vocabulary, or no match and match."""
+        return 2 if self.decoder is None else self.decoder.d_vocab or 0
+
+    @property
+    def image_sizes_matter(self) -> bool:
+        """Always False: every picture is resized to the model's size, so layouts do not need it."""
+        return False
+
 
 def read_config(
-    hf_config: Any, hf_class: str, *, name_or_path: str | None = None, revision: str | None = None
+    hf_config: Any,
+    hf_class: str,
+    *,
+    written: Mapping[str, Any] | None = None,
+    name_or_path: str | None = None,
+    revision: str | None = None,
 ) -> BLIPConfig:
     """Our config of a Hugging Face `BlipConfig`.
 
     Args:
         hf_config: The config.
         hf_class: Name of the model class, one of `KINDS`.
+        written: What `config.json` says, where there is one; fields that only the library knows are its own business.
         name_or_path: Where it came from, if not the config itself knows.
         revision: The hub's branch, tag or commit that was asked for.
 
@@ -123,7 +197,12 @@ def read_config(
         raise ValueError(f"{hf_class} is not ported; HookedBLIP loads {', '.join(KINDS)}")
     kind, stacks = KINDS[hf_class]
     vision, text = hf_config.vision_config, hf_config.text_config
-    _account_for_fields(hf_config, vision, text)
+    _account_for_fields(hf_config, vision, text, written)
+    if "auto_map" in (hf_config.to_dict() if written is None else written):
+        warnings.warn(
+            f"the config names code of the checkpoint's own (auto_map), which is not run: it is loaded as {hf_class}",
+            stacklevel=3,
+        )
     if kind == "vqa" and text.hidden_size != vision.hidden_size:
         raise ValueError(
             f"the text stacks are {text.hidden_size} wide and the image encoder {vision.hidden_size}: in question "
@@ -214,6 +293,7 @@ _WITHOUT_EFFECT = {
     "_attn_implementation",
     "_attn_implementation_autoset",
     "attn_implementation",
+    "auto_map",
 }
 _READ = {
     "config": {"vision_config", "text_config"},
@@ -256,15 +336,30 @@ def _check_sizes(part: str, config: Any, fields: tuple[str, ...]) -> None:
         raise ValueError(one_of(f"{part}.hidden_act", config.hidden_act, ACT2FN))
 
 
-def _account_for_fields(whole: Any, vision: Any, text: Any) -> None:
-    """Refuses a field that nothing here knows, or a value that the port does not compute."""
+def _fields_set(config: Any, written: Mapping[str, Any] | None) -> set[str]:
+    """Return the fields that a config sets: all that is not the library's own default, which new versions add to."""
+    defaults = type(config)().to_dict()
+    values = config.to_dict() if written is None else written
+    return {name for name, value in values.items() if value is not None and value != defaults.get(name)}
+
+
+def _account_for_fields(whole: Any, vision: Any, text: Any, written: Mapping[str, Any] | None) -> None:
+    """Refuse a field that nothing here knows, or a value that the port does not compute.
+
+    Args:
+        whole: Hugging Face's config.
+        vision: Its part for the image encoder.
+        text: Its part for the text stacks.
+        written: What `config.json` says; None where there is no file.
+    """
     if getattr(whole, "quantization_config", None):
         raise ValueError(
             "the checkpoint is quantised (config has a quantization_config): hook points need plain weights, so load "
             "the checkpoint that it was made from"
         )
     for part, config in (("config", whole), ("vision_config", vision), ("text_config", text)):
-        unknown = set(config.to_dict()) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
+        own = written if written is None or part == "config" else written.get(part, {})
+        unknown = _fields_set(config, own) - _READ[part] - _WITHOUT_EFFECT - _LEGACY
         if unknown:
             raise ValueError(
                 f"{part} has fields that are not accounted for: {', '.join(sorted(unknown))}. They might change "

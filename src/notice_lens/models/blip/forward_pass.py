@@ -19,6 +19,7 @@ from notice_lens.models.blip.config import BLIPConfig
 from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.readouts import AnswerHead, MatchHead
 from notice_lens.models.blip.stacks import ProjectedSource, Stack, TextStack, VisionStack
+from notice_lens.models.blip.steps import OUTPUT, last_hook, order, sublayers
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
 
@@ -55,17 +56,17 @@ class ForwardPass(HookedModule):
 
     @property
     def in_use(self) -> InUse:
-        """What holds the model for one thread at a time."""
+        """The lock that holds the model for one thread at a time."""
         return self._in_use
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.vision.class_embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are kept in."""
+        """The dtype of the weights."""
         return self.vision.class_embedding.dtype
 
     @one_thread_at_a_time
@@ -117,11 +118,9 @@ class ForwardPass(HookedModule):
         stack: Any = self.stack(name)
         if resid is None:
             resid = self.embed(name, inputs)
-        # An answer's padding stands behind it, where a causal stack cannot look: it needs no mask.
-        masked = name == "text" or (name == "decoder" and self.cfg.kind == "caption")
         return stack(
             resid,
-            mask=_as_bool(inputs.attention_mask) if masked else None,
+            mask=self.own_mask(name, inputs),
             source=source,
             source_mask=self.source_mask(name, inputs),
             start_at_layer=start_at_layer,
@@ -138,18 +137,25 @@ class ForwardPass(HookedModule):
 
     @one_thread_at_a_time
     def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
-        """What the cross-attention of a stack reads: the states after the stack before it; None for `vision`."""
+        """Return what a stack's cross-attention reads: the states after the stack before it; None for `vision`."""
         states = None
         for stack in self.cfg.stacks[: self._stack_index(name)]:
             states = self.run_stack(stack, inputs, states)
         return states
 
+    def own_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch pos"] | None:
+        """Return which of its own positions a stack may look at; None for all.
+
+        An answer's padding comes after it, where a causal stack cannot look: it needs no mask.
+        """
+        return _as_bool(inputs.attention_mask) if name == self.cfg.prompt_stack else None
+
     def source_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch key_pos"] | None:
-        """Which positions of its source a stack may look at: the question's real tokens, and the whole image."""
+        """Return which positions of its source a stack may look at: the question's real tokens, or the whole image."""
         return _as_bool(inputs.attention_mask) if name == "decoder" and self.cfg.kind == "vqa" else None
 
     def decoder_ids(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-        """What the decoder reads: answers or captions; `[DEC]` alone where none are given."""
+        """Return what the decoder reads: answers or captions; `[DEC]` alone where none are given."""
         ids = inputs.input_ids if self.cfg.kind == "caption" else inputs.answer_ids
         if ids is not None:
             return ids
@@ -158,6 +164,19 @@ class ForwardPass(HookedModule):
     def stack(self, name: str) -> Stack:
         """The stack of that name. Raises KeyError where this model has none."""
         return getattr(self, self.cfg.stacks[self._stack_index(name)])
+
+    def activations(self, stack: str) -> tuple[str, ...]:
+        """Return the activations of a stack that can be patched, in the order of the flow."""
+        points = order(self.stack(stack).steps)
+        return tuple(point for point in points if not point.endswith(".inside") and point != OUTPUT)
+
+    def sublayers(self, stack: str) -> tuple[str, ...]:
+        """Return the modules that write to a stack's stream: `attn`, `cross_attn` and `mlp`, in their order."""
+        return tuple(step.module for step in sublayers(self.stack(stack).steps))
+
+    def block_output(self, stack: str) -> str:
+        """Return the hook point that the output of a stack's block passes."""
+        return last_hook(self.stack(stack).steps)
 
     def _stack_index(self, name: str | None) -> int:
         if name is None:

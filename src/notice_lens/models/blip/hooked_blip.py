@@ -10,7 +10,7 @@ from os import PathLike
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from notice_lens.images import ImageLike
@@ -18,17 +18,20 @@ from notice_lens.models.blip import answers
 from notice_lens.models.blip.config import BLIPConfig
 from notice_lens.models.blip.forward_pass import ForwardPass
 from notice_lens.models.blip.inputs import (
+    IGNORED,
     BLIPInputs,
     as_strings,
     text_inputs,
     to_common_length,
     to_pixel_values,
 )
+from notice_lens.models.blip.layout import BLIPReader
 from notice_lens.models.blip.stacks import Stack
 from notice_lens.models.cache import BLIPCache
 from notice_lens.models.describe import CheckReport, HooksTable
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode, without_modes
+from notice_lens.models.layout import Layout
 from notice_lens.models.lens import Lens
 from notice_lens.plain_text import printable
 
@@ -198,6 +201,57 @@ class HookedBLIP(ForwardPass):
             pixel_values=torch.stack(columns["images"]), **tensors, interpolate_pos_encoding=image_size is not None
         ).to(self.device)
 
+    def preprocess(
+        self,
+        images: ImageLike | Sequence[ImageLike] | Mapping[str, Tensor],
+        *,
+        image_size: int | tuple[int, int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return images resized and normalised once for many runs, as `prepare` takes them; arguments as there."""
+        image_processor = self._processor_for("an image processor").image_processor
+        return {"pixel_values": to_pixel_values(images, image_processor, image_size)}
+
+    # What positions are
+
+    @property
+    def _reader(self) -> BLIPReader:
+        side = self.cfg.image_size // self.cfg.patch_size
+        tokenizer = None if self.processor is None else self.processor.tokenizer
+        return BLIPReader(self.cfg.kind, tokenizer, (side, side))
+
+    def layout(self, inputs: BLIPInputs | Mapping[str, Any], prompts: Sequence[str] | None = None) -> Layout:
+        """Return what the positions of prepared inputs are.
+
+        Args:
+            inputs: What `prepare` gives.
+            prompts: The prompts' strings, where positions of words are wanted.
+
+        Raises:
+            ValueError: The prompts have other numbers of tokens than the inputs.
+        """
+        return self._reader.layout_of_inputs(self.cfg, BLIPInputs.of(inputs).check(self.cfg), prompts)
+
+    def layout_of(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Layout:
+        """Return the layout that inputs will have, without any images: every picture is resized to the model's size.
+
+        Args:
+            prompts: The prompts.
+            answers: What is teacher-forced behind each; None where nothing is.
+            sizes: Ignored.
+        """
+        self._processor_for("a tokenizer")
+        return self._reader.layout_of(prompts, answers)
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """Return the tokens of an answer; they are the same after every prompt."""
+        self._processor_for("a tokenizer")
+        return self._reader.answer_ids(prompt, answer)
+
     def _check_known(self, tensors: Mapping[str, Any]) -> None:
         """Raises ValueError where a word has no embedding: it was added to the tokenizer alone."""
         d_vocab = self.stack(self.cfg.stacks[1]).cfg.d_vocab or 0
@@ -219,7 +273,7 @@ class HookedBLIP(ForwardPass):
             raise ValueError(f"enc_token=True, but neither tokenizer nor vocabulary ({d_vocab} words) has an [ENC]")
         return following
 
-    # What it says
+    # Answers
 
     def generate(
         self, images: ImageLike | Sequence[ImageLike], questions: str | Iterable[str] = "", *, max_new_tokens: int = 20
@@ -244,6 +298,51 @@ class HookedBLIP(ForwardPass):
             candidates: Answers to compare, the same for every question.
         """
         return answers.rank(self, self.prepare(images, questions), as_strings("candidates", candidates))
+
+    def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
+        """Return whether answers have to be in the inputs to be measured: those of captions or of several tokens."""
+        if self.cfg.kind != "vqa":
+            return self.cfg.kind == "caption"
+        return any(len(self.answer_ids("", answer)) != 1 for answer in set(answers))
+
+    def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> Int[Tensor, " answer"]:
+        """Return the read-out's entry for each answer: its first token; of matching 0 (no match) or 1 (match)."""
+        if self.cfg.kind == "match":
+            return torch.tensor([int(answer == "match") for answer in answers], dtype=torch.long)
+        return torch.tensor([self.answer_ids("", answer)[0] for answer in answers], dtype=torch.long)
+
+    def answer_targets(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
+        """Return the answer's token that each logit has to predict, without the closing `[SEP]`; -100 elsewhere.
+
+        Raises:
+            ValueError: The inputs have no answers.
+        """
+        targets = answers.targets_of(inputs)
+        return targets.masked_fill(targets == self.cfg.sep_token_id, IGNORED)
+
+    @one_thread_at_a_time
+    def answer_log_probs(self, inputs: BLIPInputs) -> Float[Tensor, " batch"]:
+        """Return the log-probability of each answer in the inputs, its closing `[SEP]` included, in nats.
+
+        Raises:
+            ValueError: The inputs have no answers.
+        """
+        return answers.answer_log_probs(self(inputs), answers.targets_of(inputs))
+
+    def greedy_ids(self, inputs: BLIPInputs, max_new_tokens: int = 20) -> list[list[int]]:
+        """Return the tokens of each greedy answer, without `[DEC]` and `[SEP]`; a caption begins with its prompt."""
+        return answers.greedy_ids(self, inputs, max_new_tokens)
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def mean_image_states(self, images: Sequence[ImageLike]) -> Float[Tensor, "image d_model"]:
+        """Return the mean over patches of the image encoder's states, without the class token; float32, on the CPU.
+
+        Args:
+            images: As `prepare`.
+        """
+        inputs = BLIPInputs(pixel_values=self.preprocess(images)["pixel_values"]).to(self.device)
+        return self.run_stack("vision", inputs)[:, 1:].float().mean(1).cpu()
 
     # Looking inside
 
@@ -283,13 +382,13 @@ class HookedBLIP(ForwardPass):
 
     @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Whether `hook_result`, what each head writes, is computed in every attention module."""
+        """Compute `hook_result`, what each head writes, in every attention module, or stop doing so."""
         for stack in self.cfg.stacks:
             set_attention_switch(self.stack(stack), "use_attn_result", use_attn_result)
 
     @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Whether each head gets copies of its own of its inputs, hooked at `hook_{q,k,v}_input`.
+        """Give each head copies of its inputs of its own, hooked at `hook_{q,k,v}_input`, or stop doing so.
 
         In the vision stack the copies are made before `ln1`, whose hook points then fire once for each of the three,
         with a head axis.
@@ -298,7 +397,7 @@ class HookedBLIP(ForwardPass):
             set_attention_switch(self.stack(stack), "use_split_qkv_input", use_split_qkv_input)
 
     def explain_missing(self, name: str) -> str:
-        """What to say of a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
+        """Explain a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
         if HookName.parse(name).stack is None:
             guesses = [f"{stack}.{name}" for stack in self.cfg.stacks if f"{stack}.{name}" in self.hook_dict]
             if guesses:

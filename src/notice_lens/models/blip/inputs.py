@@ -25,14 +25,14 @@ from notice_lens.images import ImageLike, to_rgb
 from notice_lens.models.blip.config import BLIPConfig
 
 _ROUNDING = 0.02
-"""How far values of half precision lie beyond those of black and white, at most."""
+"""The most that values of half precision lie beyond those of black and white."""
 IGNORED = -100
 """In `target_ids`, a position that predicts nothing of the answer; cross-entropy ignores it by default."""
 
 
 @dataclass(frozen=True)
 class BLIPInputs:
-    """What a `HookedBLIP` runs on.
+    """The tensors that a `HookedBLIP` runs on.
 
     Attributes:
         pixel_values: Preprocessed images.

@@ -46,9 +46,7 @@ def processor(vocabulary: list[str] | str | PathLike[str] | None = None, image_s
         vocabulary: Word pieces in order, or a file with one a line; None takes the tiny one.
         image_size: What images are resized to, in pixels.
     """
-    from transformers import BlipProcessor
-    from transformers.models.bert.tokenization_bert import BertTokenizer
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
 
     vocabulary = tiny_vocabulary() if vocabulary is None else vocabulary
     if not isinstance(vocabulary, list):

@@ -93,7 +93,7 @@ class Stack(nn.Module):
 
     @property
     def steps(self) -> Steps:
-        """What every block of the stack does, in order."""
+        """The steps of every block of the stack, in order."""
         return cast(Block, self.blocks[0]).steps
 
     def _layers(self, start: int, stop: int | None) -> tuple[int, int]:

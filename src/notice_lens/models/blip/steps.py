@@ -62,7 +62,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Add:
-    """What the last sublayer wrote is added to the stream, which passes a hook point."""
+    """The output of the last sublayer is added to the stream, which passes a hook point."""
 
     hook: str
 
@@ -98,7 +98,7 @@ STEPS = {"pre": PRE_NORM, "post": POST_NORM}
 EMBEDDING = ("hook_embed", "hook_pos_embed")
 """Hook points before block 0; the stream starts as their sum, normalised where the stack does that."""
 OUTPUT = "output"
-"""What a stack gives to the next one, or to the read-out: a step behind its last block."""
+"""The states that a stack gives to the next one or to the read-out: a step after its last block."""
 SELF_INSIDE = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
 CROSS_INSIDE = ("hook_k", "hook_v", "hook_attn_scores", "hook_pattern")
 """Hook points between an attention module's projections and its z. Queries of cross-attention come before: they are

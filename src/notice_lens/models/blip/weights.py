@@ -84,8 +84,7 @@ def port(cls: "type[HookedBLIP]", hf_model: nn.Module, processor: Any, enc_token
     ancestors = [ancestor.__name__ for ancestor in type(hf_model).__mro__]
     hf_class = next((name for name in ancestors if name in KINDS), ancestors[0])
     cfg = read_config(getattr(hf_model, "config", None), hf_class)
-    weights = {name: weight.detach().clone() for name, weight in hf_model.state_dict().items()}
-    return _build(cls, cfg, weights, processor, enc_token)
+    return _build(cls, cfg, hf_model.state_dict(), processor, enc_token)
 
 
 # Classes that wrap a model, and how to get at what is inside.
@@ -146,7 +145,8 @@ def load_pretrained(
     from transformers import BlipConfig
 
     files = _Files(str(name_or_path), revision)
-    with reading(files.config()):
+    config = files.config()
+    with reading(config):
         try:
             hf_config = BlipConfig.from_pretrained(str(name_or_path), revision=revision or "main")
         except Exception as error:  # which field it is stands in the second line
@@ -157,7 +157,13 @@ def load_pretrained(
             f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
             + ", ".join(KINDS)
         )
-    cfg = read_config(hf_config, architectures[0], name_or_path=str(name_or_path), revision=revision)
+    cfg = read_config(
+        hf_config,
+        architectures[0],
+        written=read_json(config),
+        name_or_path=str(name_or_path),
+        revision=revision,
+    )
     if processor is None:
         processor = files.processor()
     elif isinstance(processor, str | PathLike):
@@ -176,8 +182,8 @@ def _build(
     translated = translate(weights, {name: weight.shape for name, weight in blip.state_dict().items()}, cfg.kind)
     refuse_broken(translated)
     check_processor(processor, cfg)
-    # Tied weights and slices of fused ones get memory of their own.
-    own = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in translated.items()}
+    # Every weight gets memory of its own: it may be the caller's, a slice of a fused one, or a page of a file.
+    own = {name: weight.detach().clone(memory_format=torch.contiguous_format) for name, weight in translated.items()}
     blip.load_state_dict(own, strict=True, assign=True)
     return blip
 
@@ -323,7 +329,7 @@ class _Files:
         if self.local:
             path = Path(self.name_or_path) / file
             return str(path) if path.is_file() else None
-        from transformers.utils.hub import cached_file
+        from transformers.utils import cached_file
 
         return cached_file(
             self.name_or_path,

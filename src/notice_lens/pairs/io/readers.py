@@ -15,6 +15,7 @@ from notice_lens.coco import run_lengths
 from notice_lens.errors import one_of
 from notice_lens.files import inside, sha256
 from notice_lens.images import digest, shown_path
+from notice_lens.models.layout import resample
 from notice_lens.pairs.image_folder import read_pictures
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.io.records import (
@@ -37,7 +38,7 @@ from notice_lens.pairs.io.storage import scratch_file
 from notice_lens.pairs.io.values import shown, storable, unstorable
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.problems import ROW, TEXT, Problem
-from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask, resample
+from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -28,6 +28,7 @@ OWN = {
     "head_functions.md": "circuits/functions/test_head_function_docs.py",
     "pairs.md": "test_readme.py",
     "patching.md": "patching/test_docs.py",
+    "vision_language_models.md": "models/vlm/test_vlm_docs.py",
 }
 BLOCK = re.compile(
     r"(?:<!-- (?P<why>not run: .+?) -->\n)?^(?P<indent> *)```python\n(?P<code>.*?)^ *```", re.DOTALL | re.MULTILINE

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from notice_lens.models.blip.inputs import BLIPInputs
     from notice_lens.models.layout import Layout
     from notice_lens.models.protocol import VisionLanguageModel
+    from notice_lens.models.vlm import HookedVLM
 
 _HOMES = {
     "HookedBLIP": "notice_lens.models.blip.hooked_blip",
+    "HookedVLM": "notice_lens.models.vlm",
     "BLIPInputs": "notice_lens.models.blip.inputs",
     "Layout": "notice_lens.models.layout",
     "VisionLanguageModel": "notice_lens.models.protocol",
@@ -23,6 +25,7 @@ _HOMES = {
 __all__ = [
     "BLIPInputs",
     "HookedBLIP",
+    "HookedVLM",
     "Layout",
     "VisionLanguageModel",
 ]

@@ -14,7 +14,8 @@ STACKS = ("vision", "text", "decoder", "language")
 """Every name that a stack can have, over all families of models."""
 IMAGE_STACK = "vision"
 """The stack that embeds the picture, in every family."""
-_NAME = re.compile(rf"(?:(?P<stack>{'|'.join(STACKS)})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
+_FRONT = "|".join((*STACKS, "projector"))
+_NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
 
 @dataclass(frozen=True)

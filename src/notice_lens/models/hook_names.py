@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-_NAME = re.compile(r"(?:(?P<stack>vision|text|decoder)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
+_NAME = re.compile(r"(?:(?P<stack>vision|text|decoder|language|projector)\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
 
 @dataclass(frozen=True)

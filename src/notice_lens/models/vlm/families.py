@@ -1,0 +1,148 @@
+"""What differs between families of vision-language models, as data: everything else is found by public interfaces.
+
+transformers says where the language model is (`get_decoder`), where the vision tower (`get_encoder("image")`), the
+embeddings and the unembedding. Inside, families call the same thing by different names; `NAMES` lists them. A model of
+a family that is not in `FAMILIES` is hosted all the same if its modules have these names; `HookedVLM.check` says
+whether every hook point does what it promises.
+
+What a module's name cannot say is in `FAMILIES`: hook points that are inert, and why; names of the family's image
+token, where its config does not say. What cannot be hooked at all is in `REFUSED`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    # Of the whole model.
+    "projector": ("multi_modal_projector", "connector", "merger"),
+    "deepstack": ("deepstack_merger_list",),
+    "ln_final": ("norm", "final_layernorm", "ln_f"),
+    # Of a block. The order counts: where there are norms on both sides, the one in front of the MLP comes first.
+    "attn": ("self_attn", "attn", "attention"),
+    "cross_attn": ("cross_attn",),
+    "mlp": ("mlp", "feed_forward"),
+    "resid_mid": (
+        *("pre_feedforward_layernorm", "post_attention_layernorm", "layer_norm2", "norm2", "layernorm_after"),
+        "ffn_norm",
+    ),
+    "attn_out_norm": ("post_self_attn_layernorm",),
+    "mlp_out_norm": ("post_feedforward_layernorm", "post_mlp_layernorm"),
+    # Of attention.
+    "q": ("q_proj",),
+    "k": ("k_proj",),
+    "v": ("v_proj",),
+    "qkv": ("qkv", "qkv_proj"),
+    "o": ("o_proj", "out_proj", "projection_layer", "proj"),
+    # Of an MLP: with a gate, or without.
+    "gate": ("gate_proj",),
+    "up": ("up_proj",),
+    "gate_up": ("gate_up_proj",),
+    "fc": ("fc1", "linear_fc1"),
+    "down": ("down_proj", "fc2", "linear_fc2"),
+}
+"""Our name of a module to the names that families have for it."""
+
+GATED_NORMS = ("pre_feedforward_layernorm",)
+"""Where a block has one of these, its `post_attention_layernorm` is what attention's output goes through."""
+
+REFUSED: Mapping[str, str] = {
+    "linear_attn": "a recurrent mixer (linear attention)",
+    "mamba": "a recurrent mixer (Mamba)",
+    "mixer": "a recurrent mixer",
+    "conv": "a convolution instead of attention",
+    "short_conv": "a convolution instead of attention",
+}
+"""Children of a block in place of attention, and what they are."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What one family does in its own way.
+
+    Attributes:
+        name: As people say it.
+        inert: Leaf of a hook point, with its stack, to the reason why editing it may change nothing.
+        notes: Leaf of a hook point, with its stack, to what a reader of the table should know.
+        plain_prompt: The format of prompts where there is no chat template, with `{image}` and `{prompt}`.
+    """
+
+    name: str
+    inert: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    plain_prompt: str = ""
+
+
+_WINDOWS = {"projector.hook_out": "in the order of the tower's windows; the model sorts them afterwards"}
+_MLLAMA = {
+    "language.hook_cross_attn_out": "before the block's gate",
+    "language.cross_attn.hook_q": "before the norm of queries",
+    "language.cross_attn.hook_k": "before the norm of keys; positions are the image's",
+    "vision.hook_attn_out": "before the gate, in global layers",
+    "vision.hook_mlp_out": "before the gate, in global layers",
+}
+_INTERNVL = {"vision.hook_attn_out": "before the layer scale", "vision.hook_mlp_out": "before the layer scale"}
+
+FAMILIES: Mapping[str, Family] = {
+    "llava": Family("LLaVA"),
+    "llava_next": Family("LLaVA-NeXT"),
+    "llava_onevision": Family("LLaVA-OneVision"),
+    "qwen2_vl": Family("Qwen2-VL"),
+    "qwen2_5_vl": Family("Qwen2.5-VL", notes=_WINDOWS),
+    "qwen3_vl": Family("Qwen3-VL"),
+    "gemma3": Family("Gemma 3"),
+    "paligemma": Family("PaliGemma", plain_prompt="{image}{prompt}"),
+    "idefics3": Family("Idefics3"),
+    "smolvlm": Family("SmolVLM"),
+    "internvl": Family("InternVL", notes=_INTERNVL),
+    "mllama": Family("Llama-3.2-Vision", notes=_MLLAMA),
+}
+"""By `config.model_type`."""
+
+
+def family_of(config: Any) -> Family:
+    """Return the family of a config; one that nobody has looked at has the name of its model type and no notes."""
+    return FAMILIES.get(config.model_type, Family(config.model_type))
+
+
+def child(module: nn.Module, role: str) -> nn.Module | None:
+    """Return the child of `module` that plays `role`, by whatever name; None where there is none."""
+    for name in NAMES[role]:
+        found = getattr(module, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    return None
+
+
+def attention_output(block: nn.Module, attention: nn.Module) -> nn.Module:
+    """Return the module whose output is added to the stream for attention: a norm behind it, or itself."""
+    if any(hasattr(block, name) for name in GATED_NORMS):
+        return block.get_submodule("post_attention_layernorm")
+    return child(block, "attn_out_norm") or attention
+
+
+def mlp_output(block: nn.Module, mlp: nn.Module) -> nn.Module:
+    """Return the module whose output is added to the stream for the MLP: a norm behind it, or itself."""
+    return child(block, "mlp_out_norm") or mlp
+
+
+def unread_vision_layers(config: Any, n_layers: int) -> range:
+    """Return the layers of the vision tower behind the last one whose states the model reads: they do nothing."""
+    chosen = getattr(config, "vision_feature_layer", None)
+    if chosen is None:
+        return range(0)
+    layers = [chosen] if isinstance(chosen, int) else list(chosen)
+    # States are counted from the embeddings on: -1, like n_layers, is what the last block gives.
+    last = max(layer % (n_layers + 1) for layer in layers)
+    return range(last, n_layers)
+
+
+def image_token_id(config: Any) -> int | None:
+    """Return the id that stands where the image's positions are; None where the config does not say."""
+    for name in ("image_token_id", "image_token_index"):
+        found = getattr(config, name, None)
+        if found is not None:
+            return int(found)
+    return None

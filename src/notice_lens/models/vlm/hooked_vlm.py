@@ -1,0 +1,478 @@
+"""HookedVLM: any Hugging Face vision-language model, hosted as it is, with TransformerLens's hook points.
+
+The modules are Hugging Face's own: nothing is copied, renamed or left behind on them. A run attaches what is watched,
+runs the model, and takes it off again, so a model that nobody watches computes what Hugging Face's does, to the last
+bit. Where the hook points are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from notice_lens.images import ImageLike
+from notice_lens.models.hook_names import HookName, nearest
+from notice_lens.models.hooked_module import HookedModule
+from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
+from notice_lens.models.vlm import inputs as vlm_inputs
+from notice_lens.models.vlm.anatomy import model_parts
+from notice_lens.models.vlm.attention import attention_by
+from notice_lens.models.vlm.families import Family, family_of
+from notice_lens.models.vlm.points import (
+    AnyTap,
+    Attention,
+    Block,
+    LanguageStack,
+    Projector,
+    VisionStack,
+    matrix,
+    stacked,
+)
+from notice_lens.models.vlm.taps import AttentionTap, Rows
+
+if TYPE_CHECKING:
+    from notice_lens.models.describe import CheckReport, HooksTable
+    from notice_lens.models.vlm.cache import VLMCache
+    from notice_lens.models.vlm.lens import VLMLens
+
+_ELSEWHERE = {
+    "blocks": "model.language.blocks, or model.vision.blocks for the tower",
+    "embed": "model.hf_model.get_input_embeddings()",
+    "unembed": "model.hf_model.get_output_embeddings()",
+    "ln_final": "model.language.ln_final for its hook point",
+    "W_E": "model.hf_model.get_input_embeddings().weight",
+    "W_in": "the MLP's own weights, in model.hf_model",
+    "W_out": "the MLP's own weights, in model.hf_model",
+    "W_gate": "the MLP's own weights, in model.hf_model",
+    "to_tokens": "model.prepare(image, prompt), which gives input_ids among the rest",
+    "to_str_tokens": "model.tokenizer.convert_ids_to_tokens(inputs['input_ids'][0])",
+    "to_string": "model.tokenizer.decode(ids)",
+    "to_single_token": "model.tokenizer(text, add_special_tokens=False)['input_ids']",
+    "cfg": "model.config, which is Hugging Face's; model.lens('language.attn', inputs).cfg is TransformerLens's",
+    "stack": "model.language or model.vision",
+    "loss_fn": "a loss of the logits that the model returns",
+    "model": "model.hf_model",
+}
+"""What people who come from TransformerLens type, and what to write instead."""
+
+
+class HookedVLM(HookedModule):
+    """A Hugging Face vision-language model with hook points.
+
+    Make one with `from_pretrained` or `from_hf`. It runs on what a Hugging Face processor gives, which `prepare` makes
+    from pictures and prompts, and returns logits [batch, pos, d_vocab].
+
+    Attributes:
+        hf_model: Hugging Face's model, the very one that was given.
+        processor: Hugging Face's, or None.
+        family: What is known of its family.
+        language: The language model's hook points: `model.language.blocks[3].attn.hook_z`.
+        vision: The vision tower's.
+        projector: From the tower to the language model.
+        image_rows: How a packed tower's tensors are cut into images.
+    """
+
+    def __init__(self, hf_model: PreTrainedModel, processor: Any = None, *, no_processor: str = ""):
+        super().__init__()
+        parts = model_parts(hf_model)
+        self._in_use = InUse()
+        self._no_processor = no_processor or "from_hf(model, processor) takes one"
+        self._parts = (parts,)
+        self.processor = processor
+        self.family: Family = family_of(hf_model.config)
+        self.hf_model = hf_model
+        self.image_rows = Rows()
+        self.vision = VisionStack(parts, self.image_rows)
+        self.projector = Projector(parts, self.image_rows)
+        self.language = LanguageStack(parts)
+        # What Hugging Face's model is in, this is in.
+        self.training = hf_model.training
+        self.setup()
+
+    # Loading
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype | str = "auto",
+        device_map: Any = None,
+        quantization_config: Any = None,
+        processor: Any = None,
+        **options: Any,
+    ) -> "HookedVLM":
+        """Load a model by its hub id or folder, through `AutoModelForImageTextToText` and `AutoProcessor`.
+
+        Args:
+            name_or_folder: For instance `llava-hf/llava-1.5-7b-hf`, or a folder with `config.json` and weights.
+            revision: The hub's branch, tag or commit.
+            dtype: float32, bfloat16, float16 or float64, as torch's dtype or its name; `auto` is what was saved.
+            device_map: As transformers takes it, for instance `cuda` or `auto`.
+            quantization_config: As transformers takes it, for instance `BitsAndBytesConfig(load_in_4bit=True)`.
+            processor: A processor to use instead of the one beside the weights.
+            **options: Whatever else `from_pretrained` of transformers takes.
+
+        Raises:
+            FileNotFoundError: There is no such folder or model, or no weights in it.
+            ValueError: It is no vision-language model, one that cannot be hooked, or weights are missing.
+        """
+        from notice_lens.models.vlm.loading import load_model
+
+        model, found, why = load_model(
+            name_or_folder,
+            revision=revision,
+            dtype=dtype,
+            device_map=device_map,
+            quantization_config=quantization_config,
+            **options,
+        )
+        return cls(model, found if processor is None else processor, no_processor=why)
+
+    @classmethod
+    def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedVLM":
+        """Host a model in memory. Its weights are not copied, and hooks that are on it stay where they are.
+
+        Args:
+            hf_model: As `AutoModelForImageTextToText` loads it.
+            processor: Its processor; without one, `prepare` and `generate` cannot be used.
+
+        Raises:
+            TypeError: It is not one of transformers' models.
+            ValueError: It is no vision-language model, or one that cannot be hooked; the message says why.
+        """
+        if not isinstance(hf_model, PreTrainedModel):
+            raise TypeError(
+                f"expected a model of transformers, got {type(hf_model).__name__}; of a compiled, parallel or adapted "
+                "model, give what is inside: model._orig_mod, model.module or model.base_model.model"
+            )
+        return cls(hf_model, processor)
+
+    def setup(self) -> None:
+        """Name the hook points. Hugging Face's modules keep theirs, or none."""
+        self.mod_dict, self.hook_dict = {}, {}
+        for stack in ("vision", "projector", "language"):
+            for name, module in getattr(self, stack).named_modules(prefix=stack):
+                self.mod_dict[name] = module
+                if isinstance(module, BLIPHookPoint):
+                    module.name = name
+                    self.hook_dict[name] = module
+
+    # What it is
+
+    @property
+    def config(self) -> Any:
+        """Hugging Face's config."""
+        return self.hf_model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are, and inputs have to be."""
+        return self.hf_model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        return self.hf_model.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self._processor_for("a tokenizer").tokenizer
+
+    @property
+    def in_use(self) -> InUse:
+        """What holds the model for one thread at a time."""
+        return self._in_use
+
+    @property
+    def layers_by_stack(self) -> Mapping[str | None, int]:
+        """Layers of each stack; the projector has none."""
+        return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
+
+    def block(self, stack: str, layer: int) -> Block:
+        """Return the hook points of a block.
+
+        Args:
+            stack: `language` or `vision`.
+            layer: From 0 on.
+        """
+        return cast(Block, getattr(self, stack).blocks[layer])
+
+    def attention_of(self, name: str) -> Attention:
+        """Return the attention module that the hook point `name` belongs to."""
+        parsed = HookName.parse(name)
+        return self.block(parsed.stack or "", parsed.layer or 0).attention
+
+    def explain_missing(self, name: str) -> str:
+        """Return what to say of a name that is no hook point, with TransformerLens's names in mind."""
+        parsed = HookName.parse(name)
+        if parsed.leaf.startswith("ln_final."):
+            return f"no hook point {name!r}: the final norm is hooked behind its weight, at language.ln_final.hook_out"
+        if parsed.stack == "text":
+            return f"no hook point {name!r}: here the stack is called language, {str(name).replace('text', 'language')}"
+        if parsed.stack is None:
+            guesses = [full for full in (f"language.{name}", f"vision.{name}") if full in self.hook_dict]
+            if guesses:
+                return f"no hook point {name!r}: a stack's name stands in front; nearest: {', '.join(guesses)}"
+        if parsed.stack == "language" and parsed.layer is not None and parsed.layer < len(self.language.blocks):
+            kind, other = (
+                ("cross_attn", "attn") if self.block("language", parsed.layer).is_cross else ("attn", "cross_attn")
+            )
+            if parsed.leaf.startswith(f"{other}."):
+                own = [full for full in self.hook_dict if full.startswith(f"language.blocks.{parsed.layer}.{kind}.")]
+                near = ", ".join(nearest(name, own))
+                what = "cross-attention" if kind == "cross_attn" else "self-attention"
+                return f"no hook point {name!r}: layer {parsed.layer} is {what}; nearest: {near}"
+        return super().explain_missing(name)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in _ELSEWHERE:
+                raise AttributeError(f"a HookedVLM has no {name!r}; write {_ELSEWHERE[name]}") from None
+            raise
+
+    def __repr__(self) -> str:
+        language, vision = self.block("language", 0).attention, self.block("vision", 0).attention
+        return "\n".join(
+            [
+                f"HookedVLM: {self.family.name}, {self.dtype} on {self.device}",
+                f"  vision: {len(self.vision.blocks)} layers x {vision.n_heads} heads of {vision.d_head}",
+                f"  language: {len(self.language.blocks)} layers x {language.n_heads} heads of {language.d_head}, "
+                f"{language.n_kv_heads} of keys and values",
+            ]
+        )
+
+    # Running
+
+    @without_modes()
+    def prepare(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        prompts: str | Iterable[str],
+        answers: str | Iterable[str] | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        allow_unequal: bool = False,
+    ) -> Any:
+        """Return what the model takes, on its device: Hugging Face's mapping of tensors; see `inputs.prepare`.
+
+        Args:
+            images: One or many: PIL images, paths, bytes, arrays or tensors.
+            prompts: One or many, which go through the chat template unless they hold an image token already.
+            answers: Appended to the rendered prompts as they are, for the logits of their tokens.
+            image_size: Side, or (height, width), in pixels, to which pictures are resized first.
+            allow_unequal: Whether pictures may have unequal numbers of image tokens.
+
+        Raises:
+            ValueError: There is no processor, no picture, no place for it, or numbers differ.
+        """
+        if isinstance(images, Mapping):
+            raise TypeError(
+                "expected pictures and prompts, got a mapping: it is prepared already, so run model(inputs)"
+            )
+        prepared = vlm_inputs.prepare(
+            self._processor_for("prepare"),
+            self.config,
+            images,
+            prompts,
+            answers,
+            image_size=image_size,
+            allow_unequal=allow_unequal,
+        )
+        return vlm_inputs.on_device(prepared, self.device, self.dtype)
+
+    def _processor_for(self, what: str) -> Any:
+        if self.processor is None:
+            raise ValueError(f"{what} needs a processor, and this model has none: {self._no_processor}")
+        return self.processor
+
+    def forward(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        """Return the logits.
+
+        Args:
+            inputs: What a processor gives: `input_ids`, `attention_mask`, `pixel_values` and the rest.
+            **more: Further arguments of Hugging Face's forward, or all of them.
+
+        Raises:
+            TypeError: `inputs` is no mapping.
+            RuntimeError: A hook is attached that did not fire, since there is no picture for instance.
+        """
+        arguments = _arguments(inputs, more)
+        with self.watching():
+            return self.hf_model(**{"use_cache": False, **arguments}).logits
+
+    def generate(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        prompts: str | Iterable[str],
+        *,
+        max_new_tokens: int = 20,
+        **options: Any,
+    ) -> list[str]:
+        """Return the answers, by Hugging Face's own `generate`; hooks fire at every step.
+
+        Args:
+            images: As `prepare`.
+            prompts: As `prepare`.
+            max_new_tokens: Where to stop an answer that does not end.
+            **options: Whatever else `generate` of transformers takes; the default is greedy.
+        """
+        inputs = self.prepare(images, prompts, allow_unequal=True)
+        ids = self.generate_ids(inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **options})
+        answers = ids[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+    def generate_ids(self, inputs: Mapping[str, Any], **options: Any) -> Int[Tensor, "batch pos"]:
+        """Return prompt and answer as token ids, by Hugging Face's own `generate`; hooks fire at every step.
+
+        Args:
+            inputs: As `forward`.
+            **options: As `generate` of transformers takes them.
+        """
+        with self.watching():
+            return cast(Any, self.hf_model).generate(**_arguments(inputs, {}), **options)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Attach to Hugging Face's modules what the attached hooks need, for the length of a `with` block.
+
+        Raises:
+            RuntimeError: A watched hook point did not fire in the block.
+        """
+        with self.in_use.held() as changes, ExitStack() as attention:
+            taps = [tap for tap in self.taps() if isinstance(tap, AttentionTap) or tap.point.watched]
+            watched = {name for name, point in self.hook_dict.items() if cast(BLIPHookPoint, point).watched}
+            fired: set[str] = set()
+            functions = {}
+            for tap in taps:
+                if not isinstance(tap, AttentionTap):
+                    tap.attach(changes, fired)
+                elif tap.watched:
+                    functions[tap.attention.module] = tap.function(changes, fired)
+            if watched:
+                for module, note in self._row_notes():
+                    changes.at_end(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+            if functions:
+                attention.enter_context(attention_by(self.hf_model, functions))
+            yield
+            silent = [name for name in self.hook_dict if name in watched - fired]
+            if silent:
+                raise RuntimeError(
+                    f"{silent[0]} has a hook that did not fire"
+                    + (f", nor did {len(silent) - 1} more" if len(silent) > 1 else "")
+                    + ": the model did not come by there. Do the inputs have a picture?"
+                )
+
+    def taps(self) -> Iterator[AnyTap]:
+        """Yield where each hook point is, in the order in which they fire."""
+        yield from self.vision.taps()
+        yield from self.projector.taps()
+        yield from self.language.taps()
+
+    def _row_notes(self) -> Iterator[tuple[nn.Module, Any]]:
+        """Yield the modules that know how many rows there are, and who writes it down."""
+        yield self._parts[0].tower, self.image_rows.note_images
+        for layer in range(len(self.language.blocks)):
+            attention = self.block("language", layer).attention
+            if attention.parts.is_cross:
+                yield attention.parts.module, attention.source_rows.note_batch
+
+    # Weights
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding, [d_model, d_vocab]."""
+        return matrix(self._parts[0].unembed).T
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Query weights of every layer of the language model that looks at its own positions."""
+        return self._weights("W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer kv_head d_model d_head"]:
+        """Key weights, as `W_Q`; key-value heads keep their own count."""
+        return self._weights("W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer kv_head d_model d_head"]:
+        """Value weights, as `W_K`."""
+        return self._weights("W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """Output weights, as `W_Q`."""
+        return self._weights("W_O")
+
+    def _weights(self, name: str) -> Tensor:
+        blocks = [cast(Block, block) for block in self.language.blocks]
+        return stacked([getattr(block.attn, name) for block in blocks if not block.is_cross])
+
+    # Looking inside
+
+    @one_thread_at_a_time
+    def lens(self, name: str, inputs: Mapping[str, Any]) -> "VLMLens":
+        """Return one stack under TransformerLens's own names, for TransformerLens's own utilities.
+
+        Args:
+            name: `language.attn`, or `language.cross_attn` where there is cross-attention.
+            inputs: What every run of the lens uses, picture included.
+
+        Raises:
+            KeyError: There is no such lens.
+        """
+        from notice_lens.models.vlm.lens import VLMLens
+
+        return VLMLens(self, name, inputs)
+
+    def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> "VLMCache":
+        """Return the cache of a run, with a view for each stack."""
+        from notice_lens.models.vlm.cache import VLMCache
+
+        return VLMCache(cache, self, has_batch_dim, inputs)
+
+    def hooks_table(self) -> "HooksTable":
+        """Return every hook point with its shape in words and the tensor of Hugging Face's that it is."""
+        from notice_lens.models.vlm.table import hooks_table
+
+        return hooks_table(self)
+
+    def check(self, inputs: Mapping[str, Any] | None = None, *, progress: bool = True) -> "CheckReport":
+        """Run the model's own self-tests; see `notice_lens.models.vlm.check`.
+
+        Args:
+            inputs: What to run on, one example with a picture; None makes a picture of noise, through the processor.
+            progress: Whether to show a progress bar.
+        """
+        from notice_lens.models.vlm.check import check
+
+        return check(self, inputs, progress)
+
+    @one_thread_at_a_time
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Set whether `hook_result`, what each head writes, is computed where it is watched."""
+        for module in (*self.language.modules(), *self.vision.modules()):
+            if isinstance(module, Attention):
+                module.use_attn_result = bool(use_attn_result)
+
+
+def _arguments(inputs: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of Hugging Face's forward. Raises TypeError where `inputs` is no mapping."""
+    if inputs is None:
+        return dict(more)
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            f"expected the inputs of a processor, a mapping with input_ids and the rest, got {type(inputs).__name__}; "
+            "model.prepare(image, prompt) makes them"
+        )
+    return {**inputs, **more}

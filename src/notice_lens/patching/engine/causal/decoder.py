@@ -1,7 +1,6 @@
-"""The decoder of a Hugging Face vision-language model: its blocks, and where each site is in a block.
+"""The decoder of a hosted vision-language model, as the causal wave sees it: its blocks, and where each activation is.
 
-Everything is found by the public interface (`get_decoder`, `get_output_embeddings`) and by the names of submodules that
-transformers' models share. A model that lacks one of them is refused by name, not guessed at.
+Where the parts of a model are is known in one place, `notice_lens.models.vlm.anatomy`.
 """
 
 from collections.abc import Callable
@@ -13,30 +12,65 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Side = Literal["in", "out"]
+from notice_lens.models.vlm.anatomy import BlockParts, Slice, model_parts
 
 
 class Place(NamedTuple):
-    """A submodule at whose input or output an activation is read and edited."""
+    """Where an activation is read and edited.
+
+    Attributes:
+        module: Hugging Face's.
+        side: Its input; its output; or the `stream`, an input that the block keeps for later as well.
+        columns: Which columns of it; None for all.
+    """
 
     module: nn.Module
-    side: Side
+    side: Literal["in", "out", "stream"]
+    columns: slice | None = None
+
+    def attach(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """Let `change` replace the activation, [batch, pos, width], and return the handle that takes it off again."""
+
+        def changed(tensor: Tensor) -> Tensor:
+            if self.columns is None:
+                return change(tensor)
+            part = tensor[..., self.columns]
+            new = change(part)
+            if new is part:
+                return tensor
+            whole = tensor.clone()
+            whole[..., self.columns] = new
+            return whole
+
+        def before(_: nn.Module, args: tuple[Any, ...]) -> Any:
+            new = changed(args[0])
+            if self.side == "stream":
+                if new is not args[0]:
+                    args[0].copy_(new)
+                return None
+            return (new, *args[1:])
+
+        def after(_: nn.Module, args: Any, output: Any) -> Any:
+            return (changed(output[0]), *output[1:]) if isinstance(output, tuple) else changed(output)
+
+        hook = self.module.register_forward_hook if self.side == "out" else self.module.register_forward_pre_hook
+        return hook(after if self.side == "out" else before)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """The causal language model inside a hosted vision-language model.
+    """The language model inside a vision-language model.
 
     Attributes:
         hf: The whole model, as Hugging Face made it.
-        layers: Its decoder blocks, in order.
+        blocks: Its decoder blocks, in order.
         norm: What the last block's output goes through.
         head: From there to the logits.
-        softcap: Of the logits, where the model has one.
+        softcap: Of the logits, where its config has one.
     """
 
     hf: nn.Module
-    layers: tuple[nn.Module, ...]
+    blocks: tuple[BlockParts, ...]
     norm: nn.Module
     head: nn.Module
     softcap: float | None = None
@@ -47,37 +81,33 @@ class Decoder:
 
         Raises:
             TypeError: It is no Hugging Face model.
-            ValueError: It has no decoder of blocks, or one that the causal wave cannot compute exactly.
+            ValueError: It is no vision-language model, or one that cannot be patched exactly; the message says why.
         """
-        hf = getattr(model, "hf", model)
+        hf = getattr(model, "hf_model", model)
         if not (isinstance(hf, nn.Module) and hasattr(hf, "get_decoder") and hasattr(hf, "config")):
             raise TypeError(f"expected a HookedVLM or a Hugging Face vision-language model, got {type(model).__name__}")
-        name, stack = type(hf).__name__, hf.get_decoder()
-        for part in ("layers", "norm"):
-            if not hasattr(stack, part):
-                raise ValueError(f"{name}: its decoder {type(stack).__name__} has no `{part}`; expected decoder blocks")
-        head = hf.get_output_embeddings()
-        if head is None:
-            raise ValueError(f"{name} has no language-model head; expected a model made for text generation")
-        config = stack.config
-        if getattr(config, "num_kv_shared_layers", 0):
-            raise ValueError(f"{name}: {config.num_kv_shared_layers} layers take another layer's keys and values, "
-                             "which the causal wave does not follow")  # fmt: skip
-        return cls(hf, tuple(stack.layers), stack.norm, head, getattr(config, "final_logit_softcapping", None))
+        parts = model_parts(hf)
+        softcap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
+        return cls(hf, parts.language, parts.ln_final, parts.unembed, softcap)
+
+    @property
+    def layers(self) -> tuple[nn.Module, ...]:
+        """Hugging Face's modules of the blocks."""
+        return tuple(block.module for block in self.blocks)
 
     @cached_property
     def is_cross(self) -> tuple[bool, ...]:
         """Return which layers attend to the image alone, with keys and values that are no positions of the stream."""
-        return tuple(hasattr(layer, "cross_attn") for layer in self.layers)
+        return tuple(block.attn.is_cross for block in self.blocks)
 
     @cached_property
     def layer_of(self) -> dict[nn.Module, int]:
-        """The layer of each submodule of a block."""
-        return {module: number for number, layer in enumerate(self.layers) for module in layer.modules()}
+        """The layer of each attention module."""
+        return {block.attn.module: number for number, block in enumerate(self.blocks)}
 
     def widest(self, layer: int) -> int:
         """Return the largest width of what the submodules of a layer write: as a rule the MLP's."""
-        widths = (getattr(module, "out_features", 0) for module in self.layers[layer].modules())
+        widths = (getattr(module, "out_features", 0) for module in self.blocks[layer].module.modules())
         return max(width for width in widths if isinstance(width, int))
 
     def logits(self, residual: Float[Tensor, "row d_model"], capped: bool) -> Float[Tensor, "row d_vocab"]:
@@ -86,45 +116,30 @@ class Decoder:
         return torch.tanh(logits / self.softcap) * self.softcap if capped and self.softcap else logits
 
     def place(self, layer: int, leaf: str) -> Place:
-        """Return where an activation is read in a layer: the input or the output of a submodule.
+        """Return where an activation is in a layer.
 
         Raises:
-            ValueError: The block has no such submodule.
+            ValueError: The layer has no such activation.
         """
-        block = self.layers[layer]
-        attention = getattr(block, "self_attn", None) or getattr(block, "cross_attn", None)
-        sandwich = hasattr(block, "pre_feedforward_layernorm")
-        written: dict[str, tuple[nn.Module | None, str, Side]] = {
-            "hook_q": (attention, "q_proj", "out"),
-            "hook_k": (attention, "k_proj", "out"),
-            "hook_resid_mid": (block, "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm", "in"),
-            "hook_mlp_out": (block, "post_feedforward_layernorm" if sandwich else "mlp", "out"),
-            "mlp.hook_pre": (getattr(block, "mlp", None), "gate_proj", "out"),
-            "mlp.hook_pre_linear": (getattr(block, "mlp", None), "up_proj", "out"),
-            "mlp.hook_post": (getattr(block, "mlp", None), "down_proj", "in"),
-        }
+        block = self.blocks[layer]
         if leaf == "hook_attn_out":
-            if sandwich:
-                return Place(block.post_attention_layernorm, "out")  # pyright: ignore[reportArgumentType]
-            if attention is not None:
-                return Place(attention, "out")
-        elif leaf in written:
-            parent, name, side = written[leaf]
-            module = getattr(parent, name, None)
-            if isinstance(module, nn.Module):
-                return Place(module, side)
-        raise ValueError(
-            f"{type(block).__name__} has no submodule where {leaf} is known to be; its submodules are "
-            f"{', '.join(name for name, _ in block.named_modules() if name)}"
-        )
-
-
-def attach(place: Place, change: Callable[[Tensor], Tensor]) -> Any:
-    """Attach `change` to a place and return the handle; it gets the activation and returns what is to be used."""
-    if place.side == "in":
-        return place.module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
-
-    def after(_: nn.Module, args: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    return place.module.register_forward_hook(after)
+            return Place(block.attn_out, "out")
+        if leaf == "hook_mlp_out":
+            return Place(block.mlp_out, "out")
+        if leaf == "hook_resid_mid":
+            return Place(block.mid_norm, "stream")
+        if leaf == "mlp.hook_post" and block.mlp.down is not None:
+            return Place(block.mlp.down, "in")
+        columns: dict[str, Slice | None] = {
+            "hook_q": block.attn.q,
+            "hook_k": block.attn.k,
+            "mlp.hook_pre": block.mlp.pre,
+            "mlp.hook_pre_linear": block.mlp.pre_linear,
+        }
+        found = columns.get(leaf)
+        if found is None:
+            raise ValueError(
+                f"layer {layer} ({type(block.module).__name__}) has no {leaf} that can be told apart: its MLP is "
+                f"{type(block.mlp.module).__name__}"
+            )
+        return Place(found.module, "out", slice(found.start, found.start + found.width))

@@ -24,7 +24,7 @@ from notice_lens.models.vlm.attention import (
     refuse_unknown_steps,
     unchanged,
 )
-from notice_lens.patching.engine.causal.decoder import Decoder, attach
+from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.reach import Seen, needed
 
 DROPPED = ("hidden_states", "past_key_values", "past_key_value", "use_cache", "attention_mask", "cache_position")
@@ -189,7 +189,8 @@ class _Watcher:
             hooks.callback(layer.register_forward_pre_hook(self.given, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(self.gave).remove)
             for leaf in leaves:
-                hooks.callback(attach(self.run.decoder.place(number, leaf), _Keep(self.run, number, leaf)).remove)
+                keep = _Keep(self.run, number, leaf)
+                hooks.callback(self.run.decoder.place(number, leaf).attach(keep).remove)
 
     def given(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = args[0] if args else kwargs["hidden_states"]
@@ -267,5 +268,5 @@ class _Keep:
         self.run, self.layer, self.leaf = run, layer, leaf
 
     def __call__(self, tensor: Float[Tensor, "1 pos width"]) -> Tensor:
-        self.run.values[self.layer, self.leaf] = tensor[0]
+        self.run.values[self.layer, self.leaf] = tensor[0].clone()
         return tensor

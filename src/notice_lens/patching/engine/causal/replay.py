@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from notice_lens.models.vlm.attention import attention_by
 from notice_lens.patching.engine.causal.attend import Geometry, TableEdit, attend, geometry
-from notice_lens.patching.engine.causal.decoder import attach
 from notice_lens.patching.engine.causal.plan import LEAVES, Variant
 from notice_lens.patching.engine.causal.record import Record
 
@@ -225,9 +224,8 @@ class _Pass:
         with ExitStack() as hooks:
             for leaf in dict.fromkeys(leaf for leaf, _, _ in self.targets):
                 if leaf not in (*IN_ATTENTION, *TABLES, "hook_resid_pre", "hook_resid_post"):
-                    at_place = "hook_attn_out" if leaf == "hook_resid_mid" else leaf
-                    place = self.base.decoder.place(self.layer, at_place)
-                    hooks.callback(attach(place, partial(self._change, leaf)).remove)
+                    place = self.base.decoder.place(self.layer, leaf)
+                    hooks.callback(place.attach(partial(self._change, leaf)).remove)
             try:
                 output = block(self.hidden[None], attention_mask=None, **arguments)
             except _HasKeys:
@@ -239,20 +237,13 @@ class _Pass:
         ]
 
     def _change(self, leaf: str, tensor: Float[Tensor, "1 token width"]) -> Tensor:
-        """Return an activation with what is edited of it."""
-        if leaf != "hook_resid_mid":
-            return self.changed(leaf, tensor[0])[None]
-        # The stream after attention is what came in and what attention writes.
-        return (self.changed(leaf, tensor[0] + self.hidden, self.hidden))[None]
+        return self.changed(leaf, tensor[0])[None]
 
-    def changed(self, leaf: str, tensor: Tensor, less: Tensor | None = None) -> Tensor:
-        """Return an activation [token, ...] with new values where it is edited; less something, if given.
-
-        What is not edited is left as it was, to the last bit.
-        """
+    def changed(self, leaf: str, tensor: Tensor) -> Tensor:
+        """Return an activation [token, ...] with new values where it is edited."""
         groups = [(key, found) for key, found in self.targets.items() if key[0] == leaf]
         if not groups:
-            return tensor if less is None else tensor - less
+            return tensor
         new = tensor.clone()
         width = self.base.attended[self.layer].keys.shape[-1]
         view = new.unflatten(-1, (-1, width)) if LEAVES[leaf].heads and new.dim() == 2 else new
@@ -266,7 +257,7 @@ class _Pass:
                     view[tuple(torch.tensor(index) for index in (where[0], *heads))] = self._new(
                         source, leaf, tuple(torch.tensor(index) for index in (where[1], *heads)), view
                     )
-        return new if less is None else new - less
+        return new
 
     def _new(self, source: str, leaf: str, index: tuple[Tensor, ...], like: Tensor) -> Tensor:
         if source == "zero":

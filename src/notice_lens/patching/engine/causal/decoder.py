@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from notice_lens.models.vlm.anatomy import BlockParts, Slice, model_parts
 
@@ -69,7 +70,7 @@ class Decoder:
         softcap: Of the logits, where its config has one.
     """
 
-    hf: nn.Module
+    hf: PreTrainedModel
     blocks: tuple[BlockParts, ...]
     norm: nn.Module
     head: nn.Module
@@ -84,7 +85,7 @@ class Decoder:
             ValueError: It is no vision-language model, or one that cannot be patched exactly; the message says why.
         """
         hf = getattr(model, "hf_model", model)
-        if not (isinstance(hf, nn.Module) and hasattr(hf, "get_decoder") and hasattr(hf, "config")):
+        if not isinstance(hf, PreTrainedModel):
             raise TypeError(f"expected a HookedVLM or a Hugging Face vision-language model, got {type(model).__name__}")
         parts = model_parts(hf)
         softcap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
@@ -104,6 +105,11 @@ class Decoder:
     def layer_of(self) -> dict[nn.Module, int]:
         """The layer of each attention module."""
         return {block.attn.module: number for number, block in enumerate(self.blocks)}
+
+    @property
+    def head_width(self) -> int:
+        """Return how many logits there are."""
+        return int(self.hf.config.get_text_config().vocab_size)
 
     def widest(self, layer: int) -> int:
         """Return the largest width of what the submodules of a layer write: as a rule the MLP's."""

@@ -32,6 +32,7 @@ class Geometry(NamedTuple):
         shared: Positions of shared keys that any query sees, as a slice where they are one stretch.
         columns: Positions of the score columns: shared, then own.
         seen: Which query sees which column; None where every one is seen.
+        sees_all_shared: Whether every query sees every shared key, as in a causal mask.
     """
 
     queries: Tensor
@@ -39,6 +40,7 @@ class Geometry(NamedTuple):
     shared: Index
     columns: Tensor
     seen: Tensor | None
+    sees_all_shared: bool
 
 
 class TableEdit(NamedTuple):
@@ -76,7 +78,8 @@ def geometry(
     seen = seen[:, columns]
     stretch = len(shared) > 0 and int(shared[-1] - shared[0]) + 1 == len(shared)
     index = slice(int(shared[0]), int(shared[-1]) + 1) if stretch else shared
-    return Geometry(queries, own, index, columns, None if bool(seen.all()) else seen)
+    everywhere = bool(seen[:, : len(shared)].all())
+    return Geometry(queries, own, index, columns, None if bool(seen.all()) else seen, everywhere)
 
 
 def attend(
@@ -102,19 +105,26 @@ def attend(
     if n_queries > MANY and not edits and base.softcap is None and base.bias is None:
         return _put_together(query, keys, values, base, where, n_rows)
     n_kv = base.keys.shape[0]
-    grouped = query.reshape(n_kv, -1, n_rows, n_queries, query.shape[-1])
+    # Scaling queries is quicker than scaling scores; in half precision it would round once more.
+    early = query.element_size() >= 4
+    grouped = (query * base.scaling if early else query).reshape(n_kv, -1, n_rows, n_queries, query.shape[-1])
     shared = grouped.flatten(1, 3) @ base.keys[:, where.shared].transpose(1, 2)
     scores = shared.view(*grouped.shape[:-1], -1)  # [kv_head, group, row, query_pos, shared key]
+    seen = where.seen
     if n_own:
-        own = keys.view(n_kv, n_rows, n_own, -1)
         by_row = grouped.transpose(1, 2).flatten(2, 3)  # [kv_head, row, group * query_pos, d_head]
-        own_scores = (by_row @ own.transpose(2, 3)).view(n_kv, n_rows, -1, n_queries, n_own).transpose(1, 2)
-        scores = torch.cat([scores, own_scores], -1)
-    scores = scores * base.scaling if base.softcap is None else _capped(scores * base.scaling, base.softcap)
+        own = (by_row @ keys.view(n_kv, n_rows, n_own, -1).transpose(2, 3)).unflatten(2, (-1, n_queries))
+        if seen is not None and where.sees_all_shared and base.softcap is None and base.bias is None:
+            own.masked_fill_(~seen[:, -n_own:], float("-inf"))
+            seen = None
+        scores = torch.cat([scores, own.transpose(1, 2)], -1)
+    scores = scores if early else scores * base.scaling
+    if base.softcap is not None:
+        scores = torch.tanh(scores / base.softcap) * base.softcap
     if base.bias is not None:
         scores = scores + base.bias[where.queries][:, where.columns]
-    if where.seen is not None:
-        scores = scores.masked_fill(~where.seen, float("-inf"))
+    if seen is not None:
+        scores = scores.masked_fill(~seen, float("-inf"))
     scores = _edited("hook_attn_scores", scores, where, edits)
     pattern = scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
     pattern = _edited("hook_pattern", pattern, where, edits)
@@ -125,10 +135,6 @@ def attend(
         own_z = weights @ values.view(n_kv, n_rows, n_own, -1)
         z = z + own_z.view(n_kv, n_rows, -1, n_queries, z.shape[-1]).transpose(1, 2)
     return z.flatten(0, 1).permute(1, 2, 0, 3).flatten(0, 1)
-
-
-def _capped(scores: Tensor, softcap: float) -> Tensor:
-    return torch.tanh(scores / softcap) * softcap
 
 
 def _put_together(

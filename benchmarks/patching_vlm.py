@@ -12,6 +12,7 @@ import argparse
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import psutil
@@ -163,13 +164,21 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
     cells = [(0, 1, length - 1), (len(z) // 2, 3, length - 6), (2 * len(z) // 3, 0, length - 11)][:forwards]
     hooked_forward(model, corrupted, z, cells[0])
     loop: list[float] = []
-    forward = min(
-        seconds(lambda: loop.append(hooked_forward(model, corrupted, z, cell)), device) for cell in cells
+
+    def patched(cell: tuple[int, int, int]) -> None:
+        loop.append(hooked_forward(model, corrupted, z, cell))
+
+    forward = min(seconds(partial(patched, cell), device) for cell in cells)
+    print(
+        f"{type(model).__name__}, {len(z)} layers, {length} positions, {dtype}, {device}, {torch.get_num_threads()} threads"
     )
-    print(f"{type(model).__name__}, {len(z)} layers, {length} positions, {dtype}, {device}, {torch.get_num_threads()} threads")
     print(f"a hooked forward pass {forward:.3f} s; two recorded runs {recorded / forward:.2f} forward passes")
-    row = [5 + 24 * line + column for line in range(8, 16) for column in range(8, 16)]
-    what: dict[str, Any] = {"last token": [-1], "ten words": range(length - 10, length), "image region": {"region": row}}
+    region = [5 + 24 * line + column for line in range(8, 16) for column in range(8, 16)]
+    what: dict[str, Any] = {
+        "last token": [-1],
+        "ten words": range(length - 10, length),
+        "image region": {"region": region},
+    }
     print(f"{'':14s}{'patches':>8s}{'seconds':>9s}{'ratio':>8s}{'whole, in forwards':>20s}{'peak GB':>9s}{'apart':>9s}")
     for name, positions in what.items():
         site = DecoderSite.of(decoder, "language.attn")
@@ -197,7 +206,9 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
                 whole = seconds(lambda o=options: patch_inputs(model, clean, corrupted, **o), device) / forward
             peak = taken.gigabytes
         ratio = forward * len(variants) / took
-        print(f"{name:14s}{len(variants):8d}{took:9.2f}{ratio:8.0f}{whole:20.2f}{peak:9.2f}{max(apart, default=float('nan')):9.1e}")
+        worst = max(apart, default=float("nan"))
+        row = f"{len(variants):8d}{took:9.2f}{ratio:8.0f}{whole:20.2f}{peak:9.2f}{worst:9.1e}"
+        print(f"{name:14s}{row}", flush=True)
 
 
 def main() -> None:

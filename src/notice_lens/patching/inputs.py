@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from notice_lens import __version__
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import Edit, Variant
@@ -85,7 +86,9 @@ def patch_inputs(
     Raises:
         TypeError: `model` or the inputs are something else, or `metric` does not return a tensor.
         ValueError: Something does not fit: a site, layer, head or position, two inputs of unequal length, or a model
-            with hooks, in training mode, or of a kind that cannot be patched exactly. The message says what would.
+            with hooks, in training mode, or of a kind that cannot be patched exactly. The message says what would. A
+            model of a family that notice-lens does not know is checked first, with four patches by full forward
+            passes, and refused if it differs.
     """
     check_choice("direction", direction, ("denoise", "noise"))
     check_choice("source", source, ("other", "zero"))
@@ -98,6 +101,8 @@ def patch_inputs(
     given, made = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     base = record(decoder, given, (of_site.leaf,))
     other = record(decoder, made, (of_site.leaf,))
+    if not is_known(decoder):
+        refuse_failures(check_patches(given, base, other), decoder)
     cells = of_site.cells(len(groups))
     variants = [(of_site.edit(cell, groups, source),) for cell in cells]
     floor = _self_patches(variants)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.circuit_scores import faithfulness
     from notice_lens.patching.edits import Edit, Site
     from notice_lens.patching.head_pairs import pairs_of_heads
+    from notice_lens.patching.inputs import patch_inputs
     from notice_lens.patching.paths import patch_paths
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
@@ -29,6 +30,7 @@ _HOMES = {
     "faithfulness": "notice_lens.patching.circuit_scores",
     "mediation": "notice_lens.patching.results",
     "pairs_of_heads": "notice_lens.patching.head_pairs",
+    "patch_inputs": "notice_lens.patching.inputs",
     "patch_heads": "notice_lens.patching.sweeps",
     "patch_modules": "notice_lens.patching.sweeps",
     "patch_paths": "notice_lens.patching.paths",
@@ -49,6 +51,7 @@ __all__ = [
     "mediation",
     "pairs_of_heads",
     "patch_heads",
+    "patch_inputs",
     "patch_modules",
     "patch_paths",
     "run_variants",

@@ -1,0 +1,1 @@
+"""The causal wave: the exact engine for decoder vision-language models. Start with `wave.py`."""

@@ -1,0 +1,167 @@
+"""Patch between two inputs of a vision-language model, for people who hold tensors: no pairs, no tokenizer needed."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from notice_lens import __version__
+from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
+from notice_lens.patching.engine.causal.decoder import Decoder
+from notice_lens.patching.engine.causal.memory import memory_for
+from notice_lens.patching.engine.causal.plan import Edit, Variant
+from notice_lens.patching.engine.causal.readout import Metric, metric_of_readouts
+from notice_lens.patching.engine.causal.record import Record, record
+from notice_lens.patching.engine.causal.site import DecoderSite, Positions, groups_of
+from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.input_checks import check_choice, check_inputs, ready_for, refuse_hooks
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models.vlm.hooked_vlm import HookedVLM
+
+Direction = Literal["denoise", "noise"]
+SELF_PATCHES = 8
+"""How many patches from the base run itself measure the noise floor."""
+
+
+@one_thread_at_a_time
+@outside_inference_mode
+def patch_inputs(
+    model: "HookedVLM | nn.Module",
+    clean_inputs: Mapping[str, Any],
+    corrupted_inputs: Mapping[str, Any],
+    site: str = "language.attn",
+    *,
+    metric: Metric,
+    positions: Positions = (-1,),
+    layers: int | list[int] | None = None,
+    heads: int | list[int] | Literal["each"] | None = "each",
+    direction: Direction = "denoise",
+    source: Literal["other", "zero"] = "other",
+    memory: int | None = None,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """Patch every cell of a site from one input into another, and return a metric of the answer for each.
+
+    Every cell is a layer, a head where the site has heads, and a position. Its activation in the base run is replaced
+    with that of the other run, and the model goes on from there; the result is what a full forward pass with a hook
+    would give, to rounding, in a small part of the time (see `notice_lens.patching.engine.causal.wave`).
+
+    For instance, with `inputs = processor(text=prompt, images=picture, return_tensors="pt")` for two pictures:
+
+        effects = patch_inputs(model, clean, corrupted, metric=lambda logits: logits[:, red] - logits[:, green])
+        effects.metric - effects.metric_corrupted    # layer, head, position
+
+    Args:
+        model: A `HookedVLM`, or a vision-language model of transformers in eval mode. Hooks on it are refused.
+        clean_inputs: What a Hugging Face processor gives for one example.
+        corrupted_inputs: The same for the other picture or prompt, with as many tokens.
+        site: Stack and activation: `language.attn` (each head's z), `language.cross_attn`, `language.attn.q`, `.k`,
+            `.v`, `.rot_q`, `.rot_k`, `.attn_scores`, `.pattern`, `language.attn_out`, `language.mlp_out`,
+            `language.mlp.post`, `language.resid_pre`, `.resid_mid`, `.resid_post`. Of keys and values, heads are
+            key-value heads; of scores and patterns, positions are those of queries, with all of their keys.
+        metric: A function of the read-out's logits [row, d_vocab], in float32 at least, that returns one number a row:
+            [row]. The read-out is the last position that is no padding.
+        positions: Each patched by itself; negative ones count from the end. Or names of groups that are patched at
+            once: `{"image": range(5, 581)}`.
+        layers: One, several, or None for all that have the activation.
+        heads: `each` by itself, one, several, or None for all heads at once.
+        direction: `denoise` patches clean activations into the corrupted run (is this enough for the answer?), `noise`
+            corrupted ones into the clean run (is it needed?).
+        source: Where new values come from: the `other` run, or `zero`.
+        memory: Bytes that patched rows may take; None takes a share of what is free.
+        progress: Whether to show a bar.
+
+    Returns:
+        `metric` with the dimensions `layer`, `head` where there are heads, and `position`; `metric_clean` and
+        `metric_corrupted`, of the two runs as they are; `noise_floor`, the largest change by patches that replace a
+        value with itself. What it takes to repeat the call is in `attrs`.
+
+    Raises:
+        TypeError: `model` or the inputs are something else, or `metric` does not return a tensor.
+        ValueError: Something does not fit: a site, layer, head or position, two inputs of unequal length, or a model
+            with hooks, in training mode, or of a kind that cannot be patched exactly. The message says what would. A
+            model of a family that notice-lens does not know is checked first, with four patches by full forward
+            passes, and refused if it differs.
+    """
+    check_choice("direction", direction, ("denoise", "noise"))
+    check_choice("source", source, ("other", "zero"))
+    decoder = Decoder.of(model)
+    refuse_hooks(model)
+    of_site = DecoderSite.of(decoder, site, layers, heads)
+    clean, corrupted = (ready_for(decoder.hf, inputs) for inputs in (clean_inputs, corrupted_inputs))
+    check_inputs(decoder.hf, clean, corrupted)
+    labels, groups = groups_of(positions, clean["input_ids"].shape[1])
+    given, made = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
+    base = record(decoder, given, (of_site.leaf,))
+    other = record(decoder, made, (of_site.leaf,))
+    if not is_known(decoder):
+        refuse_failures(check_patches(given, base, other), decoder)
+    cells = of_site.cells(len(groups))
+    variants = [(of_site.edit(cell, groups, source),) for cell in cells]
+    floor = _self_patches(variants)
+    values = _numbers(base, other, [*variants, *floor], metric, memory_for(decoder.hf, memory), progress)
+    ends = torch.stack([run.out[-1][run.readout] for run in (base, other)])
+    result = _labelled(of_site, labels, groups, clean["input_ids"][0], values[: len(cells)])
+    base_value, other_value = metric_of_readouts(decoder, ends, base.capped, metric).tolist()
+    in_order = (other_value, base_value) if direction == "denoise" else (base_value, other_value)
+    result["metric_clean"], result["metric_corrupted"] = in_order
+    result["noise_floor"] = float((values[len(cells) :] - base_value).abs().max())
+    result.attrs = _attrs(decoder, of_site, direction, source)
+    return result
+
+
+def _self_patches(variants: list[Variant]) -> list[Variant]:
+    """Return some of the patches, spread over all of them, with the base run as their source."""
+    step = max(1, len(variants) // SELF_PATCHES)
+    return [
+        tuple(Edit(edit.leaf, edit.layer, edit.positions, edit.head, "self") for edit in variant)
+        for variant in variants[step // 2 :: step]
+    ]
+
+
+def _numbers(
+    base: Record, other: Record, variants: list[Variant], metric: Metric, memory: int, progress: bool
+) -> Float[Tensor, " variant"]:
+    """Return the metric of every variant."""
+    from tqdm.auto import tqdm
+
+    wave = Wave(base, variants, {"other": other, "self": base}, memory)
+    with tqdm(total=len(variants), desc="patching", unit=" patches", disable=not progress) as bar:
+        readouts = wave.readouts(bar.update)
+    return metric_of_readouts(base.decoder, readouts, base.capped, metric)
+
+
+def _labelled(
+    site: DecoderSite, labels: list[int] | list[str], groups: list[tuple[int, ...]], ids: Tensor, values: Tensor
+) -> "xr.Dataset":
+    """Return the numbers with their dimensions."""
+    import xarray as xr
+
+    coords: dict[str, Any] = {"layer": list(site.layers)}
+    if site.heads is not None:
+        coords["head"] = list(site.heads)
+    coords["position"] = labels
+    if all(len(group) == 1 for group in groups):
+        coords["token_id"] = ("position", [int(ids[group[0]]) for group in groups])
+    sizes = [len(coords[name]) for name in coords if name != "token_id"]
+    dims = [name for name in coords if name != "token_id"]
+    return xr.Dataset({"metric": (dims, values.reshape(sizes).cpu().numpy())}, coords)
+
+
+def _attrs(decoder: Decoder, site: DecoderSite, direction: str, source: str) -> dict[str, Any]:
+    return {
+        "model": str(getattr(decoder.hf.config, "name_or_path", "") or type(decoder.hf).__name__),
+        "site": site.name,
+        "direction": direction,
+        "source": source,
+        "dtype": str(next(decoder.hf.parameters()).dtype).removeprefix("torch."),
+        "notice_lens": __version__,
+        **{package: version(package) for package in ("torch", "transformers")},
+    }

@@ -169,9 +169,8 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
         loop.append(hooked_forward(model, corrupted, z, cell))
 
     forward = min(seconds(partial(patched, cell), device) for cell in cells)
-    print(
-        f"{type(model).__name__}, {len(z)} layers, {length} positions, {dtype}, {device}, {torch.get_num_threads()} threads"
-    )
+    title = f"{type(model).__name__}, {len(z)} layers, {length} positions, {dtype}, {device}"
+    print(f"{title}, {torch.get_num_threads()} threads")
     print(f"a hooked forward pass {forward:.3f} s; two recorded runs {recorded / forward:.2f} forward passes")
     region = [5 + 24 * line + column for line in range(8, 16) for column in range(8, 16)]
     what: dict[str, Any] = {

@@ -109,7 +109,7 @@ def test_several_edits_at_once(family: Family) -> None:
     joint = [
         [Patch("z", first, (length - 6,), 1), Patch("z", second, (3,), 2), Patch("z", last, (length - 1,), 0)],
         [Patch("mlp_out", first, (length - 3,)), Patch("resid_pre", last, (length - 5,)), Patch("k", second, (4,), 1)],
-        [Patch("z", second, (length - 1,), 0), Patch("attn_out", second, (length - 2,)), Patch("q", last, (length - 1,))],
+        [Patch("z", second, (length - 1,), 0), Patch("attn_out", second, (8,)), Patch("q", last, (length - 1,))],
     ]  # fmt: skip
     sites = {patch.site for patches in joint for patch in patches}
     values = {site: activations(family.model, family.inputs(2), site) for site in sites}

@@ -134,7 +134,7 @@ def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choi
         tasks: Pairs by task.
         choices: Of the study.
     """
-    cfg = model.stack(choices.site.partition(".")[0]).cfg
+    cfg = model.stack((choices.site or model.cfg.default_site).partition(".")[0]).cfg
     rules = choices.rules(choices.role, cfg.n_layers * cfg.n_heads)
     return {
         "model": model.cfg.name_or_path,

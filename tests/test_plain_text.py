@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notice_lens.circuits.condition import read_cell
+from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import FewClusters, warn_if_few
 from notice_lens.cli.commands import main
 from notice_lens.cli.errors import echo, told
@@ -158,9 +158,9 @@ def test_problems_and_pairs_as_they_are_shown():
 
 
 def test_warnings_and_logs(caplog):
-    cell = read_cell(synthetic_effects(np.zeros((2, 3)), 3), None)
+    condition = read_condition(synthetic_effects(np.zeros((2, 3)), 3), None)
     with pytest.warns(FewClusters, match=re.escape(r"clusters of pairs in \u001b]0;owned\u0007 (3 pairs): below")):
-        warn_if_few(cell, [np.arange(3)], f" in {TITLE}")
+        warn_if_few(condition, [np.arange(3)], f" in {TITLE}")
 
     class Undrawn:
         data = ()

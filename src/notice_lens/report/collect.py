@@ -189,7 +189,7 @@ def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 
 def _grid(model: "HookedBLIP", pairs: Mapping[str, "MinimalPairs"]) -> tuple[int, int] | None:
-    """Rows and columns of patches that all pairs' images have; None where cells differ in them."""
+    """Rows and columns of patches that all pairs' images have; None where conditions differ in them."""
     from notice_lens.models.protocol import image_stream
 
     grids = {one.layout(model).grid(image_stream(model.cfg)) for one in pairs.values() if len(one)}

@@ -26,7 +26,7 @@ SOURCES = ("other", "zero", "mean", "resample", "donor")
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError where something else stands in the model's place, such as the pairs."""
+    """Raise TypeError where the model is something else, such as the pairs."""
     if not hasattr(model, "stack"):
         if hasattr(model, "state_dict"):
             from notice_lens.models.blip.weights import refuse_wrapped
@@ -58,13 +58,13 @@ class Edit:
 
 @dataclass(frozen=True)
 class Site:
-    """What a sweep patches, one cell of it after the other. Built by `Site.of`, which checks it.
+    """The activations that a sweep patches, one after the other. Built by `Site.of`, which checks them.
 
     Attributes:
         stack: `vision`, `text` or `decoder`.
         activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
-        layers: Which layers, one at a time; empty for embeddings.
-        heads: Which heads, one at a time; None for all heads at once, or an activation without heads.
+        layers: The layers, one at a time; empty for embeddings.
+        heads: The heads, one at a time; None for all heads at once, or an activation without heads.
         positions: `each` position by itself, `all` at once, `roles` (tokens) or `regions` (image positions) at once, or
             some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
         keys: The same for the keys of scores and patterns; None elsewhere.
@@ -89,7 +89,7 @@ class Site:
         keys: Any = None,
         pairs: "MinimalPairs | None" = None,
     ) -> "Site":
-        """A site of a model.
+        """Return a site of a model, checked.
 
         Args:
             model: The model.
@@ -140,7 +140,7 @@ class Site:
 
     @classmethod
     def _checked(cls, model: "HookedBLIP", site: "Site", given: Any) -> "Site":
-        """A site that was built already: for this model, or perhaps for another."""
+        """Return a site that was built before, checked again: it may be of another model."""
         if given != (None, "each", None, None):
             raise ValueError(f"{site.name} is a Site already; give layers, heads, positions and keys when it is built")
         with_heads = site.activation.rpartition(".")[2] in WITH_HEADS
@@ -159,7 +159,7 @@ class Site:
         return f"{self.stack}.{self.activation}"
 
     def hook(self, layer: int | None) -> str:
-        """The hook point in a layer; None for embeddings."""
+        """Return the hook point in a layer; None for embeddings."""
         return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
 
 

@@ -101,7 +101,7 @@ def grid_of_sites(prepared: Prepared, sites: Sequence[Site], source: str, with_s
 
 @dataclass(frozen=True)
 class SiteGrid:
-    """How the result of one site is laid out.
+    """The layout of one site's result.
 
     Attributes:
         site: The site.

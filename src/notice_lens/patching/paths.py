@@ -112,7 +112,7 @@ def _senders(
 def _one_of_several(
     model: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
 ) -> Site:
-    """One of several senders: layers and heads are for those that have them."""
+    """Return one of several senders: layers and heads are for those that have them."""
     found = Site.of(model, name) if isinstance(name, Site) else Site.of(model, name, positions=positions, pairs=pairs)
     if isinstance(name, Site):
         return found
@@ -121,7 +121,7 @@ def _one_of_several(
 
 
 def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
-    """A receiver as a site, or by its name where it is what a stack hands on."""
+    """Return a receiver as a site, or by its name where it is a stack's output."""
     if isinstance(name, Site):
         return Site.of(model, name)
     outputs = [f"{stack}.{OUTPUT}" for stack in model.cfg.stacks]
@@ -141,7 +141,7 @@ def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
 
 @dataclass(frozen=True)
 class Paths:
-    """Which paths are patched. Built by `Paths.of`, which checks it.
+    """The paths that are patched. Built by `Paths.of`, which checks them.
 
     Attributes:
         senders: Sites of one stack.
@@ -159,7 +159,7 @@ class Paths:
 
     @classmethod
     def of(cls, model: "HookedBLIP", senders: Sequence[Site], joint: bool, receiver: Any, **freeze: bool) -> "Paths":
-        """The paths.
+        """Return the paths, checked.
 
         Args:
             model: The model.
@@ -209,7 +209,7 @@ class Paths:
         )
 
     def receivers(self) -> Iterator[tuple[dict[str, Any], Receiver]]:
-        """Every receiver with its labels."""
+        """Yield every receiver with its labels."""
         freeze = (self.freeze_layernorm, self.freeze_mlp)
         if isinstance(self.receiver, str):
             yield {}, Receiver(f"{self.receiver}.{OUTPUT}", None, *freeze)
@@ -220,7 +220,7 @@ class Paths:
                 yield labels, Receiver(self.receiver.hook(layer), head, *freeze)
 
     def exists(self, model: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
-        """Whether a sender comes before what a receiver reads, in another module."""
+        """Return whether a sender comes before the input of a receiver, in another module."""
         steps = model.stack(self.stack).steps
         points, (layer, module) = order(steps), receiver.reads(model.cfg.stacks)[1]
         if layer == END:

@@ -75,7 +75,7 @@ class Prepared:
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """How runs are corrupted: once, or once for each draw of the noise."""
+        """The corruptions of the runs: one, or one for each draw of the noise."""
         noise, direction = self.options.corruption, self.options.direction
         if not isinstance(noise, Noise):
             return [Setting(noise, direction, self.custom)]
@@ -95,7 +95,7 @@ class Prepared:
 
     @cached_property
     def has_donor(self) -> np.ndarray:
-        """Which pairs have a mismatched donor. Boolean, [pair]."""
+        """True for pairs with a mismatched donor. Boolean, [pair]."""
         column = self.columns.get("donor_prompt" if Setting(self.options.corruption).by_text else "donor_digest")
         return np.array([column is not None and column[number] is not None for number in range(len(self.pairs))])
 

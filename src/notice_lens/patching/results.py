@@ -317,7 +317,7 @@ def _refuse_other_pairs(totals: Mapping[str, xr.DataArray]) -> None:
 
 
 def _per_pair(cells: xr.DataArray) -> xr.DataArray:
-    """Which pairs have any true cell."""
+    """Return the pairs with any true entry."""
     return cells.any([dim for dim in cells.dims if dim != "pair"])
 
 

@@ -91,7 +91,7 @@ class SweepRunner:
 
     @cached_property
     def recording(self) -> Recording:
-        """What is recorded of each run."""
+        """The hook points that are recorded of each run."""
         grid, stacks = self.grid, self.prepared.model.cfg.stacks
         edited = {HookName.parse(hook).stack for hook in grid.recorded}
         # Variants pass through all stacks from the first that is edited on.

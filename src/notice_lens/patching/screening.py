@@ -52,7 +52,7 @@ def screen(
     store: Store = None,
     **options: "Unpack[SweepOptions]",
 ) -> "xr.Dataset":
-    """The cells of some sites that matter: picked by attribution, verified exactly, with what was missed.
+    """Find the entries of some sites that matter: picked by attribution, verified exactly, with what was missed.
 
         found = patching.screen(model, pairs, "text.cross_attn", share=0.1)    # cells are layer, head, role
         found.attrs["missed"]                                                # in words
@@ -103,7 +103,7 @@ def screen(
 
 @dataclass(frozen=True)
 class Choice:
-    """What is verified.
+    """The entries that are verified.
 
     Attributes:
         estimate: Effects to first order, [pair, cell dimensions].
@@ -203,7 +203,7 @@ def _interval(hit: int, drawn: int, rejected: int, confidence: float) -> tuple[f
 
 
 def _in_words(attrs: dict[str, Any], rejected: int, hit: int, gap: float) -> str:
-    """What was missed."""
+    """Return in words how much was missed."""
     matters = (
         f"move the logit difference by {attrs['threshold']:.1%} of the gap ({attrs['threshold'] * gap:.3g}) or more"
     )

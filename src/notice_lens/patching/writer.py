@@ -45,7 +45,7 @@ ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
 
 
 class Chunks(NamedTuple):
-    """How a sweep is cut up. A store is resumed with the chunks that it was begun with: others would round otherwise.
+    """The chunks that a sweep is cut into. A store is resumed with its own: others would round otherwise.
 
     Attributes:
         rows: Variants at a time.
@@ -96,7 +96,7 @@ class ResultWriter:
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
-        """Everything needed to repeat the run, in plain values."""
+        """All that is needed to repeat the run, in plain values."""
         patched = {name: json.dumps(value, default=str) for name, value in self.patched.items()}
         return {**provenance(self.prepared), **patched, **self.method}
 

@@ -37,7 +37,7 @@ ROWS_OF_LOGITS = 256
 
 @dataclass(frozen=True)
 class Setting:
-    """How the runs of a sweep are corrupted, and which of them is patched.
+    """The corruption of a sweep's runs, and the direction of its patches.
 
     Attributes:
         corruption: `image`, `text`, or noise.
@@ -63,7 +63,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recording:
-    """Which hook points of which runs are recorded.
+    """The hook points that are recorded, of which runs.
 
     Attributes:
         hooks: Of every run: those that edits take their values from.

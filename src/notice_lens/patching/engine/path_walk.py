@@ -10,7 +10,7 @@ input, a stack's output). Four runs define its effect:
 
 With attention frozen, what happens at one position depends on that position alone, and what every node writes there is
 known: run 3 is no forward pass, but the base run's stream with the sender's difference, sent through the LayerNorms
-(`Walk`), for all senders at once. Run 4 is a row of the wave whose edit brings its value along.
+(`Walk`), for all senders at once. Run 4 is a row of the wave whose edit carries its value.
 
 Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969).
 """
@@ -66,7 +66,7 @@ class Receiver(NamedTuple):
     freeze_mlp: bool = True
 
     def reads(self, stacks: Sequence[str]) -> tuple[str, Read]:
-        """The stack whose stream it reads, and where; keys and values of cross-attention read the stack before."""
+        """Return the stack whose stream it reads, and where; keys and values of cross-attention read another one."""
         name = HookName.parse(self.hook)
         assert name.stack is not None, "receivers are checked"
         module, _, leaf = name.leaf.rpartition(".")
@@ -77,14 +77,14 @@ class Receiver(NamedTuple):
 
 @dataclass
 class _Sender:
-    """What one or several nodes of one stack send, from one pair's other run.
+    """One or several nodes of one stack that send their values in one pair's other run.
 
     Attributes:
         pair: The pair.
         edits: The nodes, as they would be patched.
         positions: All positions that they are patched at.
         first: The layer of the first of them; -1 for embeddings.
-        start: Where its positions begin in the walk.
+        start: The first line of its positions in the walk.
     """
 
     pair: int
@@ -95,7 +95,7 @@ class _Sender:
 
     @property
     def lines(self) -> slice:
-        """Where its positions stand in the walk."""
+        """The lines of its positions in the walk."""
         return slice(self.start, self.start + len(self.positions))
 
     @classmethod
@@ -108,7 +108,7 @@ class _Sender:
 def received(
     run: Run, pairs: Sequence[int], senders: Sequence[Sequence[RowEdit]], receivers: Sequence[Receiver]
 ) -> list[RowEdit]:
-    """Run 3 of many paths: what each receiver takes, as a edit that brings its value along.
+    """Return run 3 of many paths: the input of each receiver, as an edit that carries its value.
 
     Args:
         run: The base run and the other ones, with `walk_hooks` recorded.
@@ -142,7 +142,7 @@ def received(
 def _taken(
     model: HookedBLIP, stream: Tensor, numbers: Sequence[int], own: Sequence[_Sender], receivers: Sequence[Receiver]
 ) -> Iterator[tuple[int, RowEdit]]:
-    """What receivers that read at one place make of the streams there."""
+    """Yield the edits of receivers that read at one step, from the streams there."""
     by_hook: dict[str, list[int]] = {}
     for number in numbers:
         by_hook.setdefault(receivers[number].hook, []).append(number)
@@ -159,7 +159,7 @@ def _taken(
 
 
 def _project(model: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:
-    """What stands at a hook point, from the stream that is read there: [line, ...]."""
+    """Return the activation of a hook point, from the stream that is read there: [line, ...]."""
     name = HookName.parse(hook)
     if name.layer is None:
         return stream
@@ -193,7 +193,7 @@ class Walk:
     ) -> None:
         self.run, self.name, self.stack = run, stack, run.model.stack(stack)
         self.freeze_layernorm, self.freeze_mlp = freeze_layernorm, freeze_mlp
-        # A line is one position of one sender; those that start first stand first, so that what is aboard is a prefix.
+        # A line is one position of one sender; those that start first stand first: the started ones are a prefix.
         ordered = sorted(senders, key=lambda sender: sender.first)
         ends = np.cumsum([len(sender.positions) for sender in ordered])
         for sender, end in zip(ordered, ends.tolist(), strict=True):
@@ -210,7 +210,7 @@ class Walk:
                 self.sent.setdefault(at, []).append((lines, edit))
 
     def streams(self) -> Iterator[tuple[Read, Float[Tensor, "line d_model"]]]:
-        """What is read at each place of the stack, in the order of the forward pass, of all lines aboard there."""
+        """Yield what each module of the stack reads, in the order of the forward pass, for all started lines."""
         first = max(0, int(self.first.min()))
         x = self._embedded() if self.first.min() < 0 else self._at("hook_resid_pre", first, slice(0))
         blocks: Any = self.stack.blocks
@@ -221,7 +221,7 @@ class Walk:
         yield (END, OUTPUT), self._norm(self.stack.ln_final, x, len(blocks) - 1, last_hook(self.stack.steps))
 
     def _block(self, block: Block, layer: int, x: Tensor) -> Iterator[Any]:
-        """A block with its attention frozen: what each of its modules reads, and in the end the stream behind it."""
+        """Yield what each module of a block reads, with attention frozen; return the stream after the block."""
         going_in = norm_inputs(block.steps)
         written = x
         for step in block.steps:
@@ -243,7 +243,7 @@ class Walk:
         return x
 
     def _embedded(self) -> Tensor:
-        """The stream before block 0, of lines whose sender is an embedding."""
+        """Return the stream before block 0, of lines whose sender is an embedding."""
         aboard = slice(0, int((self.first < 0).sum()))
         words, positions = (self._at(hook, None, aboard) for hook in EMBEDDING)
         base = words + positions
@@ -254,7 +254,7 @@ class Walk:
         return self._scaled(self.stack.ln_embed, changed, base)
 
     def _written(self, block: Block, module: str, out_hook: str, layer: int, aboard: int) -> Tensor:
-        """What a module writes: the base run's output, with what senders among its heads change."""
+        """Return a module's output: the base run's, with the differences of the senders among its heads."""
         out = self._at(out_hook, layer, slice(0, aboard)).clone()
         for lines, edit in self.sent.get((layer, out_hook), ()):
             out[lines] += self._difference(lines, edit)
@@ -268,7 +268,7 @@ class Walk:
         return out
 
     def _mlp_out(self, mlp: MLP, out_hook: str, layer: int, read: Tensor) -> Tensor:
-        """What an MLP writes: as in the base run, or from the changed stream; a sender has the other run's."""
+        """Return an MLP's output: the base run's, or that of the changed stream; a sender has the other run's."""
         base = self._at(out_hook, layer, slice(0, len(read)))
         out = base.clone() if self.freeze_mlp else mlp.output(mlp.act_fn(mlp.input(read)))
         for lines, edit in self.sent.get((layer, out_hook), ()):
@@ -276,7 +276,7 @@ class Walk:
         return out
 
     def _norm(self, norm: Any, x: Tensor, layer: int, before: str) -> Tensor:
-        """A LayerNorm on the path.
+        """Return the output of a LayerNorm on the path.
 
         Args:
             norm: The module.
@@ -289,19 +289,19 @@ class Walk:
         return self._scaled(norm, x, self._at(before, layer, slice(0, len(x))))
 
     def _scaled(self, norm: Any, x: Tensor, base: Tensor) -> Tensor:
-        """A LayerNorm that divides by the scale that the base run's stream has."""
+        """Return the output of a LayerNorm that divides by the scale of the base run's stream."""
         if not self.freeze_layernorm or not isinstance(norm, LayerNorm):
             return norm(x)
         scale = (base.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
         return (x - x.mean(-1, keepdim=True)) / scale * norm.weight + norm.bias
 
     def _at(self, hook: str, layer: int | None, lines: slice) -> Tensor:
-        """What the base run has at some lines."""
+        """Return the base run's values at some lines."""
         name = f"{self.name}.{hook}" if layer is None else f"{self.name}.blocks.{layer}.{hook}"
         return self.run.values("self", name)[self.pairs[lines], self.positions[lines]]
 
     def _difference(self, lines: Tensor, edit: RowEdit) -> Tensor:
-        """What a node has in the other run, less what it has in the base run: [line, ...]."""
+        """Return a node's value in the other run minus its value in the base run: [line, ...]."""
         where = (self.pairs[lines], self.positions[lines])
         new, old = (self.run.values(source, edit.hook)[where] for source in (edit.source, "self"))
         return (new - old) if edit.head is None else (new - old)[:, edit.head]
@@ -311,7 +311,7 @@ class Walk:
 
 
 def walk_hooks(model: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:
-    """What has to be recorded of the base run, beside the streams before its layers, for paths to these receivers."""
+    """Return the hook points of the base run that paths to these receivers need, beside the streams."""
     stacks, found = model.cfg.stacks, {}
     for name, frozen in {(one.reads(stacks)[0], one.freeze_layernorm) for one in receivers}:
         stack = model.stack(name)

@@ -22,7 +22,7 @@ Index = NDArray[np.int64]
 
 
 class Completion(NamedTuple):
-    """How rows get all their positions: the first `kept` lines stay, the lines of `copied` follow."""
+    """The lines that complete the rows: the first `kept` lines stay, those of `copied` follow."""
 
     kept: int
     copied: Tensor
@@ -46,7 +46,7 @@ class ByPair(NamedTuple):
 
 
 class RaggedRows:
-    """Which rows are active, and where their positions are.
+    """The active rows, and the lines of their positions.
 
     Args:
         pair_of: The pair of every row; the first rows are the base rows, one a pair, and are active.

@@ -37,7 +37,7 @@ SIGNS = (1.0, -1.0)
 
 @dataclass(frozen=True)
 class Found:
-    """What is known about the hook points of one block.
+    """The activations of one block, their gradients and their changes.
 
     Attributes:
         context: Which of the teacher-forced answers.
@@ -47,7 +47,7 @@ class Found:
         grads: Gradient of the summed logit difference with regard to each.
         changes: By how much each changes toward the other run.
         masks: Of `attn` and `cross_attn`, which keys each query may look at.
-        kept: What was made of them last and may be asked for again.
+        kept: Values that were computed from them and may be asked for again.
     """
 
     context: int
@@ -61,7 +61,7 @@ class Found:
 
 
 class Backward:
-    """One backward pass; iterating gives what is found, block by block.
+    """One backward pass; iterating yields the gradients block by block.
 
     Args:
         model: The model.
@@ -101,7 +101,7 @@ class Backward:
                 grads = [below]
 
     def _read_out(self, number: int) -> Float[Tensor, "pair pos d_model"]:
-        """The gradient at the last stack's states, signed."""
+        """Return the gradient at the last stack's states, signed."""
         context, states = self.contexts[number], leaf(self.at[number].states[self.model.cfg.stacks[-1]])
         everyone = np.arange(len(states))
         with torch.enable_grad():
@@ -109,7 +109,7 @@ class Backward:
         return SIGNS[number] * torch.autograd.grad(total, states)[0]
 
     def _block(self, number: int, stack: str, layer: int, grad: Tensor) -> tuple[Tensor, Any, Found | None]:
-        """The gradients before a block and at its source, and what is found in it.
+        """Return the gradients before a block and at its source, and what is found in it.
 
         Args:
             number: Which context.
@@ -134,7 +134,7 @@ class Backward:
         return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING else 0.0, found
 
     def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: Values) -> Values:
-        """How the block's activations change toward the other run."""
+        """Return the change of the block's activations toward the other run."""
         changes: Values = {}
         for weight, node in self.towards:
             same = node is self.at
@@ -145,12 +145,12 @@ class Backward:
 
 
 def leaf(value: Tensor) -> Tensor:
-    """The value as something to differentiate with regard to."""
+    """Return the value as something to differentiate with regard to."""
     return value.detach().requires_grad_()
 
 
 def _add_table_grads(grads: Values, values: Values) -> None:
-    """Adds the gradients at scores and patterns, where there are any, from those at z."""
+    """Add the gradients at scores and patterns, where there are any, from those at z."""
     for name in [name for name in values if name.endswith("hook_pattern")]:
         module = name.rpartition(".")[0]
         grad = pattern_gradient(grads[f"{module}.hook_z"], values[f"{module}.hook_v"])

@@ -1,6 +1,6 @@
-"""From gradients to the cells of a result: what a patch of each cell does, to first order.
+"""From gradients to the entries of a result: the effect of each patch, to first order.
 
-The effect of patching a cell is about the sum over the cell of
+The effect of a patch is about the sum over the patched numbers of
 
     gradient at the base run · (the other run's activation - the base run's)
 
@@ -37,7 +37,7 @@ TABLE_ENTRIES = 2**24
 
 @dataclass
 class Members:
-    """Which positions the labels of a batch's pairs mean; looked up once for all blocks.
+    """The positions that labels mean in a batch's pairs; looked up once for all blocks.
 
     Attributes:
         contexts: Of the batch.
@@ -51,7 +51,7 @@ class Members:
     _found: dict[Any, Tensor] = field(default_factory=dict)
 
     def of(self, context: int, axis: str, labels: Sequence[Any], like: Tensor, n: int) -> Bool[Tensor, "pair label n"]:
-        """Whether a position belongs to a label.
+        """Return whether a position belongs to a label.
 
         Args:
             context: Which of the teacher-forced answers.
@@ -72,7 +72,7 @@ class Members:
 
 
 def effects(target: Target, found: Found, members: Members) -> Float[Tensor, "pair ..."]:
-    """What patches of a target's cells in one block do, [pair, head, label, key label, neuron]: those that there are.
+    """Return the effects of a target's patches in one block, [pair, head, label, key label, neuron]: those that exist.
 
     NaN where a pair lacks the label.
     """
@@ -133,7 +133,7 @@ def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor
 
 
 def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
-    """What patches of queries, keys or scores do, with the softmax computed again: arguments as above."""
+    """Return the effects of patched queries, keys or scores, with the softmax computed again."""
     module = target.module
     before, grad, mask = _unpatched(found, module, some)
     q, k = (found.values[f"{module}.{name}"][some] for name in ASIDE[:2])

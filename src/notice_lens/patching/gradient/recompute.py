@@ -53,7 +53,7 @@ class Blocks:
 
     @property
     def recorded(self) -> list[str]:
-        """What has to be kept of a run."""
+        """The hook points that have to be kept of a run."""
         stacks = self.model.cfg.stacks
         streams = [name for stack in stacks for name in self._streams(stack, 0)]
         return streams + [f"{stack}.{name}" for stack in stacks for name in EMBEDDED]
@@ -63,7 +63,7 @@ class Blocks:
         return [f"{stack}.blocks.{layer}.hook_resid_pre" for layer in layers]
 
     def start(self, trace: Trace, stack: str, layer: int) -> list[Tensor]:
-        """What a block starts from: the stream, and what its cross-attention reads; what an embedding is made of."""
+        """Return a block's inputs: the stream and the states that it reads; of an embedding its summands."""
         if layer == EMBEDDING:
             return [trace.activations[f"{stack}.{name}"] for name in EMBEDDED]
         stream = trace.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
@@ -120,7 +120,7 @@ class Blocks:
 
     @staticmethod
     def _recorded(trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values | None:
-        """What was recorded of a block; None where something is lacking, or was moved since."""
+        """Return the recorded activations of a block; None where something is lacking, or was moved since."""
         hooks = {name: f"{stack}.blocks.{layer}.{name}" for name in names if not name.endswith(TABLES)}
         if isinstance(trace, Moved) or not all(hook in trace.activations for hook in hooks.values()):
             return None
@@ -142,14 +142,14 @@ class Blocks:
                     values[scores], values[pattern] = trace.put[scores], trace.put[scores].softmax(-1)
 
     def masks(self, trace: Trace, stack: str) -> dict[str, Tensor | None]:
-        """Which keys the queries of `attn` and `cross_attn` may look at."""
+        """Return the keys that queries of `attn` and `cross_attn` may look at."""
         block: Any = self.model.stack(stack).blocks[0]
         n_keys = trace.states[stack].shape[1]
         seen = zip(("attn", "cross_attn"), self._seen(trace, stack), strict=True)
         return {name: table_mask(getattr(block, name), mask, n_keys) for name, mask in seen if hasattr(block, name)}
 
     def _seen(self, trace: Trace, stack: str) -> tuple[Tensor | None, Tensor | None]:
-        """Which positions of its own, and of its source, a stack may look at: bool, [pair, pos]; None for all."""
+        """Return which own positions and which of its source a stack may look at: bool, [pair, pos]; None for all."""
         mask = trace.inputs.attention_mask
         own = mask if stack == self.model.cfg.prompt_stack else None
         return None if own is None else own.bool(), self.model.source_mask(stack, trace.inputs)
@@ -178,7 +178,7 @@ class Blocks:
         return found
 
     def _onward(self, run: Moved, stack: str, layer: int) -> None:
-        """Everything of a stack from a block on, into the run."""
+        """Run a stack from a block on, and record it into the run."""
         if layer == EMBEDDING:
             stream = self._embedded(run, stack, self.start(run, stack, layer))[0]
             run.activations[f"{stack}.blocks.0.hook_resid_pre"] = stream
@@ -197,7 +197,7 @@ class Blocks:
             )
 
     def _take_over(self, of: Trace, run: Trace, stack: str) -> None:
-        """The same part of another run."""
+        """Take the same stack over from another run."""
         run.states[stack] = of.states[stack]
         for name in self._streams(stack, 0):
             run.activations[name] = of.activations[name]

@@ -43,7 +43,7 @@ class Tables(NamedTuple):
 
 
 def table_mask(attn: Attention, mask: Bool[Tensor, "pair key_pos"] | None, n_keys: int) -> Tensor | None:
-    """Which keys each query may look at, [pair or 1, 1, query_pos or 1, key_pos]; None for all."""
+    """Return the keys that each query may look at, [pair or 1, 1, query_pos or 1, key_pos]; None for all."""
     seen = attention_mask(mask)
     return causal_mask(seen, n_keys, attn.query.weight.device) if attn.causal else seen
 
@@ -61,7 +61,7 @@ def score_gradient(pattern: Tensor, grad: Tensor) -> Float[Tensor, "pair head qu
 
 
 def effect_of_queries(grad: Tensor, before: Tensor, patched: Tensor) -> Float[Tensor, "pair head query_pos"]:
-    """What each query's row does when it is patched as a whole.
+    """Return the effect of each query's row, patched as a whole.
 
     Args:
         grad: The gradient at the pattern.
@@ -74,7 +74,7 @@ def effect_of_queries(grad: Tensor, before: Tensor, patched: Tensor) -> Float[Te
 def effect_of_sets(
     grad: Tensor, before: Tables, patched: Tensor, keys: Bool[Tensor, "pair label key_pos"]
 ) -> Float[Tensor, "pair head query_pos label"]:
-    """What each query's row does when the scores of a set of keys are patched at once.
+    """Return the effect of each query's row when the scores of a set of keys are patched at once.
 
     Args:
         grad: The gradient at the pattern [pair, head, query_pos, key_pos].
@@ -91,7 +91,7 @@ def effect_of_sets(
 
 
 def effect_of_each_key(grad: Tensor, before: Tables, patched: Tensor) -> Float[Tensor, "pair head query_pos key_pos"]:
-    """What each query's row does when the score of one key is patched, for every key by itself; arguments as above."""
+    """Return the effect of each query's row when the score of one key is patched, for every key by itself."""
     # Tables are large, and each step reads or writes all of one: what can be is done in place.
     scores, pattern = before
     most = pattern.argmax(-1, keepdim=True)

@@ -67,12 +67,12 @@ class Target:
 
     @property
     def with_heads(self) -> bool:
-        """Whether its activation has an axis of heads."""
+        """True where its activation has an axis of heads."""
         return self.leaf in WITH_HEADS
 
     @property
     def activation(self) -> str:
-        """What is looked at; of what a head writes its z, in which it is linear: the same effect in fewer numbers."""
+        """The activation that is differentiated; for a head's result its z: it is linear in that, and smaller."""
         return f"{self.module}.hook_z" if self.leaf == "hook_result" else self.site.activation
 
     @property
@@ -81,7 +81,7 @@ class Target:
         return self.site.layers or (EMBEDDING,)
 
     def has(self, stack: str, layer: int) -> bool:
-        """Whether a block has some of it; the embedding is layer -1."""
+        """Return whether a block has some of it; the embedding is layer -1."""
         return stack == self.site.stack and layer in self.layers
 
     @property

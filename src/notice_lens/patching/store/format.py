@@ -275,7 +275,7 @@ def _build(path: Path, template: xr.Dataset, attributes: Mapping[str, Any], reco
 
 
 def _beside(path: Path) -> Path:
-    """Where a store is built."""
+    """Return the folder in which a store is built."""
     return path.with_name(path.name + ".creating")
 
 

@@ -40,11 +40,11 @@ class Lock:
 
     @property
     def released(self) -> bool:
-        """Whether others may write."""
+        """True where others may write."""
         return not self._release.alive
 
     def release(self) -> None:
-        """Lets others write. A second time does nothing."""
+        """Let others write. A second time does nothing."""
         self._release()
 
 
@@ -96,7 +96,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is(descriptor: int, file: Path) -> bool:
-    """Whether an open file is still the one under its name."""
+    """Return whether an open file is still the one under its name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(file))
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def _named(content: bytes) -> str:
 
 
 def _release(descriptor: int, file: Path, pid: int) -> None:
-    """Takes the file away and frees it, in the process that locked it: a fork of it has no say."""
+    """Remove the file and free it, in the process that locked it: a fork of it has no say."""
     if os.getpid() != pid:
         return
     try:

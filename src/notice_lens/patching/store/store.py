@@ -86,11 +86,11 @@ class Store:
 
     @property
     def done(self) -> np.ndarray:
-        """Which pairs are finished. Boolean, [pair]."""
+        """True for finished pairs. Boolean, [pair]."""
         return self._done.copy()
 
     def write(self, pairs: slice | Sequence[int] | np.ndarray, part: xr.Dataset) -> None:
-        """Writes the results of some pairs, and marks the pairs as done when all of it is on disk.
+        """Write the results of some pairs, and mark the pairs as done when all of it is on disk.
 
         Args:
             pairs: Their numbers.
@@ -126,7 +126,7 @@ class Store:
         return store_format.read(self.path)
 
     def close(self) -> None:
-        """Lets others write. The store can still be loaded; a second time does nothing."""
+        """Let others write. The store can still be loaded; a second time does nothing."""
         self._lock.release()
 
     def __enter__(self) -> "Store":
@@ -154,7 +154,7 @@ class Store:
             )
 
     def _rows(self, pairs: slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """Numbers of pairs that may be written."""
+        """Return the numbers of pairs that may be written."""
         n_pairs = len(self._done)
         asked = range(n_pairs)[pairs] if isinstance(pairs, slice) else pairs
         rows = np.asarray(asked)

@@ -245,7 +245,7 @@ def _read_model(folder: Path) -> None:
 
 def _make_store(folder: Path) -> None:
     from made_stores import SETTINGS, effects, empty
-    from notice_lens.patching import Store
+    from notice_lens.patching.store.store import Store
 
     found = effects()
     with Store.open(folder / "sweep.zarr", empty(found), SETTINGS) as store:
@@ -254,7 +254,7 @@ def _make_store(folder: Path) -> None:
 
 def _read_store(folder: Path) -> None:
     from made_stores import SETTINGS, effects, empty
-    from notice_lens.patching import Store
+    from notice_lens.patching.store.store import Store
 
     with Store.open(folder / "sweep.zarr", empty(effects()), SETTINGS) as store:
         store.load().load()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
-from notice_lens.mini import mini_folder, pairs, rows
-from notice_lens.mini.generate import GROUPS
+from notice_lens.mini import mini_folder, rows
+from notice_lens.mini.generate import GROUPS, pairs
 from notice_lens.mini.vocabulary import processor, word_pieces
 from train_mini.evaluate import ask, measure
 

@@ -5,10 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from notice_lens.mini import pairs
 from notice_lens.mini.drawing import draw
 from notice_lens.mini.faces import EMOTIONS
-from notice_lens.mini.generate import GROUPS, make_pair
+from notice_lens.mini.generate import GROUPS, make_pair, pairs
 from notice_lens.mini.questions import compose, either
 from notice_lens.mini.scenes import OPPOSITE, random_scene
 from notice_lens.mini.stream import Stream

@@ -13,9 +13,10 @@ from made_up import made_up_pairs
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise, mini_world
 from notice_lens.pairs.problems import Problem
-from notice_lens.patching import Edit, Site, Store, patch_heads, run_variants, sweep
+from notice_lens.patching import Edit, Site, patch_heads, run_variants, sweep
 from notice_lens.patching.options import Options
 from notice_lens.patching.prepare import check_pairs
+from notice_lens.patching.store.store import Store
 from refusals import says
 
 # Variants

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from notice_lens.circuits.corruptions import compare_corruptions
     from notice_lens.circuits.evidence import DependentPairs, FewClusters
     from notice_lens.circuits.functions.labels import label_heads
-    from notice_lens.circuits.functions.maps import attention_maps, relative_attention
-    from notice_lens.circuits.functions.scores import head_functions, score_maps
+    from notice_lens.circuits.functions.maps import attention_maps
+    from notice_lens.circuits.functions.scores import head_functions
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.layers import layer_profile
@@ -28,8 +28,6 @@ _HOMES = {
     "label_heads": "notice_lens.circuits.functions.labels",
     "layer_profile": "notice_lens.circuits.layers",
     "paper_rule": "notice_lens.circuits.probabilities",
-    "relative_attention": "notice_lens.circuits.functions.maps",
-    "score_maps": "notice_lens.circuits.functions.scores",
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [
@@ -43,8 +41,6 @@ __all__ = [
     "label_heads",
     "layer_profile",
     "paper_rule",
-    "relative_attention",
-    "score_maps",
     "universal_heads",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
     from notice_lens.patching.screening import screen
-    from notice_lens.patching.store.store import Store
     from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
 
 
 _HOMES = {
     "Edit": "notice_lens.patching.edits",
     "Site": "notice_lens.patching.edits",
-    "Store": "notice_lens.patching.store.store",
     "ablate": "notice_lens.patching.ablation",
     "aggregate": "notice_lens.patching.results",
     "attribute": "notice_lens.patching.attribution",
@@ -42,7 +40,6 @@ _HOMES = {
 __all__ = [
     "Edit",
     "Site",
-    "Store",
     "ablate",
     "aggregate",
     "attribute",

@@ -50,7 +50,7 @@ def patch_inputs(
     """Patch every cell of a site from one input into another, and return a metric of the answer for each.
 
     Every cell is a layer, a head where the site has heads, and a position. Its activation in the base run is replaced
-    with that of the other run, and the model goes on from there; the result is what a full forward pass with a hook
+    with that of the other run, and the model continues from there; the result is what a full forward pass with a hook
     would give, to rounding, in a small part of the time (see `notice_lens.patching.engine.causal.wave`).
 
     For instance, with `inputs = processor(text=prompt, images=picture, return_tensors="pt")` for two pictures:

@@ -8,6 +8,7 @@ import xarray as xr
 from conftest import make_pair
 from made_up import made_up_pairs
 from notice_lens import circuits
+from notice_lens.circuits.functions.maps import relative_attention
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 
@@ -61,9 +62,9 @@ def test_a_role_of_several_tokens_is_its_mean():
 
 def test_relative_attention_keeps_names_and_sums_to_zero(mini: HookedBLIP, pairs: MinimalPairs):
     maps = circuits.attention_maps(mini, pairs, roles="correct", dtype="float64", progress=False)
-    relative = circuits.relative_attention(maps)
+    relative = relative_attention(maps)
     assert relative.dims == maps.weight.dims
-    xr.testing.assert_equal(relative, circuits.relative_attention(maps.weight))
+    xr.testing.assert_equal(relative, relative_attention(maps.weight))
     assert float(abs(relative.mean(["layer", "head"])).max()) < 1e-12
 
 

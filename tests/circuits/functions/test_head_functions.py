@@ -10,6 +10,7 @@ from scipy.stats import false_discovery_control
 
 from known_attention import DIMS, HEADS, LAYERS, SIDE, attention, boxes, found
 from notice_lens import circuits
+from notice_lens.circuits.functions.maps import relative_attention
 from notice_lens.circuits.functions.scores import score_maps
 from notice_lens.models import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
@@ -46,7 +47,7 @@ def test_who_does_nothing_beside_four_that_look_is_called_nothing():
     assert found(scores, "segmentation") == looking
     assert found(scores, "avoidance") == set()
     # Relative to the mean of all heads, the uniform heads look as if they shunned the object, each and every time.
-    relative = circuits.relative_attention(weight)
+    relative = relative_attention(weight)
     assert float(abs(relative.sum(["layer", "head"])).max()) < 1e-12
     for layer, head in uniform:
         own = relative.sel(layer=layer, head=head)[:, 0].values

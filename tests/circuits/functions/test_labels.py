@@ -12,6 +12,7 @@ from known_attention import HEADS, LAYERS, SIDE, attention, boxes
 from notice_lens import circuits
 from notice_lens.circuits.functions import labels as module
 from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout, Knockouts
+from notice_lens.circuits.functions.scores import score_maps
 from notice_lens.circuits.functions.verdicts import (
     HEAD_LABELS,
     INHIBITION,
@@ -44,7 +45,7 @@ def functions(pairs: MinimalPairs) -> xr.Dataset:
         weight[pair, 0, *KEEPS_AWAY, place] *= 1e-3
     weight[:, 0, *LOOKS] = masks / masks.sum(-1, keepdims=True)
     weight[:, 0, *SHUNS] = ~masks / (~masks).sum(-1, keepdims=True)
-    scores = circuits.score_maps(weight, {"object": masks}, norms).expand_dims(maps=["attention"])
+    scores = score_maps(weight, {"object": masks}, norms).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
     scores["class_token"] = 0 * scores.outlier_mass
     return scores.assign_attrs(site="text.cross_attn.hook_pattern", pairs=pairs.fingerprint)
@@ -154,7 +155,7 @@ def test_each_prediction_is_needed(functions: xr.Dataset, labelled: Any):
 
 def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     masks = np.repeat(boxes(1), N, axis=0)
-    scores = circuits.score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
+    scores = score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
     same = scores.assign(class_token=functions.class_token).assign_attrs(functions.attrs)
     found = labelled(same, Planted)

@@ -26,7 +26,7 @@ from notice_lens.errors import one_of
 from notice_lens.models.protocol import TABLES
 from notice_lens.patching.edits import WITH_HEADS, Edit, Site
 from notice_lens.patching.nodes import Head, Node, is_node
-from notice_lens.patching.options import PositionSpec, SweepOptions, refuse_fixed, refuse_mismatched
+from notice_lens.patching.options import AblationOptions, PositionSpec, refuse_fixed, refuse_mismatched
 from notice_lens.patching.sweeps import run_variants, sweep
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
@@ -59,7 +59,7 @@ def ablate(
     reference: "MinimalPairs | None" = None,
     seed: int = 0,
     confidence: float = 0.95,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[AblationOptions]",
 ) -> "xr.Dataset":
     """Run every clean pair without some of the model's parts; return each pair's change and the mean with its interval.
 

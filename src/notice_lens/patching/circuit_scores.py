@@ -26,7 +26,7 @@ import numpy as np
 from notice_lens.patching.ablation import VALUES, check_given
 from notice_lens.patching.edits import Edit
 from notice_lens.patching.nodes import Head, Node, nodes_of, universe_of
-from notice_lens.patching.options import SweepOptions, refuse_fixed
+from notice_lens.patching.options import AblationOptions, refuse_fixed
 from notice_lens.patching.sweeps import run_variants
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
@@ -54,7 +54,7 @@ def faithfulness(
     reference: "MinimalPairs | None" = None,
     seed: int = 0,
     confidence: float = 0.95,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[AblationOptions]",
 ) -> "xr.Dataset":
     """Measure how much of the answer a circuit gives alone, how much is left without it, and what each node adds.
 

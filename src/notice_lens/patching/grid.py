@@ -128,7 +128,7 @@ class SiteGrid:
             coords["layer"] = list(site.layers)
         if site.heads is not None:
             coords["head"] = list(site.heads)
-        asked = [(site.positions, axis, site.name, "")]
+        asked: list[tuple[Any, str, str, str]] = [(site.positions, axis, site.name, "")]
         if key_axis is not None:
             asked.append((site.keys, key_axis, f"keys of {site.name}", "key_"))
         for spec, stack, what, prefix in asked:

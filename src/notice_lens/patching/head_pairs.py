@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import combinations
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -23,7 +23,7 @@ import xarray as xr
 from notice_lens.errors import one_of
 from notice_lens.patching.edits import Edit, check_model
 from notice_lens.patching.nodes import Head, Node, nodes_of
-from notice_lens.patching.options import Direction
+from notice_lens.patching.options import Direction, DType
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.patching.sweeps import run_variants
 
@@ -45,7 +45,7 @@ def pairs_of_heads(
     contrast: Literal["auto", "incorrect"] = "auto",
     min_gap: float | int = 1e-3,
     memory: float | int | None = None,
-    dtype: str | None = None,
+    dtype: DType | None = None,
     seed: int = 0,
     store: str | PathLike[str] | None = None,
     progress: bool = True,
@@ -103,7 +103,7 @@ def pairs_of_heads(
     return _labelled(found, [node.name for node in nodes])
 
 
-def _directions(directions: Iterable[str]) -> list[str]:
+def _directions(directions: Iterable[Any]) -> list[Direction]:
     asked = [directions] if isinstance(directions, str) else list(directions)
     for one in asked:
         if one not in DIRECTIONS:

@@ -37,7 +37,41 @@ Names = str | Sequence[str]
 PositionSpec = Numbers | Names
 
 
-class SweepOptions(TypedDict, total=False):
+class CommonOptions(TypedDict, total=False):
+    """Options that every verb takes by name; see `SweepOptions`."""
+
+    contrast: Foil
+    min_gap: float
+    memory: float | None
+    dtype: DType | None
+
+
+class MoreOptions(CommonOptions, total=False):
+    """Options beside those that `sweep` writes out; see `SweepOptions`."""
+
+    reference: "MinimalPairs | None"
+    seed: int
+
+
+class AblationOptions(CommonOptions, total=False):
+    """Options of ablations, whose base run is the clean one; see `SweepOptions`."""
+
+    corruption: Corruption
+    metrics: Metrics
+    controls: Controls
+    store: Store
+    progress: bool
+
+
+class EstimateOptions(MoreOptions, total=False):
+    """Options of an attribution within another verb; see `SweepOptions`."""
+
+    corruption: Corruption
+    direction: Direction
+    progress: bool
+
+
+class SweepOptions(MoreOptions, total=False):
     """Options that every sweep takes, by name.
 
     Attributes:
@@ -62,14 +96,8 @@ class SweepOptions(TypedDict, total=False):
     corruption: Corruption
     direction: Direction
     metrics: Metrics
-    contrast: Foil
-    min_gap: float
     source: Source
-    reference: "MinimalPairs | None"
     controls: Controls
-    memory: float | None
-    dtype: DType | None
-    seed: int
     store: Store
     progress: bool
 

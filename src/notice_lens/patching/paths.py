@@ -248,7 +248,7 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
     for sender in grid.variants:
         for labels, receiver in found:
             if any(paths.exists(prepared.model, edit.hook, receiver) for edit in sender.edits):
-                index = (*sender.index, *(coords[dim].index(labels[dim]) for dim in coords))
+                index = (*sender.at, *(coords[dim].index(labels[dim]) for dim in coords))
                 variants.append(Variant(index, sender.edits, receiver))
     if not variants:
         raise ValueError(
@@ -270,6 +270,6 @@ def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
     for grid in grids:
         kept = [number for number, dim in enumerate(grid.dims) if dim in labels[0]]
         for sender in grid.variants:
-            together.setdefault(tuple(sender.index[number] for number in kept), []).extend(sender.edits)
+            together.setdefault(tuple(sender.at[number] for number in kept), []).extend(sender.edits)
     variants = [Variant(index, tuple(edits)) for index, edits in together.items()]
     return Grid(tuple(labels[0]), {dim: list(own) for dim, own in labels[0].items()}, variants)

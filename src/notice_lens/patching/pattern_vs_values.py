@@ -104,7 +104,7 @@ def _grid(prepared: Prepared, site: Site) -> Grid:
     """Return the grid of the site's heads, once for each part."""
     whole = grid_of_sites(prepared, [site], "other")
     variants = [
-        Variant((number, *one.index), tuple(edit.by(source) for edit in one.edits))
+        Variant((number, *one.at), tuple(edit.by(source) for edit in one.edits))
         for number, source in enumerate(PARTS.values())
         for one in whole.variants
     ]

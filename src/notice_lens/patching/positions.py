@@ -100,9 +100,10 @@ class Positions:
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
                     raise ValueError(f"{what}: {missing}")
             return "role" if of_words else "region", list(spec)
-        if max(spec) >= longest:
-            raise ValueError(f"{what}: position {max(spec)} asked for; there are 0 to {longest - 1}")
-        return "position", list(spec)
+        numbers: list[int] = list(spec)
+        if max(numbers) >= longest:
+            raise ValueError(f"{what}: position {max(numbers)} asked for; there are 0 to {longest - 1}")
+        return "position", numbers
 
     def of(self, pair: int, label: Any, stack: str, length: int) -> Index:
         """Return the positions that a label means in a pair; empty where it has none.

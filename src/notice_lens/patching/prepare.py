@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ class Prepared:
     def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
         # One read for all of them: a data set takes milliseconds for each.
-        columns = self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict()
+        columns = cast("dict[str, list[Any]]", self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict())
         # A column of nothing at all is left out: readers of a store would make numbers of it.
         for name in ("donor_digest", "donor_prompt"):
             if all(value is None for value in columns[name]):

@@ -149,7 +149,7 @@ class SweepRunner:
         for role, ending in ((MATCHED, ""), (MISMATCHED, "_mismatched")):
             own = [number for number, row in enumerate(rows) if row.role == role]
             if own:
-                index = tuple(np.array([(rows[number].pair, *rows[number].variant.index) for number in own]).T)
+                index = tuple(np.array([(rows[number].pair, *rows[number].variant.at) for number in own]).T)
                 for name in self.writer.metrics:
                     arrays[name + ending][index] = numbers[name][own]
 

@@ -22,7 +22,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.attribution import IntegrationPath, attribute
 from notice_lens.patching.edits import Site
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.options import Controls, Options, Store, SweepOptions
+from notice_lens.patching.options import Controls, EstimateOptions, Options, Store
 from notice_lens.patching.prepare import prepare
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.writer import BASELINES
@@ -50,7 +50,7 @@ def screen(
     attention_correction: bool = True,
     controls: Controls = (),
     store: Store = None,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[EstimateOptions]",
 ) -> "xr.Dataset":
     """Find the entries of some sites that matter: picked by attribution, verified exactly, with what was missed.
 
@@ -96,7 +96,7 @@ def screen(
     prepared = prepare(model, pairs, chosen)
     grid = grid_of_sites(prepared, checked, "other")
     choice = Choice.of(grid, estimates, checked, float(share), sample, chosen.seed)
-    verified = replace(grid, variants=[one for one in grid.variants if choice.verified[one.index]])
+    verified = replace(grid, variants=[one for one in grid.variants if choice.verified[one.at]])
     exact = SweepRunner(prepared, verified, {"sites": [asdict(site) for site in checked]}).run()
     return _result(exact, choice, float(threshold), float(confidence))
 

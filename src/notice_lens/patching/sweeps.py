@@ -20,6 +20,7 @@ from notice_lens.patching.options import (
     Corruption,
     Direction,
     Metrics,
+    MoreOptions,
     Numbers,
     Options,
     PositionSpec,
@@ -52,7 +53,7 @@ def sweep(
     controls: Controls = CONTROLS,
     store: Store = None,
     progress: bool = True,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
     """Patch every layer, head and position of some sites, one at a time, and return the effects on every pair.
 
@@ -126,7 +127,7 @@ def patch_heads(
     controls: Controls = CONTROLS,
     store: Store = None,
     progress: bool = True,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
     """Patch each head, one at a time: `pair, layer, head`, then `role`, `region`, `position` or nothing.
 

@@ -147,12 +147,12 @@ class Variant(NamedTuple):
     """The edits of one patched run, for any pair.
 
     Attributes:
-        index: Where its numbers go in the result, the pair left out.
+        at: The index of its numbers in the result, the pair left out.
         edits: The edits; of a path, those of its sender.
         receiver: The end of a path; None where the edits themselves are the patch.
     """
 
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     edits: tuple[HookEdit[Label], ...]
     receiver: Receiver | None = None
 

@@ -67,12 +67,14 @@ class Family:
         inert: Leaf of a hook point, with its stack, to the reason why editing it may change nothing.
         notes: Leaf of a hook point, with its stack, to what a reader of the table should know.
         plain_prompt: The format of prompts where there is no chat template, with `{image}` and `{prompt}`.
+        read_as: What the processor makes of such a prompt behind the image, with `{start}` and `{prompt}`.
     """
 
     name: str
     inert: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     plain_prompt: str = ""
+    read_as: str = ""
 
 
 _WINDOWS = {"projector.hook_out": "in the order of the tower's windows; the model sorts them afterwards"}
@@ -93,7 +95,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family("Qwen2.5-VL", notes=_WINDOWS),
     "qwen3_vl": Family("Qwen3-VL"),
     "gemma3": Family("Gemma 3"),
-    "paligemma": Family("PaliGemma", plain_prompt="{image}{prompt}"),
+    "paligemma": Family("PaliGemma", plain_prompt="{image}{prompt}", read_as="{start}{prompt}\n"),
     "idefics3": Family("Idefics3"),
     "smolvlm": Family("SmolVLM"),
     "internvl": Family("InternVL", notes=_INTERNVL),

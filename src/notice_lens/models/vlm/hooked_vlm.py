@@ -20,6 +20,7 @@ from notice_lens.models.hook_names import HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
+from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
 from notice_lens.models.vlm.anatomy import model_parts
 from notice_lens.models.vlm.attention import attention_by
@@ -291,6 +292,37 @@ class HookedVLM(HookedModule):
             allow_unequal=allow_unequal,
         )
         return vlm_inputs.on_device(prepared, self.device, self.dtype)
+
+    def layout(self, inputs: Mapping[str, Any], prompts: Sequence[str] | None = None) -> Layout:
+        """Return which positions of the language model's row are image, prompt, answer and the rest.
+
+        Args:
+            inputs: What `prepare` gives.
+            prompts: The prompts' strings, before the chat template; without them all words are special positions.
+
+        Raises:
+            ValueError: The prompts are not those of the inputs.
+        """
+        from notice_lens.models.vlm.layout import layout_of_inputs
+
+        processor = None if prompts is None else self._processor_for("a layout with words")
+        return layout_of_inputs(processor, self.config, inputs, prompts)
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """Return the tokens of an answer as they follow the prompt: behind `ASSISTANT:`, ` red` is `▁red`.
+
+        Raises:
+            ValueError: The answer's first letters are merged into the prompt's last token.
+        """
+        rendered = vlm_inputs.render(self._processor_for("answers"), prompt, self.family.plain_prompt)
+        before, both = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (rendered, rendered + answer)
+        )
+        if both[: len(before)] != before:
+            raise ValueError(
+                f"{answer!r} is merged with what stands before it, {rendered[-20:]!r}: begin it with a space"
+            )
+        return both[len(before) :]
 
     def _processor_for(self, what: str) -> Any:
         if self.processor is None:

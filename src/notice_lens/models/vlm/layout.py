@@ -1,0 +1,133 @@
+"""Layouts of hosted models' inputs: which positions of the language model's row are image, prompt, answer, the rest.
+
+Positions are columns of `input_ids`: padding on the left is special, as are the chat template, the start token, and
+what a processor puts around the image. An image's positions are those of its token; where several runs of it belong to
+one picture (tiles, lines of tiles), each run is a segment.
+
+A picture of one run has a grid: that of the processor where it gives one (Qwen-VL), else a square. Runs of tiles have
+none yet, so regions in pixels cannot be laid over them. The grid is stretched over the whole picture, which is so for
+square pictures in every family, and for others where the processor does not crop.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span
+from notice_lens.models.vlm.families import family_of, image_token_id
+from notice_lens.models.vlm.inputs import render
+
+
+def layout_of_inputs(
+    processor: Any, config: Any, inputs: Mapping[str, Any], prompts: Sequence[str] | None = None
+) -> Layout:
+    """Return the layout of prepared inputs.
+
+    Args:
+        processor: Hugging Face's; needed where prompts are given.
+        config: The model's.
+        inputs: What `prepare` gives.
+        prompts: The prompts' strings, before the chat template. Without them all words are special positions.
+
+    Raises:
+        ValueError: The prompts are not those of the inputs.
+    """
+    ids: Tensor = inputs["input_ids"]
+    rows = [row.tolist() for row in ids]
+    prompts = [prompts] * len(rows) if isinstance(prompts, str) else prompts
+    if prompts is not None and len(prompts) != len(rows):
+        raise ValueError(f"{len(prompts)} prompts for inputs of {len(rows)} examples: expected as many")
+    offsets: list[tuple[Offset, ...]] | None = None
+    ends = [len(row) for row in rows]
+    if prompts is not None:
+        found = [_words(processor, config, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        offsets, ends = [own for own, _ in found], [end for _, end in found]
+    mask = inputs.get("attention_mask")
+    starts = [0] * len(rows) if mask is None else mask.long().argmax(-1).tolist()
+    return Layout(
+        {
+            "language": [
+                _segments(config, inputs, number, row, offsets, ends[number]) for number, row in enumerate(rows)
+            ]
+        },
+        read_out=tuple(end - 1 for end in ends),
+        prompt_stack="language",
+        roles=tuple(_roles(config, row, start, end) for row, start, end in zip(rows, starts, ends, strict=True)),
+        prompts=None if prompts is None else tuple(prompts),
+        offsets=None if offsets is None else tuple(offsets),
+    )
+
+
+def _words(processor: Any, config: Any, row: list[int], prompt: str) -> tuple[tuple[Offset, ...], int]:
+    """Where the prompt's characters are in a row of token ids, and where the answer would begin.
+
+    The rendered prompt is read by the tokenizer as it stands, in context; behind the image, its tokens are the row's.
+    """
+    family = family_of(config)
+    rendered = render(processor, prompt, family.plain_prompt)
+    if rendered == prompt:
+        raise ValueError(f"{prompt!r} is rendered already: a layout is of the prompt before the chat template")
+    if family.read_as:
+        rendered = family.read_as.format(start=processor.tokenizer.bos_token, prompt=prompt)
+    # Gemma 3's processor puts empty lines around the image, which the first word's token depends on.
+    around = getattr(processor, "full_image_sequence", None)
+    if around is not None:
+        rendered = rendered.replace(processor.boi_token, around)
+    encoded = processor.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    tokens, first = encoded["input_ids"], rendered.rindex(prompt)
+    # A token's characters without the space that it begins with: `▁apple` is "apple".
+    spans = [(stop - len(rendered[start:stop].lstrip()), stop) for start, stop in encoded["offset_mapping"]]
+    visible = [n for n, (start, stop) in enumerate(spans) if first < stop and start < min(stop, first + len(prompt))]
+    tail = tokens[visible[0] :] if visible else []
+    begin = next((at for at in range(len(row) - len(tail), -1, -1) if row[at : at + len(tail)] == tail), None)
+    if not visible or begin is None:
+        raise ValueError(f"{prompt!r} is not the prompt of these inputs: its words are not found in their order")
+    placed = tuple(
+        (begin + n - visible[0], max(spans[n][0] - first, 0), min(spans[n][1] - first, len(prompt)))
+        for n in range(visible[0], visible[-1] + 1)
+    )
+    return placed, begin + len(tail)
+
+
+def _segments(
+    config: Any,
+    inputs: Mapping[str, Any],
+    number: int,
+    row: list[int],
+    offsets: list[tuple[Offset, ...]] | None,
+    end: int,
+) -> tuple[Segment, ...]:
+    token = image_token_id(config)
+    words = set() if offsets is None else {position for position, _, _ in offsets[number]}
+    kinds: list[SegmentKind] = [
+        "answer" if at >= end else "prompt" if at in words else "image" if found == token else "special"
+        for at, found in enumerate(row)
+    ]
+    cuts = [0, *(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds)]
+    runs: list[tuple[SegmentKind, int, int]] = [(kinds[start], start, stop) for start, stop in pairwise(cuts)]
+    single = sum(kind == "image" for kind, _, _ in runs) == 1
+    return tuple(
+        Segment(kind, start, stop, _grid(config, inputs, number, stop - start) if kind == "image" and single else None)
+        for kind, start, stop in runs
+    )
+
+
+def _grid(config: Any, inputs: Mapping[str, Any], number: int, n: int) -> tuple[int, int] | None:
+    """Rows and columns of a picture of `n` positions in one run; None where it has tiles."""
+    if "image_grid_thw" in inputs and len(inputs["image_grid_thw"]) == len(inputs["input_ids"]):
+        merge = config.vision_config.spatial_merge_size
+        _, height, width = inputs["image_grid_thw"][number].tolist()
+        return height // merge, width // merge
+    side = round(n**0.5)
+    return (side, side) if side * side == n and "image_sizes" not in inputs else None
+
+
+def _roles(config: Any, row: list[int], start: int, end: int) -> dict[str, Span]:
+    """The positions that every prompt has, by name."""
+    roles: dict[str, Span] = {"bos": (start, start + 1), "last": (end - 1, end)}
+    token = image_token_id(config)
+    if token in row:
+        roles["image"] = row.index(token), len(row) - row[::-1].index(token)
+    return roles

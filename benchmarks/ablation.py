@@ -5,6 +5,8 @@
 Prints the tables of `docs/ablation.md`.
 """
 
+from typing import Literal
+
 import click
 import numpy as np
 import xarray as xr
@@ -14,7 +16,8 @@ from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, ablate, aggregate, faithfulness, patch_heads, split
 
-SITE, VALUES, SHOWN = "text.cross_attn", ("mean", "resample", "zero"), 6
+SITE, SHOWN = "text.cross_attn", 6
+VALUES: tuple[Literal["mean", "resample", "zero"], ...] = ("mean", "resample", "zero")
 
 
 def flat(values: xr.DataArray) -> xr.DataArray:

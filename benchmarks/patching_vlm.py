@@ -60,9 +60,11 @@ def make(shape: Shape, device: str, dtype: torch.dtype) -> tuple[Any, Callable[[
     """Return a random LLaVA, and its inputs by the seed of the picture."""
     torch.manual_seed(0)
     image_id = shape.text["vocab_size"] - 1
+    vision: dict[str, Any] = {**shape.vision, "image_size": 336, "patch_size": 14}
+    text: dict[str, Any] = {**shape.text, "max_position_embeddings": 2048}
     config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**shape.vision, image_size=336, patch_size=14),
-        text_config=transformers.LlamaConfig(**shape.text, max_position_embeddings=2048),
+        vision_config=transformers.CLIPVisionConfig(**vision),
+        text_config=transformers.LlamaConfig(**text),
         image_token_index=image_id,
         vision_feature_layer=-2,
         image_seq_length=IMAGE,

@@ -13,14 +13,15 @@ stream holds image, prompt, special and answer positions in one row.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from notice_lens.models.hook_names import STACKS
 from notice_lens.models.layout import Layout, SegmentKind
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
 
 Behaviour = Literal["greedy", "likeliest", "choice"]
 """A model's answer: the `greedy` one, the `likeliest` of the answers in question, or a `choice` between
@@ -197,12 +198,12 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """The device of the weights."""
         ...
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """The dtype of the weights."""
         ...
 
@@ -252,15 +253,15 @@ class VisionLanguageModel(TextReader, Protocol):
         """Return whether answers have to be in the inputs to be measured; otherwise the read-out alone tells them."""
         ...
 
-    def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> Int[Tensor, " answer"]:
+    def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> 'Int[Tensor, " answer"]':
         """Return the entry of the read-out's logits that stands for each answer: its first token, or the choice."""
         ...
 
-    def answer_targets(self, inputs: Any) -> Int[Tensor, "batch answer_pos"]:
+    def answer_targets(self, inputs: Any) -> 'Int[Tensor, "batch answer_pos"]':
         """Return the answer's token that each logit has to predict, the closing token left out; -100 elsewhere."""
         ...
 
-    def answer_log_probs(self, inputs: Any) -> Float[Tensor, " batch"]:
+    def answer_log_probs(self, inputs: Any) -> 'Float[Tensor, " batch"]':
         """Return the log-probability of each teacher-forced answer with its closing token, in nats."""
         ...
 
@@ -268,19 +269,19 @@ class VisionLanguageModel(TextReader, Protocol):
         """Return the tokens of each greedy answer, without the closing one."""
         ...
 
-    def embed(self, name: str, inputs: Any) -> Tensor:
+    def embed(self, name: str, inputs: Any) -> "Tensor":
         """Return the stream before block 0 of one stack, [batch, pos, d_model], through its embedding hooks."""
         ...
 
-    def mean_image_states(self, images: Any) -> Float[Tensor, "image d_model"]:
+    def mean_image_states(self, images: Any) -> 'Float[Tensor, "image d_model"]':
         """Return the mean over image positions of what the image stack gives for each picture, float32."""
         ...
 
-    def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> "tuple[Tensor, Any]":
         """Return the logits and the activations of a run."""
         ...
 
-    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Tensor:
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> "Tensor":
         """Return the logits of a run with hooks."""
         ...
 
@@ -288,7 +289,7 @@ class VisionLanguageModel(TextReader, Protocol):
         """Attach hooks for the length of a `with` block."""
         ...
 
-    def __call__(self, inputs: Any) -> Tensor:
+    def __call__(self, inputs: Any) -> "Tensor":
         """Return the logits."""
         ...
 

@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from notice_lens.errors import reading
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching.options import Direction
     from notice_lens.study.findings import Study
 
 PAPER_HEADS = ((5, 3), (3, 0), (0, 11))
@@ -263,13 +264,13 @@ def module_numbers(
     from notice_lens.pairs.roles import ALL
     from notice_lens.study.choices import corruption_name
 
-    choices, parts = study.choices, []
+    choices, role, parts = study.choices, study.choices.role or ALL, []
     by_name = {corruption_name(one): one for one in choices.corruptions}
     for name in study.effects:
         corruption = by_name[name.rpartition(", ")[2]]
         effects = patching.patch_modules(
             model, study.pairs[name], choices.site.partition(".")[0], corruption=corruption, controls=(), memory=memory,
-            positions=ALL if choices.role == ALL else [choices.role], direction=choices.direction, seed=choices.seed,
+            positions=ALL if role == ALL else [role], direction=cast("Direction", choices.direction), seed=choices.seed,
             store=folder / f"{quote(name, safe=' ,')}.zarr", progress=progress,
         )  # fmt: skip
         numbers = paper_rule(effects, role=choices.role, seed=choices.seed)[["magnitude", "low", "high", "change"]]

@@ -329,7 +329,7 @@ class _Files:
         if self.local:
             path = Path(self.name_or_path) / file
             return str(path) if path.is_file() else None
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
 
         return cached_file(
             self.name_or_path,

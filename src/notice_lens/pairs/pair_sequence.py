@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import numpy as np
 
+from notice_lens.arguments import as_list
 from notice_lens.errors import one_of, whole_number
-from notice_lens.models.blip.inputs import as_list
 from notice_lens.pairs.io.assembly import why
 from notice_lens.pairs.io.readers import resized
 from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image

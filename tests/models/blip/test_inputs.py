@@ -16,8 +16,9 @@ from transformers.models.bert.tokenization_bert import BertTokenizer
 
 from conftest import make_pair, relative_error
 from notice_lens import HookedBLIP
+from notice_lens.arguments import as_strings
 from notice_lens.models import BLIPInputs
-from notice_lens.models.blip.inputs import IGNORED, as_strings
+from notice_lens.models.blip.inputs import IGNORED
 from notice_lens.models.blip.random_blip import tiny_vocabulary
 
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from notice_lens.arguments import as_strings
 from notice_lens.images import ImageLike
 from notice_lens.models.blip import answers
 from notice_lens.models.blip.config import BLIPConfig
@@ -20,7 +21,6 @@ from notice_lens.models.blip.forward_pass import ForwardPass
 from notice_lens.models.blip.inputs import (
     IGNORED,
     BLIPInputs,
-    as_strings,
     text_inputs,
     to_common_length,
     to_pixel_values,

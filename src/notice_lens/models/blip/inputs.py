@@ -10,7 +10,7 @@ Which logit predicts which token:
 `target_ids` says it position by position, wherever answers are given.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import Any
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from notice_lens.arguments import as_list
 from notice_lens.images import ImageLike, to_rgb
 from notice_lens.models.blip.config import BLIPConfig
 
@@ -273,30 +274,6 @@ def _to_picture(image: ImageLike, index: int) -> Image.Image:
     except ValueError as error:
         what = image if isinstance(image, str | PathLike) else type(image).__name__
         raise ValueError(f"image {index} ({what}) cannot be read: {error}") from error
-
-
-def as_list(what: str, values: Any) -> list[Any]:
-    """Return several values as a list: from a list, a tuple, an array, a Series, a column of a data set, a generator.
-
-    Raises:
-        TypeError: They are not several, or in no order, or a table, whose columns would be taken for values.
-    """
-    table = isinstance(values, Mapping | Set | bytes | str) or hasattr(values, "columns")
-    if table or not isinstance(values, Iterable) or not getattr(values, "ndim", 1):
-        raise TypeError(
-            f"expected a list, an array or a Series of {what}, got a {type(values).__name__}"
-            + ("; take one of its columns, as table['name']" if hasattr(values, "columns") else "")
-        )
-    return list(values)
-
-
-def as_strings(what: str, texts: Any) -> list[str]:
-    """Return one or several strings as a list. Raises TypeError for anything else."""
-    several = [texts] if isinstance(texts, str) else as_list(what, () if texts is None else texts)
-    wrong = [text for text in several if not isinstance(text, str)]
-    if wrong or not several:
-        raise TypeError(f"{what} have to be one or more strings, got {wrong[0]!r}" if wrong else f"no {what} given")
-    return several
 
 
 def to_common_length(**columns: list | None) -> dict[str, Any]:

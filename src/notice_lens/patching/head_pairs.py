@@ -104,7 +104,7 @@ def pairs_of_heads(
 
 
 def _directions(directions: Iterable[Any]) -> list[Direction]:
-    asked = [directions] if isinstance(directions, str) else list(directions)
+    asked: list[Any] = [directions] if isinstance(directions, str) else list(directions)
     for one in asked:
         if one not in DIRECTIONS:
             raise ValueError(one_of("direction", one, DIRECTIONS))

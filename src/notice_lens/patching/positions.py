@@ -100,7 +100,7 @@ class Positions:
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
                     raise ValueError(f"{what}: {missing}")
             return "role" if of_words else "region", list(spec)
-        numbers: list[int] = list(spec)
+        numbers = [int(one) for one in spec]
         if max(numbers) >= longest:
             raise ValueError(f"{what}: position {max(numbers)} asked for; there are 0 to {longest - 1}")
         return "position", numbers

@@ -24,6 +24,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/patching_gpu.py
 	$(BIN)/python benchmarks/paths.py
+	$(BIN)/python benchmarks/patching_vlm.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
+import tiny_vlms
 from notice_lens import HookedBLIP
 
 README = Path(__file__).parent.parent / "README.md"
@@ -12,7 +14,7 @@ MEASURED = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 def test_the_blocks_run_as_printed():
-    ten_lines, many, there = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    ten_lines, many, there, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     names: dict = {"__name__": "a notebook"}  # and nothing else: no name that a reader would not have
     exec(ten_lines, names)
     assert names["pair"].clean_prompt == "is this circle green or purple?"
@@ -24,10 +26,36 @@ def test_the_blocks_run_as_printed():
     exec(there, names)
     assert {"low", "high", "q"} <= set(names["heads"])
     assert len(names["cache"]) > 100
-    hooked = names["blip"].run_with_hooks(
+    hooked = names["model"].run_with_hooks(
         names["inputs"], fwd_hooks=[("text.blocks.2.cross_attn.hook_z", names["my_hook"])]
     )
     assert (hooked - names["logits"]).abs().max() > 1e-3, "the hook does what its comment says"
+
+
+def test_the_block_of_hosted_models_runs_on_a_tiny_one(tmp_path, monkeypatch):
+    """On a tiny LLaVA in place of the published one; its largest effect is that of a full hooked forward pass."""
+    *_, block = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    folder = tiny_vlms.write("llava", tmp_path / "llava")
+    for seed, name in enumerate(("red_apple.jpg", "green_apple.jpg")):
+        tiny_vlms.picture(seed, 28).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    block = block.replace('"llava-hf/llava-1.5-7b-hf"', repr(str(folder)))
+    names: dict = {}
+    exec(block.replace('dtype="bfloat16", device_map="cuda"', 'dtype="float64"'), names)
+    effects, vlm = names["effects"], names["vlm"]
+    assert effects.metric.shape == (3, 4, 1)
+    moved = abs(effects.metric - effects.metric_corrupted)
+    layer, head, _ = np.unravel_index(int(np.argmax(moved.data)), moved.shape)
+    hook = f"language.blocks.{layer}.attn.hook_z"
+    _, cache = vlm.run_with_cache(names["clean"], names_filter=hook)
+
+    def patched(z, hook):
+        z[:, -1, head] = cache[hook.name][:, -1, head]
+
+    logits = vlm.run_with_hooks(names["corrupted"], fwd_hooks=[(hook, patched)])[0, -1].detach().numpy()
+    gap = abs(effects.metric_clean - effects.metric_corrupted)
+    assert moved.max() > 1e-3 * gap
+    assert abs(logits[names["red"]] - logits[names["green"]] - effects.metric.values[layer, head, 0]) < 1e-9 * gap
 
 
 def test_its_speeds_are_those_of_the_performance_page():

@@ -138,7 +138,7 @@ def test_a_thread_that_waits_too_long_is_refused(small, monkeypatch):
     ]
     with ThreadPoolExecutor(1) as other, small.model.hooks([(Z, zero)]):
         for use in uses:
-            with pytest.raises(RuntimeError, match=r"in use by the thread 'MainThread'.*copy\.deepcopy\(blip\)"):
+            with pytest.raises(RuntimeError, match=r"in use by the thread 'MainThread'.*copy\.deepcopy\(model\)"):
                 other.submit(use).result()
         # Inputs can be prepared meanwhile, and the thread that has the model may use it as it likes.
         image = torch.zeros(3, 32, 32, dtype=torch.uint8)

@@ -239,7 +239,7 @@ def test_a_code_is_the_same_in_another_process(mini: HookedBLIP) -> None:
         from notice_lens import HookedBLIP
         from notice_lens.patching.identity import metric_codes
         words = {"red", "green", "blue", "grey"}
-        blip = HookedBLIP.mini()
+        model = HookedBLIP.mini()
         class M:
             scale = frozenset("abc")
             def __call__(self, logits):

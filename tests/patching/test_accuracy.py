@@ -6,7 +6,7 @@ from conftest import make_pair
 from made_up import noise_picture
 from notice_lens.pairs import MinimalPairs
 from notice_lens.patching import Site, sweep
-from notice_lens.patching.engine.metrics import says
+from notice_lens.patching.engine.metrics import is_greedy
 
 QUIET = {"progress": False}
 
@@ -22,7 +22,7 @@ def test_accuracy_is_what_greedy_decoding_begins_with():
     for place, token in enumerate([5, 6, 7]):
         logits[:, place, token] = 1.0
     targets = torch.tensor([[5, 6, 7], [5, 6, -100], [5, 7, -100], [-100, 6, 7]])
-    assert says(logits, targets).tolist() == [1, 1, 0, 1]
+    assert is_greedy(logits, targets).tolist() == [1, 1, 0, 1]
 
 
 def test_accuracy_does_not_depend_on_what_is_in_the_batch():

@@ -69,8 +69,8 @@ class Bench:
     def __init__(
         self, model: str, corruption: str = "image", denoise: bool = True, dtype: torch.dtype = torch.float64
     ) -> None:
-        self.model, self.kind, self.pair = model, MODELS[model], make_model(MODELS[model], dtype)
-        self.model, self.dtype = self.pair.blip, dtype
+        self.name, self.kind, self.pair = model, MODELS[model], make_model(MODELS[model], dtype)
+        self.model, self.dtype = self.pair.model, dtype
         self.stacks = self.model.cfg.stacks
         self.answers = ANSWERS if model == "vqa" else None
         clean, corrupt, donor = self._inputs(0), self._inputs(0), self._inputs(2)

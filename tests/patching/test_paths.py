@@ -223,7 +223,7 @@ def test_all_senders_together_give_the_other_runs_input(model, corruption):
                     expected = other.states[stack][pair, positions]
                 elif module == "attn":
                     resid = other.activations[f"{stack}.blocks.{layer}.hook_resid_pre"][pair, positions]
-                    expected = here.blip.stack(stack).blocks[layer].ln1(resid) if stack == "vision" else resid
+                    expected = here.model.stack(stack).blocks[layer].ln1(resid) if stack == "vision" else resid
                 else:
                     hook, project = _projection(here, stack, layer, module)
                     expected, stream = other.activations[hook][pair, positions], project(stream)
@@ -232,7 +232,7 @@ def test_all_senders_together_give_the_other_runs_input(model, corruption):
 
 def _projection(here: Bench, stack: str, layer: int, module: str):
     """The first thing that is computed from what a module reads."""
-    block = here.blip.stack(stack).blocks[layer]
+    block = here.model.stack(stack).blocks[layer]
     if module == "mlp":
         return f"{stack}.blocks.{layer}.mlp.hook_pre", block.mlp.input
     attn = block.cross_attn
@@ -242,13 +242,13 @@ def _projection(here: Bench, stack: str, layer: int, module: str):
 def test_layer_norms_of_one_scale_make_direct_effects_add_up():
     """With LayerNorms that divide by a constant, the stream is a sum, and so is what it hands on."""
     here = Bench("vqa, one token", "image", True)
-    here.blip = copy.deepcopy(here.blip)  # other tests have the same model
+    here.model = copy.deepcopy(here.model)  # other tests have the same model
 
     class Constant(LayerNorm):
         def forward(self, x):
             return (x - x.mean(-1, keepdim=True)) / 2 * self.weight + self.bias
 
-    for module in here.blip.modules():
+    for module in here.model.modules():
         if isinstance(module, LayerNorm):
             module.__class__ = Constant
     positions = np.arange(here.length("text", 0))

@@ -211,7 +211,7 @@ def test_all_cross_attention_is_a_cut_set_for_an_image_corruption(model, dtype):
         blip, pairs = HookedBLIP.mini(dtype=dtype), mini_world("scenes", 4, seed=2)
     else:
         kind = model.partition(" ")[2]
-        blip, pairs = make_pair(kind, dtype).blip, made_up_pairs(kind)
+        blip, pairs = make_pair(kind, dtype).model, made_up_pairs(kind)
     stack = "decoder" if blip.cfg.kind == "caption" else "text"
     every = [Edit(f"{stack}.cross_attn.z", layer=layer) for layer in range(blip.cfg.n_layers[stack])]
     variants = {"all": every, "all but the last": every[:-1]}

@@ -157,7 +157,7 @@ def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
 
 
 def test_the_example_runs():
-    found = doctest.testmod(splitting)
+    found = doctest.testmod(pattern_vs_values)
     assert found.failed == 0
     assert found.attempted > 5
 

@@ -11,7 +11,7 @@ from conftest import make_pair
 from made_up import made_up_pairs
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, mini_world
-from notice_lens.patching import Site, aggregate, patch_heads, split
+from notice_lens.patching import Site, aggregate, patch_heads, pattern_vs_values, split
 from planted import light_and_dark, planted
 
 QUIET = {"progress": False}

@@ -14,7 +14,7 @@ from notice_lens.study import Choices
 from open_questions import open_questions
 
 QUICK: dict[str, Any] = {"n_permutations": 500, "n_bootstrap": 50}
-pytestmark = pytest.mark.filterwarnings("ignore::notice_lens.stats.clusters.FewClusters")
+pytestmark = pytest.mark.filterwarnings("ignore::notice_lens.circuits.evidence.FewClusters")
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def reset_high_water_mark() -> None:
 
 
 def resident_mebibytes(field: str) -> float:
-    """A field of /proc/self/status, or where there is none the peak since the start, in MiB."""
+    """Return a field of /proc/self/status in MiB; elsewhere than on Linux, the peak since the start."""
     try:
         with open("/proc/self/status") as file:
             line = next(line for line in file if line.startswith(field))

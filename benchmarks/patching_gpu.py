@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="base", choices=("base", "tiny"))
     asked = parser.parse_args()
     if asked.device.startswith("cuda") and not torch.cuda.is_available():
-        print("GPU: there is none here; nothing was measured")
+        print("no GPU found; nothing was measured")
         return
     device = torch.device(asked.device)
     hf = random_hf("vqa", asked.architecture)

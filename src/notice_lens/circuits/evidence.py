@@ -1,4 +1,4 @@
-"""Which pairs of a condition are one piece of evidence.
+"""Clusters: the pairs of a condition that count as one piece of evidence.
 
 Sharing is followed through any number of steps. A mismatched donor is an image that pairs share like any other, but
 only where it enters the tested number, that is where heads are ranked by matched minus mismatched; the words of a

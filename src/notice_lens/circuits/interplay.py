@@ -1,4 +1,4 @@
-r"""What two heads do together: AND, OR, backup, majority, series, or nothing that single patches had not shown.
+r"""Interactions of two heads: AND, OR, backup, majority, series, or none beyond what single patches show.
 
 All effects are shares of the clean-to-corrupted gap, ratios of sums over pairs. With d the share that is restored when
 heads are patched into the corrupted run (`denoise`), and n the share that is lost when they are patched into the clean

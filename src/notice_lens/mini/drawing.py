@@ -115,7 +115,7 @@ class Drawing:
 
 
 def draw(picture: Picture, size: int = UNITS, *, cover: bool = True) -> Drawing:
-    """Draws a picture.
+    """Draw a picture.
 
     Args:
         picture: What to draw.

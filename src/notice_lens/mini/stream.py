@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 class Stream:
-    """Draws from the stream of one key.
+    """A stream of random draws that depends on its key alone.
 
     Args:
         *key: Parts of the key. Text may not hold a `/`, so that different parts never make the same key.

@@ -1,4 +1,4 @@
-"""Writes pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
+"""Write pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
 
 What is written is a `datasets.Dataset`, to be read by `datasets.load_from_disk(DIR)`. Masks are COCO run lengths.
 """
@@ -46,7 +46,7 @@ def to_dataset(task: Task, count: int, *, seed: int = 0, split: Split = "test", 
 @click.option("--size", type=click.IntRange(min=16), default=UNITS, show_default=True, help="Pixels along a side.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 def main(task: Task, split: Split, count: int, seed: int, size: int, out: Path) -> None:
-    """Writes pairs of the mini world as a `datasets.Dataset`."""
+    """Write pairs of the mini world as a `datasets.Dataset`."""
     to_dataset(task, count, seed=seed, split=split, size=size).save_to_disk(out)
     click.echo(f"{count} pairs of {task} ({split}, seed {seed}) written to {out}")
 

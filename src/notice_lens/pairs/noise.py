@@ -76,7 +76,7 @@ class Noise:
         return max(squares / count - (total / count) ** 2, 0.0) ** 0.5
 
     def check(self, model: "VisionLanguageModel") -> None:
-        """Raises ValueError where this model embeds nothing there that changes from pair to pair."""
+        """Raise ValueError if this model embeds nothing there that changes from pair to pair."""
         if self.hook not in model.cfg.noise_hooks:
             kinds, valid = " and ".join(map(repr, model.cfg.pair_kinds)), " or ".join(model.cfg.noise_hooks)
             raise ValueError(f"a model of kind {kinds} takes noise at {valid}, not {self.hook}")

@@ -224,7 +224,7 @@ class PairSequence:
     # On disk
 
     def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes the pairs, their images, what was dropped, and the manifest into a folder. Returns its path.
+        """Write the pairs, their images, the dropped rows and the manifest into a folder, and return its path.
 
         Args:
             path: The folder; it is complete or not there.

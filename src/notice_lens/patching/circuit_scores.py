@@ -1,4 +1,4 @@
-"""How well a circuit stands for the model: faithfulness, completeness, minimality.
+"""Scores of a circuit against the whole model: faithfulness, completeness, minimality.
 
 The *universe* is the set of nodes that an answer may be made of: attention heads (`hook_z`) and MLPs (`hook_mlp_out`),
 at all positions. A circuit is a part of it. What is not in the universe (embeddings, LayerNorms, the stream itself,

@@ -1,4 +1,4 @@
-"""What decides a sweep's numbers beside its options, in values that can be compared: the model and the code of metrics.
+"""The identity of a sweep beside its options, in comparable values: the model and the code of metrics.
 
 A model is known by the digest of all its weights and by every setting of its config, its image processor and its
 tokenizer. A function is known by what it runs and reads: byte code, constants, defaults, closure, the globals that it

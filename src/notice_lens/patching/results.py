@@ -260,7 +260,7 @@ def to_carry(effects: xr.Dataset) -> xr.DataArray:
 
 
 def _sums(effects: xr.Dataset, metric: str) -> tuple[xr.DataArray, xr.DataArray]:
-    """Of what the mean is the sum, and by the sum of what it is divided: gaps that are large enough, or ones."""
+    """Return numerators and denominators of a mean over pairs: of effects the gaps that are large enough, else ones."""
     if metric == CARRIED:
         change = _variable(effects, CHANGE)
         change = change - _variable(effects, CHANGE + CONTROL) if CHANGE + CONTROL in effects else change

@@ -96,7 +96,7 @@ class ResultWriter:
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
-        """All that is needed to repeat the run, in plain values."""
+        """Return everything needed to repeat the run, in plain values."""
         patched = {name: json.dumps(value, default=str) for name, value in self.patched.items()}
         return {**provenance(self.prepared), **patched, **self.method}
 

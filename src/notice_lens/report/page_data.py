@@ -23,7 +23,7 @@ SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidan
 
 
 class Kept(NamedTuple):
-    """What of the attention fits the page: which roles, and how many pairs of each condition; None for all."""
+    """The part of the attention that fits the page: roles, and the pairs of each condition, None for all."""
 
     roles: tuple[str, ...]
     most: int | None
@@ -41,12 +41,12 @@ def safe_json(value: Any) -> str:
 
 
 def ranked_by(condition: ShownCondition) -> str:
-    """What the effects of a condition are: matched minus mismatched, or matched."""
+    """Return what a condition ranks heads by: matched minus mismatched, or matched."""
     return str(condition.heads.attrs.get("ranked_by", "effect"))
 
 
 def share_of(condition: ShownCondition) -> str:
-    """What the effects of a condition are shares of: the gap, or what a mismatched donor leaves of it."""
+    """Return the denominator of a condition's effects: the gap, or what a mismatched donor leaves of it."""
     return str(condition.heads.attrs.get("share_of", GAP))
 
 

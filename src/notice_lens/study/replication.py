@@ -65,7 +65,7 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class RawData:
-    """Where the raw data sets are; None where one is not used.
+    """The folders of the raw data sets; None for one that is not used.
 
     Attributes:
         svo_csv: `svo_probes.csv`.

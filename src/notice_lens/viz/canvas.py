@@ -50,7 +50,7 @@ class Canvas:
         return (self.width + GAP) / self.columns - GAP
 
     def text(self, x: float, width: float, pieces: Sequence[Piece]) -> float:
-        """Writes pieces into a column from `y` on. Returns their height."""
+        """Write pieces into a column from `y` on, and return their height."""
         broken = lines(pieces, width / FONT)
         self.texts.append({"x": x, "y": self.y, "text": "<br>".join(broken)})
         return SPACING * FONT * len(broken)

@@ -198,7 +198,7 @@ def _views(pair: "MinimalPair", *, regions: bool, donors: bool) -> list[_View]:
 
 
 def _draw_view(canvas: Canvas, x: float, view: _View, colours: dict[str, str], name: str) -> float:
-    """Draws a picture from `y` on. Returns its height."""
+    """Draw a picture from `y` on, and return its height."""
     image = view.image
     scale = min(canvas.cell / image.width, TALLEST / image.height)
     width, height = image.width * scale, image.height * scale

@@ -72,7 +72,7 @@ def _short(value: float, unit: Unit, limit: float) -> str:
 
 
 def outlined(figure: "Figure", places: Iterable[Any], *, dotted: bool = False, **axes: str) -> None:
-    """Draws a frame around cells.
+    """Draw a frame around cells.
 
     Args:
         figure: What is drawn on.

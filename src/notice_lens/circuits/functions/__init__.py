@@ -1,1 +1,1 @@
-"""What heads do: attention maps, their scores, and knock-outs that confirm a label."""
+"""Head functions: attention maps, their scores, and knock-outs that confirm a label."""

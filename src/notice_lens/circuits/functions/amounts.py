@@ -1,4 +1,4 @@
-"""How much attention a head gives to some patches: whether it is enough for the head to be named after it.
+"""Amounts of attention that a head gives to some patches: a label of the head needs enough of it.
 
 A rank says that a region gets more attention than the rest of the image, but not how much more: a map that is uniform
 but for one part in ten million has an AUROC of 1. So a label needs an *amount* as well as a rank. Per pair, `mass` is
@@ -32,7 +32,7 @@ SMALLEST_RATIO = 1.5
 
 
 class Amounts(NamedTuple):
-    """How much attention heads give to some patches.
+    """Amounts of attention that heads give to some patches.
 
     Attributes:
         ratio: Attention there over an even share of the attention; 1 is as much.

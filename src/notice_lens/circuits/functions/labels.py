@@ -168,7 +168,7 @@ def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: 
 
 
 def _refuse_coarse(claims: int, n_flips: int, alpha: float) -> None:
-    """Raises where no p could be small enough for any claim to pass."""
+    """Raise ValueError if no p-value could be small enough for any claim to pass."""
     if claims > alpha * (n_flips + 1):
         raise ValueError(
             f"{claims} claims are tested: with n_flips={n_flips} no p-value can pass false-discovery control at "

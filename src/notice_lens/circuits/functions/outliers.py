@@ -26,7 +26,7 @@ LEAST_SPREAD = 1e-9
 
 
 class Avoided(NamedTuple):
-    """What heads do with outliers.
+    """Attention of heads at outlier patches, and what to compare it with.
 
     Attributes:
         pairs: The numbers of the pairs used: they have an outlier where others have none.

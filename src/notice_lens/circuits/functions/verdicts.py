@@ -1,4 +1,4 @@
-"""What a label predicts when a head's attention is knocked out, with its sign, and whether it holds.
+"""Predictions of a label for knock-outs of a head's attention, with their signs, and verdicts on them.
 
 The names are those of *What Do VLMs NOTICE?* (arXiv 2406.16320; its published version says object detection, object
 suppression and outlier suppression), which gives them by looking at attention maps. Attention alone says where a head

@@ -113,7 +113,7 @@ class Attention(nn.Module):
     def _mix_looked_at(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Float[Tensor, "batch pos head d_head"]:
-        """The same, step by step, with scores and pattern handed to whoever looks."""
+        """Attend step by step, with hook points for scores and pattern."""
         q = rearrange(q, "(source variant) pos head d_head -> source variant pos head d_head", source=len(k))
         scores = einsum(
             q,

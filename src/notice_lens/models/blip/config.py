@@ -326,7 +326,7 @@ _LARGEST = {"num_hidden_layers": 1000, "patch_size": 10_000, "image_size": 10_00
 
 
 def _check_sizes(part: str, config: Any, fields: tuple[str, ...]) -> None:
-    """Raises ValueError where a size is none, or an activation is not known."""
+    """Raise ValueError for an invalid size or an unknown activation."""
     for field in fields:
         value, most = getattr(config, field), _LARGEST.get(field, 10_000_000)
         sizes = value if isinstance(value, list | tuple) else [value]

@@ -253,7 +253,7 @@ class HookedBLIP(ForwardPass):
         return self._reader.answer_ids(prompt, answer)
 
     def _check_known(self, tensors: Mapping[str, Any]) -> None:
-        """Raises ValueError where a word has no embedding: it was added to the tokenizer alone."""
+        """Raise ValueError for a word without an embedding, which was added to the tokenizer alone."""
         d_vocab = self.stack(self.cfg.stacks[1]).cfg.d_vocab or 0
         for ids in (tensors["input_ids"], tensors["answer_ids"]):
             if ids is not None and int(ids.max()) >= d_vocab:

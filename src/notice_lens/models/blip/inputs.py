@@ -74,7 +74,7 @@ class BLIPInputs:
         return len(self.pixel_values)
 
     def to(self, device: torch.device | str) -> "BLIPInputs":
-        """The same inputs on another device."""
+        """Return these inputs on another device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         if all(tensor.device == torch.device(device) for tensor in tensors.values()):
             return self
@@ -254,7 +254,7 @@ def _check_preprocessed(images: Float[Tensor, "batch 3 height width"], image_pro
 
 
 def _check_tensor(name: str, value: Any) -> None:
-    """Raises where a field of the inputs is no tensor of the right rank and dtype."""
+    """Raise if a field of the inputs is not a tensor of the right rank and dtype."""
     if value is None and name != "pixel_values":
         return
     if not isinstance(value, Tensor):

@@ -140,7 +140,7 @@ def random_blip(kind: Kind = "vqa", size: Size = "tiny", *, seed: int = 0) -> "H
 
 
 def save_random_checkpoint(folder: str | PathLike[str], kind: Kind = "vqa", size: Size = "tiny", seed: int = 0) -> Path:
-    """Writes such a model in Hugging Face's format, with its processor. Returns the folder."""
+    """Write a random model in Hugging Face's format, with its processor, and return the folder."""
     folder = Path(folder)
     processing = processor(image_size={"tiny": 64, "base": 384}[size])
     random_hf(kind, size, seed=seed, tokenizer=processing.tokenizer).save_pretrained(folder)

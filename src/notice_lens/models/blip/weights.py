@@ -189,7 +189,7 @@ def _build(
 
 
 def refuse_broken(weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where weights are no plain numbers: integers, NaN or infinite."""
+    """Raise ValueError for weights that are integers, NaN or infinite."""
     whole = [name for name, weight in weights.items() if not weight.is_floating_point()]
     if whole:
         raise ValueError(
@@ -206,7 +206,7 @@ def refuse_broken(weights: Mapping[str, Tensor]) -> None:
 
 
 def check_processor(processor: Any, cfg: BLIPConfig) -> None:
-    """Raises where a processor is none, or its tokenizer has words that the model has no embedding for."""
+    """Raise if a processor is invalid, or its tokenizer has words without an embedding in the model."""
     stack = cfg.text or cfg.decoder
     if processor is None or stack is None or stack.d_vocab is None:
         return

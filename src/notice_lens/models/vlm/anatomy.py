@@ -1,4 +1,4 @@
-"""Where the parts of a hosted model are: blocks, attention, MLPs and projections, found once and checked.
+"""The parts of a hosted model, found once and checked: blocks, attention, MLPs and projections.
 
 Nothing is changed here. A part that is not found, or one that cannot be hooked, raises with the class that was looked
 at and the names that were expected.

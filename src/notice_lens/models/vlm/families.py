@@ -1,4 +1,4 @@
-"""What differs between families of vision-language models, as data: everything else is found by public interfaces.
+"""Differences between families of vision-language models, as data; public interfaces give everything else.
 
 transformers says where the language model is (`get_decoder`), where the vision tower (`get_encoder("image")`), the
 embeddings and the unembedding. Inside, families call the same thing by different names; `NAMES` lists them. A model of
@@ -60,7 +60,7 @@ REFUSED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Family:
-    """What one family does in its own way.
+    """The peculiarities of one family.
 
     Attributes:
         name: As people say it.

@@ -176,12 +176,12 @@ class HookedVLM(HookedModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the embeddings are, and inputs have to be."""
+        """The device of the embeddings, where inputs have to be."""
         return cast(Tensor, self.hf_model.get_input_embeddings().weight).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The dtype that the model computes in."""
         return self.hf_model.dtype
 
     @property
@@ -191,7 +191,7 @@ class HookedVLM(HookedModule):
 
     @property
     def in_use(self) -> InUse:
-        """What holds the model for one thread at a time."""
+        """The lock that gives the model to one thread at a time."""
         return self._in_use
 
     @property

@@ -156,7 +156,7 @@ def render(processor: Any, prompt: str, plain: str = "") -> str:
 
 
 def _has_start(processor: Any, rendered: str) -> bool:
-    """Whether the rendered prompt begins with the start token, which the tokenizer must then not add again."""
+    """Return whether the rendered prompt begins with the start token, which must not be added again."""
     start = processor.tokenizer.bos_token
     return bool(start) and rendered.startswith(start)
 

@@ -61,7 +61,7 @@ def layout_of_inputs(
 
 
 def _words(processor: Any, config: Any, row: list[int], prompt: str) -> tuple[tuple[Offset, ...], int]:
-    """Where the prompt's characters are in a row of token ids, and where the answer would begin.
+    """Return the positions of the prompt's characters in a row of token ids, and of the answer's start.
 
     The rendered prompt is read by the tokenizer as it stands, in context; behind the image, its tokens are the row's.
     """

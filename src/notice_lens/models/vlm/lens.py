@@ -98,7 +98,7 @@ class VLMView(HookedModule):
 
     @property
     def in_use(self) -> InUse:
-        """What holds the model for one thread at a time."""
+        """The lock that gives the model to one thread at a time."""
         return self.model.in_use
 
     @property

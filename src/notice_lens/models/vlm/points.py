@@ -221,7 +221,7 @@ class VisionStack(nn.Module):
 
 
 class Projector(Point):
-    """What the language model is given of the image; `deepstack` are the features that enter at later blocks."""
+    """The image as the language model receives it; `deepstack` holds the features that enter at later blocks."""
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__(parts.projector, "image image_pos d_model", rows)

@@ -1,4 +1,4 @@
-"""How a hook point sees a tensor that passes through Hugging Face's modules, and how an edit gets back into it.
+"""Taps: a hook point's view of a tensor in Hugging Face's modules, and the way of an edit back into it.
 
 A `Tap` says where: the input or the output of a module, some of its columns, cut into heads or not. Taps are attached
 only for the length of a run, and only those that somebody watches, so an unwatched model is Hugging Face's own.
@@ -35,7 +35,7 @@ from notice_lens.models.vlm.attention import (
 
 
 class Side(Enum):
-    """Which tensor of a module a tap is on."""
+    """The tensor of a module that a tap reads."""
 
     INPUT = "<"
     OUTPUT = ">"
@@ -45,7 +45,7 @@ class Side(Enum):
 
 @dataclass
 class Rows:
-    """How many rows the tensors of some modules have, where that is not their first axis.
+    """The number of rows of some modules' tensors, where it is not their first axis.
 
     Attributes:
         n: The number; None where it is the first axis.

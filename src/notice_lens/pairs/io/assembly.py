@@ -91,7 +91,7 @@ def assemble(
 
 
 def check_on_error(on_error: Any) -> None:
-    """Raises ValueError where it is no way to deal with problems."""
+    """Raise ValueError for an unknown `on_error`."""
     if on_error not in ON_ERROR:
         raise ValueError(one_of("on_error", on_error, ON_ERROR))
 

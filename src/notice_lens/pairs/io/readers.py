@@ -316,7 +316,7 @@ def store_built(built: Built) -> list[Stored]:
 
 
 def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Raises ValueError where an obligatory column is missing altogether."""
+    """Raise ValueError if a required column is missing altogether."""
     have = set(have)
     needed = [column for column in OBLIGATORY if column not in have]
     if rows and all(row.get("kind") == "match" for row in rows):

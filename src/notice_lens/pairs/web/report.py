@@ -81,7 +81,7 @@ class DownloadReport:
         return pd.DataFrame(map(astuple, self.failed), columns=pd.Index(_COLUMNS))
 
     def to_csv(self, path: str | PathLike[str]) -> None:
-        """Writes what failed into a file, as `failed.csv` in the folder has it."""
+        """Write the failures into a file, in the format of the folder's `failed.csv`."""
         write_csv(self.failed, Path(path))
 
 

@@ -1,4 +1,4 @@
-"""Which row is edited where, sorted by the order in which the wave gets there.
+"""The plan of edits: rows and their edits in the order in which the wave reaches them.
 
 A row is one variant of one pair, with everything looked up: hook points, heads, positions, sources. The wave goes
 through the model once, step by step, for all rows. So it needs the edits the other way round: for each stack, layer and

@@ -156,7 +156,7 @@ def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | N
 
 
 def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor, Tensor | None]:
-    """Of some pairs a module's table, the gradient at its pattern, and the mask; kept for the module's next site."""
+    """The scores of a module for some pairs, the gradient at its pattern and the mask, kept for its next site."""
     key = (module, some.start)
     if key not in found.kept:
         found.kept.clear()

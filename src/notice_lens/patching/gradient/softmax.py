@@ -1,4 +1,4 @@
-"""What a patch of a query, a key or a score does through the softmax, exactly.
+"""Effects of a patch of a query, a key or a score through the softmax, exact.
 
 A gradient takes a saturated softmax for flat: a head that looks at one key with all its weight is told that moving its
 query changes nothing. AtP* (Kramár et al., arXiv 2403.00745, section 3.1.1) keeps the softmax out of the linear part:

@@ -1,4 +1,4 @@
-"""How a sweep lies on disk: one Zarr group (format 3), an array for each coordinate and variable, and `done`.
+"""The format of a sweep on disk: one Zarr group (format 3), an array for each coordinate and variable, and `done`.
 
 `xarray.open_zarr(path, consolidated=False)` reads it too. The group's attributes are the data set's, and under
 `notice_lens` the record: the format, the settings, and of what type everything was in memory. A store is built beside

@@ -24,7 +24,7 @@ Index = slice | Tensor
 
 
 class Geometry(NamedTuple):
-    """Who sees whom in a segment.
+    """The mask of a segment: which query sees which key.
 
     Attributes:
         queries: Positions of the queries.

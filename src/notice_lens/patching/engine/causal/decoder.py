@@ -17,7 +17,7 @@ from notice_lens.models.vlm.anatomy import BlockParts, Slice, model_parts
 
 
 class Place(NamedTuple):
-    """Where an activation is read and edited.
+    """The module and tensor at which an activation is read and edited.
 
     Attributes:
         module: Hugging Face's.

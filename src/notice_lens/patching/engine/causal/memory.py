@@ -1,4 +1,4 @@
-"""How much memory patched rows may take."""
+"""The memory budget of patched rows."""
 
 import psutil
 import torch

@@ -1,4 +1,4 @@
-"""What is edited where: edits as data, apart from the wave that carries them out.
+"""The plan: edits as data, apart from the wave that carries them out.
 
 A *variant* is a patched run: one or several edits made at once. Variants whose edits can reach the same positions share
 a *suffix*, and run side by side in a `Cohort`.
@@ -18,7 +18,7 @@ Reach = Literal["token", "attention", "block"]
 
 
 class Leaf(NamedTuple):
-    """What the plan has to know of an activation.
+    """The properties of an activation that the plan needs.
 
     Attributes:
         reach: Positions that an edit changes within its own block: the edited `token` alone; all that see it by

@@ -1,4 +1,4 @@
-"""Which positions a change can reach, and from which positions the read-out can be reached: closures of recorded masks.
+"""Reach: the positions that a change can reach, and those that can reach the read-out, by recorded masks.
 
 Never a rule by name. Gemma 3's image tokens see each other both ways, PaliGemma's whole prompt does, sliding layers see
 a window: "i sees j" is what the attention of each layer was given.

@@ -85,12 +85,12 @@ class Record:
 
     @property
     def length(self) -> int:
-        """How many positions the stream has."""
+        """The number of positions of the stream."""
         return self.resid[0].shape[0]
 
     @cached_property
     def seen(self) -> list[Seen | None]:
-        """Which query sees which key in each layer, on the CPU; None in cross-attention."""
+        """The mask of each layer, true where a query sees a key, on the CPU; None in cross-attention."""
         moved = {id(layer.seen): layer.seen.cpu() for layer in self.attended.values()}
         cross = self.decoder.is_cross
         return [None if cross[number] else moved[id(self.attended[number].seen)] for number in range(len(cross))]
@@ -177,7 +177,7 @@ def _is_capped(run: Record) -> bool:
 
 
 class _Watcher:
-    """What is attached to a model while it is recorded."""
+    """The hooks on a model while it is recorded."""
 
     def __init__(self, run: Record, leaves: Collection[str]) -> None:
         self.run, self.leaves = run, leaves

@@ -46,7 +46,7 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 
 @runtime_checkable
 class Source(Protocol):
-    """Where new values come from: a recorded run, or means of several."""
+    """A source of new values: a recorded run, or means of several."""
 
     def value(self, leaf: str, layer: int) -> Tensor:
         """Return an activation of a layer, [pos, ...]; [head, query_pos, key_pos] for scores and patterns."""

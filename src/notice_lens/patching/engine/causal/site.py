@@ -20,7 +20,7 @@ Cell = tuple[int, int | None, int]
 
 @dataclass(frozen=True)
 class DecoderSite:
-    """What a sweep patches. Built by `DecoderSite.of`, which checks it.
+    """A site of a decoder to patch. Built by `DecoderSite.of`, which checks it.
 
     Attributes:
         name: Stack and activation, such as `language.attn.hook_z`.

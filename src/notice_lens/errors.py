@@ -4,7 +4,7 @@ This is the ground floor: it imports nothing of the package.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from os import PathLike
@@ -43,11 +43,17 @@ def in_words(error: BaseException) -> str:
 
 
 def one_of(what: str, name: object, valid: Iterable[str]) -> str:
-    """Says that `name` is no valid `what`, with the nearest valid one first."""
+    """Return a message that `name` is no valid `what`, with the nearest valid one first."""
     valid = list(valid)
     close = difflib.get_close_matches(str(name), valid, 1, cutoff=0.4)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"no {what} {name!r}; {guess}valid: {', '.join(map(repr, valid))}"
+
+
+def check_choice(what: str, chosen: object, valid: Collection[object]) -> None:
+    """Raise ValueError for an option that is not among its choices, with the nearest one."""
+    if chosen not in valid:
+        raise ValueError(one_of(what, chosen, map(str, valid)))
 
 
 def names_among(what: str, names: str | Iterable[str], valid: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from notice_lens.errors import check_choice
 from notice_lens.models.layout import HALF, Layout, Span
 from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
@@ -22,7 +23,7 @@ from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset
 from notice_lens.pairs.io.records import KINDS
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import Label
-from notice_lens.pairs.pair_sequence import PairSequence, check_choice
+from notice_lens.pairs.pair_sequence import PairSequence
 from notice_lens.pairs.problems import SHOWN, Problem
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion
 from notice_lens.pairs.roles import as_mapping, token_spans

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 import numpy as np
 
 from notice_lens.arguments import as_list
-from notice_lens.errors import one_of, whole_number
+from notice_lens.errors import check_choice, one_of, whole_number
 from notice_lens.pairs.io.assembly import why
 from notice_lens.pairs.io.readers import resized
 from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image
@@ -293,9 +293,3 @@ def _cell(column: str, pair: str, value: Any) -> Any:
         return as_text(value) if column in TEXTS else value
     except ValueError as error:
         raise ValueError(f"{column} of {pair}: {error}") from error
-
-
-def check_choice(what: str, value: Any, valid: tuple[Any, ...]) -> None:
-    """Raise ValueError for a value that is not valid."""
-    if value not in valid:
-        raise ValueError(one_of(what, value, [str(choice) for choice in valid]))

@@ -1,22 +1,15 @@
 """Checks of two inputs that are patched into each other, and of the model that runs them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from notice_lens.errors import one_of
 from notice_lens.models.vlm.families import image_token_id
 
 OWNERS = ("transformers", "accelerate", "torch")
 """Packages that keep hooks of their own on a model; they are part of the model."""
-
-
-def check_choice(what: str, chosen: object, valid: Sequence[str]) -> None:
-    """Raise ValueError where an option is none of its choices, with the nearest one."""
-    if chosen not in valid:
-        raise ValueError(one_of(what, chosen, valid))
 
 
 def ready_for(hf: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,8 +71,8 @@ def check_inputs(hf: Any, clean: Mapping[str, Any], corrupted: Mapping[str, Any]
         raise ValueError("the two inputs are padded at other positions; give them without padding")
 
 
-def refuse_hooks(model: Any) -> None:
-    """Raise ValueError where hooks are on a model, or where it is in training mode, naming the module."""
+def check_runnable(model: Any) -> None:
+    """Raise ValueError for a model in training mode, or with hooks on it, naming the module."""
     hf = getattr(model, "hf_model", model)
     if hf.training:
         raise ValueError("the model is in training mode, in which dropout changes every run: call model.eval()")

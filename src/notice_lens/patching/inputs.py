@@ -9,16 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from notice_lens import __version__
+from notice_lens.errors import check_choice
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
-from notice_lens.patching.engine.causal.plan import Edit, Variant
+from notice_lens.patching.engine.causal.plan import DecoderEdit, Variant
 from notice_lens.patching.engine.causal.readout import Metric, metric_of_readouts
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import DecoderSite, Positions, groups_of
 from notice_lens.patching.engine.causal.wave import Wave
-from notice_lens.patching.input_checks import check_choice, check_inputs, ready_for, refuse_hooks
+from notice_lens.patching.input_checks import check_inputs, check_runnable, ready_for
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -93,7 +94,7 @@ def patch_inputs(
     check_choice("direction", direction, ("denoise", "noise"))
     check_choice("source", source, ("other", "zero"))
     decoder = Decoder.of(model)
-    refuse_hooks(model)
+    check_runnable(model)
     of_site = DecoderSite.of(decoder, site, layers, heads)
     clean, corrupted = (ready_for(decoder.hf, inputs) for inputs in (clean_inputs, corrupted_inputs))
     check_inputs(decoder.hf, clean, corrupted)
@@ -121,7 +122,7 @@ def _self_patches(variants: list[Variant]) -> list[Variant]:
     """Return some of the patches, spread over all of them, with the base run as their source."""
     step = max(1, len(variants) // SELF_PATCHES)
     return [
-        tuple(Edit(edit.leaf, edit.layer, edit.positions, edit.head, "self") for edit in variant)
+        tuple(DecoderEdit(edit.leaf, edit.layer, edit.positions, edit.head, "self") for edit in variant)
         for variant in variants[step // 2 :: step]
     ]
 

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from attention_oracle import changed_attention
 from causal_families import Family, made
 from forward_oracle import Patch, activations, logits
-from torch import Tensor
-
 from notice_lens.patching.engine.causal import check as self_check
 from notice_lens.patching.engine.causal.check import check_patches, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.plan import Edit, Variant
+from notice_lens.patching.engine.causal.plan import DecoderEdit, Variant
 from notice_lens.patching.engine.causal.record import record
 from notice_lens.patching.engine.causal.replay import Replay
 from notice_lens.patching.engine.causal.wave import Wave
@@ -59,7 +59,7 @@ def test_edits_inside_attention(family: Family, name: str) -> None:
     cells = [(layers[1], 1, length - 1), (layers[0], 0, length - 4), (layers[-1], 1, length - 1)]
     if name == "rot_k":
         cells += [(layers[1], 0, 3)]
-    found = by_wave(family, [(Edit(NAMES[name], layer, (position,), head),) for layer, head, position in cells])
+    found = by_wave(family, [(DecoderEdit(NAMES[name], layer, (position,), head),) for layer, head, position in cells])
     values = inner(family, 2)
     for (layer, head, position), row in zip(cells, found, strict=True):
 
@@ -81,7 +81,7 @@ def test_attention_knockout(family: Family) -> None:
     image, question, last = tuple(range(2, length - 8)), tuple(range(length - 7, length - 1)), (length - 1,)
     flows = [(last, image, None), (last, question, 2), (question, image, None)]
     variants = [
-        tuple(Edit("hook_attn_scores", layer, queries, head, "cut", keys) for layer in layers)
+        tuple(DecoderEdit("hook_attn_scores", layer, queries, head, "cut", keys) for layer in layers)
         for queries, keys, head in flows
     ]
     found = by_wave(family, variants)
@@ -117,7 +117,9 @@ def test_several_edits_at_once(family: Family) -> None:
         "z": "hook_z", "mlp_out": "hook_mlp_out", "resid_pre": "hook_resid_pre", "k": "hook_k", "q": "hook_q",
         "attn_out": "hook_attn_out",
     }  # fmt: skip
-    variants = [tuple(Edit(leaf[one.site], one.layer, one.positions, one.head) for one in patches) for patches in joint]
+    variants = [
+        tuple(DecoderEdit(leaf[one.site], one.layer, one.positions, one.head) for one in patches) for patches in joint
+    ]
     found = by_wave(family, variants)
     for patches, row in zip(joint, found, strict=True):
         expected = logits(family.model, family.inputs(1), patches, values)

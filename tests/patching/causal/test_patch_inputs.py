@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from causal_families import N_HEADS, N_KV, Family, made
-from forward_oracle import Patch, activations, logits
 from torch import Tensor
 
+from causal_families import N_HEADS, N_KV, Family, made
+from forward_oracle import Patch, activations, logits
+from notice_lens.errors import check_choice
 from notice_lens.patching import patch_inputs
-from notice_lens.patching.input_checks import check_choice
 
 MODULES = ("q", "k", "v", "attn_out", "mlp_out", "mlp.pre", "mlp.post", "resid_pre", "resid_post")
 HEADS = {"q": N_HEADS, "k": N_KV, "v": N_KV, "z": N_HEADS}

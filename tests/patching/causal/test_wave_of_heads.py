@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from causal_families import N_HEADS, Family, made
-from forward_oracle import Patch, activations, logits
 from torch import Tensor
 
+from causal_families import N_HEADS, Family, made
+from forward_oracle import Patch, activations, logits
 from notice_lens.patching.engine.causal import plan
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.plan import Edit
+from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.record import record
 from notice_lens.patching.engine.causal.wave import Wave
 
@@ -26,7 +26,7 @@ def every_cell(model: torch.nn.Module, length: int) -> list[Cell]:
 def by_wave(family: Family, cells: list[Cell], memory: int = GIB, seeds: tuple[int, int] = (1, 2)) -> Tensor:
     decoder = Decoder.of(family.model)
     base, other = (record(decoder, family.inputs(seed)) for seed in seeds)
-    variants = [(Edit("hook_z", layer, (position,), head),) for layer, head, position in cells]
+    variants = [(DecoderEdit("hook_z", layer, (position,), head),) for layer, head, position in cells]
     readouts = Wave(base, variants, {"other": other}, memory).readouts()
     return difference(decoder.logits(readouts, base.capped).detach())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from notice_lens.models.vlm.families import FAMILIES
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.plan import Edit
+from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.record import Record
 from notice_lens.patching.engine.causal.wave import Wave
 
@@ -59,7 +59,7 @@ def check_patches(inputs: Mapping[str, Any], base: Record, other: Record, n: int
     # One at the read-out itself; the others at positions from which it can be reached in several blocks.
     positions = [base.readout] + [draw(base.readout + 1) for _ in range(n - 1)]
     cells = [(draw(len(decoder.blocks)), draw(decoder.blocks[0].attn.n_heads), position) for position in positions]
-    variants = [(Edit("hook_z", layer, (position,), head),) for layer, head, position in cells]
+    variants = [(DecoderEdit("hook_z", layer, (position,), head),) for layer, head, position in cells]
     readouts = Wave(base, variants, {"other": other}, 2**28).readouts()
     by_wave = decoder.logits(readouts, base.capped)
     scale = float((base.logits - other.logits).abs().max()) or 1.0

@@ -54,7 +54,7 @@ LEAVES: Mapping[str, Leaf] = {
 
 
 @dataclass(frozen=True)
-class Edit:
+class DecoderEdit:
     """One replaced value of one variant.
 
     Attributes:
@@ -75,7 +75,7 @@ class Edit:
     keys: tuple[int, ...] | None = None
 
 
-Variant = tuple[Edit, ...]
+Variant = tuple[DecoderEdit, ...]
 
 
 class Cohort(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.plan import LEAVES, Edit
+from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 
 ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern", "hook_z")
 IN_CROSS = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z")
@@ -71,10 +71,10 @@ class DecoderSite:
         heads: Sequence[int | None] = (None,) if self.heads is None else self.heads
         return [(layer, head, group) for layer in self.layers for head in heads for group in range(n_groups)]
 
-    def edit(self, cell: Cell, groups: Sequence[tuple[int, ...]], source: str) -> Edit:
+    def edit(self, cell: Cell, groups: Sequence[tuple[int, ...]], source: str) -> DecoderEdit:
         """Return the edit of a cell."""
         layer, head, group = cell
-        return Edit(self.leaf, layer, groups[group], head, source)
+        return DecoderEdit(self.leaf, layer, groups[group], head, source)
 
 
 def activations(decoder: Decoder) -> dict[str, str]:

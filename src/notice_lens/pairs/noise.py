@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.errors import one_of, whole_number
-from notice_lens.models.hook_names import IMAGE_STACK
 from notice_lens.models.protocol import EMBEDDINGS
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Noise:
 
     def noisy(self, model: "VisionLanguageModel", inputs: Any) -> Bool[Tensor, "batch pos"]:
         """Return the positions that receive noise: those of the image, or of the prompt, without special ones."""
-        kind = "image" if self.stack == IMAGE_STACK else "prompt"
+        kind = "image" if self.hook == model.cfg.noise_hooks[0] else "prompt"  # the image's embeddings come first
         return torch.from_numpy(model.layout(inputs).mask(self.stack, kind)).to(model.device)
 
     def hooks(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.edits import check_model
 from notice_lens.patching.engine.metrics import Custom, check_metrics
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-TEXT = "text"
 COLUMNS = (
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "clean_digest", "corrupt_digest",
     "donor_digest", "donor_prompt",
@@ -155,7 +155,7 @@ def check_pairs(pairs: Any, options: Options) -> None:
     if not len(pairs):
         dropped = f" ({len(pairs.dropped)} were dropped, see pairs.dropped)" if len(pairs.dropped) else ""
         raise ValueError(f"there are no pairs to patch{dropped}")
-    if options.corruption == TEXT:
+    if replaces_words(options.corruption):
         lacking = [name for name, value in zip(pairs["id"], pairs["corrupt_prompt"], strict=True) if value is None]
         if lacking:
             raise ValueError(

@@ -139,7 +139,7 @@ class MinimalPairs(PairSequence):
             ValueError: The file is empty, in another encoding, or lacks columns; the message says where or which.
             PairsError: As `from_rows`.
         """
-        from notice_lens.pairs.io.readers import read_csv
+        from notice_lens.pairs.io.tables import read_csv
 
         rows, manifest = read_file("from_csv", read_csv, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(
@@ -162,7 +162,7 @@ class MinimalPairs(PairSequence):
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
-        from notice_lens.pairs.io.readers import read_jsonl
+        from notice_lens.pairs.io.tables import read_jsonl
 
         rows, manifest = read_file("from_jsonl", read_jsonl, path, images, columns, _given(task, kind), confine)
         return cls.from_rows(

@@ -9,7 +9,7 @@ from pathlib import Path
 from notice_lens.models.hook_names import nearest
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
 from notice_lens.pairs.image_folder import ending
-from notice_lens.pairs.io.readers import csv_rows, decode
+from notice_lens.pairs.io.tables import csv_rows, decode
 from notice_lens.pairs.problems import MISSING, Problem
 
 FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}

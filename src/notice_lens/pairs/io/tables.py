@@ -1,4 +1,4 @@
-"""Tables on disk, as spreadsheets, R and pandas write them: encodings, separators, missing cells, and errors by line."""
+"""Tables on disk, as spreadsheets, R and pandas write them: encodings, separators, missing cells, errors by line."""
 
 import codecs
 import csv

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import swept_and_killed
 import xarray as xr
 
+import swept_and_killed
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
 from notice_lens.patching import Site, runner, sweep

@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 import torch
-from causal_families import FAMILIES, Family, made
 from torch import Tensor
+
+from causal_families import FAMILIES, Family, made
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from causal_families import Family, made
-from forward_oracle import Patch, activations, logits
 from torch import Tensor
 
+from causal_families import Family, made
+from forward_oracle import Patch, activations, logits
 from notice_lens.models.vlm.hooked_vlm import HookedVLM
 from notice_lens.patching import patch_inputs
 

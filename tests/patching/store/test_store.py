@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import killed_sweep
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 import zarr
 
+import killed_sweep
 from made_stores import SETTINGS, effects, empty
 from notice_lens.patching.store.format import read
 from notice_lens.patching.store.store import Store

@@ -20,7 +20,7 @@ import torch
 
 from notice_lens import HookedBLIP, patching
 from notice_lens.models.blip.random_blip import processor, random_hf
-from notice_lens.patching.engine.measure import budget
+from notice_lens.patching.engine.memory import budget
 from patching import (
     HEADS,
     LAYERS,

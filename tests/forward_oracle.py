@@ -27,9 +27,13 @@ def places(block: Any) -> dict[str, tuple[Any, str]]:
         "z": (getattr(own, "o_proj", None) or getattr(own, "out_proj", None), "in"),
         "q": (own.q_proj, "out"), "k": (own.k_proj, "out"), "v": (own.v_proj, "out"),
         "attn_out": (own, "out"), "mlp_out": (block.mlp, "out"),
-        "mlp.pre": (block.mlp.gate_proj, "out"), "mlp.post": (block.mlp.down_proj, "in"),
-        "resid_pre": (block, "in"), "resid_post": (block, "out"),
+        "mlp.post": (block.mlp.down_proj, "in"), "resid_pre": (block, "in"), "resid_post": (block, "out"),
     }  # fmt: skip
+    if hasattr(block.mlp, "gate_proj"):
+        found["mlp.pre"] = (block.mlp.gate_proj, "out")
+    if hasattr(block, "post_self_attn_layernorm"):
+        found["attn_out"] = (block.post_self_attn_layernorm, "out")
+        found["mlp_out"] = (block.post_mlp_layernorm, "out")
     if hasattr(block, "pre_feedforward_layernorm"):
         found["attn_out"] = (block.post_attention_layernorm, "out")
         found["mlp_out"] = (block.post_feedforward_layernorm, "out")

@@ -9,7 +9,7 @@ import torch
 from notice_lens.pairs import mini_world
 from notice_lens.patching import attribute, patch_heads
 from notice_lens.patching.engine import pair_batch
-from notice_lens.patching.engine.measure import bytes_per_pair, numbers_at
+from notice_lens.patching.engine.memory import bytes_per_pair, numbers_at
 from notice_lens.patching.engine.runs import trace
 
 QUIET = {"progress": False, "controls": ()}

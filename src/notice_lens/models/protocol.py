@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Behaviour = Literal["greedy", "likeliest", "choice"]
-"""A model's answer: the `greedy` one, the `likeliest` of the answers in question, or a `choice` between
-two logits that stand for no words (image-text matching)."""
-SPECIAL_ROLES = ("[CLS]", "[DEC]", "[SEP]", "?")
+"""A model's answer: the `greedy` one, the `likeliest` of the answers in question (by the model's `answer_log_probs`),
+or a `choice` between two logits that stand for no words (image-text matching)."""
+SPECIAL_ROLES = ("[CLS]", "[DEC]", "[SEP]", "?", "bos", "image", "last")
 """Names of `Layout.roles` over all families: no role of a pair may be called so."""
 EMBEDDINGS = tuple(f"{stack}.hook_embed" for stack in STACKS)
 """The hook points at which models embed images or words; `ModelConfig.noise_hooks` names those that take noise."""
@@ -119,6 +119,11 @@ class ModelConfig(Protocol):
         ...
 
     @property
+    def default_positions(self) -> str | tuple[str, ...]:
+        """The positions among words that are patched where no others are asked for: `roles`, or some by name."""
+        ...
+
+    @property
     def looking_site(self) -> str:
         """The attention that looks from words at the image: `text.cross_attn`, `language.attn`."""
         ...
@@ -208,6 +213,16 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     @property
+    def processor(self) -> Any:
+        """Hugging Face's processor, or None."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings outside of config and processor that move numbers, in plain values."""
+        ...
+
+    @property
     def hook_dict(self) -> Mapping[str, Any]:
         """Every hook point by its full name."""
         ...
@@ -255,14 +270,6 @@ class VisionLanguageModel(TextReader, Protocol):
 
     def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> 'Int[Tensor, " answer"]':
         """Return the entry of the read-out's logits that stands for each answer: its first token, or the choice."""
-        ...
-
-    def answer_targets(self, inputs: Any) -> 'Int[Tensor, "batch answer_pos"]':
-        """Return the answer's token that each logit has to predict, the closing token left out; -100 elsewhere."""
-        ...
-
-    def answer_log_probs(self, inputs: Any) -> 'Float[Tensor, " batch"]':
-        """Return the log-probability of each teacher-forced answer with its closing token, in nats."""
         ...
 
     def greedy_ids(self, inputs: Any, max_new_tokens: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ the answer. The filter reads as much of an answer as the metrics do, so that no 
 looks at, and its reasons name the part of the answer that they are about.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 
@@ -210,7 +210,8 @@ def _likeliest(model: "VisionLanguageModel", pairs: MinimalPairs, image: Which, 
     filled = pairs.with_column("corrupt_answer", stand_in)
     scores = []
     for candidate in candidates:
-        scores.append(model.answer_log_probs(filled.prepare(model, image, prompt, candidate)))
+        # Models that are judged so have it; see `protocol.Behaviour`.
+        scores.append(cast("Any", model).answer_log_probs(filled.prepare(model, image, prompt, candidate)))
     scores[-1] = scores[-1].masked_fill(~known.to(scores[-1].device), -torch.inf)
     best = torch.stack(scores).argmax(0).tolist()
     return [pairs[number][f"{candidates[choice]}_answer"] for number, choice in enumerate(best)]

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from notice_lens.models.hook_names import IMAGE_STACK
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 
 if TYPE_CHECKING:
@@ -41,11 +40,11 @@ def picture_states(
 
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    states = [torch.empty(0, model.stack(IMAGE_STACK).cfg.d_model, dtype=torch.float32)]
+    states = []
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
         states.append(model.mean_image_states(list(images[start : start + batch_size])))
-    return torch.cat(states)
+    return torch.cat(states) if states else torch.empty(0, 0)
 
 
 def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> Float[Tensor, "n m"]:

@@ -215,8 +215,8 @@ class MinimalPairs(PairSequence):
         """Return the pairs that hold for this model's tokenizer.
 
         Checked are: prompts of equal token length, answers that have tokens and differ in the first one, words that the
-        tokenizer knows, roles that begin and end with tokens; and with a model that it is of the pairs' kind and has
-        positions for all tokens.
+        tokenizer knows, roles that begin and end with tokens; and with a model that it is of the pairs' kind, has
+        positions for all tokens, and as many of them for both pictures of a pair.
 
         Args:
             model: A model, a tokenizer, or a hub id or folder.
@@ -235,12 +235,36 @@ class MinimalPairs(PairSequence):
                 found.append(
                     Problem(record["id"], reasons.KIND, f"the pair is of kind {record['kind']!r}, the model {read}")
                 )
-        found += check_tokens(records, model, self._sizes(model))
+        found += check_tokens(records, model, self.image_sizes(model))
+        found += self._check_image_sizes(model)
         if not found:
             return self
         if on_error == "raise":
             raise reasons.PairsError(found, len(self), "\non_error='drop' keeps the others")
         return self.without(found, "validate")
+
+    def _check_image_sizes(self, model: Any) -> list[Problem]:
+        """Return the pairs whose pictures have unequal numbers of image positions, so that these do not correspond."""
+        sizes = self.image_sizes(model)
+        if sizes is None:
+            return []
+        found, own = [], self.layout(model)
+        for which in ("corrupt", "donor"):
+            others = self.image_sizes(model, which)
+            if others is None or others == sizes:
+                continue
+            there = model.layout_of(self["clean_prompt"], sizes=others)
+            stack = there.prompt_stack
+            for number, name in enumerate(self["id"]):
+                n, m = (len(one.positions(stack, number, "image")) for one in (own, there))
+                if n != m:
+                    (height, width), (other_height, other_width) = sizes[number], others[number]
+                    detail = (
+                        f"clean_image of {width} x {height} pixels has {n} image positions, {which}_image of "
+                        f"{other_width} x {other_height} has {m}: resize them to one size"
+                    )
+                    found.append(Problem(name, reasons.IMAGE_POSITIONS, detail))
+        return found
 
     def layout(self, model: "VisionLanguageModel", image: str = "clean") -> Layout:
         """Return what the positions of a run over all pairs are, without running it; corrupted prompts are as long.
@@ -250,13 +274,18 @@ class MinimalPairs(PairSequence):
             image: `clean`, `corrupt` or `donor`.
         """
         check_choice("image", image, ("clean", "corrupt", "donor"))
-        return model.layout_of(self["clean_prompt"], sizes=self._sizes(model, image))
+        return model.layout_of(self["clean_prompt"], sizes=self.image_sizes(model, image))
 
-    def _sizes(self, model: Any, image: str = "clean") -> list[tuple[int, int]] | None:
-        """Height and width of each image, where the model's layouts depend on it; None where nothing is decoded."""
+    def image_sizes(self, model: Any, image: str = "clean") -> list[tuple[int, int]] | None:
+        """Height and width of each image in pixels, where the model's layouts depend on it; else None.
+
+        Args:
+            model: The model.
+            image: `clean`, `corrupt` or `donor`; a pair without one has its clean image there.
+        """
         if not getattr(getattr(model, "cfg", None), "image_sizes_matter", False):
             return None
-        return [getattr(pair, f"{image}_image").size[::-1] for pair in self]
+        return [(getattr(pair, f"{image}_image") or pair.clean_image).size[::-1] for pair in self]
 
     def token_spans(self, model: Any) -> list[dict[str, Span]]:
         """Return for each pair the positions of each role: first token and the one after the last.
@@ -335,7 +364,9 @@ class MinimalPairs(PairSequence):
             lacking = [name for name, value in zip(self["id"], read[what], strict=True) if value is None]
             if lacking:
                 raise ValueError(f"{len(lacking)} of {len(self)} pairs have no {which}_{what}, such as {lacking[0]!r}")
-        return model.prepare(read["image"], read["prompt"], read.get("answer"))
+        # Pairs may differ in their numbers of image positions; the pictures of one pair may not, see `validate`.
+        unequal = {"allow_unequal": True} if getattr(model.cfg, "image_sizes_matter", False) else {}
+        return model.prepare(read["image"], read["prompt"], read.get("answer"), **unequal)
 
     def minimality(self, model: "VisionLanguageModel", *, batch_size: int = 16, progress: bool = True) -> "DataFrame":
         """Return the distance of each pair's images in a model, and of random pairs; see `distance.minimality`."""

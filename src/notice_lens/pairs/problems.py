@@ -24,6 +24,7 @@ UNKNOWN_WORD = "[UNK]"
 NO_TOKENS = "text without tokens"
 TOO_LONG = "text longer than the model reads"
 NO_REPLACEMENT = "no replacement of the same token length"
+IMAGE_POSITIONS = "pictures of unequal numbers of image positions"
 KIND = "unknown kind"
 LABELS = "contradicting labels"
 SHOWN = 5

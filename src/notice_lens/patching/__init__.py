@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.edits import Edit, Site
     from notice_lens.patching.head_pairs import pairs_of_heads
     from notice_lens.patching.inputs import patch_inputs
+    from notice_lens.patching.knockouts import knockout
     from notice_lens.patching.paths import patch_paths
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
@@ -26,6 +27,7 @@ _HOMES = {
     "attribute": "notice_lens.patching.attribution",
     "carried": "notice_lens.patching.results",
     "faithfulness": "notice_lens.patching.circuit_scores",
+    "knockout": "notice_lens.patching.knockouts",
     "mediation": "notice_lens.patching.results",
     "pairs_of_heads": "notice_lens.patching.head_pairs",
     "patch_inputs": "notice_lens.patching.inputs",
@@ -45,6 +47,7 @@ __all__ = [
     "attribute",
     "carried",
     "faithfulness",
+    "knockout",
     "mediation",
     "pairs_of_heads",
     "patch_heads",

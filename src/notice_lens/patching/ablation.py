@@ -34,7 +34,7 @@ from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 Part = Edit | Head
@@ -49,7 +49,7 @@ FIXED = {
 
 
 def ablate(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     sites: str | Site | Sequence[str | Site] | None = None,
     *,
@@ -120,7 +120,7 @@ def ablate(
     return summarised(effects, confidence, seed)
 
 
-def _placed(model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:
+def _placed(model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:
     """Return the sites with positions."""
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     return [
@@ -173,7 +173,7 @@ def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"controls": "self", **options, "direction": "noise", "metrics": needed}
 
 
-def _groups(model: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: str) -> dict[str, list[Edit]]:
+def _groups(model: "VisionLanguageModel", sites: Any, joint: Any, positions: Any, value: str) -> dict[str, list[Edit]]:
     """Return the variants: everything at some sites, or groups by name."""
     if joint is True:
         if sites is None:
@@ -191,7 +191,7 @@ def _groups(model: "HookedBLIP", sites: Any, joint: Any, positions: Any, value: 
     return found
 
 
-def _edit(model: "HookedBLIP", name: Any, one: Any, positions: Any, value: str) -> Edit:
+def _edit(model: "VisionLanguageModel", name: Any, one: Any, positions: Any, value: str) -> Edit:
     if not isinstance(one, Edit):
         try:
             edit = Node.of(model, one).edit(value)
@@ -201,7 +201,7 @@ def _edit(model: "HookedBLIP", name: Any, one: Any, positions: Any, value: str) 
     return replace(one, source=value) if one.source == "other" else one
 
 
-def _edits(model: "HookedBLIP", site: Any, positions: Any, value: str) -> list[Edit]:
+def _edits(model: "VisionLanguageModel", site: Any, positions: Any, value: str) -> list[Edit]:
     """Return everything at a site, as edits."""
     own = positions if positions is not None or isinstance(site, Site) else "all"
     found = Site.of(model, site, positions=own)

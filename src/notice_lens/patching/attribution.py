@@ -28,16 +28,11 @@ import torch
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.protocol import TABLES
-from notice_lens.patching.edits import Site, check_model
-from notice_lens.patching.engine.measure import (
-    Arrays,
-    baselines,
-    budget,
-    by_halves,
-    bytes_per_number,
-    numbers_at,
-)
+from notice_lens.patching.edits import Site, check_blip
+from notice_lens.patching.engine.measure import baselines
+from notice_lens.patching.engine.memory import Arrays, budget, by_halves, bytes_per_number, numbers_at
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Setting
+from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.gradient.backward import Backward
 from notice_lens.patching.gradient.first_order import Members, effects
 from notice_lens.patching.gradient.integrated import PATHS, Step, input_way, site_way, tangent
@@ -45,7 +40,7 @@ from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks
 from notice_lens.patching.gradient.targets import NEURONS, Target, wanted
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
-from notice_lens.patching.writer import Chunks, ResultWriter, averaged, provenance
+from notice_lens.patching.writer import ResultWriter, averaged, provenance
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -123,7 +118,7 @@ def attribute(
         "path": path if steps else "",
         "attention_correction": corrected,
     }
-    check_model(model)
+    check_blip(model, "attribute")
     _check_folder(chosen.store)
     checked = _sites(model, pairs, sites, positions, neurons)
     prepared = prepare(model, pairs, chosen)

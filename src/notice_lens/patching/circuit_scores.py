@@ -34,7 +34,7 @@ from notice_lens.stats.intervals import RESAMPLES, labelled, ratio_of_sums
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 SOURCES = (*VALUES, "other")
@@ -45,7 +45,7 @@ NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
 
 
 def faithfulness(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     circuit: Head | Iterable[Head],
     *,
@@ -106,7 +106,7 @@ def faithfulness(
     return _scores(effects, nodes, confidence, seed).assign_attrs(effects.attrs)
 
 
-def _universe(model: "HookedBLIP", nodes: Sequence[Node], universe: Any) -> list[Node]:
+def _universe(model: "VisionLanguageModel", nodes: Sequence[Node], universe: Any) -> list[Node]:
     if universe is None:
         if not nodes:
             raise ValueError("circuit is empty; a universe says what is ablated then: universe='text'")

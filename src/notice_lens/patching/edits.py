@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.errors import one_of
-from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import StackConfig, VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-WITH_HEADS = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
+OF_KEYS = ("hook_k", "hook_v", "hook_rot_k")
+"""Activations with as many heads as there are of keys and values."""
+WITH_HEADS = (*OF_KEYS, "hook_q", "hook_rot_q", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
 POSITIONS = ("each", "all", "roles", "regions")
 SOURCES = ("other", "zero", "mean", "resample", "donor")
 """Where an edit may take its values from."""
@@ -32,7 +33,20 @@ def check_model(model: Any) -> None:
             from notice_lens.models.blip.weights import refuse_wrapped
 
             refuse_wrapped(model)
-        raise TypeError(f"the model comes first: expected a HookedBLIP, got {type(model).__name__}")
+        raise TypeError(
+            f"the model comes first: expected a HookedBLIP or a HookedVLM, got {type(model).__name__}; of a model of "
+            "transformers, HookedVLM.from_hf(model, processor) is one"
+        )
+
+
+def check_blip(model: Any, verb: str) -> None:
+    """Raise where the model is none, or one that a verb does not run on yet."""
+    check_model(model)
+    if hasattr(model, "hf_model"):
+        raise ValueError(
+            f"{verb} runs on HookedBLIP alone so far; on a HookedVLM there are patch_heads, patch_modules, sweep, "
+            "run_variants, knockout, ablate, split, pairs_of_heads and faithfulness"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,7 @@ class Site:
     @classmethod
     def of(
         cls,
-        model: "HookedBLIP",
+        model: "VisionLanguageModel",
         name: Any,
         *,
         layers: Any = None,
@@ -97,7 +111,8 @@ class Site:
                 `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
             layers: One, several, or None for all.
             heads: `each`, one, several, or None for all at once.
-            positions: See `Site`; None takes `roles` for tokens, `all` elsewhere.
+            positions: See `Site`; None takes the model's own choice for tokens (`roles` in BLIP, `last` where the
+                answer follows the prompt in one row), and `all` elsewhere.
             keys: For scores and patterns; None takes `all`.
             pairs: The pairs that are to be patched. Where their questions have no role `correct`, since they do not
                 contain their answer, None takes `all` for tokens too.
@@ -112,10 +127,10 @@ class Site:
             return cls._checked(model, name, (layers, heads, positions, keys))
         stack, activation = _parse(model, str(name))
         cfg = model.stack(stack).cfg
-        embedded = activation in EMBEDDING
+        embedded = f"{stack}.{activation}" in model.hook_dict
         axis, key_axis = axes(model.cfg, stack, activation)
         kinds = model.cfg.streams
-        default = "roles" if "prompt" in kinds[axis] and _name_their_answer(pairs) else ALL
+        default = _default_positions(model, kinds[axis], pairs)
         with_heads = activation.rpartition(".")[2] in WITH_HEADS
         if keys is not None and key_axis is None:
             raise ValueError(f"keys are for scores and patterns; {stack}.{activation} has positions alone")
@@ -128,10 +143,8 @@ class Site:
         return cls(
             stack,
             activation,
-            () if embedded else _numbers("layer", layers, cfg.n_layers, stack),
-            None
-            if heads is None or not with_heads
-            else _numbers("head", None if heads == "each" else heads, cfg.n_heads, stack),
+            () if embedded else _numbers("layer", layers, _layers_with(model, stack, activation), stack),
+            None if heads is None or not with_heads else _heads(cfg, activation, heads, stack),
             _positions(default if positions is None else positions, kinds[axis], f"{stack}.{activation}"),
             None
             if key_axis is None
@@ -139,7 +152,7 @@ class Site:
         )
 
     @classmethod
-    def _checked(cls, model: "HookedBLIP", site: "Site", given: Any) -> "Site":
+    def _checked(cls, model: "VisionLanguageModel", site: "Site", given: Any) -> "Site":
         """Return a site that was built before, checked again: it may be of another model."""
         if given != (None, "each", None, None):
             raise ValueError(f"{site.name} is a Site already; give layers, heads, positions and keys when it is built")
@@ -163,6 +176,14 @@ class Site:
         return self.name if layer is None else f"{self.stack}.blocks.{layer}.{self.activation}"
 
 
+def _default_positions(model: "VisionLanguageModel", kinds: Sequence[str], pairs: Any) -> Any:
+    """Return the positions that are patched where none are asked for."""
+    if "prompt" not in kinds:
+        return ALL
+    own = model.cfg.default_positions
+    return ALL if own == "roles" and not _name_their_answer(pairs) else own
+
+
 def _name_their_answer(pairs: Any) -> bool:
     """Return whether any of the pairs has a role `correct`; also where nothing is known of pairs."""
     columns = getattr(getattr(pairs, "dataset", None), "column_names", ())
@@ -171,7 +192,7 @@ def _name_their_answer(pairs: Any) -> bool:
     return any(span["role"] == CORRECT for spans in pairs["roles"] for span in spans or ())
 
 
-def _parse(model: "HookedBLIP", name: str) -> tuple[str, str]:
+def _parse(model: "VisionLanguageModel", name: str) -> tuple[str, str]:
     stack, _, rest = name.partition(".")
     if stack not in model.cfg.stacks:
         raise ValueError(f"site {name!r}: " + one_of("stack", stack, model.cfg.stacks))
@@ -184,18 +205,39 @@ def _parse(model: "HookedBLIP", name: str) -> tuple[str, str]:
     return stack, found
 
 
-def _numbers(what: str, asked: Any, n: int, stack: str) -> tuple[int, ...]:
+def _layers_with(model: "VisionLanguageModel", stack: str, activation: str) -> list[int]:
+    """Return the layers that have an activation: cross-attention may be in some of them alone."""
+    n_layers = model.stack(stack).cfg.n_layers
+    return [layer for layer in range(n_layers) if f"{stack}.blocks.{layer}.{activation}" in model.hook_dict]
+
+
+def _heads(cfg: "StackConfig", activation: str, heads: Any, stack: str) -> tuple[int, ...]:
+    """Return heads of queries, or of keys and values as far as these have their own number."""
+    of_keys = activation.rpartition(".")[2] in OF_KEYS
+    what = "key-value head" if of_keys and cfg.n_key_value_heads != cfg.n_heads else "head"
+    each = range(cfg.n_key_value_heads if of_keys else cfg.n_heads)
+    return _numbers(what, None if isinstance(heads, str) and heads == "each" else heads, each, stack)
+
+
+def _numbers(what: str, asked: Any, valid: Sequence[int], stack: str) -> tuple[int, ...]:
     """Layers or heads, each once, in the order asked for."""
     if asked is None:
-        return tuple(range(n))
+        return tuple(valid)
     single = isinstance(asked, str) or not isinstance(asked, Iterable)
     several = [_plain(number) for number in ([asked] if single else asked)]
     for number in several:
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < n:
-            raise ValueError(f"{what} {number!r} asked for; `{stack}` has {what}s 0 to {n - 1}")
+        if not isinstance(number, int) or isinstance(number, bool) or number not in valid:
+            raise ValueError(f"{what} {number!r} asked for; `{stack}` has {what}s {listed(valid)}")
     if len(set(several)) < len(several) or not several:
         raise ValueError(f"{what}s {several} asked for; expected one or more of them, each once")
     return tuple(several)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Return numbers in words: `0 to 11`, or one after the other where some are left out."""
+    if list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _positions(asked: Any, kinds: Sequence[str], what: str) -> Any:

@@ -28,14 +28,14 @@ from notice_lens.patching.results import DIRECTIONS
 from notice_lens.patching.sweeps import run_variants
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs, Noise
 
 BY_VARIANT = ("logit_diff_change", "patching_effect")
 
 
 def pairs_of_heads(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     heads: Sequence[Head],
     *,

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 OWN = Path(__file__).parents[1]
@@ -39,24 +39,24 @@ EXACT = (bool, int, float, complex, str, bytes, type(None), type(...))
 _weights: "WeakKeyDictionary[HookedBLIP, tuple[Any, str]]" = WeakKeyDictionary()
 
 
-def fingerprint(model: "HookedBLIP") -> str:
+def fingerprint(model: "VisionLanguageModel") -> str:
     """Return a digest of everything of a model that moves its numbers: all weights, and all of `model_settings`."""
     described = json.dumps([_weights_digest(model), model_settings(model)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:32]
 
 
-def model_settings(model: "HookedBLIP") -> dict[str, Any]:
+def model_settings(model: "VisionLanguageModel") -> dict[str, Any]:
     """Return the settings that move a model's numbers as plain values: config, processor, precision."""
     config = {name: value for name, value in asdict(model.cfg).items() if name not in ("name_or_path", "revision")}
     processor = model.processor
-    found = {"config": config, "enc_token": model.enc_token, "matmul": torch.get_float32_matmul_precision()}
+    found = {"config": config, **model.settings, "matmul": torch.get_float32_matmul_precision()}
     if processor is not None:
         found["image_processor"] = json.loads(json.dumps(processor.image_processor.to_dict(), default=str))
         found["tokenizer"] = _tokenizer_digest(processor.tokenizer)
     return found
 
 
-def metric_codes(metrics: Mapping[str, Any], model: "HookedBLIP") -> dict[str, str]:
+def metric_codes(metrics: Mapping[str, Any], model: "VisionLanguageModel") -> dict[str, str]:
     """Return a digest of each of the caller's metrics; empty where there is none that can be relied on.
 
     Args:
@@ -66,7 +66,7 @@ def metric_codes(metrics: Mapping[str, Any], model: "HookedBLIP") -> dict[str, s
     return {name: _code_digest(function, model) for name, function in metrics.items()}
 
 
-def _weights_digest(model: "HookedBLIP") -> str:
+def _weights_digest(model: "VisionLanguageModel") -> str:
     """Return the SHA-256 of all weights. It is kept until a weight is changed, which a sum over their bits tells."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     state = [(name, tensor.shape, tensor.dtype, *_changes(tensor)) for name, tensor in tensors.items()]
@@ -101,7 +101,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([described, special], sort_keys=True).encode()).hexdigest()
 
 
-def _code_digest(function: Any, model: "HookedBLIP") -> str:
+def _code_digest(function: Any, model: "VisionLanguageModel") -> str:
     """Return a digest of what a function does; empty where that cannot be told."""
     parts = (model.processor, *(getattr(model.processor, name, None) for name in ("tokenizer", "image_processor")))
     found = _Digest({id(model): "model", **{id(part): "part of the model" for part in parts if part is not None}})

@@ -72,15 +72,24 @@ def check_inputs(hf: Any, clean: Mapping[str, Any], corrupted: Mapping[str, Any]
 
 
 def check_runnable(model: Any) -> None:
-    """Raise ValueError for a model in training mode, or with hooks on it, naming the module."""
+    """Raise ValueError for a model in training mode, or with hooks on it, naming the module.
+
+    Hooks that transformers and accelerate keep on a model are a part of it.
+    """
     hf = getattr(model, "hf_model", model)
-    if hf.training:
+    has_dropout = hf is not model or not hasattr(model, "stack")  # HookedBLIP has none
+    if has_dropout and hf.training:
         raise ValueError("the model is in training mode, in which dropout changes every run: call model.eval()")
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooked = []
     for root in {id(model): model, id(hf): hf}.values():
         for name, module in root.named_modules():
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+            hooks = [hook for kind in kinds for hook in (vars(module).get(kind) or {}).values()]
             if any((getattr(hook, "__module__", None) or "").partition(".")[0] not in OWNERS for hook in hooks):
-                raise ValueError(
-                    f"hooks are on {name or 'the model'}: patched rows run through its blocks in another shape; remove "
-                    "them first, or say what they change as a patch"
-                )
+                hooked.append(name or "the model itself")
+    if hooked:
+        raise ValueError(
+            f"there are hooks on the model, at {', '.join(dict.fromkeys(hooked[:3]))}: a sweep runs its own "
+            "forward pass, which would pass them by; remove them first (model.reset_hooks() removes those of hook "
+            "points)"
+        )

@@ -108,7 +108,7 @@ def patch_inputs(
     variants = [(of_site.edit(cell, groups, source),) for cell in cells]
     floor = _self_patches(variants)
     values = _numbers(base, other, [*variants, *floor], metric, memory_for(decoder.hf, memory), progress)
-    ends = torch.stack([run.out[-1][run.readout] for run in (base, other)])
+    ends = torch.stack([run.out[-1][run.readouts[-1]] for run in (base, other)])
     result = _labelled(of_site, labels, groups, clean["input_ids"][0], values[: len(cells)])
     base_value, other_value = metric_of_readouts(decoder, ends, base.capped, metric).tolist()
     in_order = (other_value, base_value) if direction == "denoise" else (base_value, other_value)
@@ -135,7 +135,7 @@ def _numbers(
 
     wave = Wave(base, variants, {"other": other, "self": base}, memory)
     with tqdm(total=len(variants), desc="patching", unit=" patches", disable=not progress) as bar:
-        readouts = wave.readouts(bar.update)
+        readouts = wave.readouts(bar.update)[:, -1]
     return metric_of_readouts(base.decoder, readouts, base.capped, metric)
 
 

@@ -12,7 +12,7 @@ from notice_lens.errors import one_of
 from notice_lens.patching.edits import Edit
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 _NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
 MLP = "mlp"
@@ -44,7 +44,7 @@ class Node(NamedTuple):
         return Edit(site, self.layer, self.head, source=source)
 
     @classmethod
-    def of(cls, model: "HookedBLIP", asked: Any) -> "Node":
+    def of(cls, model: "VisionLanguageModel", asked: Any) -> "Node":
         """A node by its name, checked against a model.
 
         Raises:
@@ -69,13 +69,13 @@ class Node(NamedTuple):
         return node
 
 
-def modules(model: "HookedBLIP", stack: str | None = None) -> list[str]:
+def modules(model: "VisionLanguageModel", stack: str | None = None) -> list[str]:
     """The modules of a stack, or of all, that have nodes."""
     stacks = model.cfg.stacks if stack is None else [stack]
     return [f"{name}.{part}" for name in stacks for part in model.sublayers(name)]
 
 
-def universe_of(model: "HookedBLIP", asked: Any) -> list[Node]:
+def universe_of(model: "VisionLanguageModel", asked: Any) -> list[Node]:
     """Nodes by stacks (`text`: all its heads and MLPs), modules (`text.cross_attn`) or names, each once.
 
     Raises:
@@ -99,7 +99,7 @@ def universe_of(model: "HookedBLIP", asked: Any) -> list[Node]:
     return list(found)
 
 
-def nodes_of(model: "HookedBLIP", circuit: Any) -> list[Node]:
+def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
     """The nodes of a circuit, each once.
 
     Raises:
@@ -144,7 +144,7 @@ def is_node(asked: Any) -> bool:
     return all(number is None or (hasattr(number, "__index__") and number is not True) for number in asked[1:])
 
 
-def _all(model: "HookedBLIP", module: str) -> list[Node]:
+def _all(model: "VisionLanguageModel", module: str) -> list[Node]:
     cfg = model.stack(module.partition(".")[0]).cfg
     heads = [None] if module.endswith(f".{MLP}") else range(cfg.n_heads)
     return [Node(module, layer, head) for layer in range(cfg.n_layers) for head in heads]

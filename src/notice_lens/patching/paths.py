@@ -12,7 +12,7 @@ from notice_lens.errors import one_of
 from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order, reading_points
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.edits import Site
+from notice_lens.patching.edits import Site, check_blip
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import END, HookEdit, Label
@@ -90,6 +90,7 @@ def patch_paths(
 
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
+    check_blip(model, "patch_paths")
     chosen = Options.of(options)
     if chosen.source != "other":
         raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.errors import one_of
-from notice_lens.models.layout import Layout
+from notice_lens.models.layout import Layout, SegmentKind
 from notice_lens.pairs.roles import ALL, missing_role
 from notice_lens.patching.engine.rows import Index
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 DIMS = {"roles": "role", "regions": "region", "each": "position"}
@@ -26,7 +26,7 @@ class Positions:
         pairs: The pairs, validated for it.
     """
 
-    def __init__(self, model: "HookedBLIP", pairs: "MinimalPairs") -> None:
+    def __init__(self, model: "VisionLanguageModel", pairs: "MinimalPairs") -> None:
         self.model, self.pairs = model, pairs
         self._named: dict[str, list[dict[str, Index]]] = {}
 
@@ -51,12 +51,30 @@ class Positions:
     @cached_property
     def layout(self) -> Layout:
         """The layout of the clean prompts, nothing teacher-forced behind them."""
-        return self.model.layout_of(self.pairs["clean_prompt"])
+        return self.pairs.layout(self.model)
 
     @cached_property
     def tokens(self) -> list[int]:
         """The number of tokens of each clean prompt, with those that the model puts around it."""
         return [self.layout.length(self.model.cfg.prompt_stack, pair) for pair in range(len(self.pairs))]
+
+    def groups(self, stack: str, pair: int) -> dict[str, Index]:
+        """Return the positions of a pair that every pair has by kind: the `image`, and the words of the `question`."""
+        layout = self.layout if stack in self.layout.stacks else None
+        if layout is None:  # keys that are all of the image
+            return {}
+        kinds: tuple[tuple[str, SegmentKind], ...] = (("image", "image"), ("question", "prompt"))
+        return {name: own for name, kind in kinds if len(own := layout.positions(stack, pair, kind))}
+
+    def check_group(self, name: str, stack: str) -> None:
+        """Raise ValueError where no pair has positions of that name in a stack: a group, role or region, or `all`."""
+        if stack not in self.layout.stacks and name == "image":
+            return
+        pairs = range(len(self.pairs))
+        known = {**{group: None for pair in pairs for group in self.groups(stack, pair)}}
+        known |= dict.fromkeys(_names(self.named(stack)))
+        if name not in (*known, ALL):
+            raise ValueError(one_of("group of positions", name, [*known, ALL]))
 
     def named(self, stack: str) -> list[dict[str, Index]]:
         """Return for each pair the positions of a stack that have names: regions of the image, roles of the prompt."""
@@ -120,7 +138,11 @@ class Positions:
             named = self.named(stack)
             if label == ALL and not any(ALL in one for one in named):
                 return np.arange(length)
-            return named[pair].get(label, np.arange(0))
+            if label in named[pair]:
+                return named[pair][label]
+            if stack not in self.layout.stacks and label == "image":
+                return np.arange(length)
+            return self.groups(stack, pair).get(label, np.arange(0))
         return np.arange(label, label + 1) if label < length else np.arange(0)
 
 

@@ -22,11 +22,12 @@ from notice_lens.pairs.noise import Noise
 from notice_lens.patching.edits import check_model
 from notice_lens.patching.engine.metrics import Custom, check_metrics
 from notice_lens.patching.engine.pair_batch import Setting, foils_of
+from notice_lens.patching.input_checks import check_runnable
 from notice_lens.patching.options import Options
 from notice_lens.patching.positions import Positions
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 COLUMNS = (
@@ -50,7 +51,7 @@ class Prepared:
         foils: The answer that each pair's correct one is compared with.
     """
 
-    model: "HookedBLIP"
+    model: "VisionLanguageModel"
     pairs: "MinimalPairs"
     options: Options
     metrics: tuple[str, ...]
@@ -64,7 +65,8 @@ class Prepared:
         prompts, answers = self.pairs["clean_prompt"], [self.pairs["correct_answer"], self.foils]
         layouts = [self.positions.layout]
         if self.model.teacher_forced([*prompts, *prompts], [*answers[0], *answers[1]]):
-            layouts += [self.model.layout_of(prompts, own) for own in answers]
+            sizes = self.pairs.image_sizes(self.model)
+            layouts += [self.model.layout_of(prompts, own, sizes) for own in answers]
         return {stack: max(one.longest(stack) for one in layouts) for stack in self.model.cfg.stacks}
 
     @cached_property
@@ -114,36 +116,22 @@ class Prepared:
                 yield batch[start : start + pairs_at_a_time]
 
 
-def prepare(model: "HookedBLIP", pairs: "MinimalPairs", options: Options) -> Prepared:
+def prepare(model: "VisionLanguageModel", pairs: "MinimalPairs", options: Options) -> Prepared:
     """Check the model, the metrics and the pairs, and find what each pair's answer is compared with.
 
     Raises:
         TypeError: The model or the pairs are something else.
-        ValueError: There are hooks on the model, a metric is unknown, or pairs lack what the corruption needs.
+        ValueError: The model is in training mode or has hooks on it, a metric is unknown, or pairs lack what the
+            corruption needs.
         PairsError: The pairs do not hold for this model.
     """
     check_model(model)
-    refuse_hooks(model)
+    check_runnable(model)
     metrics, custom = check_metrics(options.metrics)
     check_pairs(pairs, options)
     pairs = pairs.validate(model)
     foils = foils_of(model, pairs, options.corruption, options.contrast)
     return Prepared(model, pairs, options, metrics, custom, Positions(model, pairs), foils)
-
-
-def refuse_hooks(model: "HookedBLIP") -> None:
-    """Raise ValueError where the caller has hooks on the model: a sweep runs a forward pass of its own, without them.
-
-    Hooks that accelerate puts on a model that it dispatched are kept elsewhere (`_hf_hook` wraps `forward`), so such a
-    model is not refused.
-    """
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = [name or "the model itself" for name, module in model.named_modules() if any(map(vars(module).get, kinds))]
-    if hooked:
-        raise ValueError(
-            f"there are hooks on the model, at {', '.join(hooked[:3])}: a sweep runs its own forward pass, which "
-            "would pass them by; remove them first (model.reset_hooks() removes those of hook points)"
-        )
 
 
 def check_pairs(pairs: Any, options: Options) -> None:

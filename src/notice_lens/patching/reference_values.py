@@ -24,17 +24,14 @@ from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES, axes
+from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.engine.rows import Index
-from notice_lens.patching.engine.runs import Trace, attn_results, trace
 from notice_lens.patching.positions import Positions
 from notice_lens.patching.prepare import Prepared
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
-
-PAIRS_AT_A_TIME = 16
-"""Pairs of the reference set that run together."""
 
 
 class ReferenceValues:
@@ -74,7 +71,7 @@ class BatchReferences:
 
     def __init__(self, means: "Means | None", resamples: "Resamples | None", pairs: Sequence[int]) -> None:
         self.means, self.resamples, self.pairs = means, resamples, pairs
-        self.before: Trace | None = None
+        self.before: Any = None
 
     def sources(self, like: Mapping[str, Tensor], answers: list[str] | None) -> dict[str, Any]:
         """Return values [pair, ...] by source and hook point; `like` are the base run's activations."""
@@ -107,7 +104,7 @@ class Means:
 
     def __init__(
         self,
-        model: "HookedBLIP",
+        model: "VisionLanguageModel",
         pairs: "MinimalPairs",
         positions: Positions,
         hooks: Sequence[str],
@@ -128,15 +125,17 @@ class Means:
         self.roles = list(dict.fromkeys(role for own in by_role for role in own))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        answers = None if model.cfg.behaviour == "choice" else "correct"
-        words = there.layout if answers is None else model.layout_of(pairs["clean_prompt"], pairs["correct_answer"])
         # A caption's means are those of its prompt: what is teacher-forced behind it in the same stack is left out.
+        apart = [stack for stack, kinds in model.cfg.streams.items() if "answer" in kinds and "prompt" not in kinds]
+        answers = "correct" if apart else None
+        words = model.layout_of(pairs["clean_prompt"], pairs["correct_answer"]) if apart else there.layout
         layouts = {stack: there.layout if stack in self.with_roles else words for stack in model.cfg.stacks}
         real = {stack: layout.mask(stack) for stack, layout in layouts.items()}
-        for start in range(0, len(pairs), PAIRS_AT_A_TIME):
-            part = pairs[start : start + PAIRS_AT_A_TIME]
-            with attn_results(model, hooks):
-                run = trace(model, part.prepare(model, answer=answers), hooks)
+        engine = engine_of(model)
+        size = engine.together()
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            run = engine.hooked_run(model, part.prepare(model, answer=answers), hooks)
             numbers = range(start, start + len(part))
             for hook, values in run.activations.items():
                 keys = self._keys(there, hook, numbers, values.shape[1])
@@ -155,6 +154,9 @@ class Means:
             for row, pair in zip(keys, pairs, strict=True):
                 for role, own in positions.roles[pair].items():
                     row[own] = number.get(role, -1)
+                # Image positions of the same stream are averaged one by one, whatever role spans all of them.
+                image = positions.layout.positions(self.axis[hook], pair, "image")
+                row[image] = len(self.roles) + image
         return keys
 
     def _add(self, hook: str, values: Tensor, keys: Index) -> None:
@@ -219,7 +221,7 @@ class BatchMeans(Mapping[str, Tensor]):
         return len(self.means.sums)
 
 
-def _axes(model: "HookedBLIP", hook: str) -> tuple[str, str | None]:
+def _axes(model: "VisionLanguageModel", hook: str) -> tuple[str, str | None]:
     """Return the stacks whose positions a hook point and its keys have."""
     name = HookName.parse(hook)
     assert name.stack is not None, "sites are checked"
@@ -246,7 +248,7 @@ class Resamples:
 
     def __init__(
         self,
-        model: "HookedBLIP",
+        model: "VisionLanguageModel",
         pairs: "MinimalPairs",
         positions: Positions,
         hooks: Sequence[str],
@@ -288,7 +290,7 @@ class Resamples:
             drawn.append(next((number for number in following if inputs[number] != seen), None))
         return drawn
 
-    def recorded(self, pairs: Sequence[int], answers: list[str] | None, before: Trace | None) -> Trace:
+    def recorded(self, pairs: Sequence[int], answers: list[str] | None, before: Any) -> Any:
         """Return the runs of the examples of some pairs; a pair without one runs itself, and nobody reads it.
 
         Args:
@@ -300,8 +302,8 @@ class Resamples:
             self.pairs[pair] if (number := self.numbers[pair]) is None else self.reference[number] for pair in pairs
         ]
         images, prompts = [one.clean_image for one in examples], [one.clean_prompt for one in examples]
-        with attn_results(self.model, self.hooks):
-            return trace(self.model, self.model.prepare(images, prompts, answers), self.hooks, upstream=before)
+        inputs = self.model.prepare(images, prompts, answers)
+        return engine_of(self.model).hooked_run(self.model, inputs, self.hooks, before)
 
     def aligned(self, pairs: Sequence[int], activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the examples' activations with each word where the pair has its own."""

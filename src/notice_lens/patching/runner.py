@@ -2,8 +2,8 @@
 
 1. Cut the sweep up by a memory plan: how many variants go through the model at a time, and how many pairs' runs are
    recorded together. A store that is resumed has its own plan.
-2. For each batch of pairs, record their runs (`engine.pair_batch`), and send the rows of all variants through the wave
-   (`engine.measure`), once for each draw of the noise.
+2. For each batch of pairs, let the model's engine record their runs and measure the rows of all variants, once for each
+   draw of the noise (`engine.protocol`, `engine.measure`).
 3. Write the numbers of the batch, labelled. When all are there, add what follows from them.
 """
 
@@ -14,34 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.measure import (
-    MATCHED,
-    MISMATCHED,
-    SELF,
-    Arrays,
-    baselines,
-    budget,
-    by_halves,
-    bytes_per_pair,
-    bytes_per_row,
-    free,
-    measure,
-    rows_of,
-    rows_that_fit,
-)
-from notice_lens.patching.engine.pair_batch import Batch, Recording, Setting
+from notice_lens.patching.engine.measure import MATCHED, MISMATCHED, SELF, baselines, rows_of
+from notice_lens.patching.engine.memory import Arrays, by_halves
+from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.prepare import Prepared
-from notice_lens.patching.writer import Chunks, ResultWriter, averaged
+from notice_lens.patching.writer import ResultWriter, averaged
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from notice_lens.patching.reference_values import ReferenceValues
-
-MOST_PAIRS = 64
-"""Pairs that are recorded together, at most."""
 
 
 class SweepRunner:
@@ -59,7 +43,8 @@ class SweepRunner:
         resamples = None if self.references is None else self.references.resamples
         columns = {} if resamples is None else {"resampled_from": resamples.names}
         self.writer = ResultWriter(prepared, grid, patched, options.store, columns)
-        self.chunks = self._plan()
+        self.engine = engine_of(prepared.model)(prepared, grid, self.writer.mismatched)
+        self.chunks = self.engine.plan()
 
     @torch.no_grad()
     def run(self) -> "xr.Dataset":
@@ -89,46 +74,18 @@ class SweepRunner:
         with self.writer.opened(self.chunks):
             pass
 
-    @cached_property
-    def recording(self) -> Recording:
-        """The hook points that are recorded of each run."""
-        grid, stacks = self.grid, self.prepared.model.cfg.stacks
-        edited = {HookName.parse(hook).stack for hook in grid.recorded}
-        # Variants pass through all stacks from the first that is edited on.
-        streams = stacks[min(stacks.index(stack) for stack in edited if stack) :]
-        of_base = []
-        if receivers := grid.receivers:
-            from notice_lens.patching.engine.path_walk import walk_hooks
-
-            of_base = walk_hooks(self.prepared.model, receivers)
-        donors = self.writer.mismatched or "donor" in grid.hooks
-        return Recording(grid.recorded, set(grid.hooks), streams, of_base, donors=donors)
-
-    def _plan(self) -> Chunks:
-        """Return how many variants and how many pairs fit into the budget at a time."""
-        model, lengths, options = self.prepared.model, self.prepared.lengths, self.prepared.options
-        passed = {stack: lengths[stack] for stack in self.recording.streams}
-        rows = rows_that_fit(model, options.memory, bytes_per_row(model, passed, model.cfg.d_read_out))
-        # Recorded runs stay while all variants of their pairs go through: as many pairs as their variants fill chunks,
-        # and no more than fit beside them.
-        rows_of_pair = max(1, len(self.grid.variants) * (1 + self.writer.mismatched))
-        pair = bytes_per_pair(model, lengths, self.recording.hooks, 2 + self.recording.donors)
-        limit = free(model) if options.memory is None else budget(model, options.memory)
-        return Chunks(rows, int(np.clip(min(rows // rows_of_pair, limit // pair), 1, MOST_PAIRS)))
-
     def _batch(self, pairs: list[int], setting: Setting) -> Arrays:
         """Return the numbers of some pairs; of half of them at a time where their runs do not fit into memory."""
         return by_halves(lambda some: self._measured(some, setting), pairs)
 
     def _measured(self, pairs: list[int], setting: Setting) -> Arrays:
-        prepared, controls = self.prepared, self.prepared.options.controls
-        foils = [prepared.foils[number] for number in pairs]
-        batch = Batch(prepared.model, prepared.pairs.select(pairs), foils, setting, self.recording)
-        contexts = list(batch.runs(None if self.references is None else self.references.of(pairs)))
+        prepared, controls, engine = self.prepared, self.prepared.options.controls, self.engine
+        runs = engine.runs(pairs, setting, None if self.references is None else self.references.of(pairs))
         arrays = self.writer.empty(len(pairs))
-        arrays |= {name: values for name, values in baselines(contexts).items() if name in arrays}
-        rows = rows_of(contexts, prepared.positions, pairs, self.grid.variants, controls, self._available)
-        for measured in measure(contexts, rows, self.chunks.rows):
+        arrays |= {name: values for name, values in baselines(runs).items() if name in arrays}
+        stacks = prepared.model.cfg.stacks
+        rows = rows_of(runs, stacks, prepared.positions, pairs, self.grid.variants, controls, self._available)
+        for measured in engine.measure(runs, rows, self.chunks.rows):
             self._enter(arrays, measured.rows, measured.numbers())
         return arrays
 

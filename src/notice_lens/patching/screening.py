@@ -20,7 +20,7 @@ import numpy as np
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.attribution import IntegrationPath, attribute
-from notice_lens.patching.edits import Site
+from notice_lens.patching.edits import Site, check_blip
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Controls, EstimateOptions, Options, Store
 from notice_lens.patching.prepare import prepare
@@ -30,14 +30,14 @@ from notice_lens.patching.writer import BASELINES
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 def screen(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     sites: str | Site | Sequence[str | Site] = "text.cross_attn",
     *,
@@ -84,6 +84,7 @@ def screen(
         ValueError: As `attribute`, or a number is out of range.
         TypeError: There is no option of that name.
     """
+    check_blip(model, "screen")
     _check(share, sample, threshold, confidence)
     folder = None if store is None else Path(store)
     exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}

@@ -34,14 +34,14 @@ from notice_lens.patching.runner import SweepRunner
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 def sweep(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     sites: str | Site | Sequence[str | Site],
     *,
@@ -97,7 +97,7 @@ def sweep(
 
 
 def site_sweep(
-    model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, with_sites: bool | None, options: Mapping[str, Any]
+    model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, with_sites: bool | None, options: Mapping[str, Any]
 ) -> SweepRunner:
     """Return the sweep of some sites, checked and not yet run; arguments as of `sweep`."""
     chosen = Options.of(options)
@@ -113,9 +113,9 @@ def site_sweep(
 @one_thread_at_a_time
 @outside_inference_mode
 def patch_heads(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    site: str | Site = "text.cross_attn",
+    site: str | Site | None = None,
     *,
     positions: PositionSpec | None = None,
     layers: Numbers | None = None,
@@ -134,9 +134,11 @@ def patch_heads(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; any activation with heads.
-        positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None takes `roles` for words,
-            and `all` elsewhere and where the questions have no role `correct`, since they do not contain their answer.
+        site: Stack and module, `text.cross_attn`, `vision.attn`, `language.attn`, ...; any activation with heads. None
+            takes the model's `cfg.default_site`: `text.cross_attn` in BLIP, `language.attn` in a decoder.
+        positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None takes for words `last`
+            where the answer follows the prompt, else `roles`; and `all` elsewhere and where the questions of BLIP have
+            no role `correct`, since they do not contain their answer.
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         corruption: As `sweep`, as are all that follow.
@@ -164,9 +166,9 @@ def patch_heads(
 
 
 def head_sweep(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    site: str | Site,
+    site: str | Site | None,
     *,
     positions: PositionSpec | None = None,
     layers: Numbers | None = None,
@@ -174,6 +176,8 @@ def head_sweep(
     **options: Any,
 ) -> SweepRunner:
     """Return the sweep of `patch_heads`, checked and not yet run; arguments as there."""
+    check_model(model)
+    site = model.cfg.default_site if site is None else site
     checked = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if checked.heads is None:
         raise ValueError(f"{checked.name} has no heads; patch_modules is for what whole modules write")
@@ -183,9 +187,9 @@ def head_sweep(
 @one_thread_at_a_time
 @outside_inference_mode
 def patch_modules(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    stack: str = "text",
+    stack: str | None = None,
     *,
     positions: PositionSpec | None = None,
     layers: Numbers | None = None,
@@ -196,7 +200,7 @@ def patch_modules(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        stack: `vision`, `text` or `decoder`.
+        stack: `vision`, `text`, `decoder`, or `language`; None takes the one that reads the prompt.
         positions: As `patch_heads`.
         layers: One, several, or None for all.
         **options: As `sweep`.
@@ -210,6 +214,7 @@ def patch_modules(
         PairsError: As `sweep`.
     """
     check_model(model)
+    stack = model.cfg.prompt_stack if stack is None else stack
     if stack not in model.cfg.stacks:
         raise ValueError(one_of("stack", stack, model.cfg.stacks))
     hooks = [*(f"hook_{module}_out" for module in model.sublayers(stack)), model.block_output(stack)]
@@ -220,7 +225,7 @@ def patch_modules(
 @one_thread_at_a_time
 @outside_inference_mode
 def run_variants(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     variants: Mapping[str, Edit | Sequence[Edit]],
     **options: "Unpack[SweepOptions]",

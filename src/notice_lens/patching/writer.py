@@ -19,14 +19,15 @@ from functools import cached_property
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from notice_lens import __version__
 from notice_lens.pairs.noise import Noise
-from notice_lens.patching.engine.measure import Arrays
+from notice_lens.patching.engine.memory import Arrays
 from notice_lens.patching.engine.metrics import BUILT_IN
+from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
 from notice_lens.patching.prepare import Prepared
@@ -42,18 +43,6 @@ DONORS = ("logit_diff_donor", "answer_prob_donor")
 """Baselines of a sweep with the control `mismatched`: the read-out of the donor's own run."""
 ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
 """Baselines of a sweep that was asked for `accuracy`."""
-
-
-class Chunks(NamedTuple):
-    """The chunks that a sweep is cut into. A store is resumed with its own: others would round otherwise.
-
-    Attributes:
-        rows: Variants at a time.
-        pairs: Pairs at a time.
-    """
-
-    rows: int
-    pairs: int
 
 
 class ResultWriter:

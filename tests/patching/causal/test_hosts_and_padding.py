@@ -40,7 +40,7 @@ def test_hooks_on_a_hosted_model_are_refused() -> None:
     family = made("llava")
     hosted = HookedVLM.from_hf(family.model)
     hosted.language.blocks[1].attn.hook_z.add_hook(lambda tensor, hook: tensor)
-    with pytest.raises(ValueError, match=r"hooks are on language\.blocks\.1\.attn\.hook_z"):
+    with pytest.raises(ValueError, match=r"there are hooks on the model, at language\.blocks\.1\.attn\.hook_z"):
         patch_inputs(hosted, family.inputs(2), family.inputs(1), metric=metric, progress=False)
 
 

@@ -24,7 +24,7 @@ def by_wave(family: Family, variants: list[Variant]) -> Tensor:
     decoder = Decoder.of(family.model)
     leaves = {edit.leaf for variant in variants for edit in variant}
     base, other = (record(decoder, family.inputs(seed), leaves) for seed in (1, 2))
-    readouts = Wave(base, variants, {"other": other}, 2**28).readouts()
+    readouts = Wave(base, variants, {"other": other}, 2**28).readouts()[:, -1]
     return decoder.logits(readouts, base.capped).detach()
 
 

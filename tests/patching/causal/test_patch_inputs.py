@@ -209,7 +209,7 @@ def test_models_that_are_refused() -> None:
         patch_inputs("llava", inputs, inputs, metric=difference)  # pyright: ignore[reportArgumentType]
     block = family.model.get_decoder().layers[1]
     handle = block.mlp.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r"hooks are on .*layers\.1\.mlp"):
+    with pytest.raises(ValueError, match=r"there are hooks on the model, at .*layers\.1\.mlp"):
         patch_inputs(family.model, inputs, inputs, metric=difference)
     handle.remove()
     with pytest.raises(ValueError, match="training mode"):

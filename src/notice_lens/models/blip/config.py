@@ -140,6 +140,11 @@ class BLIPConfig:
         return self.looking_site
 
     @property
+    def default_positions(self) -> str:
+        """The words of the question by role."""
+        return "roles"
+
+    @property
     def noise_hooks(self) -> tuple[str, ...]:
         """The embeddings that noise may be added to: patches, and the prompt's words."""
         return ("vision.hook_embed", f"{self.prompt_stack}.hook_embed")

@@ -299,6 +299,11 @@ class HookedBLIP(ForwardPass):
         """
         return answers.rank(self, self.prepare(images, questions), as_strings("candidates", candidates))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings outside of config and processor that move numbers: the token in front of a matching prompt."""
+        return {"enc_token": self.enc_token}
+
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
         """Return whether answers have to be in the inputs to be measured: those of captions or of several tokens."""
         if self.cfg.kind != "vqa":

@@ -68,6 +68,8 @@ class Family:
         notes: Leaf of a hook point, with its stack, to what a reader of the table should know.
         plain_prompt: The format of prompts where there is no chat template, with `{image}` and `{prompt}`.
         read_as: What the processor makes of such a prompt behind the image, with `{start}` and `{prompt}`.
+        answer_argument: The processor's argument for answers, where the text must not hold them: a prompt that sees
+            itself both ways would see its answer.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Family:
     notes: Mapping[str, str] = field(default_factory=dict)
     plain_prompt: str = ""
     read_as: str = ""
+    answer_argument: str = ""
 
 
 _WINDOWS = {"projector.hook_out": "in the order of the tower's windows; the model sorts them afterwards"}
@@ -95,7 +98,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family("Qwen2.5-VL", notes=_WINDOWS),
     "qwen3_vl": Family("Qwen3-VL"),
     "gemma3": Family("Gemma 3"),
-    "paligemma": Family("PaliGemma", plain_prompt="{image}{prompt}", read_as="{start}{prompt}\n"),
+    "paligemma": Family(
+        "PaliGemma", plain_prompt="{image}{prompt}", read_as="{start}{prompt}\n", answer_argument="suffix"
+    ),
     "idefics3": Family("Idefics3"),
     "smolvlm": Family("SmolVLM"),
     "internvl": Family("InternVL", notes=_INTERNVL),

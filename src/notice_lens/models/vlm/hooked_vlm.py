@@ -7,6 +7,7 @@ bit. Where the hook points are is in `points.py`, how they see a tensor in `taps
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
 from notice_lens.models.hook_names import HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
@@ -24,6 +26,7 @@ from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
 from notice_lens.models.vlm.anatomy import model_parts
 from notice_lens.models.vlm.attention import attention_by
+from notice_lens.models.vlm.config import config_of
 from notice_lens.models.vlm.families import Family, family_of
 from notice_lens.models.vlm.points import (
     AnyTap,
@@ -35,6 +38,7 @@ from notice_lens.models.vlm.points import (
     matrix,
     stacked,
 )
+from notice_lens.models.vlm.reader import VLMReader
 from notice_lens.models.vlm.taps import AttentionTap, Rows
 
 if TYPE_CHECKING:
@@ -55,8 +59,6 @@ _ELSEWHERE = {
     "to_str_tokens": "model.tokenizer.convert_ids_to_tokens(inputs['input_ids'][0])",
     "to_string": "model.tokenizer.decode(ids)",
     "to_single_token": "model.tokenizer(text, add_special_tokens=False)['input_ids']",
-    "cfg": "model.config, which is Hugging Face's; model.lens('language.attn', inputs).cfg is TransformerLens's",
-    "stack": "model.language or model.vision",
     "loss_fn": "a loss of the logits that the model returns",
     "model": "model.hf_model",
 }
@@ -83,6 +85,7 @@ class HookedVLM(HookedModule):
         super().__init__()
         parts = model_parts(hf_model)
         self._in_use = InUse()
+        self._reader: VLMReader | None = None
         self._no_processor = no_processor or "from_hf(model, processor) takes one"
         self._parts = (parts,)
         self.processor = processor
@@ -95,6 +98,9 @@ class HookedVLM(HookedModule):
         # TransformerLens's utilities refuse a model of which any part is in training mode.
         for module in (self, *self.vision.modules(), *self.projector.modules(), *self.language.modules()):
             module.training = hf_model.training
+        sizes_matter = processor is not None and self.reader("sizes").image_sizes_matter
+        self.cfg = config_of(parts, hf_model.config, sizes_matter)
+        self.language.cfg = self.cfg.language
         self.setup()
 
     # Loading
@@ -185,6 +191,15 @@ class HookedVLM(HookedModule):
         return self.hf_model.dtype
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Settings outside of config and processor that move numbers: how attention is computed, and the chat."""
+        config = self.config.get_text_config()
+        return {
+            "attention": str(getattr(config, "_attn_implementation", "")),
+            "chat_template": str(getattr(self.processor, "chat_template", "") or ""),
+        }
+
+    @property
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return self._processor_for("a tokenizer").tokenizer
@@ -198,6 +213,36 @@ class HookedVLM(HookedModule):
     def layers_by_stack(self) -> Mapping[str | None, int]:
         """Layers of each stack; the projector has none."""
         return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
+
+    def stack(self, name: str) -> LanguageStack:
+        """Return a stack that is patched: the language model. Raises KeyError where there is none of that name."""
+        if name not in self.cfg.stacks:
+            raise KeyError(one_of("stack", name, self.cfg.stacks))
+        return self.language
+
+    def activations(self, stack: str) -> tuple[str, ...]:
+        """Return the activations of a stack that can be patched, without stack and layer, in the order of the flow.
+
+        What a head writes is a fixed linear map of its z, so `hook_result` is none of its own; keys and values of
+        cross-attention are the image's, which are no positions of the stack.
+        """
+        blocks = [name for name in self.hook_dict if name.startswith(f"{self.stack(stack).cfg.name}.blocks.")]
+        leaves = dict.fromkeys(HookName.parse(name).leaf for name in blocks)
+        of_image = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_rot_k")
+        return tuple(leaf for leaf in leaves if leaf not in of_image and not leaf.endswith("hook_result"))
+
+    def sublayers(self, stack: str) -> tuple[str, ...]:
+        """Return the modules that write to the stream: `attn`, `cross_attn`, `mlp`, in their order."""
+        kinds = {block.is_cross for block in cast("Iterable[Block]", self.stack(stack).blocks)}
+        return (*(name for name, cross in (("attn", False), ("cross_attn", True)) if cross in kinds), "mlp")
+
+    def block_output(self, stack: str) -> str:
+        """Return the hook point that a block's output passes, without stack and layer."""
+        return "hook_resid_post"
+
+    def preprocess(self, images: Sequence[ImageLike]) -> list[Any]:
+        """Return pictures read and turned to RGB, as `prepare` takes them too."""
+        return vlm_inputs.read_pictures(images, None)
 
     def block(self, stack: str, layer: int) -> Block:
         """Return the hook points of a block.
@@ -271,7 +316,7 @@ class HookedVLM(HookedModule):
         Args:
             images: One or many: PIL images, paths, bytes, arrays or tensors.
             prompts: One or many, which go through the chat template unless they hold an image token already.
-            answers: Appended to the rendered prompts as they are, for the logits of their tokens.
+            answers: Written behind the rendered prompts, for the logits of their tokens.
             image_size: Side, or (height, width), in pixels, to which pictures are resized first.
             allow_unequal: Whether pictures may have unequal numbers of image tokens.
 
@@ -308,21 +353,60 @@ class HookedVLM(HookedModule):
         processor = None if prompts is None else self._processor_for("a layout with words")
         return layout_of_inputs(processor, self.config, inputs, prompts)
 
+    # Prompts and answers, as the protocol asks for them
+
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """Return the tokens of an answer as they follow the prompt: behind `ASSISTANT:`, ` red` is `▁red`.
+        """Return the tokens of an answer as they follow the prompt: behind `ASSISTANT:`, `red` is `▁red`.
 
         Raises:
             ValueError: The answer's first letters are merged into the prompt's last token.
         """
-        rendered = vlm_inputs.render(self._processor_for("answers"), prompt, self.family.plain_prompt)
-        before, both = (
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (rendered, rendered + answer)
-        )
-        if both[: len(before)] != before:
-            raise ValueError(
-                f"{answer!r} is merged with what stands before it, {rendered[-20:]!r}: begin it with a space"
-            )
-        return both[len(before) :]
+        return self.reader("answers").answer_ids(prompt, answer)
+
+    def layout_of(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> Layout:
+        """Return the layout that inputs will have, without preparing pictures; see `VLMReader.layout_of`."""
+        return self.reader("a layout").layout_of(prompts, answers, sizes)
+
+    def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
+        """Return whether answers have to be in the inputs to be measured: where one has several tokens."""
+        return any(len(self.answer_ids(prompt, said)) > 1 for prompt, said in zip(prompts, answers, strict=True))
+
+    def answer_entries(self, prompts: Sequence[str], answers: Sequence[str]) -> Int[Tensor, " answer"]:
+        """Return the entry of the read-out's logits that stands for each answer: its first token, in context."""
+        first = [self.answer_ids(prompt, said)[0] for prompt, said in zip(prompts, answers, strict=True)]
+        return torch.tensor(first, dtype=torch.long)
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def greedy_ids(self, inputs: Mapping[str, Any], max_new_tokens: int = 20) -> list[list[int]]:
+        """Return the tokens of each greedy answer, without the closing one."""
+        ids = self.generate_ids(inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        ends = getattr(self.hf_model.generation_config, "eos_token_id", None)
+        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def mean_image_states(self, images: Sequence[ImageLike]) -> Float[Tensor, "image d_model"]:
+        """Return the mean over image positions of what the language model is given of each picture, float32."""
+        means = []
+        for image in images:
+            _, cache = self.run_with_cache(self.prepare(image, "?"), names_filter="projector.hook_out")
+            means.append(cache["projector.hook_out"].float().flatten(0, -2).mean(0))
+        return torch.stack(means)
+
+    def reader(self, what: str) -> VLMReader:
+        """Return the decisions of the processor. Raises ValueError, naming what needs it, where there is none."""
+        processor = self._processor_for(what)
+        if self._reader is None or self._reader.processor is not processor:
+            self._reader = VLMReader(processor, self.config)
+        return self._reader
 
     def _processor_for(self, what: str) -> Any:
         if self.processor is None:

@@ -4,7 +4,8 @@ What comes out is Hugging Face's mapping of tensors. Pictures are read as everyw
 prompt has one. A prompt that holds the image's token already is taken as it stands, without the chat template.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def prepare(
         config: The model's.
         images: One or many; see `notice_lens.images.to_rgb`.
         prompts: One or many. A single one goes with all pictures, as a single picture does with all prompts.
-        answers: Appended to the rendered prompts, as they are.
+        answers: Written behind the rendered prompts; see `with_answer`.
         image_size: Side, or (height, width), in pixels, to which pictures are resized first.
         allow_unequal: Whether pictures may have unequal numbers of image tokens.
 
@@ -52,16 +53,25 @@ def prepare(
         numbers = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
         raise ValueError(f"numbers differ: {numbers}; expected as many of each, or a single one for all")
     pictures, texts, *rest = (column if len(column) == n else column * n for column in columns.values())
-    rendered = [render(processor, text, family_of(config).plain_prompt) for text in texts]
-    if rest:
-        rendered = [prompt + answer for prompt, answer in zip(rendered, rest[0], strict=True)]
-    inputs = processor(
-        text=rendered,
-        images=[[picture] for picture in pictures],
-        return_tensors="pt",
-        **({"padding": True} if n > 1 else {}),
-        **({"add_special_tokens": False} if _has_start(processor, rendered[0]) else {}),
-    )
+    family = family_of(config)
+    rendered = [render(processor, text, family.plain_prompt) for text in texts]
+    more: dict[str, Any] = {}
+    if rest and family.answer_argument:
+        more[family.answer_argument] = list(rest[0])
+    elif rest:
+        rendered = [
+            with_answer(processor.tokenizer, prompt, answer)[0]
+            for prompt, answer in zip(rendered, rest[0], strict=True)
+        ]
+    with _padding_left(processor.tokenizer):
+        inputs = processor(
+            text=rendered,
+            images=[[picture] for picture in pictures],
+            return_tensors="pt",
+            **({"padding": True} if n > 1 else {}),
+            **({"add_special_tokens": False} if _has_start(processor, rendered[0]) else {}),
+            **more,
+        )
     inputs.pop("labels", None)  # PaliGemma's processor gives them for training
     if not allow_unequal:
         check_equal_counts(config, inputs["input_ids"], [picture.size for picture in pictures])
@@ -153,6 +163,44 @@ def render(processor: Any, prompt: str, plain: str = "") -> str:
     return processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
+
+
+def with_answer(tokenizer: Any, rendered: str, answer: str) -> tuple[str, list[int]]:
+    """Return a rendered prompt with an answer behind it, as the model would write it, and the answer's tokens.
+
+    Behind `ASSISTANT:` a model writes ` red`, with a space, whose token is another one than that of `red`; behind the
+    end of a line `red`. An answer that begins with a space is taken as it is.
+
+    Args:
+        tokenizer: Hugging Face's.
+        rendered: The prompt, ready for the answer.
+        answer: The answer.
+
+    Raises:
+        ValueError: The answer's first letters are merged into the prompt's last token, with a space between and
+            without.
+    """
+    before = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    spaced = rendered[-1:].isspace() or answer[:1].isspace()
+    for text in (answer, f" {answer}") if spaced else (f" {answer}",):
+        ids = tokenizer(rendered + text, add_special_tokens=False)["input_ids"]
+        if ids[: len(before)] == before:
+            return rendered + text, ids[len(before) :]
+    raise ValueError(
+        f"{answer!r} is merged with what stands before it, {rendered[-20:]!r}: the model reads other tokens there with "
+        "the answer than without; end the prompt otherwise"
+    )
+
+
+@contextmanager
+def _padding_left(tokenizer: Any) -> Iterator[None]:
+    """Let a tokenizer pad on the left, so that the last position of every row is the one that the answer follows."""
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = side
 
 
 def _has_start(processor: Any, rendered: str) -> bool:

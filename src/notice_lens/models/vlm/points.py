@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.vlm.anatomy import AttentionParts, BlockParts, MLPParts, ModelParts, Slice
 from notice_lens.models.vlm.attention import Stage
+from notice_lens.models.vlm.config import LanguageConfig
 from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 
 AnyTap = Tap | ResultTap | AttentionTap
@@ -187,7 +188,13 @@ class Point(nn.Module):
 
 
 class LanguageStack(nn.Module):
-    """The language model: token embeddings, blocks, final norm."""
+    """The language model: token embeddings, blocks, final norm.
+
+    Attributes:
+        cfg: Its sizes; the model that it is a part of sets them.
+    """
+
+    cfg: LanguageConfig
 
     def __init__(self, parts: ModelParts):
         super().__init__()

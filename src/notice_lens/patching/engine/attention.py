@@ -47,9 +47,10 @@ def scores_of(
 
 
 def mixed(
-    pattern: Float[Tensor, "row head query_pos key_pos"], v: Float[Tensor, "row key_pos head d_head"]
+    pattern: Float[Tensor, "row head query_pos key_pos"], v: Float[Tensor, "row key_pos kv_head d_head"]
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """Return the values mixed by a pattern: z."""
+    """Return the values mixed by a pattern: z. Heads that share values follow each other."""
+    v = v.repeat_interleave(pattern.shape[1] // v.shape[2], 2)
     return einsum(pattern, v, "row head query_pos key_pos, row key_pos head d -> row query_pos head d")
 
 
@@ -73,9 +74,11 @@ def edited_attention(
     scores = q @ k.mT / q.shape[-1] ** 0.5
     lowest = torch.finfo(scores.dtype).min
     scores = edit("hook_attn_scores", scores if mask is None else scores.masked_fill(~mask, lowest))
+    # What is cut has no score at all; a query whose keys are all cut reads nothing.
+    cut = scores.isneginf()
     # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
     scores = scores if mask is None else scores.masked_fill(~mask, lowest)
-    pattern = edit("hook_pattern", scores.softmax(-1))
+    pattern = edit("hook_pattern", scores.softmax(-1).masked_fill(cut, 0.0))
     return (pattern if mask is None else pattern.masked_fill(~mask, 0.0)) @ v
 
 

@@ -1,6 +1,6 @@
 """The runs of some pairs: clean, corrupted and mismatched, recorded once for all their variants."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -8,27 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notice_lens.models.blip.answers import greedy
-from notice_lens.models.blip.inputs import IGNORED, BLIPInputs
+from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.pairs.noise import Noise
-from notice_lens.pairs.tokens import pieces
-from notice_lens.patching.engine.metrics import (
-    Custom,
-    ReadOut,
-    answer_log_prob,
-    is_greedy,
-    kl_from,
-    own_metric,
-    precise,
-    read_entries,
-)
+from notice_lens.patching.engine.metrics import Custom, ReadOut
+from notice_lens.patching.engine.read_out import AnswerReading
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Run, Trace, attn_results, trace
 from notice_lens.patching.engine.sources import computed
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 ROWS_OF_LOGITS = 256
@@ -115,7 +106,6 @@ class Batch:
         self.has_donor = np.array([pair.record[column] is not None for pair in self.pairs])
         self.donors = recording.donors and bool(self.has_donor.any())
         self.correct, self.foils = [pair.correct_answer for pair in self.pairs], list(foils)
-        self.single = one_token(model, [*self.correct, *self.foils])
         self._pixels: dict[str, Tensor] = {}
 
     def runs(self, references: References | None = None) -> Iterator["Context"]:
@@ -143,9 +133,9 @@ class Batch:
 
     def _answers(self) -> list[list[str] | None]:
         """Return the answers to teacher-force: `[None]` for single tokens, else the correct answers and the foils."""
-        if self.model.cfg.kind == "match" or (self.model.cfg.kind == "vqa" and self.single):
-            return [None]
-        return [self.correct, self.foils]
+        prompts = [pair.clean_prompt for pair in self.pairs]
+        forced = self.model.teacher_forced([*prompts, *prompts], [*self.correct, *self.foils])
+        return [self.correct, self.foils] if forced else [None]
 
     def _inputs(self, which: str, answers: list[str] | None = None) -> BLIPInputs:
         """Return the inputs of the clean, corrupted or donor run; a pair without a donor has its clean run there."""
@@ -224,9 +214,13 @@ class Context:
         self.batch, self.run, self.unpatched, self.answers = batch, run, unpatched, answers
         self.clean, self.corrupt = unpatched["clean"], unpatched["corrupt"]
         self.layout = batch.model.layout(run.base.inputs)
-        self.targets = (
-            None if answers is None else without_end(run.base.inputs.target_ids, batch.model.cfg.sep_token_id)
-        )
+        targets = None if answers is None else batch.model.answer_targets(run.base.inputs)
+        self.reading = AnswerReading(self._entries, targets, batch.setting.custom)
+
+    @property
+    def has_donor(self) -> np.ndarray:
+        """Boolean, [pair]: True where there is a mismatched run."""
+        return self.batch.has_donor
 
     def real_length(self, stack: str, pair: int) -> int:
         """Return how many positions of a stack a pair has, padding left out."""
@@ -240,64 +234,26 @@ class Context:
             pairs: The pair of each row.
         """
         n_base, head = len(self.batch.pairs), self.batch.model.head
-        base = self._first_token(head(states[:n_base]), pairs[:n_base])
+        base = self.reading.first_token(head(states[:n_base]), pairs[:n_base])
         # Logits over the vocabulary are wide: those of a few hundred rows may take more than all states.
         chunks = [slice(start, start + ROWS_OF_LOGITS) for start in range(0, len(pairs), ROWS_OF_LOGITS)]
         return ReadOut.joined([self.read_logits(head(states[rows]), pairs[rows], base) for rows in chunks])
 
     def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
-        """Return the metrics of rows, from their logits.
+        """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
+        return self.reading.metrics(logits, pairs, base)
 
-        Args:
-            logits: [row, answer_pos, d_vocab], or [row, 2] of matches.
-            pairs: The pair of each row.
-            base: Log-probabilities of the base runs' first tokens [pair, d_vocab]; None leaves `kl` at 0.
-        """
-        batch, index = self.batch, torch.from_numpy(pairs).to(logits.device)
-        custom = {name: own_metric(name, function, logits) for name, function in batch.setting.custom.items()}
-        first = self._first_token(logits, pairs)
-        kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base, first, pairs)
-        if self.targets is not None:
-            log_prob = answer_log_prob(logits, self.targets[index])
-            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, self.targets[index]))
-        correct, foils = self._entries(batch.correct).to(index.device), self._entries(batch.foils).to(index.device)
-        at_answer = logits if logits.ndim == 2 else logits[:, -1]
-        accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
-        return ReadOut(*read_entries(at_answer, first, correct[index], foils[index]), kl, custom, accuracy)
-
-    def _first_token(self, logits: Tensor, pairs: Index) -> Tensor:
-        """Return log-probabilities of the answer's first token [row, d_vocab]; of a match, of no match and match."""
-        if logits.ndim == 2:
-            return precise(logits).log_softmax(-1)
-        if self.targets is None:
-            return precise(logits[:, -1]).log_softmax(-1)
-        start = (self.targets[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
-        return precise(logits[torch.arange(len(start), device=start.device), start]).log_softmax(-1)
-
-    def _entries(self, answers: Sequence[str]) -> Tensor:
-        """Return the entry of the logits that stands for each answer."""
-        if self.batch.model.cfg.kind == "match":
-            return torch.tensor([int(answer == "match") for answer in answers])
-        return torch.tensor([pieces(self.batch.model.tokenizer, answer)[0] for answer in answers])
-
-
-def combined(read_outs: Sequence[ReadOut]) -> ReadOut:
-    """Return one read-out of both answers: probability and accuracy of the correct one, and the logit difference."""
-    if len(read_outs) == 1:
-        return read_outs[0]
-    correct, foil = read_outs
-    return correct._replace(logit_diff=correct.logit_diff - foil.logit_diff)
-
-
-def without_end(targets: Tensor | None, sep_token_id: int) -> Tensor:
-    """Return targets without the closing `[SEP]`, so that answers of one token are as their logits have them."""
-    assert targets is not None, "answers were given"
-    return targets.masked_fill(targets == sep_token_id, IGNORED)
+    def _entries(self) -> tuple[Tensor, Tensor]:
+        """Return the entries of the logits that stand for each pair's answers."""
+        batch = self.batch
+        prompts = [pair.clean_prompt for pair in batch.pairs]
+        correct, foils = (batch.model.answer_entries(prompts, answers) for answers in (batch.correct, batch.foils))
+        return correct, foils
 
 
 @torch.no_grad()
 def foils_of(
-    model: "HookedBLIP", pairs: "MinimalPairs", corruption: Any, contrast: str, batch_size: int = 32
+    model: "VisionLanguageModel", pairs: "MinimalPairs", corruption: Any, contrast: str, batch_size: int = 32
 ) -> list[str]:
     """Return the foil of each pair: the answer that its correct one is compared with.
 
@@ -305,7 +261,7 @@ def foils_of(
     `corrupt_answer`, since the corrupted run no longer gives the incorrect answer; a pair without one gets the model's
     own answer to its corrupted prompt.
     """
-    if contrast == "incorrect" or corruption != "text" or model.cfg.kind == "match":
+    if contrast == "incorrect" or corruption != "text" or model.cfg.behaviour == "choice":
         return list(pairs["incorrect_answer"])
     foils = list(pairs["corrupt_answer"])
     unknown = [number for number, answer in enumerate(foils) if not answer]
@@ -313,13 +269,9 @@ def foils_of(
         numbers = unknown[start : start + batch_size]
         part = pairs.select(numbers)
         own = part["incorrect_answer"]
-        if model.cfg.kind == "vqa":
-            own = greedy(model, part.prepare(model, prompt="corrupt"), max_new_tokens=20)
+        if model.cfg.behaviour == "greedy":
+            said = model.greedy_ids(part.prepare(model, prompt="corrupt"), 20)
+            own = [text.strip() for text in model.tokenizer.batch_decode(said, skip_special_tokens=True)]
         for number, answer in zip(numbers, own, strict=True):
             foils[number] = answer or pairs["incorrect_answer"][number]
     return foils
-
-
-def one_token(model: "HookedBLIP", words: Iterable[str]) -> bool:
-    """Return whether all answers are single tokens."""
-    return model.cfg.kind == "match" or all(len(pieces(model.tokenizer, answer)) == 1 for answer in set(words))

@@ -16,15 +16,20 @@ PARTS = ("pattern", "values")
 """Sources of `hook_z` that take one half of it from the other run."""
 
 
-class Zeros(Mapping[str, Tensor]):
-    """Zeros of the shape of recorded activations."""
+class Constant(Mapping[str, Tensor]):
+    """One number in the shape of recorded activations.
 
-    def __init__(self, like: Mapping[str, Tensor]) -> None:
-        self.like = like
+    Args:
+        like: The activations.
+        number: The number: 0, or minus infinity for scores that are cut.
+    """
+
+    def __init__(self, like: Mapping[str, Tensor], number: float = 0.0) -> None:
+        self.like, self.number = like, number
 
     def __getitem__(self, name: str) -> Tensor:
         like = self.like[name]
-        return like.new_zeros(()).expand(like.shape)
+        return like.new_full((), self.number).expand(like.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.like)
@@ -60,7 +65,12 @@ class Mixed(Mapping[str, Tensor]):
 
 def computed(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
     """Return the sources that are computed from the activations of the base run and of the other one."""
-    return {"zero": Zeros(base), "pattern": Mixed(other, base), "values": Mixed(base, other)}
+    return {
+        "zero": Constant(base),
+        "cut": Constant(base, float("-inf")),
+        "pattern": Mixed(other, base),
+        "values": Mixed(base, other),
+    }
 
 
 def ingredients(hook: str) -> tuple[str, str]:

@@ -127,6 +127,8 @@ def attend(
         scores = scores.masked_fill(~seen, float("-inf"))
     scores = _edited("hook_attn_scores", scores, where, edits)
     pattern = scores.softmax(-1, dtype=torch.promote_types(torch.float32, scores.dtype)).to(query.dtype)
+    if edits:  # a query whose keys are all cut reads nothing
+        pattern = pattern.masked_fill(scores.isneginf(), 0.0)
     pattern = _edited("hook_pattern", pattern, where, edits)
     n_shared = pattern.shape[-1] - n_own
     z = (pattern[..., :n_shared].flatten(1, 3) @ base.values[:, where.shared]).view(*grouped.shape[:-1], -1)

@@ -57,15 +57,16 @@ def check_patches(inputs: Mapping[str, Any], base: Record, other: Record, n: int
         return int(torch.randint(below, (), generator=generator))
 
     # One at the read-out itself; the others at positions from which it can be reached in several blocks.
-    positions = [base.readout] + [draw(base.readout + 1) for _ in range(n - 1)]
+    last = base.readouts[-1]
+    positions = [last] + [draw(last + 1) for _ in range(n - 1)]
     cells = [(draw(len(decoder.blocks)), draw(decoder.blocks[0].attn.n_heads), position) for position in positions]
     variants = [(DecoderEdit("hook_z", layer, (position,), head),) for layer, head, position in cells]
     readouts = Wave(base, variants, {"other": other}, 2**28).readouts()
-    by_wave = decoder.logits(readouts, base.capped)
+    by_wave = decoder.logits(readouts[:, -1], base.capped)
     scale = float((base.logits - other.logits).abs().max()) or 1.0
     found = []
     for cell, logits in zip(cells, by_wave, strict=True):
-        expected = _hooked_forward(decoder, inputs, base.readout, other, cell)
+        expected = _hooked_forward(decoder, inputs, last, other, cell)
         found.append(Checked(*cell, float((logits - expected).abs().max()) / scale))
     return found
 

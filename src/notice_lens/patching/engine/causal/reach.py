@@ -1,4 +1,4 @@
-"""Reach: the positions that a change can reach, and those that can reach the read-out, by recorded masks.
+"""Reach: the positions that a change can reach, and those that can reach the read-outs, by recorded masks.
 
 Never a rule by name. Gemma 3's image tokens see each other both ways, PaliGemma's whole prompt does, sliding layers see
 a window: "i sees j" is what the attention of each layer was given.
@@ -32,13 +32,13 @@ def suffix(seen: Iterable[Seen | None], positions: Sequence[int], length: int) -
             return reached
 
 
-def needed(seen: Sequence[Seen | None], readout: int, length: int) -> list[Bool[Tensor, "pos"]]:
-    """Return, for the input of each layer and the output of the last, the positions that the read-out depends on.
+def needed(seen: Sequence[Seen | None], readouts: Sequence[int], length: int) -> list[Bool[Tensor, "pos"]]:
+    """Return, for the input of each layer and the output of the last, the positions that the read-outs depend on.
 
-    Entry l is of what goes into layer l, entry n_layers of what the last layer writes: the read-out alone.
+    Entry l is of what goes into layer l, entry n_layers of what the last layer writes: the read-outs alone.
     """
     wanted = torch.zeros(length, dtype=torch.bool)
-    wanted[readout] = True
+    wanted[list(readouts)] = True
     found = [wanted]
     for mask in reversed(seen):
         wanted = wanted if mask is None else wanted | mask[wanted].any(0)

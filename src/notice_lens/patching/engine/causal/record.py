@@ -6,7 +6,7 @@ stream between two blocks (Qwen3-VL's deep visual features) is the next block's 
 """
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,18 +63,18 @@ class Record:
 
     Attributes:
         decoder: The decoder that ran.
-        readout: The position whose logits give the answer.
+        readouts: The positions whose logits give the answer, one for each of its tokens.
         resid: What each block was given, [pos, d_model].
         out: What each block wrote, [pos, d_model].
         arguments: What else each block was given.
         attended: The attention of each layer.
         values: Activations by layer and leaf, [pos, ...].
-        logits: At the read-out, [d_vocab].
+        logits: At the read-outs, [answer_pos, d_vocab].
         capped: Whether the logits went through the soft cap of the config.
     """
 
     decoder: Decoder
-    readout: int
+    readouts: tuple[int, ...]
     resid: list[Tensor] = field(default_factory=list)
     out: list[Tensor] = field(default_factory=list)
     arguments: list[dict[str, Any]] = field(default_factory=list)
@@ -97,8 +97,8 @@ class Record:
 
     @cached_property
     def needed(self) -> list[Tensor]:
-        """Positions that the read-out depends on; see `reach.needed`."""
-        return needed(self.seen, self.readout, self.length)
+        """Positions that the read-outs depend on; see `reach.needed`."""
+        return needed(self.seen, self.readouts, self.length)
 
     def between(self, layer: int) -> Tensor | None:
         """Return what the model adds to the stream after a layer, [pos, d_model]; None where it adds nothing."""
@@ -122,53 +122,56 @@ class Record:
 
 
 @torch.no_grad()
-def record(decoder: Decoder, inputs: Mapping[str, Any], leaves: Collection[str] = ()) -> Record:
+def record(
+    decoder: Decoder, inputs: Mapping[str, Any], leaves: Collection[str] = (), readouts: Sequence[int] | None = None
+) -> Record:
     """Run the model on one example and record it.
 
     Args:
         decoder: Of the model.
         inputs: As a Hugging Face processor gives them, of one example.
         leaves: Activations to record beside the stream, keys, values and z, such as `hook_q` and `mlp.hook_post`.
+        readouts: Positions whose logits are read, in ascending order; None reads those of the last one.
 
     Raises:
         ValueError: The model computes something that patched runs could not repeat; the message names it.
     """
-    run = Record(decoder, readout_of(inputs))
+    run = Record(decoder, (last_position(inputs),) if readouts is None else tuple(readouts))
     watcher = _Watcher(run, [leaf for leaf in leaves if leaf in WATCHED])
     with ExitStack() as hooks:
         watcher.attach(hooks, [leaf for leaf in leaves if leaf not in (*WATCHED, *STREAM)])
         with attention_by(decoder.hf, dict.fromkeys(decoder.layer_of, watcher.attend)):
-            output = decoder.hf(**inputs, use_cache=False, **_only_last(decoder.hf, run.readout, inputs))
+            output = decoder.hf(**inputs, use_cache=False, **_only_last(decoder.hf, run.readouts, inputs))
     for number, layer in enumerate(decoder.layers):
         if number not in run.attended or len(run.resid) != len(decoder.layers):
             raise ValueError(
                 f"layer {number} ({type(layer).__name__}) attended to nothing by way of transformers' attention "
                 "interface: a recurrent mixer, or cross-attention without an image"
             )
-    run.logits = output.logits[0, -1 if output.logits.shape[1] == 1 else run.readout]
+    run.logits = output.logits[0, -1:] if output.logits.shape[1] == 1 else output.logits[0, list(run.readouts)]
     run.capped = _is_capped(run)
     return run
 
 
-def readout_of(inputs: Mapping[str, Any]) -> int:
-    """Return the position whose logits give the answer: the last one that is no padding."""
+def last_position(inputs: Mapping[str, Any]) -> int:
+    """Return the last position that is no padding."""
     mask = inputs.get("attention_mask")
     length = inputs["input_ids"].shape[1]
     return length - 1 if mask is None else int(mask[0].nonzero()[-1])
 
 
-def _only_last(hf: nn.Module, readout: int, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Logits of the last position alone, where the model can and where that is the read-out."""
+def _only_last(hf: nn.Module, readouts: Sequence[int], inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Logits of the last position alone, where the model can and where that is the only read-out."""
     can = "logits_to_keep" in inspect.signature(hf.forward).parameters and "logits_to_keep" not in inputs
-    return {"logits_to_keep": 1} if can and readout == inputs["input_ids"].shape[1] - 1 else {}
+    return {"logits_to_keep": 1} if can and list(readouts) == [inputs["input_ids"].shape[1] - 1] else {}
 
 
 def _is_capped(run: Record) -> bool:
     """Return whether the logits are capped; raise where they are neither the head's nor its capped ones."""
-    last = run.out[-1][run.readout][None]
+    last = run.out[-1][list(run.readouts)]
     tolerance = 100 * torch.finfo(run.logits.dtype).eps * max(1.0, float(run.logits.abs().max()))
     for capped in (False, True):
-        if float((run.decoder.logits(last, capped)[0] - run.logits).abs().max()) <= tolerance:
+        if float((run.decoder.logits(last, capped) - run.logits).abs().max()) <= tolerance:
             return capped
     raise ValueError(
         f"{type(run.decoder.hf).__name__}: its logits are not head(norm(last block's output)), with or without a soft "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from notice_lens.errors import one_of
+from notice_lens.patching.edits import listed
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 
@@ -77,6 +78,11 @@ class DecoderSite:
         return DecoderEdit(self.leaf, layer, groups[group], head, source)
 
 
+def leaf_of(activation: str) -> str:
+    """Return the leaf of an activation of a hosted model's block, which both kinds of attention share."""
+    return activation.removeprefix("cross_attn.").removeprefix("attn.").replace("cross_attn_out", "attn_out")
+
+
 def activations(decoder: Decoder) -> dict[str, str]:
     """Return every activation that can be patched and its leaf: `attn.hook_z` to `hook_z`."""
     found: dict[str, str] = {}
@@ -116,16 +122,10 @@ def _numbers(what: str, asked: Any, valid: Sequence[int], where: str) -> list[in
     several = [one.item() if isinstance(one, np.generic) else one for one in given]
     for number in several:
         if isinstance(number, bool) or not isinstance(number, int) or number not in valid:
-            raise ValueError(f"{what} {number!r} asked for; {where} has {what}s {_listed(valid)}")
+            raise ValueError(f"{what} {number!r} asked for; {where} has {what}s {listed(valid)}")
     if not several or len(set(several)) < len(several):
         raise ValueError(f"{what}s {several} asked for; expected one or more of them, each once")
     return several
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    if list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))
 
 
 def groups_of(positions: Positions, length: int) -> tuple[list[int] | list[str], list[tuple[int, ...]]]:

@@ -67,19 +67,24 @@ class Wave:
         self.base, self.variants, self.memory = base, variants, memory
         self.replay = Replay(base, variants, sources)
 
-    def readouts(self, advance: Callable[[int], object] = lambda _: None) -> Float[Tensor, "variant d_model"]:
-        """Return what the last block writes at the read-out of every variant.
+    def readouts(
+        self, advance: Callable[[int], object] = lambda _: None
+    ) -> Float[Tensor, "variant answer_pos d_model"]:
+        """Return what the last block writes at the read-outs of every variant.
 
         Args:
             advance: Called with the number of variants that are done.
         """
         base = self.base
-        result = base.out[-1][base.readout].repeat(len(self.variants), 1)
+        at = torch.tensor(base.readouts)
+        result = base.out[-1][at].repeat(len(self.variants), 1, 1)
         with self.replay.ready():
             for some in self._loads():
                 for rows in self._through(some):
                     if rows.hidden is not None and rows.hidden.shape[1]:
-                        result[torch.tensor(rows.variants)] = rows.hidden[:, -1]
+                        # Read-outs that a cohort cannot reach are the base run's.
+                        reached = rows.reached[at].nonzero()[:, 0]
+                        result[torch.tensor(rows.variants)[:, None], reached] = rows.hidden
                 advance(sum(len(found) for rows in some for found in rows.joining.values()))
         return result
 
@@ -88,8 +93,8 @@ class Wave:
         load: list[_Rows] = []
         left = self.memory // 2
         for cohort in cohorts(self.base, self.variants):
-            if not cohort.reached[self.base.readout]:
-                continue  # nothing that the read-out depends on
+            if not cohort.reached[list(self.base.readouts)].any():
+                continue  # nothing that a read-out depends on
             each = max(1, int(cohort.reached.sum()) * self._bytes_of_position())
             waiting = cohort.variants
             while waiting:

@@ -1,0 +1,128 @@
+"""The config of a hosted model: what is known of it before anything runs."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from notice_lens.models.hook_names import IMAGE_STACK
+from notice_lens.models.layout import SegmentKind
+from notice_lens.models.vlm.anatomy import ModelParts
+
+NO_LIMIT = 10**9
+"""The number of positions of a model whose config names none."""
+NO_SETTINGS = ("_name_or_path", "name_or_path", "transformers_version", "architectures")
+"""Entries of Hugging Face's config that move no number."""
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The sizes of the language model, whose stream holds image, prompt and answer in one row.
+
+    Attributes:
+        name: `language`.
+        n_layers: Blocks.
+        n_heads: Heads of queries in a layer.
+        n_key_value_heads: Heads of keys and values in a layer.
+        d_model: Width of the stream.
+        d_head: Width of a head.
+        d_mlp: Width of the MLP; 0 where its neurons cannot be told apart, as in a mixture of experts.
+        d_vocab: Tokens in the vocabulary.
+        n_ctx: The most positions.
+        causal: True, whatever blocks of image positions see of each other.
+    """
+
+    name: str
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    d_vocab: int
+    n_ctx: int
+    causal: bool = True
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """A hosted model as a `ModelConfig`, see `notice_lens.models.protocol`. Hugging Face's own is `model.config`.
+
+    Attributes:
+        language: The sizes of the language model.
+        looking_site: The attention that looks from words at the image.
+        image_sizes_matter: Whether the number of image positions depends on the picture's size.
+        name_or_path: The origin of the weights; empty for an in-memory model.
+        hf: Hugging Face's config in plain values, since a store has to know every setting that moves a number.
+    """
+
+    language: LanguageConfig
+    looking_site: str
+    image_sizes_matter: bool
+    name_or_path: str
+    hf: dict[str, Any] = field(repr=False)
+    stacks: tuple[str, ...] = ("language",)
+    prompt_stack: str = "language"
+    default_positions: tuple[str, ...] = ("last",)
+    noise_hooks: tuple[str, ...] = ()
+    image_norm_hook: str = "language.blocks.0.hook_resid_pre"
+    behaviour: Literal["greedy"] = "greedy"
+    pair_kinds: tuple[str, ...] = ("vqa",)
+
+    @property
+    def default_site(self) -> str:
+        """The attention that is patched where nothing else is asked for: of the words, as of most studies."""
+        return "language.attn"
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The tower, where the language model reads it by cross-attention; empty elsewhere."""
+        return {"language": IMAGE_STACK} if self.looking_site.endswith("cross_attn") else {}
+
+    @property
+    def streams(self) -> dict[str, tuple[SegmentKind, ...]]:
+        """The kinds of positions in the one row of the language model, and of the keys of cross-attention."""
+        of_keys: dict[str, tuple[SegmentKind, ...]] = dict.fromkeys(self.sources.values(), ("image",))
+        return {"language": ("image", "prompt", "answer"), **of_keys}
+
+    @property
+    def d_read_out(self) -> int:
+        """Logits at the read-out: the vocabulary."""
+        return self.language.d_vocab
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a size of the language model, which people write without its name: `cfg.n_heads`."""
+        if name in LanguageConfig.__dataclass_fields__:
+            return getattr(self.language, name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; Hugging Face's config is model.config")
+
+
+def config_of(parts: ModelParts, config: Any, image_sizes_matter: bool) -> VLMConfig:
+    """Return the config of a hosted model.
+
+    Args:
+        parts: Of the model.
+        config: Hugging Face's.
+        image_sizes_matter: As of `VLMConfig`.
+    """
+    text, first = config.get_text_config(), parts.language[0]
+    down = first.mlp.down
+    language = LanguageConfig(
+        name="language",
+        n_layers=len(parts.language),
+        n_heads=first.attn.n_heads,
+        n_key_value_heads=first.attn.n_kv_heads,
+        d_model=text.hidden_size,
+        d_head=first.attn.d_head,
+        d_mlp=0 if down is None else int(getattr(down, "in_features", 0)),
+        d_vocab=text.vocab_size,
+        n_ctx=getattr(text, "max_position_embeddings", None) or NO_LIMIT,
+    )
+    crosses = any(block.attn.is_cross for block in parts.language)
+    plain = {name: value for name, value in config.to_dict().items() if name not in NO_SETTINGS}
+    return VLMConfig(
+        language=language,
+        looking_site="language.cross_attn" if crosses else "language.attn",
+        image_sizes_matter=image_sizes_matter,
+        name_or_path=str(getattr(config, "name_or_path", "") or ""),
+        hf=json.loads(json.dumps(plain, default=str)),
+    )

@@ -1,0 +1,282 @@
+"""The causal engine for pairs: their runs recorded one by one, and the rows of each sent through the causal wave."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from notice_lens.models.hook_names import HookName
+from notice_lens.pairs.noise import Noise
+from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
+from notice_lens.patching.engine.causal.decoder import Decoder
+from notice_lens.patching.engine.causal.memory import memory_for
+from notice_lens.patching.engine.causal.plan import DecoderEdit
+from notice_lens.patching.engine.causal.record import Record, record
+from notice_lens.patching.engine.causal.site import leaf_of
+from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.measure import Measured, Row
+from notice_lens.patching.engine.metrics import ReadOut
+from notice_lens.patching.engine.pair_batch import References, Setting
+from notice_lens.patching.engine.plan import HookEdit
+from notice_lens.patching.engine.protocol import Chunks, HookedRun
+from notice_lens.patching.engine.read_out import AnswerReading, combined
+from notice_lens.patching.engine.rows import Index
+from notice_lens.patching.engine.sources import computed
+
+if TYPE_CHECKING:
+    from notice_lens.models.vlm.hooked_vlm import HookedVLM
+    from notice_lens.pairs.minimal_pair import MinimalPair
+    from notice_lens.patching.grid import Grid
+    from notice_lens.patching.prepare import Prepared
+
+LOGITS_AT_ONCE = 64 * 2**20
+"""Bytes of logits, in float32 or wider, that are computed at once."""
+KEPT_OF_A_ROW = 3
+"""What goes into a block, what comes out and both put together, while a row passes."""
+
+
+class Activations(Mapping[str, Tensor]):
+    """The activations of a recorded run by hook point, with a batch of one.
+
+    Args:
+        run: The run.
+        hooks: The hook points that were recorded.
+    """
+
+    def __init__(self, run: Record, hooks: Sequence[str]) -> None:
+        self.run, self.hooks = run, list(hooks)
+
+    def __getitem__(self, hook: str) -> Tensor:
+        return self.run.value(*place_of(hook))[None]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.hooks)
+
+    def __len__(self) -> int:
+        return len(self.hooks)
+
+
+class FromHooks:
+    """A source of new values by leaf and layer, from values by hook point.
+
+    Args:
+        values: Of one pair, [1, pos, ...].
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], hooks: Sequence[str]) -> None:
+        self.values = values
+        self.names = {place_of(hook): hook for hook in hooks}
+
+    def value(self, leaf: str, layer: int) -> Tensor:
+        """Return an activation of a layer, [pos, ...]; [head, query_pos, key_pos] for scores and patterns."""
+        return self.values[self.names[leaf, layer]][0]
+
+
+def place_of(hook: str) -> tuple[str, int]:
+    """Return the leaf of the wave, and the layer, of a hook point."""
+    name = HookName.parse(hook)
+    assert name.layer is not None, "sites are checked"
+    return leaf_of(name.leaf), name.layer
+
+
+class CausalRuns:
+    """The recorded runs of one pair, with one of its answers teacher-forced or none; `PairRuns`.
+
+    Attributes:
+        unpatched: The runs by name.
+        base: The run that is patched.
+        sources: Where new values come from, by name.
+        reading: Whose answer is read.
+        has_donor: Whether the pair has a mismatched run.
+    """
+
+    def __init__(
+        self,
+        unpatched: Mapping[str, Record],
+        base: Record,
+        sources: Mapping[str, Any],
+        reading: AnswerReading,
+        has_donor: bool,
+    ) -> None:
+        self.unpatched = {name: _Unpatched(run) for name, run in unpatched.items()}
+        self.base, self.sources, self.reading = base, sources, reading
+        self.has_donor = np.array([has_donor])
+
+    def real_length(self, stack: str, pair: int) -> int:
+        """Return how many positions can be patched: those of the prompt; of another stack, the keys read from it."""
+        if stack == "language":
+            return self.base.readouts[0] + 1
+        crossing = self.base.decoder.is_cross.index(True)
+        return self.base.attended[crossing].keys.shape[1]
+
+    def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
+        """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
+        return self.reading.metrics(logits, pairs, base)
+
+    def read_out(self, variants: Sequence[tuple[DecoderEdit, ...]], memory: int) -> ReadOut:
+        """Return the metrics of variants."""
+        run, decoder = self.base, self.base.decoder
+        states = Wave(run, variants, self.sources, memory).readouts()
+        each = decoder.head_width * states.shape[1] * max(4, states.element_size())
+        base = self.reading.first_token(run.logits[None], np.zeros(1, np.int64))
+        parts = []
+        for some in states.split(max(1, LOGITS_AT_ONCE // each)):
+            logits = decoder.logits(some.flatten(0, 1), run.capped).unflatten(0, some.shape[:2])
+            parts.append(self.reading.metrics(logits, np.zeros(len(some), np.int64), base))
+        return ReadOut.joined(parts)
+
+    def read_base(self) -> ReadOut:
+        """Return the metrics of the base run."""
+        logits = self.base.logits[None]
+        nobody = np.zeros(1, np.int64)
+        return self.reading.metrics(logits, nobody, self.reading.first_token(logits, nobody))
+
+
+class _Unpatched:
+    """An unpatched run, as a batch of one."""
+
+    def __init__(self, run: Record) -> None:
+        self.logits = run.logits[None]
+
+
+class CausalEngine:
+    """Runs pairs of a hosted model and measures rows; an `Engine`.
+
+    Pairs are recorded one at a time, without padding: their rows share the run of their own pair alone.
+
+    Args:
+        prepared: The pairs.
+        grid: What is measured.
+        donors: Whether rows take values from mismatched donors.
+
+    Raises:
+        ValueError: The grid has something that is not patched in this engine: paths, or noise.
+    """
+
+    def __init__(self, prepared: "Prepared", grid: "Grid", donors: bool) -> None:
+        self.prepared, self.grid = prepared, grid
+        self.model: HookedVLM = prepared.model  # pyright: ignore[reportAttributeAccessIssue] -- see `engine_of`
+        self.decoder = Decoder.of(self.model)
+        self.donors = donors or "donor" in grid.hooks
+        if isinstance(prepared.options.corruption, Noise):
+            raise ValueError("noise is added to embeddings of HookedBLIP alone so far; corruption='image' or 'text'")
+        self.checked = is_known(self.decoder)
+
+    @cached_property
+    def recorded(self) -> list[str]:
+        """Hook points whose values are read; what is cut needs none."""
+        cut = set(self.grid.hooks.get("cut", ())) - {
+            hook for source, hooks in self.grid.hooks.items() if source != "cut" for hook in hooks
+        }
+        return [hook for hook in self.grid.recorded if hook not in cut]
+
+    @cached_property
+    def bytes_of_row(self) -> int:
+        """Bytes of the stream that a row keeps, at most: that of the longest pair."""
+        length, size = self.prepared.lengths["language"], torch.finfo(self.model.dtype).bits // 8
+        return KEPT_OF_A_ROW * length * self.model.cfg.language.d_model * size
+
+    @staticmethod
+    def together() -> int:
+        """Return 1: pairs are recorded each by itself, since padding would move positions."""
+        return 1
+
+    @staticmethod
+    def hooked_run(model: Any, inputs: Any, hooks: Sequence[str], before: HookedRun | None = None) -> HookedRun:
+        """Return a run whose activations at some hook points are kept."""
+        _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
+        return HookedRun({hook: cache[hook] for hook in hooks})
+
+    def plan(self) -> Chunks:
+        """Return how many rows fit into the budget at a time; pairs go one by one."""
+        memory = self.prepared.options.memory
+        limit = memory_for(self.model.hf_model, None if memory is None else int(memory))
+        return Chunks(max(1, limit // self.bytes_of_row), 1)
+
+    def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[CausalRuns]:
+        """Return the recorded runs of one pair, once for each answer that is teacher-forced."""
+        (number,) = pairs
+        pair, foil = self.prepared.pairs[number], self.prepared.foils[number]
+        prompt, said = pair.clean_prompt, (pair.correct_answer, foil)
+        forced = self.model.teacher_forced([prompt, prompt], said)
+        return [self._runs(pair, setting, answer, said, references) for answer in (said if forced else (None,))]
+
+    def _runs(
+        self,
+        pair: "MinimalPair",
+        setting: Setting,
+        answer: str | None,
+        said: tuple[str, str],
+        references: References | None,
+    ) -> CausalRuns:
+        has_donor = pair.record["donor_prompt" if setting.by_text else "donor_digest"] is not None
+        hooks = self.recorded
+        unpatched = {
+            which: self._recorded(pair, setting, which, answer)
+            for which in ("clean", "corrupt", *(["donor"] if self.donors and has_donor else []))
+        }
+        names = ("clean", "corrupt") if setting.direction == "noise" else ("corrupt", "clean")
+        base, other = (unpatched[name] for name in names)
+        if not self.checked:
+            inputs = self._inputs(pair, setting, names[0], answer)[0]
+            refuse_failures(check_patches(inputs, base, other), self.decoder)
+            self.checked = True
+        sources: dict[str, Any] = {"other": other, "self": base}
+        if "donor" in unpatched:
+            sources["donor"] = unpatched["donor"]
+        activations = [Activations(run, hooks) for run in (base, other)]
+        more = dict(computed(*activations)) | (
+            {} if references is None else dict(references.sources(activations[0], None if answer is None else [answer]))
+        )
+        sources |= {name: FromHooks(values, hooks) for name, values in more.items()}
+
+        prompt = pair.clean_prompt
+
+        def entries() -> tuple[Tensor, Tensor]:
+            correct, foil = (self.model.answer_entries([prompt], [one]) for one in said)
+            return correct, foil
+
+        device = base.logits.device
+        targets = None if answer is None else torch.tensor([self.model.answer_ids(prompt, answer)], device=device)
+        return CausalRuns(unpatched, base, sources, AnswerReading(entries, targets, setting.custom), has_donor)
+
+    def _recorded(self, pair: "MinimalPair", setting: Setting, which: str, answer: str | None) -> Record:
+        """Return a pair's clean, corrupted or donor run."""
+        inputs, words = self._inputs(pair, setting, which, answer)
+        first = self.model.layout(inputs, [words]).read_out[0]
+        n_answer = 1 if answer is None else len(self.model.answer_ids(words, answer))
+        leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded)
+        return record(self.decoder, inputs, tuple(leaves), range(first, first + n_answer))
+
+    def _inputs(
+        self, pair: "MinimalPair", setting: Setting, which: str, answer: str | None
+    ) -> tuple[dict[str, Any], str]:
+        """Return the inputs of one run, and its prompt."""
+        image, prompt = ("clean", which) if setting.by_text else (which, "clean")
+        words = pair[f"{prompt}_prompt"] or pair.clean_prompt
+        return dict(self.model.prepare(getattr(pair, f"{image}_image"), words, answer)), words
+
+    def measure(self, runs: Sequence[CausalRuns], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
+        """Measure rows, `fit` of them in memory at a time."""
+        waiting = list(rows)
+        if not waiting:
+            return
+        memory = fit * self.bytes_of_row
+        read_outs = [
+            one.read_out([_variant(row.edits[number]) for row in waiting], memory) for number, one in enumerate(runs)
+        ]
+        base = combined([one.read_base() for one in runs])
+        yield Measured(waiting, combined(read_outs), base.take(torch.zeros(len(waiting), dtype=torch.long)))
+
+
+def _variant(edits: Sequence[HookEdit[Index]]) -> tuple[DecoderEdit, ...]:
+    """Return a row's edits as the wave takes them."""
+    found = []
+    for edit in edits:
+        leaf, layer = place_of(edit.hook)
+        keys = None if edit.keys is None else tuple(edit.keys.tolist())
+        found.append(DecoderEdit(leaf, layer, tuple(edit.positions.tolist()), edit.head, edit.source, keys))
+    return tuple(found)

@@ -1,0 +1,124 @@
+"""The engine protocol: what a runner asks of whatever runs patched models.
+
+A sweep is measured in three steps, whatever the model: the runs of some pairs are recorded, each variant becomes rows
+of these pairs, and the rows are measured. How a row is computed is the engine's business:
+
+| engine | models | a row is |
+| --- | --- | --- |
+| `engine.bidirectional` | stacks whose positions see each other both ways (BLIP) | a line of positions that grows |
+| `engine.causal` | decoders, in which what stands before a patch does not change | the suffix behind its patch |
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from notice_lens.patching.engine.metrics import ReadOut
+from notice_lens.patching.engine.rows import Index
+
+if TYPE_CHECKING:
+    from notice_lens.patching.engine.measure import Measured, Row
+    from notice_lens.patching.engine.pair_batch import References, Setting
+    from notice_lens.patching.grid import Grid
+    from notice_lens.patching.prepare import Prepared
+
+
+class Chunks(NamedTuple):
+    """The chunks that a sweep is cut into. A store is resumed with its own: others would round otherwise.
+
+    Attributes:
+        rows: Variants at a time.
+        pairs: Pairs at a time.
+    """
+
+    rows: int
+    pairs: int
+
+
+@dataclass
+class HookedRun:
+    """A run whose activations at some hook points were kept: [pair, pos, ...] by hook point."""
+
+    activations: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Unpatched(Protocol):
+    """One unpatched run."""
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits [pair, answer_pos, d_vocab], or [pair, 2] of matches."""
+        ...
+
+
+@runtime_checkable
+class PairRuns(Protocol):
+    """The recorded runs of some pairs, with one set of teacher-forced answers or none."""
+
+    @property
+    def has_donor(self) -> np.ndarray:
+        """Boolean, [pair]: True where there is a mismatched run."""
+        ...
+
+    @property
+    def unpatched(self) -> Mapping[str, Unpatched]:
+        """The runs as they are: `clean`, `corrupt`, and `donor` where one is needed."""
+        ...
+
+    def real_length(self, stack: str, pair: int) -> int:
+        """Return how many positions of a stack can be patched, padding left out."""
+        ...
+
+    def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
+        """Return the metrics of rows from their logits; `pairs` says whose each is, see `read_out.AnswerReading`."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs pairs and measures rows.
+
+    Args:
+        prepared: The pairs.
+        grid: What is measured.
+        donors: Whether rows take values from mismatched donors.
+    """
+
+    def __init__(self, prepared: "Prepared", grid: "Grid", donors: bool) -> None: ...
+
+    @staticmethod
+    def together() -> int:
+        """Return how many pairs are recorded in one forward pass, at most, where no memory plan says it."""
+        ...
+
+    @staticmethod
+    def hooked_run(model: Any, inputs: Any, hooks: Sequence[str], before: Any = None) -> Any:
+        """Return a run with its `activations` at some hook points; `before` is one of the same prompts, if any."""
+        ...
+
+    def plan(self) -> Chunks:
+        """Return how many rows and how many pairs fit into the budget at a time."""
+        ...
+
+    def runs(self, pairs: list[int], setting: "Setting", references: "References | None") -> "Sequence[Any]":
+        """Return the recorded runs of some pairs (`PairRuns`), once for each answer that is teacher-forced."""
+        ...
+
+    def measure(self, runs: "Sequence[Any]", rows: "Iterable[Row]", fit: int) -> "Iterator[Measured]":
+        """Measure rows, `fit` of them at a time at most."""
+        ...
+
+
+def engine_of(model: Any) -> type[Engine]:
+    """Return the engine for a model."""
+    if hasattr(model, "hf_model"):
+        from notice_lens.patching.engine.causal.engine import CausalEngine
+
+        return CausalEngine
+    from notice_lens.patching.engine.bidirectional import BidirectionalEngine
+
+    return BidirectionalEngine

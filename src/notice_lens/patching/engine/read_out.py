@@ -1,0 +1,75 @@
+"""From the logits of rows to their metrics: whose answer is read, where, and against which foil."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from notice_lens.patching.engine.metrics import (
+    Custom,
+    ReadOut,
+    answer_log_prob,
+    is_greedy,
+    kl_from,
+    own_metric,
+    precise,
+    read_entries,
+)
+from notice_lens.patching.engine.rows import Index
+
+Entries = Callable[[], tuple[Tensor, Tensor]]
+
+
+class AnswerReading:
+    """The answers of some pairs, as their logits are read.
+
+    Args:
+        entries: Gives the entries of the logits that stand for the correct answer and for the foil, [pair] each; asked
+            for where no answer is teacher-forced.
+        targets: The token that each logit has to predict where an answer is teacher-forced, [pair, answer_pos]; below 0
+            where none is asked for. None where the first token's logits tell both answers.
+        custom: The caller's own metrics by name.
+    """
+
+    def __init__(
+        self, entries: Entries, targets: Int[Tensor, "pair answer_pos"] | None, custom: Mapping[str, Custom]
+    ) -> None:
+        self.entries, self.targets, self.custom = entries, targets, custom
+
+    def metrics(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
+        """Return the metrics of rows.
+
+        Args:
+            logits: [row, answer_pos, d_vocab], or [row, 2] of matches.
+            pairs: The pair of each row.
+            base: Log-probabilities of the base runs' first tokens [pair, d_vocab]; None leaves `kl` at 0.
+        """
+        index = torch.from_numpy(pairs).to(logits.device)
+        custom = {name: own_metric(name, function, logits) for name, function in self.custom.items()}
+        first = self.first_token(logits, pairs)
+        kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base, first, pairs)
+        if self.targets is not None:
+            log_prob = answer_log_prob(logits, self.targets[index])
+            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, self.targets[index]))
+        correct, foils = (own.to(index.device) for own in self.entries())
+        at_answer = logits if logits.ndim == 2 else logits[:, -1]
+        accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
+        return ReadOut(*read_entries(at_answer, first, correct[index], foils[index]), kl, custom, accuracy)
+
+    def first_token(self, logits: Tensor, pairs: Index) -> Float[Tensor, "row d_vocab"]:
+        """Return log-probabilities of the answer's first token; of a match, of no match and match."""
+        if logits.ndim == 2:
+            return precise(logits).log_softmax(-1)
+        if self.targets is None:
+            return precise(logits[:, -1]).log_softmax(-1)
+        start = (self.targets[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
+        return precise(logits[torch.arange(len(start), device=start.device), start]).log_softmax(-1)
+
+
+def combined(read_outs: Sequence[ReadOut]) -> ReadOut:
+    """Return one read-out of both answers: probability and accuracy of the correct one, and the logit difference."""
+    if len(read_outs) == 1:
+        return read_outs[0]
+    correct, foil = read_outs
+    return correct._replace(logit_diff=correct.logit_diff - foil.logit_diff)

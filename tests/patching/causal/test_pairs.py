@@ -1,0 +1,281 @@
+"""The verbs that take pairs, on a hosted model of every family, against a forward pass a patch by torch's own hooks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor
+
+import tiny_vlms
+from forward_oracle import Patch, activations, logits
+from hosted_vlms import LIBRARY_WARNINGS, tiny_model
+from notice_lens import HookedVLM, patching
+from notice_lens.pairs import MinimalPairs
+
+FAMILIES = (
+    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3",
+    "smolvlm", "internvl", "mllama", "glm4v",
+)  # fmt: skip
+PROMPTS = ("is this apple red ?", "is this book red ?", "is this car red ?")
+LONG = ("is this apple on the table red ?", "is this book on the table red ?", "is this car on the table red ?")
+pytestmark = LIBRARY_WARNINGS
+
+
+IMAGES = ("clean_image", "corrupt_image", "donor_image")
+WORDS = ("red", "green", "man", "is", "or", "on", "a", "m", "s")
+
+
+def single_tokens(model: HookedVLM) -> tuple[str, str]:
+    """Two answers of one token each: which words are, depends on what stands in front of the answer."""
+    first, second = [word for word in WORDS if len(model.answer_ids(PROMPTS[0], word)) == 1][:2]
+    return first, second
+
+
+def made_pairs(answers: tuple[str, str] = ("red", "green")) -> MinimalPairs:
+    """Two pairs whose prompts have unequal numbers of tokens, each with an image, a text and a donor of either kind."""
+    rows = []
+    for number, (clean, corrupt, donor) in enumerate((PROMPTS, LONG)):
+        images = (tiny_vlms.picture(10 * number + seed, 56) for seed in (1, 2, 3))
+        rows.append({
+            "id": f"pair {number}", "task": "states", **dict(zip(IMAGES, images, strict=True)),
+            "clean_prompt": clean, "corrupt_prompt": corrupt, "donor_prompt": donor, "correct_answer": answers[0],
+            "incorrect_answer": answers[1], "corrupt_answer": answers[1], "roles": {"object": clean.split()[2]},
+        })  # fmt: skip
+    return MinimalPairs.from_rows(rows, progress=False)
+
+
+class Oracle:
+    """Runs of one pair on Hugging Face's model, prepared without the package's prompts: by `HookedVLM.prepare`."""
+
+    def __init__(self, model: HookedVLM, pair: Any, corruption: str) -> None:
+        self.model, self.pair = model, pair
+        donor = (pair.donor_image or pair.clean_image, pair.clean_prompt)
+        donor = (pair.clean_image, pair.donor_prompt) if corruption == "text" else donor
+        other = (pair.clean_image, pair.corrupt_prompt)
+        other = other if corruption == "text" else (pair.corrupt_image, pair.clean_prompt)
+        self.inputs = {"clean": model.prepare(pair.clean_image, pair.clean_prompt), "corrupt": model.prepare(*other)}
+        self.inputs["donor"] = model.prepare(*donor)
+        answers = (pair.correct_answer, pair.incorrect_answer)
+        self.correct, self.foil = (model.answer_ids(pair.clean_prompt, answer)[0] for answer in answers)
+
+    def logit_diff(self, which: str, patches: list[Patch], values: Any) -> float:
+        return float(self.difference(logits(self.model.hf_model, self.inputs[which], patches, values)))
+
+    def difference(self, at_last: Tensor) -> Tensor:
+        return at_last[self.correct] - at_last[self.foil]
+
+    def length(self) -> int:
+        return self.inputs["clean"]["input_ids"].shape[1]
+
+
+def layers_of(model: HookedVLM, effects: xr.Dataset) -> list[int]:
+    return [int(layer) for layer in effects.layer]
+
+
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("corruption", ["image", "text"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_head_at_the_last_token_equals_a_forward_pass(family: str, corruption: str, direction: str) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))
+    effects = patching.patch_heads(model, pairs, corruption=corruption, direction=direction, progress=False)  # pyright: ignore
+    base, other = ("corrupt", "clean") if direction == "denoise" else ("clean", "corrupt")
+    for number, pair in enumerate(pairs):
+        oracle = Oracle(model, pair, corruption)
+        values = {which: {"z": activations(model.hf_model, oracle.inputs[which], "z")} for which in (other, "donor")}
+        clean, corrupt = (oracle.logit_diff(which, [], 0.0) for which in ("clean", "corrupt"))
+        gap, before = abs(clean - corrupt), corrupt if direction == "denoise" else clean
+        one = effects.isel(pair=number)
+        assert float(one.logit_diff_clean) == pytest.approx(clean, abs=1e-9 * gap)
+        assert float(one.logit_diff_corrupt) == pytest.approx(corrupt, abs=1e-9 * gap)
+        moved = 0.0
+        for layer in layers_of(model, effects):
+            for head in (0, 3):
+                patch = [Patch("z", layer, (oracle.length() - 1,), head)]
+                for which, name in ((other, "logit_diff_change"), ("donor", "logit_diff_change_mismatched")):
+                    expected = oracle.logit_diff(base, patch, values[which]) - before
+                    found = float(one[name].sel(layer=layer, head=head, role="last"))
+                    assert found == pytest.approx(expected, abs=1e-9 * gap)
+                    moved = max(moved, abs(expected))
+        assert moved > 0.01 * gap, "patches that move nothing prove nothing"
+        assert float(one.noise_floor) <= 1e-9 * gap
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_image_and_modules_equal_forward_passes(family: str) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))
+    heads = patching.patch_heads(model, pairs, positions=["object", "image"], progress=False)
+    outs = patching.patch_modules(model, pairs, positions=["object", "last"], progress=False)
+    for number, pair in enumerate(pairs):
+        oracle = Oracle(model, pair, "image")
+        layout = model.layout(oracle.inputs["clean"], [pair.clean_prompt])
+        places = {"last": (layout.read_out[0],), "object": tuple(range(*pairs.token_spans(model)[number]["object"]))}
+        places["image"] = tuple(range(*layout.roles[0]["image"]))
+        sites = {"z": heads, **dict.fromkeys(("attn_out", "mlp_out", "resid_post"), outs)}
+        values = {site: activations(model.hf_model, oracle.inputs["clean"], site) for site in sites}
+        before = oracle.logit_diff("corrupt", [], 0.0)
+        gap = abs(oracle.logit_diff("clean", [], 0.0) - before)
+        for site, effects in sites.items():
+            own = effects.isel(pair=number).logit_diff_change
+            if site != "z":
+                own = own.sel(
+                    site=next(name for name in effects.site.values if name.endswith(site) and _has(own, name))
+                )
+            for layer in (
+                int(one) for one in own.layer[~own.isnull().all([dim for dim in own.dims if dim != "layer"])]
+            ):
+                for role in effects.role.values.tolist():
+                    head = 1 if site == "z" else None
+                    patch = [Patch(site, layer, places[role], head)]
+                    expected = oracle.logit_diff("corrupt", patch, values) - before
+                    found = own.sel(layer=layer, role=role)
+                    found = float(found.sel(head=head) if head is not None else found)
+                    assert found == pytest.approx(expected, abs=1e-9 * gap), (site, layer, role)
+
+
+def _has(values: xr.DataArray, name: str) -> bool:
+    return not bool(values.sel(site=name).isnull().all())
+
+
+@pytest.mark.parametrize("shift", [{"layer": 1}, {"head": 1}], ids=["layer", "head"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3"])
+def test_a_neighbouring_cell_would_be_found(family: str, shift: dict[str, int]) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))
+    effects = patching.patch_heads(model, pairs, progress=False)
+    oracle = Oracle(model, pairs[0], "image")
+    values = {"z": activations(model.hf_model, oracle.inputs["clean"], "z")}
+    patch = [Patch("z", 1, (oracle.length() - 1,), 1)]
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    found = effects.logit_diff_change.isel(pair=0, role=0)
+    neighbour = float(found.sel(layer=1 + shift.get("layer", 0), head=1 + shift.get("head", 0)))
+    assert abs(oracle.logit_diff("corrupt", patch, values) - before - neighbour) > 1e-6
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3", "paligemma", "mllama"])
+def test_answers_of_several_tokens_are_teacher_forced(family: str) -> None:
+    model, pairs = tiny_model(family).model, made_pairs(("red apple", "green book"))[:1]
+    pair = pairs[0]
+    effects = patching.patch_heads(model, pairs, progress=False, controls=())
+    hf, said = (
+        model.hf_model,
+        {answer: model.answer_ids(pair.clean_prompt, answer) for answer in ("red apple", "green book")},
+    )
+    assert min(map(len, said.values())) > 1
+
+    def log_probs(image: Any, patch: tuple[int, int] | None) -> float:
+        found = []
+        for answer, ids in said.items():
+            prompt = model.prepare(image, pair.clean_prompt)
+            inputs = model.prepare(image, pair.clean_prompt, answer)
+            start = prompt["input_ids"].shape[1]
+            assert inputs["input_ids"][0, start : start + len(ids)].tolist() == ids
+            patches, values = [], 0.0
+            if patch is not None:
+                clean = model.prepare(pair.clean_image, pair.clean_prompt, answer)
+                values = {"z": activations(hf, clean, "z")}
+                patches = [Patch("z", patch[0], (start - 1,), patch[1])]
+            with _all_logits(hf, inputs, patches, values) as every:
+                found.append(float(every[start - 1 : start - 1 + len(ids)].log_softmax(-1)[range(len(ids)), ids].sum()))
+        return found[0] - found[1]
+
+    clean, corrupt = (log_probs(image, None) for image in (pair.clean_image, pair.corrupt_image))
+    assert effects.logit_diff_clean.item() == pytest.approx(clean, abs=1e-9)
+    for layer in layers_of(model, effects)[:2]:
+        expected = log_probs(pair.corrupt_image, (layer, 2)) - corrupt
+        assert effects.logit_diff_change.sel(layer=layer, head=2).item() == pytest.approx(expected, abs=1e-9)
+
+
+class _all_logits:
+    """The logits of every position of a patched run."""
+
+    def __init__(self, hf: Any, inputs: Any, patches: list[Patch], values: Any) -> None:
+        whole: list[Tensor] = []
+        handle = hf.register_forward_hook(lambda *args: whole.append(args[-1].logits[0]))
+        logits(hf, inputs, patches, values)
+        handle.remove()
+        self.found = whole[-1]
+
+    def __enter__(self) -> Tensor:
+        return self.found
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize("source", ["zero", "mean", "resample"])
+def test_sources_without_the_other_run(source: str) -> None:
+    model, pairs = tiny_model("llava").model, _three_pairs()
+    effects = patching.patch_heads(model, pairs, source=source, progress=False, controls=())  # pyright: ignore
+    runs = [model.prepare(pair.clean_image, pair.clean_prompt) for pair in pairs]
+    clean = [activations(model.hf_model, run, "z") for run in runs]
+    for number, pair in enumerate(pairs):
+        if source == "zero":
+            values: Any = 0.0
+        elif source == "mean":
+            values = {"z": [torch.stack(own).mean(0) for own in zip(*clean, strict=True)]}
+        else:
+            example = pairs["id"].index(str(effects.resampled_from.values[number]))
+            values = {"z": clean[example]}
+        oracle = Oracle(model, pair, "image")
+        before = oracle.logit_diff("corrupt", [], 0.0)
+        for layer, head in ((0, 1), (2, 3)):
+            patch = [Patch("z", layer, (oracle.length() - 1,), head)]
+            expected = oracle.logit_diff("corrupt", patch, values) - before
+            found = float(effects.logit_diff_change.isel(pair=number).sel(layer=layer, head=head, role="last"))
+            assert found == pytest.approx(expected, abs=1e-9)
+
+
+def _three_pairs() -> MinimalPairs:
+    rows = [
+        {
+            "id": f"pair {number}", "task": "states", "clean_image": tiny_vlms.picture(number, 56),
+            "corrupt_image": tiny_vlms.picture(20 + number, 56), "clean_prompt": PROMPTS[0], "correct_answer": "red",
+            "incorrect_answer": "green", "roles": {"object": "apple"},
+        }
+        for number in range(3)
+    ]  # fmt: skip
+    return MinimalPairs.from_rows(rows, progress=False)
+
+
+def test_a_store_is_resumed_with_the_same_numbers(tmp_path: Any) -> None:
+    model, pairs = tiny_model("qwen2_5_vl").model, made_pairs()
+    in_memory = patching.patch_heads(model, pairs, progress=False)
+    stored = patching.patch_heads(model, pairs, store=tmp_path / "sweep.zarr", progress=False)
+    again = patching.patch_heads(model, pairs, store=tmp_path / "sweep.zarr", progress=False)
+    for name in in_memory.data_vars:
+        np.testing.assert_array_equal(
+            stored[name].transpose(*in_memory[name].dims).values, in_memory[name].values, err_msg=str(name)
+        )
+        np.testing.assert_array_equal(again[name].values, stored[name].values, err_msg=str(name))
+
+
+def test_key_value_heads_are_counted_by_themselves() -> None:
+    model, pairs = tiny_model("llava").model, made_pairs()
+    keys = patching.patch_heads(model, pairs, "language.attn.k", progress=False)
+    assert keys.sizes["head"] == model.cfg.n_key_value_heads < model.cfg.n_heads
+    with pytest.raises(ValueError, match="key-value head 3 asked for; `language` has key-value heads 0 to 1"):
+        patching.patch_heads(model, pairs, "language.attn.k", heads=3, progress=False)
+
+
+def test_pictures_of_unequal_numbers_of_positions_are_named_or_dropped() -> None:
+    model = tiny_model("qwen2_vl").model
+    rows = [
+        {
+            "id": f"pair {number}", "task": "states", "clean_image": tiny_vlms.picture(number, 56),
+            "corrupt_image": tiny_vlms.picture(20 + number, 56).resize((width, 56)), "clean_prompt": PROMPTS[0],
+            "correct_answer": "red", "incorrect_answer": "green",
+        }
+        for number, width in enumerate((56, 168))
+    ]  # fmt: skip
+    pairs = MinimalPairs.from_rows(rows, progress=False)
+    with pytest.raises(
+        ValueError, match=r"clean_image of 56 x 56 pixels has \d+ image positions, corrupt_image of 168"
+    ):
+        patching.patch_heads(model, pairs, progress=False)
+    kept = pairs.validate(model, on_error="drop")
+    assert kept["id"] == ["pair 0"]
+    assert kept.manifest.dropped == {"pictures of unequal numbers of image positions": 1}

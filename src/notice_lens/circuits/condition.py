@@ -19,7 +19,7 @@ import xarray as xr
 
 from notice_lens.errors import one_of
 from notice_lens.pairs.corruption import changes_words
-from notice_lens.pairs.roles import ALL, CORRECT, not_swept
+from notice_lens.pairs.roles import ALL, default_role, not_swept
 from notice_lens.patching.results import CONTROL, DONOR, Effects, dataset_of, gap, to_carry
 
 HEADS = ("layer", "head")
@@ -206,14 +206,14 @@ def one_role(conditions: Mapping[str, Condition]) -> str:
 
 
 def at_role(effects: InRoles, role: str | None) -> InRoles:
-    """Return effects, or one variable of them, at one role; None takes `correct`, or the only role that there is.
+    """Return effects, or one variable of them, at one role; None takes that of `roles.default_role`.
 
     Raises:
         ValueError: They have no such role.
     """
     if "role" in effects.dims:
         names = [str(name) for name in effects.get_index("role")]
-        wanted = CORRECT if role is None else role
+        wanted = default_role(names) if role is None else role
         if wanted not in names:
             raise ValueError(not_swept(role, names))
         return effects.isel(role=names.index(wanted))

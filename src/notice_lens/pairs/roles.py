@@ -6,7 +6,7 @@ in BLIP `[CLS]` is token 0 (`[DEC]` for captions), so the first word piece is to
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,8 @@ from notice_lens.pairs.io.values import as_whole_number, is_missing
 
 CORRECT = "correct"
 """The role of the word that is the correct answer; questions such as "is this red or green?" have it."""
+LAST = "last"
+"""The role of the token whose logits are the answer's, where the answer follows the prompt in one row."""
 OPTIONS = (CORRECT, "incorrect")
 """The roles of the two answers that a question offers; `slots="answers"` stands for both."""
 ALL = "all"
@@ -40,6 +42,16 @@ def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
         f"no {what} {CORRECT!r}: these questions do not contain their answer. Take all words at once, {ALL!r}, or one "
         f"of: {', '.join(map(repr, known))}"
     )
+
+
+def default_role(swept: Sequence[str]) -> str:
+    """Return the role that effects are read at where none is asked for.
+
+    The word that is the correct answer, `correct`; else `last`, the token in front of the answer; else the only role
+    that there is. Where there are several others, nobody knows: `correct`, which is then refused by name.
+    """
+    preferred = [role for role in (CORRECT, LAST) if role in swept]
+    return (preferred or (swept if len(swept) == 1 else [CORRECT]))[0]
 
 
 def not_swept(role: str | None, swept: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from notice_lens.circuits.condition import GAP
 from notice_lens.errors import one_of
-from notice_lens.pairs.roles import ALL, CORRECT, not_swept
+from notice_lens.pairs.roles import ALL, default_role, not_swept
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -98,9 +98,9 @@ def averaged(
 
 
 def _at_role(values: xr.DataArray, role: str | None) -> xr.DataArray:
-    """The values at a role; None takes `correct`."""
+    """The values at a role; None takes that of `roles.default_role`."""
     roles = values["role"].values.tolist()
-    wanted = CORRECT if role is None else role
+    wanted = default_role([str(one) for one in roles]) if role is None else role
     if wanted not in roles:
         raise ValueError(not_swept(role, map(str, roles)))
     return values.isel(role=roles.index(wanted))

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
-STACKS = ("vision", "text", "decoder", "language")
+STACKS = ("vision", "projector", "text", "decoder", "language")
 """Every name that a stack can have, over all families of models."""
 IMAGE_STACK = "vision"
 """The stack that embeds the picture, in every family."""
-_FRONT = "|".join((*STACKS, "projector"))
+_FRONT = "|".join(STACKS)
 _NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
 

@@ -185,6 +185,8 @@ class TextReader(Protocol):
     ) -> Layout:
         """Return the layout that inputs will have, without preparing images.
 
+        A stack whose positions depend on more than the picture's size may be left out; see `image_length`.
+
         Args:
             prompts: The prompts.
             answers: What is teacher-forced behind each; None where nothing is.
@@ -278,6 +280,10 @@ class VisionLanguageModel(TextReader, Protocol):
 
     def embed(self, name: str, inputs: Any) -> "Tensor":
         """Return the stream before block 0 of one stack, [batch, pos, d_model], through its embedding hooks."""
+        ...
+
+    def image_length(self, stack: str, image: Any) -> int:
+        """Return how many positions a picture has in a stack that no layout describes, such as a tower of tiles."""
         ...
 
     def mean_image_states(self, images: Any) -> 'Float[Tensor, "image d_model"]':

@@ -132,7 +132,7 @@ class SiteGrid:
         if key_axis is not None:
             asked.append((site.keys, key_axis, f"keys of {site.name}", "key_"))
         for spec, stack, what, prefix in asked:
-            dim, labels = prepared.positions.labels(spec, stack, what, prepared.patchable[stack])
+            dim, labels = prepared.positions.labels(spec, stack, what, prepared.patchable(stack))
             if dim is not None:
                 coords[prefix + dim] = labels
         return cls(site, coords, axis, key_axis)

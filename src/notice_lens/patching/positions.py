@@ -83,6 +83,8 @@ class Positions:
         return self._named[stack]
 
     def _names_of(self, stack: str) -> list[dict[str, Index]]:
+        if stack not in self.layout.stacks:
+            return [{}] * len(self.pairs)
         kinds = self.model.cfg.streams[stack]
         named: list[dict[str, Index]] = [{}] * len(self.pairs)
         for kind, own in (("image", "regions"), ("prompt", "roles")):
@@ -106,6 +108,8 @@ class Positions:
             return None, [None]
         if spec == "each":
             return "position", list(range(longest))
+        if spec == "regions" and stack not in self.layout.stacks:
+            raise ValueError(f"{what}: positions of `{stack}` lie on no grid here; take 'all', 'each' or numbers")
         if isinstance(spec, str) and spec in DIMS:
             known = _names(self.roles if spec == "roles" else self.regions)
             if not known:

@@ -67,13 +67,15 @@ class Prepared:
         if self.model.teacher_forced([*prompts, *prompts], [*answers[0], *answers[1]]):
             sizes = self.pairs.image_sizes(self.model)
             layouts += [self.model.layout_of(prompts, own, sizes) for own in answers]
-        return {stack: max(one.longest(stack) for one in layouts) for stack in self.model.cfg.stacks}
+        return {stack: max(one.longest(stack) for one in layouts) for stack in self.positions.layout.stacks}
 
-    @cached_property
-    def patchable(self) -> dict[str, int]:
-        """Positions of each stack that can be patched: without answers, where a prompt is in front of them."""
-        streams, prompts = self.model.cfg.streams, self.positions.layout
-        return {stack: prompts.longest(stack) if "prompt" in streams[stack] else n for stack, n in self.lengths.items()}
+    def patchable(self, stack: str) -> int:
+        """Return how many positions of a stack can be patched: without answers, where a prompt is in front of them."""
+        if stack not in self.lengths:  # known once a picture went through
+            return self.model.image_length(stack, self.pairs[0].clean_image)
+        return (
+            self.positions.layout.longest(stack) if "prompt" in self.model.cfg.streams[stack] else self.lengths[stack]
+        )
 
     @cached_property
     def settings(self) -> list[Setting]:

@@ -129,7 +129,7 @@ class Means:
         apart = [stack for stack, kinds in model.cfg.streams.items() if "answer" in kinds and "prompt" not in kinds]
         answers = "correct" if apart else None
         words = model.layout_of(pairs["clean_prompt"], pairs["correct_answer"]) if apart else there.layout
-        layouts = {stack: there.layout if stack in self.with_roles else words for stack in model.cfg.stacks}
+        layouts = {stack: there.layout if stack in self.with_roles else words for stack in there.layout.stacks}
         real = {stack: layout.mask(stack) for stack, layout in layouts.items()}
         engine = engine_of(model)
         size = engine.together()
@@ -139,9 +139,10 @@ class Means:
             numbers = range(start, start + len(part))
             for hook, values in run.activations.items():
                 keys = self._keys(there, hook, numbers, values.shape[1])
-                own = np.zeros(keys.shape, bool)
-                mask = real[self.axis[hook]][list(numbers)][:, : keys.shape[1]]
-                own[:, : mask.shape[1]] = mask
+                own = np.full(keys.shape, self.axis[hook] not in real)
+                if self.axis[hook] in real:
+                    mask = real[self.axis[hook]][list(numbers)][:, : keys.shape[1]]
+                    own[:, : mask.shape[1]] = mask
                 self._add(hook, values[torch.from_numpy(own).to(values.device)], keys[own])
         if reference is not None:
             self._check_words()

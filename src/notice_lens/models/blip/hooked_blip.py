@@ -304,6 +304,10 @@ class HookedBLIP(ForwardPass):
         """Settings outside of config and processor that move numbers: the token in front of a matching prompt."""
         return {"enc_token": self.enc_token}
 
+    def image_length(self, stack: str, image: ImageLike) -> int:
+        """Return how many positions a picture has in a stack; layouts say it too."""
+        return self.layout_of(["?"]).length(stack, 0)
+
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:
         """Return whether answers have to be in the inputs to be measured: those of captions or of several tokens."""
         if self.cfg.kind != "vqa":

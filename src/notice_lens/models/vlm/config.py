@@ -1,12 +1,13 @@
 """The config of a hosted model: what is known of it before anything runs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from notice_lens.models.hook_names import IMAGE_STACK
 from notice_lens.models.layout import SegmentKind
-from notice_lens.models.vlm.anatomy import ModelParts
+from notice_lens.models.vlm.anatomy import BlockParts, ModelParts
 
 NO_LIMIT = 10**9
 """The number of positions of a model whose config names none."""
@@ -15,20 +16,20 @@ NO_SETTINGS = ("_name_or_path", "name_or_path", "transformers_version", "archite
 
 
 @dataclass(frozen=True)
-class LanguageConfig:
-    """The sizes of the language model, whose stream holds image, prompt and answer in one row.
+class StackSizes:
+    """The sizes of the vision tower, the projector or the language model; 0 where a stack has none.
 
     Attributes:
-        name: `language`.
+        name: `vision`, `projector` or `language`.
         n_layers: Blocks.
         n_heads: Heads of queries in a layer.
         n_key_value_heads: Heads of keys and values in a layer.
         d_model: Width of the stream.
         d_head: Width of a head.
         d_mlp: Width of the MLP; 0 where its neurons cannot be told apart, as in a mixture of experts.
-        d_vocab: Tokens in the vocabulary.
+        d_vocab: Tokens in the vocabulary; None for images.
         n_ctx: The most positions.
-        causal: True, whatever blocks of image positions see of each other.
+        causal: True for the language model, whatever blocks of image positions see of each other.
     """
 
     name: str
@@ -38,9 +39,9 @@ class LanguageConfig:
     d_model: int
     d_head: int
     d_mlp: int
-    d_vocab: int
+    d_vocab: int | None
     n_ctx: int
-    causal: bool = True
+    causal: bool
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,23 @@ class VLMConfig:
     """A hosted model as a `ModelConfig`, see `notice_lens.models.protocol`. Hugging Face's own is `model.config`.
 
     Attributes:
-        language: The sizes of the language model.
+        language: The sizes of the language model, whose stream holds image, prompt and answer in one row.
+        vision: Those of the vision tower. Positions are the patches of all its rows, a picture's tiles among them.
+        projector: Those of what the language model is given of the image.
         looking_site: The attention that looks from words at the image.
         image_sizes_matter: Whether the number of image positions depends on the picture's size.
         name_or_path: The origin of the weights; empty for an in-memory model.
         hf: Hugging Face's config in plain values, since a store has to know every setting that moves a number.
     """
 
-    language: LanguageConfig
+    language: StackSizes
+    vision: StackSizes
+    projector: StackSizes
     looking_site: str
     image_sizes_matter: bool
     name_or_path: str
     hf: dict[str, Any] = field(repr=False)
-    stacks: tuple[str, ...] = ("language",)
+    stacks: tuple[str, ...] = (IMAGE_STACK, "projector", "language")
     prompt_stack: str = "language"
     default_positions: tuple[str, ...] = ("last",)
     noise_hooks: tuple[str, ...] = ()
@@ -75,23 +80,23 @@ class VLMConfig:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The tower, where the language model reads it by cross-attention; empty elsewhere."""
-        return {"language": IMAGE_STACK} if self.looking_site.endswith("cross_attn") else {}
+        """The projector, where the language model reads it by cross-attention; empty elsewhere."""
+        return {"language": "projector"} if self.looking_site.endswith("cross_attn") else {}
 
     @property
     def streams(self) -> dict[str, tuple[SegmentKind, ...]]:
-        """The kinds of positions in the one row of the language model, and of the keys of cross-attention."""
-        of_keys: dict[str, tuple[SegmentKind, ...]] = dict.fromkeys(self.sources.values(), ("image",))
-        return {"language": ("image", "prompt", "answer"), **of_keys}
+        """The kinds of positions of each stack: the language model has all of them in one row."""
+        return {IMAGE_STACK: ("image",), "projector": ("image",), "language": ("image", "prompt", "answer")}
 
     @property
     def d_read_out(self) -> int:
         """Logits at the read-out: the vocabulary."""
+        assert self.language.d_vocab is not None, "a language model has a vocabulary"
         return self.language.d_vocab
 
     def __getattr__(self, name: str) -> Any:
         """Return a size of the language model, which people write without its name: `cfg.n_heads`."""
-        if name in LanguageConfig.__dataclass_fields__:
+        if name in StackSizes.__dataclass_fields__:
             return getattr(self.language, name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}; Hugging Face's config is model.config")
 
@@ -104,25 +109,35 @@ def config_of(parts: ModelParts, config: Any, image_sizes_matter: bool) -> VLMCo
         config: Hugging Face's.
         image_sizes_matter: As of `VLMConfig`.
     """
-    text, first = config.get_text_config(), parts.language[0]
-    down = first.mlp.down
-    language = LanguageConfig(
-        name="language",
-        n_layers=len(parts.language),
-        n_heads=first.attn.n_heads,
-        n_key_value_heads=first.attn.n_kv_heads,
-        d_model=text.hidden_size,
-        d_head=first.attn.d_head,
-        d_mlp=0 if down is None else int(getattr(down, "in_features", 0)),
-        d_vocab=text.vocab_size,
-        n_ctx=getattr(text, "max_position_embeddings", None) or NO_LIMIT,
-    )
+    text = config.get_text_config()
+    n_ctx = getattr(text, "max_position_embeddings", None) or NO_LIMIT
+    language = _sizes("language", parts.language, text.vocab_size, n_ctx, causal=True)
+    vision = _sizes(IMAGE_STACK, parts.vision, None, NO_LIMIT, causal=False)
+    projector = StackSizes("projector", 0, 0, 0, language.d_model, 0, 0, None, NO_LIMIT, causal=False)
     crosses = any(block.attn.is_cross for block in parts.language)
     plain = {name: value for name, value in config.to_dict().items() if name not in NO_SETTINGS}
     return VLMConfig(
         language=language,
+        vision=vision,
+        projector=projector,
         looking_site="language.cross_attn" if crosses else "language.attn",
         image_sizes_matter=image_sizes_matter,
         name_or_path=str(getattr(config, "name_or_path", "") or ""),
         hf=json.loads(json.dumps(plain, default=str)),
+    )
+
+
+def _sizes(name: str, blocks: Sequence[BlockParts], d_vocab: int | None, n_ctx: int, causal: bool) -> StackSizes:
+    attention, down = blocks[0].attn, blocks[0].mlp.down
+    return StackSizes(
+        name=name,
+        n_layers=len(blocks),
+        n_heads=attention.n_heads,
+        n_key_value_heads=attention.n_kv_heads,
+        d_model=int(getattr(attention.o, "out_features", attention.n_heads * attention.d_head)),
+        d_head=attention.d_head,
+        d_mlp=0 if down is None else int(getattr(down, "in_features", 0)),
+        d_vocab=d_vocab,
+        n_ctx=n_ctx,
+        causal=causal,
     )

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
-from notice_lens.models.hook_names import HookName, nearest
+from notice_lens.models.hook_names import IMAGE_STACK, HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
@@ -100,7 +100,7 @@ class HookedVLM(HookedModule):
             module.training = hf_model.training
         sizes_matter = processor is not None and self.reader("sizes").image_sizes_matter
         self.cfg = config_of(parts, hf_model.config, sizes_matter)
-        self.language.cfg = self.cfg.language
+        self.vision.cfg, self.projector.cfg, self.language.cfg = self.cfg.vision, self.cfg.projector, self.cfg.language
         self.setup()
 
     # Loading
@@ -214,11 +214,11 @@ class HookedVLM(HookedModule):
         """Layers of each stack; the projector has none."""
         return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
 
-    def stack(self, name: str) -> LanguageStack:
-        """Return a stack that is patched: the language model. Raises KeyError where there is none of that name."""
+    def stack(self, name: str) -> VisionStack | Projector | LanguageStack:
+        """Return a stack. Raises KeyError where there is none of that name."""
         if name not in self.cfg.stacks:
             raise KeyError(one_of("stack", name, self.cfg.stacks))
-        return self.language
+        return getattr(self, name)
 
     def activations(self, stack: str) -> tuple[str, ...]:
         """Return the activations of a stack that can be patched, without stack and layer, in the order of the flow.
@@ -226,14 +226,16 @@ class HookedVLM(HookedModule):
         What a head writes is a fixed linear map of its z, so `hook_result` is none of its own; keys and values of
         cross-attention are the image's, which are no positions of the stack.
         """
-        blocks = [name for name in self.hook_dict if name.startswith(f"{self.stack(stack).cfg.name}.blocks.")]
-        leaves = dict.fromkeys(HookName.parse(name).leaf for name in blocks)
-        of_image = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_rot_k")
-        return tuple(leaf for leaf in leaves if leaf not in of_image and not leaf.endswith("hook_result"))
+        own = self.stack(stack).cfg.name
+        leaves = dict.fromkeys(HookName.parse(name).leaf for name in self.hook_dict if name.startswith(f"{own}."))
+        kept_out = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_rot_k", "ln_final.hook_out")
+        return tuple(leaf for leaf in leaves if leaf not in kept_out and not leaf.endswith("hook_result"))
 
     def sublayers(self, stack: str) -> tuple[str, ...]:
         """Return the modules that write to the stream: `attn`, `cross_attn`, `mlp`, in their order."""
-        kinds = {block.is_cross for block in cast("Iterable[Block]", self.stack(stack).blocks)}
+        if stack == "projector":
+            return ()
+        kinds = {self.block(stack, layer).is_cross for layer in range(self.stack(stack).cfg.n_layers)}
         return (*(name for name, cross in (("attn", False), ("cross_attn", True)) if cross in kinds), "mlp")
 
     def block_output(self, stack: str) -> str:
@@ -390,6 +392,17 @@ class HookedVLM(HookedModule):
         ends = {ends} if isinstance(ends, int) else set(ends or ())
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
         return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def image_length(self, stack: str, image: ImageLike) -> int:
+        """Return how many positions a picture has in the tower (`vision`) or behind the `projector`, by a run.
+
+        Positions of several rows of the tower, a picture's tiles, are counted one after the other.
+        """
+        hook = "vision.blocks.0.hook_resid_pre" if stack == IMAGE_STACK else "projector.hook_out"
+        _, cache = self.run_with_cache(self.prepare(image, "?"), names_filter=hook)
+        return cache[hook].shape[:2].numel()
 
     @one_thread_at_a_time
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from notice_lens.models.hooks import BLIPHookPoint
 from notice_lens.models.vlm.anatomy import AttentionParts, BlockParts, MLPParts, ModelParts, Slice
 from notice_lens.models.vlm.attention import Stage
-from notice_lens.models.vlm.config import LanguageConfig
+from notice_lens.models.vlm.config import StackSizes
 from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 
 AnyTap = Tap | ResultTap | AttentionTap
@@ -194,7 +194,7 @@ class LanguageStack(nn.Module):
         cfg: Its sizes; the model that it is a part of sets them.
     """
 
-    cfg: LanguageConfig
+    cfg: StackSizes
 
     def __init__(self, parts: ModelParts):
         super().__init__()
@@ -214,7 +214,13 @@ class LanguageStack(nn.Module):
 
 
 class VisionStack(nn.Module):
-    """The vision tower's blocks."""
+    """The vision tower's blocks.
+
+    Attributes:
+        cfg: Its sizes; the model that it is a part of sets them.
+    """
+
+    cfg: StackSizes
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__()
@@ -228,7 +234,13 @@ class VisionStack(nn.Module):
 
 
 class Projector(Point):
-    """The image as the language model receives it; `deepstack` holds the features that enter at later blocks."""
+    """The image as the language model receives it; `deepstack` holds the features that enter at later blocks.
+
+    Attributes:
+        cfg: Its sizes; the model that it is a part of sets them.
+    """
+
+    cfg: StackSizes
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__(parts.projector, "image image_pos d_model", rows)

@@ -1,6 +1,6 @@
 """The causal engine for pairs: their runs recorded one by one, and the rows of each sent through the causal wave."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
+from notice_lens.models.protocol import TABLES
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
@@ -16,6 +17,12 @@ from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
+from notice_lens.patching.engine.causal.upstream import (
+    is_upstream,
+    logits_of_rows,
+    rows_at_once,
+    upstream_activations,
+)
 from notice_lens.patching.engine.causal.wave import Wave
 from notice_lens.patching.engine.measure import Measured, Row
 from notice_lens.patching.engine.metrics import ReadOut
@@ -90,6 +97,7 @@ class CausalRuns:
         base: The run that is patched.
         sources: Where new values come from, by name.
         reading: Whose answer is read.
+        upstream: The same in front of the language model's blocks.
         has_donor: Whether the pair has a mismatched run.
     """
 
@@ -100,17 +108,20 @@ class CausalRuns:
         sources: Mapping[str, Any],
         reading: AnswerReading,
         has_donor: bool,
+        upstream: "Upstream",
     ) -> None:
         self.unpatched = {name: _Unpatched(run) for name, run in unpatched.items()}
         self.base, self.sources, self.reading = base, sources, reading
-        self.has_donor = np.array([has_donor])
+        self.has_donor, self.upstream = np.array([has_donor]), upstream
 
     def real_length(self, stack: str, pair: int) -> int:
-        """Return how many positions can be patched: those of the prompt; of another stack, the keys read from it."""
+        """Return how many positions can be patched: those of the prompt; of another stack, all of the image's."""
         if stack == "language":
             return self.base.readouts[0] + 1
-        crossing = self.base.decoder.is_cross.index(True)
-        return self.base.attended[crossing].keys.shape[1]
+        if any(self.base.decoder.is_cross) and stack == "projector":
+            crossing = self.base.decoder.is_cross.index(True)
+            return self.base.attended[crossing].keys.shape[1]
+        return self.upstream.length(stack)
 
     def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
         """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
@@ -128,11 +139,49 @@ class CausalRuns:
             parts.append(self.reading.metrics(logits, np.zeros(len(some), np.int64), base))
         return ReadOut.joined(parts)
 
+    def read_upstream(self, rows: Sequence[Sequence[HookEdit[Index]]], memory: int) -> ReadOut:
+        """Return the metrics of rows that are edited in front of the language model's blocks, by forward passes."""
+        base = self.reading.first_token(self.base.logits[None], np.zeros(1, np.int64))
+        parts = []
+        for logits in self.upstream.logits(rows, self.base.readouts, memory):
+            parts.append(self.reading.metrics(logits, np.zeros(len(logits), np.int64), base))
+        return ReadOut.joined(parts)
+
     def read_base(self) -> ReadOut:
         """Return the metrics of the base run."""
         logits = self.base.logits[None]
         nobody = np.zeros(1, np.int64)
         return self.reading.metrics(logits, nobody, self.reading.first_token(logits, nobody))
+
+
+class Upstream:
+    """Rows of one run that are edited in front of the language model's blocks.
+
+    Args:
+        model: The model.
+        inputs: Of the base run.
+        sources: New values by source and hook point, [1, pos, ...].
+    """
+
+    def __init__(
+        self, model: "HookedVLM", inputs: Mapping[str, Any], sources: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        self.model, self.inputs, self.sources = model, inputs, sources
+
+    def length(self, stack: str) -> int:
+        """Return how many positions a stack has, by the activations that were kept of it."""
+        kept = next((hook, own) for hook, own in self.sources["self"].items() if hook.startswith(f"{stack}."))
+        return kept[1].shape[2 if kept[0].endswith(TABLES) else 1]
+
+    def logits(
+        self, rows: Sequence[Sequence[HookEdit[Index]]], readouts: Sequence[int], memory: int
+    ) -> Iterator[Tensor]:
+        """Yield the logits at the read-outs of rows, [row, answer_pos, d_vocab], as many at a time as fit."""
+        tower = max((values.shape[1] for values in self.sources["self"].values()), default=0)
+        size = rows_at_once(self.model, self.inputs, tower, memory)
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield logits_of_rows(self.model, self.inputs, some, self.sources, readouts)
 
 
 class _Unpatched:
@@ -174,6 +223,14 @@ class CausalEngine:
         return [hook for hook in self.grid.recorded if hook not in cut]
 
     @cached_property
+    def upstream_hooks(self) -> list[str]:
+        """Hook points of rows that are edited in front of the language model's blocks, beside which others may be."""
+        rows = [[edit.hook for edit in variant.edits] for variant in self.grid.variants]
+        hooks = {hook for own in rows if any(map(is_upstream, own)) for hook in own}
+        made_of = [hook for hook in self.recorded if is_upstream(hook)]
+        return list(dict.fromkeys([*(hook for hook in self.recorded if hook in hooks), *made_of]))
+
+    @cached_property
     def bytes_of_row(self) -> int:
         """Bytes of the stream that a row keeps, at most: that of the longest pair."""
         length, size = self.prepared.lengths["language"], torch.finfo(self.model.dtype).bits // 8
@@ -187,8 +244,7 @@ class CausalEngine:
     @staticmethod
     def hooked_run(model: Any, inputs: Any, hooks: Sequence[str], before: HookedRun | None = None) -> HookedRun:
         """Return a run whose activations at some hook points are kept."""
-        _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
-        return HookedRun({hook: cache[hook] for hook in hooks})
+        return HookedRun(upstream_activations(model, inputs, hooks))
 
     def plan(self) -> Chunks:
         """Return how many rows fit into the budget at a time; pairs go one by one."""
@@ -213,7 +269,7 @@ class CausalEngine:
         references: References | None,
     ) -> CausalRuns:
         has_donor = pair.record["donor_prompt" if setting.by_text else "donor_digest"] is not None
-        hooks = self.recorded
+        hooks = [hook for hook in self.recorded if not is_upstream(hook)]
         unpatched = {
             which: self._recorded(pair, setting, which, answer)
             for which in ("clean", "corrupt", *(["donor"] if self.donors and has_donor else []))
@@ -232,6 +288,7 @@ class CausalEngine:
             {} if references is None else dict(references.sources(activations[0], None if answer is None else [answer]))
         )
         sources |= {name: FromHooks(values, hooks) for name, values in more.items()}
+        upstream = self._upstream(pair, setting, answer, unpatched, names, references)
 
         prompt = pair.clean_prompt
 
@@ -241,14 +298,39 @@ class CausalEngine:
 
         device = base.logits.device
         targets = None if answer is None else torch.tensor([self.model.answer_ids(prompt, answer)], device=device)
-        return CausalRuns(unpatched, base, sources, AnswerReading(entries, targets, setting.custom), has_donor)
+        return CausalRuns(
+            unpatched, base, sources, AnswerReading(entries, targets, setting.custom), has_donor, upstream
+        )
+
+    def _upstream(
+        self,
+        pair: "MinimalPair",
+        setting: Setting,
+        answer: str | None,
+        runs: Collection[str],
+        names: tuple[str, str],
+        references: References | None,
+    ) -> Upstream:
+        """Return what rows need that are edited in front of the language model's blocks."""
+        hooks = self.upstream_hooks
+        inputs = {which: self._inputs(pair, setting, which, answer)[0] for which in runs}
+        if not hooks:
+            return Upstream(self.model, inputs[names[0]], {})
+        found = {which: upstream_activations(self.model, own, hooks) for which, own in inputs.items()}
+        base, other = (found[name] for name in names)
+        sources: dict[str, Mapping[str, Tensor]] = {"self": base, "other": other, **computed(base, other)}
+        if "donor" in found:
+            sources["donor"] = found["donor"]
+        if references is not None:
+            sources |= references.sources(base, None if answer is None else [answer])
+        return Upstream(self.model, inputs[names[0]], sources)
 
     def _recorded(self, pair: "MinimalPair", setting: Setting, which: str, answer: str | None) -> Record:
         """Return a pair's clean, corrupted or donor run."""
         inputs, words = self._inputs(pair, setting, which, answer)
         first = self.model.layout(inputs, [words]).read_out[0]
         n_answer = 1 if answer is None else len(self.model.answer_ids(words, answer))
-        leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded)
+        leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded if not is_upstream(hook))
         return record(self.decoder, inputs, tuple(leaves), range(first, first + n_answer))
 
     def _inputs(
@@ -261,15 +343,20 @@ class CausalEngine:
 
     def measure(self, runs: Sequence[CausalRuns], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
         """Measure rows, `fit` of them in memory at a time."""
-        waiting = list(rows)
-        if not waiting:
-            return
         memory = fit * self.bytes_of_row
-        read_outs = [
-            one.read_out([_variant(row.edits[number]) for row in waiting], memory) for number, one in enumerate(runs)
-        ]
         base = combined([one.read_base() for one in runs])
-        yield Measured(waiting, combined(read_outs), base.take(torch.zeros(len(waiting), dtype=torch.long)))
+        every = list(rows)
+        behind = [any(is_upstream(edit.hook) for edit in row.edits[0]) for row in every]
+        for upstream in (False, True):
+            own = [row for row, is_behind in zip(every, behind, strict=True) if is_behind == upstream]
+            if not own:
+                continue
+            edits = [[row.edits[number] for row in own] for number in range(len(runs))]
+            read_outs = [
+                one.read_upstream(some, memory) if upstream else one.read_out([_variant(row) for row in some], memory)
+                for one, some in zip(runs, edits, strict=True)
+            ]
+            yield Measured(own, combined(read_outs), base.take(torch.zeros(len(own), dtype=torch.long)))
 
 
 def _variant(edits: Sequence[HookEdit[Index]]) -> tuple[DecoderEdit, ...]:

@@ -1,0 +1,130 @@
+"""Patches in front of the language model's blocks: in the vision tower, the projector and the token embeddings.
+
+Such a patch goes on through everything: it changes what the language model is given of the image, and so all positions
+from the image on. There is nothing to share, so each row is a forward pass of its own, several of them in a batch.
+
+A row's positions are those of all its tower's rows, one after the other: the tiles of a picture are rows of the tower,
+and patch 3 of the second tile of 577 patches is position 580.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from notice_lens.models.hook_names import HookName
+from notice_lens.models.protocol import TABLES
+from notice_lens.patching.engine.plan import HookEdit
+from notice_lens.patching.engine.rows import Index
+
+if TYPE_CHECKING:
+    from notice_lens.models.vlm.hooked_vlm import HookedVLM
+
+INSIDE = "language"
+"""The stack whose blocks the causal wave goes through."""
+MOST_ROWS = 32
+"""Rows in a batch, at most."""
+
+
+def is_upstream(hook: str) -> bool:
+    """Return whether a hook point is in front of the language model's blocks."""
+    name = HookName.parse(hook)
+    return name.stack != INSIDE or name.layer is None
+
+
+def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
+    """Return activations with one row for each example, [example, pos, ...]: tiles become one row of positions.
+
+    Args:
+        values: As a hook sees them, [row, pos, ...]; scores and patterns [row, head, query_pos, key_pos].
+        n: How many examples there are.
+        leaf: The hook point's.
+
+    Raises:
+        ValueError: Scores or patterns of a tower that sees an example in several rows.
+    """
+    if len(values) == n:
+        return values
+    if leaf.endswith(TABLES):
+        raise ValueError(
+            f"{leaf} of a picture in {len(values) // n} tiles: each tile has a table of its own, so that its positions "
+            "have no keys in common; patch z, q, k or v"
+        )
+    return values.reshape(n, -1, *values.shape[2:])
+
+
+@torch.no_grad()
+def upstream_activations(model: "HookedVLM", inputs: Mapping[str, Any], hooks: Sequence[str]) -> dict[str, Tensor]:
+    """Return the activations of one example at some hook points, [1, pos, ...]."""
+    if not hooks:
+        return {}
+    _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
+    return {hook: by_example(cache[hook], 1, hook) for hook in hooks}
+
+
+@torch.no_grad()
+def logits_of_rows(
+    model: "HookedVLM",
+    inputs: Mapping[str, Any],
+    rows: Sequence[Sequence[HookEdit[Index]]],
+    sources: Mapping[str, Mapping[str, Tensor]],
+    readouts: Sequence[int],
+) -> Tensor:
+    """Return the logits at the read-outs of rows that are patched in one forward pass, [row, answer_pos, d_vocab].
+
+    Args:
+        model: The model.
+        inputs: Of one example.
+        rows: The edits of each row.
+        sources: New values by source and hook point, [1, pos, ...].
+        readouts: Positions whose logits are read.
+    """
+    by_hook: dict[str, list[tuple[int, HookEdit[Index]]]] = {}
+    for number, edits in enumerate(rows):
+        for edit in edits:
+            by_hook.setdefault(edit.hook, []).append((number, edit))
+
+    def patch(value: Tensor, hook: Any) -> Tensor:
+        new = by_example(value, len(rows), hook.name).clone()
+        for number, edit in by_hook[hook.name]:
+            source = sources[edit.source][hook.name].to(new)
+            index = _index(edit, new)
+            new[(number, *index)] = source[(0, *index)]
+        return new.reshape(value.shape)
+
+    repeated = {name: torch.cat([own] * len(rows)) if isinstance(own, Tensor) else own for name, own in inputs.items()}
+    last = inputs["input_ids"].shape[1] - 1
+    # Logits over the vocabulary are wide: those of the last position alone where nothing else is read.
+    less = {"logits_to_keep": 1} if list(readouts) == [last] else {}
+    with model.hooks([(hook, patch) for hook in by_hook]):
+        logits = model(repeated, **less)
+    return logits[:, -1:] if less else logits[:, list(readouts)]
+
+
+def _index(edit: HookEdit[Index], values: Tensor) -> tuple[Any, ...]:
+    """Return the index of an edit in the values of one example."""
+    positions = torch.from_numpy(edit.positions).to(values.device)
+    if edit.hook.endswith(TABLES):
+        keys = torch.arange(values.shape[-1]) if edit.keys is None else torch.from_numpy(edit.keys)
+        heads = torch.arange(values.shape[1]) if edit.head is None else torch.tensor([edit.head])
+        return heads[:, None, None], positions[:, None], keys.to(values.device)
+    return (positions,) if edit.head is None else (positions, edit.head)
+
+
+def rows_at_once(model: "HookedVLM", inputs: Mapping[str, Any], tower: int, memory: int) -> int:
+    """Return how many forward passes fit into a batch: where one takes most, at its MLP and its attention.
+
+    Args:
+        model: The model.
+        inputs: Of one example.
+        tower: Positions of the vision tower.
+        memory: In bytes.
+    """
+    length, size = inputs["input_ids"].shape[1], torch.finfo(model.dtype).bits // 8
+    widest = 0
+    for name in model.cfg.stacks:
+        cfg = model.stack(name).cfg
+        positions = max(length, tower) if name != INSIDE else length
+        widest = max(widest, positions * (9 * cfg.d_model + 3 * cfg.d_mlp + 2 * cfg.n_heads * positions))
+    return max(1, min(MOST_ROWS, memory // (size * widest)))

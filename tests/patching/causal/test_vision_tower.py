@@ -1,0 +1,144 @@
+"""Patches in the vision tower and the projector, against torch's own hooks on Hugging Face's modules."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from causal.test_pairs import FAMILIES, Oracle, made_pairs, single_tokens
+from hosted_vlms import LIBRARY_WARNINGS, tiny_model
+from notice_lens import patching
+
+pytestmark = LIBRARY_WARNINGS
+WRITES = (".self_attn.out_proj", ".self_attn.o_proj", ".attn.proj", ".attention.projection_layer")
+INERT = {"llava", "llava_next", "llava_onevision"}
+"""Families whose tower has layers behind the one that is read."""
+
+
+def projections(hf: nn.Module) -> list[nn.Module]:
+    """What attention writes to the stream through, in every layer of the tower."""
+    found = {name: module for name, module in hf.named_modules() if ("vision" in name or "visual" in name)}
+    return [module for name, module in found.items() if name.endswith(WRITES)]
+
+
+class Tower:
+    """Runs of the tower with z kept or replaced; positions are counted over all of a picture's rows."""
+
+    def __init__(self, hf: nn.Module) -> None:
+        self.hf, self.layers = hf, projections(hf)
+
+    def z(self, inputs: Any) -> list[Tensor]:
+        kept: list[Tensor] = []
+        self.run(inputs, {n: lambda z: kept.append(z.clone()) for n in range(len(self.layers))})
+        return kept
+
+    @torch.no_grad()
+    def run(self, inputs: Any, changes: dict[int, Callable[[Tensor], Any]]) -> Tensor:
+        """The last position's logits."""
+        with ExitStack() as hooks:
+            for number, change in changes.items():
+
+                def before(_: nn.Module, args: tuple[Any, ...], change: Any = change) -> tuple[Any, ...]:
+                    z = args[0].clone()
+                    change(z.view(-1, z.shape[-1]))
+                    return (z, *args[1:])
+
+                hooks.callback(self.layers[number].register_forward_pre_hook(before).remove)
+            return self.hf(**inputs).logits[0, -1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_of_the_tower_equal_forward_passes(family: str) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))[:1]
+    whole = patching.patch_heads(model, pairs, "vision.attn", progress=False)
+    n_patches = model.image_length("vision", pairs[0].clean_image)
+    places = [0, 3, n_patches - 1]
+    patches = patching.patch_heads(model, pairs, "vision.attn", positions=places, layers=[0, 1], progress=False)
+    oracle, tower = Oracle(model, pairs[0], "image"), Tower(model.hf_model)
+    assert len(tower.layers) == model.cfg.vision.n_layers
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    gap, d_head = abs(oracle.logit_diff("clean", [], 0.0) - before), model.cfg.vision.d_head
+    moved = 0.0
+    for which, name in (("clean", "logit_diff_change"), ("donor", "logit_diff_change_mismatched")):
+        z = tower.z(oracle.inputs[which])
+        for layer in range(model.cfg.vision.n_layers):
+            for head in (0, 1):
+                for at in (None, *places):
+                    if at is not None and layer > 1:
+                        continue
+
+                    def change(own: Tensor, new: Tensor = z[layer], head: int = head, at: int | None = at) -> None:
+                        columns = slice(head * d_head, (head + 1) * d_head)
+                        lines = slice(None) if at is None else at
+                        own[lines, columns] = new[lines, columns]
+
+                    expected = float(oracle.difference(tower.run(oracle.inputs["corrupt"], {layer: change}))) - before
+                    found = whole[name] if at is None else patches[name].sel(position=at)
+                    found = float(found.sel(layer=layer, head=head).squeeze())
+                    assert found == pytest.approx(expected, abs=1e-9 * gap), (which, layer, head, at)
+                    moved = max(moved, abs(expected))
+    assert moved > 1e-4 * gap, "patches that move nothing prove nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_projector_restores_the_answer(family: str) -> None:
+    """With all that it is given of the image from the clean run, the language model is the clean run."""
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))
+    restored = patching.sweep(model, pairs, "projector.out", progress=False).patching_effect
+    if family == "qwen3_vl":
+        assert (abs(restored) < 1).any()
+    else:
+        np.testing.assert_allclose(restored, 1, atol=1e-9)
+
+
+def test_edits_in_tower_and_language_model_at_once() -> None:
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    edits = [patching.Edit("vision.attn", 0, 1), patching.Edit("language.attn", 1, 2, "last")]
+    found = patching.run_variants(model, pairs, {"both": edits, "tower": edits[0]}, progress=False)
+    oracle, tower = Oracle(model, pairs[0], "image"), Tower(model.hf_model)
+    z, d_head = tower.z(oracle.inputs["clean"])[0], model.cfg.vision.d_head
+
+    def in_tower(own: Tensor) -> None:
+        own[:, d_head : 2 * d_head] = z[:, d_head : 2 * d_head]
+
+    output = model.hf_model.get_decoder().layers[1].self_attn.o_proj
+    kept: list[Tensor] = []
+    handle = output.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone()))
+    tower.run(oracle.inputs["clean"], {})
+    handle.remove()
+    width = model.cfg.d_head
+
+    def in_language(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        new = args[0].clone()
+        new[:, -1, 2 * width : 3 * width] = kept[0][:, -1, 2 * width : 3 * width]
+        return (new, *args[1:])
+
+    handle = output.register_forward_pre_hook(in_language)
+    expected = float(oracle.difference(tower.run(oracle.inputs["corrupt"], {0: in_tower})))
+    handle.remove()
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    assert found.logit_diff_change.sel(variant="both").item() == pytest.approx(expected - before, abs=1e-9)
+    assert abs(found.logit_diff_change.diff("variant").item()) > 1e-6
+
+
+def test_tables_of_the_tower_and_of_tiles() -> None:
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    tables = patching.patch_heads(model, pairs, "vision.attn.pattern", progress=False)
+    assert float(abs(tables.logit_diff_change).max()) > 1e-4
+    tiles = tiny_model("llava_next").model
+    with pytest.raises(ValueError, match="of a picture in 5 tiles: each tile has a table of its own"):
+        patching.patch_heads(tiles, made_pairs(single_tokens(tiles))[:1], "vision.attn.pattern", progress=False)
+
+
+def test_regions_of_the_tower_are_refused() -> None:
+    model = tiny_model("llava").model
+    with pytest.raises(ValueError, match="positions of `vision` lie on no grid here; take 'all', 'each' or numbers"):
+        patching.patch_heads(model, made_pairs(single_tokens(model)), "vision.attn", positions="regions")

@@ -75,6 +75,9 @@ NUMBERS = re.compile(r"(?:[^\w`]|\d|\bto\b|(?<=\d)e(?=[-\d]))*")
 
 def lay_out_tables(app: Sphinx, doctree: nodes.document, name: str) -> None:
     """Marks cells that stay on one line, and says where long names in the others may break: never within a word."""
+    for group in doctree.findall(nodes.tgroup):
+        if int(group["cols"]) > 6:
+            group.parent["classes"].append("many")
     for cell in doctree.findall(nodes.entry):
         said = cell.astext()
         if len(said) <= 14 or (len(said) <= 32 and NUMBERS.fullmatch(said)):

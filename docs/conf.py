@@ -87,6 +87,8 @@ def lay_out_tables(app: Sphinx, doctree: nodes.document, name: str) -> None:
                 _breakable(text, r"(?<=\w\.)(?=\w)")
         else:
             for literal in cell.findall(nodes.literal):
+                if len(literal.astext()) > 40 and "long" not in cell["classes"]:
+                    cell["classes"].append("long")
                 for text in list(literal.findall(nodes.Text)):
                     _breakable(text, r"(?<=[/:,.=])(?=[\w*])|(?<=_)(?=\w)" if len(text) > 24 else r"(?<=[/,])(?=\w)")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from docutils import nodes
 from sphinx.application import Sphinx
 
 project = "notice-lens"
@@ -68,15 +69,60 @@ def escape_bars(app: Sphinx, what: str, name: str, of: Any, options: Any, lines:
     lines[:] = [re.sub(r"\|(\w+)\|", r"\\|\1\\|", line) for line in lines]
 
 
+NUMBERS = re.compile(r"(?:[^\w`]|\d|\bto\b|(?<=\d)e(?=[-\d]))*")
+"""Cells that are read as one thing, such as `0.51 (0.45 to 0.57)`."""
+
+
+def lay_out_tables(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """Marks cells that stay on one line, and says where long names in the others may break: never within a word."""
+    for group in doctree.findall(nodes.tgroup):
+        if int(group["cols"]) > 6:
+            group.parent["classes"].append("many")
+    for cell in doctree.findall(nodes.entry):
+        said = cell.astext()
+        if len(said) <= 14 or (len(said) <= 32 and NUMBERS.fullmatch(said)):
+            cell["classes"].append("short")
+        elif _in_names(cell):
+            for text in list(cell.findall(nodes.Text)):
+                _breakable(text, r"(?<=\w\.)(?=\w)")
+        else:
+            for literal in cell.findall(nodes.literal):
+                if len(literal.astext()) > 40 and "long" not in cell["classes"]:
+                    cell["classes"].append("long")
+                for text in list(literal.findall(nodes.Text)):
+                    _breakable(text, r"(?<=[/:,.=])(?=[\w*])|(?<=_)(?=\w)" if len(text) > 24 else r"(?<=[/,])(?=\w)")
+
+
+def _in_names(node: nodes.Node | None) -> bool:
+    """Whether a node is in a table of hook points."""
+    while node is not None:
+        if isinstance(node, nodes.Element) and "names" in node.get("classes", ()):
+            return True
+        node = node.parent
+    return False
+
+
+def _breakable(text: nodes.Text, where: str) -> None:
+    """Puts a place where the line may break wherever the pattern matches; an arrow stays with its name."""
+    pieces = re.split(where, re.sub(r"^([<>]) ", "\\1\N{NO-BREAK SPACE}", str(text)))
+    new: list[nodes.Node] = [nodes.Text(pieces[0])]
+    for piece in pieces[1:]:
+        new += [nodes.raw("", "<wbr>", format="html"), nodes.Text(piece)]
+    text.parent.replace(text, new)
+
+
 def copy_tutorials(app: Sphinx) -> None:
-    """Brings the notebooks to where they are pages, with links as they are from there."""
+    """Brings the notebooks to where they are pages, with links as they are from there, and figures by their titles."""
     folder = Path(app.srcdir) / "notebooks"
     folder.mkdir(exist_ok=True)
     for path in (Path(app.srcdir).parent / "tutorials").glob("*.ipynb"):
         notebook = json.loads(path.read_text().replace("(../docs/", "(../"))
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):
-                output.get("data", {}).pop("application/vnd.plotly.v1+json", None)
+                figure = output.get("data", {}).pop("application/vnd.plotly.v1+json", None)
+                if figure is not None:
+                    title = re.sub(r"<.*?>", "", figure["layout"]["title"]["text"])
+                    cell["metadata"].setdefault("mystnb", {})["image"] = {"alt": title}
         notebook["metadata"].setdefault("language_info", {})["pygments_lexer"] = "ipython3"
         (folder / path.name).write_text(json.dumps(notebook))
 
@@ -84,6 +130,7 @@ def copy_tutorials(app: Sphinx) -> None:
 def setup(app: Sphinx) -> None:
     """Hooks the generators into the build."""
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("doctree-resolved", lay_out_tables)
     app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_commands)
     app.connect("builder-inited", copy_tutorials)

@@ -36,6 +36,12 @@ def test_without_kaleido_or_its_browser_the_figure_is_shown_alone(figure, monkey
     assert sizes == {}
 
 
+def test_a_picture_has_the_figures_own_size(figure, monkeypatch):
+    """Plotly's extension of JupyterLab shows it pixel by pixel, whatever size its metadata say."""
+    monkeypatch.setattr(Figure, "to_image", lambda self, format, scale: f"{format} {scale}".encode())
+    assert viz.show(figure).png == b"png 1.0"
+
+
 def test_the_scale_reaches_the_picture(figure, monkeypatch):
     monkeypatch.setattr(Figure, "to_image", lambda self, format, scale: f"{format} {scale}".encode())
     assert viz.show(figure, scale=3.0).png == b"png 3.0"

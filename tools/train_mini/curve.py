@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-WIDTH, HEIGHT, MARGIN = 640, 260, 40
+WIDTH, HEIGHT, MARGIN = 640, 280, 56
 SERIES = {"accuracy": ("#1f5fd0", "questions"), "shape_accuracy": ("#d08a1f", "shapes of patches")}
 """Column of the log: its colour and what it is called."""
 
@@ -32,9 +32,13 @@ def _axes(last: float) -> str:
     lines = []
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         lines.append(f'<line x1="{MARGIN}" x2="{WIDTH - 10}" y1="{_y(share)}" y2="{_y(share)}" stroke="#ddd"/>')
-        lines.append(f'<text x="6" y="{_y(share) + 4}">{share:.2f}</text>')
+        lines.append(f'<text x="{MARGIN - 8}" y="{_y(share) + 4}" text-anchor="end">{share:.0%}</text>')
     for step in range(0, int(last) + 1, 1000):
-        lines.append(f'<text x="{_x(float(step), last) - 10:.1f}" y="{HEIGHT - 12}">{step}</text>')
+        place = f'x="{_x(float(step), last):.1f}" y="{HEIGHT - MARGIN + 18}"'
+        lines.append(f'<text {place} text-anchor="middle">{step:,}</text>')
+    lines.append(f'<text x="{(MARGIN + WIDTH - 10) / 2}" y="{HEIGHT - 14}" text-anchor="middle">step</text>')
+    middle = (_y(0) + _y(1)) / 2
+    lines.append(f'<text transform="translate(14 {middle}) rotate(-90)" text-anchor="middle">accuracy</text>')
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ class Canvas:
 
     @property
     def width(self) -> float:
-        """Return the height of what is drawn, in pixels."""
+        """The width of what is drawn, in pixels."""
         return WIDTHS[self.columns]
 
     @property

@@ -42,7 +42,7 @@ class Shown:
         return f"Shown({len(traces)} traces, {'without' if self.png is None else 'with'} a PNG)"
 
 
-def show(figure: Any, *, scale: float = 1.5) -> Shown:
+def show(figure: Any, *, scale: float = 1.0) -> Shown:
     """The figure for a notebook's output: interactive, and as a PNG that a code-hosting site shows.
 
     The PNG is drawn by Kaleido with Chromium (`pip install kaleido`), about two seconds each. Where one of the two is
@@ -50,7 +50,8 @@ def show(figure: Any, *, scale: float = 1.5) -> Shown:
 
     Args:
         figure: Of `viz.heads` and its like, or any Plotly figure.
-        scale: Pixels of the PNG per pixel of the figure, above 0.
+        scale: Pixels of the PNG per pixel of the figure, above 0. Plotly's extension of JupyterLab shows the PNG until
+            the pointer enters it, pixel by pixel: with a scale of 2 the figure has twice its size there until then.
 
     Raises:
         TypeError: It is no Plotly figure.

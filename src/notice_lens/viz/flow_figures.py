@@ -154,9 +154,12 @@ def paths(
     figure = Figure(cells(drawn, right, down, unit, hover, limit))
     colour_bar(figure, unit, limit)
     grid_axes(figure, "receiver", "sender")
+    # The head below its layer: beside each other, labels of large models run into their neighbours'.
+    below = [name.replace(".", "<br>") for name in right]
+    figure.update_xaxes(tickmode="array", tickvals=right, ticktext=below)
     dropped = len(down) < flat.sizes["sender"] or len(right) < flat.sizes["receiver"]
     note = f"the {len(down)} senders and {len(right)} receivers with the largest effects" if dropped else ""
-    return finish(figure, title or "Paths", note, (max(480, 220 + 38 * len(right)), max(340, 190 + 28 * len(down))))
+    return finish(figure, title or "Paths", note, (max(480, 220 + 38 * len(right)), max(340, 206 + 28 * len(down))))
 
 
 def _module(site: str) -> str:

@@ -285,7 +285,8 @@ class MinimalPairs(PairSequence):
         """
         if not getattr(getattr(model, "cfg", None), "image_sizes_matter", False):
             return None
-        return [(getattr(pair, f"{image}_image") or pair.clean_image).size[::-1] for pair in self]
+        pictures = (getattr(pair, f"{image}_image") or pair.clean_image for pair in self)
+        return [(picture.height, picture.width) for picture in pictures]
 
     def token_spans(self, model: Any) -> list[dict[str, Span]]:
         """Return for each pair the positions of each role: first token and the one after the last.

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -36,7 +36,7 @@ UNREAD = """__dict__ __weakref__ __doc__ __module__ __firstlineno__ __static_att
 __dataclass_params__""".split()
 """Attributes of a class that say nothing of what it does beside the others."""
 EXACT = (bool, int, float, complex, str, bytes, type(None), type(...))
-_weights: "WeakKeyDictionary[HookedBLIP, tuple[Any, str]]" = WeakKeyDictionary()
+_weights: "WeakKeyDictionary[Any, tuple[Any, str]]" = WeakKeyDictionary()
 
 
 def fingerprint(model: "VisionLanguageModel") -> str:
@@ -47,7 +47,11 @@ def fingerprint(model: "VisionLanguageModel") -> str:
 
 def model_settings(model: "VisionLanguageModel") -> dict[str, Any]:
     """Return the settings that move a model's numbers as plain values: config, processor, precision."""
-    config = {name: value for name, value in asdict(model.cfg).items() if name not in ("name_or_path", "revision")}
+    config = {
+        name: value
+        for name, value in asdict(cast("Any", model.cfg)).items()
+        if name not in ("name_or_path", "revision")
+    }
     processor = model.processor
     found = {"config": config, **model.settings, "matmul": torch.get_float32_matmul_precision()}
     if processor is not None:
@@ -68,7 +72,8 @@ def metric_codes(metrics: Mapping[str, Any], model: "VisionLanguageModel") -> di
 
 def _weights_digest(model: "VisionLanguageModel") -> str:
     """Return the SHA-256 of all weights. It is kept until a weight is changed, which a sum over their bits tells."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    module = cast("torch.nn.Module", model)
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     state = [(name, tensor.shape, tensor.dtype, *_changes(tensor)) for name, tensor in tensors.items()]
     if model not in _weights or _weights[model][0] != state:
         found = hashlib.sha256()

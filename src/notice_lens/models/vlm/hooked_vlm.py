@@ -389,9 +389,9 @@ class HookedVLM(HookedModule):
         """Return the tokens of each greedy answer, without the closing one."""
         ids = self.generate_ids(inputs, do_sample=False, max_new_tokens=max_new_tokens)
         ends = getattr(self.hf_model.generation_config, "eos_token_id", None)
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
+        closing = {ends} if isinstance(ends, int) else set(ends or ())
         rows = ids[:, inputs["input_ids"].shape[1] :].tolist()
-        return [list(takewhile(lambda token: token not in ends, row)) for row in rows]
+        return [list(takewhile(lambda token: token not in closing, row)) for row in rows]
 
     @one_thread_at_a_time
     @torch.no_grad()

@@ -92,7 +92,8 @@ class VLMReader:
         )
 
     def _laid_out(self, prompt: str, answer: str | None, size: Size) -> Layout:
-        blank = Image.new("RGB", size[::-1])
+        height, width = size
+        blank = Image.new("RGB", (width, height))
         answers = None if answer is None else [answer]
         inputs = prepare(self.processor, self.config, [blank], [prompt], answers, allow_unequal=True)
         return layout_of_inputs(self.processor, self.config, inputs, [prompt])

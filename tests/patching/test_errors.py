@@ -73,7 +73,9 @@ def test_a_site_that_is_not_there(model: HookedBLIP, name: Any, where: dict[str,
 
 @pytest.mark.parametrize("other", [None, "mini", ()])
 def test_a_model_that_is_none(other: Any) -> None:
-    with pytest.raises(TypeError, match=rf"the model comes first: expected a HookedBLIP, got {type(other).__name__}"):
+    with pytest.raises(
+        TypeError, match=rf"the model comes first: expected a HookedBLIP or a HookedVLM, got {type(other).__name__}"
+    ):
         check_model(other)
 
 

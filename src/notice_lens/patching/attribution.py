@@ -28,7 +28,7 @@ import torch
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.protocol import TABLES
-from notice_lens.patching.edits import Site, check_blip
+from notice_lens.patching.edits import Site, as_blip
 from notice_lens.patching.engine.measure import baselines
 from notice_lens.patching.engine.memory import Arrays, budget, by_halves, bytes_per_number, numbers_at
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Setting
@@ -118,7 +118,7 @@ def attribute(
         "path": path if steps else "",
         "attention_correction": corrected,
     }
-    check_blip(model, "attribute")
+    as_blip(model, "attribute")
     _check_folder(chosen.store)
     checked = _sites(model, pairs, sites, positions, neurons)
     prepared = prepare(model, pairs, chosen)
@@ -189,7 +189,8 @@ class Attribution:
     """
 
     def __init__(self, prepared: Prepared, targets: Sequence[Target], method: Mapping[str, Any]) -> None:
-        self.prepared, self.model, self.targets = prepared, prepared.model, list(targets)
+        self.prepared, self.targets = prepared, list(targets)
+        self.model = as_blip(prepared.model, "attribute")
         self.method, self.steps, self.path = method, int(method["integrated_gradients"]), str(method["path"])
         self.kept: list[str] = []
         """Hook points that are kept of the other run, so that its blocks need not be run again."""

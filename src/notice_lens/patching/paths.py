@@ -12,7 +12,7 @@ from notice_lens.errors import one_of
 from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order, reading_points
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.edits import Site, check_blip
+from notice_lens.patching.edits import Site, as_blip
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import END, HookEdit, Label
@@ -90,7 +90,7 @@ def patch_paths(
 
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
-    check_blip(model, "patch_paths")
+    as_blip(model, "patch_paths")
     chosen = Options.of(options)
     if chosen.source != "other":
         raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
@@ -245,10 +245,10 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
     found = list(paths.receivers())
     coords = {dim: list(dict.fromkeys(labels[dim] for labels, _ in found)) for dim in found[0][0]}
     own = {f"sender_{dim}" if dim in ("site", "layer", "head") else dim: grid.coords[dim] for dim in grid.dims}
-    variants = []
+    variants, model = [], as_blip(prepared.model, "patch_paths")
     for sender in grid.variants:
         for labels, receiver in found:
-            if any(paths.exists(prepared.model, edit.hook, receiver) for edit in sender.edits):
+            if any(paths.exists(model, edit.hook, receiver) for edit in sender.edits):
                 index = (*sender.at, *(coords[dim].index(labels[dim]) for dim in coords))
                 variants.append(Variant(index, sender.edits, receiver))
     if not variants:

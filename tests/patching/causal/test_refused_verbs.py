@@ -39,7 +39,7 @@ def test_a_model_without_processor_says_how_to_give_one() -> None:
 
 def test_a_model_of_transformers_says_what_hosts_it() -> None:
     hf = tiny_model("llava").hf
-    with pytest.raises(TypeError, match=r"HookedVLM\.from_hf\(model, processor\) is one"):
+    with pytest.raises(TypeError, match=r"HookedVLM\.from_hf\(model, processor\) makes one"):
         patching.patch_heads(hf, made_pairs())
 
 

@@ -279,3 +279,43 @@ def test_pictures_of_unequal_numbers_of_positions_are_named_or_dropped() -> None
     kept = pairs.validate(model, on_error="drop")
     assert kept["id"] == ["pair 0"]
     assert kept.manifest.dropped == {"pictures of unequal numbers of image positions": 1}
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3", "paligemma"])
+def test_regions_are_image_tokens_of_the_language_model(family: str) -> None:
+    """A mask of the left half of the picture is the left half of the grid of image tokens."""
+    model = tiny_model(family).model
+    mask = np.zeros((56, 56), bool)
+    mask[:, :28] = True
+    rows = [
+        {
+            "id": "halves", "task": "states", "clean_image": tiny_vlms.picture(1, 56), "clean_prompt": PROMPTS[0],
+            "corrupt_image": tiny_vlms.picture(2, 56), "clean_regions": {"left": mask, "right": ~mask},
+            **dict(zip(("correct_answer", "incorrect_answer"), single_tokens(model), strict=True)),
+        }
+    ]  # fmt: skip
+    pairs = MinimalPairs.from_rows(rows, progress=False)
+    effects = patching.patch_heads(model, pairs, positions="regions", progress=False)
+    oracle = Oracle(model, pairs[0], "image")
+    segment = next(one for one in model.layout(oracle.inputs["clean"]).segments("language", 0) if one.kind == "image")
+    assert segment.grid is not None
+    grid = np.arange(segment.start, segment.stop).reshape(segment.grid)
+    half = segment.grid[1] // 2
+    places = {"left": tuple(grid[:, :half].ravel().tolist()), "right": tuple(grid[:, half:].ravel().tolist())}
+    assert sum(map(len, places.values())) == len(segment)
+    values = {"z": activations(model.hf_model, oracle.inputs["clean"], "z")}
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    for region, positions in places.items():
+        for layer, head in ((0, 1), (1, 2)):
+            expected = oracle.logit_diff("corrupt", [Patch("z", layer, positions, head)], values) - before
+            found = effects.logit_diff_change.sel(layer=layer, head=head, region=region).item()
+            assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_of_unequal_prompts_answers_as_each_by_itself(family: str) -> None:
+    model = tiny_model(family).model
+    pictures, prompts = [tiny_vlms.picture(seed, 56) for seed in (1, 2)], [PROMPTS[0], LONG[0]]
+    together = model.greedy_ids(model.prepare(pictures, prompts), 5)
+    alone = [model.greedy_ids(model.prepare(*one), 5)[0] for one in zip(pictures, prompts, strict=True)]
+    assert together == alone

@@ -26,7 +26,7 @@ from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.readout import metric_of_readouts
 from notice_lens.patching.engine.causal.record import record
 from notice_lens.patching.engine.causal.site import DecoderSite, groups_of
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.wave import CausalWave
 
 IMAGE, WORDS = 576, 30
 
@@ -189,7 +189,7 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
         values: list[Tensor] = []
 
         def wave(variants: Any = variants, memory: int = memory, values: list[Tensor] = values) -> None:
-            readouts = Wave(base, variants, {"other": other}, memory).readouts()[:, -1]
+            readouts = CausalWave(base, variants, {"other": other}, memory).readouts()[:, -1]
             values.append(metric_of_readouts(decoder, readouts, base.capped, difference))
 
         took = min(seconds(wave, device) for _ in range(1 if name == "image region" else 2))

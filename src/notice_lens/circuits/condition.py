@@ -94,7 +94,7 @@ class Condition:
         return self.change.sum(0) / self.reach.sum()
 
     def share(self, change: np.ndarray) -> np.ndarray:
-        """Return the share of the gap that a change is, as a ratio of sums over pairs, [place]."""
+        """Return a change as a share of the gap: summed over pairs, divided by the sum of the gaps, [place]."""
         return change.sum(0) / self.gap.sum()
 
     def place(self, values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

@@ -239,7 +239,7 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def activations(self, stack: str) -> tuple[str, ...]:
-        """Return the activations of a stack that can be patched, without stack and layer, in the order of the flow."""
+        """Return what can be patched in a stack, without stack and layer, in the order of the forward pass."""
         ...
 
     def sublayers(self, stack: str) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ class Edit:
         site: Stack and activation, such as `text.cross_attn.z`.
         layer: The layer; None for embeddings.
         head: The head; None for all.
-        positions: A role, a region, a number, several of them, or `all`. Keys for `q`, `k` and `v` of the source.
+        positions: A role, a region, a number, several of them, or `all`. For `k` and `v` these are positions of keys,
+            in cross-attention those of the stack that is read; for everything else those of the site's own stack.
         keys: The same for the keys of scores and patterns.
         source: `other` (the run that is patched in), `donor`, `zero`, `mean` or `resample` (another pair's clean run).
     """
@@ -82,7 +83,8 @@ class Site:
     """The activations that a sweep patches, one after the other. Built by `Site.of`, which checks them.
 
     Attributes:
-        stack: `vision`, `text` or `decoder`.
+        stack: One of the model's stacks: `vision`, `text` and `decoder` in BLIP, `vision`, `projector` and `language`
+            on hosted models.
         activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
         layers: The layers, one at a time; empty for embeddings.
         heads: The heads, one at a time; None for all heads at once, or an activation without heads.

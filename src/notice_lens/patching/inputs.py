@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from notice_lens import __version__
 from notice_lens.errors import check_choice
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
+from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
-from notice_lens.patching.engine.causal.plan import DecoderEdit, Variant
+from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
 from notice_lens.patching.engine.causal.readout import Metric, metric_of_readouts
 from notice_lens.patching.engine.causal.record import Record, record
-from notice_lens.patching.engine.causal.site import DecoderSite, Positions, groups_of
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.site import DecoderSite, PositionsAsked, groups_of
+from notice_lens.patching.engine.causal.wave import CausalWave
 from notice_lens.patching.input_checks import check_inputs, check_runnable, ready_for
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def patch_inputs(
     site: str = "language.attn",
     *,
     metric: Metric,
-    positions: Positions = (-1,),
+    positions: PositionsAsked = (-1,),
     layers: int | list[int] | None = None,
     heads: int | list[int] | Literal["each"] | None = "each",
     direction: Direction = "denoise",
@@ -102,7 +102,7 @@ def patch_inputs(
     given, made = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     base = record(decoder, given, (of_site.leaf,))
     other = record(decoder, made, (of_site.leaf,))
-    if not is_known(decoder):
+    if not is_tested(decoder):
         refuse_failures(check_patches(given, base, other), decoder)
     cells = of_site.cells(len(groups))
     variants = [(of_site.edit(cell, groups, source),) for cell in cells]
@@ -118,7 +118,7 @@ def patch_inputs(
     return result
 
 
-def _self_patches(variants: list[Variant]) -> list[Variant]:
+def _self_patches(variants: list[DecoderVariant]) -> list[DecoderVariant]:
     """Return some of the patches, spread over all of them, with the base run as their source."""
     step = max(1, len(variants) // SELF_PATCHES)
     return [
@@ -128,12 +128,12 @@ def _self_patches(variants: list[Variant]) -> list[Variant]:
 
 
 def _numbers(
-    base: Record, other: Record, variants: list[Variant], metric: Metric, memory: int, progress: bool
+    base: Record, other: Record, variants: list[DecoderVariant], metric: Metric, memory: int, progress: bool
 ) -> Float[Tensor, " variant"]:
     """Return the metric of every variant."""
     from tqdm.auto import tqdm
 
-    wave = Wave(base, variants, {"other": other, "self": base}, memory)
+    wave = CausalWave(base, variants, {"other": other, "self": base}, memory)
     with tqdm(total=len(variants), desc="patching", unit=" patches", disable=not progress) as bar:
         readouts = wave.readouts(bar.update)[:, -1]
     return metric_of_readouts(base.decoder, readouts, base.capped, metric)

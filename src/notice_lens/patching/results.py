@@ -73,7 +73,7 @@ def dataset_of(effects: None) -> None: ...
 @overload
 def dataset_of(effects: Any) -> Any: ...
 def dataset_of(effects: Any) -> Any:
-    """A site's group as a Dataset; anything that is no tree as it is.
+    """Return a site's group as a Dataset; anything that is no tree is returned as it is.
 
     Raises:
         TypeError: It is a whole tree, whose sites each have numbers of their own.

@@ -57,8 +57,9 @@ def sweep(
 ) -> "xr.Dataset":
     """Patch every layer, head and position of some sites, one at a time, and return the effects on every pair.
 
-    The base run of each pair is patched with the values of the source run at one index of a site (a layer, a head,
-    positions), for all of them, in one growing forward pass (see `notice_lens.patching.engine.wave`).
+    For each cell of a site (a layer, a head, positions), the base run of a pair is repeated with the cell's activation
+    taken from the other run. All cells are computed together, without a forward pass for each: see
+    `notice_lens.patching.engine.wave` for BLIP, `notice_lens.patching.engine.causal.wave` for hosted models.
 
     Args:
         model: The model. Hooks on it are refused.
@@ -136,9 +137,9 @@ def patch_heads(
         pairs: Validated for it here.
         site: Stack and module, `text.cross_attn`, `vision.attn`, `language.attn`, ...; any activation with heads. None
             takes the model's `cfg.default_site`: `text.cross_attn` in BLIP, `language.attn` in a decoder.
-        positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None takes for words `last`
-            where the answer follows the prompt, else `roles`; and `all` elsewhere and where the questions of BLIP have
-            no role `correct`, since they do not contain their answer.
+        positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None: on hosted models `last`,
+            the token in front of the answer; on BLIP's words `roles`, or `all` where no question has a role `correct`;
+            on image and answer positions `all`.
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         corruption: As `sweep`, as are all that follow.

@@ -186,7 +186,7 @@ def averaged(draws: Sequence[Arrays]) -> Arrays:
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
-    """Return everything needed to repeat a run but what is patched, in plain values."""
+    """Return, in plain values, everything needed to repeat a run except what is patched."""
     model, pairs, options = prepared.model, prepared.pairs, prepared.options
     noise = options.corruption
     packages = ("torch", "transformers", "transformer-lens")

@@ -12,19 +12,19 @@ from forward_oracle import Patch, activations, logits
 from notice_lens.patching.engine.causal import check as self_check
 from notice_lens.patching.engine.causal.check import check_patches, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.plan import DecoderEdit, Variant
+from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
 from notice_lens.patching.engine.causal.record import record
 from notice_lens.patching.engine.causal.replay import Replay
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.wave import CausalWave
 
 NAMES = {"rot_q": "hook_rot_q", "rot_k": "hook_rot_k", "scores": "hook_attn_scores", "pattern": "hook_pattern"}
 
 
-def by_wave(family: Family, variants: list[Variant]) -> Tensor:
+def by_wave(family: Family, variants: list[DecoderVariant]) -> Tensor:
     decoder = Decoder.of(family.model)
     leaves = {edit.leaf for variant in variants for edit in variant}
     base, other = (record(decoder, family.inputs(seed), leaves) for seed in (1, 2))
-    readouts = Wave(base, variants, {"other": other}, 2**28).readouts()[:, -1]
+    readouts = CausalWave(base, variants, {"other": other}, 2**28).readouts()[:, -1]
     return decoder.logits(readouts, base.capped).detach()
 
 

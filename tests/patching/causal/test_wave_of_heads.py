@@ -10,7 +10,7 @@ from notice_lens.patching.engine.causal import plan
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.record import record
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.wave import CausalWave
 
 GIB = 2**30
 Cell = tuple[int, int, int]
@@ -27,7 +27,7 @@ def by_wave(family: Family, cells: list[Cell], memory: int = GIB, seeds: tuple[i
     decoder = Decoder.of(family.model)
     base, other = (record(decoder, family.inputs(seed)) for seed in seeds)
     variants = [(DecoderEdit("hook_z", layer, (position,), head),) for layer, head, position in cells]
-    readouts = Wave(base, variants, {"other": other}, memory).readouts()[:, -1]
+    readouts = CausalWave(base, variants, {"other": other}, memory).readouts()[:, -1]
     return difference(decoder.logits(readouts, base.capped).detach())
 
 

@@ -6,6 +6,8 @@ cross-attention of its T5Block. There, `hook_resid_mid`, `hook_resid_mid_cross` 
 *before* the LayerNorm that follows.
 """
 
+from typing import assert_never
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -87,6 +89,8 @@ class Block(nn.Module):
                     self._add_norm(norm, cfg)
                     self.add_module(module, MLP(cfg))
                     self.add_module(out, BLIPHookPoint("batch pos d_model"))
+                case _:
+                    assert_never(step)
 
     def _add_norm(self, name: str | None, cfg: StackConfig) -> None:
         if name is not None:
@@ -122,6 +126,8 @@ class Block(nn.Module):
                     written = self[out](self[module](stream if norm is None else self[norm](stream)))
                 case Add(hook):
                     stream = self[hook](stream + written)
+                case _:
+                    assert_never(step)
         return stream
 
     def __getitem__(self, name: str) -> nn.Module:

@@ -357,7 +357,7 @@ class HookedBLIP(ForwardPass):
 
     @one_thread_at_a_time
     def lens(self, name: str, inputs: BLIPInputs | Mapping[str, Any], axis: str = "query") -> Lens:
-        """One stack's view with TransformerLens's own names, for TransformerLens's own utilities.
+        """Return a view of one stack under TransformerLens's names, so that TransformerLens's utilities run on it.
 
         Args:
             name: `vision.attn`, `text.attn`, `text.cross_attn`, `decoder.attn` or `decoder.cross_attn`.

@@ -2,8 +2,10 @@
 
 A block is a list of steps over two values, the stream and what the last sublayer wrote. The forward pass (`blocks.py`),
 the wave and the path walk (`notice_lens.patching`) all interpret the same list, and what a block has (its modules, its
-hook points, the order in which edits happen, what can send and receive) is derived from it. A new step goes into the
-list below and nowhere else.
+hook points, the order in which edits happen, what can send and receive) is derived from it. A step of a kind that there
+is needs an entry in the list below and nothing else. A new kind needs a class here, a case in `_points` and
+`norm_inputs`, and one wherever steps are interpreted (`Block`, the wave, the path walk), which all refuse what they do
+not know.
 
 | step | what it does |
 | --- | --- |

@@ -5,8 +5,9 @@ embeddings and the unembedding. Inside, families call the same thing by differen
 a family that is not in `FAMILIES` is hosted all the same if its modules have these names; `HookedVLM.check` says
 whether every hook point does what it promises.
 
-What a module's name cannot say is in `FAMILIES`: hook points that are inert, and why; names of the family's image
-token, where its config does not say. What cannot be hooked at all is in `REFUSED`.
+What a module's name cannot say is in `FAMILIES`: notes for the table of hook points, how prompts are written where
+there is no chat template, and whether the tests compare patches of the family with forward passes. What cannot be
+hooked at all is in `REFUSED`.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Our name of a module to the names that families have for it."""
 
-GATED_NORMS = ("pre_feedforward_layernorm",)
+SANDWICH_NORMS = ("pre_feedforward_layernorm",)
 """Where a block has one of these, its `post_attention_layernorm` is what attention's output goes through."""
 
 REFUSED: Mapping[str, str] = {
@@ -64,6 +65,8 @@ class Family:
 
     Attributes:
         name: As people say it.
+        tested: Whether the tests compare patches of this family with forward passes. Others are checked before their
+            first result, whatever else is said of them here.
         inert: Leaf of a hook point, with its stack, to the reason why editing it may change nothing.
         notes: Leaf of a hook point, with its stack, to what a reader of the table should know.
         plain_prompt: The format of prompts where there is no chat template, with `{image}` and `{prompt}`.
@@ -73,6 +76,7 @@ class Family:
     """
 
     name: str
+    tested: bool = False
     inert: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     plain_prompt: str = ""
@@ -91,20 +95,20 @@ _MLLAMA = {
 _INTERNVL = {"vision.hook_attn_out": "before the layer scale", "vision.hook_mlp_out": "before the layer scale"}
 
 FAMILIES: Mapping[str, Family] = {
-    "llava": Family("LLaVA"),
-    "llava_next": Family("LLaVA-NeXT"),
-    "llava_onevision": Family("LLaVA-OneVision"),
-    "qwen2_vl": Family("Qwen2-VL"),
-    "qwen2_5_vl": Family("Qwen2.5-VL", notes=_WINDOWS),
-    "qwen3_vl": Family("Qwen3-VL"),
-    "gemma3": Family("Gemma 3"),
+    "llava": Family("LLaVA", tested=True),
+    "llava_next": Family("LLaVA-NeXT", tested=True),
+    "llava_onevision": Family("LLaVA-OneVision", tested=True),
+    "qwen2_vl": Family("Qwen2-VL", tested=True),
+    "qwen2_5_vl": Family("Qwen2.5-VL", tested=True, notes=_WINDOWS),
+    "qwen3_vl": Family("Qwen3-VL", tested=True),
+    "gemma3": Family("Gemma 3", tested=True),
     "paligemma": Family(
-        "PaliGemma", plain_prompt="{image}{prompt}", read_as="{start}{prompt}\n", answer_argument="suffix"
+        "PaliGemma", tested=True, plain_prompt="{image}{prompt}", read_as="{start}{prompt}\n", answer_argument="suffix"
     ),
-    "idefics3": Family("Idefics3"),
-    "smolvlm": Family("SmolVLM"),
-    "internvl": Family("InternVL", notes=_INTERNVL),
-    "mllama": Family("Llama-3.2-Vision", notes=_MLLAMA),
+    "idefics3": Family("Idefics3", tested=True),
+    "smolvlm": Family("SmolVLM", tested=True),
+    "internvl": Family("InternVL", tested=True, notes=_INTERNVL),
+    "mllama": Family("Llama-3.2-Vision", tested=True, notes=_MLLAMA),
 }
 """By `config.model_type`."""
 
@@ -125,7 +129,7 @@ def child(module: nn.Module, role: str) -> nn.Module | None:
 
 def attention_output(block: nn.Module, attention: nn.Module) -> nn.Module:
     """Return the module whose output is added to the stream for attention: a norm behind it, or itself."""
-    if any(hasattr(block, name) for name in GATED_NORMS):
+    if any(hasattr(block, name) for name in SANDWICH_NORMS):
         return block.get_submodule("post_attention_layernorm")
     return child(block, "attn_out_norm") or attention
 

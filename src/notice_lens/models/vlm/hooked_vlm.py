@@ -221,7 +221,7 @@ class HookedVLM(HookedModule):
         return getattr(self, name)
 
     def activations(self, stack: str) -> tuple[str, ...]:
-        """Return the activations of a stack that can be patched, without stack and layer, in the order of the flow.
+        """Return what can be patched in a stack, without stack and layer, in the order of the forward pass.
 
         What a head writes is a fixed linear map of its z, so `hook_result` is none of its own; keys and values of
         cross-attention are the image's, which are no positions of the stack.
@@ -251,7 +251,7 @@ class HookedVLM(HookedModule):
 
         Args:
             stack: `language` or `vision`.
-            layer: From 0 on.
+            layer: Its number, counted from 0.
         """
         return cast(Block, getattr(self, stack).blocks[layer])
 

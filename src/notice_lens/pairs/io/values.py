@@ -18,7 +18,7 @@ DEEPEST = 32
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether nothing is there: None, a NaN of any type, NaT, `pandas.NA`, or a masked value."""
+    """Return whether a value is missing: None, a NaN of any type, NaT, `pandas.NA`, or a masked value."""
     if isinstance(value, str):
         return False
     if value is None or value is np.ma.masked:

@@ -82,7 +82,7 @@ class BidirectionalEngine:
         return Chunks(rows, int(np.clip(min(rows // rows_of_pair, limit // pair), 1, MOST_PAIRS)))
 
     def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[Context]:
-        """Return the recorded runs of some pairs, once for each answer that is teacher-forced."""
+        """Return the recorded runs of some pairs: once for each teacher-forced answer, or once if there is none."""
         foils = [self.prepared.foils[number] for number in pairs]
         batch = Batch(self.model, self.prepared.pairs.select(pairs), foils, setting, self.recording)
         return list(batch.runs(references))

@@ -17,7 +17,7 @@ Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969)
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 import torch
@@ -240,6 +240,8 @@ class Walk:
                     x = x + written
                 case Stream():
                     pass
+                case _:
+                    assert_never(step)
         return x
 
     def _embedded(self) -> Tensor:

@@ -85,7 +85,7 @@ Placed = tuple[int, str, RowEdit]
 
 
 class Assignment(NamedTuple):
-    """Assignment of one hook from one source, ready for one indexed assignment: a line each."""
+    """Edits of one hook point from one source, as arrays for one indexed assignment; entry i of each is one line."""
 
     source: str
     rows: Index
@@ -116,7 +116,7 @@ class StackShape(NamedTuple):
 
 
 class HeadAssignment(NamedTuple):
-    """Assignment between the projections of an attention module and its z, ready for one indexed assignment.
+    """Edits between the projections of an attention module and its z, as arrays for one indexed assignment.
 
     Attributes:
         leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
@@ -159,7 +159,7 @@ class Schedule:
         first_layer: The first layer that any row joins in.
         joins: By layer and step.
         edits: By layer and step.
-        inside: Assignment of scores, patterns, and keys and values of cross-attention, by layer and module.
+        inside: Edits of scores, patterns, and keys and values of cross-attention, by layer and module.
     """
 
     arriving: Index
@@ -302,7 +302,7 @@ def _in_turns(
 
 
 def _edited_heads(found: Sequence[tuple[int, RowEdit]], n_heads: int) -> EditedHeads:
-    """Assignment inside of attention: which heads of which rows they touch, and assignments for many heads at once."""
+    """Sort the edits inside of attention by head, and merge them into few assignments of many heads each."""
     number: dict[tuple[int, int], int] = {}
 
     def heads_of(row: int, edit: RowEdit) -> list[int]:

@@ -5,7 +5,7 @@ of these pairs, and the rows are measured. How a row is computed is the engine's
 
 | engine | models | a row is |
 | --- | --- | --- |
-| `engine.bidirectional` | stacks whose positions see each other both ways (BLIP) | a line of positions that grows |
+| `engine.bidirectional` | stacks whose positions see each other both ways (BLIP) | positions that grow in number |
 | `engine.causal` | decoders, in which what stands before a patch does not change | the suffix behind its patch |
 """
 
@@ -30,7 +30,7 @@ class Chunks(NamedTuple):
     """The chunks that a sweep is cut into. A store is resumed with its own: others would round otherwise.
 
     Attributes:
-        rows: Variants at a time.
+        rows: Rows at a time.
         pairs: Pairs at a time.
     """
 

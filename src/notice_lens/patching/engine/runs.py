@@ -8,7 +8,7 @@
    for every chunk of rows.
 
 Limit: recorded activations stay on the device for as long as the variants of their pairs go through; the memory plan
-(`measure.bytes_per_pair`) counts them.
+(`memory.bytes_per_pair`) counts them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -25,7 +25,7 @@ What is edited where is a `Plan` (plan.py); where edits come from, and the base 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -113,8 +113,9 @@ class _StackWave:
         for layer, block in enumerate(self.stack.blocks[first:], start=first):
             self.layer = layer
             x = self._block(block, x)
+        # Where first is END, rows join at the output alone: no block runs, and what was recorded is normalised already.
         self.layer = END
-        (x,) = self._at(OUTPUT, x if first == END else self.stack.ln_final(x))
+        (x,) = self._pass(OUTPUT, x if first == END else self.stack.ln_final(x))
         # A row that never had a self-attention in this stack after it joined still lacks positions.
         x = rearrange(self.rows.complete()(x), "(row pos) d_model -> row pos d_model", pos=pos)
         return x[self.rows.slots(np.arange(len(self.pair_of)) if everything else self.schedule.active)]
@@ -129,8 +130,8 @@ class _StackWave:
             for hook in EMBEDDING
         )
         # The two summands change places, so that each can be edited while the other one waits beside it.
-        embed, positions = self._at(EMBEDDING[0], embed, positions)
-        positions, embed = self._at(EMBEDDING[1], positions, embed)
+        embed, positions = self._pass(EMBEDDING[0], embed, positions)
+        positions, embed = self._pass(EMBEDDING[1], positions, embed)
         return self.stack.ln_embed(embed + positions)
 
     def _block(self, block: Block, stream: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class _StackWave:
         for step in block.steps:
             match step:
                 case Stream(hook):
-                    (stream,) = self._at(hook, stream)
+                    (stream,) = self._pass(hook, stream)
                 case Apply(module):
                     stream = block[module](stream)
                 case Attend(module, out, norm, crosses):
@@ -148,13 +149,15 @@ class _StackWave:
                     attend_to = self._cross_attention if crosses else self._self_attention
                     z, stream = attend_to(attn, module, read, stream)
                     written, stream = self._written(attn, module, z, stream)
-                    written, stream = self._at(out, written, stream)
+                    written, stream = self._pass(out, written, stream)
                 case Transform(module, out, norm):
                     read = stream if norm is None else block[norm](stream)
                     written, stream = self._mlp(getattr(block, module), module, read, stream)
-                    written, stream = self._at(out, written, stream)
+                    written, stream = self._pass(out, written, stream)
                 case Add(hook):
-                    (stream,) = self._at(hook, stream + written)
+                    (stream,) = self._pass(hook, stream + written)
+                case _:
+                    assert_never(step)
         return stream
 
     def _written(self, attn: Attention, module: str, z: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
@@ -162,7 +165,7 @@ class _StackWave:
 
         Results of single heads [line, head, d_model] are wide: they are computed for the edited lines alone.
         """
-        z, *live_ = self._at(f"{module}.hook_z", z, *live)
+        z, *live_ = self._pass(f"{module}.hook_z", z, *live)
         out = attn.output(rearrange(z, "line head d_head -> line (head d_head)"))
         out, z, *live_ = self._join(f"{module}.hook_result", out, z, *live_)
         found = [self._looked_up(f"{module}.hook_result", edits) for edits in self._edits(f"{module}.hook_result")]
@@ -182,8 +185,8 @@ class _StackWave:
         tables = (self.schedule.joins, self.schedule.edits)
         if not any((self.layer, step) in table for step in (before, behind) for table in tables):
             return neurons_in_parts(mlp, read), live
-        pre, live = self._at(before, mlp.input(read), live)
-        post, live = self._at(behind, mlp.act_fn(pre), live)
+        pre, live = self._pass(before, mlp.input(read), live)
+        post, live = self._pass(behind, mlp.act_fn(pre), live)
         return mlp.output(post), live
 
     # Attention: here positions mix, so rows get all their positions, and queries find their keys
@@ -224,7 +227,7 @@ class _StackWave:
 
         No position mixes with another one here, so that rows keep the positions that they have.
         """
-        q, mid = self._at(f"{module}.hook_q", self._heads(attn, attn.query(read)), mid)
+        q, mid = self._pass(f"{module}.hook_q", self._heads(attn, attn.query(read)), mid)
         q, mid = self._join(inside(module), q, mid)
         z = torch.empty_like(q)
         kv = self.run.key_values(self.name, self.layer)
@@ -318,7 +321,7 @@ class _StackWave:
 
     # Joining and editing
 
-    def _at(self, step: str, value: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
+    def _pass(self, step: str, value: Tensor, *live: Tensor) -> tuple[Tensor, ...]:
         """Pass a step of the forward pass: rows join as copies of their base rows, then `value` is edited.
 
         Args:
@@ -339,22 +342,22 @@ class _StackWave:
 
     def _edit(self, step: str, value: Tensor) -> None:
         # In place: rows that are edited have joined, so that `value` is a copy, and no recorded run is written to.
-        for edits in self._edits(step):
-            lines, heads, new = self._looked_up(step, edits)
+        for assignment in self._edits(step):
+            lines, heads, new = self._looked_up(step, assignment)
             value[self.rows.lines(lines, heads)] = new
 
     def _edits(self, step: str) -> Sequence[Assignment]:
         return self.schedule.edits.get((self.layer, step), ())
 
-    def _looked_up(self, step: str, edits: Assignment) -> tuple[Index, Index | None, Tensor]:
+    def _looked_up(self, step: str, assignment: Assignment) -> tuple[Index, Index | None, Tensor]:
         """Return the lines and heads that are edited, and their new values."""
-        lines = self.rows.of(edits.rows, edits.positions)
-        if edits.given is not None:
-            return lines, edits.heads, edits.given
+        lines = self.rows.of(assignment.rows, assignment.positions)
+        if assignment.given is not None:
+            return lines, assignment.heads, assignment.given
         hook = f"{self.name}.{step}" if self.layer < 0 else f"{self.name}.blocks.{self.layer}.{step}"
-        values = self.run.values(edits.source, hook)
-        new = values[(self.rows.index(self.pair_of[edits.rows]), *self.rows.lines(edits.positions, edits.heads))]
-        return lines, edits.heads, new
+        values, heads = self.run.values(assignment.source, hook), assignment.heads
+        pairs = self.rows.index(self.pair_of[assignment.rows])
+        return lines, heads, values[(pairs, *self.rows.lines(assignment.positions, heads))]
 
     def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
         """Return which positions of their own the active rows may look at."""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from notice_lens.models.vlm.families import FAMILIES
+from notice_lens.models.vlm.families import family_of
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.record import Record
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.wave import CausalWave
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 """How far apart logits may be, as a share of the largest difference between the two runs' logits."""
@@ -34,9 +34,9 @@ class Checked(NamedTuple):
     apart: float
 
 
-def is_known(decoder: Decoder) -> bool:
-    """Return whether the tests compare the wave with forward passes for a model's family."""
-    return decoder.hf.config.model_type in FAMILIES
+def is_tested(decoder: Decoder) -> bool:
+    """Return whether a model's family is marked as tested; any other is checked before its first result."""
+    return family_of(decoder.hf.config).tested
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def check_patches(inputs: Mapping[str, Any], base: Record, other: Record, n: int
     positions = [last] + [draw(last + 1) for _ in range(n - 1)]
     cells = [(draw(len(decoder.blocks)), draw(decoder.blocks[0].attn.n_heads), position) for position in positions]
     variants = [(DecoderEdit("hook_z", layer, (position,), head),) for layer, head, position in cells]
-    readouts = Wave(base, variants, {"other": other}, 2**28).readouts()
+    readouts = CausalWave(base, variants, {"other": other}, 2**28).readouts()
     by_wave = decoder.logits(readouts[:, -1], base.capped)
     scale = float((base.logits - other.logits).abs().max()) or 1.0
     found = []

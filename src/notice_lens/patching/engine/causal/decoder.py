@@ -145,7 +145,7 @@ class Decoder:
         found = columns.get(leaf)
         if found is None:
             raise ValueError(
-                f"layer {layer} ({type(block.module).__name__}) has no {leaf} that can be told apart: its MLP is "
-                f"{type(block.mlp.module).__name__}"
+                f"layer {layer} ({type(block.module).__name__}) has no {leaf} that can be told apart"
+                + (f": its MLP is {type(block.mlp.module).__name__}" if leaf.startswith("mlp.") else "")
             )
         return Place(found.module, "out", slice(found.start, found.start + found.width))

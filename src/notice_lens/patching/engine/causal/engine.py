@@ -11,7 +11,7 @@ from torch import Tensor
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
 from notice_lens.pairs.noise import Noise
-from notice_lens.patching.engine.causal.check import check_patches, is_known, refuse_failures
+from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit
@@ -23,7 +23,7 @@ from notice_lens.patching.engine.causal.upstream import (
     rows_at_once,
     upstream_activations,
 )
-from notice_lens.patching.engine.causal.wave import Wave
+from notice_lens.patching.engine.causal.wave import CausalWave
 from notice_lens.patching.engine.measure import Measured, Row
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import References, Setting
@@ -130,7 +130,7 @@ class CausalRuns:
     def read_out(self, variants: Sequence[tuple[DecoderEdit, ...]], memory: int) -> ReadOut:
         """Return the metrics of variants."""
         run, decoder = self.base, self.base.decoder
-        states = Wave(run, variants, self.sources, memory).readouts()
+        states = CausalWave(run, variants, self.sources, memory).readouts()
         each = decoder.head_width * states.shape[1] * max(4, states.element_size())
         base = self.reading.first_token(run.logits[None], np.zeros(1, np.int64))
         parts = []
@@ -212,7 +212,7 @@ class CausalEngine:
         self.donors = donors or "donor" in grid.hooks
         if isinstance(prepared.options.corruption, Noise):
             raise ValueError("noise is added to embeddings of HookedBLIP alone so far; corruption='image' or 'text'")
-        self.checked = is_known(self.decoder)
+        self.checked = is_tested(self.decoder)
 
     @cached_property
     def recorded(self) -> list[str]:
@@ -253,7 +253,7 @@ class CausalEngine:
         return Chunks(max(1, limit // self.bytes_of_row), 1)
 
     def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[CausalRuns]:
-        """Return the recorded runs of one pair, once for each answer that is teacher-forced."""
+        """Return the recorded runs of one pair: once for each teacher-forced answer, or once if there is none."""
         (number,) = pairs
         pair, foil = self.prepared.pairs[number], self.prepared.foils[number]
         prompt, said = pair.clean_prompt, (pair.correct_answer, foil)
@@ -346,9 +346,9 @@ class CausalEngine:
         memory = fit * self.bytes_of_row
         base = combined([one.read_base() for one in runs])
         every = list(rows)
-        behind = [any(is_upstream(edit.hook) for edit in row.edits[0]) for row in every]
+        in_front = [any(is_upstream(edit.hook) for edit in row.edits[0]) for row in every]
         for upstream in (False, True):
-            own = [row for row, is_behind in zip(every, behind, strict=True) if is_behind == upstream]
+            own = [row for row, is_in_front in zip(every, in_front, strict=True) if is_in_front == upstream]
             if not own:
                 continue
             edits = [[row.edits[number] for row in own] for number in range(len(runs))]

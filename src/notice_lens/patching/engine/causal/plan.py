@@ -75,7 +75,7 @@ class DecoderEdit:
     keys: tuple[int, ...] | None = None
 
 
-Variant = tuple[DecoderEdit, ...]
+DecoderVariant = tuple[DecoderEdit, ...]
 
 
 class Cohort(NamedTuple):
@@ -90,12 +90,12 @@ class Cohort(NamedTuple):
     variants: list[int]
 
 
-def first_layer(variant: Variant) -> int:
+def first_layer(variant: DecoderVariant) -> int:
     """Return the layer in which a variant first differs from the base run."""
     return min(edit.layer for edit in variant)
 
 
-def cohorts(base: Record, variants: Sequence[Variant]) -> list[Cohort]:
+def cohorts(base: Record, variants: Sequence[DecoderVariant]) -> list[Cohort]:
     """Group variants by the positions that their edits can reach."""
     known: dict[tuple[int, ...], tuple[int, ...]] = {}
     members: dict[tuple[int, ...], list[int]] = {}
@@ -112,7 +112,7 @@ def cohorts(base: Record, variants: Sequence[Variant]) -> list[Cohort]:
     return found
 
 
-def entry(base: Record, variant: Variant, reached: Tensor) -> Tensor:
+def entry(base: Record, variant: DecoderVariant, reached: Tensor) -> Tensor:
     """Return the positions that differ from the base run after a variant's first block [pos], or go into it changed.
 
     They are what the block is computed at when the variant joins; everywhere else the base run's output holds.

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from notice_lens.models.vlm.attention import attention_by
 from notice_lens.patching.engine.causal.attend import Geometry, TableEdit, attend, geometry
-from notice_lens.patching.engine.causal.plan import LEAVES, Variant
+from notice_lens.patching.engine.causal.plan import LEAVES, DecoderVariant
 from notice_lens.patching.engine.causal.record import Record
 
 POSITION_AXIS: Mapping[str, int] = {
@@ -54,7 +54,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Segment:
+class TokenBlock:
     """Rows that go through a block with the same positions.
 
     Attributes:
@@ -71,9 +71,11 @@ class Segment:
     hidden: Float[Tensor, "row pos d_model"]
     z_is_given: bool = False
 
-    def rows(self, start: int, stop: int) -> "Segment":
+    def rows(self, start: int, stop: int) -> "TokenBlock":
         """Return some of the rows."""
-        return Segment(self.variants[start:stop], self.positions, self.read, self.hidden[start:stop], self.z_is_given)
+        return TokenBlock(
+            self.variants[start:stop], self.positions, self.read, self.hidden[start:stop], self.z_is_given
+        )
 
 
 class OwnKeys(NamedTuple):
@@ -100,7 +102,7 @@ class Target(NamedTuple):
 class Replay:
     """Replays blocks of one base run for rows of variants."""
 
-    def __init__(self, base: Record, variants: Sequence[Variant], sources: Mapping[str, Source]) -> None:
+    def __init__(self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, Source]) -> None:
         self.base, self.variants, self.sources = base, variants, sources
         self.geometries: dict[tuple[Any, ...], Geometry] = {}
         self._at_work: _Pass | None = None
@@ -112,7 +114,7 @@ class Replay:
         with attention_by(decoder.hf, dict.fromkeys(decoder.layer_of, self._attend)), torch.no_grad():
             yield
 
-    def block(self, layer: int, segments: Sequence[Segment]) -> list[Float[Tensor, "row read d_model"]]:
+    def block(self, layer: int, segments: Sequence[TokenBlock]) -> list[Float[Tensor, "row read d_model"]]:
         """Return what a block writes at the positions of each segment that are read."""
         longer = [n for n, own in enumerate(segments) if not own.z_is_given and 0 < len(own.read) < len(own.positions)]
         own_keys: dict[int, OwnKeys] = {}
@@ -162,7 +164,7 @@ class _Pass:
     """
 
     def __init__(
-        self, replay: Replay, layer: int, segments: Sequence[Segment], own_keys: Mapping[int, OwnKeys] | None
+        self, replay: Replay, layer: int, segments: Sequence[TokenBlock], own_keys: Mapping[int, OwnKeys] | None
     ) -> None:
         self.replay, self.base, self.layer, self.segments = replay, replay.base, layer, segments
         self.own_keys, self.for_keys = own_keys or {}, own_keys is None

@@ -14,7 +14,7 @@ from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern", "hook_z")
 IN_CROSS = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z")
 """Activations of cross-attention at positions of the stream; its keys and values are the image's."""
-Positions = Sequence[int] | Mapping[str, int | Sequence[int]]
+PositionsAsked = Sequence[int] | Mapping[str, int | Sequence[int]]
 Cell = tuple[int, int | None, int]
 """Layer, head or None, and the number of the position or group of positions."""
 
@@ -128,8 +128,10 @@ def _numbers(what: str, asked: Any, valid: Sequence[int], where: str) -> list[in
     return several
 
 
-def groups_of(positions: Positions, length: int) -> tuple[list[int] | list[str], list[tuple[int, ...]]]:
-    """Return the labels of positions or groups of them, and the positions of each; negative ones count from the end.
+def groups_of(positions: PositionsAsked, length: int) -> tuple[list[int] | list[str], list[tuple[int, ...]]]:
+    """Return a label for each position or group, and the positions that it stands for.
+
+    Negative positions count from the end.
 
     Raises:
         TypeError: They are no numbers.

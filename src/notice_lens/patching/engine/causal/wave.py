@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from notice_lens.patching.engine.causal.plan import Variant, cohorts, entry, first_layer
+from notice_lens.patching.engine.causal.plan import DecoderVariant, cohorts, entry, first_layer
 from notice_lens.patching.engine.causal.record import Record
-from notice_lens.patching.engine.causal.replay import Replay, Segment, Source
+from notice_lens.patching.engine.causal.replay import Replay, Source, TokenBlock
 
 AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
@@ -53,7 +53,7 @@ class _Rows:
     hidden: Tensor | None = None
 
 
-class Wave:
+class CausalWave:
     """Patched runs of one base run.
 
     Args:
@@ -63,7 +63,9 @@ class Wave:
         memory: Bytes that rows may take.
     """
 
-    def __init__(self, base: Record, variants: Sequence[Variant], sources: Mapping[str, Source], memory: int) -> None:
+    def __init__(
+        self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, Source], memory: int
+    ) -> None:
         self.base, self.variants, self.memory = base, variants, memory
         self.replay = Replay(base, variants, sources)
 
@@ -91,6 +93,7 @@ class Wave:
     def _loads(self) -> Iterator[list[_Rows]]:
         """Split the variants into loads whose rows fit into memory together."""
         load: list[_Rows] = []
+        # Half of the memory is for the rows, half for what one block writes on the way.
         left = self.memory // 2
         for cohort in cohorts(self.base, self.variants):
             if not cohort.reached[list(self.base.readouts)].any():
@@ -99,7 +102,8 @@ class Wave:
             waiting = cohort.variants
             while waiting:
                 fit = max(1, left // each)
-                if fit < len(waiting) and load and fit < len(waiting) // 2:
+                # Rather a new load than a cohort cut into more than two pieces.
+                if load and fit < len(waiting) // 2:
                     yield load
                     load, left = [], self.memory // 2
                     continue
@@ -126,7 +130,7 @@ class Wave:
     def _through(self, load: list[_Rows]) -> list[_Rows]:
         """Take rows through all blocks."""
         for layer in range(min(min(rows.joining) for rows in load), len(self.base.decoder.layers)):
-            segments: list[tuple[_Rows, Segment]] = []
+            segments: list[tuple[_Rows, TokenBlock]] = []
             for rows in load:
                 segments += [(rows, segment) for segment in self._segments(rows, layer)]
             outputs = self._in_parts(layer, [segment for _, segment in segments])
@@ -135,7 +139,7 @@ class Wave:
                 self._gather(rows, layer, own)
         return load
 
-    def _segments(self, rows: _Rows, layer: int) -> list[Segment]:
+    def _segments(self, rows: _Rows, layer: int) -> list[TokenBlock]:
         """Return the rows that are there already, and those that join, as segments of a layer."""
         base = self.base
         going_in, read = base.needed[layer] & rows.reached, base.needed[layer + 1] & rows.reached
@@ -143,7 +147,7 @@ class Wave:
         if rows.hidden is not None:
             between = base.between(layer - 1)
             hidden = rows.hidden if between is None else rows.hidden + between[going_in]
-            found.append(Segment(rows.variants, _numbers(going_in), _numbers(read), hidden))
+            found.append(TokenBlock(rows.variants, _numbers(going_in), _numbers(read), hidden))
         groups: dict[tuple[bool, bytes], tuple[Tensor, list[int]]] = {}
         for number in rows.joining.get(layer, []):
             variant = self.variants[number]
@@ -152,14 +156,14 @@ class Wave:
             groups.setdefault((given, changed.numpy().tobytes()), (changed, []))[1].append(number)
         for (given, _), (changed, numbers) in groups.items():
             hidden = base.resid[layer][changed][None].expand(len(numbers), -1, -1)
-            found.append(Segment(numbers, _numbers(changed), _numbers(changed & read), hidden, given))
+            found.append(TokenBlock(numbers, _numbers(changed), _numbers(changed & read), hidden, given))
         return found
 
-    def _in_parts(self, layer: int, segments: list[Segment]) -> list[Tensor]:
+    def _in_parts(self, layer: int, segments: list[TokenBlock]) -> list[Tensor]:
         """Return what a block writes for each segment, computed in parts that fit into memory."""
         limit = max(1, self._tokens_at_once(layer))
         pieces: list[list[Tensor]] = [[] for _ in segments]
-        part: list[tuple[int, Segment]] = []
+        part: list[tuple[int, TokenBlock]] = []
         size = 0
 
         def run() -> None:
@@ -192,7 +196,7 @@ class Wave:
         each = (3 * n_heads * n_keys + 3 * width + 8 * stream.shape[-1]) * max(4, stream.element_size())
         return min(self.memory // 2, PART) // each if stream.device.type == "cpu" else self.memory // 2 // each
 
-    def _gather(self, rows: _Rows, layer: int, own: list[tuple[Segment, Tensor]]) -> None:
+    def _gather(self, rows: _Rows, layer: int, own: list[tuple[TokenBlock, Tensor]]) -> None:
         """Put together what the rows that were there and those that joined have after a block."""
         base = self.base
         read = base.needed[layer + 1] & rows.reached

@@ -271,8 +271,10 @@ def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
         return ""
     q = words.small(heads["q"].sel(layer=best["layer"], head=best["head"]))
     tested = f"q {q}" if q.startswith("<") else f"q = {q}"
-    least = f"no larger than {100 * float(heads.attrs['smallest_effect']):.3g} % of it, all heads allowed for"
-    return f"; {words.UNTESTED} against {least}" if q == words.UNTESTED else f"; {tested} that it is {least}"
+    least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
+    if q == words.UNTESTED:
+        return f"; {words.UNTESTED} against {least}"
+    return f"; {tested} that it is no larger than {least} of it, all heads allowed for"
 
 
 def _evidence(condition: ShownCondition) -> str:

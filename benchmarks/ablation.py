@@ -24,7 +24,7 @@ from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching import Site, ablate, faithfulness, patch_heads, split
 from notice_lens.patching.results import gap
 from notice_lens.stats.clusters import Sums, clusters_of
-from notice_lens.stats.intervals import RESAMPLES, bca, ratio_of_sums
+from notice_lens.stats.intervals import RESAMPLES, correlation_ends, ratio_of_sums
 
 SITE, SHOWN = "text.cross_attn", 6
 VALUES: tuple[Literal["mean", "resample", "zero"], ...] = ("mean", "resample", "zero")
@@ -121,7 +121,9 @@ def against(effects: xr.Dataset, ablated: xr.Dataset, seed: int) -> dict[str, st
     sums = Sums.of(np.concatenate(change, 1)[there], whole[there], clusters_of(effects)[there])
     rng = np.random.default_rng(seed)
     one, other = np.abs(sums.change.sum(0) / sums.gap.sum(0)).reshape(2, 24)
-    low, high = bca(lambda drawn: spearman(*np.split(np.abs(drawn), 2, -1)), [sums], RESAMPLES, 0.95, rng)
+    low, high = correlation_ends(
+        lambda drawn: spearman(*np.split(np.abs(drawn), 2, -1))[None], [sums], RESAMPLES, 0.95, rng
+    )
     rank, common = spearman(one, other), in_both(one, other)
     layers = np.repeat(np.arange(3), 8)
     drawn = np.stack(

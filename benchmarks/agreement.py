@@ -4,7 +4,7 @@
 
 Prints the table of `docs/circuits.md`. The truth is the agreement over all 400 pairs of the mini model (cross-attention
 heads of the question encoder, by patching in the direction `noise` and by ablation), or that of planted effects; every
-run takes 100 of the pairs, and its interval is of `compare_corruptions`. `BCa` is the interval of version 0.1.
+run takes 100 of the pairs, and its interval is of `compare_corruptions`. `BCa` is the interval that stood there before.
 """
 
 from collections.abc import Callable, Iterator

@@ -13,8 +13,9 @@ degrees of freedom are those of as many clusters of one size.
 they are to 1, and resampling pulls them once more. On Fisher's scale (artanh) the interval reaches inward to the
 percentile of the resamples or to the estimate less what resamples are above it, whichever is farther, and outward
 three times as far as resamples fall short of the estimate (`REACH`). Of 100 out of 400 pairs of the mini model BCa held
-the correlation of all pairs in 69 to 80 % of samples; this does in 92 to 100 %. Where nearly all heads do next to
-nothing their order is noise, and the interval may still end too near to zero (62 % in the worst planted case).
+the correlation of all pairs in 65 to 82 % of samples; this does in 89 to 100 %. Where nearly all heads do next to
+nothing their order is noise, and the interval still ends too near to zero (41 % in the worst planted case;
+`benchmarks/agreement.py`).
 
 **Everything else** has the bias-corrected and accelerated interval (BCa, Efron 1987; `scipy.stats.bootstrap`): means
 and ratios of sums, whose plain percentiles cover less than they say where effects are skewed (a mean is a ratio of sums

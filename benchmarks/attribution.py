@@ -55,17 +55,16 @@ def agreement(estimate: Any, exact: Any) -> str:
     return f"{r:.2f}, {signs:.0%}, {len(tops[0] & tops[1])}"
 
 
-def against_exact(model: HookedBLIP, n_pairs: int, what: str) -> None:
-    """Print the table of a model."""
+def against_exact(model: HookedBLIP, n_pairs: int, what: str, sites: str) -> None:
+    """Print the table of a model, of sites with this in their names."""
     columns = [(task, corruption) for corruption in CORRUPTIONS for task in TASKS]
     print(f"\n{what}, {n_pairs} pairs of each task: correlation, same sign, of the ten largest\n")
     print("| site | by | " + " | ".join(f"{task}, {corruption}" for task, corruption in columns) + " |")
     print("| --- | --- |" + " --- |" * len(columns))
     pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
-    for module in MODULES:
-        for leaf in LEAVES:
-            for method, line in lines(model, pairs, f"{module}.{leaf}", columns).items():
-                print(f"| `{module}.{leaf}` | {method} | " + " | ".join(line) + " |", flush=True)
+    for site in (f"{module}.{leaf}" for module in MODULES for leaf in LEAVES):
+        for method, line in lines(model, pairs, site, columns).items() if sites in site else ():
+            print(f"| `{site}` | {method} | " + " | ".join(line) + " |", flush=True)
 
 
 def lines(
@@ -120,14 +119,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ONLY, default=ONLY)
     parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--sites", default="", help="only those with this in their names, such as decoder")
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
     if "mini" in asked.only:
-        against_exact(HookedBLIP.mini(), asked.pairs, "the mini model")
+        against_exact(HookedBLIP.mini(), asked.pairs, "the mini model", asked.sites)
     if "random" in asked.only:
         own = processor(VOCABULARY, 64)
         second = HookedBLIP.from_hf(random_hf("vqa", "tiny", tokenizer=own.tokenizer), own)
-        against_exact(second, asked.pairs, "a model with random weights")
+        against_exact(second, asked.pairs, "a model with random weights", asked.sites)
     if "cost" in asked.only:
         cost(asked.repeats)
 

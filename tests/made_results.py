@@ -35,9 +35,10 @@ def important(layers: int = 3, heads: int = 8, seed: int = 0, **attrs: Any) -> x
         "pairs": 60,
         "share_of": "what the mismatched donor leaves of the gap",
         "clusters": 58,
+        "smallest_effect": 0.02,
         "ranked_by": "matched minus mismatched",
         "rule_two_sigma": "|mean| at least mean + 2 standard deviations over heads",
-        "rule_significant": "|effect| above 2 % of the gap, q at most 0.05",
+        "rule_significant": "|effect| larger than 0.02 of what the mismatched donor leaves of the gap, q at most 0.05",
     }
     dims = ("layer", "head")
     coords = {"layer": np.arange(layers), "head": np.arange(heads)}
@@ -79,7 +80,8 @@ def profile(layers: int = 3) -> xr.Dataset:
     """As of `circuits.layer_profile`."""
     share = np.linspace(1, 2, layers) / np.linspace(1, 2, layers).sum()
     by_layer = {"share": share, "low": share * 0.8, "high": share * 1.2}
-    single = {"centre_of_mass": 1.1, "centre_low": 0.9, "centre_high": 1.3, "middle_share": 0.33, "p": 0.4}
+    single = {"centre_of_mass": 1.1, "centre_low": 0.9, "centre_high": 1.3, "middle_share": 0.33}
+    single |= {"middle_low": 0.25, "middle_high": 0.4, "middle_p": 0.4}
     return xr.Dataset(
         {name: ("layer", values) for name, values in by_layer.items()} | single, {"layer": np.arange(layers)}
     )

@@ -179,7 +179,7 @@ def test_coarse_p_values_are_refused() -> None:
         ({"method": "max-t"}, "no method 'max-t'; did you mean 'max_t'"),
         ({"alpha": 5.0}, "alpha=5.0: expected a number between 0 and 1"),
         ({"confidence": 1.0}, "confidence=1.0: expected a number between 0 and 1"),
-        ({"smallest_effect": -0.1}, "smallest_effect=-0.1: expected a share of the gap, 0 or more"),
+        ({"smallest_effect": -0.1}, "smallest_effect=-0.1: expected a share of what `share_of` names, 0 or more"),
         ({"n_bootstrap": 1}, "n_bootstrap=1: expected a whole number, 2 or more"),
         (
             {"cluster": ("pair", "pair")},

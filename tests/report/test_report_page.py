@@ -221,7 +221,9 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
     assert re.search(
         r"31\.0.% \[\+.*\] of what the mismatched donor leaves of the gap \(\+21\.7.% of the gap\)", strongest
     )
-    assert re.search(r"; 60 pairs, \d+ clusters\.$", strongest)
+    assert re.search(r"; 60 pairs, \d+ clusters", strongest)
+    assert re.search(r"; q (= |< )\.\d{3} that it is no larger than 2.% of it, all heads allowed for\.$", strongest)
+    assert "middle layers 33% [25%, 40%]; p = .400" in text
     assert null in text.split("Universal heads</h2>")[1]
     assert "share of what the mismatched donor leaves of the gap" in text
     assert 'data-values="effect_of_gap"' in text

@@ -3,8 +3,9 @@
 import numpy as np
 from scipy import stats
 
+from notice_lens.circuits.corruptions import cosine, rank_scores
 from notice_lens.stats.clusters import Sums, resamples
-from notice_lens.stats.intervals import _standard_error, bootstrap_t
+from notice_lens.stats.intervals import _standard_error, bootstrap_t, correlation_ends
 
 
 def ratio(change: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
@@ -62,3 +63,37 @@ def test_no_spread_no_width() -> None:
     gap = np.linspace(1, 2, 20)[:, None]
     low, high = bootstrap_t([Sums(0.5 * gap, gap)], None, 50, 0.95, np.random.default_rng(0))
     np.testing.assert_allclose([low, high], 0.5)
+
+
+def test_a_high_correlation_is_covered() -> None:
+    """Noise pulls a rank correlation near 1 down, and resampling does so once more: by BCa most intervals end below."""
+    rng, covered = np.random.default_rng(0), []
+    one = 0.1 * np.linspace(0.02, 1, 24) ** 2
+    effect = np.concatenate([one, one * rng.uniform(0.6, 1.6, 24)])
+    gap = np.ones((100, 1))
+    truth = _agreement(effect[None])[0, 0]
+    for _ in range(60):
+        sums = Sums(effect + rng.normal(0, 0.08, (100, 48)), gap)
+        low, high = correlation_ends(_agreement, [sums], 300, 0.95, rng)
+        covered.append(low[0] <= truth <= high[0])
+    assert np.mean(covered) >= 0.9
+
+
+def test_a_correlation_lies_in_its_interval_and_one_is_one() -> None:
+    rng = np.random.default_rng(0)
+    change = rng.normal(0.1, 0.3, (40, 24))
+    gap = np.ones((40, 1))
+    both = np.concatenate([change, change], 1)
+    low, high = correlation_ends(_agreement, [Sums(both, gap)], 200, 0.95, rng)
+    assert low[0] == high[0] == 1
+    other = np.concatenate([change, -change[:, ::-1] + rng.normal(0, 0.3, (40, 24))], 1)
+    low, high = correlation_ends(_agreement, [Sums(other, gap)], 200, 0.95, rng)
+    assert -1 <= low[0] <= _agreement(other.mean(0)[None])[0, 0] <= high[0] <= 1
+    low, high = correlation_ends(_agreement, [Sums(both[:1], gap[:1])], 200, 0.95, rng)
+    assert np.isnan([low, high]).all()
+
+
+def _agreement(effect: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of two halves, [1, resample], from [resample, place]."""
+    one, other = (rank_scores(half, "spearman_signed") for half in np.split(effect, 2, axis=1))
+    return cosine(one, other)[None]

@@ -66,8 +66,7 @@ def test_what_all_positions_say_beside_one_role():
     )
     assert said.startswith(f"{expected} L1.H2, +31.0")
     assert "of what the mismatched donor leaves of the gap (60 pairs, " in said
-    assert "(Spearman)" in everywhere("x", at_role, at_role)
-    assert "1.00 (Spearman)" in everywhere("x", at_role, at_role)
+    assert said.endswith("clusters).")
 
 
 def test_heads_of_all_conditions_in_long_form():

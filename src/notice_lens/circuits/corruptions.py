@@ -2,8 +2,8 @@
 
 Each corruption ranks heads. Agreement is Spearman's and Kendall's rank correlation over heads, of |effect| (which heads
 matter) and of the signed effect (and which way), with intervals over pairs, resampled together for all corruptions.
-Noise in the estimates lowers any agreement, so 1 is out of reach with few pairs; a bootstrap lowers it again, which its
-bias correction takes back.
+Noise in the estimates lowers any agreement, so 1 is out of reach with few pairs; a bootstrap lowers it again, so
+intervals reach farther out than in (see `stats.intervals`).
 
 That a head is found under one corruption and not under another is no proof that it does nothing there: it says which
 heads a study would have named.
@@ -22,7 +22,7 @@ from notice_lens.circuits.important import RuleOptions, Rules, examined
 from notice_lens.errors import one_of
 from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums
-from notice_lens.stats.intervals import bca
+from notice_lens.stats.intervals import correlation_ends
 
 AGREEMENTS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
 BY_CORRUPTION = ("effect", "low", "high", "q", "significant", "two_sigma", "rank")
@@ -132,7 +132,7 @@ def _agreement(
         return np.concatenate([_numbers(part.reshape(len(part), n_conditions, heads)) for part in parts], axis=1)
 
     point = statistics((change.sum(0) / gap.sum(0))[None])[:, 0]
-    low, high = bca(statistics, partitions, rules.n_bootstrap, rules.confidence, rng)
+    low, high = correlation_ends(statistics, partitions, rules.n_bootstrap, rules.confidence, rng)
     matrices = {}
     for ending, numbers in (("", point), ("_low", low), ("_high", high)):
         for kind, values in zip(AGREEMENTS, numbers.reshape(len(AGREEMENTS), -1), strict=True):

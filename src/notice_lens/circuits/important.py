@@ -47,7 +47,7 @@ class Rules:
     """Options of the tests.
 
     Attributes:
-        smallest_effect: The smallest effect of interest, as the share that effects are.
+        smallest_effect: The smallest effect of interest, as a share of what `share_of` names.
         alpha: The error rate: of false discoveries with `fdr`, family-wise with `max_t`.
         method: How many heads are allowed for: `fdr` or `max_t`.
         n_permutations: Sign flips; as many bootstrap resamples make the second null distribution.
@@ -72,7 +72,9 @@ class Rules:
             raise ValueError(one_of("method", self.method, METHODS))
         names_of(self.cluster)
         if not 0 <= self.smallest_effect < math.inf:
-            raise ValueError(f"smallest_effect={self.smallest_effect}: expected a share of the gap, 0 or more")
+            raise ValueError(
+                f"smallest_effect={self.smallest_effect}: expected a share of what `share_of` names, 0 or more"
+            )
         for name in ("alpha", "confidence"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value}: expected a number between 0 and 1")
@@ -142,7 +144,7 @@ def important_heads(
         role: The role at which effects are read, fixed beforehand; `all` of a sweep of all words at once. None takes
             `correct` of effects by role, and of others the only one they have.
         metric: The change that is measured, `logit_diff_change` or `prob_change`; `answer_prob` is read as its change.
-        smallest_effect: The smallest effect of interest, as the share that `effect` is.
+        smallest_effect: The smallest effect of interest, as a share of what `share_of` names, like `effect`.
         alpha: The error rate over heads.
         method: `max_t` controls the family-wise error rate; `fdr`, which finds more, the rate of false discoveries.
         n_permutations: Sign flips, and as many bootstrap resamples.

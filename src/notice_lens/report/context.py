@@ -115,10 +115,17 @@ def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
     if centre is not None and low is not None and high is not None:
         said[0] += f" [{low:.2f}, {high:.2f}]"
     if (middle := finite(profile.get("middle_share"))) is not None:
-        said.append(f"middle layers {middle:.0%}")
-    if "p" in profile and profile["p"].ndim == 0:
-        said.append(f"p = {words.small(profile['p'])}" if finite(profile["p"]) is not None else words.UNTESTED)
+        said.append(f"middle layers {middle:.0%}{_between(profile, 'middle_low', 'middle_high')}")
+    if "middle_p" in profile:
+        p = words.small(profile["middle_p"])
+        said.append(p if p == words.UNTESTED else f"p {p}" if p.startswith("<") else f"p = {p}")
     return "; ".join(said)
+
+
+def _between(profile: xr.Dataset, *ends: str) -> str:
+    """Return an interval of shares in brackets; nothing where there is none."""
+    low, high = (finite(profile.get(end)) for end in ends)
+    return "" if low is None or high is None else f" [{low:.0%}, {high:.0%}]"
 
 
 MOST_UNIVERSAL = 12
@@ -254,7 +261,20 @@ def _strongest_said(data: ReportData) -> str:
         more = f" ({words.percent(one['effect_of_gap'])} of the gap)" if "effect_of_gap" in one else ""
         what = ""
     where = f"{_name(best['layer'], best['head'])} in {condition.name}"
-    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(condition)}."
+    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(condition)}{_null(condition, best)}."
+
+
+def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
+    """Return what a head was tested against, and with what result; nothing where the heads say neither."""
+    heads = condition.heads
+    if "q" not in heads or "smallest_effect" not in heads.attrs:
+        return ""
+    q = words.small(heads["q"].sel(layer=best["layer"], head=best["head"]))
+    tested = f"q {q}" if q.startswith("<") else f"q = {q}"
+    least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
+    if q == words.UNTESTED:
+        return f"; {words.UNTESTED} against {least}"
+    return f"; {tested} that it is no larger than {least} of it, all heads allowed for"
 
 
 def _evidence(condition: ShownCondition) -> str:

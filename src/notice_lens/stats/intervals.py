@@ -9,6 +9,14 @@ interval reaches at least as far as Student's t does, either way. Standard error
 the residual of a cluster with the share h of the gap is divided by the root of 1 - h (CR2, Bell & McCaffrey 2002), and
 degrees of freedom are those of as many clusters of one size.
 
+**Correlations** of heads over two measures are pulled toward zero by the noise of single pairs, the more so the nearer
+they are to 1, and resampling pulls them once more. On Fisher's scale (artanh) the interval reaches inward to the
+percentile of the resamples or to the estimate less what resamples are above it, whichever is farther, and outward
+three times as far as resamples fall short of the estimate (`REACH`). Of 100 out of 400 pairs of the mini model BCa held
+the correlation of all pairs in 65 to 82 % of samples; this does in 89 to 100 %. Where nearly all heads do next to
+nothing their order is noise, and the interval still ends too near to zero (41 % in the worst planted case;
+`benchmarks/agreement.py`).
+
 **Everything else** has the bias-corrected and accelerated interval (BCa, Efron 1987; `scipy.stats.bootstrap`): means
 and ratios of sums, whose plain percentiles cover less than they say where effects are skewed (a mean is a ratio of sums
 too: of what is there, over how many there are), and statistics that fold effects (shares of |effect|, rank
@@ -35,6 +43,8 @@ NUMBERS_AT_ONCE = 4_000_000
 """Numbers that are drawn at a time, at most."""
 CONSTANT = 1e-12
 """Residuals that are smaller than this share of the largest value are rounding: the ratio is the same in all pairs."""
+REACH = 3.0
+"""How many times as far as resamples fall short of a correlation its interval reaches beyond it."""
 LEAST_OF_THE_REST = 0.1
 """A cluster with more than nine tenths of the gap says what it says; its residual is not blown up without end."""
 
@@ -195,6 +205,40 @@ def bca(
     ends = result.confidence_interval
     usable = np.isfinite(ends.low) & np.isfinite(ends.high)
     return np.where(usable, ends.low, plain[0]), np.where(usable, ends.high, plain[1])
+
+
+def correlation_ends(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    partitions: Sequence[Sums],
+    n_bootstrap: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the interval of correlations of the effects; NaN where there is no correlation.
+
+    Args:
+        statistic: Gives correlations [number, resample] for effects [resample, place].
+        partitions: Sums over clusters.
+        n_bootstrap: Resamples.
+        confidence: Between 0 and 1.
+        rng: Where resamples come from.
+    """
+    estimate = statistic(resampled_ratio(partitions, [np.ones((1, len(sums))) for sums in partitions])[0])[:, 0]
+    if min(map(len, partitions)) < 2:
+        return np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
+    drawn = statistic(resampled_ratio(partitions, [resamples(rng, len(sums), n_bootstrap) for sums in partitions])[0])
+    tail, near_one = (1 - confidence) / 2, 1 - CONSTANT
+    z, middle = (np.arctanh(np.clip(values, -near_one, near_one)) for values in (drawn, estimate))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        below, above = np.nanquantile(z, [tail, 1 - tail], axis=1)
+    reach = np.where(middle > 0, REACH, 1.0), np.where(middle < 0, REACH, 1.0)
+    high = np.maximum(above, middle + reach[0] * (middle - below))
+    low = np.minimum(below, middle - reach[1] * (above - middle))
+    # A correlation of 1 is one, and no artanh.
+    ends = (np.where(np.abs(end) >= np.arctanh(near_one), np.sign(end), np.tanh(end)) for end in (low, high))
+    low, high = (np.where(np.isnan(estimate), np.nan, end) for end in ends)
+    return low, high
 
 
 def _scipy_bca(

@@ -37,7 +37,7 @@ class Choices:
         direction: `denoise` or `noise`.
         control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
             donors. False where pairs share donors and these would link them all.
-        smallest_effect: Of interest, as the share that effects are.
+        smallest_effect: The smallest effect of interest, as a share of what `share_of` names.
         alpha: Error rate over heads, between 0 and 1.
         at_least: In how many conditions a universal head matters; `all`, or a number.
         filtered: Whether pairs that the model does not answer are dropped.

@@ -145,8 +145,8 @@ def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choi
         "metric": METRIC,
         "rule_paper": "mean |patched - base probability| at least mean + 2 standard deviations over heads",
         "rule_two_sigma": "|effect| at least mean + 2 standard deviations over heads",
-        "rule_significant": f"|effect| larger than {choices.smallest_effect:g} of the gap, family-wise error rate over "
-        f"heads at most {choices.alpha:g}, {rules['n_permutations']} sign flips or more",
+        "rule_significant": f"|effect| larger than {choices.smallest_effect:g} of what each effect is a share of, "
+        f"family-wise error rate over heads at most {choices.alpha:g}, {rules['n_permutations']} sign flips or more",
         "heads_looked_up": [head_name(*head) for head in PAPER_HEADS],
         "choices": asdict(choices) | {"corruptions": list(map(str, choices.corruptions))},
         "differences_from_the_paper": list(DIFFERENCES),

@@ -75,21 +75,17 @@ def everywhere(condition: str, at_role: "xr.Dataset", at_all: "xr.Dataset") -> s
         at_role: The result of `circuits.important_heads` at the role.
         at_all: Its result for all positions at once.
     """
-    from notice_lens.circuits.corruptions import cosine, rank_scores
-
     tested = is_tested(at_role) and is_tested(at_all)
     both = int((at_role.significant & at_all.significant).sum())
     one, other = (int(each.significant.sum()) for each in (at_role, at_all))
     place = at_all["rank"].stack(place=("layer", "head")).idxmin().item()
     strongest = at_all.sel(layer=place[0], head=place[1])
-    ranks = [rank_scores(each.effect.values.reshape(1, -1), "spearman_signed") for each in (at_role, at_all)]
     counts = f"{other} significant, {one} at {at_role.attrs['role']!r}, {both} at both"
     counts = counts if tested else f"significance {UNTESTED}"
     return (
         f"{condition}, as a check with all positions at once: {counts}; strongest "
         f"L{place[0]}.H{place[1]}, {with_interval(strongest)} of {at_all.attrs['share_of']} ({at_all.attrs['pairs']} "
-        f"pairs, {at_all.attrs['clusters']} clusters); rank agreement with the role {float(cosine(*ranks)[0]):.2f} "
-        "(Spearman)."
+        f"pairs, {at_all.attrs['clusters']} clusters)."
     ).replace(" -", f" {MINUS}")
 
 

@@ -201,7 +201,9 @@ def _centre_said(result: xr.Dataset) -> str:
         said += f" [{float(result['centre_low']):.2f}, {float(result['centre_high']):.2f}]"
     if "middle_share" in result:
         said += f"; middle layers {float(result['middle_share']):.0%}"
-    return said + (f", p = {float(result['p']):.2g}" if "p" in result and result["p"].ndim == 0 else "")
+        if "middle_low" in result:
+            said += f" [{float(result['middle_low']):.0%}, {float(result['middle_high']):.0%}]"
+    return said + (f", p = {float(result['middle_p']):.2g}" if np.isfinite(result.get("middle_p", np.nan)) else "")
 
 
 def _strongest(flat: xr.DataArray, dim: str, top: int) -> Any:

@@ -186,6 +186,18 @@ def test_new_columns_of_text_are_text():
         pairs.with_column("corrupt_answer", {"a": 1, "b": 2})
 
 
+@pytest.mark.parametrize("name", ["g\0oup", "\0", "\0note", "note\0"])
+def test_names_that_arrow_would_cut_are_counted_or_refused(name):
+    """Arrow reads a name up to its first NUL, so that a column, or a key inside of a value, would get another one."""
+    rows = [make_row(0, **OPEN), {**make_row(1, **OPEN), name: "x"}, {**make_row(2, **OPEN), "note": {name: 1}}]
+    kept = MinimalPairs.from_rows(rows, on_error="drop")
+    assert kept["id"] == ["pair-0"]
+    assert kept.manifest.dropped == {"text that cannot be stored": 2}
+    assert all("has a NUL in it" in detail for detail in kept.dropped["detail"])
+    with pytest.raises(ValueError, match="has a NUL in it"):
+        kept.with_column(name, ["x"])
+
+
 @given(st.one_of(st.integers(), st.floats(width=32), st.floats(), st.floats(width=16), st.decimals(), st.text()))
 def test_one_number_is_one_text(value):
     """A number is read where it is whole, and its text gives it back."""

@@ -21,7 +21,7 @@ from notice_lens.pairs.io.assembly import why
 from notice_lens.pairs.io.readers import resized
 from notice_lens.pairs.io.records import DIGESTS, IMAGES, TEXTS, look, stored_image
 from notice_lens.pairs.io.storage import read_folder, replace_column, to_dataset, write_folder
-from notice_lens.pairs.io.values import as_text, shown, unstorable
+from notice_lens.pairs.io.values import as_text, shown, unstorable, unstorable_name
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.problems import Problem
@@ -199,11 +199,14 @@ class PairSequence:
             values: One for each pair: a list, an array or a Series.
 
         Raises:
-            ValueError: The number of values differs, an image cannot be read, a value is no text or cannot be stored.
+            ValueError: The number of values differs, an image cannot be read, a value is no text or cannot be stored, as
+                may be the column's name.
         """
         values = as_list("values", values)
         if len(values) != len(self):
             raise ValueError(f"{len(values)} values for the column {name!r} of {len(self)} pairs")
+        if why := unstorable_name(name):
+            raise ValueError(f"column {name!r}: {why}")
         dataset = self.dataset
         if name not in DIGESTS:
             values = [_cell(name, pair, value) for pair, value in zip(self["id"], values, strict=True)]

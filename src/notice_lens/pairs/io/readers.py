@@ -30,7 +30,7 @@ from notice_lens.pairs.io.records import (
     store,
 )
 from notice_lens.pairs.io.storage import scratch_file
-from notice_lens.pairs.io.values import shown, storable, unstorable
+from notice_lens.pairs.io.values import shown, storable, unstorable, unstorable_name
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.problems import ROW, TEXT, Problem
 from notice_lens.pairs.regions import AS_IT_SAYS, RegionFormat, as_mask
@@ -115,13 +115,13 @@ def _stored(
         return unreadable(Problem(f"row {number}", ROW, f"{type(error).__name__}: {error}"))
     for column in list(record):
         value = record[column]
-        why = unstorable(column) or unstorable(value)
+        why = unstorable_name(column) or unstorable(value)
         if not why and column in ("id", "task", "group") and len(value or "") > LONGEST_NAME:
             why = f"{len(value):,} characters; expected {LONGEST_NAME} or fewer"
         if why:
             problems.append(Problem(record["id"][:LONGEST_NAME], TEXT, f"{column:.{LONGEST_NAME}}: {why}"))
             record[column] = storable(value[:LONGEST_NAME]) if isinstance(value, str) else type(value)()
-        if unstorable(column):
+        if unstorable_name(column):
             del record[column]
     return Stored(record, problems)
 

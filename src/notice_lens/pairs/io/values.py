@@ -83,10 +83,18 @@ def unstorable(value: Any, depth: int = 0) -> str:
     if depth > DEEPEST:
         return f"nested more than {DEEPEST} levels deep"
     if isinstance(value, Mapping):
-        return next(filter(None, (unstorable(item, depth + 1) for pair in value.items() for item in pair)), "")
+        found = (why for name, item in value.items() for why in (unstorable_name(name), unstorable(item, depth + 1)))
+        return next(filter(None, found), "")
     if isinstance(value, list | tuple):
         return next(filter(None, (unstorable(item, depth + 1) for item in value)), "")
     return ""
+
+
+def unstorable_name(name: Any) -> str:
+    """Return why Arrow cannot hold something under a name: as a text, or since it cuts names at NUL; "" where it can."""
+    if isinstance(name, str) and "\0" in name:
+        return f"the name {name!r:.80} has a NUL in it"
+    return unstorable(name)
 
 
 def shown(value: Any) -> str:

@@ -41,14 +41,16 @@ def flat(values: xr.DataArray) -> xr.DataArray:
     return found.drop_vars(["place", "layer", "head"]).assign_coords(place=names)
 
 
-def said(mean: float, low: float, high: float, digits: int = 2) -> str:
+def said(mean: float | np.ndarray, low: float | np.ndarray, high: float | np.ndarray, digits: int = 2) -> str:
     """A number with its interval."""
+    mean, low, high = float(mean), float(low), float(high)
     return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def named(found: xr.Dataset, name: str, mean: str = "", digits: int = 2) -> str:
     """A variable with its ends, `{name}_low` and `{name}_high`."""
-    return said(*(found[one].item() for one in (mean or name, f"{name}_low", f"{name}_high")), digits)
+    value, low, high = (found[one].item() for one in (mean or name, f"{name}_low", f"{name}_high"))
+    return said(value, low, high, digits)
 
 
 def header(*names: str) -> None:

@@ -199,8 +199,8 @@ class PairSequence:
             values: One for each pair: a list, an array or a Series.
 
         Raises:
-            ValueError: The number of values differs, an image cannot be read, a value is no text or cannot be stored, as
-                may be the column's name.
+            ValueError: The number of values differs, an image cannot be read, a value is no text, or a value or the
+                column's name cannot be stored.
         """
         values = as_list("values", values)
         if len(values) != len(self):

@@ -91,7 +91,7 @@ def unstorable(value: Any, depth: int = 0) -> str:
 
 
 def unstorable_name(name: Any) -> str:
-    """Return why Arrow cannot hold something under a name: it cuts names at NUL, beside what no text may have; else ""."""
+    """Return why Arrow cannot hold something under a name, which it cuts at NUL; "" where it can."""
     if isinstance(name, str) and "\0" in name:
         return f"the name {name!r:.80} has a NUL in it"
     return unstorable(name)

@@ -102,7 +102,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
     type=click.FloatRange(0, 1),
     default=0.02,
     show_default=True,
-    help="As the share that effects are.",
+    help="The smallest effect that counts, as a share of what effects are shares of.",
 )
 @click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
 @unfiltered

@@ -5,20 +5,28 @@
 
 The model has LLaVA-1.5's parts with random weights: by default 12 layers of 12 heads, width 768, and 611 positions, 576
 of them the image. The usual loop, a full forward pass of Hugging Face's model with one hook, is timed for a few patches
-and multiplied. Ratios are of times of one run: machines are noisy, and absolute times mean little.
+and multiplied; so is the same patch by `TransformerBridge.run_with_hooks`, which wants eager attention. Ratios are of
+times of one run: machines are noisy, and absolute times mean little.
 """
 
 import argparse
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple
+from unittest import mock
 
 import psutil
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
 
 from notice_lens.patching import patch_inputs
 from notice_lens.patching.engine.causal.decoder import Decoder
@@ -153,6 +161,70 @@ def hooked_forward(model: Any, inputs: dict[str, Tensor], z: list[Tensor], cell:
         handle.remove()
 
 
+def bridge_of(model: Any, device: str, dtype: torch.dtype) -> TransformerBridge:
+    """Return TransformerLens's bridge of a model, whose modules it wraps in place: to be called last.
+
+    Booting wants a tokenizer, and runs pip where a processor does not load; no process is started here.
+    """
+    model.config.architectures = [type(model).__name__]
+    words = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "<unk>": 2}, unk_token="<unk>"))
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>"}
+    refused = mock.patch.object(subprocess, "Popen", side_effect=OSError("no installing in a benchmark"))
+    with tempfile.TemporaryDirectory() as folder, refused:
+        transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+        model.config.save_pretrained(folder)
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        return TransformerBridge.boot_transformers(
+            folder, hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
+        )
+
+
+@torch.no_grad()
+def bridged(bridge: TransformerBridge, inputs: dict[str, Tensor], z: list[Tensor], cell: tuple[int, int, int]) -> float:
+    """Return the metric of a run of the bridge in which a hook patches one head at one position, picture included."""
+    layer, head, position = cell
+    rest: dict[str, Any] = {name: value for name, value in inputs.items() if name != "input_ids"}
+
+    def patch(activation: Tensor, hook: Any) -> Tensor:
+        activation[:, position, head] = z[layer][position, head]
+        return activation
+
+    logits = bridge.run_with_hooks(inputs["input_ids"], fwd_hooks=[(f"blocks.{layer}.attn.hook_z", patch)], **rest)
+    return float(difference(logits[:, -1].float()))
+
+
+def against_others(
+    model: Any,
+    inputs: dict[str, Tensor],
+    z: list[Tensor],
+    cells: list[tuple[int, int, int]],
+    loop: list[float],
+    rows: list[tuple[str, int, float]],
+) -> None:
+    """Print how long the same patches take elsewhere, one at a time, in multiples of the wave's time.
+
+    Args:
+        model: Hugging Face's. The bridge changes it.
+        inputs: Of the base run.
+        z: Each layer's heads in the other run.
+        cells: What is patched.
+        loop: The metric by a hooked forward pass, by cell.
+        rows: Name, number of patches and the wave's seconds.
+    """
+    device, dtype = model.device.type, model.dtype
+    bridge = bridge_of(model, device, dtype)
+    bridged(bridge, inputs, z, cells[0])  # a first run allocates
+    numbers: list[float] = []
+    run = min(seconds(lambda c=cell: numbers.append(bridged(bridge, inputs, z, c)), device) for cell in cells)
+    apart = max(abs(number - expected) for number, expected in zip(numbers, loop, strict=True))
+    print(f"against TransformerBridge.run_with_hooks, one patch at a time: {run:.3f} s a patch, apart {apart:.1e}")
+    print(f"{'':14s}{'patches':>8s}{'seconds':>9s}{'ratio':>8s}")
+    for name, patches, took in rows:
+        print(f"{name:14s}{patches:8d}{took:9.2f}{run * patches / took:8.0f}", flush=True)
+    found = find_spec("nnsight") is not None
+    print("nnsight is installed, but not compared here" if found else "nnsight is not installed: not compared")
+
+
 def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> None:
     """Print the table."""
     model, inputs = make(shape, device, dtype)
@@ -166,6 +238,7 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
     cells = [(0, 1, length - 1), (len(z) // 2, 3, length - 6), (2 * len(z) // 3, 0, length - 11)][:forwards]
     hooked_forward(model, corrupted, z, cells[0])
     loop: list[float] = []
+    rows: list[tuple[str, int, float]] = []
 
     def patched(cell: tuple[int, int, int]) -> None:
         loop.append(hooked_forward(model, corrupted, z, cell))
@@ -210,6 +283,8 @@ def benchmark(device: str, dtype: torch.dtype, shape: Shape, forwards: int) -> N
         worst = max(apart, default=float("nan"))
         row = f"{len(variants):8d}{took:9.2f}{ratio:8.0f}{whole:20.2f}{peak:9.2f}{worst:9.1e}"
         print(f"{name:14s}{row}", flush=True)
+        rows.append((name, len(variants), took))
+    against_others(model, corrupted, z, cells, loop, rows)
 
 
 def main() -> None:

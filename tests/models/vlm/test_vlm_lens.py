@@ -8,6 +8,7 @@ from torch import Tensor
 from transformer_lens import patching
 
 from hosted_vlms import Tiny, tiny_model
+from notice_lens.patching import patch_inputs
 
 STREAMS = ("resid_pre", "resid_mid", "attn_out", "mlp_out")
 HEADS = {"out": "z", "q": "q", "k": "k", "v": "v", "pattern": "pattern"}
@@ -20,6 +21,26 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 
 def metric(logits: Tensor) -> Tensor:
     return logits[0, -1, 7] - logits[0, -1, 9]
+
+
+class Kept:
+    """The metric, with its numbers as they are: TransformerLens keeps results in float32."""
+
+    def __init__(self) -> None:
+        self.numbers: list[float] = []
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        number = metric(logits)
+        self.numbers.append(float(number))
+        return number
+
+
+def swept(tiny: Tiny, name: str, positions: Any) -> Any:
+    """Every head by `patch_inputs`."""
+    return patch_inputs(
+        tiny.model, tiny.clean, tiny.corrupted, name,
+        metric=lambda logits: logits[:, 7] - logits[:, 9], positions=positions, progress=False,
+    )  # fmt: skip
 
 
 def one_by_one(tiny: Tiny, name: str, index: tuple) -> Tensor:
@@ -57,12 +78,31 @@ def test_heads_over_all_positions(tiny: Tiny, head: str) -> None:
     torch.testing.assert_close(found[1, 1], one_by_one(tiny, name, index), atol=0, rtol=1e-6)
 
 
-def test_heads_by_position(tiny: Tiny) -> None:
-    lens = tiny.model.lens("language.attn", tiny.corrupted)
-    _, clean = tiny.model.lens("language.attn", tiny.clean).run_with_cache(lens.tokens)
-    found = patching.get_act_patch_attn_head_out_by_pos(lens, lens.tokens, clean, metric)
-    name = f"language.blocks.{lens.layers[1]}.attn.hook_z"
-    torch.testing.assert_close(found[1, -1, 2], one_by_one(tiny, name, (0, -1, 2)), atol=0, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [*((family, "language.attn") for family in ("llava", "qwen2_5_vl", "gemma3", "mllama")),
+     ("mllama", "language.cross_attn")],
+)  # fmt: skip
+def test_heads_equal_those_of_patch_inputs(family: str, name: str) -> None:
+    """At every position, and at all of them at once: a full forward pass a patch, a plain hook, and the wave."""
+    tiny = tiny_model(family)
+    lens = tiny.model.lens(name, tiny.corrupted)
+    length = lens.tokens.shape[1]
+    by_position, at_once = Kept(), Kept()
+    with torch.no_grad():
+        _, clean = tiny.model.lens(name, tiny.clean).run_with_cache(lens.tokens)
+        rounded = patching.get_act_patch_attn_head_out_by_pos(lens, lens.tokens, clean, by_position)
+        patching.get_act_patch_attn_head_out_all_pos(lens, lens.tokens, clean, at_once)
+    every, whole = swept(tiny, name, range(length)), swept(tiny, name, {"all": range(length)})
+    gap = abs(float(every.metric_clean - every.metric_corrupted))
+    assert every.layer.values.tolist() == whole.layer.values.tolist() == lens.layers
+    found = every.metric.transpose("layer", "position", "head").values
+    assert abs(found.ravel() - by_position.numbers).max() < 1e-9 * gap
+    assert abs(whole.metric.values.ravel() - at_once.numbers).max() < 1e-9 * gap
+    assert found.std() > 1e-4 * gap
+    assert rounded.shape == found.shape
+    hook = f"{name.replace('.', f'.blocks.{lens.layers[1]}.')}.hook_z"
+    torch.testing.assert_close(rounded[1, -1, 2], one_by_one(tiny, hook, (0, -1, 2)), atol=0, rtol=1e-6)
 
 
 def test_cross_attention_has_a_lens_of_its_own() -> None:
@@ -71,9 +111,6 @@ def test_cross_attention_has_a_lens_of_its_own() -> None:
     assert lens.layers == [1, 3]
     assert tiny.model.lens("language.attn", tiny.clean).layers == [0, 2]
     _, clean = tiny.model.lens("language.cross_attn", tiny.clean).run_with_cache(lens.tokens)
-    found = patching.get_act_patch_attn_head_out_by_pos(lens, lens.tokens, clean, metric)
-    expected = one_by_one(tiny, "language.blocks.3.cross_attn.hook_z", (0, -1, 2))
-    torch.testing.assert_close(found[1, -1, 2], expected, atol=0, rtol=1e-6)
     out = patching.get_act_patch_attn_out(lens, lens.tokens, clean, metric)
     expected = one_by_one(tiny, "language.blocks.1.hook_cross_attn_out", (0, -1))
     torch.testing.assert_close(out[0, -1], expected, atol=0, rtol=1e-6)

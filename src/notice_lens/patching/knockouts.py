@@ -60,6 +60,7 @@ def knockout(
 
         lost = patching.knockout(model, pairs, ["image -> last", "question -> last"])
         lost.prob_change.mean("pair")                      # flow, layer
+        viz.profile(lost)                                  # lines with intervals by cluster
 
     Args:
         model: The model. Hooks on it are refused.

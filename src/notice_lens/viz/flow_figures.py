@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import heads
 from notice_lens.viz.marked_text import escape
@@ -24,6 +25,13 @@ TITLES = {
     "resid_post": "residual stream",
 }
 PATTERNS = ("", "/", ".", "x", "-", "+")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+KNOCKED = {
+    "prob_change": "change of the answer's probability",
+    "patching_effect": "share of the gap",
+    "logit_diff_change": "change of the logit difference",
+}
+"""Metrics of a knockout, in words."""
 GREYS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
 
 
@@ -72,19 +80,26 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
     return finish(figure, said, "", size)
 
 
-def profile(profile: Any, *, title: str | None = None) -> "Figure":
-    """Bars of each layer's share of all effect, with intervals; the centre of mass is a line, its interval a band.
+def profile(profile: Any, *, metric: str = "prob_change", title: str | None = None) -> "Figure":
+    """What happens layer by layer: bars of each layer's share of all effect, or lines of what a knockout changes.
+
+    Bars have intervals, and the centre of mass is a line with its interval as a band. Lines have intervals by cluster as
+    bands.
 
     Args:
-        profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results.
+        profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results; or a result of
+            `patching.knockout`.
+        metric: Of a knockout, the variable that is drawn.
         title: None says what is drawn.
 
     Raises:
         TypeError: It is neither.
-        ValueError: A result has no `share` by layer, or there is none.
+        ValueError: A result has no `share` by layer, or there is none; or a knockout has no such metric, or heads.
     """
     from plotly.graph_objects import Bar, Figure
 
+    if isinstance(profile, xr.Dataset) and "flow" in profile.dims:
+        return _flows(profile, metric, title)
     several = profile if isinstance(profile, Mapping) and not isinstance(profile, xr.Dataset) else {"": profile}
     if not several:
         raise ValueError("viz.profile got no results: expected a result of circuits.layer_profile, or several by name")
@@ -110,6 +125,56 @@ def profile(profile: Any, *, title: str | None = None) -> "Figure":
     figure.update_yaxes(title="share of all |effect|", tickformat=".0%", rangemode="tozero", gridcolor="#e4e7ec")
     first = next(iter(several.values()))
     return finish(figure, title or "Effect by layer", _centre_said(first) if len(several) == 1 else "", (680, 420))
+
+
+def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
+    """Lines of a knockout by layer, one for each flow, with intervals over clusters of pairs."""
+    from plotly.graph_objects import Figure, Scatter
+
+    from notice_lens.stats.clusters import clusters_of
+    from notice_lens.stats.intervals import ratio_of_sums
+
+    valid = [str(name) for name, values in lost.data_vars.items() if {"flow", "layer"} <= set(values.dims)]
+    if metric not in valid:
+        raise ValueError(one_of("metric of this knockout", metric, valid))
+    if "head" in lost.dims:
+        raise ValueError(
+            "viz.profile draws flow x layer, and this knockout has 'head' too: choose one, lost.sel(head=0)"
+        )
+    values = lost[metric].transpose("pair", "flow", "layer").values.astype(float)
+    labels = clusters_of(lost)
+    interval = ratio_of_sums(values, np.ones(len(values)), labels)
+    layers, share = lost["layer"].values, metric in ("prob_change", "answer_prob", "patching_effect", "accuracy")
+    figure = Figure()
+    for number, flow in enumerate(map(str, lost["flow"].values)):
+        colour, name = GREYS[number % len(GREYS)], escape(flow)
+        mean, low, high = (part[number] for part in (interval.mean, interval.low, interval.high))
+        around = {"x": np.concatenate([layers, layers[::-1]]), "y": np.concatenate([high, low[::-1]])}
+        figure.add_trace(
+            Scatter(**around, fill="toself", fillcolor=colour, opacity=0.15, line={"width": 0}, hoverinfo="skip",
+                    legendgroup=name, showlegend=False)
+        )  # fmt: skip
+        form = ".1%" if share else ".3g"
+        figure.add_trace(
+            Scatter(
+                x=layers,
+                y=mean,
+                name=name,
+                legendgroup=name,
+                mode="lines+markers",
+                line={"color": colour, "dash": DASHES[number % len(DASHES)]},
+                customdata=np.stack([low, high], -1),
+                hovertemplate=f"{name}<br>layer %{{x}}: %{{y:{form}}} "
+                f"(%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}})<extra></extra>",
+            )
+        )
+    figure.update_layout(legend={"orientation": "h", "y": -0.2}, showlegend=True)
+    figure.update_xaxes(title="layer in the middle of the window", dtick=max(1, len(layers) // 12), showgrid=False)
+    named = KNOCKED.get(metric, metric)
+    figure.update_yaxes(title=named, tickformat=".0%" if share else None, gridcolor="#e4e7ec", zerolinecolor=INK)
+    n_pairs, n_clusters = len(values), len(set(labels.tolist()))
+    said = f"mean over {n_pairs} pairs in {n_clusters} clusters, with 95 % intervals"
+    return finish(figure, title or "Attention knockout by layer", said, (720, 440))
 
 
 def paths(

@@ -16,9 +16,8 @@ def lost(n_pairs: int = 20, **more: list[int]) -> xr.Dataset:
     shape = [len(own) for own in coords.values()]
     values = rng.normal(-0.2, 0.05, shape)
     values[:, 0, 1] = -0.5
-    digests = {
-        f"{which}_digest": ("pair", [f"{which}{n // 2}" for n in range(n_pairs)]) for which in ("clean", "corrupt")
-    }
+    images = {which: [f"{which}{n // 2}" for n in range(n_pairs)] for which in ("clean", "corrupt")}
+    digests = {f"{which}_digest": ("pair", own) for which, own in images.items()}
     return xr.Dataset({"prob_change": (list(coords), values)}, {**coords, **digests})
 
 
@@ -31,12 +30,12 @@ def test_lines_are_means_with_intervals_by_cluster() -> None:
     assert (line.y <= line.customdata[:, 1]).all()
     assert list(band.y) == [*line.customdata[:, 1], *line.customdata[::-1, 0]]
     assert "20 pairs in 10 clusters" in figure.layout.title.subtitle.text
-    assert figure.data[3].name == "&lt;b&gt;x&lt;/b&gt; -> last"
+    assert figure.data[3].name == "&lt;b&gt;x&lt;/b&gt; -&gt; last"
     assert figure.layout.yaxis.title.text == "change of the answer's probability"
 
 
 def test_what_cannot_be_drawn_is_named() -> None:
     with pytest.raises(ValueError, match="no metric of this knockout 'prob_chang'; did you mean 'prob_change'"):
         viz.profile(lost(), metric="prob_chang")
-    with pytest.raises(ValueError, match=r"this knockout has 'head' too: choose one, lost\.sel\(head=0\)"):
+    with pytest.raises(ValueError, match=r"this knockout has 'head' too: take lost\.sel\(head=0\)"):
         viz.profile(lost(head=[0, 1]))

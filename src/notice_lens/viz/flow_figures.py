@@ -83,8 +83,8 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
 def profile(profile: Any, *, metric: str = "prob_change", title: str | None = None) -> "Figure":
     """What happens layer by layer: bars of each layer's share of all effect, or lines of what a knockout changes.
 
-    Bars have intervals, and the centre of mass is a line with its interval as a band. Lines have intervals by cluster as
-    bands.
+    Bars have intervals, and the centre of mass is a line with its interval as a band. Lines have bands: intervals over
+    clusters of pairs.
 
     Args:
         profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results; or a result of
@@ -138,9 +138,7 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
     if metric not in valid:
         raise ValueError(one_of("metric of this knockout", metric, valid))
     if "head" in lost.dims:
-        raise ValueError(
-            "viz.profile draws flow x layer, and this knockout has 'head' too: choose one, lost.sel(head=0)"
-        )
+        raise ValueError("viz.profile draws flow x layer, and this knockout has 'head' too: take lost.sel(head=0)")
     values = lost[metric].transpose("pair", "flow", "layer").values.astype(float)
     labels = clusters_of(lost)
     interval = ratio_of_sums(values, np.ones(len(values)), labels)
@@ -151,7 +149,7 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
         mean, low, high = (part[number] for part in (interval.mean, interval.low, interval.high))
         around = {"x": np.concatenate([layers, layers[::-1]]), "y": np.concatenate([high, low[::-1]])}
         figure.add_trace(
-            Scatter(**around, fill="toself", fillcolor=colour, opacity=0.15, line={"width": 0}, hoverinfo="skip",
+            Scatter(**around, fill="toself", mode="lines", fillcolor=colour, opacity=0.15, line={"width": 0}, hoverinfo="skip",
                     legendgroup=name, showlegend=False)
         )  # fmt: skip
         form = ".1%" if share else ".3g"
@@ -169,7 +167,9 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
             )
         )
     figure.update_layout(legend={"orientation": "h", "y": -0.2}, showlegend=True)
-    figure.update_xaxes(title="layer in the middle of the window", dtick=max(1, len(layers) // 12), showgrid=False)
+    figure.update_xaxes(
+        title="layer in the middle of the window", dtick=max(1, len(layers) // 12), showgrid=False, zeroline=False
+    )
     named = KNOCKED.get(metric, metric)
     figure.update_yaxes(title=named, tickformat=".0%" if share else None, gridcolor="#e4e7ec", zerolinecolor=INK)
     n_pairs, n_clusters = len(values), len(set(labels.tolist()))

@@ -149,9 +149,18 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
         mean, low, high = (part[number] for part in (interval.mean, interval.low, interval.high))
         around = {"x": np.concatenate([layers, layers[::-1]]), "y": np.concatenate([high, low[::-1]])}
         figure.add_trace(
-            Scatter(**around, fill="toself", mode="lines", fillcolor=colour, opacity=0.15, line={"width": 0}, hoverinfo="skip",
-                    legendgroup=name, showlegend=False)
-        )  # fmt: skip
+            Scatter(
+                **around,
+                fill="toself",
+                mode="lines",
+                fillcolor=colour,
+                opacity=0.15,
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=name,
+                showlegend=False,
+            )
+        )
         form = ".1%" if share else ".3g"
         figure.add_trace(
             Scatter(

@@ -1,6 +1,6 @@
 """The causal engine for pairs: their runs recorded one by one, and the rows of each sent through the causal wave."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -270,15 +270,16 @@ class CausalEngine:
     ) -> CausalRuns:
         has_donor = pair.record["donor_prompt" if setting.by_text else "donor_digest"] is not None
         hooks = [hook for hook in self.recorded if not is_upstream(hook)]
-        unpatched = {
-            which: self._recorded(pair, setting, which, answer)
+        prepared = {
+            which: self._inputs(pair, setting, which, answer)
             for which in ("clean", "corrupt", *(["donor"] if self.donors and has_donor else []))
         }
+        inputs = {which: own for which, (own, _) in prepared.items()}
+        unpatched = {which: self._recorded(*own, answer) for which, own in prepared.items()}
         names = ("clean", "corrupt") if setting.direction == "noise" else ("corrupt", "clean")
         base, other = (unpatched[name] for name in names)
         if not self.checked:
-            inputs = self._inputs(pair, setting, names[0], answer)[0]
-            refuse_failures(check_patches(inputs, base, other), self.decoder)
+            refuse_failures(check_patches(inputs[names[0]], base, other), self.decoder)
             self.checked = True
         sources: dict[str, Any] = {"other": other, "self": base}
         if "donor" in unpatched:
@@ -288,7 +289,7 @@ class CausalEngine:
             {} if references is None else dict(references.sources(activations[0], None if answer is None else [answer]))
         )
         sources |= {name: FromHooks(values, hooks) for name, values in more.items()}
-        upstream = self._upstream(pair, setting, answer, unpatched, names, references)
+        upstream = self._upstream(inputs, names, answer, references)
 
         prompt = pair.clean_prompt
 
@@ -304,16 +305,13 @@ class CausalEngine:
 
     def _upstream(
         self,
-        pair: "MinimalPair",
-        setting: Setting,
-        answer: str | None,
-        runs: Collection[str],
+        inputs: Mapping[str, dict[str, Any]],
         names: tuple[str, str],
+        answer: str | None,
         references: References | None,
     ) -> Upstream:
         """Return what rows need that are edited in front of the language model's blocks."""
         hooks = self.upstream_hooks
-        inputs = {which: self._inputs(pair, setting, which, answer)[0] for which in runs}
         if not hooks:
             return Upstream(self.model, inputs[names[0]], {})
         found = {which: upstream_activations(self.model, own, hooks) for which, own in inputs.items()}
@@ -325,9 +323,8 @@ class CausalEngine:
             sources |= references.sources(base, None if answer is None else [answer])
         return Upstream(self.model, inputs[names[0]], sources)
 
-    def _recorded(self, pair: "MinimalPair", setting: Setting, which: str, answer: str | None) -> Record:
-        """Return a pair's clean, corrupted or donor run."""
-        inputs, words = self._inputs(pair, setting, which, answer)
+    def _recorded(self, inputs: dict[str, Any], words: str, answer: str | None) -> Record:
+        """Return a recorded run of a prompt's inputs."""
         first = self.model.layout(inputs, [words]).read_out[0]
         n_answer = 1 if answer is None else len(self.model.answer_ids(words, answer))
         leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded if not is_upstream(hook))

@@ -1,6 +1,6 @@
 """Patch between two inputs of a vision-language model, for people who hold tensors: no pairs, no tokenizer needed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,8 @@ from notice_lens.patching.input_checks import check_inputs, check_runnable, read
 if TYPE_CHECKING:
     import xarray as xr
 
+    from notice_lens.models import HookedBLIP
+    from notice_lens.models.blip.inputs import BLIPInputs
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
 Direction = Literal["denoise", "noise"]
@@ -34,10 +36,10 @@ SELF_PATCHES = 8
 @one_thread_at_a_time
 @outside_inference_mode
 def patch_inputs(
-    model: "HookedVLM | nn.Module",
-    clean_inputs: Mapping[str, Any],
-    corrupted_inputs: Mapping[str, Any],
-    site: str = "language.attn",
+    model: "HookedVLM | HookedBLIP | nn.Module",
+    clean_inputs: "Mapping[str, Any] | BLIPInputs",
+    corrupted_inputs: "Mapping[str, Any] | BLIPInputs",
+    site: str | None = None,
     *,
     metric: Metric,
     positions: PositionsAsked = (-1,),
@@ -60,13 +62,16 @@ def patch_inputs(
         effects.metric - effects.metric_corrupted    # layer, head, position
 
     Args:
-        model: A `HookedVLM`, or a vision-language model of transformers in eval mode. Hooks on it are refused.
-        clean_inputs: What a Hugging Face processor gives for one example.
+        model: A `HookedVLM`, a `HookedBLIP`, or a vision-language model of transformers in eval mode. Hooks on it are
+            refused.
+        clean_inputs: What a Hugging Face processor gives for one example, or `model.prepare`.
         corrupted_inputs: The same for the other picture or prompt, with as many tokens.
-        site: Stack and activation: `language.attn` (each head's z), `language.cross_attn`, `language.attn.q`, `.k`,
+        site: Stack and activation. None takes `language.attn`, in BLIP the model's `cfg.default_site`; there are
+            `language.attn` (each head's z), `language.cross_attn`, `language.attn.q`, `.k`,
             `.v`, `.rot_q`, `.rot_k`, `.attn_scores`, `.pattern`, `language.attn_out`, `language.mlp_out`,
             `language.mlp.post`, `language.resid_pre`, `.resid_mid`, `.resid_post`. Of keys and values, heads are
-            key-value heads; of scores and patterns, positions are those of queries, with all of their keys.
+            key-value heads; of scores and patterns, positions are those of queries, with all of their keys. In BLIP as
+            of `sweep`.
         metric: A function of the read-out's logits [row, d_vocab], in float32 at least, that returns one number a row:
             [row]. The read-out is the last position that is no padding.
         positions: Each patched by itself; negative ones count from the end. Or names of groups that are patched at
@@ -93,8 +98,12 @@ def patch_inputs(
     """
     check_choice("direction", direction, ("denoise", "noise"))
     check_choice("source", source, ("other", "zero"))
+    given, made = (corrupted_inputs, clean_inputs) if direction == "denoise" else (clean_inputs, corrupted_inputs)
+    if hasattr(model, "stack") and not hasattr(model, "hf_model"):
+        return _on_blip(model, given, made, site, metric, positions, layers, heads, direction, source, memory, progress)
     decoder = Decoder.of(model)
     check_runnable(model)
+    site = "language.attn" if site is None else site
     of_site = DecoderSite.of(decoder, site, layers, heads)
     clean, corrupted = (ready_for(decoder.hf, inputs) for inputs in (clean_inputs, corrupted_inputs))
     check_inputs(decoder.hf, clean, corrupted)
@@ -109,13 +118,48 @@ def patch_inputs(
     floor = _self_patches(variants)
     values = _numbers(base, other, [*variants, *floor], metric, memory_for(decoder.hf, memory), progress)
     ends = torch.stack([run.out[-1][run.readouts[-1]] for run in (base, other)])
-    result = _labelled(of_site, labels, groups, clean["input_ids"][0], values[: len(cells)])
+    coords = _coords(of_site.layers, of_site.heads, labels, groups, clean["input_ids"][0])
+    result = _labelled(coords, values[: len(cells)])
     base_value, other_value = metric_of_readouts(decoder, ends, base.capped, metric).tolist()
-    in_order = (other_value, base_value) if direction == "denoise" else (base_value, other_value)
-    result["metric_clean"], result["metric_corrupted"] = in_order
-    result["noise_floor"] = float((values[len(cells) :] - base_value).abs().max())
-    result.attrs = _attrs(decoder, of_site, direction, source)
-    return result
+    floor_values = values[len(cells) :]
+    result = _with_runs(result, base_value, other_value, floor_values, direction)
+    name = str(getattr(decoder.hf.config, "name_or_path", "") or type(decoder.hf).__name__)
+    dtype = next(decoder.hf.parameters()).dtype
+    return result.assign_attrs(_attrs(name, of_site.name, direction, source, dtype))
+
+
+def _on_blip(
+    model: Any,
+    given: Any,
+    made: Any,
+    site: str | None,
+    metric: Metric,
+    positions: PositionsAsked,
+    layers: Any,
+    heads: Any,
+    direction: str,
+    source: str,
+    memory: int | None,
+    progress: bool,
+) -> "xr.Dataset":
+    """Return the same of a HookedBLIP, by its own wave."""
+    from tqdm.auto import tqdm
+
+    from notice_lens.patching.blip_inputs import BetweenInputs
+
+    check_runnable(model)
+    between = BetweenInputs.of(model, given, made, site, layers, heads)
+    labels, groups = groups_of(positions, between.length)
+    edits = between.edits(groups, source)
+    step = max(1, len(edits) // SELF_PATCHES)
+    floor = [[edit.by("self") for edit in own] for own in edits[step // 2 :: step]]
+    with tqdm(total=len(edits) + len(floor), desc="patching", unit=" patches", disable=not progress) as bar:
+        values = between.values([*edits, *floor], metric, memory, bar)
+        ends = [between.measured(logits, metric).item() for logits in between.unpatched]
+    coords = _coords(between.site.layers, between.site.heads, labels, groups, between.token_ids)
+    result = _with_runs(_labelled(coords, values[: len(edits)]), *ends, values[len(edits) :], direction)
+    name = model.cfg.name_or_path or type(model).__name__
+    return result.assign_attrs(_attrs(name, between.site.name, direction, source, model.dtype))
 
 
 def _self_patches(variants: list[DecoderVariant]) -> list[DecoderVariant]:
@@ -139,30 +183,46 @@ def _numbers(
     return metric_of_readouts(base.decoder, readouts, base.capped, metric)
 
 
-def _labelled(
-    site: DecoderSite, labels: list[int] | list[str], groups: list[tuple[int, ...]], ids: Tensor, values: Tensor
-) -> "xr.Dataset":
+def _coords(
+    layers: Sequence[int],
+    heads: Sequence[int] | None,
+    labels: list[int] | list[str],
+    groups: list[tuple[int, ...]],
+    ids: Tensor | None,
+) -> dict[str, Any]:
+    """Return the coordinates of a result, dimensions in their order."""
+    coords: dict[str, Any] = {"layer": list(layers)} if layers else {}
+    if heads is not None:
+        coords["head"] = list(heads)
+    coords["position"] = labels
+    if ids is not None and all(len(group) == 1 for group in groups):
+        coords["token_id"] = ("position", [int(ids[group[0]]) for group in groups])
+    return coords
+
+
+def _labelled(coords: dict[str, Any], values: Tensor) -> "xr.Dataset":
     """Return the numbers with their dimensions."""
     import xarray as xr
 
-    coords: dict[str, Any] = {"layer": list(site.layers)}
-    if site.heads is not None:
-        coords["head"] = list(site.heads)
-    coords["position"] = labels
-    if all(len(group) == 1 for group in groups):
-        coords["token_id"] = ("position", [int(ids[group[0]]) for group in groups])
-    sizes = [len(coords[name]) for name in coords if name != "token_id"]
     dims = [name for name in coords if name != "token_id"]
-    return xr.Dataset({"metric": (dims, values.reshape(sizes).cpu().numpy())}, coords)
+    shaped = values.reshape([len(coords[name]) for name in dims]).cpu().numpy()
+    return xr.Dataset({"metric": (dims, shaped)}, coords)
 
 
-def _attrs(decoder: Decoder, site: DecoderSite, direction: str, source: str) -> dict[str, Any]:
+def _with_runs(result: "xr.Dataset", base: float, other: float, self_patches: Tensor, direction: str) -> "xr.Dataset":
+    """Return a result with the metric of the two runs as they are, and the noise floor."""
+    clean, corrupted = (other, base) if direction == "denoise" else (base, other)
+    floor = float((self_patches - base).abs().max())
+    return result.assign(metric_clean=clean, metric_corrupted=corrupted, noise_floor=floor)
+
+
+def _attrs(model: str, site: str, direction: str, source: str, dtype: torch.dtype) -> dict[str, Any]:
     return {
-        "model": str(getattr(decoder.hf.config, "name_or_path", "") or type(decoder.hf).__name__),
-        "site": site.name,
+        "model": model,
+        "site": site,
         "direction": direction,
         "source": source,
-        "dtype": str(next(decoder.hf.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "notice_lens": __version__,
         **{package: version(package) for package in ("torch", "transformers")},
     }

@@ -28,17 +28,21 @@ def metric_of_readouts(
     found = []
     for some in readouts.split(rows):
         logits = decoder.logits(some, capped)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        values = metric(logits)
-        if not isinstance(values, Tensor):
-            raise TypeError(
-                f"the metric returned {type(values).__name__}; expected a tensor [row] from logits "
-                f"{list(logits.shape)}, such as logits[:, yes] - logits[:, no]"
-            )
-        if values.shape != logits.shape[:1]:
-            raise ValueError(
-                f"the metric returned a tensor of shape {list(values.shape)} from logits {list(logits.shape)}; "
-                f"expected one number a row, [{len(logits)}]"
-            )
-        found.append(values.to(torch.promote_types(values.dtype, torch.float32)))
+        found.append(checked_values(logits.to(torch.promote_types(logits.dtype, torch.float32)), metric))
     return torch.cat(found)
+
+
+def checked_values(logits: Float[Tensor, "row d_vocab"], metric: Metric) -> Float[Tensor, " row"]:
+    """Return a metric of the logits of some rows. Raises as `metric_of_readouts`."""
+    values = metric(logits)
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"the metric returned {type(values).__name__}; expected a tensor [row] from logits "
+            f"{list(logits.shape)}, such as logits[:, yes] - logits[:, no]"
+        )
+    if values.shape != logits.shape[:1]:
+        raise ValueError(
+            f"the metric returned a tensor of shape {list(values.shape)} from logits {list(logits.shape)}; "
+            f"expected one number a row, [{len(logits)}]"
+        )
+    return values.to(torch.promote_types(values.dtype, torch.float32))

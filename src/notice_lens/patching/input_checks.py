@@ -12,7 +12,7 @@ OWNERS = ("transformers", "accelerate", "torch")
 """Packages that keep hooks of their own on a model; they are part of the model."""
 
 
-def ready_for(hf: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def ready_for(hf: nn.Module, inputs: Any) -> dict[str, Any]:
     """Return a processor's inputs on the model's device, floats in its dtype.
 
     Raises:

@@ -155,9 +155,9 @@ def _on_blip(
     floor = [[edit.by("self") for edit in own] for own in edits[step // 2 :: step]]
     with tqdm(total=len(edits) + len(floor), desc="patching", unit=" patches", disable=not progress) as bar:
         values = between.values([*edits, *floor], metric, memory, bar)
-        ends = [between.measured(logits, metric).item() for logits in between.unpatched]
+        base, other = (between.measured(logits, metric).item() for logits in between.unpatched)
     coords = _coords(between.site.layers, between.site.heads, labels, groups, between.token_ids)
-    result = _with_runs(_labelled(coords, values[: len(edits)]), *ends, values[len(edits) :], direction)
+    result = _with_runs(_labelled(coords, values[: len(edits)]), base, other, values[len(edits) :], direction)
     name = model.cfg.name_or_path or type(model).__name__
     return result.assign_attrs(_attrs(name, between.site.name, direction, source, model.dtype))
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from notice_lens.pairs import mini_world
+from notice_lens.patching.input_checks import check_runnable
 from notice_lens.patching.options import Options
-from notice_lens.patching.prepare import prepare, refuse_hooks
+from notice_lens.patching.prepare import prepare
 
 
 def test_a_model_that_accelerate_dispatched_is_not_refused(mini):
@@ -13,16 +14,16 @@ def test_a_model_that_accelerate_dispatched_is_not_refused(mini):
     module = mini.text.blocks[0]
     try:
         module._hf_hook = object()
-        refuse_hooks(mini)
+        check_runnable(mini)
         handle = module.register_forward_pre_hook(lambda *_: None)
         try:
             with pytest.raises(ValueError, match="there are hooks on the model, at text.blocks.0: "):
-                refuse_hooks(mini)
+                check_runnable(mini)
         finally:
             handle.remove()
     finally:
         del module._hf_hook
-    refuse_hooks(mini)
+    check_runnable(mini)
 
 
 def test_lengths_are_those_of_the_longest_pair(mini):

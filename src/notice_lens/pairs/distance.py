@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
+from notice_lens.models.protocol import image_stream
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,11 +41,12 @@ def picture_states(
 
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    states = []
+    width = model.stack(image_stream(model.cfg)).cfg.d_model
+    states = [torch.empty(0, width, dtype=torch.float32)]
     starts = range(0, len(images), batch_size)
     for start in tqdm(starts, "looking at pictures", disable=not progress, unit="batch"):
         states.append(model.mean_image_states(list(images[start : start + batch_size])))
-    return torch.cat(states) if states else torch.empty(0, 0)
+    return torch.cat(states)
 
 
 def distances(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"]) -> Float[Tensor, "n m"]:

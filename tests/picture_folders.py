@@ -12,9 +12,10 @@ from notice_lens.images import digest, to_rgb
 
 
 def picture(path: Path, seed: Any = None, size: tuple[int, int] = (6, 6)) -> Path:
-    """Noise, of its own for each path or of a seed."""
+    """Noise, of its own for each path or of a seed; the same wherever the temporary folder is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(list(str(path if seed is None else seed).encode()))
+    own = "noise of " + "/".join(path.parts[-3:])
+    random = np.random.default_rng(list(str(own if seed is None else seed).encode()))
     Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
     return path
 

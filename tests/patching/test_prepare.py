@@ -31,7 +31,7 @@ def test_lengths_are_those_of_the_longest_pair(mini):
     prepared = prepare(mini, pairs, Options.of({}))
     inputs = pairs.prepare(mini)
     assert prepared.lengths == {"vision": mini.vision.cfg.n_ctx, "text": inputs.input_ids.shape[1], "decoder": 1}
-    assert prepared.patchable == prepared.lengths
+    assert {stack: prepared.patchable(stack) for stack in prepared.lengths} == prepared.lengths
     assert [len(prepared.columns[name]) for name in prepared.columns] == [4] * len(prepared.columns)
     assert prepared.dtype == {torch.float32: "float32", torch.float64: "float64"}[mini.dtype]
 

@@ -319,3 +319,97 @@ def test_a_batch_of_unequal_prompts_answers_as_each_by_itself(family: str) -> No
     together = model.greedy_ids(model.prepare(pictures, prompts), 5)
     alone = [model.greedy_ids(model.prepare(*one), 5)[0] for one in zip(pictures, prompts, strict=True)]
     assert together == alone
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("mllama", "glm4v")])
+def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family: str) -> None:
+    """Half-way through a block the stream is what came in and what attention wrote: the oracle changes the latter."""
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))[:1]
+    names = ("language.resid_mid", "language.mlp.pre_linear")
+    sites = [patching.Site.of(model, name, positions=["object", "last"]) for name in names]
+    found = patching.sweep(model, pairs, sites, progress=False)
+    oracle, hf = Oracle(model, pairs[0], "image"), model.hf_model
+    clean, corrupt = oracle.inputs["clean"], oracle.inputs["corrupt"]
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    gap = abs(oracle.logit_diff("clean", [], 0.0) - before)
+    going_in, wrote = ({run: activations(hf, run_inputs, site) for run, run_inputs in oracle.inputs.items()}
+                       for site in ("resid_pre", "attn_out"))  # fmt: skip
+    neurons = _linear_neurons(hf, clean)
+    spans = pairs.token_spans(model)[0]
+    for layer in range(model.cfg.n_layers):
+        for role in ("object", "last"):
+            at = tuple(range(*spans[role]))
+            half_way = going_in["clean"][layer] + wrote["clean"][layer] - going_in["corrupt"][layer]
+            values = {"attn_out": {layer: half_way}}
+            expected = oracle.logit_diff("corrupt", [Patch("attn_out", layer, at)], values) - before
+            own = found.logit_diff_change.isel(pair=0).sel(layer=layer, role=role)
+            assert float(own.sel(site="language.hook_resid_mid")) == pytest.approx(expected, abs=1e-9 * gap)
+            expected = float(oracle.difference(_with_neurons(hf, corrupt, layer, at, neurons[layer]))) - before
+            assert float(own.sel(site="language.mlp.hook_pre_linear")) == pytest.approx(expected, abs=1e-9 * gap)
+
+
+def _up(block: Any) -> tuple[Any, slice]:
+    """Where an MLP's linear half is written, and in which columns."""
+    if hasattr(block.mlp, "up_proj"):
+        return block.mlp.up_proj, slice(None)
+    width = block.mlp.down_proj.in_features
+    return block.mlp.gate_up_proj, slice(width, 2 * width)
+
+
+@torch.no_grad()
+def _linear_neurons(hf: Any, inputs: Any) -> list[Tensor]:
+    kept: list[Tensor] = []
+    places = [_up(block) for block in hf.get_decoder().layers]
+    handles = [
+        module.register_forward_hook(lambda _, args, out, columns=columns: kept.append(out[..., columns].clone()))
+        for module, columns in places
+    ]
+    hf(**inputs)
+    for handle in handles:
+        handle.remove()
+    return kept
+
+
+@torch.no_grad()
+def _with_neurons(hf: Any, inputs: Any, layer: int, at: tuple[int, ...], new: Tensor) -> Tensor:
+    module, columns = _up(hf.get_decoder().layers[layer])
+
+    def patch(_: Any, args: Any, out: Tensor) -> Tensor:
+        out = out.clone()
+        for position in at:
+            out[:, position, columns] = new[:, position]
+        return out
+
+    handle = module.register_forward_hook(patch)
+    found = hf(**inputs).logits[0, -1]
+    handle.remove()
+    return found
+
+
+def test_queries_of_cross_attention_equal_forward_passes() -> None:
+    model = tiny_model("mllama").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    found = patching.patch_heads(model, pairs, "language.cross_attn.q", corruption="text", progress=False)
+    oracle = Oracle(model, pairs[0], "text")
+    values = {"q": _cross_queries(model.hf_model, oracle.inputs["clean"])}
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    for layer in (int(one) for one in found.layer):
+        for head in range(model.cfg.n_heads):
+            patch = [Patch("q", layer, (oracle.length() - 1,), head)]
+            expected = oracle.logit_diff("corrupt", patch, values) - before
+            assert found.logit_diff_change.sel(layer=layer, head=head).item() == pytest.approx(expected, abs=1e-9)
+
+
+@torch.no_grad()
+def _cross_queries(hf: Any, inputs: Any) -> dict[int, Tensor]:
+    kept: dict[int, Tensor] = {}
+    handles = [
+        block.cross_attn.q_proj.register_forward_hook(lambda _, args, out, n=n: kept.update({n: out.clone()}))
+        for n, block in enumerate(hf.get_decoder().layers)
+        if hasattr(block, "cross_attn")
+    ]
+    hf(**inputs)
+    for handle in handles:
+        handle.remove()
+    return kept

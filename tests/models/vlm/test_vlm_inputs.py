@@ -1,11 +1,14 @@
 """Pictures and prompts through the processor and its chat template, and what is said where they do not fit."""
 
+from typing import Any
+
 import pytest
 import torch
 
 import tiny_vlms
 from hosted_vlms import LIBRARY_WARNINGS, QUESTION, Tiny, tiny_model
 from notice_lens.models.vlm.hooked_vlm import HookedVLM, _arguments
+from notice_lens.models.vlm.inputs import with_answer
 
 pytestmark = LIBRARY_WARNINGS
 
@@ -116,3 +119,33 @@ def test_what_is_no_mapping_is_no_input(llava: Tiny) -> None:
     with pytest.raises(TypeError, match=r"expected the inputs of a processor.*got Tensor.*prepare"):
         _arguments(llava.clean["input_ids"], {})
     assert torch.equal(llava.model(**llava.clean), llava.model(llava.clean))
+
+
+def test_an_answer_has_the_tokens_that_the_model_would_write() -> None:
+    """Behind a colon the word with its space, behind the end of a line the word alone."""
+    llava, qwen = tiny_model("llava").model, tiny_model("qwen2_vl").model
+    assert llava.tokenizer.convert_ids_to_tokens(llava.answer_ids(QUESTION, "red")) == ["▁red"]
+    assert llava.answer_ids(QUESTION, "red") == llava.answer_ids(QUESTION, " red")
+    assert "".join(qwen.tokenizer.convert_ids_to_tokens(qwen.answer_ids(QUESTION, "red"))) == "red"
+    assert qwen.answer_ids(QUESTION, "red") != qwen.answer_ids(QUESTION, " red")
+
+
+def test_an_answer_that_is_merged_with_the_prompt_is_refused() -> None:
+    class Merging:
+        """A tokenizer of one token for all of a text."""
+
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            return {"input_ids": [len(text)]}
+
+    with pytest.raises(ValueError, match="'red' is merged with what stands before it, 'ASSISTANT:'"):
+        with_answer(Merging(), "ASSISTANT:", "red")
+
+
+def test_families_with_tied_embeddings_are_among_the_tested_ones() -> None:
+    """What is patched in the stream must not reach the unembedding by way of a table that both share."""
+    tied = {name: _is_tied(tiny_model(name).hf) for name in ("gemma3", "paligemma", "internvl", "llava")}
+    assert tied == {"gemma3": True, "paligemma": True, "internvl": True, "llava": False}
+
+
+def _is_tied(hf: Any) -> bool:
+    return hf.get_output_embeddings().weight is hf.get_input_embeddings().weight

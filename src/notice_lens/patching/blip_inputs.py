@@ -27,7 +27,7 @@ from notice_lens.patching.engine.sources import computed
 from notice_lens.patching.engine.wave import Wave
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
 
 class BetweenInputs(NamedTuple):

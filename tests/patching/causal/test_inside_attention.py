@@ -9,7 +9,7 @@ from torch import Tensor
 from attention_oracle import changed_attention
 from causal_families import Family, made
 from forward_oracle import Patch, activations, logits
-from notice_lens.patching.engine.causal import check as self_check
+from notice_lens.models.vlm import families
 from notice_lens.patching.engine.causal.check import check_patches, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
@@ -153,7 +153,7 @@ def test_an_unknown_family_is_checked_by_itself(monkeypatch: pytest.MonkeyPatch)
     from notice_lens.patching import patch_inputs
 
     family = made("llava")
-    monkeypatch.setattr(self_check, "FAMILIES", {})
+    monkeypatch.setattr(families, "FAMILIES", {})
     metric = lambda logits: logits[:, 7]  # noqa: E731
     patch_inputs(family.model, family.inputs(2), family.inputs(1), metric=metric, progress=False)
     block = Replay.block

@@ -7,7 +7,9 @@ import pytest
 from causal.test_pairs import made_pairs, single_tokens
 from hosted_vlms import tiny_model
 from notice_lens import HookedVLM, patching
+from notice_lens.models.vlm import families
 from notice_lens.pairs import Noise
+from notice_lens.patching.engine.causal.replay import Replay
 
 
 @pytest.mark.parametrize(
@@ -46,7 +48,7 @@ def test_a_model_of_transformers_says_what_hosts_it() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"site": "text.cross_attn"}, "no stack 'text'; valid: 'language'"),
+        ({"site": "text.cross_attn"}, "no stack 'text'; valid: 'vision', 'projector', 'language'"),
         ({"site": "language.attn", "heads": 4}, "head 4 asked for; `language` has heads 0 to 3"),
         ({"positions": ["objekt"]}, "no role 'objekt'; did you mean 'object'"),
         ({"site": "language.mlp_out"}, "has no heads; patch_modules is for"),
@@ -67,3 +69,15 @@ def test_self_attention_and_cross_attention_have_their_own_layers() -> None:
     layer = int(cross.layer[0])
     with pytest.raises(ValueError, match=f"layer {layer} asked for; `language` has layers "):
         patching.patch_heads(model, pairs, layers=layer, progress=False)
+
+
+def test_a_family_that_is_not_tested_is_checked_before_the_first_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check passes for a model that is right; a wave that is wrong by one percent is refused, and named."""
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))
+    monkeypatch.setattr(families, "FAMILIES", {})
+    patching.patch_heads(model, pairs, progress=False)
+    block = Replay.block
+    monkeypatch.setattr(Replay, "block", lambda *args: [out * 1.01 for out in block(*args)])
+    with pytest.raises(ValueError, match=r"did not pass the self-check: \d of 4 patches differ from a full forward"):
+        patching.patch_heads(model, pairs, progress=False)

@@ -160,6 +160,8 @@ def _grid(
     model = prepared.model
     of_queries, of_keys = axes(model.cfg, scores.stack, scores.activation)
     assert of_keys is not None, "scores have keys"
+    if of_queries not in prepared.positions.layout.stacks:
+        raise ValueError(f"{scores.name}: positions of `{of_queries}` have no groups here; cut attention of the words")
     for label, (looked_at, looks) in flows.items():
         for group, stack in ((looks, of_queries), (looked_at, of_keys)):
             try:

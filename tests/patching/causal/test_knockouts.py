@@ -136,6 +136,7 @@ def test_flows_are_labelled_as_asked_for() -> None:
         ({"window": 0}, "window=0: expected a number of layers, 1 or more"),
         ({"run": "corupt"}, "no run 'corupt'; did you mean 'corrupt'"),
         ({"site": "language.mlp"}, "no activation of `language`"),
+        ({"site": "vision.attn", "flows": "image -> image"}, "positions of `vision` have no groups here"),
         ({"layers": 7}, "layer 7 asked for; `language` has layers 0 to 2"),
         ({"heads": [9]}, "head 9 asked for; `language` has heads 0 to 3"),
         ({"colour": 1}, "no option 'colour'"),

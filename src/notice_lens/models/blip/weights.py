@@ -152,7 +152,7 @@ def load_pretrained(
         except Exception as error:  # which field it is stands in the second line
             raise ValueError(" ".join(str(error).split())) from error
     architectures = getattr(hf_config, "architectures", None) or []
-    if not isinstance(architectures, list) or len(architectures) != 1:
+    if not isinstance(architectures, list) or len(architectures) != 1 or not isinstance(architectures[0], str):
         raise ValueError(
             f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
             + ", ".join(KINDS)

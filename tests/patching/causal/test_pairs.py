@@ -9,6 +9,7 @@ import xarray as xr
 from torch import Tensor
 
 import tiny_vlms
+from attention_oracle import changed_attention
 from forward_oracle import Patch, activations, logits
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedVLM, patching
@@ -413,3 +414,33 @@ def _cross_queries(hf: Any, inputs: Any) -> dict[int, Tensor]:
     for handle in handles:
         handle.remove()
     return kept
+
+
+@pytest.mark.parametrize(("site", "stage"), [("attn_scores", "scores"), ("pattern", "pattern")])
+def test_tables_of_cross_attention_equal_attention_written_out(site: str, stage: str) -> None:
+    model = tiny_model("mllama").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    found = patching.patch_heads(model, pairs, f"language.cross_attn.{site}", progress=False)
+    oracle, kept = Oracle(model, pairs[0], "image"), {}
+
+    def keep(layer: int, at: str, tensor: Tensor) -> Tensor:
+        if at == stage:
+            kept[layer] = tensor.clone()
+        return tensor
+
+    with changed_attention(model.hf_model, keep):
+        oracle.logit_diff("clean", [], 0.0)
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    for layer in (int(one) for one in found.layer):
+        for head in (0, 3):
+
+            def change(at_layer: int, at: str, tensor: Tensor, asked: tuple[int, int] = (layer, head)) -> Tensor:
+                if at_layer == asked[0] and at == stage:
+                    tensor = tensor.clone()
+                    tensor[asked[1], -1] = kept[at_layer][asked[1], -1]
+                return tensor
+
+            with changed_attention(model.hf_model, change):
+                expected = oracle.logit_diff("corrupt", [], 0.0) - before
+            assert found.logit_diff_change.sel(layer=layer, head=head).item() == pytest.approx(expected, abs=1e-9)
+    assert float(abs(found.logit_diff_change).max()) > 1e-6

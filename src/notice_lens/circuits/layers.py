@@ -86,7 +86,7 @@ def layer_profile(
 
 
 def layer_shares(effect: np.ndarray) -> np.ndarray:
-    """Return each layer's share of |effect|, [..., layer], from [..., layer, head]; NaN where there is none."""
+    """Return each layer's share of |effect|, [..., layer], from [..., layer, head]; NaN if all effects are 0."""
     size = np.abs(effect).sum(-1)
     total = size.sum(-1, keepdims=True)
     return np.divide(size, total, out=np.full(size.shape, np.nan), where=total > 0)

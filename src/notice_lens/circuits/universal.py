@@ -145,7 +145,7 @@ def conjunction(p: np.ndarray, k: int, same_sign: bool) -> np.ndarray:
 
 
 def _rules(options: RuleOptions) -> Rules:
-    """Return the options of the single conditions. Raises TypeError for a name that is none of them."""
+    """Return the options of the single conditions. Raises TypeError for an unknown option."""
     unknown = set(options) - set(Rules.__dataclass_fields__)
     if unknown:
         raise TypeError(

@@ -36,7 +36,7 @@ def turned(outline: Outline, angle: Length) -> Outline:
 
 @cache
 def unit_outline(shape: str) -> Outline:
-    """The outline of a named shape, [corner, 2]. Raises KeyError for a name that is none of `SHAPES`."""
+    """Return the outline of a named shape, [corner, 2]. Raises KeyError for a name that is not in `SHAPES`."""
     return {
         "circle": lambda: ellipse(0, 0, 1, 1),
         "square": lambda: 0.9 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=np.float64),

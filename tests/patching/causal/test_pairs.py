@@ -1,5 +1,6 @@
 """The verbs that take pairs, on a hosted model of every family, against a forward pass a patch by torch's own hooks."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import tiny_vlms
 from attention_oracle import changed_attention
 from forward_oracle import Patch, activations, logits
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
-from notice_lens import HookedVLM, patching
-from notice_lens.pairs import MinimalPairs
+from notice_lens import HookedVLM, circuits, patching
+from notice_lens.pairs import MinimalPairs, behaviour_filter
 
 FAMILIES = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3",
@@ -444,3 +445,35 @@ def test_tables_of_cross_attention_equal_attention_written_out(site: str, stage:
                 expected = oracle.logit_diff("corrupt", [], 0.0) - before
             assert found.logit_diff_change.sel(layer=layer, head=head).item() == pytest.approx(expected, abs=1e-9)
     assert float(abs(found.logit_diff_change).max()) > 1e-6
+
+
+def test_ablations_filter_and_statistics_run_on_hosted_models() -> None:
+    """Ablated heads equal forward passes with zeros; the other verbs give what they give of BLIP."""
+    model = tiny_model("qwen2_5_vl").model
+    pairs = made_pairs(single_tokens(model))
+    ablated = patching.ablate(model, pairs, "language.attn", value="zero", progress=False)
+    for number, pair in enumerate(pairs):
+        oracle = Oracle(model, pair, "image")
+        before = oracle.logit_diff("clean", [], 0.0)
+        patch = [Patch("z", 1, (oracle.length() - 1,), 2)]
+        expected = oracle.logit_diff("clean", patch, 0.0) - before
+        found = ablated.logit_diff_change.isel(pair=number).sel(layer=1, head=2, role="last")
+        assert float(found) == pytest.approx(expected, abs=1e-9)
+    parts = patching.split(model, pairs, "language.attn", layers=1, progress=False)
+    whole = patching.patch_heads(model, pairs, layers=1, progress=False)
+    np.testing.assert_allclose(
+        parts.logit_diff_change.sel(part="both").squeeze("layer").values,
+        whole.logit_diff_change.squeeze("layer").values,
+        atol=1e-9,
+    )
+    kept = behaviour_filter(model, pairs, progress=False)
+    assert len(kept) + sum(kept.manifest.dropped.values()) == len(pairs)
+    effects = {
+        which: patching.patch_heads(model, pairs, corruption=which, progress=False) for which in ("image", "text")
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", circuits.FewClusters)
+        important = circuits.important_heads(effects["image"])
+        universal = circuits.universal_heads({f"states, {which}": own for which, own in effects.items()})
+    assert dict(important.sizes) == {"layer": 3, "head": 4}
+    assert universal.sizes["condition"] == 2

@@ -142,3 +142,66 @@ def test_regions_of_the_tower_are_refused() -> None:
     model = tiny_model("llava").model
     with pytest.raises(ValueError, match="positions of `vision` lie on no grid here; take 'all', 'each' or numbers"):
         patching.patch_heads(model, made_pairs(single_tokens(model)), "vision.attn", positions="regions")
+
+
+def _outputs(hf: nn.Module, site: str) -> list[tuple[nn.Module, int]]:
+    """For every layer of the tower, the module whose output a site is, and its first column."""
+    found = []
+    for name, module in hf.named_modules():
+        if not name.endswith(WRITES) or not ("vision" in name or "visual" in name):
+            continue
+        attention = name.rpartition(".")[0]
+        block = hf.get_submodule(attention.rpartition(".")[0])
+        own = hf.get_submodule(attention)
+        width = int(module.in_features)  # pyright: ignore
+        if site in "qkv":
+            fused = getattr(own, "qkv", None)
+            found.append((getattr(own, f"{site}_proj"), 0) if fused is None else (fused, "qkv".index(site) * width))
+        else:
+            found.append((block.mlp if site == "mlp_out" else block, 0))
+    return found
+
+
+@torch.no_grad()
+def _output_run(hf: nn.Module, inputs: Any, module: nn.Module, change: Callable[[Tensor], Any]) -> Tensor:
+    """The last position's logits of a run in which `change` writes on a module's output, [position, width]."""
+
+    def after(_: nn.Module, __: Any, out: Any) -> Any:
+        new = (out[0] if isinstance(out, tuple) else out).contiguous().clone()
+        change(new.view(-1, new.shape[-1]))
+        return (new, *out[1:]) if isinstance(out, tuple) else new
+
+    # In front: transformers records the tower's states by hooks of its own.
+    handle = module.register_forward_hook(after, prepend=True)
+    try:
+        return hf(**inputs).logits[0, -1]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v", "mlp_out", "resid_post"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_sites_of_the_tower_equal_forward_passes(family: str, site: str) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))[:1]
+    at, with_heads = 3, site in "qkv"
+    name = f"vision.attn.{site}" if with_heads else f"vision.{site}"
+    found = patching.sweep(
+        model, pairs, patching.Site.of(model, name, positions=[at], layers=[0, 1]), progress=False
+    )  # fmt: skip
+    oracle, hf, d_head = Oracle(model, pairs[0], "image"), model.hf_model, model.cfg.vision.d_head
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    gap, moved = abs(oracle.logit_diff("clean", [], 0.0) - before), 0.0
+    for layer, (module, start) in enumerate(_outputs(hf, site)[:2]):
+        kept: list[Tensor] = []
+        _output_run(hf, oracle.inputs["clean"], module, lambda out, kept=kept: kept.append(out.clone()))
+        columns = slice(start + d_head, start + 2 * d_head) if with_heads else slice(None)
+
+        def change(out: Tensor, kept: list[Tensor] = kept, columns: slice = columns) -> None:
+            out[at, columns] = kept[0][at, columns]
+
+        expected = float(oracle.difference(_output_run(hf, oracle.inputs["corrupt"], module, change))) - before
+        own = found.logit_diff_change.sel(layer=layer, position=at)
+        assert (own.sel(head=1) if with_heads else own).item() == pytest.approx(expected, abs=1e-9 * gap)
+        moved = max(moved, abs(expected))
+    assert moved > 1e-6 * gap, "patches that move nothing prove nothing"

@@ -121,7 +121,7 @@ class Verdicts:
             self.numbers[name][place] = value
 
     def put(self, claim: Claim, numbers: Mapping[str, Any], reason: str) -> None:
-        """Record a claim's evidence, or the reason why there is none."""
+        """Record the evidence for a claim, or the reason why it is missing."""
         place = self._place(claim)
         self.n_pairs[place] = numbers["n_pairs"]
         for name, value in numbers.items():

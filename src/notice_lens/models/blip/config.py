@@ -35,7 +35,7 @@ class StackConfig:
         eps: The LayerNorms' epsilon.
         n_ctx: Positions that there are embeddings for.
         d_vocab: Tokens in the vocabulary; None for images.
-        d_source: Width of what cross-attention reads; None where there is none.
+        d_source: Width of the states that cross-attention reads; None in a stack without cross-attention.
         normalization: `pre` or `post`: LayerNorm before each sublayer, or after each residual addition.
         causal: Whether a position sees earlier ones only.
     """

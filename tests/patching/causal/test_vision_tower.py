@@ -205,3 +205,42 @@ def test_other_sites_of_the_tower_equal_forward_passes(family: str, site: str) -
         assert (own.sel(head=1) if with_heads else own).item() == pytest.approx(expected, abs=1e-9 * gap)
         moved = max(moved, abs(expected))
     assert moved > 1e-6 * gap, "patches that move nothing prove nothing"
+
+
+@pytest.mark.parametrize("site", ["attn_scores", "pattern"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tables_of_the_tower_equal_forward_passes(family: str, site: str) -> None:
+    """With a query's scores or pattern of the other run, z is that pattern times the base run's own values.
+
+    The pattern is the model's own hook point, which has to give z of its run from raw values.
+    """
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))[:1]
+    oracle, hf, layer, head, at = Oracle(model, pairs[0], "image"), model.hf_model, 0, 1, 3
+    clean, corrupt = oracle.inputs["clean"], oracle.inputs["corrupt"]
+    hook = f"vision.blocks.{layer}.attn.hook_pattern"
+    pattern = model.run_with_cache(clean, names_filter=hook)[1][hook]
+    if len(pattern) != 1:
+        with pytest.raises(ValueError, match="each tile has a table of its own"):
+            patching.patch_heads(model, pairs, f"vision.attn.{site}", layers=layer, progress=False)
+        return
+    d_head, tower, (module, start) = model.cfg.vision.d_head, Tower(hf), _outputs(hf, "v")[layer]
+    values: list[Tensor] = []
+    for inputs in (clean, corrupt):
+        _output_run(hf, inputs, module, lambda out, kept=values: kept.append(out.clone()))
+    of_head, columns = (
+        slice(start + head * d_head, start + (head + 1) * d_head),
+        slice(head * d_head, (head + 1) * d_head),
+    )
+    torch.testing.assert_close(pattern[0, head] @ values[0][:, of_head], z_of_clean)
+    new = pattern[0, head, at] @ values[1][:, of_head]
+
+    def change(z: Tensor) -> None:
+        z[at, columns] = new
+
+    before = oracle.logit_diff("corrupt", [], 0.0)
+    expected = float(oracle.difference(tower.run(corrupt, {layer: change}))) - before
+    asked = patching.Site.of(model, f"vision.attn.{site}", layers=layer, heads=head, positions=[at])
+    found = patching.sweep(model, pairs, asked, progress=False).logit_diff_change
+    assert found.item() == pytest.approx(expected, abs=1e-9)
+    assert abs(expected) > 1e-9

@@ -228,10 +228,9 @@ def test_tables_of_the_tower_equal_forward_passes(family: str, site: str) -> Non
     values: list[Tensor] = []
     for inputs in (clean, corrupt):
         _output_run(hf, inputs, module, lambda out, kept=values: kept.append(out.clone()))
-    of_head, columns = (
-        slice(start + head * d_head, start + (head + 1) * d_head),
-        slice(head * d_head, (head + 1) * d_head),
-    )
+    columns = slice(head * d_head, (head + 1) * d_head)
+    of_head = slice(start + columns.start, start + columns.stop)
+    z_of_clean = tower.z(clean)[layer][..., columns].flatten(0, -2)
     torch.testing.assert_close(pattern[0, head] @ values[0][:, of_head], z_of_clean)
     new = pattern[0, head, at] @ values[1][:, of_head]
 

@@ -186,13 +186,18 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
         ValueError: An edit does not fit the model or the pairs.
     """
     found = []
+    # Variants of a circuit share most of their edits.
+    known: dict[str, list[HookEdit[Label]]] = {}
     for number, (name, edits) in enumerate(variants.items()):
-        try:
-            own = [
-                one for edit in ([edits] if isinstance(edits, Edit) else edits) for one in _looked_up(prepared, edit)
-            ]
-        except ValueError as error:
-            raise ValueError(f"variant {name!r}: {error}") from error
+        own: list[HookEdit[Label]] = []
+        for edit in [edits] if isinstance(edits, Edit) else edits:
+            written = repr(edit)
+            if written not in known:
+                try:
+                    known[written] = _looked_up(prepared, edit)
+                except ValueError as error:
+                    raise ValueError(f"variant {name!r}: {error}") from error
+            own += known[written]
         found.append(Variant((number,), tuple(own)))
     return Grid(("variant",), {"variant": list(variants)}, found)
 

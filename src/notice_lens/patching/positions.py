@@ -29,6 +29,7 @@ class Positions:
     def __init__(self, model: "VisionLanguageModel", pairs: "MinimalPairs") -> None:
         self.model, self.pairs = model, pairs
         self._named: dict[str, list[dict[str, Index]]] = {}
+        self._names: dict[str, list[str]] = {}
 
     @cached_property
     def roles(self) -> list[dict[str, Index]]:
@@ -72,7 +73,7 @@ class Positions:
             return
         pairs = range(len(self.pairs))
         known = {**{group: None for pair in pairs for group in self.groups(stack, pair)}}
-        known |= dict.fromkeys(_names(self.named(stack)))
+        known |= dict.fromkeys(self.names(stack))
         if name not in (*known, ALL):
             raise ValueError(one_of("group of positions", name, [*known, ALL]))
 
@@ -81,6 +82,12 @@ class Positions:
         if stack not in self._named:
             self._named[stack] = self._names_of(stack)
         return self._named[stack]
+
+    def names(self, stack: str) -> list[str]:
+        """Return the names that positions of a stack have in any pair, in the order in which they first occur."""
+        if stack not in self._names:
+            self._names[stack] = _names(self.named(stack))
+        return self._names[stack]
 
     def _names_of(self, stack: str) -> list[dict[str, Index]]:
         if stack not in self.layout.stacks:
@@ -116,7 +123,7 @@ class Positions:
                 raise ValueError(f"{what}: these pairs have no {spec}; positions='all' or 'each' needs none")
             return DIMS[spec], known
         if all(isinstance(one, str) for one in spec):
-            known, of_words = _names(self.named(stack)), "prompt" in self.model.cfg.streams[stack]
+            known, of_words = self.names(stack), "prompt" in self.model.cfg.streams[stack]
             for name in spec:
                 if name not in (*known, ALL):
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])

@@ -93,8 +93,7 @@ class Knockouts:
                 for side in (knockout.inside, knockout.outside):
                     edits[_name(knockout, head, side)] = self._without(knockout, head, side)
                 ablations[_name(knockout, head)] = self.ablated(knockout.layer, head, knockout.role)
-        # Apart, since a sweep with edits of patterns takes no means.
-        changes = self.measure(edits) | self.measure(ablations)
+        changes = self.measure(edits | ablations)
         return {
             knockout: Changes(
                 *(

@@ -1,6 +1,7 @@
 """From the logits of rows to their metrics: whose answer is read, where, and against which foil."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -35,7 +36,12 @@ class AnswerReading:
     def __init__(
         self, entries: Entries, targets: Int[Tensor, "pair answer_pos"] | None, custom: Mapping[str, Custom]
     ) -> None:
-        self.entries, self.targets, self.custom = entries, targets, custom
+        self._look_up, self.targets, self.custom = entries, targets, custom
+
+    @cached_property
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """The entries of the logits that stand for the correct answer and for the foil, [pair] each."""
+        return self._look_up()
 
     def metrics(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
         """Return the metrics of rows.
@@ -52,7 +58,7 @@ class AnswerReading:
         if self.targets is not None:
             log_prob = answer_log_prob(logits, self.targets[index])
             return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, self.targets[index]))
-        correct, foils = (own.to(index.device) for own in self.entries())
+        correct, foils = (own.to(index.device) for own in self.entries)
         at_answer = logits if logits.ndim == 2 else logits[:, -1]
         accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
         return ReadOut(*read_entries(at_answer, first, correct[index], foils[index]), kl, custom, accuracy)

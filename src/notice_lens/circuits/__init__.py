@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.layers import layer_profile
+    from notice_lens.circuits.minimal import minimal_circuit, shared_nodes
     from notice_lens.circuits.probabilities import paper_rule
+    from notice_lens.circuits.restoration import restoration_curve
     from notice_lens.circuits.universal import universal_heads
 
 
@@ -27,7 +29,10 @@ _HOMES = {
     "interactions": "notice_lens.circuits.interplay",
     "label_heads": "notice_lens.circuits.functions.labels",
     "layer_profile": "notice_lens.circuits.layers",
+    "minimal_circuit": "notice_lens.circuits.minimal",
     "paper_rule": "notice_lens.circuits.probabilities",
+    "restoration_curve": "notice_lens.circuits.restoration",
+    "shared_nodes": "notice_lens.circuits.minimal",
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [
@@ -40,7 +45,10 @@ __all__ = [
     "interactions",
     "label_heads",
     "layer_profile",
+    "minimal_circuit",
     "paper_rule",
+    "restoration_curve",
+    "shared_nodes",
     "universal_heads",
 ]
 __getattr__, __dir__ = lazy(__name__, _HOMES)

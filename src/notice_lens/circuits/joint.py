@@ -1,0 +1,243 @@
+"""Joint patches of sets of nodes, both ways: what a set restores, what its loss costs, and where sets come from.
+
+A *node* is a head, or an MLP, at all positions or at one label of them (a role, a region, a number). For a set S of
+nodes, with sums over pairs and every change counted toward the run that the patch comes from,
+
+    restored(S)   Σ change of the corrupted run, S patched clean / Σ gap        S is sufficient where it is 1
+    lost(S)       Σ change of the clean run, S patched corrupted / Σ gap        S is necessary where it is 1
+
+1. `nodes_at` names the nodes: of modules, of a list, or those that an earlier sweep has effects of.
+2. `JointPatches` measures sets, each of them once, as variants of one exact call a direction.
+3. `halves` splits the pairs into two that share no image, so that a set is never scored on pairs that chose it.
+4. `matched` draws random sets with as many nodes of each layer and label as a given order has.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from notice_lens.patching.results import CHANGE, CONTROL, DIRECTIONS, dataset_of, gap
+from notice_lens.stats.clusters import clusters_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from notice_lens.models.protocol import VisionLanguageModel
+    from notice_lens.pairs import MinimalPairs
+    from notice_lens.patching import Edit
+
+LABELLED = ("role", "region", "position")
+NodeSet = frozenset[int]
+
+
+class NodeAt(NamedTuple):
+    """A node at some positions.
+
+    Attributes:
+        name: Such as `text.cross_attn.L2.H2`, or `text.cross_attn.L2.H2@noun` at a label of positions.
+        edit: The patch of it from the other run.
+        alike: What random nodes share with it: module, layer, and label.
+    """
+
+    name: str
+    edit: "Edit"
+    alike: tuple[str, int | None, Any]
+
+
+def nodes_at(model: "VisionLanguageModel", asked: Any, positions: Any) -> list[NodeAt]:
+    """Return nodes by stacks, modules or names, at some positions.
+
+    Args:
+        model: The model.
+        asked: `text` (all heads and MLPs of a stack), `text.cross_attn`, `text.cross_attn.L1.H3`, one or several; None
+            takes the heads of the model's default site.
+        positions: Where they are patched, as an `Edit` takes them.
+
+    Raises:
+        ValueError: There is no stack, module or node of that name, or nothing was asked for.
+    """
+    from notice_lens.patching.nodes import universe_of
+
+    found = universe_of(model, model.cfg.default_site if asked is None else asked)
+    return [
+        NodeAt(node.name, replace(node.edit("other"), positions=positions), (node.module, node.layer, None))
+        for node in found
+    ]
+
+
+def nodes_of_effects(effects: "xr.Dataset") -> tuple[list[NodeAt], np.ndarray]:
+    """Return the nodes that a result has effects of, and their changes toward the run patched from, [pair, node].
+
+    Args:
+        effects: A result of `patching.patch_heads`, at all positions or by role, region or position.
+
+    Raises:
+        ValueError: It is of something else than single heads.
+    """
+    from notice_lens.patching import Edit
+
+    sites = json.loads(effects.attrs.get("sites", "[]"))
+    dims = [str(dim) for dim in effects[CHANGE].dims if dim != "pair"] if CHANGE in effects else []
+    expected = "expected the result of patching.patch_heads, by layer and head, perhaps by role, region or position"
+    if (
+        not isinstance(sites, list)
+        or len(sites) != 1
+        or dims[:2] != ["layer", "head"]
+        or not {*dims[2:]} <= {*LABELLED}
+    ):
+        raise ValueError(f"effects have the dimensions {', '.join(dims) or 'of no patches'}; {expected}")
+    module = f"{sites[0]['stack']}.{sites[0]['activation'].rpartition('.')[0]}"
+    sign = -1 if effects.attrs.get("direction") == "noise" else 1
+    label_dim = dims[2] if len(dims) == 3 else None
+    nodes = []
+    for layer in effects["layer"].values.tolist():
+        for head in effects["head"].values.tolist():
+            for label in effects[label_dim].values.tolist() if label_dim else [None]:
+                # One label is a list of one, lest a role that is called `all` or `each` be taken for all positions.
+                places = "all" if label is None else [label]
+                at = "" if label is None else f"@{label}"
+                edit = Edit(f"{module}.z", layer, head, positions=places, source="other")
+                nodes.append(NodeAt(f"{module}.L{layer}.H{head}{at}", edit, (module, layer, label)))
+    changes = effects[CHANGE].transpose("pair", *dims).values.astype(float)
+    return nodes, sign * np.nan_to_num(changes).reshape(len(changes), -1)
+
+
+class JointPatches:
+    """Sets of nodes patched jointly on some pairs, in both directions; each set is measured once.
+
+    Args:
+        model: The model.
+        pairs: The pairs.
+        nodes: What sets are made of; a set holds their numbers.
+        donors: Whether the same sets are also patched clean from each pair's mismatched donor.
+        **options: As `patching.sweep`, less `direction`, `metrics`, `controls` and `store`.
+
+    Attributes:
+        gap: The clean run's logit difference minus the corrupted one's, [pair]; there once something was measured.
+        base: The unpatched logit difference of the run that each direction patches, [direction, pair].
+    """
+
+    def __init__(
+        self,
+        model: "VisionLanguageModel",
+        pairs: "MinimalPairs",
+        nodes: Sequence[NodeAt],
+        donors: bool = False,
+        **options: Any,
+    ) -> None:
+        self.model, self.pairs, self.nodes, self.donors, self.options = model, pairs, nodes, donors, options
+        self.gap, self.base = np.zeros(0), np.zeros((2, 0))
+        self.min_gap = 0.0
+        self._rows = clusters_of(pairs)
+        self._changes: dict[NodeSet, np.ndarray] = {}
+        self._from_donors: dict[NodeSet, np.ndarray] = {}
+
+    def measure(self, sets: Iterable[NodeSet]) -> None:
+        """Measure the sets that are not known yet, in one call for each direction."""
+        from notice_lens.patching import run_variants
+
+        new = [one for one in dict.fromkeys(sets) if one and one not in self._changes]
+        if not new:
+            return
+        variants = {str(number): [self.nodes[node].edit for node in sorted(one)] for number, one in enumerate(new)}
+        found = []
+        for direction in DIRECTIONS:
+            controls = ("mismatched",) if self.donors and direction == "denoise" else ()
+            settings = {**self.options, "metrics": CHANGE, "direction": direction, "controls": controls}
+            found.append(run_variants(self.model, self.pairs, variants, **settings))
+        first = found[0]
+        self.gap = gap(first, direction="denoise").values.astype(float)
+        self.base = np.stack([first.logit_diff_corrupt.values, first.logit_diff_clean.values]).astype(float)
+        self.min_gap = float(first.attrs["min_gap"])
+        toward = [
+            sign * one[CHANGE].transpose("variant", "pair").values for sign, one in zip((1, -1), found, strict=True)
+        ]
+        self._changes |= dict(zip(new, np.stack(toward, 1).astype(float), strict=True))
+        if CHANGE + CONTROL in first:
+            values = first[CHANGE + CONTROL].transpose("variant", "pair").values.astype(float)
+            self._from_donors |= dict(zip(new, values, strict=True))
+
+    def change(self, which: NodeSet) -> np.ndarray:
+        """Return the changes by a measured set, toward the run that they come from, in logits, [direction, pair]."""
+        return self._changes[which] if which else np.zeros((2, len(self.gap)))
+
+    def from_donors(self, which: NodeSet) -> np.ndarray:
+        """Return the changes by a set that is patched from the mismatched donor, [pair]; NaN for pairs without one."""
+        return self._from_donors.get(which, np.full(len(self.gap), np.nan)) if which else np.zeros(len(self.gap))
+
+    def shares(self, which: NodeSet, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return the share that a set restores, and the share that its loss costs, [direction].
+
+        Args:
+            which: A measured set.
+            weights: How often each pair counts, [pair]; None counts each once.
+        """
+        weights = np.ones(len(self.gap)) if weights is None else weights
+        return self.change(which) @ weights / (self.gap @ weights)
+
+    def errors(self, which: NodeSet, weights: np.ndarray) -> np.ndarray:
+        """Return the standard error of each of these shares over clusters of pairs, [direction].
+
+        It is that of a ratio, by its linear part (Hinkley 1977); a cluster that counts k times is k draws of it.
+        """
+        counts = np.zeros(self._rows.max() + 1)
+        counts[self._rows] = weights  # the same for all pairs of a cluster
+        residuals = self.change(which) - self.shares(which, weights)[:, None] * self.gap
+        of_clusters = np.stack([np.bincount(self._rows, own, len(counts)) for own in residuals])
+        draws = counts.sum()
+        return np.sqrt(of_clusters**2 @ counts * draws / max(draws - 1, 1)) / abs(self.gap @ weights)
+
+
+def halves(pairs: "MinimalPairs", seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of two halves of the pairs that share no image, as equal as clusters allow.
+
+    Raises:
+        ValueError: All pairs are one cluster.
+    """
+    labels = clusters_of(pairs)
+    sizes = np.bincount(labels)
+    if len(sizes) < 2:
+        raise ValueError(
+            f"{len(labels)} pairs are linked by shared images to one cluster, and cannot be split into a half that "
+            "chooses heads and one that scores them; take pairs with images of their own"
+        )
+    totals, side = [0, 0], np.zeros(len(sizes), int)
+    # The largest first, each to the smaller half; chance decides among clusters of one size.
+    for cluster in sorted(np.random.default_rng(seed).permutation(len(sizes)).tolist(), key=lambda one: -sizes[one]):
+        side[cluster] = int(totals[1] < totals[0])
+        totals[side[cluster]] += int(sizes[cluster])
+    first, second = (np.flatnonzero(side[labels] == which) for which in (0, 1))
+    return first, second
+
+
+def matched(order: Sequence[int], nodes: Sequence[NodeAt], rng: np.random.Generator) -> list[int]:
+    """Return a random order of the nodes whose beginnings have as many of each layer and label as those of `order`."""
+    kinds: dict[Any, list[int]] = {}
+    for number, node in enumerate(nodes):
+        kinds.setdefault(node.alike, []).append(number)
+    drawn = {kind: iter(rng.permutation(own).tolist()) for kind, own in kinds.items()}
+    return [next(drawn[nodes[number].alike]) for number in order]
+
+
+def refuse(options: Mapping[str, Any], what: str) -> None:
+    """Raise TypeError for options that a verb of joint patches decides itself."""
+    for name in ("direction", "metrics", "controls", "store", "source", "positions"):
+        if name in options:
+            raise TypeError(
+                f"{name}: {what} decides it itself: patches both ways, logit differences, from the other run"
+            )
+
+
+def of_these(effects: Any, pairs: "MinimalPairs") -> "xr.Dataset":
+    """Return effects as a Dataset, checked to be of these pairs.
+
+    Raises:
+        ValueError: They are of other pairs, or of pairs in another order.
+    """
+    found = dataset_of(effects)
+    if list(found["pair"].values) != list(pairs["id"]):
+        raise ValueError("effects are of other pairs than those given, or in another order; sweep these pairs again")
+    return found

@@ -42,7 +42,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 
 Every door to image files uses this list. Pillow reads HEIF where `pillow_heif` has registered its opener."""
 
-_READ = ", ".join(name for name in FORMATS if name not in ("HEIF", "MPO"))
+_FORMATS_READ = ", ".join(name for name in FORMATS if name not in ("HEIF", "MPO"))
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _HEIC = (
     "it is a HEIC picture, as telephones take them, which Pillow cannot read by itself: convert it to JPEG or PNG, or "
@@ -122,8 +122,8 @@ def _check_format(image: Image.Image) -> None:
     """Raise ValueError where Pillow has opened a file of a format not read here: decoding it is still to come."""
     if image.format is not None and image.format not in FORMATS:
         raise ValueError(
-            f"it is an image of the format {image.format}; read are {_READ}. If you trust its file, give the pixels: "
-            "image.convert('RGB')"
+            f"it is an image of the format {image.format}; read are {_FORMATS_READ}. If you trust its file, "
+            "give the pixels: image.convert('RGB')"
         )
     check_pixels(image.height, image.width)
 
@@ -167,7 +167,7 @@ def _unidentified(head: bytes) -> str:
     """Return why a file is not read, from its first twelve bytes."""
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         return _HEIC
-    return f"the bytes are not an image in a format that is read here: {_READ}"
+    return f"the bytes are not an image in a format that is read here: {_FORMATS_READ}"
 
 
 def _file(path: Path) -> BinaryIO:

@@ -6,7 +6,7 @@ import xarray as xr
 
 from notice_lens import patching
 from notice_lens.circuits import important_heads
-from notice_lens.circuits.condition import DIFFERENCE, MATCHED, read_condition
+from notice_lens.circuits.condition import DIFFERENCE, MATCHED_ALONE, read_condition
 from notice_lens.stats.synthetic import synthetic_effects
 
 ROLES = ["[CLS]", "noun", "correct"]
@@ -86,7 +86,7 @@ def test_probabilities_are_shares_of_what_the_donor_leaves_of_them() -> None:
 
 def test_other_corruptions_are_ranked_by_the_matched_change() -> None:
     effects = with_roles().assign_attrs(corruption="text")
-    assert read_condition(effects, "noun").ranked_by == MATCHED
+    assert read_condition(effects, "noun").ranked_by == MATCHED_ALONE
     assert read_condition(effects, "noun", control=True).ranked_by == DIFFERENCE
     assert read_condition(effects.drop_vars("logit_diff_change_mismatched"), "noun").mismatched is None
 

@@ -22,7 +22,7 @@ from notice_lens.plain_text import printable
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, IMAGE_COLUMNS, cluster_numbers, effective
 
 SHARED = "shared"
-BUILT_IN = (SHARED, "image", "pair")
+BUILT_IN_CLUSTERS = (SHARED, "image", "pair")
 Cluster = str | tuple[str, str] | list[str]
 """`shared`, `image`, `pair`, a coordinate along `pair`, or two of these for two-way clusters."""
 
@@ -71,7 +71,7 @@ def partitions_of(conditions: Sequence[Condition], cluster: Cluster) -> list[lis
     return [list(labels) for labels in zip(*(np.split(numbers, ends) for numbers in partitions), strict=True)]
 
 
-def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str] = BUILT_IN) -> np.ndarray:
+def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str] = BUILT_IN_CLUSTERS) -> np.ndarray:
     """Return the clusters of pairs with the same value of a coordinate, [pair], over results end to end.
 
     Args:
@@ -116,7 +116,7 @@ def warn_if_few(condition: Condition, partitions: Sequence[np.ndarray], where: s
 
 def _numbers(conditions: Sequence[Condition], name: str) -> np.ndarray:
     """Return one partition of the pairs of all conditions, end to end."""
-    if name in BUILT_IN:
+    if name in BUILT_IN_CLUSTERS:
         return cluster_numbers(_shared(conditions, donors=name == SHARED), "pair" if name == "pair" else "image")
     return clusters_by([condition.effects for condition in conditions], name)
 
@@ -169,7 +169,7 @@ def _warn_if_dependent(conditions: Sequence[Condition], names: Sequence[str], pa
         warnings.warn(printable(message), DependentPairs, stacklevel=4)
 
 
-def _column(effects: xr.Dataset, name: str, built_in: Sequence[str] = BUILT_IN) -> list[Any]:
+def _column(effects: xr.Dataset, name: str, built_in: Sequence[str] = BUILT_IN_CLUSTERS) -> list[Any]:
     along = [str(key) for key, values in effects.coords.items() if values.dims == ("pair",)]
     if name not in along:
         raise ValueError(one_of("coordinate along `pair` to cluster by", name, [*built_in, *along]))

@@ -15,11 +15,12 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import GAP, HEADS, Condition, Metric, read_condition
+from notice_lens.circuits.condition import GAP, ChangeMetric, Condition, read_condition
 from notice_lens.circuits.evidence import SHARED, Cluster, names_of, partitions_of, warn_if_few
 from notice_lens.errors import one_of, whole_number
 from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
+from notice_lens.stats.dims import HEADS
 from notice_lens.stats.intervals import bootstrap_t
 from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
@@ -126,7 +127,7 @@ def important_heads(
     effects: Effects,
     *,
     role: str | None = None,
-    metric: Metric | Literal["answer_prob"] = "logit_diff_change",
+    metric: ChangeMetric | Literal["answer_prob"] = "logit_diff_change",
     smallest_effect: float = 0.02,
     alpha: float = 0.05,
     method: Method = "max_t",

@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Metric, read_condition
+from notice_lens.circuits.condition import ChangeMetric, read_condition
 from notice_lens.circuits.evidence import SHARED, Cluster, partitions_of
 from notice_lens.circuits.important import Rules, examined
 from notice_lens.patching.results import Effects
@@ -28,7 +28,7 @@ def layer_profile(
     effects: Effects,
     *,
     role: str | None = None,
-    metric: Metric = "logit_diff_change",
+    metric: ChangeMetric = "logit_diff_change",
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
     cluster: Cluster = SHARED,

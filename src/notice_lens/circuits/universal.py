@@ -22,7 +22,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Metric, one_role, read_condition
+from notice_lens.circuits.condition import ChangeMetric, one_role, read_condition
 from notice_lens.circuits.evidence import DependentPairs, partitions_of
 from notice_lens.circuits.important import Examined, RuleOptions, Rules, examined
 from notice_lens.errors import one_of
@@ -43,7 +43,7 @@ def universal_heads(
     at_least: int | Literal["all"] = "all",
     same_sign: bool = True,
     role: str | None = None,
-    metric: Metric = "logit_diff_change",
+    metric: ChangeMetric = "logit_diff_change",
     control: bool | None = None,
     n_null: int = 1_000,
     **options: Unpack[RuleOptions],
@@ -155,7 +155,7 @@ def _rules(options: RuleOptions) -> Rules:
 
 
 def _examine(
-    conditions: Mapping[str, Effects], role: str | None, metric: Metric, control: bool | None, rules: Rules
+    conditions: Mapping[str, Effects], role: str | None, metric: ChangeMetric, control: bool | None, rules: Rules
 ) -> tuple[dict[str, Examined], list[list[np.ndarray]]]:
     """Return the conditions with sums over their clusters, and the clusters of the pairs of all conditions together."""
     if not isinstance(conditions, Mapping) or len(conditions) < 2:

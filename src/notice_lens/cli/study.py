@@ -12,9 +12,9 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
-STOPPED = "stopped; finished work is kept, and the same command resumes from there"
+STOPPED_MESSAGE = "stopped; finished work is kept, and the same command resumes from there"
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+BYTES_OF_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
     f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
 
@@ -32,7 +32,7 @@ class Out(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Size(click.ParamType):
+class ByteSize(click.ParamType):
     """A number of bytes: `4GB`, `500 MB`, `2GiB`, or without a unit."""
 
     name = "size"
@@ -40,7 +40,7 @@ class Size(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number of bytes."""
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
-        unit = UNITS.get(match[2].lower()) or UNITS.get(f"{match[2].lower()}b") if match else None
+        unit = BYTES_OF_UNIT.get(match[2].lower()) or BYTES_OF_UNIT.get(f"{match[2].lower()}b") if match else None
         if match is None or unit is None or float(match[1]) * unit < 1:
             self.fail(f"{value!r} is no number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
         return int(float(match[1]) * unit)
@@ -55,7 +55,9 @@ def seed(help: str = "Seed of all that is drawn.") -> Any:
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
 
 
-memory = click.option("--memory", type=Size(), help="Memory budget, such as 4GB; by default a share of what is free.")
+memory = click.option(
+    "--memory", type=ByteSize(), help="Memory budget, such as 4GB; by default a share of what is free."
+)
 device = click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 role = click.option(
     "--role",
@@ -124,7 +126,7 @@ def carry_out(
     try:
         found, page = studied(model, tasks, choices, out, quiet or as_json, as_json, **options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(STOPPED) from None
+        raise KeyboardInterrupt(STOPPED_MESSAGE) from None
     if as_json:
         echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
     else:

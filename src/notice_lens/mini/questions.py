@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Span = tuple[int, int]
-"""First character and the one after the last."""
+from notice_lens.models.layout import Span
 
 
 @dataclass(frozen=True)

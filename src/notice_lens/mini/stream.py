@@ -12,7 +12,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Stream:
+class RandomStream:
     """A stream of random draws that depends on its key alone.
 
     Args:

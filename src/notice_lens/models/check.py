@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
 
 # The least change of the answers, between any two images, of a model that looks at them.
-_SEEN = 1e-4
+_IMAGE_CHANGE = 1e-4
 # What rounding may add up to over a few dozen layers.
 _TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -66,7 +66,7 @@ def check(model: "HookedBLIP", inputs: Any = None, progress: bool = True) -> Che
             _rows_sum_to_one(cache, tolerance),
             self_patches,
             CheckResult("an exchanged image stream is an exchanged image", _distance(exchanged, expected), tolerance),
-            CheckResult("the image changes the answer", _distance(expected, logits), _SEEN, at_least=True),
+            CheckResult("the image changes the answer", _distance(expected, logits), _IMAGE_CHANGE, at_least=True),
         )
     )
 

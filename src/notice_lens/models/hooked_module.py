@@ -20,12 +20,12 @@ from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
 from notice_lens.models.hook_names import HookName, unknown_hook
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 from notice_lens.models.in_use import InUse
 
-Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
+HookSpec = tuple[str | Callable[[str], bool], Callable[..., Any]]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 _SWITCHES = {
     "hook_result": "use_attn_result",
@@ -100,8 +100,8 @@ class HookedModule(HookedRootModule):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: Sequence[Hook] = (),
-        bwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Sequence[HookSpec] = (),
+        bwd_hooks: Sequence[HookSpec] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedModule"]:
@@ -117,10 +117,10 @@ class HookedModule(HookedRootModule):
             KeyError, ValueError: As `names_matching`; then nothing was attached.
             RuntimeError: Another thread has not let go of the model for a minute.
         """
-        directions: tuple[tuple[Direction, Sequence[Hook]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
+        directions: tuple[tuple[HookDirection, Sequence[HookSpec]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
         with self.in_use.held() as changes:
             changes.at_end(self._stop_caching)
-            to_attach: list[tuple[str, Callable[..., Any], Direction]] = [
+            to_attach: list[tuple[str, Callable[..., Any], HookDirection]] = [
                 (name, hook, direction)
                 for direction, hooks in directions
                 for names, hook in hooks
@@ -140,14 +140,14 @@ class HookedModule(HookedRootModule):
     def _stop_caching(self) -> None:
         self.is_caching = False
 
-    def _point(self, name: str) -> BLIPHookPoint | AliasPoint:
-        return cast(BLIPHookPoint | AliasPoint, self.hook_dict[name])
+    def _point(self, name: str) -> CopyingHookPoint | AliasPoint:
+        return cast(CopyingHookPoint | AliasPoint, self.hook_dict[name])
 
     def run_with_hooks(
         self,
         *model_args: Any,
-        fwd_hooks: Sequence[Hook] = (),
-        bwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Sequence[HookSpec] = (),
+        bwd_hooks: Sequence[HookSpec] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         **model_kwargs: Any,
@@ -162,7 +162,7 @@ class HookedModule(HookedRootModule):
         self,
         name: str | Callable[[str], bool],
         hook: Callable[..., Any],
-        dir: Direction = "fwd",
+        dir: HookDirection = "fwd",
         is_permanent: bool = False,
         level: int | None = None,
         prepend: bool = False,

@@ -10,13 +10,13 @@ from transformer_lens.hook_points import HookPoint, LensHandle
 from notice_lens.models.hook_names import HookName
 
 
-class BLIPHookPoint(HookPoint):
-    """A hook point of `HookedBLIP`.
+class CopyingHookPoint(HookPoint):
+    """A hook point whose forward hooks each get a copy of the activation.
 
-    It differs from TransformerLens's in three ways. It reports its layer although a stack's name stands in front. It
-    knows the shape of what passes, in words. And every forward hook gets a private, contiguous copy: a setter that
-    writes in place changes what comes after, as in TransformerLens, and nothing else (not the keys that many runs
-    share, not what another hook has cached).
+    The hook points of every model here are of this class. It differs from TransformerLens's in three ways. It reports
+    its layer although its name starts with a stack. It knows the axes of the activation, in words. And every forward
+    hook gets a private, contiguous copy: a setter that writes in place changes what comes after, as in TransformerLens,
+    and nothing else (not the keys that many runs share, not what another hook has cached).
 
     Args:
         shape: Axis words, for instance `"batch pos head d_head"`.
@@ -92,7 +92,7 @@ class AliasPoint:
         target: The model's hook point.
     """
 
-    def __init__(self, alias: str, target: BLIPHookPoint):
+    def __init__(self, alias: str, target: CopyingHookPoint):
         self.name = alias
         self.target = target
         self.shape = target.shape

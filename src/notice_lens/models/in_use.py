@@ -19,7 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,11 @@ class Changes:
         setattr(target, name, value)
 
     def attach(
-        self, point: BLIPHookPoint | AliasPoint, hook: Callable[..., Any], direction: Literal["fwd", "bwd"], **how: Any
+        self,
+        point: CopyingHookPoint | AliasPoint,
+        hook: Callable[..., Any],
+        direction: Literal["fwd", "bwd"],
+        **how: Any,
     ) -> Undo:
         """Attaches a hook until the use ends, and returns its undo; `how` are options of `add_hook`."""
         added: list[Any] = []
@@ -65,7 +69,7 @@ class Changes:
             self._undos.pop()
 
 
-def _detach(point: BLIPHookPoint | AliasPoint, added: list[Any], before: set[int]) -> None:
+def _detach(point: CopyingHookPoint | AliasPoint, added: list[Any], before: set[int]) -> None:
     """Removes a hook, or, where attaching it was interrupted, whatever is there that was not there before."""
     if added:
         point.discard(added[0])

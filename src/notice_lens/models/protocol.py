@@ -35,7 +35,7 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 
 
 @runtime_checkable
-class StackConfig(Protocol):
+class AnyStackConfig(Protocol):
     """The sizes of one stack."""
 
     @property
@@ -235,7 +235,7 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def stack(self, name: str) -> Any:
-        """Return a stack, whose `cfg` is a `StackConfig`. Raises KeyError where there is none of that name."""
+        """Return a stack, whose `cfg` is an `AnyStackConfig`. Raises KeyError where there is none of that name."""
         ...
 
     def activations(self, stack: str) -> tuple[str, ...]:

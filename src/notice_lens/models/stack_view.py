@@ -13,7 +13,7 @@ from notice_lens.errors import one_of
 from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class StackView(HookedModule):
         self.inputs = inputs
         self.full_names = _aliases(model, self.stack_name, self.attn_name, axis)
         points: dict[str, Any] = {
-            alias: AliasPoint(alias, cast(BLIPHookPoint, model.hook_dict[full]))
+            alias: AliasPoint(alias, cast(CopyingHookPoint, model.hook_dict[full]))
             for alias, full in self.full_names.items()
         }
         self.hook_dict, self.mod_dict = points, dict(points)

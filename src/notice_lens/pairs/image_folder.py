@@ -25,7 +25,7 @@ NO_ENDING, NO_ACCESS = "no ending", "unreadable folder"
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReadablePicture:
     """A picture that can be read.
 
     Attributes:
@@ -57,7 +57,7 @@ class Inventory:
         problems: Why the others cannot.
     """
 
-    pictures: Mapping[Path, Picture]
+    pictures: Mapping[Path, ReadablePicture]
     problems: tuple[Problem, ...]
 
 
@@ -83,11 +83,11 @@ def read_pictures(
     """
     from tqdm.auto import tqdm
 
-    def read(path: Path) -> Picture | str:
+    def read(path: Path) -> ReadablePicture | str:
         return _read(path, (contents or {}).get(path), root if confine else None)
 
     files = list(dict.fromkeys(Path(path) for path in paths))
-    pictures: dict[Path, Picture] = {}
+    pictures: dict[Path, ReadablePicture] = {}
     problems: list[Problem] = []
     # One guard around all threads, since filters are global: oddities of a file's metadata do not matter to its pixels.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
@@ -96,20 +96,20 @@ def read_pictures(
         for path, found in tqdm(
             zip(files, reading, strict=True), "reading pictures", len(files), disable=not progress, unit="file"
         ):
-            if isinstance(found, Picture):
+            if isinstance(found, ReadablePicture):
                 pictures[path] = found
             else:
                 problems.append(Problem(relative_name(path, root), IMAGE, found))
     return Inventory(pictures, tuple(problems))
 
 
-def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -> Picture | str:
+def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -> ReadablePicture | str:
     """Return the record of one file, or the reason for having none; with a root, links out of it are not followed."""
     try:
         if root is not None and content is None:
             inside(root, path.relative_to(root), confine=True)
         rgb = to_rgb(path if content is None else content)
-        return Picture(path, digest(rgb), rgb.width, rgb.height, content)
+        return ReadablePicture(path, digest(rgb), rgb.width, rgb.height, content)
     except Exception as error:
         # Broken files raise whatever a decoder tripped over; one of them must not end the reading of all others.
         return str(error) or type(error).__name__
@@ -233,15 +233,15 @@ def contents(folder: Path, shown: int = 5) -> str:
 
 
 def distinct(
-    pictures: Iterable[Picture], root: str | PathLike[str] | None = None
-) -> tuple[list[Picture], list[Problem]]:
+    pictures: Iterable[ReadablePicture], root: str | PathLike[str] | None = None
+) -> tuple[list[ReadablePicture], list[Problem]]:
     """Return the first picture of each content, and a problem for every other.
 
     Args:
         pictures: In the order that decides which one is first.
         root: As `read_pictures`.
     """
-    first: dict[str, Picture] = {}
+    first: dict[str, ReadablePicture] = {}
     problems = []
     for picture in pictures:
         known = first.setdefault(picture.digest, picture)
@@ -251,7 +251,7 @@ def distinct(
     return list(first.values()), problems
 
 
-def checksum(folder: str | PathLike[str], pictures: Iterable[Picture]) -> str:
+def checksum(folder: str | PathLike[str], pictures: Iterable[ReadablePicture]) -> str:
     """Return the SHA-256 of a folder's pictures, hexadecimal: of their sorted names from there, and their contents.
 
     Other files, and how a picture is compressed, do not change it.

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from notice_lens.errors import one_of
 from notice_lens.models.layout import Span
-from notice_lens.pairs.io.records import COLUMNS, open_image
+from notice_lens.pairs.io.records import PAIR_COLUMNS, open_image
 from notice_lens.pairs.regions import as_mask
 from notice_lens.pairs.roles import as_mapping
 
@@ -90,7 +90,7 @@ class MinimalPair:
         return {item["region"]: as_mask(item) for item in self.record[column]}
 
     def __getitem__(self, column: str) -> Any:
-        if column in COLUMNS:
+        if column in PAIR_COLUMNS:
             return getattr(self, column)
         if column not in self.record:
             raise KeyError(one_of("column", column, self.record))

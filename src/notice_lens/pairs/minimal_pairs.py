@@ -20,11 +20,11 @@ from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.io.assembly import Built, assemble, check_on_error
 from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset, store_all, store_built
-from notice_lens.pairs.io.records import KINDS
+from notice_lens.pairs.io.records import PAIR_KINDS
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.masks import Label
+from notice_lens.pairs.masks import MaskLabel
 from notice_lens.pairs.pair_sequence import PairSequence
-from notice_lens.pairs.problems import SHOWN, Problem
+from notice_lens.pairs.problems import PROBLEMS_SHOWN, Problem
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.tokens import as_reader
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models.protocol import VisionLanguageModel
 
-Kind = Literal["vqa", "caption", "match"]
+PairKind = Literal["vqa", "caption", "match"]
 
 
 class MinimalPairs(PairSequence):
@@ -73,7 +73,7 @@ class MinimalPairs(PairSequence):
         manifest: Manifest | None = None,
         before: Sequence[Problem] = (),
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from mappings by column, or from a DataFrame.
@@ -111,11 +111,11 @@ class MinimalPairs(PairSequence):
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a CSV file; `roles` and regions are JSON in their cells.
@@ -154,11 +154,11 @@ class MinimalPairs(PairSequence):
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
@@ -176,10 +176,10 @@ class MinimalPairs(PairSequence):
         *,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a `datasets.Dataset`, a stream that ends, or a `DatasetDict` of one split.
@@ -378,14 +378,16 @@ class MinimalPairs(PairSequence):
 
 def _given(task: str | None, kind: str | None) -> dict[str, str]:
     """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
-    check_choice("kind", kind, (*KINDS, None))
+    check_choice("kind", kind, (*PAIR_KINDS, None))
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
 
 
 def _warn_of_lost(lost: list[tuple[str, str, float]], grids: Sequence[tuple[int, int]]) -> None:
     """Warn where objects are too small, or too thin, for a grid of patches."""
-    named = [f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:SHOWN]]
-    more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
+    named = [
+        f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:PROBLEMS_SHOWN]
+    ]
+    more = [f"and {len(lost) - PROBLEMS_SHOWN} more"] if len(lost) > PROBLEMS_SHOWN else []
     sizes = " and ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(grids))
     message = printable(
         f"regions that cover half of no patch have no image positions on this grid of {sizes}, so "

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-Part = Edit | Head
-Group = Part | Sequence[Part]
-VALUES = ("mean", "resample", "zero")
+AblatedPart = Edit | Head
+Group = AblatedPart | Sequence[AblatedPart]
+ABLATION_VALUES = ("mean", "resample", "zero")
 NEEDED = ("logit_diff_change", "accuracy")
-FIXED = {
+FIXED_BY_ABLATE = {
     "direction": "an ablation edits the clean run; patching.sweep patches from other runs",
     "source": "value= says what an ablation puts in; patching.sweep patches from other runs",
 }
@@ -108,7 +108,7 @@ def ablate(
         >>> dict(joint.accuracy_ablated.sizes)
         {'pair': 4, 'variant': 1}
     """
-    check_given(value, VALUES, confidence)
+    check_given(value, ABLATION_VALUES, confidence)
     given = {**_swept(options), "reference": reference, "seed": seed}
     if joint is not False:
         effects = run_variants(model, pairs, _groups(model, sites, joint, positions, value), **given)
@@ -162,7 +162,7 @@ def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Datas
 
 def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of the sweep underneath."""
-    refuse_fixed(options, FIXED, "an ablation")
+    refuse_fixed(options, FIXED_BY_ABLATE, "an ablation")
     refuse_mismatched(
         options, "the mismatched donor controls a patch from the other run; an ablation has the control 'self'"
     )

@@ -35,9 +35,9 @@ from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Se
 from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.gradient.backward import Backward
 from notice_lens.patching.gradient.first_order import Members, effects
-from notice_lens.patching.gradient.integrated import PATHS, Step, input_way, site_way, tangent
-from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks
-from notice_lens.patching.gradient.targets import NEURONS, Target, wanted
+from notice_lens.patching.gradient.integrated import PATHS, GradientStep, input_way, site_way, tangent
+from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks
+from notice_lens.patching.gradient.targets import HEAD_HOOKS, NEURONS, Target, wanted
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.writer import ResultWriter, averaged, provenance
@@ -47,14 +47,13 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching.results import SiteTree
 
-MOST_PAIRS = 64
+PAIRS_DIFFERENTIATED_AT_ONCE = 64
 """Pairs that are differentiated together, at most."""
-FIXED = {
+FIXED_BY_ATTRIBUTE = {
     "metrics": "a gradient is of one number: the logit difference",
     "controls": "the self-patch is exactly 0, and a donor has a difference of its own",
     "source": "attribution patches in the other run",
 }
-ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_z")
 IntegrationPath = Literal["site", "inputs"]
 
 
@@ -106,7 +105,7 @@ def attribute(
         TypeError: There is no option of that name, or not here.
         PairsError: The pairs do not hold for this model.
     """
-    refuse_fixed(options, FIXED, "attribution")
+    refuse_fixed(options, FIXED_BY_ATTRIBUTE, "attribution")
     chosen = Options.of({**options, "metrics": ("logit_diff_change", "patching_effect"), "controls": ()})
     steps = _steps(integrated_gradients)
     if path not in PATHS:
@@ -139,7 +138,7 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
         modules = [module for module in model.sublayers(stack) if module != "mlp"]
         names = ["hook_resid_pre"]
         for module in modules:
-            names += [*(f"{module}.{leaf}" for leaf in ATTENTION), f"hook_{module}_out"]
+            names += [*(f"{module}.{leaf}" for leaf in HEAD_HOOKS), f"hook_{module}_out"]
         found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", model.block_output(stack))]
     return [Site.of(model, name, positions=positions, pairs=pairs) for name in found]
 
@@ -261,12 +260,12 @@ class Attribution:
                 for number in step.targets:
                     target = targets[number]
                     if target.has(found.stack, found.layer):
-                        layer = [] if found.layer == EMBEDDING else [target.coords["layer"].index(found.layer)]
+                        layer = [] if found.layer == EMBEDDING_LAYER else [target.coords["layer"].index(found.layer)]
                         effect = effects(target, found, members).double().cpu().numpy()
                         arrays[number]["logit_diff_change"][:, *layer] += effect
         return arrays
 
-    def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[Step]:
+    def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[GradientStep]:
         """Return the gradients to take."""
         base = [context.run.base for context in contexts]
         other = [context.clean if direction == "denoise" else context.corrupt for context in contexts]
@@ -284,7 +283,7 @@ class Attribution:
         size, limit = bytes_per_number(self.model), budget(self.model, self.prepared.options.memory)
         blockwise = size * self._numbers_blockwise()
         hooks = {
-            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING else f"{stack}.{name}"
+            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING_LAYER else f"{stack}.{name}"
             for (stack, layer), names in wanted(self.targets).items()
             for name in names
             if not name.endswith(TABLES)
@@ -292,7 +291,7 @@ class Attribution:
         whole = blockwise + size * sum(numbers_at(self.model, self.prepared.lengths, hook) for hook in sorted(hooks))
         if whole <= limit:
             self.kept = sorted(hook for hook in hooks if ".blocks." in hook)
-        return int(np.clip(limit // (whole if self.kept else blockwise), 1, MOST_PAIRS))
+        return int(np.clip(limit // (whole if self.kept else blockwise), 1, PAIRS_DIFFERENTIATED_AT_ONCE))
 
     def _numbers_blockwise(self) -> int:
         """Return how many numbers one pair takes while blocks are run again one by one."""

@@ -17,7 +17,7 @@ from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.models.protocol import axes
 from notice_lens.patching.edits import Site
-from notice_lens.patching.engine.causal.readout import Metric, checked_values
+from notice_lens.patching.engine.causal.readout import LogitMetric, checked_values
 from notice_lens.patching.engine.memory import bytes_per_row, rows_that_fit
 from notice_lens.patching.engine.metrics import precise
 from notice_lens.patching.engine.plan import HookEdit, Plan
@@ -101,7 +101,7 @@ class BetweenInputs(NamedTuple):
 
     @torch.no_grad()
     def values(
-        self, edits: Sequence[list[HookEdit[Index]]], metric: Metric, memory: int | None, bar: "tqdm[Any]"
+        self, edits: Sequence[list[HookEdit[Index]]], metric: LogitMetric, memory: int | None, bar: "tqdm[Any]"
     ) -> Float[Tensor, " row"]:
         """Return the metric of each row."""
         lengths = {stack: states.shape[1] for stack, states in self.run.base.states.items()}
@@ -117,7 +117,7 @@ class BetweenInputs(NamedTuple):
         return torch.cat(found)
 
     @staticmethod
-    def measured(logits: Tensor, metric: Metric) -> Float[Tensor, " row"]:
+    def measured(logits: Tensor, metric: LogitMetric) -> Float[Tensor, " row"]:
         """Return the metric of logits [row, answer_pos, d_vocab], read at the last position; of matches [row, 2]."""
         return checked_values(precise(logits if logits.ndim == 2 else logits[:, -1]), metric)
 

@@ -16,14 +16,14 @@ from notice_lens.pairs.roles import ALL, CORRECT
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
-    from notice_lens.models.protocol import StackConfig, VisionLanguageModel
+    from notice_lens.models.protocol import AnyStackConfig, VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 OF_KEYS = ("hook_k", "hook_v", "hook_rot_k")
 """Activations with as many heads as there are of keys and values."""
 WITH_HEADS = (*OF_KEYS, "hook_q", "hook_rot_q", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
 POSITIONS = ("each", "all", "roles", "regions")
-SOURCES = ("other", "zero", "mean", "resample", "donor")
+EDIT_SOURCES = ("other", "zero", "mean", "resample", "donor")
 """Where an edit may take its values from."""
 
 
@@ -220,7 +220,7 @@ def _layers_with(model: "VisionLanguageModel", stack: str, activation: str) -> l
     return [layer for layer in range(n_layers) if f"{stack}.blocks.{layer}.{activation}" in model.hook_dict]
 
 
-def _heads(cfg: "StackConfig", activation: str, heads: Any, stack: str) -> tuple[int, ...]:
+def _heads(cfg: "AnyStackConfig", activation: str, heads: Any, stack: str) -> tuple[int, ...]:
     """Return heads of queries, or of keys and values as far as these have their own number."""
     of_keys = activation.rpartition(".")[2] in OF_KEYS
     what = "key-value head" if of_keys and cfg.n_key_value_heads != cfg.n_heads else "head"

@@ -12,11 +12,11 @@ from typing import Any
 
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
-from notice_lens.patching.edits import SOURCES, Edit, Site
+from notice_lens.patching.edits import EDIT_SOURCES, Edit, Site
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
-from notice_lens.patching.engine.plan import HookEdit, Label
-from notice_lens.patching.engine.sources import PARTS, ingredients
+from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
+from notice_lens.patching.engine.sources import HALF_SOURCES, ingredients
 from notice_lens.patching.prepare import Prepared
 
 NUMBERED = ("layer", "head", "position", "key_position", "neuron")
@@ -51,7 +51,9 @@ class Grid:
     @property
     def recorded(self) -> list[str]:
         """Every hook point that is edited, or that the values of an edit are computed from."""
-        made_of = [hook for source in PARTS for edited in self.hooks.get(source, ()) for hook in ingredients(edited)]
+        made_of = [
+            hook for source in HALF_SOURCES for edited in self.hooks.get(source, ()) for hook in ingredients(edited)
+        ]
         return list(dict.fromkeys([*(hook for hooks in self.hooks.values() for hook in hooks), *made_of]))
 
     @property
@@ -142,15 +144,15 @@ class SiteGrid:
         """Dimensions behind `pair`."""
         return tuple(self.coords)
 
-    def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[Label]]]:
+    def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[LabelledPositions]]]:
         """Return every edit, each with its labels by dimension."""
         of_positions = next((dim for dim in self.dims if dim in ("role", "region", "position")), "")
         of_keys = next((dim for dim in self.dims if dim.startswith("key_")), "")
         edits = []
         for labels in product(*self.coords.values()):
             at = dict(zip(self.dims, labels, strict=True))
-            keys = None if self.key_axis is None else Label(at.get(of_keys), self.key_axis)
-            positions = Label(at.get(of_positions), self.axis)
+            keys = None if self.key_axis is None else LabelledPositions(at.get(of_keys), self.key_axis)
+            positions = LabelledPositions(at.get(of_positions), self.axis)
             edits.append((at, HookEdit(self.site.hook(at.get("layer")), positions, source, at.get("head"), keys)))
         return edits
 
@@ -197,10 +199,10 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
     return Grid(("variant",), {"variant": list(variants)}, found)
 
 
-def _looked_up(prepared: Prepared, edit: Edit) -> list[HookEdit[Label]]:
+def _looked_up(prepared: Prepared, edit: Edit) -> list[HookEdit[LabelledPositions]]:
     """Return an edit of the caller's, checked, as edits of a hook point: one for each label of its positions."""
-    if edit.source not in SOURCES:
-        raise ValueError(one_of("source", edit.source, SOURCES))
+    if edit.source not in EDIT_SOURCES:
+        raise ValueError(one_of("source", edit.source, EDIT_SOURCES))
     for what, asked in (("layer", edit.layer), ("head", edit.head)):
         if asked is not None and not isinstance(asked, int):
             raise ValueError(f"{what} {asked!r} asked for; an edit of {edit.site} is in one {what}, given as a number")

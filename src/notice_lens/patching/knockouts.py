@@ -16,9 +16,9 @@ from notice_lens.models.protocol import axes
 from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.metrics import USUAL
-from notice_lens.patching.engine.plan import HookEdit, Label
+from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.grid import Grid
-from notice_lens.patching.options import Corruption, Metrics, MoreOptions, Numbers, Options, Store
+from notice_lens.patching.options import Corruption, Metrics, MoreOptions, Numbers, Options, StorePath
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.runner import SweepRunner
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-Run = Literal["clean", "corrupt"]
+BaseRun = Literal["clean", "corrupt"]
 Flow = str | tuple[str, str]
 Flows = Flow | Sequence[Flow] | Mapping[str, tuple[str, str]]
 ARROW, RIGHTWARDS = "->", "\N{RIGHTWARDS ARROW}"
@@ -49,10 +49,10 @@ def knockout(
     site: str | None = None,
     layers: Numbers | None = None,
     heads: Numbers | Literal["each"] | None = None,
-    run: Run = "clean",
+    run: BaseRun = "clean",
     corruption: Corruption = "image",
     metrics: Metrics = USUAL,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
@@ -179,7 +179,13 @@ def _grid(
             cut = layers[max(0, place - window // 2) : place + (window - 1) // 2 + 1]
             for which, head in enumerate(heads):
                 edits = tuple(
-                    HookEdit(scores.hook(layer), Label(looks, of_queries), "cut", head, Label(looked_at, of_keys))
+                    HookEdit(
+                        scores.hook(layer),
+                        LabelledPositions(looks, of_queries),
+                        "cut",
+                        head,
+                        LabelledPositions(looked_at, of_keys),
+                    )
                     for layer in cut
                 )
                 variants.append(Variant((number, at, *([which] if by_head else [])), edits))

@@ -14,8 +14,8 @@ from notice_lens.patching.edits import Edit
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
 
-_NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
-MLP = "mlp"
+_NODE_NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
+MLP_MODULE = "mlp"
 Head = str | tuple[str, int] | tuple[str, int, int | None]
 """A node as the caller writes it: by its name, or as a tuple of module, layer and perhaps head."""
 
@@ -56,7 +56,7 @@ class Node(NamedTuple):
             raise ValueError(f"node {_shown(asked)}: " + one_of("module", module, known))
         cfg = model.stack(module.partition(".")[0]).cfg
         node = cls(module, layer, head)
-        with_heads = not module.endswith(f".{MLP}")
+        with_heads = not module.endswith(f".{MLP_MODULE}")
         if with_heads != (head is not None):
             example = cls(module, 0, 0 if with_heads else None).name
             raise ValueError(f"node {_shown(asked)}: a node of {module} is called as {example!r} is")
@@ -89,7 +89,7 @@ def universe_of(model: "VisionLanguageModel", asked: Any) -> list[Node]:
             found |= dict.fromkeys(node for module in modules(model, one) for node in _all(model, module))
         elif isinstance(one, str) and one in modules(model):
             found |= dict.fromkeys(_all(model, one))
-        elif isinstance(one, str) and not _NAME.fullmatch(one):
+        elif isinstance(one, str) and not _NODE_NAME.fullmatch(one):
             valid = [*stacks, *modules(model)]
             raise ValueError("universe: " + one_of("stack or module", one, valid) + ", or nodes by name")
         else:
@@ -121,7 +121,7 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
 
 def _parts(asked: Any) -> tuple[str, int, int | None]:
     """Module, layer and head, from a name or a tuple."""
-    if isinstance(asked, str) and (match := _NAME.fullmatch(asked)):
+    if isinstance(asked, str) and (match := _NODE_NAME.fullmatch(asked)):
         return match["module"], int(match["layer"]), None if match["head"] is None else int(match["head"])
     if is_node(asked):
         head = asked[2] if len(asked) == 3 else None
@@ -134,7 +134,7 @@ def _parts(asked: Any) -> tuple[str, int, int | None]:
 
 def is_name(asked: str) -> bool:
     """Return whether a text is the name of a node."""
-    return _NAME.fullmatch(asked) is not None
+    return _NODE_NAME.fullmatch(asked) is not None
 
 
 def is_node(asked: Any) -> bool:
@@ -146,7 +146,7 @@ def is_node(asked: Any) -> bool:
 
 def _all(model: "VisionLanguageModel", module: str) -> list[Node]:
     cfg = model.stack(module.partition(".")[0]).cfg
-    heads = [None] if module.endswith(f".{MLP}") else range(cfg.n_heads)
+    heads = [None] if module.endswith(f".{MLP_MODULE}") else range(cfg.n_heads)
     return [Node(module, layer, head) for layer in range(cfg.n_layers) for head in heads]
 
 

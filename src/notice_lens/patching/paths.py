@@ -15,7 +15,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.edits import Site, as_blip
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
-from notice_lens.patching.engine.plan import END, HookEdit, Label
+from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Numbers, Options, PositionSpec, SweepOptions
 from notice_lens.patching.prepare import Prepared, prepare
@@ -267,7 +267,7 @@ def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
     labels = [{dim: tuple(grid.coords[dim]) for dim in grid.dims if dim not in ("layer", "head")} for grid in grids]
     if any(one != labels[0] for one in labels):
         raise ValueError(f"senders that go together are at the same positions; got {', '.join(map(str, labels))}")
-    together: dict[tuple[int, ...], list[HookEdit[Label]]] = {}
+    together: dict[tuple[int, ...], list[HookEdit[LabelledPositions]]] = {}
     for grid in grids:
         kept = [number for number, dim in enumerate(grid.dims) if dim in labels[0]]
         for sender in grid.variants:

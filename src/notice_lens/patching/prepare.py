@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-COLUMNS = (
+SWEEP_COLUMNS = (
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "clean_digest", "corrupt_digest",
     "donor_digest", "donor_prompt",
 )  # fmt: skip
@@ -90,7 +90,7 @@ class Prepared:
     def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
         # One read for all of them: a data set takes milliseconds for each.
-        columns = cast("dict[str, list[Any]]", self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict())
+        columns = cast("dict[str, list[Any]]", self.pairs.dataset.select_columns(["id", *SWEEP_COLUMNS]).to_dict())
         # A column of nothing at all is left out: readers of a store would make numbers of it.
         for name in ("donor_digest", "donor_prompt"):
             if all(value is None for value in columns[name]):

@@ -90,11 +90,11 @@ Effects = xr.Dataset | xr.DataTree
 """A result: of a sweep, or a site's group of what `attribute` gives."""
 DIRECTIONS = ("denoise", "noise")
 RATIO, CHANGE, CONTROL, CARRIED = "patching_effect", "logit_diff_change", "_mismatched", "carried_share"
-ROUNDING = 1e-9
+GAP_SUM_ROUNDING = 1e-9
 """Six gaps of 0.1 sum to less than 6 * 0.1."""
-TOLERANCE = 1e-3
+BASELINE_TOLERANCE = 1e-3
 """In logits, between the baselines of two sweeps of the same pairs: chunks of other sizes move the last bits."""
-BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
+LOGIT_DIFF_BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
 DONOR = "logit_diff_donor"
 
 
@@ -132,7 +132,7 @@ def aggregate(
     there = values.notnull() & weights.notnull()
     n = there.sum(over)
     total, weight = values.where(there, 0).sum(over), weights.where(there, 0).sum(over)
-    enough = abs(weight) >= (1 - ROUNDING) * _min_gap(effects, metric) * n
+    enough = abs(weight) >= (1 - GAP_SUM_ROUNDING) * _min_gap(effects, metric) * n
     mean = total / weight.where((n > 0) & enough & (weight != 0))
     return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs)
 
@@ -253,7 +253,7 @@ def to_carry(effects: xr.Dataset) -> xr.DataArray:
     Raises:
         ValueError: The result lacks a baseline or says no direction.
     """
-    other = _variable(effects, BASELINES[0 if _direction(effects) == "denoise" else 1])
+    other = _variable(effects, LOGIT_DIFF_BASELINES[0 if _direction(effects) == "denoise" else 1])
     left, gaps, least = other - _variable(effects, DONOR), gap(effects), float(_attribute(effects, "min_gap"))
     usable = (abs(left) >= least) & (abs(gaps) >= least) & (left * gaps > 0)
     return left.where(usable).rename("to_carry")
@@ -309,7 +309,7 @@ def _refuse_other_pairs(totals: Mapping[str, xr.DataArray]) -> None:
         raise ValueError(
             f"the two results are of other pairs: {one.sizes['pair']} denoised, {other.sizes['pair']} noised"
         )
-    close = np.isclose(one.values, other.values, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    close = np.isclose(one.values, other.values, rtol=BASELINE_TOLERANCE, atol=BASELINE_TOLERANCE, equal_nan=True)
     if not close.all():
         places = np.flatnonzero(~close)
         pairs = f"{len(places)} of {close.size} total effects differ, first number {places[0]}"

@@ -25,7 +25,7 @@ from notice_lens.patching.options import (
     Options,
     PositionSpec,
     Source,
-    Store,
+    StorePath,
     SweepOptions,
 )
 from notice_lens.patching.prepare import prepare
@@ -51,7 +51,7 @@ def sweep(
     metrics: Metrics = USUAL,
     source: Source = "other",
     controls: Controls = CONTROLS,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
@@ -126,7 +126,7 @@ def patch_heads(
     metrics: Metrics = USUAL,
     source: Source = "other",
     controls: Controls = CONTROLS,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":

@@ -19,11 +19,11 @@ import xarray as xr
 
 from notice_lens.errors import one_of
 from notice_lens.stats.clusters import IMAGE_COLUMNS
+from notice_lens.stats.dims import HEADS
 
 TAILS = {"along": 1.0, "against": -1.0, "either": 0.0}
 MEAN_GAP, GAP_SHAPE = 20.0, 30.0
 DONOR_COLUMN = "donor_digest"
-HEADS = ("layer", "head")
 
 
 def synthetic_effects(

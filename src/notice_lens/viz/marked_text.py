@@ -11,8 +11,7 @@ from difflib import SequenceMatcher
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-Span = tuple[int, int]
-"""First character and the one after the last."""
+from notice_lens.models.layout import Span
 
 _NARROW, _WIDE = set("iljtfrI.,;:!'|()[] "), set("mwMW@%&")
 

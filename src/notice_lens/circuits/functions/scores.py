@@ -214,7 +214,7 @@ FITS = (
     "auroc", "auroc_null", "pointing", "iou", "attention_inside",
     *AMOUNT, *p_names("segmentation"), *p_names("avoidance"),
 )  # fmt: skip
-ASIDE = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
+OUTLIER_COLUMNS = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
 NO_REGIONS, SAME_MASKS, NO_OUTLIERS = "no regions", "the masks are the same in all images", "no outlier patches"
 SAME_PLACES = "the outliers are at the same places in all images"
 
@@ -271,7 +271,7 @@ def score_maps(
     high = np.zeros(outside.shape, bool)
     if norms is not None and any(name != BACKGROUND and mask.any() for name, mask in masks.items()):
         high = outlier_patches(_norms(norms, outside.shape), outside, outlier_factor)
-    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(ASIDE, ("role",), weight, masks)
+    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(OUTLIER_COLUMNS, ("role",), weight, masks)
     for number in range(values.shape[1]):
         there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
         of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])

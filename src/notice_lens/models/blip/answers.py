@@ -14,7 +14,7 @@ from notice_lens.models.in_use import one_thread_at_a_time
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
 
-ROWS_AT_ONCE = 256
+ANSWER_ROWS_AT_ONCE = 256
 """Rows of the decoder that are ranked in one call; each needs a row of logits over the vocabulary."""
 
 
@@ -69,7 +69,7 @@ def rank(model: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> 
     """Log-probability of every candidate for every input; image and question are encoded once for all."""
     ids, lengths, decode = _decoding(model, inputs)
     pieces = model.tokenizer(list(candidates), add_special_tokens=False)["input_ids"]
-    at_once = max(1, ROWS_AT_ONCE // len(ids))
+    at_once = max(1, ANSWER_ROWS_AT_ONCE // len(ids))
     scores = []
     for start in range(0, len(pieces), at_once):
         rows, targets = [], []

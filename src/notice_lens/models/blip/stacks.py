@@ -19,7 +19,7 @@ from notice_lens.models.blip.blocks import Block
 from notice_lens.models.blip.config import StackConfig
 from notice_lens.models.blip.layer_norm import LayerNorm
 from notice_lens.models.blip.steps import Steps
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 ProjectedSource = tuple[KeyValues, ...]
 """Keys and values of a source for each layer of the stack that reads it."""
@@ -42,8 +42,8 @@ class Stack(nn.Module):
     def __init__(self, cfg: StackConfig):
         super().__init__()
         self.cfg = cfg
-        self.hook_embed = BLIPHookPoint("batch pos d_model")
-        self.hook_pos_embed = BLIPHookPoint("batch pos d_model")
+        self.hook_embed = CopyingHookPoint("batch pos d_model")
+        self.hook_pos_embed = CopyingHookPoint("batch pos d_model")
 
     def forward(
         self,

@@ -94,7 +94,7 @@ POST_NORM: Steps = (
     Stream("hook_normalized_resid_post"),
 )
 """A block of BERT with cross-attention: a LayerNorm stands behind each addition, and the stream *is* its output."""
-STEPS = {"pre": PRE_NORM, "post": POST_NORM}
+STEPS_BY_NORMALIZATION = {"pre": PRE_NORM, "post": POST_NORM}
 """By the `normalization` of a `StackConfig`."""
 
 EMBEDDING = ("hook_embed", "hook_pos_embed")

@@ -26,9 +26,9 @@ from notice_lens.models.vlm.families import unread_vision_layers
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+_HOSTED_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 _MOVES = {torch.float64: 1e-12, torch.float32: 1e-7, torch.bfloat16: 1e-5, torch.float16: 1e-6}
-_SEEN = 1e-3
+_HOSTED_IMAGE_CHANGE = 1e-3
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def check(
         ValueError: There are no inputs, and no processor that could make them.
     """
     inputs = _made_up(model) if inputs is None else inputs
-    tolerance = _TOLERANCES[model.dtype]
+    tolerance = _HOSTED_TOLERANCES[model.dtype]
     plain = model.hf_model(**inputs).logits
     results = [CheckResult("unwatched logits are the hosted model's", _distance(model(inputs), plain), 0.0)]
     try:
@@ -59,7 +59,11 @@ def check(
     results.append(_self_patches(model, inputs, cache, watched, tolerance))
     results.append(_all_causal(model, inputs, cache, watched, progress, all_layers))
     negative = {**inputs, "pixel_values": -inputs["pixel_values"]}
-    results.append(CheckResult("the image changes the logits", _distance(model(negative), plain), _SEEN, at_least=True))
+    results.append(
+        CheckResult(
+            "the image changes the logits", _distance(model(negative), plain), _HOSTED_IMAGE_CHANGE, at_least=True
+        )
+    )
     return CheckReport(tuple(results))
 
 

@@ -20,7 +20,7 @@ from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
 from notice_lens.models.hook_names import IMAGE_STACK, HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
 from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
@@ -30,11 +30,11 @@ from notice_lens.models.vlm.config import config_of
 from notice_lens.models.vlm.families import Family, family_of
 from notice_lens.models.vlm.points import (
     AnyTap,
-    Attention,
-    Block,
+    HostedAttention,
+    HostedBlock,
+    HostedVisionStack,
     LanguageStack,
     Projector,
-    VisionStack,
     matrix,
     stacked,
 )
@@ -92,7 +92,7 @@ class HookedVLM(HookedModule):
         self.family: Family = family_of(hf_model.config)
         self.hf_model = hf_model
         self.image_rows = Rows()
-        self.vision = VisionStack(parts, self.image_rows)
+        self.vision = HostedVisionStack(parts, self.image_rows)
         self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
         # TransformerLens's utilities refuse a model of which any part is in training mode.
@@ -169,7 +169,7 @@ class HookedVLM(HookedModule):
         for stack in ("vision", "projector", "language"):
             for name, module in getattr(self, stack).named_modules(prefix=stack):
                 self.mod_dict[name] = module
-                if isinstance(module, BLIPHookPoint):
+                if isinstance(module, CopyingHookPoint):
                     module.name = name
                     self.hook_dict[name] = module
 
@@ -214,7 +214,7 @@ class HookedVLM(HookedModule):
         """Layers of each stack; the projector has none."""
         return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
 
-    def stack(self, name: str) -> VisionStack | Projector | LanguageStack:
+    def stack(self, name: str) -> HostedVisionStack | Projector | LanguageStack:
         """Return a stack. Raises KeyError where there is none of that name."""
         if name not in self.cfg.stacks:
             raise KeyError(one_of("stack", name, self.cfg.stacks))
@@ -246,16 +246,16 @@ class HookedVLM(HookedModule):
         """Return pictures read and turned to RGB, as `prepare` takes them too."""
         return vlm_inputs.read_pictures(images, None)
 
-    def block(self, stack: str, layer: int) -> Block:
+    def block(self, stack: str, layer: int) -> HostedBlock:
         """Return the hook points of a block.
 
         Args:
             stack: `language` or `vision`.
             layer: Its number, counted from 0.
         """
-        return cast(Block, getattr(self, stack).blocks[layer])
+        return cast(HostedBlock, getattr(self, stack).blocks[layer])
 
-    def attention_of(self, name: str) -> Attention:
+    def attention_of(self, name: str) -> HostedAttention:
         """Return the attention module that the hook point `name` belongs to."""
         parsed = HookName.parse(name)
         return self.block(parsed.stack or "", parsed.layer or 0).attention
@@ -481,7 +481,7 @@ class HookedVLM(HookedModule):
         """
         with self.in_use.held() as changes, ExitStack() as attention:
             taps = [tap for tap in self.taps() if isinstance(tap, AttentionTap) or tap.point.watched]
-            watched = {name for name, point in self.hook_dict.items() if cast(BLIPHookPoint, point).watched}
+            watched = {name for name, point in self.hook_dict.items() if cast(CopyingHookPoint, point).watched}
             fired: set[str] = set()
             functions = {}
             for tap in taps:
@@ -545,7 +545,7 @@ class HookedVLM(HookedModule):
         return self._weights("W_O")
 
     def _weights(self, name: str) -> Tensor:
-        blocks = [cast(Block, block) for block in self.language.blocks]
+        blocks = [cast(HostedBlock, block) for block in self.language.blocks]
         return stacked([getattr(block.attn, name) for block in blocks if not block.is_cross])
 
     # Looking inside
@@ -592,7 +592,7 @@ class HookedVLM(HookedModule):
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Set whether `hook_result`, what each head writes, is computed where it is watched."""
         for module in (*self.language.modules(), *self.vision.modules()):
-            if isinstance(module, Attention):
+            if isinstance(module, HostedAttention):
                 module.use_attn_result = bool(use_attn_result)
 
 

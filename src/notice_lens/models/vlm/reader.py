@@ -15,12 +15,12 @@ from notice_lens.models.vlm.families import family_of
 from notice_lens.models.vlm.inputs import prepare, render, with_answer
 from notice_lens.models.vlm.layout import layout_of_inputs
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 SIDE = 224
 """Side of the blank picture where sizes do not matter, in pixels."""
 UNEQUAL = ((SIDE, SIDE), (SIDE, 3 * SIDE))
 """Heights and widths by which it is found out whether sizes matter."""
-KEPT = 2**16
+PROMPTS_KEPT = 2**16
 """How many prompts and answers are kept."""
 
 
@@ -35,8 +35,8 @@ class VLMReader:
     def __init__(self, processor: Any, config: Any) -> None:
         self.processor, self.config = processor, config
         self.family = family_of(config)
-        self._one = lru_cache(KEPT)(self._laid_out)
-        self._ids = lru_cache(KEPT)(self._answer_ids)
+        self._one = lru_cache(PROMPTS_KEPT)(self._laid_out)
+        self._ids = lru_cache(PROMPTS_KEPT)(self._answer_ids)
 
     @property
     def tokenizer(self) -> Any:
@@ -67,7 +67,7 @@ class VLMReader:
         return tuple(with_answer(self.tokenizer, rendered, answer)[1])
 
     def layout_of(
-        self, prompts: Sequence[str], answers: Sequence[str] | None = None, sizes: Sequence[Size] | None = None
+        self, prompts: Sequence[str], answers: Sequence[str] | None = None, sizes: Sequence[ImageSize] | None = None
     ) -> Layout:
         """Return the layout that inputs will have, without preparing their pictures.
 
@@ -91,7 +91,7 @@ class VLMReader:
             offsets=tuple((part.offsets or ((),))[0] for part in parts),
         )
 
-    def _laid_out(self, prompt: str, answer: str | None, size: Size) -> Layout:
+    def _laid_out(self, prompt: str, answer: str | None, size: ImageSize) -> Layout:
         height, width = size
         blank = Image.new("RGB", (width, height))
         answers = None if answer is None else [answer]

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import Changes
 from notice_lens.models.vlm.anatomy import AttentionParts, Slice
 from notice_lens.models.vlm.attention import (
@@ -81,7 +81,7 @@ class Tap:
         rows: Of the module's tensors.
     """
 
-    point: BLIPHookPoint
+    point: CopyingHookPoint
     module: nn.Module
     side: Side
     columns: Slice | None = None
@@ -131,7 +131,7 @@ class Tap:
         return _same_shape(self.point, tensor, self.point(tensor))
 
 
-def _same_shape(point: BLIPHookPoint, old: Tensor, new: Tensor) -> Tensor:
+def _same_shape(point: CopyingHookPoint, old: Tensor, new: Tensor) -> Tensor:
     """Return what a hook gave. Raises ValueError where it has another shape than what the hook was given."""
     if new.shape != old.shape:
         raise ValueError(
@@ -152,7 +152,7 @@ class ResultTap:
         rows: Of the module's tensors.
     """
 
-    point: BLIPHookPoint
+    point: CopyingHookPoint
     attention: AttentionParts
     weights: Callable[[], Tensor]
     rows: Rows
@@ -182,7 +182,7 @@ class AttentionTap:
     """
 
     attention: AttentionParts
-    points: Mapping[Stage, BLIPHookPoint]
+    points: Mapping[Stage, CopyingHookPoint]
     rows: Rows
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.pairs.builders.labels import Label, read_labels
-from notice_lens.pairs.builders.pairing import Couple, Labelled, Nearest, Place, couples, offered, plan
+from notice_lens.pairs.builders.pairing import Couple, GroupAndNoun, Labelled, Nearest, couples, offered, plan
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, PairsError, Problem
@@ -31,11 +31,11 @@ from notice_lens.pairs.tokens import as_tokenizer, pieces
 SPARE = 8
 """How many pictures of each value `match="nearest"` may choose from beyond those that it needs."""
 
-DONORS = ("donor_image", "donor_prompt")
+DONOR_COLUMNS = ("donor_image", "donor_prompt")
 
 
 @dataclass(frozen=True)
-class Task:
+class FolderTask:
     """The question of a builder, and where its pictures are.
 
     Attributes:
@@ -72,17 +72,17 @@ class Maker:
         problems: Which values cannot be offered against each other, and why.
     """
 
-    task: Task
+    task: FolderTask
     tokenizer: Any
     seed: int
     near: NearSynonyms = field(default_factory=NearSynonyms.load)
     problems: list[Problem] = field(default_factory=list)
     _differing: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    def edges(self, pictures: Iterable[Labelled]) -> dict[Place, list[tuple[str, str]]]:
+    def edges(self, pictures: Iterable[Labelled]) -> dict[GroupAndNoun, list[tuple[str, str]]]:
         """By place, the pairs of values that may be offered against each other."""
-        found: dict[Place, list[tuple[str, str]]] = {}
-        by_place: dict[Place, dict[str, Labelled]] = defaultdict(dict)
+        found: dict[GroupAndNoun, list[tuple[str, str]]] = {}
+        by_place: dict[GroupAndNoun, dict[str, Labelled]] = defaultdict(dict)
         for picture in pictures:
             by_place[picture.place].setdefault(picture.value, picture)
         for place, examples in sorted(by_place.items()):
@@ -90,7 +90,7 @@ class Maker:
             found[place] = [(a, b) for a, b in two if self._tell_apart(place, a, b) and self._replace(examples[a], b)]
         return found
 
-    def _tell_apart(self, place: Place, a: str, b: str) -> bool:
+    def _tell_apart(self, place: GroupAndNoun, a: str, b: str) -> bool:
         if self._apart(a, b):
             return True
         detail = f"{a!r} and {b!r} begin with the same word piece, by which answers are told apart"
@@ -126,7 +126,7 @@ class Maker:
 
     def donors(self, pictures: Iterable[Labelled]) -> Callable[[Couple], Labelled | None]:
         """For a pair, a picture of the same noun with a third value that is right for neither option."""
-        by_value: dict[Place, dict[str, list[Labelled]]] = defaultdict(lambda: defaultdict(list))
+        by_value: dict[GroupAndNoun, dict[str, list[Labelled]]] = defaultdict(lambda: defaultdict(list))
         for picture in pictures:
             by_value[picture.place][picture.value].append(picture)
 
@@ -183,7 +183,7 @@ class Maker:
 
 
 def build_pairs(
-    task: Task,
+    task: FolderTask,
     labels: Sequence[Label],
     tokenizer: Any,
     *,
@@ -216,7 +216,7 @@ def build_pairs(
     read = read_labels(
         labels, task.root, maker.tokenizer, maker.near, contents=task.contents, confine=confine, progress=progress
     )
-    stock: dict[Place, Counter[str]] = defaultdict(Counter)
+    stock: dict[GroupAndNoun, Counter[str]] = defaultdict(Counter)
     for picture in read.pictures:
         stock[picture.place][picture.value] += 1
     planned = plan(stock, maker.edges(read.pictures), n, seed)
@@ -228,7 +228,7 @@ def build_pairs(
     orders = option_orders(found, seed, lambda couple: (*couple.values, couple.clean.value))
     donor = maker.donors(read.pictures)
     rows = [maker.row(couple, first, donor(couple)) for couple, first in zip(found, orders, strict=True)]
-    with_donor = {f"with_{column}": sum(row[column] is not None for row in rows) for column in DONORS}
+    with_donor = {f"with_{column}": sum(row[column] is not None for row in rows) for column in DONOR_COLUMNS}
     settings = {"n": n, "match": match, **options, "pictures": len(read.pictures), **with_donor}
     source = os.path.basename(os.path.abspath(task.root))
     return Built(task.builder, source, read.checksum, seed, rows, problems, settings)
@@ -266,7 +266,7 @@ def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Neares
     return nearest
 
 
-def _no_pairs(stock: Mapping[Place, Mapping[str, int]]) -> str:
+def _no_pairs(stock: Mapping[GroupAndNoun, Mapping[str, int]]) -> str:
     """Return what was expected, for the error raised when not one pair can be made."""
     alone = [f"{noun} is only {next(iter(values))}" for (_, noun), values in sorted(stock.items()) if len(values) == 1]
     found = f"; found {', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}" if alone else ""

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from notice_lens.pairs.builders.pairing import Labelled, Place
+from notice_lens.pairs.builders.pairing import GroupAndNoun, Labelled
 from notice_lens.pairs.image_folder import checksum, distinct, read_pictures, relative_name
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import LABELS, UNKNOWN_WORD, Problem
@@ -97,7 +97,7 @@ def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
 
 def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
     """Return the pictures by name, without copies of one picture that are labelled with two answers to one question."""
-    same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
+    same: dict[tuple[str, GroupAndNoun], list[Labelled]] = defaultdict(list)
     for picture in sorted(pictures, key=lambda picture: picture.name):
         same[picture.picture.digest, picture.place].append(picture)
     kept: list[Labelled] = []

@@ -28,7 +28,7 @@ from notice_lens.pairs.image_folder import EXTENSIONS
 from notice_lens.pairs.io.values import storable
 from notice_lens.pairs.problems import IMAGE
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
-from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
+from notice_lens.pairs.web.report import FAILED_FILE, DownloadReport, Failure, write_csv
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 NO_NAME = "id is no name of a file"
@@ -88,7 +88,7 @@ def download(
         files = _images(folder, wanted)
         untried = INTERRUPTED, "the run ended before it was fetched"
         failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in asked.items() if id not in files)
-        write_csv(failed, folder / FAILED)
+        write_csv(failed, folder / FAILED_FILE)
     return DownloadReport(folder, files, len(files) - len(before), failed)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from notice_lens.errors import one_of
 from notice_lens.patching.engine.rows import Index
 
-BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
+BUILT_IN_METRICS = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
-USUAL = BUILT_IN[:5]
+USUAL = BUILT_IN_METRICS[:5]
 """Those of a sweep that is not asked for others."""
 TAKEN = (
     "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
@@ -72,16 +72,20 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
     if callable(metrics):
         raise TypeError("metrics are names, or a mapping of names to functions; got a function without a name")
     if metrics is None or not len(metrics):
-        raise ValueError(f"no metrics given; there are {', '.join(map(repr, BUILT_IN))}, and functions of your own")
+        raise ValueError(
+            f"no metrics given; there are {', '.join(map(repr, BUILT_IN_METRICS))}, and functions of your own"
+        )
     own: dict[str, Any] = {}
     names: list[str] = []
     for name in [metrics] if isinstance(metrics, str) else metrics:
         function = metrics[name] if isinstance(metrics, Mapping) else None
         if function is None:
-            if name not in BUILT_IN:
-                raise ValueError(one_of("metric", name, BUILT_IN) + "; a mapping of names to functions adds your own")
+            if name not in BUILT_IN_METRICS:
+                raise ValueError(
+                    one_of("metric", name, BUILT_IN_METRICS) + "; a mapping of names to functions adds your own"
+                )
             names.append(name)
-        elif name in BUILT_IN:
+        elif name in BUILT_IN_METRICS:
             raise ValueError(f"{name!r} is a metric already; call yours something else")
         elif not isinstance(name, str) or not name:
             raise ValueError(f"metric {name!r}: a name is text")

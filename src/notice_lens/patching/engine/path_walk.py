@@ -42,7 +42,7 @@ from notice_lens.models.blip.steps import (
     sublayers,
 )
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.plan import END, GIVEN, HookEdit, RowEdit
+from notice_lens.patching.engine.plan import END, VALUE_GIVEN, HookEdit, RowEdit
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Run
 
@@ -155,7 +155,7 @@ def _taken(
         for number in several:
             head, value = receivers[number].head, parts[id(own[number])]
             value = value if head is None else value[:, head]
-            yield number, HookEdit(hook, own[number].positions, GIVEN, head, value=value)
+            yield number, HookEdit(hook, own[number].positions, VALUE_GIVEN, head, value=value)
 
 
 def _project(model: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:

@@ -30,9 +30,9 @@ from notice_lens.patching.engine.plan import END, StackShape
 if TYPE_CHECKING:
     from notice_lens.models.blip.blocks import Block
 
-KEPT = 256 * 2**20
+KEY_VALUE_BYTES_KEPT = 256 * 2**20
 """Bytes of keys and values that are kept from wave to wave, at most."""
-Hook = tuple[str, Callable[..., Any]]
+NamedHook = tuple[str, Callable[..., Any]]
 
 
 @dataclass
@@ -56,7 +56,7 @@ def trace(
     model: HookedBLIP,
     inputs: BLIPInputs,
     names: Iterable[str] = (),
-    corrupting: Sequence[Hook] = (),
+    corrupting: Sequence[NamedHook] = (),
     upstream: Trace | None = None,
     start: str | None = None,
 ) -> Trace:
@@ -146,7 +146,7 @@ class Run:
             projected = cast("Block", blocks[layer]).cross_attn.project_source(source)
             # Head by head in memory: many queries go through the fused kernel a tenth faster.
             projected = KeyValues(*(value.transpose(1, 2).contiguous().transpose(1, 2) for value in projected))
-            if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEPT:
+            if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEY_VALUE_BYTES_KEPT:
                 return projected
             self._key_values[stack, layer] = projected
         return self._key_values[stack, layer]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from notice_lens.patching.engine.attention import mixed
 
-PARTS = ("pattern", "values")
+HALF_SOURCES = ("pattern", "values")
 """Sources of `hook_z` that take one half of it from the other run."""
 
 

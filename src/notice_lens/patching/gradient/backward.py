@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.patching.engine.pair_batch import Context
-from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks, Node, Values
+from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks, RunsByAnswer, ValuesByHook
 from notice_lens.patching.gradient.softmax import pattern_gradient, score_gradient
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class Found:
     context: int
     stack: str
     layer: int
-    values: Values
-    grads: Values
-    changes: Values
+    values: ValuesByHook
+    grads: ValuesByHook
+    changes: ValuesByHook
     masks: Mapping[str, Tensor | None]
     kept: dict[Any, Any] = field(default_factory=dict)
 
@@ -75,8 +75,8 @@ class Backward:
         self,
         model: "HookedBLIP",
         contexts: Sequence[Context],
-        at: Node,
-        towards: Sequence[tuple[float, Node]],
+        at: RunsByAnswer,
+        towards: Sequence[tuple[float, RunsByAnswer]],
         wanted: Mapping[tuple[str, int], Sequence[str]],
     ) -> None:
         self.model, self.contexts, self.at, self.towards, self.wanted = model, contexts, at, towards, wanted
@@ -131,11 +131,11 @@ class Backward:
             _add_table_grads(own, values)
             changes = self._changes(number, stack, layer, names, values)
             found = Found(number, stack, layer, values, own, changes, blocks.masks(run, stack))
-        return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING else 0.0, found
+        return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING_LAYER else 0.0, found
 
-    def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: Values) -> Values:
+    def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: ValuesByHook) -> ValuesByHook:
         """Return the change of the block's activations toward the other run."""
-        changes: Values = {}
+        changes: ValuesByHook = {}
         for weight, node in self.towards:
             same = node is self.at
             there = values if same else self.blocks.activations(node[number], stack, layer, names)
@@ -149,7 +149,7 @@ def leaf(value: Tensor) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def _add_table_grads(grads: Values, values: Values) -> None:
+def _add_table_grads(grads: ValuesByHook, values: ValuesByHook) -> None:
     """Add the gradients at scores and patterns, where there are any, from those at z."""
     for name in [name for name in values if name.endswith("hook_pattern")]:
         module = name.rpartition(".")[0]

@@ -21,14 +21,14 @@ from typing import Any
 from torch import Tensor
 
 from notice_lens.patching.engine.runs import Trace, trace
-from notice_lens.patching.gradient.recompute import Blocks, Node
+from notice_lens.patching.gradient.recompute import Blocks, RunsByAnswer
 from notice_lens.patching.gradient.targets import Target, wanted
 
 PATHS = ("site", "inputs")
 
 
 @dataclass(frozen=True)
-class Step:
+class GradientStep:
     """One gradient to take.
 
     Attributes:
@@ -38,13 +38,13 @@ class Step:
         wanted: Hook points to record, by stack and layer.
     """
 
-    at: Node
-    towards: Sequence[tuple[float, Node]]
+    at: RunsByAnswer
+    towards: Sequence[tuple[float, RunsByAnswer]]
     targets: Sequence[int]
     wanted: Mapping[tuple[str, int], list[str]]
 
 
-def tangent(targets: Sequence[Target], base: Node, other: Node) -> Iterator[Step]:
+def tangent(targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer) -> Iterator[GradientStep]:
     """The gradient at the base run.
 
     Args:
@@ -52,10 +52,12 @@ def tangent(targets: Sequence[Target], base: Node, other: Node) -> Iterator[Step
         base: The base run.
         other: The run that is patched in.
     """
-    yield Step(base, [(1.0, other), (-1.0, base)], range(len(targets)), wanted(targets))
+    yield GradientStep(base, [(1.0, other), (-1.0, base)], range(len(targets)), wanted(targets))
 
 
-def site_way(blocks: Blocks, targets: Sequence[Target], base: Node, other: Node, steps: int) -> Iterator[Step]:
+def site_way(
+    blocks: Blocks, targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer, steps: int
+) -> Iterator[GradientStep]:
     """Every layer of every site by itself; arguments as `tangent`, and `steps` gradients each."""
     for number, target in enumerate(targets):
         stack, name = target.site.stack, target.activation
@@ -68,21 +70,23 @@ def site_way(blocks: Blocks, targets: Sequence[Target], base: Node, other: Node,
                 put = [{name: here.lerp(there, share)} for here, there in zip(*ends, strict=True)]
                 at = blocks.moved(base, stack, layer, put)
                 change = [(1 / steps, other), (-1 / steps, base)]
-                yield Step(at, change, [number], {(stack, layer): target.needs})
+                yield GradientStep(at, change, [number], {(stack, layer): target.needs})
 
 
-def input_way(blocks: Blocks, targets: Sequence[Target], base: Node, other: Node, steps: int) -> Iterator[Step]:
+def input_way(
+    blocks: Blocks, targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer, steps: int
+) -> Iterator[GradientStep]:
     """All sites at once, along the embeddings; arguments as `site_way`."""
     before, at = base, base
     for step in range(steps + 1):
         after = other
         if step < steps - 1:
             after = _between(blocks, base, other, (step + 1) / steps)
-        yield Step(at, [(0.5, after), (-0.5, before)], range(len(targets)), wanted(targets))
+        yield GradientStep(at, [(0.5, after), (-0.5, before)], range(len(targets)), wanted(targets))
         before, at = at, after
 
 
-def _between(blocks: Blocks, base: Node, other: Node, share: float) -> Node:
+def _between(blocks: Blocks, base: RunsByAnswer, other: RunsByAnswer, share: float) -> RunsByAnswer:
     """The run on embeddings that are such a share of the way from the base run's to the other's."""
     found: list[Trace] = []
     for here, there in zip(base, other, strict=True):

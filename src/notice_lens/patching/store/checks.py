@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-SHOWN = 5
+ITEMS_SHOWN = 5
 """How many of many values a message lists."""
 CLAUSES = 2
 """How many differences a message spells out."""
@@ -99,8 +99,8 @@ def listed(items: Iterable[Any], shown: Callable[[Any], str] | None = None) -> s
         shown: Makes text of one; None takes its `repr`, shortened.
     """
     items = list(items)
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(shown or _short, items[:SHOWN])) + more
+    more = f" and {len(items) - ITEMS_SHOWN} more" if len(items) > ITEMS_SHOWN else ""
+    return ", ".join(map(shown or _short, items[:ITEMS_SHOWN])) + more
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from notice_lens import __version__
 from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.patching.store.checks import listed, missing, plain
 
-FORMAT = 2
+STORE_FORMAT = 2
 """Goes up when the layout changes."""
 RECORD = "notice_lens"
 DONE = "done"
@@ -90,12 +90,12 @@ def read_record(path: Path) -> dict[str, Any]:
     record = attributes.get(RECORD) if isinstance(attributes, dict) else None
     if not isinstance(record, dict):
         raise FileExistsError(f"{path} is a Zarr folder, and no store of a sweep; {left}")
-    if record.get("format") != FORMAT or found.get("zarr_format") != 3:
+    if record.get("format") != STORE_FORMAT or found.get("zarr_format") != 3:
         formats = f"format {record.get('format')!r} in Zarr format {found.get('zarr_format')!r}"
         raise ValueError(
             f"{path} has {formats}, written by notice-lens {record.get('version')}; notice-lens {__version__} reads "
-            f"format {FORMAT} in Zarr format 3; name another folder to patch anew, or go on with that version (its "
-            "numbers can be read with xarray.open_zarr(path, consolidated=False))"
+            f"format {STORE_FORMAT} in Zarr format 3; name another folder to patch anew, or go on with that version "
+            "(its numbers can be read with xarray.open_zarr(path, consolidated=False))"
         )
     check_seal(record, path / "zarr.json")
     return record
@@ -243,7 +243,7 @@ def _description(template: xr.Dataset, settings: Mapping[str, Any]) -> tuple[dic
     gone = {str(name): missing(np.asarray(values.values)) for name, values in template.coords.items()}
     texts = [str(name) for name, values in template.coords.items() if values.dtype.kind in "UOT"]
     record = {
-        "format": FORMAT,
+        "format": STORE_FORMAT,
         "version": __version__,
         "zarr": version("zarr"),
         "settings": plain(settings, "settings"),

@@ -12,7 +12,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LENGTH = 1000
+LOCK_FILE_BYTES = 1000
 """More bytes than a lock file holds."""
 UNKNOWN = "another process"
 
@@ -53,7 +53,7 @@ def _acquire(file: Path, path: Path) -> int:
     while True:
         descriptor = _opened(file, path)
         locked = _lock(descriptor)
-        holder = os.read(descriptor, LENGTH)
+        holder = os.read(descriptor, LOCK_FILE_BYTES)
         if locked and _is(descriptor, file):
             break
         os.close(descriptor)
@@ -84,7 +84,7 @@ def _lock(descriptor: int) -> bool:
     """Locks a file unless somebody has; says whether it did."""
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, LENGTH, os.SEEK_SET)  # Windows keeps others from reading what is locked
+            os.lseek(descriptor, LOCK_FILE_BYTES, os.SEEK_SET)  # Windows keeps others from reading what is locked
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
         else:

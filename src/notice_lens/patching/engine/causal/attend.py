@@ -18,9 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from notice_lens.patching.engine.causal.record import Attended
 
-MANY = 64
+MANY_QUERIES = 64
 """Queries of a row from which on SDPA is quicker than the folded product."""
-Index = slice | Tensor
+TensorIndex = slice | Tensor
 
 
 class Geometry(NamedTuple):
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
     queries: Tensor
     own: Tensor
-    shared: Index
+    shared: TensorIndex
     columns: Tensor
     seen: Tensor | None
     sees_all_shared: bool
@@ -102,7 +102,7 @@ def attend(
     """
     n_queries, n_own = len(where.queries), len(where.own)
     n_rows = query.shape[1] // n_queries
-    if n_queries > MANY and not edits and base.softcap is None and base.bias is None:
+    if n_queries > MANY_QUERIES and not edits and base.softcap is None and base.bias is None:
         return _put_together(query, keys, values, base, where, n_rows)
     n_kv = base.keys.shape[0]
     # Scaling queries is quicker than scaling scores; in half precision it would round once more.

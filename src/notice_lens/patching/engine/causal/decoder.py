@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from notice_lens.models.vlm.anatomy import BlockParts, Slice, model_parts
 
 
-class Place(NamedTuple):
+class ActivationPlace(NamedTuple):
     """The module and tensor at which an activation is read and edited.
 
     Attributes:
@@ -121,7 +121,7 @@ class Decoder:
         logits = self.head(self.norm(residual))
         return torch.tanh(logits / self.softcap) * self.softcap if capped and self.softcap else logits
 
-    def place(self, layer: int, leaf: str) -> Place:
+    def place(self, layer: int, leaf: str) -> ActivationPlace:
         """Return where an activation is in a layer.
 
         Raises:
@@ -129,13 +129,13 @@ class Decoder:
         """
         block = self.blocks[layer]
         if leaf == "hook_attn_out":
-            return Place(block.attn_out, "out")
+            return ActivationPlace(block.attn_out, "out")
         if leaf == "hook_mlp_out":
-            return Place(block.mlp_out, "out")
+            return ActivationPlace(block.mlp_out, "out")
         if leaf == "hook_resid_mid":
-            return Place(block.mid_norm, "stream")
+            return ActivationPlace(block.mid_norm, "stream")
         if leaf == "mlp.hook_post" and block.mlp.down is not None:
-            return Place(block.mlp.down, "in")
+            return ActivationPlace(block.mlp.down, "in")
         columns: dict[str, Slice | None] = {
             "hook_q": block.attn.q,
             "hook_k": block.attn.k,
@@ -148,4 +148,4 @@ class Decoder:
                 f"layer {layer} ({type(block.module).__name__}) has no {leaf} that can be told apart"
                 + (f": its MLP is {type(block.mlp.module).__name__}" if leaf.startswith("mlp.") else "")
             )
-        return Place(found.module, "out", slice(found.start, found.start + found.width))
+        return ActivationPlace(found.module, "out", slice(found.start, found.start + found.width))

@@ -15,6 +15,7 @@ from notice_lens.patching.engine.causal.check import check_patches, is_tested, r
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit
+from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
 from notice_lens.patching.engine.causal.upstream import (
@@ -24,7 +25,7 @@ from notice_lens.patching.engine.causal.upstream import (
     upstream_activations,
 )
 from notice_lens.patching.engine.causal.wave import CausalWave
-from notice_lens.patching.engine.measure import Measured, Row
+from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import References, Setting
 from notice_lens.patching.engine.plan import HookEdit
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
-LOGITS_AT_ONCE = 64 * 2**20
-"""Bytes of logits, in float32 or wider, that are computed at once."""
 KEPT_OF_A_ROW = 3
 """What goes into a block, what comes out and both put together, while a row passes."""
 
@@ -338,7 +337,7 @@ class CausalEngine:
         words = pair[f"{prompt}_prompt"] or pair.clean_prompt
         return dict(self.model.prepare(getattr(pair, f"{image}_image"), words, answer)), words
 
-    def measure(self, runs: Sequence[CausalRuns], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
+    def measure(self, runs: Sequence[CausalRuns], rows: Iterable[PairVariant], fit: int) -> Iterator[Measured]:
         """Measure rows, `fit` of them in memory at a time."""
         memory = fit * self.bytes_of_row
         base = combined([one.read_base() for one in runs])

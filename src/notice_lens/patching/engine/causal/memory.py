@@ -4,8 +4,8 @@ import psutil
 import torch
 from torch import nn
 
-SHARE_OF_FREE = 0.4
-MOST_ON_CPU = 1 * 2**30
+HOSTED_SHARE_OF_FREE = 0.4
+HOSTED_MOST_ON_CPU = 1 * 2**30
 """Bytes; a CPU gains nothing from more rows at once."""
 
 
@@ -23,5 +23,5 @@ def memory_for(model: nn.Module, memory: int | None) -> int:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(SHARE_OF_FREE * (free + unused))
-    return int(min(SHARE_OF_FREE * psutil.virtual_memory().available, MOST_ON_CPU))
+        return int(HOSTED_SHARE_OF_FREE * (free + unused))
+    return int(min(HOSTED_SHARE_OF_FREE * psutil.virtual_memory().available, HOSTED_MOST_ON_CPU))

@@ -11,7 +11,16 @@ from notice_lens.patching.edits import listed
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 
-ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern", "hook_z")
+ATTENTION_HOOKS = (
+    "hook_q",
+    "hook_k",
+    "hook_v",
+    "hook_rot_q",
+    "hook_rot_k",
+    "hook_attn_scores",
+    "hook_pattern",
+    "hook_z",
+)
 IN_CROSS = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z")
 """Activations of cross-attention at positions of the stream; its keys and values are the image's."""
 PositionsAsked = Sequence[int] | Mapping[str, int | Sequence[int]]
@@ -87,7 +96,7 @@ def activations(decoder: Decoder) -> dict[str, str]:
     """Return every activation that can be patched and its leaf: `attn.hook_z` to `hook_z`."""
     found: dict[str, str] = {}
     for leaf in LEAVES:
-        if leaf not in ATTENTION:
+        if leaf not in ATTENTION_HOOKS:
             found[leaf] = leaf
             continue
         if not all(decoder.is_cross):

@@ -21,7 +21,7 @@ from notice_lens.patching.engine.rows import Index
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-INSIDE = "language"
+WAVE_STACK = "language"
 """The stack whose blocks the causal wave goes through."""
 MOST_ROWS = 32
 """Rows in a batch, at most."""
@@ -30,7 +30,7 @@ MOST_ROWS = 32
 def is_upstream(hook: str) -> bool:
     """Return whether a hook point is in front of the language model's blocks."""
     name = HookName.parse(hook)
-    return name.stack != INSIDE or name.layer is None
+    return name.stack != WAVE_STACK or name.layer is None
 
 
 def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
@@ -125,6 +125,6 @@ def rows_at_once(model: "HookedVLM", inputs: Mapping[str, Any], tower: int, memo
     widest = 0
     for name in model.cfg.stacks:
         cfg = model.stack(name).cfg
-        positions = max(length, tower) if name != INSIDE else length
+        positions = max(length, tower) if name != WAVE_STACK else length
         widest = max(widest, positions * (9 * cfg.d_model + 3 * cfg.d_mlp + 2 * cfg.n_heads * positions))
     return max(1, min(MOST_ROWS, memory // (size * widest)))

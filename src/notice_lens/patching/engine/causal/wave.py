@@ -27,7 +27,7 @@ from torch import Tensor
 
 from notice_lens.patching.engine.causal.plan import DecoderVariant, cohorts, entry, first_layer
 from notice_lens.patching.engine.causal.record import Record
-from notice_lens.patching.engine.causal.replay import Replay, Source, TokenBlock
+from notice_lens.patching.engine.causal.replay import Replay, TokenBlock, ValueSource
 
 AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
@@ -64,7 +64,7 @@ class CausalWave:
     """
 
     def __init__(
-        self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, Source], memory: int
+        self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, ValueSource], memory: int
     ) -> None:
         self.base, self.variants, self.memory = base, variants, memory
         self.replay = Replay(base, variants, sources)

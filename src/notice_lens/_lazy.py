@@ -12,8 +12,8 @@ def lazy(
 
     Args:
         package: Its name.
-        homes: The module of each public name. A name is no module of the package itself: once that is imported, Python
-            would find the module under the name.
+        homes: The module of each public name. A name is not a module of the package itself: once that is imported,
+            Python would find the module under the name.
         rooms: Subpackages, imported when they are first asked for.
         others: Public names that are there already.
     """

@@ -100,17 +100,17 @@ def read_json(path: str | PathLike[str]) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no JSON, or not in UTF-8.
+        ValueError: It is not JSON, or not in UTF-8.
     """
     with reading(path):
         try:
             return json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"it is cut off, or no JSON ({error})") from error
+            raise ValueError(f"it is cut off or not JSON ({error})") from error
 
 
 def check_kinds(record: Any, kinds: Mapping[str, tuple[Any, str]]) -> None:
-    """Raise ValueError where a record is no JSON object, or has not all values in the kinds that they should have.
+    """Raise ValueError unless a record is a JSON object whose values all have the right types.
 
     Args:
         record: As it was read.

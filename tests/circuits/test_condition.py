@@ -111,7 +111,7 @@ def test_a_role_that_was_selected_before_is_said() -> None:
     effects = with_roles().sel(role="noun")
     assert read_condition(effects, None).attrs()["role"] == read_condition(effects, "noun").attrs()["role"] == "noun"
     with pytest.raises(
-        ValueError, match="role 'correct' asked for of effects that are those of 'noun'; pass role='noun'"
+        ValueError, match="role 'correct' was given, but these effects are those of 'noun'; pass role='noun'"
     ):
         read_condition(effects, "correct")
 

@@ -190,7 +190,7 @@ def test_nothing_is_attached_where_one_name_is_wrong(vqa):
     [
         ("text.blocks.3.cross_atn.hook_z", r"nearest: text.blocks.3.cross_attn.hook_z"),
         ("text.blocks.4.attn.hook_z", r"layer 4 asked for; `text` has layers 0 to 3"),
-        ("blocks.1.attn.hook_z", r"a stack's name stands in front; nearest: vision.blocks.1.attn.hook_z, text.blocks"),
+        ("blocks.1.attn.hook_z", r"names start with a stack; nearest: vision.blocks.1.attn.hook_z, text.blocks"),
         ("nonsense", r"no hook point 'nonsense'; for example vision.hook_embed"),
         ("", r"no hook point ''"),
     ],

@@ -121,5 +121,5 @@ def test_messages(pairs, maps):
         viz.attention(packed(maps), pairs, 0, layer=0, head=0)
     with pytest.raises(ValueError, match="no run 'corrupt'"):
         viz.attention({"corrupt": maps}, pairs, 0, layer=0, head=0)
-    with pytest.raises(ValueError, match="63 patches are no square"):
+    with pytest.raises(ValueError, match="63 patches do not form a square"):
         viz.attention(maps.isel(patch=slice(1, None)).drop_attrs(), pairs, 0, layer=0, head=0)

@@ -6,8 +6,8 @@ matched minus mismatched: a patch from any other image erases what was corrupted
 for carrying the answer (see `patching.carried`). Such a donor-corrected effect is a share of what the donor leaves to
 be carried, the gap minus what the donor's own run restores of it: a complete patch scores 1.
 
-Effects are read at one role, named beforehand. The best of several roles is no effect but a maximum: it is large where
-nothing is there.
+Effects are read at one role, named beforehand. The best of several roles is not an effect but a maximum: it is large
+where nothing is there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -220,7 +220,9 @@ def at_role(effects: InRoles, role: str | None) -> InRoles:
     read = role_of(effects)
     if role not in (None, read):
         what = "all words at once" if read == ALL else repr(read)
-        raise ValueError(f"role {role!r} asked for of effects that are those of {what}; pass role={read!r}, or none")
+        raise ValueError(
+            f"role {role!r} was given, but these effects are those of {what}; pass role={read!r}, or leave it out"
+        )
     return effects
 
 

@@ -1,11 +1,11 @@
-"""Do other corruptions find the same heads? Semantic pairs, replaced tokens and Gaussian noise on the same pairs.
+"""Comparison of corruptions: do semantic pairs, replaced tokens and Gaussian noise find the same heads?
 
 Each corruption ranks heads. Agreement is Spearman's and Kendall's rank correlation over heads, of |effect| (which heads
 matter) and of the signed effect (and which way), with intervals over pairs, resampled together for all corruptions.
 Noise in the estimates lowers any agreement, so 1 is out of reach with few pairs; a bootstrap lowers it again, so
 intervals reach farther out than in (see `stats.intervals`).
 
-That a head is found under one corruption and not under another is no proof that it does nothing there: it says which
+That a head is found under one corruption and not under another does not prove that it does nothing there: it says which
 heads a study would have named.
 """
 

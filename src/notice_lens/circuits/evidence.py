@@ -122,7 +122,7 @@ def _numbers(conditions: Sequence[Condition], name: str) -> np.ndarray:
 
 
 def _shared(conditions: Sequence[Condition], donors: bool) -> list[list[Any]]:
-    """Return what each pair of all conditions may share: its two images, and the donor where it enters the number."""
+    """Return the images that pairs may share, for all conditions: both of a pair, and the donor if it counts."""
     shared = []
     for condition in conditions:
         columns = [_column(condition.effects, column) for column in IMAGE_COLUMNS]
@@ -146,7 +146,7 @@ def _donors(condition: Condition) -> list[Any]:
         return [None] * len(condition.gap)
     values = condition.effects[condition.donor].values.tolist()
     known = [None if value is None or value != value else value for value in values]
-    # A question is no picture, even if both had the same name.
+    # A question is never a picture, even if both have the same name.
     return known if condition.donor == "donor_digest" else [value and (condition.donor, value) for value in known]
 
 
@@ -164,7 +164,7 @@ def _warn_if_dependent(conditions: Sequence[Condition], names: Sequence[str], pa
         message = (
             f"cluster={chosen!r}: {apart} images or donors are shared by pairs that are counted as independent "
             f"({len(everything)} pairs, {clusters} clusters; {len(np.unique(cluster_numbers(everything)))} by "
-            "cluster='shared'): intervals are too narrow and heads are found that are none"
+            "cluster='shared'): intervals are too narrow and heads are found that do not matter"
         )
         warnings.warn(printable(message), DependentPairs, stacklevel=4)
 

@@ -152,7 +152,7 @@ def important_heads(
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals, between 0 and 1.
         cluster: What makes pairs one piece of evidence: `shared` (linked, in any number of steps, by an image that
-            enters the tested number: either of their own, and the donor's where heads are ranked by matched minus
+            enters the tested number: one of their own, or the donor's where heads are ranked by matched minus
             mismatched), `image` (their own alone), `pair` (the same two images), a coordinate along `pair`, or two of
             these for two-way clusters. Where pairs share something and are counted as independent, the warning
             `DependentPairs` says so.

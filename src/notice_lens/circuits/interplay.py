@@ -28,7 +28,7 @@ The two interactions have the same sign only where other heads take part, or one
 | 0 | 0 | any | nothing | neither has |
 | any other | | | other | an interaction that has no name here |
 
-A backup whose output does *not* depend on the first head, but is shut off behind it (in an MLP, say), is an OR to every
+A backup whose output does *not* depend on the first head, but is shut off after it (in an MLP, say), is an OR to every
 patch of outputs, and is called so. Interactions say what two heads do to the logit difference, and its saturation is an
 interaction too: where either head alone restores nearly all, they are an OR.
 
@@ -155,7 +155,9 @@ def _check(effects: xr.Dataset, smallest_effect: float, confidence: float) -> No
     directions = [str(name) for name in effects["direction"].values]
     for direction in ("denoise", "noise"):
         if direction not in directions:
-            raise ValueError(f"effects are of the direction {directions[0]!r} alone; kinds are read from both")
+            raise ValueError(
+                f"effects are of the direction {directions[0]!r} alone; kinds of interaction need both directions"
+            )
     if not 0 < smallest_effect < 1:
         raise ValueError(f"smallest_effect={smallest_effect}: expected a share of the gap, above 0 and below 1")
     if not 0 < confidence < 1:

@@ -1,4 +1,4 @@
-"""In which layers heads matter: shares of |effect|, their centre, and whether it is the middle layers.
+"""The layers in which heads matter: shares of |effect|, their centre, and a test for the middle layers.
 
 The share of a layer is the sum of |effect| over its heads by that over all heads. Noise has a size too, so a layer of
 heads that do nothing has a small share and not none; intervals are bias-corrected for that (BCa).

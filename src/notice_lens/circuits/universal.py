@@ -73,8 +73,8 @@ def universal_heads(
         conditions have a p, everything about p is NaN.
 
     Raises:
-        ValueError: There are fewer than two conditions, conditions have other heads, k is no number of conditions, or
-            no p could be small enough to reject.
+        ValueError: There are fewer than two conditions, conditions have other heads, k is not a number of conditions,
+            or no p could be small enough to reject.
     """
     rules = _rules(options)
     examined_by_name, together = _examine(conditions, role, metric, control, rules)
@@ -118,7 +118,7 @@ def _over_conditions(
 def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:
     """Return the p-value that a head matters in at least k conditions, [..., place], from [condition, ..., place].
 
-    A condition without a p is no evidence, so it counts as 1; where fewer than k have one the result is NaN.
+    A condition without a p is not evidence, so it counts as 1; where fewer than k have one the result is NaN.
     """
     ordered = np.sort(np.where(np.isnan(p), 1.0, p), axis=0)
     combined = np.minimum(1.0, (len(p) - k + 1) * ordered[k - 1])

@@ -42,7 +42,7 @@ class ByteSize(click.ParamType):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
         unit = BYTES_OF_UNIT.get(match[2].lower()) or BYTES_OF_UNIT.get(f"{match[2].lower()}b") if match else None
         if match is None or unit is None or float(match[1]) * unit < 1:
-            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
+            self.fail(f"{value!r} is not a number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
         return int(float(match[1]) * unit)
 
 
@@ -181,10 +181,10 @@ def make_folder(out: Path, *sources: Path | str) -> None:
     except OSError as error:
         raise OSError(f"cannot write to {out}: {error.strerror or error}") from error
     if (out / REPORT).is_dir():
-        raise FileExistsError(f"{out / REPORT} is a folder, where the page is to be written; choose another --out")
+        raise FileExistsError(f"{out / REPORT} is a folder, but the page has to be written there; choose another --out")
 
 
 def show(page: Path, opened: bool) -> None:
-    """Opens a page in the browser, where that was asked for."""
+    """Open a page in the browser, if requested."""
     if opened:
         webbrowser.open(page.resolve().as_uri())

@@ -98,14 +98,14 @@ def face(stream: RandomStream) -> Face:
 
 
 def ask(emotion: str, other: str, swap: bool) -> Question:
-    """Asks `is this person feeling <emotion> or <other>?`, as a question with roles."""
+    """Ask `is this person feeling <emotion> or <other>?`, as a question with roles."""
     return compose(
         "emotion", emotion, ["is", "this", ("noun", "person"), "feeling", *either(emotion, other, swap), "?"]
     )
 
 
 def ask_openly(emotion: str) -> Question:
-    """Asks `how is this person feeling?`, as a question with roles."""
+    """Ask `how is this person feeling?`, as a question with roles."""
     return compose("emotion", emotion, ["how", "is", "this", ("noun", "person"), "feeling", "?"])
 
 

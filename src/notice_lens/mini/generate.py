@@ -1,4 +1,4 @@
-"""Pairs by number: which one a number is, follows from split, task, seed and number alone."""
+"""Pairs by number: split, task, seed and number alone decide each pair."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches

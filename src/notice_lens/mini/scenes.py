@@ -1,4 +1,4 @@
-"""The task `scenes`: which thing stands where? Two or three things of different shapes, and relations among them.
+"""The task `scenes`: which thing is where? Two or three things of different shapes, and relations among them.
 
 Relations are `above`, `below`, `left`, `right`, `inside` and `outside`; a relation holds or fails with a clear margin,
 or is not asked about. Groups are `subject` ("is circle or star above square?"), `verb` ("is circle above or below
@@ -121,26 +121,26 @@ def nest(stream: RandomStream, inner: str, container: str, outer: list[str]) -> 
 
 
 def ask_subject(subject: str, other: str, relation: str, thing: str, swap: bool) -> Question:
-    """Asks `is <subject> or <other> above <thing>?`, as a question with roles."""
+    """Ask `is <subject> or <other> above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", subject, ["is", *either(subject, other, swap), *verb, ("object", thing), "?"])
 
 
 def ask_verb(subject: str, relation: str, other: str, thing: str, swap: bool, of: bool = False) -> Question:
-    """The question `is <subject> above or below <thing>?`, with `of` behind the relation where asked for or needed."""
+    """The question `is <subject> above or below <thing>?`, with `of` after the relation if requested or needed."""
     tail = ["of"] if of or len(PHRASE[relation]) > 1 else []
     pieces = ["is", ("subject", subject), *either(relation, other, swap), *tail, ("object", thing), "?"]
     return compose("verb", relation, pieces)
 
 
 def ask_object(subject: str, relation: str, thing: str, other: str, swap: bool) -> Question:
-    """Asks `is <subject> above <thing> or <other>?`, as a question with roles."""
+    """Ask `is <subject> above <thing> or <other>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("object", thing, ["is", ("subject", subject), *verb, *either(thing, other, swap), "?"])
 
 
 def ask_openly(relation: str, thing: str, answer: str) -> Question:
-    """Asks `what is above <thing>?`, as a question with roles."""
+    """Ask `what is above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", answer, ["what", "is", *verb, ("object", thing), "?"])
 
@@ -233,14 +233,14 @@ def _rivals(scene: Scene, group: str, fact: Fact) -> list[str]:
 
 
 def _sides(thing: Thing) -> list[str]:
-    """On which sides of the picture's centre a thing clearly is."""
+    """Return the sides of the picture's centre on which a thing clearly lies."""
     across, down = thing.x - UNITS / 2, thing.y - UNITS / 2
     sides = (("left", -across), ("right", across), ("above", -down), ("below", down))
     return [side for side, distance in sides if distance >= CLEAR]
 
 
 def _rival_relations(scene: Scene, subject: Thing, relation: str, thing: Thing) -> list[str]:
-    """Relations that stand beside this one in `is <subject> inside or above <container>?`, and do not hold."""
+    """Relations to offer against this one in `is <subject> inside or above <container>?`: they do not hold."""
     if scene.nested is None or scene.things.index(thing) != scene.nested[1] or relation in ("left", "right", "outside"):
         return []
     return ["above", "below"] if relation == "inside" else ["inside"]

@@ -53,7 +53,7 @@ def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
 
 
 def ask_openly(thing: Thing, group: str) -> Question:
-    """Asks `what color is this <shape>?`, as a question with roles."""
+    """Ask `what color is this <shape>?`, as a question with roles."""
     return compose(
         group, thing.word(ATTRIBUTE_OF_GROUP[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"]
     )

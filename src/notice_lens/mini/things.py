@@ -1,4 +1,4 @@
-"""Things in a picture: a shape with a colour, a texture and a form; and the backgrounds they stand before."""
+"""Things in a picture: a shape with a colour, a texture and a form; and their backgrounds."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args

@@ -47,7 +47,7 @@ def tokens(text: str) -> list[int]:
     """Token ids of a text of known words, `[CLS]` and `[SEP]` around it: the tokenizer's, but quick.
 
     Raises:
-        KeyError: for a word that is no piece of the vocabulary.
+        KeyError: A word is not in the vocabulary.
     """
     return [_ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
 

@@ -60,7 +60,7 @@ class HookedModule(HookedRootModule):
         raise NotImplementedError
 
     def explain_missing(self, name: str) -> str:
-        """Explain a name that is no hook point here."""
+        """Explain why a name is not a hook point here."""
         return unknown_hook(name, self.hook_dict, self.layers_by_stack)
 
     def names_matching(self, names: NamesFilter) -> list[str]:
@@ -82,7 +82,7 @@ class HookedModule(HookedRootModule):
         return firing
 
     def _existing(self, names: str | Sequence[str] | Callable[[str], bool]) -> list[str]:
-        """The hook points that a filter means, switched on or off. Raises KeyError where there is none."""
+        """The hook points that a filter means, switched on or off. Raises KeyError if there is none."""
         if callable(names):
             found = [name for name in self.hook_dict if names(name)]
         else:
@@ -230,6 +230,6 @@ class HookedModule(HookedRootModule):
 
 
 def _some(names: Mapping[str, HookPoint]) -> str:
-    """The first few names, to show what names look like."""
+    """Return the first few names, as examples for a message."""
     first = list(names)[:3]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -47,7 +47,7 @@ class CopyingHookPoint(HookPoint):
         prepend: bool = False,
         alias_names: list[str] | None = None,
     ) -> LensHandle:
-        """Attach a hook, as in TransformerLens; a forward hook gets a copy of its own."""
+        """Attach a hook, as in TransformerLens; a forward hook gets its own copy."""
         attached = _on_private_copy(hook) if dir == "fwd" else hook
         handle = super().add_hook(attached, dir, is_permanent, level, prepend, alias_names)
         handle.user_hook = hook

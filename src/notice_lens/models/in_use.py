@@ -165,7 +165,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that makes tensors of its own for autograd: `torch.inference_mode` of the caller is left."""
+    """Decorate a function that makes its own tensors for autograd: it leaves the caller's `torch.inference_mode`."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

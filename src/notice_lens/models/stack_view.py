@@ -81,7 +81,7 @@ class StackView(HookedModule):
         return f"{type(self).__name__}({self.lens_name!r}, {self.axis} axis, of {self.model!r})"
 
     def setup(self) -> None:
-        """Nothing: hook points have their names from the model, and keep them."""
+        """Do nothing: hook points keep the names that the model gave them."""
 
     @property
     def stack(self) -> Any:
@@ -123,12 +123,12 @@ class StackView(HookedModule):
 
     @property
     def ln_final(self) -> Any:
-        """The LayerNorm behind the last block (vision only)."""
+        """The LayerNorm after the last block (vision only)."""
         return self.stack.ln_final
 
     @property
     def post_norm(self) -> bool:
-        """True where a LayerNorm follows each addition to the stream, so that the stream is no sum of outputs."""
+        """True where a LayerNorm follows each addition to the stream, so that the stream is not a sum of outputs."""
         return self.stack.cfg.normalization == "post"
 
     def accumulated_bias(
@@ -185,7 +185,7 @@ class StackView(HookedModule):
 
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers under no stack's name: a lens drops it."""
+        """The layers, without a stack's name: a lens leaves it out."""
         return {None: self.stack.cfg.n_layers}
 
     def attention_of(self, name: str) -> Any:
@@ -193,7 +193,7 @@ class StackView(HookedModule):
         return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
-        """Explain a name that is not here: the other axis, the other attention, the stack in front."""
+        """Explain a name that is not here: the other axis, the other attention, or a stack's prefix."""
         parsed = HookName.parse(name)
         other = "source" if self.axis == "query" else "query"
         if self.attn_name == "cross_attn" and name in _aliases(self.model, self.stack_name, self.attn_name, other):
@@ -216,7 +216,7 @@ class StackView(HookedModule):
 
 
 def first_answer_logits(model: "HookedBLIP", inputs: BLIPInputs, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
-    """The logits of the answer's first token (of no match and match): behind `[DEC]`, or behind a caption's prompt."""
+    """The logits of the answer's first token (of no match and match): after `[DEC]`, or after a caption's prompt."""
     if logits.ndim == 2:
         return logits
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)

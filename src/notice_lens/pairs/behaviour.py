@@ -1,4 +1,4 @@
-"""The behaviour filter: pairs that the model answers as they mean it to.
+"""The behaviour filter: pairs that the model answers as intended.
 
 What a patch restores means nothing where the clean run is wrong to begin with, or where the corruption does not change
 the answer. The filter reads as much of an answer as the metrics do, so that no pair is dropped for words that no metric

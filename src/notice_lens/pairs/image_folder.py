@@ -33,7 +33,7 @@ class ReadablePicture:
         digest: Its content: the same RGB pixels, the same 32 hexadecimal digits.
         width: In pixels, the right way up.
         height: In pixels.
-        content: The bytes of a picture that has no file of its own, such as a row of a table.
+        content: The bytes of a picture that is not a file itself, such as a row of a table.
     """
 
     path: Path
@@ -75,7 +75,7 @@ def read_pictures(
     Args:
         paths: Image files; one that is named twice is read once.
         root: A folder above all of them: problems then name files from there.
-        contents: The bytes of those that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
         confine: Whether a file that is a link out of `root` counts as unreadable.
         progress: Whether to show a progress bar.
         workers: How many files are decoded at a time; None takes as many as there are processors, eight at most.
@@ -116,7 +116,7 @@ def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -
 
 
 def relative_name(path: Path, root: str | PathLike[str] | None) -> str:
-    """Return the path as others see it: from `root`, with forward slashes; bytes that are no text are written out."""
+    """Return the path as others see it: from `root`, with forward slashes; bytes that are not text are escaped."""
     return storable((path if root is None else path.relative_to(root)).as_posix())
 
 
@@ -168,7 +168,7 @@ def walk(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, list[Path]
 
     Args:
         folder: Where to begin.
-        skipped: Where to count files that are no images, by their endings.
+        skipped: Counts of files that are not images, by ending; added to.
     """
     seen = set()
 
@@ -191,7 +191,7 @@ def image_files(folder: str | PathLike[str], skipped: Counter[str] | None = None
 
     Args:
         folder: It has to be there, and to hold some.
-        skipped: Where to count files that are no images, by their endings.
+        skipped: Counts of files that are not images, by ending; added to.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -212,7 +212,7 @@ def existing_folder(folder: str | PathLike[str]) -> Path:
     """Return the folder as a path.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: It does not exist.
         NotADirectoryError: It is a file.
     """
     path = Path(folder)
@@ -226,7 +226,7 @@ def existing_folder(folder: str | PathLike[str]) -> Path:
 
 
 def contents(folder: Path, shown: int = 5) -> str:
-    """Say for messages what a folder holds: the first few names and how many more there are."""
+    """Describe a folder's content for messages: the first few names, and how many more there are."""
     names = sorted(storable(path.name) + "/" * path.is_dir() for path in folder.iterdir())
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(repr, names[:shown])) + more if names else "nothing"

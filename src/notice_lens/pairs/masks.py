@@ -1,4 +1,4 @@
-"""Masks by their content: which pixels of an image or array belong to its object, or why that cannot be told.
+"""Masks by their content: which pixels of an image or array belong to its object, or why they are ambiguous.
 
 Files that are called masks hold different things: black and white, class indices with a void (VOC: object 1, void
 255), trimaps (1, 2, 3), cut-outs whose alpha is the mask. A threshold on brightness turns most of them into something
@@ -140,7 +140,7 @@ def _object_of_palette(image: Image.Image, kind: str) -> Bool[np.ndarray, "heigh
     if void.any() and not (np.asarray(rgb)[void] == 255).all():
         raise ValueError(f"it is {kind} with the values 0, 255, where 255 is not white: void, as in VOC? {_SETTLES}")
     if rgb.getcolors(1) is None and (_object_of_colours(rgb, kind, None) != mask).any():
-        raise ValueError(f"it is {kind} whose colours and indices say different things. {_SETTLES}")
+        raise ValueError(f"it is {kind} whose colours and indices contradict each other. {_SETTLES}")
     _check_transparency(image, mask, kind)
     return mask
 
@@ -151,7 +151,7 @@ def _check_transparency(image: Image.Image, mask: Bool[np.ndarray, "height width
         return
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     if alpha.min() != alpha.max() and (_opaque(alpha, kind) != mask).any():
-        raise ValueError(f"it is {kind} whose transparency and values say different things. {_SETTLES}")
+        raise ValueError(f"it is {kind} whose transparency and values contradict each other. {_SETTLES}")
 
 
 def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.ndarray, "height width"]:
@@ -168,13 +168,13 @@ def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.nda
     shown = ", ".join(str(tuple(colour)) for colour in colours[:MASK_VALUES_SHOWN].tolist())
     more = f" and {len(colours) - MASK_VALUES_SHOWN:,} more" if len(colours) > MASK_VALUES_SHOWN else ""
     raise ValueError(
-        f"it is {kind} with the colours {shown}{more}: no mask of one object. Expected black and one other colour, or "
-        "an image of indices with label="
+        f"it is {kind} with the colours {shown}{more}, not a mask of one object. Expected black and one other colour, "
+        "or an image of indices with label="
     )
 
 
 def _white(levels: Num[np.ndarray, " level"]) -> int:
-    """Return what stands for white: 1 for floats up to it, otherwise the largest number of 8 or 16 bits."""
+    """Return the value of white: 1 for floats up to 1, otherwise the largest number of 8 or 16 bits."""
     if levels.dtype.kind == "f" and levels[-1] <= 1:
         return 1
     return 255 if levels[-1] <= 255 else 65535
@@ -209,11 +209,11 @@ def _listed(levels: Num[np.ndarray, " level"]) -> str:
 
 
 def _unclear(levels: Num[np.ndarray, " level"], kind: str) -> str:
-    """Return why values are no mask of one object, and what settles which are the object."""
+    """Return why values are not a mask of one object, and how to say which of them are the object."""
     said = f"it is {kind} with {_listed(levels)}: "
     if len(levels) > MASK_VALUES_SHOWN:
         return said + (
-            "no mask of one object, which is black and white but for its edges. Give a mask of two values, such as "
+            "not a mask of one object, which is black and white but for its edges. Give a mask of two values, such as "
             "values > 0.5, or label= for one that holds indices"
         )
     if levels.tolist() == [0]:

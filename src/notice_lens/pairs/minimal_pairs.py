@@ -127,8 +127,8 @@ class MinimalPairs(PairSequence):
             path: The file.
             images: The folder that paths of images start from and stay in; None for the file's own.
             columns: The file's names of our columns, such as `{"clean_image": "img_pos"}`.
-            task: The task of rows that have none of their own.
-            kind: The kind of rows that have none of their own.
+            task: The task of rows that do not name one.
+            kind: The kind of rows that do not name one.
             confine: Whether links that lead out of the folder of images are refused as well.
             on_error: As `from_rows`.
             progress: As `from_rows`.
@@ -197,7 +197,7 @@ class MinimalPairs(PairSequence):
             box_format: As `from_rows`.
 
         Raises:
-            TypeError: It is no data set, or one of several splits.
+            TypeError: It is not a data set, or it has several splits.
             ValueError: Columns are missing, or rows are changed by a transform as they are read.
             PairsError: As `from_rows`.
         """
@@ -267,7 +267,7 @@ class MinimalPairs(PairSequence):
         return found
 
     def layout(self, model: "VisionLanguageModel", image: str = "clean") -> Layout:
-        """Return what the positions of a run over all pairs are, without running it; corrupted prompts are as long.
+        """Return the layout of a run over all pairs, without running it; corrupted prompts have the same lengths.
 
         Args:
             model: The model.
@@ -320,9 +320,9 @@ class MinimalPairs(PairSequence):
             stack: Whose positions; None takes those that the prompt's words look at.
 
         Returns:
-            Masks [pos] over all positions of the stack, by region; positions that are no image, such as a class token
-            at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning names pair
-            and region.
+            Masks [pos] over all positions of the stack, by region; positions that are not image patches, such as a
+            class token at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning
+            names pair and region.
         """
         check_choice("of", of, ("clean", "corrupt"))
         layout, stack = self.layout(model, of), stack or image_stream(model.cfg)
@@ -377,7 +377,7 @@ class MinimalPairs(PairSequence):
 
 
 def _given(task: str | None, kind: str | None) -> dict[str, str]:
-    """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
+    """Return the values that hold for all rows. Raises ValueError if the kind is invalid."""
     check_choice("kind", kind, (*PAIR_KINDS, None))
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
 

@@ -33,7 +33,7 @@ PROBLEMS_SHOWN = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one pair; its texts can be printed and stored, whatever a file's name held.
+    """A problem of one pair; its texts can be printed and stored, whatever a file's name contains.
 
     Attributes:
         id: The pair's, or what stands for it where it never became one, such as a line of a file.
@@ -74,7 +74,7 @@ def describe(problems: Iterable[Problem], of: int) -> str:
 
 
 class PairsError(ValueError):
-    """Pairs that are not what they say; the message is the whole report.
+    """Pairs are invalid; the message is the whole report.
 
     Attributes:
         problems: Every problem found.

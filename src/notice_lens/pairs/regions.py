@@ -1,4 +1,4 @@
-"""Regions: which pixels, and which patches, show what. Kept as COCO run lengths, whatever they came as.
+"""Regions: the pixels, and the patches, that show a thing; kept as COCO run lengths, whatever their source.
 
 A mask says by its content which pixels are meant (`masks.py`). Boxes and polygons are read in pixels, from the upper
 left corner of the picture; a pixel belongs to them where its centre lies inside. Numbers that could mean two things are
@@ -316,7 +316,7 @@ def _uncompressed(counts: bytes) -> list[int]:
     for character in counts:
         bits = character - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise ValueError(f"the counts are no compressed run lengths of COCO: {_short(counts)}")
+            raise ValueError(f"the counts are not compressed run lengths of COCO: {_short(counts)}")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -32,12 +32,12 @@ PairRecord = Mapping[str, Any]
 
 
 def check_meaning(record: PairRecord) -> list[Problem]:
-    """Return what is wrong with a pair by itself, without a tokenizer and beside what `records.store` notes."""
+    """Return the problems of a pair itself, without a tokenizer and apart from those that `records.store` notes."""
     return [Problem(record["id"], reason, detail) for reason, detail in (*_answers(record), *_differences(record))]
 
 
 def _differences(record: PairRecord) -> Iterable[tuple[str, str]]:
-    """A pair has to differ in something."""
+    """Yield a problem if nothing differs."""
     prompt, corrupt = record["clean_prompt"], record["corrupt_prompt"]
     if corrupt is not None and prompt is not None and _same(prompt, corrupt):
         yield NOTHING_DIFFERS, f"clean_prompt and corrupt_prompt are both {prompt!r}"
@@ -85,7 +85,7 @@ def _stands_in(words: str, prompt: str) -> bool:
 def check_tokens(
     records: Iterable[PairRecord], model: Any, sizes: Sequence[tuple[int, int]] | None = None
 ) -> list[Problem]:
-    """Return what is wrong with pairs to a model: lengths, answers without tokens, unknown words, roles.
+    """Return the problems of pairs for a model: lengths, answers without tokens, unknown words, roles.
 
     Args:
         records: The pairs.
@@ -159,7 +159,7 @@ class _TokenCheck:
             yield ROLE, str(error)
 
     def _lengths(self, number: int) -> Iterator[tuple[str, str]]:
-        """Prompts that stand in for each other have as many tokens."""
+        """Yield problems of prompts that replace each other but differ in their number of tokens."""
         record, n = self.records[number], self.n_tokens["clean_prompt"][number]
         for column in ("corrupt_prompt", "donor_prompt"):
             other = self.n_tokens[column].get(number, n)
@@ -168,7 +168,7 @@ class _TokenCheck:
                 yield UNEQUAL_LENGTH, f"{clean}, {column} {record[column]!r} {other}"
 
     def _answers(self, record: PairRecord) -> Iterator[tuple[str, str]]:
-        """Prompts and answers have tokens, and answers differ in the first one."""
+        """Yield problems of prompts or answers without tokens, and of answers that share their first one."""
         prompt, answers = record["clean_prompt"], _read_answers(record)
         if record["kind"] != "caption" and not self.pieces(prompt):
             yield NO_TOKENS, f"clean_prompt {prompt!r} has no tokens: the tokenizer drops all of its characters"

@@ -69,7 +69,7 @@ def ablate(
         sites: One or several of `Site.of(model, ...)`, or their names; not where `joint` has groups.
         positions: Where the sites are ablated, as `patch_heads` takes them: `roles`, `regions`, `each`, `all` at once,
             or some by name or number. None takes what `patch_heads` takes by default, and for `joint` all positions at
-            once. A `Site` and an `Edit` have positions of their own.
+            once. A `Site` and an `Edit` have their own positions.
         value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
             another example of the same task and number of tokens has there, words aligned by role), or `zero`.
         joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A
@@ -93,7 +93,7 @@ def ablate(
     Raises:
         ValueError: A site, an option or a value is not what it has to be, the reference set lacks what is asked of it,
             or hooks are on the model.
-        TypeError: There is no option of that name, or it is none of an ablation.
+        TypeError: An option is unknown, or is not one of ablations.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -183,7 +183,9 @@ def _groups(model: "VisionLanguageModel", sites: Any, joint: Any, positions: Any
     if not isinstance(joint, Mapping):
         raise TypeError(f"joint={joint!r}: expected False, True, or a mapping of names to groups of edits or nodes")
     if sites is not None:
-        raise ValueError("sites and groups were given; the groups of joint say what is ablated, so sites stay out")
+        raise ValueError(
+            "sites and groups were both given; the groups of joint say what is ablated, so leave sites out"
+        )
     found = {}
     for name, group in joint.items():
         several = group if isinstance(group, list | tuple) and not is_node(group) else [group]

@@ -1,8 +1,8 @@
-"""Attribution patching: what every patch of every site would do, to first order, from two runs and one gradient.
+"""Attribution patching: the first-order effect of every patch of every site, from two runs and one gradient.
 
 1. The base run and the other run go forward once; of each the stream before every block is kept.
-2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with regard
-   to every activation (`notice_lens.patching.gradient.backward`).
+2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with
+   respect to every activation (`notice_lens.patching.gradient.backward`).
 3. A patch of a cell changes the logit difference by about the sum over the cell of gradient times (other - base)
    (`notice_lens.patching.gradient.first_order`); of queries, keys and scores the softmax is computed again
    (`notice_lens.patching.gradient.softmax`).
@@ -51,7 +51,7 @@ PAIRS_DIFFERENTIATED_AT_ONCE = 64
 """Pairs that are differentiated together, at most."""
 FIXED_BY_ATTRIBUTE = {
     "metrics": "a gradient is of one number: the logit difference",
-    "controls": "the self-patch is exactly 0, and a donor has a difference of its own",
+    "controls": "the self-patch is exactly 0, and a donor has its own difference",
     "source": "attribution patches in the other run",
 }
 IntegrationPath = Literal["site", "inputs"]
@@ -83,7 +83,7 @@ def attribute(
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         sites: One or several of `Site.of(model, ...)`, or their names; None takes q, k, v and z of every attention,
-            what attention and MLP write, neurons together, and the stream before and behind each block, of every stack.
+            what attention and MLP write, neurons together, and the stream before and after each block, of every stack.
         positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
             `patch_heads`.
         neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: where they were asked for.
@@ -126,7 +126,7 @@ def attribute(
 
 
 def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
-    """Every site that is attributed to where none is named.
+    """Return every site that is attributed to by default.
 
     Args:
         model: The model.
@@ -151,7 +151,7 @@ def _sites(
         return [(site, bool(neurons)) for site in default_sites(model, positions, pairs)]
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
-        raise ValueError("no sites given; a site is, for instance, 'text.cross_attn', and None takes all")
+        raise ValueError("no sites given; expected sites such as 'text.cross_attn', or None for all")
     if positions is not None and any(isinstance(site, Site) for site in several):
         raise ValueError("positions are for sites given by name; give those of a Site when it is built")
     found = [
@@ -172,10 +172,10 @@ def _steps(asked: Any) -> int:
 
 
 def _check_folder(folder: Any) -> None:
-    """A store of attribution is a folder of stores: inside of another store they would be lost on its readers."""
+    """Refuse a folder that is a store: attribution writes a store for each site, which its readers would miss."""
     if folder is not None and (Path(folder).is_file() or (Path(folder) / "zarr.json").exists()):
         what = "a file" if Path(folder).is_file() else "a store of something else"
-        raise FileExistsError(f"{folder} is {what}; attribution writes a store for each site into a folder of its own")
+        raise FileExistsError(f"{folder} is {what}; attribution writes a store for each site into a new folder")
 
 
 class Attribution:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class BetweenInputs(NamedTuple):
-    """What a patch between two inputs of BLIP needs.
+    """The parts of a patch between two inputs of BLIP.
 
     Attributes:
         model: The model.
@@ -57,7 +57,7 @@ class BetweenInputs(NamedTuple):
 
         Raises:
             ValueError: There is no such site, layer or head; or the inputs are not of one example, or differ in length.
-            TypeError: They are no inputs of BLIP.
+            TypeError: They are not inputs of BLIP.
         """
         name = model.cfg.default_site if site is None else site
         checked = Site.of(model, name, layers=layers, heads=heads, positions="all")

@@ -86,7 +86,7 @@ def faithfulness(
 
     Raises:
         ValueError: There is no such node, one is not in the universe, or an option is not what it has to be.
-        TypeError: The circuit is no list of nodes, or there is no option of that name.
+        TypeError: The circuit is not a list of nodes, or there is no option of that name.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -111,7 +111,7 @@ def faithfulness(
 def _universe(model: "VisionLanguageModel", nodes: Sequence[Node], universe: Any) -> list[Node]:
     if universe is None:
         if not nodes:
-            raise ValueError("circuit is empty; a universe says what is ablated then: universe='text'")
+            raise ValueError("circuit is empty; say what to ablate with a universe, such as universe='text'")
         universe = list(dict.fromkeys(node.module.partition(".")[0] for node in nodes))
     everything = universe_of(model, universe)
     for node in nodes:

@@ -44,7 +44,7 @@ def as_blip(model: Any, verb: str) -> "HookedBLIP":
     """Return the model of a verb that runs on HookedBLIP alone so far.
 
     Raises:
-        TypeError: It is no model.
+        TypeError: It is not a model.
         ValueError: The verb does not run on it yet.
     """
     check_model(model)
@@ -117,7 +117,7 @@ class Site:
         Args:
             model: The model.
             name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
-                `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
+                `decoder.mlp.post`; the `hook_` of the last part may be left out. A `Site` is checked again.
             layers: One, several, or None for all.
             heads: `each`, one, several, or None for all at once.
             positions: See `Site`; None takes the model's own choice for tokens (`roles` in BLIP, `last` where the
@@ -129,7 +129,7 @@ class Site:
         Raises:
             ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
                 nearest that there is.
-            TypeError: `model` is no model.
+            TypeError: `model` is not a model.
         """
         check_model(model)
         if isinstance(name, Site):

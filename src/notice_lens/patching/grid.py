@@ -28,7 +28,7 @@ class Grid:
     """A result without its numbers.
 
     Attributes:
-        dims: Dimensions behind `pair`.
+        dims: Dimensions after `pair`.
         coords: Labels of each.
         variants: What is measured, each with its index in the result.
     """
@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the dimensions."""
+        """The lengths of the dimensions."""
         return tuple(len(self.coords[dim]) for dim in self.dims)
 
     @cached_property
@@ -107,7 +107,7 @@ class SiteGrid:
 
     Attributes:
         site: The site.
-        coords: Labels of each dimension behind `pair`, in their order.
+        coords: Labels of each dimension after `pair`, in their order.
         axis: The stack whose positions it has.
         key_axis: The stack whose positions its keys are, of scores and patterns; None elsewhere.
     """
@@ -141,7 +141,7 @@ class SiteGrid:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Dimensions behind `pair`."""
+        """Dimensions after `pair`."""
         return tuple(self.coords)
 
     def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[LabelledPositions]]]:
@@ -161,7 +161,7 @@ def check_variants(variants: Any) -> None:
     """Raise where variants are something else than one or more edits each, by name.
 
     Raises:
-        TypeError: They are no mapping of names.
+        TypeError: They are not a mapping of names.
         ValueError: There are no variants, or one is something else than edits.
     """
     expected = "expected a mapping of names to one or more Edits"

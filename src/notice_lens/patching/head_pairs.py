@@ -1,4 +1,4 @@
-"""All pairs of some heads: what two do together that neither does alone.
+"""All pairs of some heads: joint effects beyond those of each head alone.
 
 A sweep patches one head at a time, and so is blind to circuits in which heads need, or replace, each other: a head of
 an AND restores nothing by itself, a head of an OR destroys nothing, and one of a majority of three shows nothing in
@@ -65,7 +65,7 @@ def pairs_of_heads(
         memory: Bytes that variants may take; None takes a share of what is free.
         dtype: Of the result.
         seed: Of what is drawn.
-        store: A folder in which each direction has a store of its own, to go on from.
+        store: A folder with a separate store for each direction, to resume from.
         progress: Whether to show bars.
 
     Returns:

@@ -73,7 +73,7 @@ def patch_inputs(
             key-value heads; of scores and patterns, positions are those of queries, with all of their keys. In BLIP as
             of `sweep`.
         metric: A function of the read-out's logits [row, d_vocab], in float32 at least, that returns one number a row:
-            [row]. The read-out is the last position that is no padding.
+            [row]. The read-out is the last position that is not padding.
         positions: Each patched by itself; negative ones count from the end. Or names of groups that are patched at
             once: `{"image": range(5, 581)}`.
         layers: One, several, or None for all that have the activation.

@@ -74,7 +74,7 @@ def knockout(
         layers: The middle of each window; one, several, or None for all.
         heads: None cuts all heads at once, `each` one at a time (a dimension `head`); or some, one at a time.
         run: The run that is cut: `clean` or `corrupt`.
-        corruption: Of the pairs' other run, whose metrics stand beside: `image`, `text` or `Noise(...)`.
+        corruption: Of the pairs' other run, whose metrics are reported too: `image`, `text` or `Noise(...)`.
         metrics: As `sweep`.
         store: A folder to write to, and to resume from.
         progress: Whether to show a bar.
@@ -115,7 +115,7 @@ def flows_of(asked: Any) -> dict[str, tuple[str, str]]:
 
     Raises:
         TypeError: They are neither text nor pairs of names.
-        ValueError: There is none, or one has no arrow.
+        ValueError: There are none, or one has no arrow.
     """
     if isinstance(asked, Mapping):
         named = dict(asked)
@@ -133,7 +133,7 @@ def flows_of(asked: Any) -> dict[str, tuple[str, str]]:
             raise TypeError(f"flow {flow!r}: expected text such as 'image -> last', or two names (from, to)")
         found[str(label)] = (ends[0].strip(), ends[1].strip())
     if not found:
-        raise ValueError("no flows given; a flow is, for instance, 'image -> last'")
+        raise ValueError("no flows given; expected flows such as 'image -> last'")
     return found
 
 

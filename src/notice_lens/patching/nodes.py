@@ -39,7 +39,7 @@ class Node(NamedTuple):
         return f"{self.module}.L{self.layer}" + ("" if self.head is None else f".H{self.head}")
 
     def edit(self, source: str) -> Edit:
-        """The edit that puts something else in the place of what the node gives, at all positions."""
+        """The edit that replaces the node's output at all positions."""
         site = f"{self.module}_out" if self.head is None else f"{self.module}.z"
         return Edit(site, self.layer, self.head, source=source)
 
@@ -48,7 +48,7 @@ class Node(NamedTuple):
         """A node by its name, checked against a model.
 
         Raises:
-            ValueError: There is none of that name; the message names the nearest that there is.
+            ValueError: There is no node of that name; the message names the nearest.
         """
         module, layer, head = _parts(asked)
         known = modules(model)
@@ -59,7 +59,7 @@ class Node(NamedTuple):
         with_heads = not module.endswith(f".{MLP_MODULE}")
         if with_heads != (head is not None):
             example = cls(module, 0, 0 if with_heads else None).name
-            raise ValueError(f"node {_shown(asked)}: a node of {module} is called as {example!r} is")
+            raise ValueError(f"node {_shown(asked)}: nodes of {module} are written like {example!r}")
         for what, number, n in (("layer", layer, cfg.n_layers), ("head", head, cfg.n_heads)):
             if number is not None and not 0 <= number < n:
                 raise ValueError(
@@ -103,7 +103,7 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
     """The nodes of a circuit, each once.
 
     Raises:
-        TypeError: It is no list of nodes.
+        TypeError: It is not a list of nodes.
         ValueError: There is no such node, or one comes twice.
     """
     if isinstance(circuit, str) or is_node(circuit):
@@ -151,7 +151,7 @@ def _all(model: "VisionLanguageModel", module: str) -> list[Node]:
 
 
 def _within(node: Node, n_layers: int, n_heads: int) -> Node:
-    """The nearest node that there is."""
+    """The nearest existing node."""
     head = None if node.head is None else min(max(node.head, 0), n_heads - 1)
     return Node(node.module, min(max(node.layer, 0), n_layers - 1), head)
 

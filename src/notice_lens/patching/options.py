@@ -178,7 +178,7 @@ def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str
     for name, why in fixed.items():
         if name in options:
             valid = ", ".join(field.name for field in fields(Options) if field.name not in fixed)
-            raise TypeError(f"{name} is no option of {what}: {why}; options: {valid}")
+            raise TypeError(f"{name} is not an option of {what}: {why}; options: {valid}")
 
 
 def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:

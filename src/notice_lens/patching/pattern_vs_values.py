@@ -1,4 +1,4 @@
-"""A head's effect taken apart: where it looks, and what it reads there.
+"""A head's effect, decomposed: where it looks (the pattern), and what it reads there (the values).
 
 What a head gives at a position is its pattern there times the values of what it looks at, z = A v. So a patch of z from
 the other run changes two things at once. Of each position that is patched:
@@ -79,8 +79,8 @@ def split(
         `patching_effect`, the baselines of a sweep, the noise floor and `below_floor`; `aggregate` gives means.
 
     Raises:
-        ValueError: The site is no head's, or an option is not what it has to be, or hooks are on the model.
-        TypeError: There is no option of that name, or it is none of a split.
+        ValueError: The site has no heads, an option is invalid, or the model has hooks.
+        TypeError: An option is unknown, or is not one of `split`.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -119,7 +119,7 @@ def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, he
             raise ValueError(f"{site!r} is one head already; layers and heads go with a module, {node.module!r}")
         if node.head is None:
             raise ValueError(
-                f"{site!r} is no head; only heads look and read: a site is, for instance, 'text.cross_attn'"
+                f"{site!r} is not a head; only heads have a pattern and values: expected e.g. 'text.cross_attn'"
             )
         site, layers, heads = node.module, node.layer, node.head
     found = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)

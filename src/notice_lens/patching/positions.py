@@ -50,7 +50,7 @@ class Positions:
 
     @cached_property
     def layout(self) -> Layout:
-        """The layout of the clean prompts, nothing teacher-forced behind them."""
+        """The layout of the clean prompts, with nothing teacher-forced after them."""
         return self.pairs.layout(self.model)
 
     @cached_property

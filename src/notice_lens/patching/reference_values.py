@@ -125,7 +125,7 @@ class Means:
         self.roles = list(dict.fromkeys(role for own in by_role for role in own))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        # A caption's means are those of its prompt: what is teacher-forced behind it in the same stack is left out.
+        # A caption's means are those of its prompt: what is teacher-forced after it in the same stack is left out.
         apart = [stack for stack, kinds in model.cfg.streams.items() if "answer" in kinds and "prompt" not in kinds]
         answers = "correct" if apart else None
         words = model.layout_of(pairs["clean_prompt"], pairs["correct_answer"]) if apart else there.layout
@@ -234,7 +234,7 @@ class Resamples:
 
     Args:
         model: The model.
-        pairs: The pairs that get values of others in place of their own.
+        pairs: The pairs that get other pairs' values in place of their own.
         positions: Of these pairs.
         hooks: Hook points whose values are asked for.
         reference: The set that examples come from; None takes the pairs themselves.
@@ -268,7 +268,7 @@ class Resamples:
 
     @cached_property
     def names(self) -> list[str]:
-        """The ids of the examples; empty where there is none."""
+        """The ids of the examples; empty if there are none."""
         ids = self.reference["id"]
         return ["" if number is None else ids[number] for number in self.numbers]
 

@@ -146,7 +146,7 @@ class Choice:
 
     @property
     def verified(self) -> np.ndarray:
-        """By cell, whether it is patched exactly."""
+        """True for the cells that are patched exactly, by cell."""
         return self.picked | self.sampled
 
 

@@ -141,7 +141,7 @@ class ResultWriter:
             yield store, Chunks(int(store.attrs["rows_at_a_time"]), int(store.attrs["pairs_at_a_time"]))
 
     def _identity(self, folder: str | PathLike[str]) -> dict[str, Any]:
-        """Return what decides the numbers beside `attrs`: settings of the model, and the code of the caller's metrics.
+        """Return what decides the numbers apart from `attrs`: settings of the model, and code of the caller's metrics.
 
         Raises:
             ValueError: A store is there, and a metric cannot be told from another one.
@@ -154,8 +154,8 @@ class ResultWriter:
                 "open file, ...), so it cannot be told from another one"
             )
             if Path(folder).is_dir() and any(Path(folder).iterdir()):
-                raise ValueError(f"{why}: {folder} is not gone on with; name another folder")
-            warnings.warn(f"{why}: {folder} cannot be gone on with if this sweep is stopped", stacklevel=6)
+                raise ValueError(f"{why}: {folder} cannot be resumed; name another folder")
+            warnings.warn(f"{why}: {folder} cannot be resumed if this sweep is stopped", stacklevel=6)
         sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.patched.items()}
         return {**sites, "model_settings": model_settings(model), "device": model.device.type, "metric_code": codes}
 

@@ -33,7 +33,7 @@ class Null:
 
     Attributes:
         draws: Drawn for all heads together, [draw, place].
-        flat: True for draws without spread, [draw, place]; None where there are none.
+        flat: True for draws without spread, [draw, place]; None if there are none.
     """
 
     draws: np.ndarray
@@ -101,13 +101,13 @@ def p_values(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
 
 
 def family_wise(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head with the family-wise error rate over heads controlled, [place]: the larger one."""
+    """Return the p of each head, corrected for the family-wise error rate over heads, [place]."""
     by_null = [null.family_wise(statistic) for null in nulls]
     return np.maximum.reduce([*by_null, p_values(nulls, statistic)])
 
 
 def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head with the false-discovery rate over heads controlled, [place]; 1 for heads set aside."""
+    """Return the p of each head, corrected for the false-discovery rate over heads, [place]; 1 for heads set aside."""
     beyond = statistic >= 0
     q = np.ones(len(statistic))
     if beyond.any():
@@ -117,7 +117,7 @@ def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarra
 
 
 def over_tests(p: np.ndarray) -> np.ndarray:
-    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN, which is no test, stays NaN."""
+    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN (no test) stays NaN."""
     q, tested = np.full(p.shape, np.nan), ~np.isnan(p)
     if tested.any():
         q[tested] = over_heads(p[tested])

@@ -1,4 +1,4 @@
-"""Effects whose answer is known: what the statistics are calibrated on, and what a study can be planned with.
+"""Synthetic effects with known answers, to calibrate the statistics and to plan studies.
 
 Each pair's change is gap · (effect + spread · z), with z of mean 0 and variance 1: the sum of a part that is common to
 all heads of a pair, one of its cluster, one of each image that it shares with others, and one of its own, each a

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FEWEST_PAIRS = 2
 """Pairs that a condition needs."""
 LONGEST_FILE_NAME = 200
-"""Characters of the name of a condition's store; file systems take 255 bytes, and endings are put behind it."""
+"""Characters of the name of a condition's store; file systems take 255 bytes, and endings are appended to it."""
 SAVED = "report"
 """The folder of the data that a page is written from."""
 Say = Callable[[str], None]

@@ -36,7 +36,7 @@ def heads(
             `all` where there are no roles.
 
     Raises:
-        TypeError: `effects` is no xarray object.
+        TypeError: `effects` is not an xarray object.
         ValueError: There is no such metric, dimension or label, or one has to be chosen.
     """
     values = averaged(effects, metric, where, HEADS, "heads")
@@ -73,8 +73,8 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
         title: None counts the universal heads.
 
     Raises:
-        TypeError: It is no Dataset.
-        ValueError: It is no such result, or `top` is below 1.
+        TypeError: It is not a Dataset.
+        ValueError: It is not such a result, or `top` is below 1.
     """
     from plotly.graph_objects import Figure
 

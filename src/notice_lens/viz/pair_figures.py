@@ -69,7 +69,7 @@ def pairs(
         A figure of fixed size, in pixels. Pictures are in it, those of more than 320 pixels along a side shrunk.
 
     Raises:
-        TypeError: `pairs` are no MinimalPairs.
+        TypeError: `pairs` is not a MinimalPairs.
         ValueError: There are no pairs, `n` is below 1, `donors` is none of these, or no pair shown has `regions`.
     """
     shown = _chosen(pairs, n, regions, donors)
@@ -196,7 +196,7 @@ def _questions(pair: "MinimalPair", colours: dict[str, str], donors: bool) -> di
 
 
 def _views(pair: "MinimalPair", *, regions: bool, donors: bool) -> list[_View]:
-    """The pictures that there are; a missing donor is the last, so that its cell stays empty."""
+    """The existing pictures; a missing donor comes last, so that its cell stays empty."""
     clean, corrupt = (pair.clean_regions, pair.corrupt_regions) if regions else ({}, {})
     views = [
         _View("clean", pair.clean_image, pair.correct_answer, CORRECT_COLOUR, clean),

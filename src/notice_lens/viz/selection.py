@@ -151,7 +151,7 @@ def listed(labels: Iterable[Any]) -> str:
 
 
 def bound(*values: Any) -> float:
-    """The largest magnitude that there is, 1 where there is none: what a symmetric colour scale ends at."""
+    """The largest magnitude, or 1 if there is none: the end of a symmetric colour scale."""
     sizes = np.concatenate([np.abs(np.asarray(each, float)).ravel() for each in values])
     largest = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
     return largest or 1.0

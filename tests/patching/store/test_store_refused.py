@@ -153,7 +153,7 @@ def test_a_lock_is_freed_when_opening_fails_and_when_nobody_has_the_store(tmp_pa
 def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / name).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    with pytest.raises(FileExistsError, match="no store of a sweep.*; it is left as it is; name another folder"):
+    with pytest.raises(FileExistsError, match="not a store of a sweep.*; it is left as it is; name another folder"):
         Store.open(tmp_path / "s", effects(), SETTINGS)
     assert [path.name for path in (tmp_path / "s").iterdir()] == [name]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path, name: str) -
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(FileExistsError, match="no store of a sweep"):
+    with pytest.raises(FileExistsError, match="not a store of a sweep"):
         Store.open(tmp_path / "s", effects(), SETTINGS)
     assert (tmp_path / "s").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="nothing is there"):

@@ -1,8 +1,8 @@
 """Labels of heads: what a head's attention shows, and what cutting it confirms.
 
 1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
-   and by amount, at the role and region where that is clearest; and where it looks at all: what the label is about has
-   at least a twentieth of the head's attention, class token included.
+   and by amount, at the role and region where that is clearest, if it looks there enough: what the label is about has
+       at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `verdicts.py` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
@@ -12,8 +12,8 @@
 4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
 
 Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
-cuts; the first says nothing of the second, but which role and region are cut is chosen by it. No label is no proof of
-no function: the tests may lack power.
+cuts; the first says nothing of the second, but which role and region are cut is chosen by it. A missing label does not
+prove that a head has no function: the tests may lack power.
 """
 
 from collections.abc import Iterable, Sequence
@@ -85,7 +85,7 @@ def label_heads(
     seed: int = 0,
     **options: Any,
 ) -> "xr.Dataset":
-    """Return what each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
+    """Label each head: implicit segmentation, object inhibition, outlier inhibition, or no label.
 
     Experimental: the rules are our reading of the paper, which names heads by their maps.
 
@@ -156,7 +156,7 @@ def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
 def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
     """Return the functions at the kind of map and the regions asked for."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
-        raise ValueError("the functions are of other pairs: head_functions(model, pairs) makes those of these")
+        raise ValueError("the functions are those of other pairs; compute these with head_functions(model, pairs)")
     if maps not in functions["maps"].values:
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):

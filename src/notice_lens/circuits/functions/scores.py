@@ -102,7 +102,7 @@ def head_functions(
     batch_size: int = 32,
     progress: bool = True,
 ) -> "xr.Dataset":
-    """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
+    """Score each head by where it looks from each role: segmentation, object avoidance or outlier avoidance.
 
     The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
     `notice_lens.circuits.functions.scores`.
@@ -166,7 +166,7 @@ def _task(pairs: "MinimalPairs") -> str:
 
 
 def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
-    """Return masks of the clean images' patches by region, bool [pair, patch], positions that are no image left out.
+    """Return masks of the clean images' patches by region, bool [pair, patch], without other positions.
 
     Args:
         model: Its patch grid counts.
@@ -229,7 +229,7 @@ def score_maps(
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
 ) -> "xr.Dataset":
-    """Return what each head does by where it looks.
+    """Score each head by where it looks.
 
     Args:
         weight: Maps [pair, role, layer, head, patch], not negative, the class token left out; any scale; NaN where a

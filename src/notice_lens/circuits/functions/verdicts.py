@@ -11,7 +11,7 @@ of the clean run, correct answer minus contrast, when the head's attention is cu
 | object inhibition | shuns the region | *outside* the region raises *l* | ablated: *l* rises |
 | outlier inhibition | shuns outliers | of what is left *at outliers* raises *l* | ablated: *l* falls |
 
-- A head that segments hands on what it sees in the region, and the region is what the answer is about. Without it the
+- A head that segments passes on what it sees in the region, and the region is what the answer is about. Without it the
   right answer loses; cutting what it sees elsewhere must cost less.
 - A head that inhibits the object works against what the object says. It does so by what it takes from elsewhere, since
   it hardly looks at the object. So without that, and without the head, the object weighs more, and the object speaks

@@ -56,7 +56,7 @@ def greedy_ids(model: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> 
         open_rows = open_rows & (following != cfg.sep_token_id)
         if not bool(open_rows.any()):
             break
-        # Rows of unequal length grow in place: each writes behind its own last token.
+        # Rows of unequal length grow in place: each writes after its own last token.
         ids = torch.cat([ids, torch.full_like(ids[:, :1], cfg.pad_token_id)], 1)
         ids[rows[open_rows], lengths[open_rows]] = following[open_rows]
         lengths = lengths + open_rows
@@ -83,7 +83,7 @@ def rank(model: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> 
 
 
 class _Decoding(NamedTuple):
-    """A decoder about to go on: what it has read, how much of each row is real, and how to read on."""
+    """A decoder between two tokens: what it has read, how much of each row is not padding, and how to continue."""
 
     ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
@@ -91,10 +91,10 @@ class _Decoding(NamedTuple):
 
 
 def _decoding(model: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
-    """The decoder with everything in front of it run once, and its source projected once."""
+    """Run everything before the decoder once, and project its source once."""
     cfg = model.cfg
     if cfg.decoder is None:
-        raise ValueError("a model of kind 'match' has no decoder: it says nothing; call it for its match logits")
+        raise ValueError("a model of kind 'match' has no decoder and cannot answer; call it for its match logits")
     inputs = replace(inputs, answer_ids=None, target_ids=None)
     ids = model.decoder_ids(inputs)
     mask = inputs.attention_mask
@@ -102,7 +102,7 @@ def _decoding(model: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
     if cfg.kind == "caption" and mask is not None:
         lengths = mask.sum(-1)
     states = model.source_of("decoder", inputs)
-    assert states is not None, "a decoder stands behind another stack"
+    assert states is not None, "a decoder follows another stack"
     source = model.decoder.share_source(states)
     source_mask = model.source_mask("decoder", inputs)
 

@@ -76,13 +76,13 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "source_batch 1 1 key_pos"] | None = None,
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Return what the heads write to the stream.
+        """Return the heads' output to the stream.
 
         Args:
             stream: Where the queries come from.
             source: Where keys and values come from, or keys and values; None for self-attention.
             mask: Which positions of the source may be looked at; None for all.
-            norm: A LayerNorm in front of self-attention (pre-LayerNorm blocks).
+            norm: A LayerNorm before self-attention (pre-LayerNorm blocks).
         """
         if self.use_split_qkv_input:
             q, k, v = self._project_split(stream, source, norm)
@@ -221,7 +221,7 @@ class Attention(nn.Module):
 def causal_mask(
     mask: Bool[Tensor, "batch 1 1 pos"] | None, pos: int, device: torch.device
 ) -> Bool[Tensor, "batch_or_1 1 pos pos"]:
-    """The mask, and nothing later than oneself; padding sees itself, so that no row is empty and turns into NaN."""
+    """The mask, causal: no position sees a later one. Padding sees itself, so that no row is empty and becomes NaN."""
     earlier = torch.ones(pos, pos, dtype=torch.bool, device=device).tril()
     if mask is None:
         return earlier[None, None]

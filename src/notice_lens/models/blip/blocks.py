@@ -31,7 +31,7 @@ class MLP(nn.Module):
         self.hook_post = CopyingHookPoint("batch pos d_mlp")
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """Return what the neurons write to the stream."""
+        """Return the neurons' output to the stream."""
         return self.output(self.hook_post(self.act_fn(self.hook_pre(self.input(x)))))
 
     @property
@@ -120,7 +120,7 @@ class Block(nn.Module):
                     stream = self[module](stream)
                 case Attend(module, out, norm, crosses):
                     seen = (source, source_mask) if crosses else (None, mask)
-                    # The LayerNorm goes along: split inputs are copied for each head in front of it.
+                    # The LayerNorm goes along: split inputs are copied for each head before it.
                     written = self[out](self[module](stream, *seen, norm=None if norm is None else self[norm]))
                 case Transform(module, out, norm):
                     written = self[out](self[module](stream if norm is None else self[norm](stream)))

@@ -3,7 +3,7 @@
 Which logit predicts which token:
 
 - question answering: the decoder reads `answer_ids`, `[DEC]` and then the answer's pieces; `logits[:, i]` predicts
-  piece i of the answer, and behind the last piece `[SEP]`. Without answers it reads `[DEC]` alone: one position.
+  piece i of the answer, and after the last piece `[SEP]`. Without answers it reads `[DEC]` alone: one position.
 - captions: the decoder reads `input_ids`, `[DEC]`, the prompt's pieces and then the answer's; `logits[:, i]` predicts
   the token at i + 1.
 
@@ -38,7 +38,7 @@ class BLIPInputs:
     Attributes:
         pixel_values: Preprocessed images.
         input_ids: The question; for captions `[DEC]`, the prompt and the answer.
-        attention_mask: 1 at real tokens, 0 at padding, which `check` moves behind them; None where nothing is padded.
+        attention_mask: 1 at real tokens, 0 at padding, which `check` moves after them; None if nothing is padded.
         answer_ids: What the answer decoder reads: `[DEC]` and the answer's pieces (question answering only).
         target_ids: The token that each of the decoder's logits has to predict; -100 where none.
         interpolate_pos_encoding: Whether to stretch position embeddings to images of another size.
@@ -95,7 +95,7 @@ class BLIPInputs:
         """Return the inputs with padding on the right, which is where positions are counted as the model does.
 
         Raises:
-            TypeError: A field is no tensor.
+            TypeError: A field is not a tensor.
             ValueError: This model cannot run on them; the message says why.
         """
         for field in fields(self)[:-1]:
@@ -108,11 +108,11 @@ class BLIPInputs:
         if len(set(rows.values())) > 1:
             raise ValueError(f"inputs of unequal batch size: {rows}")
         if self.answer_ids is not None and bool(_before_real(self.answer_ids != cfg.pad_token_id).any()):
-            raise ValueError("answer_ids have padding before or between tokens; expected it behind the last one")
+            raise ValueError("answer_ids have padding before or between tokens; expected it after the last one")
         return self._padded_right(cfg) if self.input_ids is not None else self
 
     def _padded_right(self, cfg: BLIPConfig) -> "BLIPInputs":
-        """Return the inputs with the padding of each row behind its last token.
+        """Return the inputs with the padding of each row after its last token.
 
         Positions count from the first one, so padding before a token would move all that follows.
 
@@ -141,7 +141,7 @@ class BLIPInputs:
         hidden = (before & ~padding).nonzero()
         if len(hidden):
             raise ValueError(
-                f"attention_mask hides a token that is no padding and stands before others (row {hidden[0, 0]}, "
+                f"attention_mask hides a token that is not padding and comes before others (row {hidden[0, 0]}, "
                 f"position {hidden[0, 1]}); leave it out of the row, or take its attention away with hooks"
             )
         if cfg.kind == "caption":
@@ -173,7 +173,7 @@ def to_pixel_values(
 
     Args:
         images: One image, or a sequence or batch of them; or a mapping with `pixel_values` alone.
-        image_processor: Hugging Face's.
+        image_processor: Hugging Face's processor.
         image_size: (height, width) or side in pixels, instead of the processor's own size.
 
     Raises:

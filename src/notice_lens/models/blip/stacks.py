@@ -26,13 +26,13 @@ ProjectedSource = tuple[KeyValues, ...]
 
 
 class Stack(nn.Module):
-    """Blocks in a row, behind an embedding. Subclasses put the parts together, in the order of the flow.
+    """An embedding followed by blocks. Subclasses assemble the parts, in the order of the forward pass.
 
     Attributes:
         cfg: What the stack consists of.
         blocks: Its layers.
-        ln_embed: The LayerNorm behind the embedding; the identity where there is none.
-        ln_final: The LayerNorm behind the last block; the identity where the blocks themselves end in one.
+        ln_embed: The LayerNorm after the embedding; the identity where there is none.
+        ln_final: The LayerNorm after the last block; the identity where the blocks themselves end in one.
     """
 
     blocks: nn.ModuleList

@@ -12,7 +12,7 @@ function; all others stay with SDPA, so that their numbers are Hugging Face's.
 3. the softmax in float32 at least; a row that sees nothing gives zeros, as SDPA does;
 4. z = pattern · value.
 
-Attention sinks, position biases and paged caches are refused: they would need steps of their own.
+Attention sinks, position biases and paged caches are refused: they would need extra steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping

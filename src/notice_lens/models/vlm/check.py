@@ -1,4 +1,4 @@
-"""Self-tests of a hosted model, which make a family that nobody has looked at safe to use.
+"""Self-tests of a hosted model, so that an untested family is safe to use.
 
 1. Unwatched, the logits are the hosted model's own.
 2. Watched at every hook point, they still are, but for rounding: every point fires, and attention written out step by
@@ -112,7 +112,7 @@ def _self_patches(
 
 
 def _put(model: "HookedVLM", inputs: Mapping[str, Any], activations: Mapping[str, Tensor]) -> Tensor:
-    """The logits with these activations in place of what is there."""
+    """Return the logits with these activations in place of the model's own."""
 
     def replace_by(new: Tensor) -> Any:
         return lambda activation, hook: new

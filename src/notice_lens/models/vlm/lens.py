@@ -72,7 +72,7 @@ class VLMView(HookedModule):
         self.training = False
 
     def setup(self) -> None:
-        """Do nothing: hook points have their names from the model, and keep them."""
+        """Do nothing: hook points keep the names that the model gave them."""
 
     def _aliases(self) -> dict[str, str]:
         """Name in the view to full name, in the order of the model."""
@@ -103,7 +103,7 @@ class VLMView(HookedModule):
 
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers under no stack's name: a lens drops it."""
+        """The layers, without a stack's name: a lens leaves it out."""
         return {None: len(self.layers)}
 
     @property
@@ -135,7 +135,7 @@ class VLMView(HookedModule):
         return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
-        """Return what to say of a name that is not here."""
+        """Return the error message for a name that is not here."""
         parsed = HookName.parse(name)
         if parsed.stack == self.stack_name:
             return f"a lens drops the stack's name: {HookName(None, parsed.layer, parsed.leaf)!s} instead of {name!r}"
@@ -152,7 +152,7 @@ class VLMLens(VLMView):
         tokens: What to hand to TransformerLens's helpers, [batch, pos]: the token ids of the inputs.
 
     Raises:
-        KeyError: As `VLMView`; the vision tower has no lens, since its positions are no tokens.
+        KeyError: As `VLMView`; the vision tower has no lens, since its positions are not tokens.
         ValueError: The inputs have no token ids.
     """
 
@@ -186,7 +186,7 @@ class VLMLens(VLMView):
         return self.model(self.inputs)
 
     def to(self, *args: Any, **kwargs: Any) -> "VLMLens":
-        """Refused: a lens is bound to where its model is."""
+        """Refuse to move: a lens stays where its model is."""
         raise ValueError("a lens does not move: move the model (model.to) and make another lens")
 
     def to_str_tokens(self, row: int = 0) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a hosted model's processor decides of prompts and answers: their tokens, and the layout of the row.
+"""Prompts and answers as a hosted model's processor reads them: their tokens, and the layout of the row.
 
 Nothing is guessed about a family: a prompt is laid out by sending it through the processor, with a blank picture of the
 right size in the picture's place. Every prompt, answer and size is read once.
@@ -28,8 +28,8 @@ class VLMReader:
     """The decisions of a processor: a `TextReader`.
 
     Args:
-        processor: Hugging Face's.
-        config: The model's.
+        processor: Hugging Face's processor.
+        config: The model's config.
     """
 
     def __init__(self, processor: Any, config: Any) -> None:
@@ -45,7 +45,7 @@ class VLMReader:
 
     @cached_property
     def image_sizes_matter(self) -> bool:
-        """Whether a wide picture becomes another number of positions than a square one."""
+        """True if a wide picture becomes another number of positions than a square one."""
         try:
             counts = {self._one("?", None, size).length("language", 0) for size in UNEQUAL}
         except ValueError:
@@ -61,7 +61,7 @@ class VLMReader:
         return list(self._ids(prompt, answer))
 
     def _answer_ids(self, prompt: str, answer: str) -> tuple[int, ...]:
-        if self.family.answer_argument:  # read by itself, behind the prompt's last token
+        if self.family.answer_argument:  # read by itself, after the prompt's last token
             return tuple(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         rendered = render(self.processor, prompt, self.family.plain_prompt)
         return tuple(with_answer(self.tokenizer, rendered, answer)[1])
@@ -73,7 +73,7 @@ class VLMReader:
 
         Args:
             prompts: Before the chat template.
-            answers: What is teacher-forced behind each; None where nothing is.
+            answers: The answer to teacher-force after each; None for none.
             sizes: Height and width of each picture in pixels; None where sizes do not matter.
 
         Raises:

@@ -105,7 +105,7 @@ class Tap:
             return self.through(output, fired)
 
         if self.side is Side.OUTPUT:
-            # In front: transformers records the tower's states, which LLaVA reads, with forward hooks of its own.
+            # In front: transformers records the tower's states, which LLaVA reads, with its own forward hooks.
             handle = self.module.register_forward_hook(on_output, prepend=True)
         else:
             handle = self.module.register_forward_pre_hook(on_input, with_kwargs=True)
@@ -132,7 +132,7 @@ class Tap:
 
 
 def _same_shape(point: CopyingHookPoint, old: Tensor, new: Tensor) -> Tensor:
-    """Return what a hook gave. Raises ValueError where it has another shape than what the hook was given."""
+    """Return a hook's result. Raises ValueError if its shape differs from the hook's input."""
     if new.shape != old.shape:
         raise ValueError(
             f"a hook at {point.name} gave a tensor of shape {list(new.shape)}; expected {list(old.shape)}, "

@@ -51,7 +51,7 @@ _RAF_LINE = re.compile(r"\s*((?:train|test)_\d+)(?:_aligned)?(?:\.\w+)?\s*[\s,;]
 
 @dataclass
 class Faces:
-    """Labelled faces, and what became of everything else.
+    """Labelled faces, and the files that were not used.
 
     Attributes:
         labels: Which pictures show which emotion.
@@ -74,7 +74,7 @@ def find_faces(root: Path, numbering: str | Mapping[int, str] | None) -> Faces:
         numbering: The emotions of numbered folders: a name in `NUMBERINGS`, or the emotion of each number.
 
     Raises:
-        ValueError: There are none; the message says what was found and what was expected.
+        ValueError: No faces are found; the message says what was found and what was expected.
     """
     numbers = _numbers(numbering)
     if root.is_file():
@@ -97,7 +97,7 @@ def find_faces(root: Path, numbering: str | Mapping[int, str] | None) -> Faces:
 
 
 def _numbers(numbering: Any) -> Mapping[int, str]:
-    """Return the emotion of each number. Raises ValueError where `numbering` is no valid value."""
+    """Return the emotion of each number. Raises ValueError if `numbering` is invalid."""
     if numbering is None:
         return {}
     if isinstance(numbering, str) and numbering in NUMBERINGS:

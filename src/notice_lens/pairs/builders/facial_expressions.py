@@ -60,7 +60,7 @@ def facial_expressions(
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
-        ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
+        ValueError: It is laid out in another way, an argument is invalid, or no pair can be made.
         TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_facial_expressions(

@@ -44,7 +44,7 @@ class FolderTask:
         opening: The question's words before its options; `{noun}` stands for the noun.
         pool: The words that may replace a value of a group.
         donor_pool: The same for donor prompts.
-        contents: The bytes of pictures that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
     """
 
     builder: str
@@ -80,7 +80,7 @@ class Maker:
     _differing: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def edges(self, pictures: Iterable[Labelled]) -> dict[GroupAndNoun, list[tuple[str, str]]]:
-        """By place, the pairs of values that may be offered against each other."""
+        """The pairs of values that may be offered against each other, by group and noun."""
         found: dict[GroupAndNoun, list[tuple[str, str]]] = {}
         by_place: dict[GroupAndNoun, dict[str, Labelled]] = defaultdict(dict)
         for picture in pictures:
@@ -125,7 +125,7 @@ class Maker:
         return None if found is None else Question(found[0], "", question.group, roles=found[1])
 
     def donors(self, pictures: Iterable[Labelled]) -> Callable[[Couple], Labelled | None]:
-        """For a pair, a picture of the same noun with a third value that is right for neither option."""
+        """Return a function that finds a pair's donor: a picture of the same noun whose value is neither option."""
         by_value: dict[GroupAndNoun, dict[str, list[Labelled]]] = defaultdict(lambda: defaultdict(list))
         for picture in pictures:
             by_value[picture.place][picture.value].append(picture)
@@ -238,7 +238,7 @@ def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
     """Raise if a builder's argument is invalid, before anything is read.
 
     Raises:
-        ValueError: `n`, `seed` or `match` is no valid value.
+        ValueError: `n`, `seed` or `match` is invalid.
         TypeError: `match="nearest"` without a HookedBLIP.
     """
     check_draw(n, seed)
@@ -246,13 +246,13 @@ def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
         raise ValueError(f'match={match!r}: expected None or "nearest"')
     if match and not callable(getattr(tokenizer, "run_stack", None)):
         raise TypeError(
-            'match="nearest" compares pictures by what a model makes of them: expected a HookedBLIP as `tokenizer`, '
+            'match="nearest" compares pictures by the states of a model: expected a HookedBLIP as `tokenizer`, '
             f"got {type(tokenizer).__name__}"
         )
 
 
 def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Nearest:
-    """Pairs pictures that are near each other for the model."""
+    """Pair pictures that are near each other for the model."""
     from notice_lens.pairs.distance import closest, picture_states
 
     states = picture_states(model, [picture.picture.source for picture in pictures], progress=progress)
@@ -267,7 +267,7 @@ def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Neares
 
 
 def _no_pairs(stock: Mapping[GroupAndNoun, Mapping[str, int]]) -> str:
-    """Return what was expected, for the error raised when not one pair can be made."""
+    """Return the expected layout, for the error raised when no pair can be made."""
     alone = [f"{noun} is only {next(iter(values))}" for (_, noun), values in sorted(stock.items()) if len(values) == 1]
     found = f"; found {', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}" if alone else ""
     return f"\nNo pair can be made: expected pictures of one noun with two values of one group{found}"

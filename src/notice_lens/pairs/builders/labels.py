@@ -1,4 +1,4 @@
-"""Pictures whose folders, or a file beside them, say what they show: read once; only what can be trusted is kept."""
+"""Pictures labelled by their folders or by a file next to them, read once; only trustworthy labels are kept."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,7 +65,7 @@ def read_labels(
         root: The folder above them all.
         tokenizer: The model's: a folder with a word that it does not know is not used.
         near: Labels that mean nearly the same do not contradict each other.
-        contents: The bytes of pictures that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
         confine: Whether links out of `root` count as unreadable.
         progress: Whether to show a progress bar.
     """

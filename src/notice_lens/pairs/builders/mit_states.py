@@ -71,7 +71,7 @@ def mit_states(
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
-        ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
+        ValueError: It is laid out in another way, an argument is invalid, or no pair can be made.
         TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_mit_states(
@@ -142,7 +142,7 @@ def labelled_folder(folder: Path) -> Path:
         if here.is_dir() and any(_words(path.name)[0] in used for path in here.iterdir() if path.is_dir()):
             return here
     raise ValueError(
-        f"{str(folder)!r} is no MIT-States: expected folders named like 'large car' or 'large_car', in it or in its "
+        f"{str(folder)!r} is not MIT-States: expected folders named like 'large car' or 'large_car', in it or in its "
         f"{' or '.join(map(repr, LABELLED_FOLDERS[1:]))}; it holds {contents(folder)}"
     )
 

@@ -44,7 +44,7 @@ class Labelled:
 
     @property
     def place(self) -> GroupAndNoun:
-        """With which others it can be paired."""
+        """The group and noun, within which it can be paired."""
         return self.group, self.noun
 
 
@@ -57,7 +57,7 @@ class Couple:
 
     @property
     def id(self) -> str:
-        """From the names of the files."""
+        """The id, made of the names of the files."""
         return f"{self.clean.name}|{self.corrupt.name}"
 
     @property
@@ -67,7 +67,7 @@ class Couple:
 
     @property
     def values(self) -> ValuePair:
-        """Both values, whichever is the clean one."""
+        """Both values, in alphabetical order."""
         first, second = sorted((self.clean.value, self.corrupt.value))
         return first, second
 
@@ -113,7 +113,7 @@ def plan(stock: Stock, edges: Edges, n: int | None, seed: int) -> Counter[Slot]:
 
 
 def _spread(stock: Stock, edges: Edges, n: int, seed: int) -> Counter[Slot]:
-    """As balanced as can be; stops at `n`, or where the next pair would need a picture that has been used."""
+    """Plan pairs as evenly as possible, up to `n` or until the next one would need a picture that has been used."""
     left = {place: Counter(supply) for place, supply in stock.items()}
     places: dict[str, dict[ValuePair, deque[GroupAndNoun]]] = defaultdict(lambda: defaultdict(deque))
     for place in shuffled(edges, seed, "\0".join):
@@ -142,7 +142,7 @@ def _spread(stock: Stock, edges: Edges, n: int, seed: int) -> Counter[Slot]:
 
 
 def _use_up(stock: Stock, edges: Edges, seed: int) -> Counter[Slot]:
-    """As many as can be, but for a few; among those, two values that have the fewest pairs so far go first."""
+    """Plan nearly as many pairs as possible; two values with the fewest pairs so far go first."""
     done: Counter[Slot] = Counter()
     made: Counter[tuple[str, ValuePair]] = Counter()
     for place in shuffled(edges, seed, "\0".join):
@@ -195,7 +195,7 @@ class _Rivals:
 
 
 def _cut(plan: Counter[Slot], n: int, seed: int) -> Counter[Slot]:
-    """A plan of `n` pairs at most: balanced over groups, in them over values, and there over nouns."""
+    """Cut a plan to at most `n` pairs, balanced over groups, then over values, then over nouns."""
     levels: list[Callable[[Slot], str]] = [
         lambda slot: slot.group,
         lambda slot: "\0".join(slot.values),

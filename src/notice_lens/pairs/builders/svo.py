@@ -71,7 +71,7 @@ def svo_probes(
     Raises:
         FileNotFoundError: There is no such file or folder.
         ValueError: The file is empty, not in UTF-8 or lacks columns, the folder holds no images, or `n`, `seed` or
-            `groups` is no valid value.
+            `groups` is invalid.
         PairsError: Not one pair can be made; its message says why. A ValueError.
     """
     return build_svo(csv, images, tokenizer, n=n, seed=seed, groups=groups, confine=confine, progress=progress).pairs()

@@ -30,7 +30,7 @@ class Asked:
         prep: Before the object; may be empty.
         clean: The options of the clean prompt.
         corrupt: Those of the corrupted prompt.
-        donor: Those of the donor's prompt; None where there are none.
+        donor: Those of the donor's prompt; None if there are none.
     """
 
     slot: str

@@ -48,7 +48,7 @@ def download(
     allow_private: bool = False,
     progress: bool = True,
 ) -> DownloadReport:
-    """Fetches the images that a folder lacks, and reports what failed; failures of single images never raise.
+    """Fetch the images that a folder lacks, and report what failed; failures of single images never raise.
 
     Experimental: it never ran against the web, only against a server that misbehaves in known ways.
 
@@ -65,7 +65,7 @@ def download(
         proxies: The proxy of each scheme (`http`, `https` or `all`), before those of the environment (`HTTP_PROXY`,
             `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
         allow_private: Whether private, loopback, link-local and other addresses that are not public may be asked, as
-            for a server of one's own. Otherwise they are refused, also where a name or a redirect leads to them.
+            for your own server. Otherwise they are refused, also where a name or a redirect leads to them.
         progress: Whether to show a bar.
 
     Raises:
@@ -95,7 +95,7 @@ def download(
 def _fetch_all(
     fetcher: Fetcher, urls: dict[str, str], folder: Path, workers: int, progress: bool, failures: dict[str, Failure]
 ) -> None:
-    """Fetch all of them in an event loop of its own, and note what failed; whatever else happens ends the loop."""
+    """Fetch all of them in a separate event loop, and note what failed; any other exception ends the loop."""
     slots = Semaphore(workers)
     bar = tqdm(total=len(urls), unit="image", disable=not progress)
     with bar, start_blocking_portal() as portal, portal.wrap_async_context_manager(fetcher):
@@ -111,7 +111,7 @@ def _fetch_all(
 
 
 async def _fetch(fetcher: Fetcher, slots: Semaphore, id: str, url: str, folder: Path) -> None:
-    """Fetch one image: it is there under its final name, or not at all."""
+    """Fetch one image: it appears under its final name only when it is complete."""
     part = folder / f"{id}.part"
     async with slots:
         try:
@@ -123,7 +123,7 @@ async def _fetch(fetcher: Fetcher, slots: Semaphore, id: str, url: str, folder: 
 
 
 def _extension(path: Path, content_type: str) -> str:
-    """The ending that a file's bytes deserve, all of which have been decoded."""
+    """The file name extension that fits a file's decoded content."""
     try:
         kind = file_format(path)
         to_rgb(path)
@@ -156,7 +156,7 @@ def _no_name(id: str, url: str) -> Failure:
 
 
 def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
-    """Makes the folder, and clears it of what an earlier run left half written."""
+    """Make the folder, and remove the half-written files of an earlier run."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)

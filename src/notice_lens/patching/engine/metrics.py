@@ -73,7 +73,7 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
         raise TypeError("metrics are names, or a mapping of names to functions; got a function without a name")
     if metrics is None or not len(metrics):
         raise ValueError(
-            f"no metrics given; there are {', '.join(map(repr, BUILT_IN_METRICS))}, and functions of your own"
+            f"no metrics given; there are {', '.join(map(repr, BUILT_IN_METRICS))}, and your own functions"
         )
     own: dict[str, Any] = {}
     names: list[str] = []
@@ -86,11 +86,11 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
                 )
             names.append(name)
         elif name in BUILT_IN_METRICS:
-            raise ValueError(f"{name!r} is a metric already; call yours something else")
+            raise ValueError(f"{name!r} is a metric already; choose another name")
         elif not isinstance(name, str) or not name:
             raise ValueError(f"metric {name!r}: a name is text")
         elif name in TAKEN or name.endswith(ENDINGS):
-            raise ValueError(f"metric {name!r}: a result has that, or may have; call yours something else")
+            raise ValueError(f"metric {name!r}: a result may have that itself; choose another name")
         elif not callable(function):
             raise TypeError(f"metric {name!r} has to be a function of logits, got {type(function).__name__}")
         else:
@@ -106,7 +106,7 @@ def precise(logits: Tensor) -> Tensor:
 def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " row"]:
     """Return one of the caller's metrics of each row.
 
-    The function gets logits of its own, and what it returns is copied: it may write into either, or keep them.
+    The function gets its own copy of the logits, and what it returns is copied: it may write into either, or keep them.
 
     Raises:
         TypeError: It returned no tensor, or one of complex numbers.

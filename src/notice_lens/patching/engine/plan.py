@@ -29,9 +29,9 @@ from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.rows import Index
 
 END = 10_000
-"""The layer of `OUTPUT`, behind every block: one that no stack reaches."""
+"""The layer of `OUTPUT`, after every block: a number that no layer has."""
 VALUE_GIVEN = "given"
-"""The source of an edit that brings its value along."""
+"""The source of an edit that carries its own value."""
 Where = tuple[int, str]
 """Layer and step; the embedding is layer -1."""
 
@@ -288,7 +288,7 @@ def _in_turns(
     """Group edits of one place by their kind, so that each group is one assignment.
 
     Where edits of a row overlap, the later one holds: when the kind changes within a row, what follows gets a later
-    turn, in an assignment of its own.
+    turn, in a separate assignment.
     """
     groups: dict[tuple[int, Any], list[tuple[int, RowEdit]]] = {}
     last: dict[int, tuple[int, Any]] = {}
@@ -329,7 +329,7 @@ def _same_places(edit: RowEdit) -> tuple[Hashable, ...]:
 
 
 def _value_by_head(edit: RowEdit) -> Float[Tensor, "head position d_head"]:
-    assert edit.value is not None, "the edit brings its value"
+    assert edit.value is not None, "the edit carries its value"
     return edit.value[None] if edit.head is not None else edit.value.transpose(0, 1)
 
 

@@ -152,7 +152,7 @@ class Run:
         return self._key_values[stack, layer]
 
     def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
-        """Return which positions of its own, and of its source, a stack may look at; None for all."""
+        """Return masks of the positions of a stack, and of its source, that it may attend to; None for all."""
         inputs = self.base.inputs
         own = None
         if inputs.attention_mask is not None and stack == ("decoder" if self.model.cfg.kind == "caption" else "text"):

@@ -103,7 +103,7 @@ def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "pair 
 
 
 def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos ..."]:
-    """The effect of each position of each head; one head where there are none. Neurons behind."""
+    """The effect of each position of each head; a single head if there are none. Neurons come last."""
     if target.corrected:
         return _by_table(target, found, None)
     name = target.activation
@@ -114,7 +114,7 @@ def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos .
 
 
 def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
-    """The effect of each query, with the label of its keys behind; of patched keys, of each label of them.
+    """The effect of each query, with the label of its keys last; of patched keys, of each label of them.
 
     It goes some pairs at a time: a table has an entry for each query and key.
     """

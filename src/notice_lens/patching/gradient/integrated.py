@@ -1,11 +1,11 @@
-"""The ways from the base run to the other along which gradients are taken.
+"""Integration paths: the ways from the base run to the other along which gradients are taken.
 
 - `tangent`: at the base run alone. One gradient for all sites.
 - `site_way`: one layer of one site moves on the straight line from its activations in the base run to those in the
-  other; everything before it stays, and everything behind it follows. The mean gradient times the change (integrated
+  other; everything before it stays, and everything after it follows. The mean gradient times the change (integrated
   gradients, Sundararajan et al., arXiv 1703.01365, of activations as in Marks et al., arXiv 2403.19647) sums over the
-  cells of the layer to what patching all of them at once does, at every site. Midpoint rule; `steps` gradients for
-  each layer of each site.
+  cells of the layer to what patching all of them at once does, at every site. Midpoint rule; `steps` gradients for each
+  layer of each site.
 - `input_way`: the embeddings of patches and words move on the straight line between the two runs, and all activations
   follow. A cell gets the integral of its gradient along its own way (conductance, Dhamdhere et al., arXiv 1805.12233)
   by the trapezoidal rule: sum over k of (gradient k + gradient k+1) / 2 times (activation k+1 - activation k). Over
@@ -87,7 +87,7 @@ def input_way(
 
 
 def _between(blocks: Blocks, base: RunsByAnswer, other: RunsByAnswer, share: float) -> RunsByAnswer:
-    """The run on embeddings that are such a share of the way from the base run's to the other's."""
+    """Return the run on embeddings at this share of the way from the base run's to the other's."""
     found: list[Trace] = []
     for here, there in zip(base, other, strict=True):
         hooks = []
@@ -100,5 +100,5 @@ def _between(blocks: Blocks, base: RunsByAnswer, other: RunsByAnswer, share: flo
 
 
 def _replaced(new: Tensor) -> Any:
-    """A hook that puts something else in the place of an activation."""
+    """Return a hook that replaces an activation."""
     return lambda _, hook: new

@@ -1,6 +1,6 @@
-"""Parts of recorded runs once more: one block with its activations, or everything from a block on.
+"""Recomputation of parts of recorded runs: one block with its activations, or everything from a block on.
 
-Of a run only the stream before every block, the embeddings and the states behind every stack are kept. What else there
+Of a run only the stream before every block, the embeddings and the states after every stack are kept. What else there
 is in a block comes from running that block again.
 """
 
@@ -30,7 +30,7 @@ RunsByAnswer = Sequence[Trace]
 
 @dataclass
 class Moved(Trace):
-    """A run in which activations of one block are something else.
+    """A run with replaced activations in one block.
 
     Attributes:
         place: The block's stack and layer.
@@ -73,7 +73,7 @@ class Blocks:
     def again(
         self, trace: Trace, stack: str, layer: int, start: Sequence[Tensor], names: Sequence[str]
     ) -> tuple[Tensor, ValuesByHook]:
-        """A block once more: what it hands on (the stack's states behind its last), and activations.
+        """Run a block again; return its output (after the last block, the stack's states) and its activations.
 
         Args:
             trace: Of the run.
@@ -156,7 +156,7 @@ class Blocks:
 
     @torch.no_grad()
     def moved(self, base: RunsByAnswer, stack: str, layer: int, put: Sequence[ValuesByHook]) -> list[Moved]:
-        """The base run with other activations in one block, and everything behind it.
+        """Return the base run with other activations in one block, and everything after it.
 
         Args:
             base: The base run.
@@ -178,7 +178,7 @@ class Blocks:
         return found
 
     def _onward(self, run: Moved, stack: str, layer: int) -> None:
-        """Run a stack from a block on, and record it into the run."""
+        """Run a stack from one block to its end, and record it into the run."""
         if layer == EMBEDDING_LAYER:
             stream = self._embedded(run, stack, self.start(run, stack, layer))[0]
             run.activations[f"{stack}.blocks.0.hook_resid_pre"] = stream
@@ -204,7 +204,7 @@ class Blocks:
 
 
 def _put(trace: Trace, stack: str, layer: int) -> list[tuple[str, Any]]:
-    """Hooks that put other activations into a block."""
+    """Return hooks that replace activations of a block."""
     if layer == EMBEDDING_LAYER or not isinstance(trace, Moved) or trace.place != (stack, layer):
         return []
 

@@ -24,7 +24,7 @@ class Target:
 
     Attributes:
         site: The site.
-        coords: Labels of each dimension behind `pair`, in their order: as a sweep of the site has them, and last
+        coords: Labels of each dimension after `pair`, in their order: as a sweep of the site has them, and last
             `neuron` where there is that.
         axis: What its positions are.
         key_axis: What its keys are, of scores and patterns.
@@ -97,7 +97,7 @@ class Target:
         return [*aside, *(name for name in own if name not in aside)]
 
     def labels(self, prefix: str = "") -> list[Any]:
-        """Labels of the positions, or with `key_` in front of the keys; None alone stands for all of them at once."""
+        """Labels of the positions, of the keys with the prefix `key_`; None alone stands for all of them at once."""
         dims = (f"{prefix}{dim}" for dim in ("role", "region", "position"))
         return next((list(self.coords[dim]) for dim in dims if dim in self.coords), [None])
 

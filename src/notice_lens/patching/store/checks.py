@@ -1,4 +1,4 @@
-"""Differences between a store and a call, in words, and the plain values that can be compared at all."""
+"""Differences between a store and a call, in words, and the plain values that can be compared."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +25,7 @@ def plain(value: Any, where: str) -> Any:
         where: What it is, for the message.
 
     Raises:
-        TypeError: Something in it is none of those.
+        TypeError: Something in it is of another type.
     """
     if isinstance(value, Mapping):
         for key in value:

@@ -34,7 +34,7 @@ CHUNK_BYTES, CHUNK_PAIRS = 1_000_000, 64
 
 
 def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> None:
-    """Creates a store in which no pair is done.
+    """Create a store in which no pair is done.
 
     Args:
         path: Of its folder; an empty one may be there.
@@ -49,7 +49,9 @@ def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> Non
     attributes, record = _description(template, settings)
     beside = _beside(path)
     if beside.exists():
-        raise FileExistsError(f"{beside} is in the way: a store is built there, and what is there is not ours")
+        raise FileExistsError(
+            f"{beside} is in the way: a store is built there, and this was not written by notice-lens"
+        )
     beside.mkdir()
     (beside / CREATING).touch()
     try:
@@ -62,7 +64,7 @@ def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> Non
 
 
 def tidy(path: Path) -> None:
-    """Removes what a creation left beside a store when it was killed; nothing that is not ours."""
+    """Remove what a killed creation left beside a store, and nothing else."""
     beside = _beside(path)
     if (beside / CREATING).is_file():
         if (beside / "store").exists():
@@ -73,7 +75,7 @@ def tidy(path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what a store says of itself.
+    """Return a store's record of itself.
 
     Raises:
         FileExistsError: There is no store of ours.
@@ -81,7 +83,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     left = "it is left as it is; name another folder"
     if not (path / "zarr.json").is_file():
-        raise FileExistsError(f"{path} is there and is no store of a sweep (no zarr.json in it); {left}")
+        raise FileExistsError(f"{path} exists and is not a store of a sweep (no zarr.json in it); {left}")
     try:
         found = read_json(path / "zarr.json")
     except ValueError as error:
@@ -89,12 +91,12 @@ def read_record(path: Path) -> dict[str, Any]:
     attributes = found.get("attributes") if isinstance(found, dict) else None
     record = attributes.get(RECORD) if isinstance(attributes, dict) else None
     if not isinstance(record, dict):
-        raise FileExistsError(f"{path} is a Zarr folder, and no store of a sweep; {left}")
+        raise FileExistsError(f"{path} is a Zarr folder, but not a store of a sweep; {left}")
     if record.get("format") != STORE_FORMAT or found.get("zarr_format") != 3:
         formats = f"format {record.get('format')!r} in Zarr format {found.get('zarr_format')!r}"
         raise ValueError(
             f"{path} has {formats}, written by notice-lens {record.get('version')}; notice-lens {__version__} reads "
-            f"format {STORE_FORMAT} in Zarr format 3; name another folder to patch anew, or go on with that version "
+            f"format {STORE_FORMAT} in Zarr format 3; name another folder to patch anew, or continue with that version "
             "(its numbers can be read with xarray.open_zarr(path, consolidated=False))"
         )
     check_seal(record, path / "zarr.json")

@@ -66,7 +66,7 @@ class TableEdit(NamedTuple):
 def geometry(
     attended: Attended, queries: Int[Tensor, "query_pos"], own: Int[Tensor, "own_pos"], crossing: bool
 ) -> Geometry:
-    """Return who sees whom between some positions, by the recorded mask of a layer."""
+    """Return the part of a layer's recorded mask between some positions."""
     seen = attended.seen[queries]
     is_shared = seen.any(0)
     if crossing:

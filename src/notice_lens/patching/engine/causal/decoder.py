@@ -81,8 +81,8 @@ class Decoder:
         """Return the decoder of a Hugging Face model, or of the one that a `HookedVLM` hosts.
 
         Raises:
-            TypeError: It is no Hugging Face model.
-            ValueError: It is no vision-language model, or one that cannot be patched exactly; the message says why.
+            TypeError: It is not a Hugging Face model.
+            ValueError: It is not a vision-language model, or cannot be patched exactly; the message says why.
         """
         hf = getattr(model, "hf_model", model)
         if not isinstance(hf, PreTrainedModel):
@@ -98,7 +98,7 @@ class Decoder:
 
     @cached_property
     def is_cross(self) -> tuple[bool, ...]:
-        """Return which layers attend to the image alone, with keys and values that are no positions of the stream."""
+        """Return the layers that attend to the image alone; their keys and values are not positions of the stream."""
         return tuple(block.attn.is_cross for block in self.blocks)
 
     @cached_property

@@ -96,7 +96,7 @@ class CausalRuns:
         base: The run that is patched.
         sources: Where new values come from, by name.
         reading: Whose answer is read.
-        upstream: The same in front of the language model's blocks.
+        upstream: The same before the language model's blocks.
         has_donor: Whether the pair has a mismatched run.
     """
 
@@ -139,7 +139,7 @@ class CausalRuns:
         return ReadOut.joined(parts)
 
     def read_upstream(self, rows: Sequence[Sequence[HookEdit[Index]]], memory: int) -> ReadOut:
-        """Return the metrics of rows that are edited in front of the language model's blocks, by forward passes."""
+        """Return the metrics of rows that are edited before the language model's blocks, by forward passes."""
         base = self.reading.first_token(self.base.logits[None], np.zeros(1, np.int64))
         parts = []
         for logits in self.upstream.logits(rows, self.base.readouts, memory):
@@ -154,7 +154,7 @@ class CausalRuns:
 
 
 class Upstream:
-    """Rows of one run that are edited in front of the language model's blocks.
+    """Rows of one run that are edited before the language model's blocks.
 
     Args:
         model: The model.
@@ -223,7 +223,7 @@ class CausalEngine:
 
     @cached_property
     def upstream_hooks(self) -> list[str]:
-        """Hook points of rows that are edited in front of the language model's blocks, beside which others may be."""
+        """Hook points of rows that are edited before the language model's blocks, which may be edited elsewhere too."""
         rows = [[edit.hook for edit in variant.edits] for variant in self.grid.variants]
         hooks = {hook for own in rows if any(map(is_upstream, own)) for hook in own}
         made_of = [hook for hook in self.recorded if is_upstream(hook)]
@@ -309,7 +309,7 @@ class CausalEngine:
         answer: str | None,
         references: References | None,
     ) -> Upstream:
-        """Return what rows need that are edited in front of the language model's blocks."""
+        """Return the data for rows that are edited before the language model's blocks."""
         hooks = self.upstream_hooks
         if not hooks:
             return Upstream(self.model, inputs[names[0]], {})

@@ -13,7 +13,7 @@ def memory_for(model: nn.Module, memory: int | None) -> int:
     """Return the bytes that rows may take: those asked for, or a share of what is free where the model is.
 
     Raises:
-        ValueError: The number asked for is no positive whole number.
+        ValueError: The given number is not a positive integer.
     """
     if memory is not None:
         if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:

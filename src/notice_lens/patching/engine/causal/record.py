@@ -101,7 +101,7 @@ class Record:
         return needed(self.seen, self.readouts, self.length)
 
     def between(self, layer: int) -> Tensor | None:
-        """Return what the model adds to the stream after a layer, [pos, d_model]; None where it adds nothing."""
+        """Return the features that the model adds to the stream after a layer, [pos, d_model]; None for none."""
         if layer + 1 == len(self.resid) or self.resid[layer + 1] is self.out[layer]:
             return None
         return self.resid[layer + 1] - self.out[layer]
@@ -154,7 +154,7 @@ def record(
 
 
 def last_position(inputs: Mapping[str, Any]) -> int:
-    """Return the last position that is no padding."""
+    """Return the last position that is not padding."""
     mask = inputs.get("attention_mask")
     length = inputs["input_ids"].shape[1]
     return length - 1 if mask is None else int(mask[0].nonzero()[-1])
@@ -242,7 +242,7 @@ class _Watcher:
         return watch if self.leaves else unchanged
 
     def _seen(self, mask: Any, given: Any, n_query: int, n_key: int, device: Any) -> tuple[SeenKeys, Tensor | None]:
-        """Return who sees whom by a mask; one tensor for all layers that were given the same mask."""
+        """Return a mask as booleans; one tensor for all layers that were given the same mask."""
         # By the tensor that came in: a mask made here is new in each layer. It is kept, so that its id stays its own.
         which = (id(given), mask is None, n_query, n_key)
         if which not in self.masks:

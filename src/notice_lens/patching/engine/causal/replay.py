@@ -115,7 +115,7 @@ class Replay:
             yield
 
     def block(self, layer: int, segments: Sequence[TokenBlock]) -> list[Float[Tensor, "row read d_model"]]:
-        """Return what a block writes at the positions of each segment that are read."""
+        """Return the output of a block at the positions of each segment that are read."""
         longer = [n for n, own in enumerate(segments) if not own.z_is_given and 0 < len(own.read) < len(own.positions)]
         own_keys: dict[int, OwnKeys] = {}
         if longer and not self.base.decoder.is_cross[layer]:
@@ -140,7 +140,7 @@ class Replay:
         return self._at_work.attend(query[0], key[0], value[0]), None
 
     def geometry(self, layer: int, queries: Tensor, own: Tensor) -> Geometry:
-        """Return who sees whom; kept by mask and positions."""
+        """Return the mask between positions; kept by mask and positions."""
         attended = self.base.attended[layer]
         which = (id(attended.seen), tuple(queries.tolist()), tuple(own.tolist()))
         if which not in self.geometries:
@@ -178,7 +178,7 @@ class _Pass:
         self.hidden = torch.cat([self._tokens(number) for number in range(len(segments))])
 
     def _tokens(self, number: int) -> Float[Tensor, "token d_model"]:
-        """Return what goes in for a segment: row by row, in each its positions."""
+        """Return the input of a segment: row by row, each with its positions."""
         segment, at = self.segments[number], self.positions[number]
         hidden = segment.hidden
         if len(at) < len(segment.positions):

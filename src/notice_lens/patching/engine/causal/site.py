@@ -51,7 +51,7 @@ class DecoderSite:
         Args:
             decoder: The decoder.
             name: `language.attn` (its z), `language.attn.k`, `language.cross_attn`, `language.resid_pre`,
-                `language.mlp.post`, ...; `hook_` may stand in front of the last part or not.
+                `language.mlp.post`, ...; the `hook_` of the last part may be left out.
             layers: One, several, or None for all that have the activation.
             heads: `each`, one, several, or None for all at once.
 
@@ -143,7 +143,7 @@ def groups_of(positions: PositionsAsked, length: int) -> tuple[list[int] | list[
     Negative positions count from the end.
 
     Raises:
-        TypeError: They are no numbers.
+        TypeError: They are not numbers.
         ValueError: One is outside the input, given twice, or there is none.
     """
     if isinstance(positions, Mapping):

@@ -1,7 +1,7 @@
-"""Patches in front of the language model's blocks: in the vision tower, the projector and the token embeddings.
+"""Patches before the language model's blocks: in the vision tower, the projector and the token embeddings.
 
-Such a patch goes on through everything: it changes what the language model is given of the image, and so all positions
-from the image on. There is nothing to share, so each row is a forward pass of its own, several of them in a batch.
+Such a patch affects everything after it: it changes what the language model is given of the image, and so all positions
+from the image on. There is nothing to share, so each row is a separate forward pass, several of them in a batch.
 
 A row's positions are those of all its tower's rows, one after the other: the tiles of a picture are rows of the tower,
 and patch 3 of the second tile of 577 patches is position 580.
@@ -28,7 +28,7 @@ MOST_ROWS = 32
 
 
 def is_upstream(hook: str) -> bool:
-    """Return whether a hook point is in front of the language model's blocks."""
+    """Return whether a hook point is before the language model's blocks."""
     name = HookName.parse(hook)
     return name.stack != WAVE_STACK or name.layer is None
 
@@ -48,7 +48,7 @@ def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
         return values
     if leaf.endswith(TABLES):
         raise ValueError(
-            f"{leaf} of a picture in {len(values) // n} tiles: each tile has a table of its own, so that its positions "
+            f"{leaf} of a picture in {len(values) // n} tiles: each tile has its own table, so that its positions "
             "have no keys in common; patch z, q, k or v"
         )
     return values.reshape(n, -1, *values.shape[2:])

@@ -33,7 +33,7 @@ AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
     "hook_mlp_out", "hook_resid_post",
 }  # fmt: skip
-"""Edits behind attention: z itself is the base run's, apart from what is edited of it."""
+"""Edits after attention: z itself is the base run's, apart from what is edited of it."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class CausalWave:
     def readouts(
         self, advance: Callable[[int], object] = lambda _: None
     ) -> Float[Tensor, "variant answer_pos d_model"]:
-        """Return what the last block writes at the read-outs of every variant.
+        """Return the last block's output at the read-outs of every variant.
 
         Args:
             advance: Called with the number of variants that are done.
@@ -160,7 +160,7 @@ class CausalWave:
         return found
 
     def _in_parts(self, layer: int, segments: list[TokenBlock]) -> list[Tensor]:
-        """Return what a block writes for each segment, computed in parts that fit into memory."""
+        """Return a block's output for each segment, computed in parts that fit into memory."""
         limit = max(1, self._tokens_at_once(layer))
         pieces: list[list[Tensor]] = [[] for _ in segments]
         part: list[tuple[int, TokenBlock]] = []

@@ -6,7 +6,7 @@ is as it was written. Files beside it are covered by listing their SHA-256 in it
 Paths are also written *in* files: the pictures of a table, the weights of an index, the images of saved pairs. Whoever
 wrote the file may have written any path. One rule holds for all of them: as it is written, a path stays in its folder.
 Where a link in that folder leads is up to whoever made the link: hub caches are made of links, and data sets lie on
-other disks. `confine=True` is for folders that came from somebody else as well.
+other disks. `confine=True` is for folders from someone else as well.
 """
 
 import hashlib
@@ -126,7 +126,7 @@ def check_kinds(record: Any, kinds: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    """Raise ValueError where a file of a folder is missing, or not the one whose SHA-256 is given by its name."""
+    """Raise ValueError if a file of a folder is missing, or not the one whose SHA-256 is given by its name."""
     for name, expected in digests.items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing; was all of the folder copied?")

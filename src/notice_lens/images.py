@@ -95,7 +95,7 @@ def file_format(source: str | PathLike[str] | bytes) -> str:
 
 
 def check_pixels(height: int, width: int) -> None:
-    """Raise ValueError where a picture or mask of that size is larger than Pillow's limit for decompression bombs."""
+    """Raise ValueError if a picture or mask of that size is larger than Pillow's limit for decompression bombs."""
     if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
         raise _bomb()
 
@@ -119,7 +119,7 @@ def _value_errors() -> Iterator[None]:
 
 
 def _check_format(image: Image.Image) -> None:
-    """Raise ValueError where Pillow has opened a file of a format not read here: decoding it is still to come."""
+    """Raise ValueError if Pillow has opened a file of a format not read here: decoding it is still to come."""
     if image.format is not None and image.format not in FORMATS:
         raise ValueError(
             f"it is an image of the format {image.format}; expected one of {_FORMATS_READ}. If you trust its file, "

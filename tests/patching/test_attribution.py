@@ -362,7 +362,7 @@ def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
 MESSAGES = [
     ({"sites": "text.cross_atn"}, ValueError, "site 'text.cross_atn': no activation of `text` 'cross_atn'; did you"),
     ({"sites": []}, ValueError, "no sites given; expected sites such as 'text.cross_attn', or None for all"),
-    ({"sites": ["text.attn", "text.attn.z"]}, ValueError, "site text.attn.hook_z comes 2 times; each has one group"),
+    ({"sites": ["text.attn", "text.attn.z"]}, ValueError, "site text.attn.hook_z is given 2 times; each has one group"),
     ({"positions": "roles"}, ValueError, "vision.hook_resid_pre: roles are words of the question, and these are image"),
     ({"integrated_gradients": -1}, ValueError, "integrated_gradients=-1: expected a number of steps, 1 or more, or 0"),
     ({"integrated_gradients": True}, ValueError, "integrated_gradients=True: expected a number of steps"),

@@ -157,7 +157,7 @@ MESSAGES = [
     (["head 3"], {}, ValueError, "node 'head 3': a head is 'text.cross_attn.L1.H3' or ('text.cross_attn', 1, 3)"),
     ([3], {}, ValueError, "node 3: a head is"),
     (3, {}, TypeError, "circuit is of type int; expected a list of nodes"),
-    (["text.mlp.L1", ("text.mlp", 1)], {}, ValueError, "node 'text.mlp.L1' comes 2 times in the circuit"),
+    (["text.mlp.L1", ("text.mlp", 1)], {}, ValueError, "node 'text.mlp.L1' is in the circuit 2 times"),
     ([], {}, ValueError, "circuit is empty; say what to ablate with a universe, such as universe='text'"),
     (ONE, {"universe": "txt"}, ValueError, "universe: no stack or module 'txt'; did you mean 'text'?"),
     (ONE, {"universe": []}, ValueError, "universe is empty; name stacks, modules or nodes, such as 'text'"),

@@ -245,7 +245,7 @@ def test_sites_that_do_not_go_together(model: HookedBLIP, pairs: MinimalPairs) -
         sweep(model, pairs, ["text.attn", "text.mlp_out"])
     with pytest.raises(ValueError, match="vision.hook_embed has none, "):
         sweep(model, pairs, ["vision.embed", "text.attn"])
-    with pytest.raises(ValueError, match=says("site text.attn.hook_z comes 2 times; each goes into a sweep once")):
+    with pytest.raises(ValueError, match=says("site text.attn.hook_z is given 2 times; expected each once")):
         sweep(model, pairs, ["text.attn", Site.of(model, "text.attn.z", layers=0)])
     with pytest.raises(ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross")):
         sweep(model, pairs, ["text.attn", "text.cross_attn"], with_sites=False)

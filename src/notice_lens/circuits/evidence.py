@@ -77,7 +77,7 @@ def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str
     Args:
         effects: The results.
         name: The coordinate along `pair`.
-        built_in: Other names that could be asked for, for the message.
+        built_in: Other valid names, for the message.
 
     Raises:
         ValueError: There is no such coordinate, or pairs without a value.

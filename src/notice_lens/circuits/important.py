@@ -68,7 +68,7 @@ class Rules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options. Raises ValueError where one is out of its range."""
+        """Check the options. Raises ValueError if one is out of its range."""
         if self.method not in METHODS:
             raise ValueError(one_of("method", self.method, METHODS))
         names_of(self.cluster)
@@ -83,7 +83,7 @@ class Rules:
             whole_number(name, getattr(self, name), least)
 
     def refuse_coarse(self, heads: int, clusters: int, weight: int = 1) -> None:
-        """Raise ValueError where no p-value can be small enough for any head to pass.
+        """Raise ValueError if no p-value can be small enough for any head to pass.
 
         Args:
             heads: How many heads the false-discovery rate is over; 1 for a family-wise rate, which needs no more.
@@ -215,7 +215,7 @@ class Examined:
         return MinimumEffect(self.partitions, self.crossed, self.rules.smallest_effect)
 
     def refuse_coarse(self) -> None:
-        """Raise ValueError where no p could be small enough to reject."""
+        """Raise ValueError if no p could be small enough to reject."""
         if not self.few:
             heads = self.partitions[0].change.shape[1]
             # Of a head that can be set aside, p is divided by the chance of not being so, about a half.
@@ -238,7 +238,7 @@ class Examined:
         return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
 
     def p_values(self, nulls: list[Null], statistic: np.ndarray) -> np.ndarray:
-        """Return the larger p of each head by itself, for statistics [..., place]; NaN without null distributions."""
+        """Return the larger uncorrected p of each head, for statistics [..., place]; NaN without null distributions."""
         if not nulls:
             return np.full(statistic.shape, np.nan)
         return p_values(nulls, statistic)

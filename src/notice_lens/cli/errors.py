@@ -1,6 +1,6 @@
 """Failures of commands: one message on the error stream, and an exit code.
 
-0 all is well, 1 what was asked for cannot be done, 2 the command line is wrong (click says so), 3 a fault of
+0 all is well, 1 the request cannot be carried out, 2 the command line is wrong (click says so), 3 a fault of
 notice-lens itself, 130 stopped by Ctrl-C.
 
 Whose fault an error is: what the system says of files, and what this package raises on purpose, is about what was asked

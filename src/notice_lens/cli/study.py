@@ -146,7 +146,7 @@ def studied(
         choices: What was fixed before.
         out: The folder for all of it.
         barless: No bars.
-        silent: Nothing is said of what is being done.
+        silent: Whether to print no progress.
         **options: Of sweeps.
     """
     from notice_lens import viz

@@ -1,6 +1,6 @@
 """Random draws that depend on a key alone, and never on the platform, the NumPy version or what was drawn before.
 
-`random.Random` seeded with a text hashes it with SHA-512, and promises the same `random()` for ever. So the key
+`random.Random` seeded with a text hashes it with SHA-512, and promises the same `random()` forever. So the key
 `test/states/0/17` is a separate stream: splits cannot meet, whatever seed a user picks, and sample 17 can be drawn
 without the 16 before it.
 """

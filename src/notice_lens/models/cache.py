@@ -97,7 +97,7 @@ class StackCache(ActivationCache):
 
         Args:
             residual_stack: Components, [component, batch, pos, d_model].
-            tokens: The token whose logit is asked for: a word, an id, or an id for each example.
+            tokens: The token whose logit is decomposed: a word, an id, or an id for each example.
             incorrect_tokens: Subtracted, if given.
             pos_slice: Positions that `residual_stack` was cut to.
             batch_slice: Examples that it is to be cut to.

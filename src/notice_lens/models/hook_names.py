@@ -54,7 +54,7 @@ def unknown_hook(name: str, valid: Iterable[str], n_layers: Mapping[str | None, 
     """Says what is wrong with a hook name that is not among the valid ones.
 
     Args:
-        name: What was asked for.
+        name: The requested name.
         valid: Every name that exists.
         n_layers: Layers of each stack; under None those of a lens, whose names have no stack.
     """

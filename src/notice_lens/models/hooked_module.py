@@ -176,7 +176,7 @@ class HookedModule(HookedRootModule):
     def list_hooks(
         self, name_filter: Any = None, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = True
     ) -> dict[str, list[LensHandle]]:
-        """The attached hooks by hook point, as in TransformerLens. Raises KeyError where a filter matches nothing."""
+        """The attached hooks by hook point, as in TransformerLens. Raises KeyError if a filter matches nothing."""
         if name_filter is not None:
             self._existing(name_filter)
         with self.in_use.held():

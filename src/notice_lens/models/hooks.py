@@ -32,7 +32,7 @@ class CopyingHookPoint(HookPoint):
         return bool(self._forward_hooks or self._backward_hooks)
 
     def layer(self) -> int:
-        """Return the layer of this hook point. Raises ValueError where it belongs to no layer."""
+        """Return the layer of this hook point. Raises ValueError if it belongs to no layer."""
         layer = HookName.parse(self.name or "").layer
         if layer is None:
             raise ValueError(f"hook point {self.name!r} belongs to no layer")

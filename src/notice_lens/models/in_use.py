@@ -86,7 +86,7 @@ class InUse:
         self._holder = ""
 
     def __reduce__(self) -> tuple[type["InUse"], tuple[()]]:
-        # A copy of a model is used by nobody.
+        # A copy of a model is not in use.
         return InUse, ()
 
     @contextmanager

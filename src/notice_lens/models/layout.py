@@ -116,7 +116,7 @@ class Layout:
         return len(self.read_out)
 
     def segments(self, stack: str, example: int) -> tuple[Segment, ...]:
-        """Return the segments of a stack for one example. Raises KeyError where there is no such stack."""
+        """Return the segments of a stack for one example. Raises KeyError if there is no such stack."""
         if stack not in self.stacks:
             raise KeyError(one_of("stack", stack, self.stacks))
         return self.stacks[stack][example]

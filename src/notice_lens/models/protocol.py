@@ -115,12 +115,12 @@ class ModelConfig(Protocol):
 
     @property
     def default_site(self) -> str:
-        """The attention that is patched where nothing else is asked for, such as `text.cross_attn`."""
+        """The attention that is patched by default, such as `text.cross_attn`."""
         ...
 
     @property
     def default_positions(self) -> str | tuple[str, ...]:
-        """The positions among words that are patched where no others are asked for: `roles`, or some by name."""
+        """The positions among words that are patched by default: `roles`, or some by name."""
         ...
 
     @property

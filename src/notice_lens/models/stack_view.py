@@ -146,7 +146,7 @@ class StackView(HookedModule):
         return encoded["input_ids"].to(self.model.device)
 
     def to_single_token(self, text: str) -> int:
-        """The id of a word of a single piece. Raises ValueError where it has more."""
+        """The id of a word of a single piece. Raises ValueError if it has more."""
         pieces = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(pieces) != 1:
             raise ValueError(f"{text!r} has {len(pieces)} tokens; expected a single one")

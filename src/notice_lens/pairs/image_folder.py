@@ -53,7 +53,7 @@ class Inventory:
     """The pictures of some files.
 
     Attributes:
-        pictures: Those that can be read, by path, in the order asked for.
+        pictures: Those that can be read, by path, in the requested order.
         problems: Why the others cannot.
     """
 
@@ -127,7 +127,7 @@ def ending(name: str) -> str:
 
 
 def is_content(path: Path) -> bool:
-    """Return whether somebody put a file or folder there on purpose: not hidden, and not left behind by a system."""
+    """Return whether a file or folder was put there on purpose: not hidden, and not left behind by a system."""
     return not path.name.startswith(".") and path.name.lower() not in _NOT_CONTENT
 
 
@@ -235,7 +235,7 @@ def contents(folder: Path, shown: int = 5) -> str:
 def distinct(
     pictures: Iterable[ReadablePicture], root: str | PathLike[str] | None = None
 ) -> tuple[list[ReadablePicture], list[Problem]]:
-    """Return the first picture of each content, and a problem for every other.
+    """Return the first picture of each content, and a problem for each duplicate.
 
     Args:
         pictures: In the order that decides which one is first.

@@ -146,7 +146,7 @@ def _object_of_palette(image: Image.Image, kind: str) -> Bool[np.ndarray, "heigh
 
 
 def _check_transparency(image: Image.Image, mask: Bool[np.ndarray, "height width"], kind: str) -> None:
-    """Raise ValueError where a transparent colour or index is not what lies outside of the object."""
+    """Raise ValueError if a transparent colour or index is not what lies outside of the object."""
     if not image.has_transparency_data:
         return
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))

@@ -20,7 +20,7 @@ from notice_lens.pairs.roles import as_mapping
 class MinimalPair:
     """Two images that differ in one meaning, and two questions that differ in the words that carry it.
 
-    Images and masks are decoded when they are first asked for. Other columns of the data set are `pair["name"]`.
+    Images and masks are decoded on first access. Other columns of the data set are `pair["name"]`.
 
     Attributes:
         id: Which pair.

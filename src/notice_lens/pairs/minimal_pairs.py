@@ -1,7 +1,7 @@
 """MinimalPairs: a data set of minimal pairs, checked, and with its manifest.
 
 Rows of any origin take one way: `records.store` makes them plain values, `validation.check_meaning` says what is wrong
-with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
+with them, and what is left becomes a `datasets.Dataset` whose images are decoded on access.
 """
 
 import warnings

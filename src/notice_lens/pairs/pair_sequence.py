@@ -1,7 +1,7 @@
 """A sequence of pairs with a manifest that records every selection, change and drop.
 
-Rows are those of a `datasets.Dataset`, whose images are decoded when they are asked for. Nothing changes in place: each
-method gives other pairs, with the same record of where they come from and one step more.
+Rows are those of a `datasets.Dataset`, whose images are decoded on access. Nothing changes in place: each method gives
+other pairs, with the same record of where they come from and one step more.
 """
 
 import hashlib

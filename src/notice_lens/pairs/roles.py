@@ -31,7 +31,7 @@ def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
     """Return the message for a role that is not among the known ones, with what to do.
 
     Args:
-        role: The role asked for.
+        role: The requested role.
         known: The roles there are.
         what: The role's description in the message.
     """
@@ -45,10 +45,10 @@ def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
 
 
 def default_role(swept: Sequence[str]) -> str:
-    """Return the role that effects are read at where none is asked for.
+    """Return the role that effects are read at by default.
 
     The word that is the correct answer, `correct`; else `last`, the token before the answer; else the only role that
-    there is. Where there are several others, nobody knows: `correct`, which is then refused by name.
+    there is. If there are several others, `correct`, which is then refused by name.
     """
     preferred = [role for role in (CORRECT, LAST) if role in swept]
     return (preferred or (swept if len(swept) == 1 else [CORRECT]))[0]
@@ -58,7 +58,7 @@ def not_swept(role: str | None, swept: Iterable[str]) -> str:
     """Return the message for a role at which effects cannot be read, with what to do.
 
     Args:
-        role: The role asked for; None is the default, `correct`.
+        role: The requested role; None is the default, `correct`.
         swept: The roles that the effects have.
     """
     swept = list(swept)

@@ -266,7 +266,7 @@ def _is_answers(slots: str | Sequence[str]) -> bool:
 
 
 def _check_slots(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str | Sequence[str]) -> None:
-    """Check the slots before anything is replaced. Raises ValueError where no pair has one of them."""
+    """Check the slots before anything is replaced. Raises ValueError if no pair has one of them."""
     roles = list(dict.fromkeys(role for pair in pairs for role in pair.roles))
     if not names:
         raise ValueError("no slots given; expected 'answers', a role, or several roles")
@@ -279,7 +279,7 @@ def _check_slots(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str 
 
 
 def _listed(words: Iterable[Any]) -> list[str]:
-    """Return the words of a pool. Raises ValueError where something else is among them."""
+    """Return the words of a pool. Raises ValueError if something else is among them."""
     if isinstance(words, str):
         raise ValueError(f"pool={words!r}: expected words, such as {words.split()!r}")
     listed = list(words)

@@ -72,7 +72,7 @@ def ablate(
             once. A `Site` and an `Edit` have their own positions.
         value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
             another example of the same task and number of tokens has there, words aligned by role), or `zero`.
-        joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A
+        joint: False: each layer, head and label of the sites separately. True: all of them at once, a variant `all`. A
             mapping of names to groups: each of one or several `Edit`s, or nodes such as `text.cross_attn.L1.H3`, made
             at once; `positions` are those of the nodes. An edit whose source is left at `other` gets `value`.
         reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
@@ -129,7 +129,7 @@ def _placed(model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, pos
 
 
 def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
-    """Raise ValueError where a value is not among the valid ones, or a confidence is out of range."""
+    """Raise ValueError if a value is not among the valid ones, or a confidence is out of range."""
     if value not in valid:
         raise ValueError(one_of("value of an ablation", value, valid))
     if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:

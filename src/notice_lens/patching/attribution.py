@@ -8,7 +8,7 @@
    (`notice_lens.patching.gradient.softmax`).
 
 With `integrated_gradients=n` the gradient is a mean over points on the way from the base run to the other
-(`gradient/integrated.py`): by default each layer of a site moves by itself, on the straight line between its
+(`gradient/integrated.py`): by default each layer of a site moves separately, on the straight line between its
 activations, and the effects of its cells sum to what patching the whole layer does; with `path="inputs"` everything
 moves along with the embeddings, and effects over any cut of the model sum to the change from the one run to the other.
 A way through the softmax needs no correction of it.
@@ -86,10 +86,10 @@ def attribute(
             what attention and MLP write, neurons together, and the stream before and after each block, of every stack.
         positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
             `patch_heads`.
-        neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: where they were asked for.
+        neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: if they were named.
         integrated_gradients: Steps of the way from the base run to the other, 1 or more; 0 takes the gradient at the
             base run.
-        path: The way: `site` (each layer of each site by itself) or `inputs` (all along with the embeddings).
+        path: The way: `site` (each layer of each site separately) or `inputs` (all along with the embeddings).
         attention_correction: Whether queries, keys and scores go through the softmax as they are (see
             `notice_lens.patching.gradient.softmax`), and not along its tangent. Integrated gradients need none.
         **options: As `sweep`, without `metrics`, `controls` and `source`. `store` is a folder, with a store for each
@@ -146,7 +146,7 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
 def _sites(
     model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
 ) -> list[tuple[Site, bool]]:
-    """The sites asked for, each with whether its neurons have a dimension."""
+    """The requested sites, each with whether its neurons have a dimension."""
     if sites is None:
         return [(site, bool(neurons)) for site in default_sites(model, positions, pairs)]
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
@@ -161,7 +161,7 @@ def _sites(
     names = [site.name for site in found]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"site {name} comes {names.count(name)} times; each has one group in the result")
+            raise ValueError(f"site {name} is given {names.count(name)} times; each has one group in the result")
     return [(site, site.activation in NEURONS and neurons is not False) for site in found]
 
 

@@ -130,7 +130,7 @@ def _ready(model: HookedBLIP, inputs: Any) -> BLIPInputs:
 
 
 def _check_lengths(base: Trace, other: Trace) -> None:
-    """Raise ValueError where positions of two runs do not correspond."""
+    """Raise ValueError if positions of two runs do not correspond."""
     for stack, states in base.states.items():
         n, m = states.shape[1], other.states[stack].shape[1]
         if n != m:

@@ -28,7 +28,7 @@ EDIT_SOURCES = ("other", "zero", "mean", "resample", "donor")
 
 
 def check_model(model: Any) -> None:
-    """Raise TypeError where the model is something else, such as the pairs."""
+    """Raise TypeError if the model is something else, such as the pairs."""
     if not hasattr(model, "stack"):
         if hasattr(model, "state_dict"):
             from notice_lens.models.blip.weights import refuse_wrapped
@@ -88,8 +88,8 @@ class Site:
         activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
         layers: The layers, one at a time; empty for embeddings.
         heads: The heads, one at a time; None for all heads at once, or an activation without heads.
-        positions: `each` position by itself, `all` at once, `roles` (tokens) or `regions` (image positions) at once, or
-            some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
+        positions: `each` position separately, `all` at once, `roles` (tokens) or `regions` (image positions) at once,
+            or some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
         keys: The same for the keys of scores and patterns; None elsewhere.
     """
 
@@ -186,7 +186,7 @@ class Site:
 
 
 def _default_positions(model: "VisionLanguageModel", kinds: Sequence[str], pairs: Any) -> Any:
-    """Return the positions that are patched where none are asked for."""
+    """Return the positions that are patched by default."""
     if "prompt" not in kinds:
         return ALL
     own = model.cfg.default_positions
@@ -229,7 +229,7 @@ def _heads(cfg: "AnyStackConfig", activation: str, heads: Any, stack: str) -> tu
 
 
 def _numbers(what: str, asked: Any, valid: Sequence[int], stack: str) -> tuple[int, ...]:
-    """Layers or heads, each once, in the order asked for."""
+    """Layers or heads, each once, in the requested order."""
     if asked is None:
         return tuple(valid)
     single = isinstance(asked, str) or not isinstance(asked, Iterable)

@@ -77,7 +77,7 @@ def grid_of_sites(prepared: Prepared, sites: Sequence[Site], source: str, with_s
     names = [site.name for site in sites]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"site {name} comes {names.count(name)} times; each goes into a sweep once")
+            raise ValueError(f"site {name} is given {names.count(name)} times; expected each once")
     if len(names) > 1 and with_sites is False:
         raise ValueError(f"with_sites=False is for one site; got {', '.join(names)}")
     parts = [SiteGrid.of(prepared, site) for site in sites]

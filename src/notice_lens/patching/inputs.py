@@ -74,10 +74,10 @@ def patch_inputs(
             of `sweep`.
         metric: A function of the read-out's logits [row, d_vocab], in float32 at least, that returns one number a row:
             [row]. The read-out is the last position that is not padding.
-        positions: Each patched by itself; negative ones count from the end. Or names of groups that are patched at
+        positions: Each patched separately; negative ones count from the end. Or names of groups that are patched at
             once: `{"image": range(5, 581)}`.
         layers: One, several, or None for all that have the activation.
-        heads: `each` by itself, one, several, or None for all heads at once.
+        heads: `each` separately, one, several, or None for all heads at once.
         direction: `denoise` patches clean activations into the corrupted run (is this enough for the answer?), `noise`
             corrupted ones into the clean run (is it needed?).
         source: Where new values come from: the `other` run, or `zero`.

@@ -79,7 +79,7 @@ def universe_of(model: "VisionLanguageModel", asked: Any) -> list[Node]:
     """Nodes by stacks (`text`: all its heads and MLPs), modules (`text.cross_attn`) or names, each once.
 
     Raises:
-        ValueError: There is no stack, module or node of that name, or nothing was asked for.
+        ValueError: There is no stack, module or node of that name, or nothing was named.
     """
     several = [asked] if isinstance(asked, str) or is_node(asked) else list(asked)
     found: dict[Node, None] = {}
@@ -104,7 +104,7 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
 
     Raises:
         TypeError: It is not a list of nodes.
-        ValueError: There is no such node, or one comes twice.
+        ValueError: There is no such node, or one is given twice.
     """
     if isinstance(circuit, str) or is_node(circuit):
         circuit = [circuit]
@@ -115,7 +115,7 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
     found = [Node.of(model, one) for one in circuit]
     for node in found:
         if found.count(node) > 1:
-            raise ValueError(f"node {node.name!r} comes {found.count(node)} times in the circuit; each goes in once")
+            raise ValueError(f"node {node.name!r} is in the circuit {found.count(node)} times; expected it once")
     return found
 
 

@@ -168,7 +168,7 @@ class Options:
 
 
 def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:
-    """Raise TypeError where an option is given that the caller decides already.
+    """Raise TypeError if an option is given that the caller decides already.
 
     Args:
         options: Options by name.
@@ -182,7 +182,7 @@ def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str
 
 
 def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:
-    """Raise ValueError where the mismatched donor is among the controls."""
+    """Raise ValueError if the mismatched donor is among the controls."""
     controls = options.get("controls", "self")
     if "mismatched" in ([controls] if isinstance(controls, str) else controls):
         raise ValueError(why)

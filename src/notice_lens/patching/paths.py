@@ -1,7 +1,7 @@
 """Path patching: the effect of what one part of the model passes to another.
 
-`patch_paths` is the verb, `Paths` the senders and receivers that it was asked for, checked against the model. How a
-path is computed is in `notice_lens.patching.engine.path_walk`.
+`patch_paths` is the verb, `Paths` its senders and receivers, checked against the model. How a path is computed is in
+`notice_lens.patching.engine.path_walk`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -258,7 +258,7 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
 
 
 def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
-    """Return the grid of what is sent: every sender by itself, or all of them together at each label of positions."""
+    """Return the grid of what is sent: every sender separately, or all of them together at each label of positions."""
     if not paths.joint:
         return grid_of_sites(prepared, paths.senders, "other")
     grids = [grid_of_sites(prepared, [site], "other") for site in paths.senders]

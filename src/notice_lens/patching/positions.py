@@ -67,7 +67,7 @@ class Positions:
         return {name: own for name, kind in kinds if len(own := layout.positions(stack, pair, kind))}
 
     def check_group(self, name: str, stack: str) -> None:
-        """Raise ValueError where no pair has positions of that name in a stack: a group, role or region, or `all`."""
+        """Raise ValueError if no pair has positions of that name in a stack: a group, role or region, or `all`."""
         if stack not in self.layout.stacks and name == "image":
             return
         pairs = range(len(self.pairs))

@@ -45,7 +45,7 @@ class Prepared:
         model: The model.
         pairs: Validated for it.
         options: Everything about the sweep but what is patched.
-        metrics: Names of the built-in metrics that were asked for.
+        metrics: Names of the requested built-in metrics.
         custom: The caller's own metrics by name.
         positions: Of the pairs' roles and regions.
         foils: The answer that each pair's correct one is compared with.

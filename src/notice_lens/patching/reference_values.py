@@ -67,7 +67,7 @@ class ReferenceValues:
 
 
 class BatchReferences:
-    """The reference values of the pairs of a batch; asked for once for each teacher-forced answer."""
+    """The reference values of the pairs of a batch, computed once for each teacher-forced answer."""
 
     def __init__(self, means: "Means | None", resamples: "Resamples | None", pairs: Sequence[int]) -> None:
         self.means, self.resamples, self.pairs = means, resamples, pairs
@@ -204,7 +204,7 @@ class Means:
 
 
 class BatchMeans(Mapping[str, Tensor]):
-    """Means by hook point, for the pairs of a batch; computed when they are asked for."""
+    """Means by hook point, for the pairs of a batch; computed on access."""
 
     def __init__(self, means: Means, pairs: Sequence[int], like: Mapping[str, Tensor]) -> None:
         self.means, self.pairs, self.like = means, pairs, like
@@ -236,7 +236,7 @@ class Resamples:
         model: The model.
         pairs: The pairs that get other pairs' values in place of their own.
         positions: Of these pairs.
-        hooks: Hook points whose values are asked for.
+        hooks: Hook points whose values are needed.
         reference: The set that examples come from; None takes the pairs themselves.
         seed: Of the draw.
 
@@ -292,7 +292,7 @@ class Resamples:
         return drawn
 
     def recorded(self, pairs: Sequence[int], answers: list[str] | None, before: Any) -> Any:
-        """Return the runs of the examples of some pairs; a pair without one runs itself, and nobody reads it.
+        """Return the runs of the examples of some pairs; a pair without one runs itself, which is never read.
 
         Args:
             pairs: Their numbers.

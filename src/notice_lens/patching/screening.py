@@ -56,7 +56,7 @@ def screen(
 
         found = patching.screen(model, pairs, "text.cross_attn", share=0.1)    # cells are layer, head, role
         found.attrs["missed"]                                                # in words
-        found.exact.where(found.matters).mean("pair")                        # NaN but for what matters
+        found.exact.where(found.matters).mean("pair")                        # NaN except where it matters
 
     Args:
         model: The model. Hooks on it are refused.

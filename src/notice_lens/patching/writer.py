@@ -42,7 +42,7 @@ BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "ans
 DONOR_BASELINES = ("logit_diff_donor", "answer_prob_donor")
 """Baselines of a sweep with the control `mismatched`: the read-out of the donor's own run."""
 ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
-"""Baselines of a sweep that was asked for `accuracy`."""
+"""Baselines of a sweep with the metric `accuracy`."""
 
 
 class ResultWriter:

@@ -1,4 +1,4 @@
-r"""From null distributions to p-values: of a head by itself, and with all heads allowed for.
+r"""From null distributions to p-values: of single heads, and corrected for the number of heads.
 
 **Two counts for each head.** How many draws of its own are as large, and how many draws of all heads together; **the
 larger p counts**. A head's own resamples do not know how long its tail is: where the sample lacks what comes once in a
@@ -96,7 +96,7 @@ class Null:
 
 
 def p_values(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head by itself, for statistics [..., place]: the largest, of each null and both counts."""
+    """Return the uncorrected p of each head, for statistics [..., place]: the largest, of each null and both counts."""
     return np.maximum.reduce([count(statistic) for null in nulls for count in (null.own, null.pooled)])
 
 

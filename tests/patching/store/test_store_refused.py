@@ -226,7 +226,7 @@ def test_a_store_of_another_version_is_said_to_be(store: Store) -> None:
     ("pairs", "change", "error", "message"),
     [
         ([0, 5, -1], {}, IndexError, "pairs 5, -1: the store has pairs 0 to 4"),
-        ([1, 1], {}, ValueError, "pairs 1, 1: one comes twice"),
+        ([1, 1], {}, ValueError, "pairs 1, 1: one is given twice"),
         ([True, False], {}, ValueError, "pairs are a slice or a list of whole numbers; got bool of shape \\(2,\\)"),
         ([4, 3], {}, ValueError, "pairs 4, 3 are done; finished pairs are kept"),
         ([0, 1], {"kl": None}, ValueError, "the part lacks 'kl'"),

@@ -9,7 +9,7 @@ the share of the map at the patches in question. It is compared with two masses:
 - the *habit*, the mean mass that the maps of other images have at the same patches, so that a head that always looks at
   the middle needs more than a hair beyond its habit: 1 + `smallest_effect` times (1.1).
 
-Where that much cannot be had, because the patches are most of the image, half of what is left is asked for instead:
+Where that much cannot be had, because the patches are most of the image, half of what is left is required instead:
 `enough` has the formula. A ratio of sums weighs each pair by the size of its region, so that regions of one patch,
 where a ratio is mostly noise, count for little.
 
@@ -28,7 +28,7 @@ from notice_lens.stats.clusters import cluster_sums, first_seen, members
 from notice_lens.stats.intervals import ratio_of_sums
 
 SMALLEST_RATIO = 1.5
-"""Attention over an even share below which nobody would say that a head looks at a region."""
+"""Attention over an even share below which a head cannot be said to look at a region."""
 
 
 class Amounts(NamedTuple):

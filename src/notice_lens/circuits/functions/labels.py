@@ -1,8 +1,8 @@
 """Labels of heads: what a head's attention shows, and what cutting it confirms.
 
 1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
-   and by amount, at the role and region where that is clearest, if it looks there enough: what the label is about has
-       at least a twentieth of the head's attention, class token included.
+   and by amount, at the role and region where that is clearest, and if it looks there enough: what the label is about
+   has at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `verdicts.py` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
@@ -154,7 +154,7 @@ def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
 
 
 def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
-    """Return the functions at the kind of map and the regions asked for."""
+    """Return the functions at the requested kind of map and regions."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
         raise ValueError("the functions are those of other pairs; compute these with head_functions(model, pairs)")
     if maps not in functions["maps"].values:

@@ -182,7 +182,7 @@ def check_site(model: "HookedBLIP", site: "Site | str | None") -> "Site":
 
 
 def _kinds(maps: Any, dtype: Any) -> list[str]:
-    """Return the kinds of map asked for. Raises ValueError where there are no such kinds, or no such dtype."""
+    """Return the requested kinds of map. Raises ValueError if there are no such kinds, or no such dtype."""
     from notice_lens.patching.options import DTYPES
 
     if str(dtype) not in DTYPES:
@@ -194,7 +194,7 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
 
 
 def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of the roles asked for.
+    """Return the names of the requested roles.
 
     Args:
         asked: One or several names; None takes each role, and all words at once where there is no `correct`.

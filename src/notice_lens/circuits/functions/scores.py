@@ -21,7 +21,7 @@ Maps are of patches alone and are renormalised to sum to one. Every head is held
 relative to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
 
 Limits: a head that looks where things usually are is at its null, and rightly; where the masks are the same in all
-images nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
+images nothing can be tested, and `testable` says so. Regions may overlap; each is scored separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from notice_lens.patching import Site
 
 SMALLEST_EFFECT = 0.1
-"""Share of the room beyond the null below which nobody would call it a function."""
+"""Share of the room beyond the null below which it is not called a function."""
 SCORED_LABELS = ("segmentation", "avoidance", "outlier")
 AMOUNT = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "attention_expected")
 OUTLIER_AMOUNT = ("outlier_attention", "outlier_attention_low", "outlier_attention_high", "outlier_expected")
@@ -114,7 +114,7 @@ def head_functions(
         roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
             discoveries.
         regions: Names of regions; None takes all but `background`.
-        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them by itself, since
+        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them separately, since
             they are two readings of the same heads.
         outlier_factor: An outlier's norm over its image's median.
         smallest_effect: Of interest, as of `score_maps`.
@@ -191,7 +191,7 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
-    """Return given maps of the roles and kinds asked for. Raises ValueError if they are of other pairs."""
+    """Return given maps of the requested roles and kinds. Raises ValueError if they are of other pairs."""
     if attention["pair"].values.tolist() != list(pairs["id"]):
         raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
     for dim, names in (("role", roles), ("maps", None if maps is MAP_KINDS else maps)):

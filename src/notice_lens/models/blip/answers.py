@@ -19,7 +19,7 @@ ANSWER_ROWS_AT_ONCE = 256
 
 
 def targets_of(inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-    """Return the token that each logit has to predict. Raises ValueError where the inputs have no answers."""
+    """Return the token that each logit has to predict. Raises ValueError if the inputs have no answers."""
     if inputs.target_ids is None:
         raise ValueError("these inputs have no answers; model.prepare(images, questions, answers) takes them")
     return inputs.target_ids

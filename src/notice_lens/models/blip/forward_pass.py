@@ -162,7 +162,7 @@ class ForwardPass(HookedModule):
         return torch.full((len(inputs), 1), self.cfg.dec_token_id, device=inputs.pixel_values.device)
 
     def stack(self, name: str) -> Stack:
-        """The stack of that name. Raises KeyError where this model has none."""
+        """The stack of that name. Raises KeyError if this model has none."""
         return getattr(self, self.cfg.stacks[self._stack_index(name)])
 
     def activations(self, stack: str) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ class HookedBLIP(ForwardPass):
             enc_token: As `from_pretrained`.
 
         Raises:
-            TypeError: The model is wrapped: compiled, parallel, or around adapters; the way out is said.
+            TypeError: The model is wrapped: compiled, parallel, or around adapters; the message says what to do.
             ValueError: The class is another one, its weights are quantised or on the meta device, or as
                 `from_pretrained`.
         """

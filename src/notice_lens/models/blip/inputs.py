@@ -229,7 +229,7 @@ def _stack_preprocessed(images: list[Any], alone: bool) -> Float[Tensor, "batch 
 
 
 def _check_preprocessed(images: Float[Tensor, "batch 3 height width"], image_processor: Any) -> None:
-    """Raise ValueError where floating tensors may be pictures, or are preprocessed for another model.
+    """Raise ValueError if floating tensors may be pictures, or are preprocessed for another model.
 
     Normalised images have values below 0, none beyond those of black and white, and some that neither a picture from 0
     to 1 nor one from -1 to 1 has.
@@ -277,7 +277,7 @@ def _to_picture(image: ImageLike, index: int) -> Image.Image:
 
 
 def to_common_length(**columns: list | None) -> dict[str, Any]:
-    """The columns, a single entry repeated to the length of the others. Raises ValueError where lengths differ."""
+    """The columns, a single entry repeated to the length of the others. Raises ValueError if lengths differ."""
     lengths = {name: len(column) for name, column in columns.items() if column is not None}
     n = max(lengths.values())
     if any(length not in (1, n) for length in lengths.values()):

@@ -11,9 +11,9 @@ from notice_lens.models.hooks import CopyingHookPoint
 class LayerNorm(nn.Module):
     """LayerNorm whose scale and normalised stream can be read and changed.
 
-    PyTorch's fused kernel runs as long as nobody looks; otherwise the same steps one by one, in float32 at least, and
-    what they round differently is made up for: looking changes no number. As in TransformerLens, `hook_normalized` is
-    the stream before weight and bias.
+    PyTorch's fused kernel runs as long as nothing is hooked; otherwise the same steps one by one, in float32 at least,
+    and the difference in rounding is added back, so that hooks change no number. As in TransformerLens,
+    `hook_normalized` is the stream before weight and bias.
     """
 
     def __init__(self, d_model: int, eps: float):

@@ -151,7 +151,7 @@ def watched_attention(watch: Watch) -> AttentionFunction:
 
 
 def refuse_unknown_steps(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError where transformers asks for a step that `explicit_attention` does not have."""
+    """Raise ValueError if transformers asks for a step that `explicit_attention` does not have."""
     for name, what in _REFUSED.items():
         if kwargs.get(name) is not None:
             raise ValueError(

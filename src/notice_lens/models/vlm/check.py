@@ -1,13 +1,13 @@
 """Self-tests of a hosted model, so that an untested family is safe to use.
 
 1. Unwatched, the logits are the hosted model's own.
-2. Watched at every hook point, they still are, but for rounding: every point fires, and attention written out step by
+2. Watched at every hook point, they still are, up to rounding: every point fires, and attention written out step by
    step is the model's attention.
 3. Every row of attention sums to one, or to nothing where it sees nothing.
 4. A self-patch changes nothing: every activation is put back in its own place, all of them at once. Where that moves
    the logits, halves are tried until one hook point is left, which is named.
 5. Every hook point is causal: noise on its activation moves the logits. One at a time; points that are inert for a
-   reason are left out (`inert`). In the first and the last layer of each stack, unless all are asked for.
+   reason are left out (`inert`). In the first and the last layer of each stack, unless all are requested.
 6. The image matters: with its negative, the logits are others.
 
 Errors are relative to the largest logit.

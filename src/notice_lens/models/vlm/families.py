@@ -114,7 +114,7 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """Return the family of a config; one that nobody has looked at has the name of its model type and no notes."""
+    """Return the family of a config; an unknown one has the name of its model type and no notes."""
     return FAMILIES.get(config.model_type, Family(config.model_type))
 
 

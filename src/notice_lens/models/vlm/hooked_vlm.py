@@ -1,8 +1,8 @@
 """HookedVLM: any Hugging Face vision-language model, hosted as it is, with TransformerLens's hook points.
 
 The modules are Hugging Face's own: nothing is copied, renamed or left on them. A run attaches what is watched, runs the
-model, and takes it off again, so a model that nobody watches computes what Hugging Face's does, to the last bit. Where
-the hook points are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
+model, and takes it off again, so a model without hooks computes exactly what Hugging Face's does. Where the hook points
+are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

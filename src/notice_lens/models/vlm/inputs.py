@@ -216,7 +216,7 @@ def image_token_counts(config: Any, input_ids: Tensor) -> list[int]:
 
 
 def check_equal_counts(config: Any, input_ids: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise ValueError where a prompt has no image token, or where their numbers differ.
+    """Raise ValueError if a prompt has no image token, or if their numbers differ.
 
     Args:
         config: The model's config.

@@ -1,7 +1,7 @@
 """Taps: a hook point's view of a tensor in Hugging Face's modules, and the way of an edit back into it.
 
 A `Tap` says where: the input or the output of a module, some of its columns, cut into heads or not. Taps are attached
-only for the length of a run, and only those that somebody watches, so an unwatched model is Hugging Face's own.
+only for the length of a run, and only those that are hooked, so a model without hooks is Hugging Face's own.
 
 Three places are not simply an input or an output:
 

@@ -34,7 +34,7 @@ SPELLINGS = {
     "sad": ("sad", "sadness"),
     "surprise": ("surprise", "surprised", "suprise"),
 }
-"""By emotion, as it is asked for, the names of its folders."""
+"""The names of an emotion's folders, by the emotion as questions name it."""
 
 EMOTION_OF = {spelling: emotion for emotion, spellings in SPELLINGS.items() for spelling in spellings}
 NUMBERINGS: dict[str, dict[int, str]] = {
@@ -167,7 +167,7 @@ def _fer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _fer_face(row: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return the emotion of a row, and its face as a PNG. Raises ValueError where it has none."""
+    """Return the emotion of a row, and its face as a PNG. Raises ValueError if it has none."""
     number = row.get("emotion", "")
     emotion = NUMBERINGS["fer2013"].get(int(number)) if number.isascii() and number.isdigit() else None
     if emotion is None:

@@ -40,7 +40,7 @@ class FolderTask:
 
     Attributes:
         builder: Its name, which is the task's.
-        root: The folder that was asked for.
+        root: The given folder.
         opening: The question's words before its options; `{noun}` stands for the noun.
         pool: The words that may replace a value of a group.
         donor_pool: The same for donor prompts.

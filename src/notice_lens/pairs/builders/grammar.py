@@ -154,7 +154,7 @@ def svo_question(slot: str, triplet: Triplet, other: str, prep: str = "", swap: 
 
     Args:
         slot: `subject`, `verb` or `object`.
-        triplet: What the picture shows; the verb as it is to stand in the question, see `ing`.
+        triplet: What the picture shows; the verb in the form that the question uses, see `ing`.
         other: The wrong word for the slot.
         prep: What stands before the object.
         swap: Whether the wrong word comes first.

@@ -19,7 +19,7 @@ class Label:
     """A label of some pictures, such as the name of their folder.
 
     Attributes:
-        folder: The folder, from the one that was asked for, or what else says it.
+        folder: The folder, relative to the given one, or another source of the label.
         files: The pictures.
         group: What the value is a value of.
         noun: What can be seen.

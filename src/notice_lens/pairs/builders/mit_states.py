@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STATE_GROUPS = ("colour", "shape", "texture")
 STATE_QUESTION = ("is this", "{noun}")
 LABELLED_FOLDERS = (".", "images", "release_dataset/images")
-"""Where the labelled folders are, from the one that is asked for."""
+"""Where the labelled folders may be, relative to the given one."""
 
 _NO_ADJECTIVE = "adj"
 

@@ -30,7 +30,7 @@ class Labelled:
 
     Attributes:
         picture: The picture.
-        name: Its file, from the folder that was asked for.
+        name: Its file, relative to the given folder.
         group: What the value is a value of, such as `colour`.
         noun: What can be seen.
         value: How it is.

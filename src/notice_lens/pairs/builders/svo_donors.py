@@ -39,10 +39,10 @@ class Donors:
     def of(self, row: SvoRow, seed: int, used: dict[str, int], cluster: int) -> ReadablePicture | None:
         """Return a picture with a third word in the row's slot; None if there is none.
 
-        It shares the two other words, or, where no picture does, one of them, sooner the subject. Every triplet that is
-        known of it has a third word in the slot: neither option is right for it, and it is not one of the row's own
-        pictures. Of such pictures one is taken that links the row with no other, if there is one: pairs that share a
-        donor, or the picture that is one, are not independent evidence.
+        It shares the two other words, or, if no picture does, one of them, preferably the subject. Every known triplet
+        of it has a third word in the slot: neither option is right for it, and it is not one of the row's own pictures.
+        If possible, the picture does not link the row to any other: pairs that share a donor, or whose donor is another
+        pair's picture, are not independent evidence.
 
         Args:
             row: Whose donor it is.

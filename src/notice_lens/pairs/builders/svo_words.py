@@ -25,7 +25,7 @@ class Asked:
     """The words of a row's question.
 
     Attributes:
-        slot: Which of `SLOTS` is asked for.
+        slot: The slot, of `SLOTS`, that the question is about.
         triplet: The positive picture's, as it stands in the question.
         prep: Before the object; may be empty.
         clean: The options of the clean prompt.

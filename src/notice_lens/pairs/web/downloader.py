@@ -1,6 +1,6 @@
 """Images from URLs into a folder, by id: complete, or missing and named in a report.
 
-1. Ids and URLs are checked before anything is fetched; an id that can be no file's name fails by itself.
+1. Ids and URLs are checked before anything is fetched; an id that cannot be a file name fails on its own.
 2. What the folder has already is left alone: an id with an image file beside it is done. So a second run fetches only
    what is missing, after failures and after Ctrl-C alike.
 3. Each image is written to `<id>.part`; once its bytes have been decoded it gets the name `<id>.jpg`, `.png`, ... by

@@ -1,4 +1,4 @@
-"""The report of a download: every image asked for is either among the files or among the failures."""
+"""The report of a download: every requested image is either among the files or among the failures."""
 
 import csv
 from collections import Counter
@@ -42,13 +42,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """The outcome of a download, for every image asked for.
+    """The outcome of a download, for every requested image.
 
     Attributes:
         folder: Where the images lie.
-        files: The file of each id that has one, new or from before, in the order asked for.
+        files: The file of each id that has one, new or from before, in the requested order.
         fetched: How many of them are new.
-        failed: What is missing and why, in the order asked for.
+        failed: What is missing and why, in the requested order.
     """
 
     folder: Path

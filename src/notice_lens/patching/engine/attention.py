@@ -76,7 +76,7 @@ def edited_attention(
     scores = edit("hook_attn_scores", scores if mask is None else scores.masked_fill(~mask, lowest))
     # A key that is cut has no score; a query whose keys are all cut reads nothing.
     cut = scores.isneginf()
-    # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
+    # A source may hold any number at masked positions: 0, or a mean over questions of unequal length.
     scores = scores if mask is None else scores.masked_fill(~mask, lowest)
     pattern = edit("hook_pattern", scores.softmax(-1).masked_fill(cut, 0.0))
     return (pattern if mask is None else pattern.masked_fill(~mask, 0.0)) @ v

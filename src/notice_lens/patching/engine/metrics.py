@@ -20,7 +20,7 @@ from notice_lens.patching.engine.rows import Index
 BUILT_IN_METRICS = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
 USUAL = BUILT_IN_METRICS[:5]
-"""Those of a sweep that is not asked for others."""
+"""The default metrics of a sweep."""
 TAKEN = (
     "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
@@ -63,7 +63,7 @@ class ReadOut(NamedTuple):
 
 
 def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
-    """Return the names of the built-in metrics asked for, and the caller's own.
+    """Return the names of the requested built-in metrics, and the caller's own.
 
     Raises:
         ValueError: There is no metric of that name, or one of the caller's has a built-in name.

@@ -1,6 +1,6 @@
 """Recorded runs: the base run that the wave grows from, and the runs that edits take their values from.
 
-1. `trace` runs the model stack by stack and records the hook points that it is asked for. Stacks that an earlier run
+1. `trace` runs the model stack by stack and records the requested hook points. Stacks that an earlier run
    went through with the same inputs are taken over from it: the image, where only the words differ, and everything but
    the decoder, where only the teacher-forced answer differs.
 2. A `Run` is the base run with all sources of edits, looked up by name. It also keeps the keys and values that

@@ -39,7 +39,7 @@ class Constant(Mapping[str, Tensor]):
 
 
 class Mixed(Mapping[str, Tensor]):
-    """The patterns of one run times the values of another, by the name of `hook_z`; computed when they are asked for.
+    """The patterns of one run times the values of another, by the name of `hook_z`; computed on access.
 
     Args:
         patterns: The activations of the run that says where heads look.

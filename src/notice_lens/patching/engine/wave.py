@@ -180,7 +180,7 @@ class _StackWave:
         return out, *live_
 
     def _mlp(self, mlp: MLP, module: str, read: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-        """Return the neurons' output; where nobody joins or edits between the two products, in parts."""
+        """Return the neurons' output; if no row joins or is edited between the two products, in parts."""
         before, behind = f"{module}.hook_pre", f"{module}.hook_post"
         tables = (self.schedule.joins, self.schedule.edits)
         if not any((self.layer, step) in table for step in (before, behind) for table in tables):

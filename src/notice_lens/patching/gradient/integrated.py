@@ -58,7 +58,7 @@ def tangent(targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer) 
 def site_way(
     blocks: Blocks, targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer, steps: int
 ) -> Iterator[GradientStep]:
-    """Every layer of every site by itself; arguments as `tangent`, and `steps` gradients each."""
+    """Yield gradients for every layer of every site separately; arguments as `tangent`, and `steps` gradients each."""
     for number, target in enumerate(targets):
         stack, name = target.site.stack, target.activation
         for layer in target.layers:
@@ -76,7 +76,7 @@ def site_way(
 def input_way(
     blocks: Blocks, targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer, steps: int
 ) -> Iterator[GradientStep]:
-    """All sites at once, along the embeddings; arguments as `site_way`."""
+    """Yield gradients for all sites at once, along the embeddings; arguments as `site_way`."""
     before, at = base, base
     for step in range(steps + 1):
         after = other

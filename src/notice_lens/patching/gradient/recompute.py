@@ -129,7 +129,7 @@ class Blocks:
     def add_tables(self, values: ValuesByHook, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> None:
         """Adds scores and patterns that are wanted, from queries and keys.
 
-        The model itself builds none, since its attention is fused while nobody looks.
+        The model itself builds none, since its attention is fused while nothing is hooked.
         """
         for module in ("attn", "cross_attn"):
             scores, pattern = f"{module}.hook_attn_scores", f"{module}.hook_pattern"

@@ -104,7 +104,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def open_arrays(path: Path, record: Mapping[str, Any], mode: str) -> dict[str, zarr.Array]:
-    """Return the arrays of a store by name, `done` with them. Raises ValueError where one is missing or unreadable.
+    """Return the arrays of a store by name, `done` with them. Raises ValueError if one is missing or unreadable.
 
     Args:
         path: Of the store.
@@ -163,7 +163,7 @@ def read_coordinates(
 
 
 def check_done(path: Path, arrays: Mapping[str, zarr.Array], coordinates: xr.Dataset, done: np.ndarray) -> None:
-    """Read the numbers of finished pairs. Raises ValueError where some are missing or damaged."""
+    """Read the numbers of finished pairs. Raises ValueError if some are missing or damaged."""
     for name in arrays.keys() - {*map(str, coordinates.coords), DONE}:
         for _ in _chunks_of(path, arrays[name], done, _names(coordinates, done)):
             pass
@@ -177,7 +177,7 @@ def _names(coordinates: xr.Dataset, done: np.ndarray) -> np.ndarray:
 def _chunks_of(
     path: Path, array: zarr.Array, done: np.ndarray | None = None, names: np.ndarray | None = None
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yield where a chunk of an array is, and its numbers. Raises ValueError where they are missing or damaged.
+    """Yield where a chunk of an array is, and its numbers. Raises ValueError if they are missing or damaged.
 
     Args:
         path: Of the store.

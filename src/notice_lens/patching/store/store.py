@@ -72,7 +72,7 @@ class Store:
             arrays = store_format.open_arrays(path, record, "r+")
             store = cls(path, record, arrays, lock)
             store._compare(record, template, settings)
-            # Damage is said before anything is computed, and not after.
+            # Damage is reported before anything is computed, not after.
             store_format.check_done(path, arrays, store._coordinates, store._done)
         except BaseException:
             lock.release()
@@ -164,7 +164,7 @@ class Store:
         if (wrong := rows[(rows < 0) | (rows >= n_pairs)]).size:
             raise IndexError(f"pairs {store_checks.listed(wrong.tolist())}: the store has pairs 0 to {n_pairs - 1}")
         if len(np.unique(rows)) != len(rows):
-            raise ValueError(f"pairs {store_checks.listed(rows.tolist())}: one comes twice")
+            raise ValueError(f"pairs {store_checks.listed(rows.tolist())}: one is given twice")
         if (done := rows[self._done[rows]]).size:
             raise ValueError(f"pairs {store_checks.listed(done.tolist())} are done; finished pairs are kept")
         return rows

@@ -237,7 +237,7 @@ class CausalEngine:
 
     @staticmethod
     def together() -> int:
-        """Return 1: pairs are recorded each by itself, since padding would move positions."""
+        """Return 1: each pair is recorded separately, since padding would move positions."""
         return 1
 
     @staticmethod

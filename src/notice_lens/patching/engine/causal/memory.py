@@ -10,7 +10,7 @@ HOSTED_MOST_ON_CPU = 1 * 2**30
 
 
 def memory_for(model: nn.Module, memory: int | None) -> int:
-    """Return the bytes that rows may take: those asked for, or a share of what is free where the model is.
+    """Return the bytes that rows may take: those given, or a share of the free memory of the model's device.
 
     Raises:
         ValueError: The given number is not a positive integer.

@@ -125,7 +125,7 @@ def _parse(decoder: Decoder, name: str) -> tuple[str, str]:
 
 
 def _numbers(what: str, asked: Any, valid: Sequence[int], where: str) -> list[int]:
-    """Return layers or heads, each once, in the order asked for."""
+    """Return layers or heads, each once, in the requested order."""
     single = isinstance(asked, str) or not isinstance(asked, Iterable)
     given: list[Any] = [asked] if single else list(asked)
     several = [one.item() if isinstance(one, np.generic) else one for one in given]

@@ -142,7 +142,7 @@ def test_rows_of_other_columns_or_types_are_named(saved, tmp_path):
 
 EDITED, GONE = "is damaged or was edited", "is missing; was all of the folder copied?"
 BROKEN_REPORTS = {
-    "empty": ("report.json", b"", "report.json cannot be read: it is cut off, or no JSON"),
+    "empty": ("report.json", b"", "report.json cannot be read: it is cut off or not JSON"),
     "null": ("report.json", b"null", "report.json cannot be read: expected a JSON object, got NoneType"),
     "another format": ("report.json", _with(format=99), "the format 99"),
     "edited by hand": ("report.json", _with(title="mine"), EDITED),

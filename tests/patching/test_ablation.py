@@ -315,7 +315,7 @@ MESSAGES = [
     (("text.mlp_out",), {"source": "zero"}, TypeError, "source is not an option of an ablation: value= says"),
     (("text.mlp_out",), {"controls": "mismatched"}, ValueError, "the mismatched donor controls a patch from the other"),
     (("text.mlp_out",), {"joint": "all"}, TypeError, "joint='all': expected False, True, or a mapping of names"),
-    (("text.mlp_out",), {"joint": {"a": Edit("text.mlp_out", 0)}}, ValueError, "sites and groups were given"),
+    (("text.mlp_out",), {"joint": {"a": Edit("text.mlp_out", 0)}}, ValueError, "sites and groups were both given"),
     ((), {}, ValueError, "sites: name what is ablated, such as 'text.cross_attn', or give groups as joint"),
     ((), {"joint": True}, ValueError, "sites: name what is ablated jointly"),
     ((), {"joint": {}}, ValueError, "no variants given; expected a mapping of names"),

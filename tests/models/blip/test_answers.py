@@ -81,7 +81,7 @@ def test_log_probabilities_are_in_float32(vqa):
 
 
 def test_a_matching_model_says_nothing(match):
-    with pytest.raises(ValueError, match="kind 'match' has no decoder: it says nothing"):
+    with pytest.raises(ValueError, match="kind 'match' has no decoder and cannot answer"):
         match.model.generate(pictures(1), "a red apple")
 
 

@@ -56,8 +56,7 @@ def patch_paths(
 
     1. The base run and the other run; `direction` says which of clean and corrupted is which.
     2. The base run, in which the sender takes its values from the other run. A path lies in the stacks that it names:
-       nodes *between* sender and receiver in those stacks are frozen at the base run. What the receiver takes in is
-       recorded.
+       nodes *between* sender and receiver in those stacks are frozen at the base run. The receiver's input is recorded.
     3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
 
     So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do

@@ -122,7 +122,7 @@ def test_the_alpha_of_a_cut_out_is_its_mask(tmp_path, mode, colour):
 
 def test_constant_alpha_says_nothing(tmp_path):
     everywhere = np.full(SIZE, 255)
-    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with [\d,]+ values from 0 to 25\d: no mask"):
+    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with [\d,]+ values from 0 to 25\d: not a mask"):
         read(cut_out("RGBA", everywhere), tmp_path)
     two_valued = Image.fromarray(OBJECT).convert("RGBA")
     np.testing.assert_array_equal(read(two_valued, tmp_path), OBJECT)
@@ -154,7 +154,7 @@ def test_masks_in_colours(tmp_path):
     red[OBJECT] = (0, 0, 200)
     np.testing.assert_array_equal(read(Image.fromarray(red), tmp_path), OBJECT)
     red[RING] = (0, 200, 0)
-    with pytest.raises(ValueError, match=re.escape("the colours (0, 0, 0), (0, 0, 200), (0, 200, 0): no mask")):
+    with pytest.raises(ValueError, match=re.escape("the colours (0, 0, 0), (0, 0, 200), (0, 200, 0): not a mask")):
         read(Image.fromarray(red), tmp_path)
     with pytest.raises(ValueError, match="not a mask of one object"):
         read(voc().convert("RGB"), tmp_path)
@@ -197,7 +197,7 @@ def test_soft_levels_of_an_index_mask_are_none(tmp_path):
     [
         (
             np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8),
-            "values from 0 to 255, not a mask of one object",
+            "values from 0 to 255: not a mask of one object",
         ),
         (np.random.default_rng(0).random(SIZE), "not a mask of one object"),
         (np.random.default_rng(0).normal(size=SIZE), "not a mask of one object"),

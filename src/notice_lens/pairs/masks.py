@@ -168,7 +168,7 @@ def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.nda
     shown = ", ".join(str(tuple(colour)) for colour in colours[:MASK_VALUES_SHOWN].tolist())
     more = f" and {len(colours) - MASK_VALUES_SHOWN:,} more" if len(colours) > MASK_VALUES_SHOWN else ""
     raise ValueError(
-        f"it is {kind} with the colours {shown}{more}, not a mask of one object. Expected black and one other colour, "
+        f"it is {kind} with the colours {shown}{more}: not a mask of one object. Expected black and one other colour, "
         "or an image of indices with label="
     )
 

@@ -123,7 +123,7 @@ def test_messages() -> None:
         ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"
     ):
         important_heads(effects, role="corect")
-    with pytest.raises(ValueError, match="role 'correct' asked for .* all words at once; pass role='all'"):
+    with pytest.raises(ValueError, match="role 'correct' was given, .* all words at once; pass role='all'"):
         important_heads(synthetic_effects(np.zeros((1, 2))), role="correct")
     with pytest.raises(ValueError, match="no metric that is a share of a gap 'kl'; valid: 'logit_diff_change'"):
         important_heads(effects, metric="kl")

@@ -122,7 +122,7 @@ def test_the_alpha_of_a_cut_out_is_its_mask(tmp_path, mode, colour):
 
 def test_constant_alpha_says_nothing(tmp_path):
     everywhere = np.full(SIZE, 255)
-    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with [\d,]+ values from 0 to 25\d: not a mask"):
+    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with .* from 0 to 25\d: not a mask"):
         read(cut_out("RGBA", everywhere), tmp_path)
     two_valued = Image.fromarray(OBJECT).convert("RGBA")
     np.testing.assert_array_equal(read(two_valued, tmp_path), OBJECT)

@@ -65,7 +65,7 @@ def not_swept(role: str | None, swept: Iterable[str]) -> str:
     listed = ", ".join(map(repr, swept))
     everything = f"effects at all words at once need a separate sweep, patch_heads(..., positions={ALL!r})"
     if role == ALL:
-        return f"role {ALL!r} asked for of effects by role ({listed}): {everything}"
+        return f"role {ALL!r} was given, but these effects are by role ({listed}): {everything}"
     if role in (None, CORRECT):
         return (
             f"no role of these effects {CORRECT!r}: their questions do not contain their answer. Name another, such as "

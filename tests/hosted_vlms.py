@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny_vlms
 from notice_lens.models.vlm.hooked_vlm import HookedVLM
-from notice_lens.models.vlm.points import Block
+from notice_lens.models.vlm.points import HostedBlock
 
 QUESTION = "is this apple red ?"
 LIBRARY_WARNINGS = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -41,7 +41,7 @@ class Tiny:
         n_layers = self.model.layers_by_stack[stack]
         return [layer for layer in range(n_layers) if self.model.block(stack, layer).is_cross == is_cross]
 
-    def block(self, layer: int, stack: str = "language") -> Block:
+    def block(self, layer: int, stack: str = "language") -> HostedBlock:
         return self.model.block(stack, layer)
 
 

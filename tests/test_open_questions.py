@@ -85,9 +85,11 @@ def test_messages_say_the_way(mini, pairs, effects):
         with pytest.raises(ValueError, match=way):
             stopped()
     for stopped in (lambda: circuits.important_heads(by_role, role="all"), lambda: viz.heads(by_role, role="all")):
-        with pytest.raises(ValueError, match=r"role 'all' asked for of effects by role .*positions='all'"):
+        with pytest.raises(ValueError, match=r"role 'all' was given, but these effects are by role .*positions='all'"):
             stopped()
-    with pytest.raises(ValueError, match="role 'noun' asked for of effects .* all words at once; pass role='all'"):
+    with pytest.raises(
+        ValueError, match="role 'noun' was given, but these effects .* all words at once; pass role='all'"
+    ):
         circuits.important_heads(effects, role="noun")
     for stopped in (
         lambda: patching.patch_heads(mini, pairs, positions=["correct"], progress=False),

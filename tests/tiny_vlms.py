@@ -93,7 +93,7 @@ class Tiny:
 
     Attributes:
         config: Hugging Face's, of the whole model.
-        processor: Hugging Face's.
+        processor: Hugging Face's processor.
     """
 
     config: Any

@@ -1,4 +1,4 @@
-"""Public names that are imported when they are first asked for (PEP 562), so that importing a package is quick."""
+"""Public names that are imported on first use (PEP 562), so that importing a package is quick."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -12,9 +12,9 @@ def lazy(
 
     Args:
         package: Its name.
-        homes: The module of each public name. A name is no module of the package itself: once that is imported, Python
-            would find the module under the name.
-        rooms: Subpackages, imported when they are first asked for.
+        homes: The module of each public name. A name is not a module of the package itself: once that is imported,
+            Python would find the module under the name.
+        rooms: Subpackages, imported on first use.
         others: Public names that are there already.
     """
 

@@ -1,4 +1,4 @@
-"""Arguments of one or several values, in the forms in which users have them. Imports nothing of the package."""
+"""Arguments of one or several values, in the forms in which users have them. Imports nothing from the package."""
 
 from collections.abc import Iterable, Mapping, Set
 from typing import Any

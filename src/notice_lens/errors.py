@@ -1,6 +1,6 @@
 """Errors in words: the nearest valid name for a wrong one, and what a library raised while it read a file.
 
-This is the ground floor: it imports nothing of the package.
+It imports nothing from the package.
 """
 
 import difflib
@@ -43,7 +43,7 @@ def in_words(error: BaseException) -> str:
 
 
 def one_of(what: str, name: object, valid: Iterable[str]) -> str:
-    """Return a message that `name` is no valid `what`, with the nearest valid one first."""
+    """Return a message that `name` is not a valid `what`, with the nearest valid one first."""
     valid = list(valid)
     close = difflib.get_close_matches(str(name), valid, 1, cutoff=0.4)
     guess = f"did you mean {close[0]!r}? " if close else ""

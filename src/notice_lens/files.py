@@ -6,7 +6,7 @@ is as it was written. Files beside it are covered by listing their SHA-256 in it
 Paths are also written *in* files: the pictures of a table, the weights of an index, the images of saved pairs. Whoever
 wrote the file may have written any path. One rule holds for all of them: as it is written, a path stays in its folder.
 Where a link in that folder leads is up to whoever made the link: hub caches are made of links, and data sets lie on
-other disks. `confine=True` is for folders that came from somebody else as well.
+other disks. `confine=True` is for folders from someone else as well.
 """
 
 import hashlib
@@ -100,17 +100,17 @@ def read_json(path: str | PathLike[str]) -> Any:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no JSON, or not in UTF-8.
+        ValueError: It is not JSON, or not in UTF-8.
     """
     with reading(path):
         try:
             return json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"it is cut off, or no JSON ({error})") from error
+            raise ValueError(f"it is cut off or not JSON ({error})") from error
 
 
 def check_kinds(record: Any, kinds: Mapping[str, tuple[Any, str]]) -> None:
-    """Raise ValueError where a record is no JSON object, or has not all values in the kinds that they should have.
+    """Raise ValueError unless a record is a JSON object whose values all have the right types.
 
     Args:
         record: As it was read.
@@ -126,7 +126,7 @@ def check_kinds(record: Any, kinds: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    """Raise ValueError where a file of a folder is missing, or not the one whose SHA-256 is given by its name."""
+    """Raise ValueError if a file of a folder is missing, or not the one whose SHA-256 is given by its name."""
     for name, expected in digests.items():
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing; was all of the folder copied?")

@@ -1,4 +1,4 @@
-"""Pictures as people have them, as RGB: the only place that reads image files and other modes than RGB.
+"""Pictures of any kind as RGB: the only place that reads image files and modes other than RGB.
 
 - Transparency is laid over white: the colours under transparent pixels mean nothing.
 - 16 bits are scaled to 8; palettes, greys and CMYK are converted; of an animation the first frame counts.
@@ -42,7 +42,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
 
 Every door to image files uses this list. Pillow reads HEIF where `pillow_heif` has registered its opener."""
 
-_READ = ", ".join(name for name in FORMATS if name not in ("HEIF", "MPO"))
+_FORMATS_READ = ", ".join(name for name in FORMATS if name not in ("HEIF", "MPO"))
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _HEIC = (
     "it is a HEIC picture, as telephones take them, which Pillow cannot read by itself: convert it to JPEG or PNG, or "
@@ -88,14 +88,14 @@ def file_format(source: str | PathLike[str] | bytes) -> str:
     """Return the format of an image file, or of its bytes, in Pillow's words: JPEG, PNG, ... Only the header is read.
 
     Raises:
-        ValueError: It is no image; the message says why.
+        ValueError: It is not an image; the message says why.
     """
     with _value_errors(), _opened(source) as opened:
         return opened.format or "unknown"
 
 
 def check_pixels(height: int, width: int) -> None:
-    """Raise ValueError where a picture or mask of that size is larger than Pillow's limit for decompression bombs."""
+    """Raise ValueError if a picture or mask of that size is larger than Pillow's limit for decompression bombs."""
     if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
         raise _bomb()
 
@@ -119,11 +119,11 @@ def _value_errors() -> Iterator[None]:
 
 
 def _check_format(image: Image.Image) -> None:
-    """Raise ValueError where Pillow has opened a file of a format not read here: decoding it is still to come."""
+    """Raise ValueError if Pillow has opened a file of a format not read here: decoding it is still to come."""
     if image.format is not None and image.format not in FORMATS:
         raise ValueError(
-            f"it is an image of the format {image.format}; read are {_READ}. If you trust its file, give the pixels: "
-            "image.convert('RGB')"
+            f"it is an image of the format {image.format}; expected one of {_FORMATS_READ}. If you trust its file, "
+            "give the pixels: image.convert('RGB')"
         )
     check_pixels(image.height, image.width)
 
@@ -135,19 +135,19 @@ def digest(image: Image.Image) -> str:
 
 
 def shown_path(path: str | PathLike[str]) -> str:
-    """A file's path for messages: from the working folder on where it lies in it, and else as it is."""
+    """A file's path for messages: relative to the working folder if the file is in it."""
     found = Path(path)
     return str(found.relative_to(Path.cwd())) if found.is_relative_to(Path.cwd()) else str(found)
 
 
 @contextmanager
 def _opened(source: str | PathLike[str] | bytes) -> Iterator[Image.Image]:
-    """The picture of a file or of its bytes, of which Pillow has read the header."""
+    """The picture in a file or in bytes; Pillow has read its header only."""
     with ExitStack() as stack:
         # Opened here and not by Pillow, which leaves the file open where it meets a bomb.
         file = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_file(Path(source)))
         if isinstance(source, bytes) and not source:
-            raise ValueError("there are 0 bytes of it")
+            raise ValueError("it is empty (0 bytes)")
         try:
             with _FILTERS, warnings.catch_warnings():
                 # Pillow warns from its limit on; `check_pixels` raises.
@@ -167,7 +167,7 @@ def _unidentified(head: bytes) -> str:
     """Return why a file is not read, from its first twelve bytes."""
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         return _HEIC
-    return f"the bytes are not an image in a format that is read here: {_READ}"
+    return f"the bytes are not an image in a format that is read here: {_FORMATS_READ}"
 
 
 def _file(path: Path) -> BinaryIO:
@@ -204,7 +204,7 @@ def _from_array(image: Any) -> Image.Image:
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
         raise ValueError(f"an array of shape {list(array.shape)}; expected height x width x 3, or height x width")
     if not array.size:
-        raise ValueError(f"an array of shape {list(array.shape)}: there is nothing in it")
+        raise ValueError(f"an array of shape {list(array.shape)}: it is empty")
     return _convert(Image.fromarray(_eight_bits(array)))
 
 

@@ -1,4 +1,4 @@
-"""Text of others made harmless before it reaches a terminal, a log or a spreadsheet.
+"""Escaping of untrusted text before it reaches a terminal, a log or a spreadsheet.
 
 A file, a server or a table decides what its names and messages say. A terminal obeys the control characters in them, a
 spreadsheet computes what begins like a formula, and an address may hold a password. Here all three become plain text

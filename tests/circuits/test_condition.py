@@ -6,7 +6,7 @@ import xarray as xr
 
 from notice_lens import patching
 from notice_lens.circuits import important_heads
-from notice_lens.circuits.condition import DIFFERENCE, MATCHED, read_condition
+from notice_lens.circuits.condition import DIFFERENCE, MATCHED_ALONE, read_condition
 from notice_lens.stats.synthetic import synthetic_effects
 
 ROLES = ["[CLS]", "noun", "correct"]
@@ -86,7 +86,7 @@ def test_probabilities_are_shares_of_what_the_donor_leaves_of_them() -> None:
 
 def test_other_corruptions_are_ranked_by_the_matched_change() -> None:
     effects = with_roles().assign_attrs(corruption="text")
-    assert read_condition(effects, "noun").ranked_by == MATCHED
+    assert read_condition(effects, "noun").ranked_by == MATCHED_ALONE
     assert read_condition(effects, "noun", control=True).ranked_by == DIFFERENCE
     assert read_condition(effects.drop_vars("logit_diff_change_mismatched"), "noun").mismatched is None
 
@@ -111,7 +111,7 @@ def test_a_role_that_was_selected_before_is_said() -> None:
     effects = with_roles().sel(role="noun")
     assert read_condition(effects, None).attrs()["role"] == read_condition(effects, "noun").attrs()["role"] == "noun"
     with pytest.raises(
-        ValueError, match="role 'correct' asked for of effects that are those of 'noun'; pass role='noun'"
+        ValueError, match="role 'correct' was given, but these effects are those of 'noun'; pass role='noun'"
     ):
         read_condition(effects, "correct")
 
@@ -123,7 +123,7 @@ def test_messages() -> None:
         ValueError, match=r"no role of these effects 'corect'; did you mean 'correct'\? valid: '\[CLS\]'"
     ):
         important_heads(effects, role="corect")
-    with pytest.raises(ValueError, match="role 'correct' asked for .* all words at once; pass role='all'"):
+    with pytest.raises(ValueError, match="role 'correct' was given, .* all words at once; pass role='all'"):
         important_heads(synthetic_effects(np.zeros((1, 2))), role="correct")
     with pytest.raises(ValueError, match="no metric that is a share of a gap 'kl'; valid: 'logit_diff_change'"):
         important_heads(effects, metric="kl")

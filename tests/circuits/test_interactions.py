@@ -126,7 +126,7 @@ def test_messages(unchecked):
         interactions({})
     with pytest.raises(ValueError, match="no logit_diff_change along `direction`"):
         interactions(effects.isel(direction=0))
-    with pytest.raises(ValueError, match="of the direction 'denoise' alone; kinds are read from both"):
+    with pytest.raises(ValueError, match="of the direction 'denoise' alone; kinds of interaction need both directions"):
         interactions(effects.isel(direction=[0]))
     with pytest.raises(ValueError, match="smallest_effect=0: expected a share of the gap"):
         interactions(effects, smallest_effect=0)

@@ -96,7 +96,7 @@ def test_messages(unchecked):
         paper_rule(effects.drop_vars(["prob_change", "answer_prob"]))
     with pytest.raises(ValueError, match="'corect'"):
         paper_rule(effects, role="corect")
-    with pytest.raises(ValueError, match="role 'noun' asked for of effects that are those of 'correct'"):
+    with pytest.raises(ValueError, match="role 'noun' was given, but these effects are those of 'correct'"):
         paper_rule(effects.isel(role=0), role="noun")
     with pytest.raises(ValueError, match="confidence=95"):
         paper_rule(effects, confidence=95)

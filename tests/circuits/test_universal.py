@@ -157,7 +157,7 @@ def test_messages() -> None:
     made = conditions()
     with pytest.raises(ValueError, match="universal heads are those of several conditions"):
         universal_heads({"one": made["states SMP"]})
-    with pytest.raises(ValueError, match="condition 'states SMP': role 'correct' asked for .* pass role='all'"):
+    with pytest.raises(ValueError, match="condition 'states SMP': role 'correct' was given, .* pass role='all'"):
         universal_heads(made, role="correct")
     read_at_noun = {**made, "faces SMP": made["faces SMP"].assign_coords(role="noun")}
     with pytest.raises(ValueError, match="read at several: states SMP at 'all', .*faces SMP at 'noun'"):

@@ -265,8 +265,8 @@ def taken_page(out: Path) -> None:
 
 TAKEN = {
     taken_report: "report holds something that is not known to be a report's data",
-    taken_store: "states, text.zarr is there and is no store of a sweep",
-    taken_check: "states, text, all positions.zarr is there and is no store of a sweep",
+    taken_store: "states, text.zarr exists and is not a store of a sweep",
+    taken_check: "states, text, all positions.zarr exists and is not a store of a sweep",
     taken_tables: "tables is a file",
     taken_page: "report.html is a folder",
 }

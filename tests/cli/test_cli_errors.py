@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from notice_lens import HookedBLIP, patching
 from notice_lens.cli.commands import main
-from notice_lens.cli.study import Size
+from notice_lens.cli.study import ByteSize
 from notice_lens.files import sealed
 from notice_lens.models.describe import CheckReport, CheckResult
 from notice_lens.pairs import mini_world
@@ -142,7 +142,7 @@ def test_rows_of_other_columns_or_types_are_named(saved, tmp_path):
 
 EDITED, GONE = "is damaged or was edited", "is missing; was all of the folder copied?"
 BROKEN_REPORTS = {
-    "empty": ("report.json", b"", "report.json cannot be read: it is cut off, or no JSON"),
+    "empty": ("report.json", b"", "report.json cannot be read: it is cut off or not JSON"),
     "null": ("report.json", b"null", "report.json cannot be read: expected a JSON object, got NoneType"),
     "another format": ("report.json", _with(format=99), "the format 99"),
     "edited by hand": ("report.json", _with(title="mine"), EDITED),
@@ -259,7 +259,7 @@ def test_numbers_and_names_are_checked_by_the_command_line(saved, tmp_path, opti
 
 def test_sizes_have_units():
     def size(text: str) -> int:
-        return Size().convert(text, None, None)
+        return ByteSize().convert(text, None, None)
 
     assert [size("4GB"), size("500 mb"), size("2GiB"), size("1.5k"), size("20000000")] == [
         4 * 10**9, 500 * 10**6, 2 * 2**30, 1500, 20_000_000

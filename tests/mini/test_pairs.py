@@ -10,8 +10,8 @@ from notice_lens.mini.faces import EMOTIONS
 from notice_lens.mini.generate import GROUPS, make_pair, pairs
 from notice_lens.mini.questions import compose, either
 from notice_lens.mini.scenes import OPPOSITE, random_scene
-from notice_lens.mini.stream import Stream
-from notice_lens.mini.things import VALUES
+from notice_lens.mini.stream import RandomStream
+from notice_lens.mini.things import ATTRIBUTE_VALUES
 from notice_lens.mini.vocabulary import answer_words, processor, tokens, word_pieces
 from train_mini.evaluate import question_only
 
@@ -166,7 +166,7 @@ def test_scenes_relations_hold_with_a_clear_margin(many):
 
 def test_random_scenes_have_no_doubtful_fact():
     for number in range(200):
-        scene = random_scene(Stream("scene", number))
+        scene = random_scene(RandomStream("scene", number))
         shapes = [thing.shape for thing in scene.things]
         assert len(set(shapes)) == len(shapes)
         for one in scene.things:
@@ -193,7 +193,7 @@ def test_nested_things_lie_inside():
 def test_vocabulary_has_every_word_as_one_piece():
     pieces = word_pieces()
     assert len(set(pieces)) == len(pieces) > 1100
-    for word in (*answer_words(), *EMOTIONS, *(word for words in VALUES.values() for word in words)):
+    for word in (*answer_words(), *EMOTIONS, *(word for words in ATTRIBUTE_VALUES.values() for word in words)):
         assert TOKENIZER.tokenize(word) == [word]
     assert "[UNK]" not in TOKENIZER.tokenize("Is the zebra's 3rd xylophone left of a naive purple-ish qat?")
     assert (TOKENIZER.bos_token, TOKENIZER.convert_tokens_to_ids("[ENC]")) == ("[DEC]", pieces.index("[ENC]"))

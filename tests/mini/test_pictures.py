@@ -12,7 +12,7 @@ from notice_lens.mini import rows
 from notice_lens.mini.drawing import Background, Fill, Part, Picture, draw
 from notice_lens.mini.generate import GROUPS, make_pair
 from notice_lens.mini.shapes import SHAPES, ellipse, unit_outline
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import background
 
 TASKS = tuple(GROUPS)
@@ -73,14 +73,14 @@ def test_splits_seeds_and_the_training_stream_share_no_picture():
 
 
 def test_keys_of_streams_cannot_meet():
-    assert Stream("test", "states", 1, 11).uniform() != Stream("test", "states", 11, 1).uniform()
+    assert RandomStream("test", "states", 1, 11).uniform() != RandomStream("test", "states", 11, 1).uniform()
     with pytest.raises(ValueError, match="holds a '/'"):
-        Stream("test/states", 1)
+        RandomStream("test/states", 1)
 
 
 def test_streams_give_the_numbers_that_they_always_gave():
     # Python promises this sequence for ever; a change here changes every picture of every user.
-    stream = Stream("test", "states", 0, 0)
+    stream = RandomStream("test", "states", 0, 0)
     assert [stream.below(1000) for _ in range(5)] == PINNED
 
 
@@ -149,7 +149,7 @@ def test_edges_are_smooth():
 
 
 def test_backgrounds_differ_and_are_not_flat():
-    drawn = [background(Stream("b", number)).draw(64) for number in range(6)]
+    drawn = [background(RandomStream("b", number)).draw(64) for number in range(6)]
     assert all(field.std() > 3 for field in drawn)
     assert len({field.tobytes() for field in drawn}) == 6
 
@@ -165,4 +165,4 @@ def test_errors_say_what_is_valid():
         make_pair("states", -1)
     furry = Part("x", ellipse(30, 30, 5, 5), Fill((0.0, 0.0, 0.0), texture="furry"))
     with pytest.raises(ValueError, match="texture 'furry' asked for; there are plain, striped"):
-        draw(Picture(background(Stream("b", 0)), (furry,)))
+        draw(Picture(background(RandomStream("b", 0)), (furry,)))

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from notice_lens.mini.scenes import questions, random_scene
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.vocabulary import processor, tokens, word_pieces
 from train_mini.examples import MAX_TOKENS, NOTHING, PATCH_CLASSES, UNKNOWN, Examples
 from train_mini.model import MiniConfig, answer_logits, encode_images, new_model
@@ -183,7 +183,7 @@ def test_the_mix_of_examples_changes_at_its_steps():
 def test_contested_questions_offer_two_things_of_the_picture():
     offered = []
     for number in range(150):
-        stream = Stream("contested", number)
+        stream = RandomStream("contested", number)
         scene = random_scene(stream)
         present = {thing.shape for thing in scene.things}
         asked = questions(scene, stream, 4, ("subject", "object"), contested=True)

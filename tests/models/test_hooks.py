@@ -6,7 +6,7 @@ import torch
 from conftest import Pair, make_pair, relative_error
 from notice_lens.models.describe import INERT_WITH_ONE_ANSWER_TOKEN
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 SWITCHES = ("use_attn_result", "use_split_qkv_input")
 
@@ -190,7 +190,7 @@ def test_nothing_is_attached_where_one_name_is_wrong(vqa):
     [
         ("text.blocks.3.cross_atn.hook_z", r"nearest: text.blocks.3.cross_attn.hook_z"),
         ("text.blocks.4.attn.hook_z", r"layer 4 asked for; `text` has layers 0 to 3"),
-        ("blocks.1.attn.hook_z", r"a stack's name stands in front; nearest: vision.blocks.1.attn.hook_z, text.blocks"),
+        ("blocks.1.attn.hook_z", r"names start with a stack; nearest: vision.blocks.1.attn.hook_z, text.blocks"),
         ("nonsense", r"no hook point 'nonsense'; for example vision.hook_embed"),
         ("", r"no hook point ''"),
     ],
@@ -261,5 +261,5 @@ def test_gradients_reach_backward_hooks(vqa):
 def test_hook_names_are_unique_and_every_point_has_words(pair):
     points = list(pair.model.hook_dict.values())
     assert len({id(point) for point in points}) == len(points)
-    assert all(isinstance(point, BLIPHookPoint) and point.shape for point in points)
+    assert all(isinstance(point, CopyingHookPoint) and point.shape for point in points)
     assert all(point.name == name for name, point in pair.model.hook_dict.items())

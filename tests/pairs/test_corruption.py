@@ -3,7 +3,7 @@
 import pytest
 
 from notice_lens.pairs import Noise
-from notice_lens.pairs.corruption import RUNS, changes_words, replaces_words
+from notice_lens.pairs.corruption import INPUTS_BY_CORRUPTION, changes_words, replaces_words
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_a_corruption_is_of_the_image_or_of_the_words(corruption, replaces, chan
 
 
 def test_runs_differ_from_the_clean_one_in_one_thing():
-    assert [run.count("corrupt") for run in RUNS.values()] == [1, 1]
+    assert [run.count("corrupt") for run in INPUTS_BY_CORRUPTION.values()] == [1, 1]

@@ -122,7 +122,7 @@ def test_the_alpha_of_a_cut_out_is_its_mask(tmp_path, mode, colour):
 
 def test_constant_alpha_says_nothing(tmp_path):
     everywhere = np.full(SIZE, 255)
-    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with [\d,]+ values from 0 to 25\d: no mask"):
+    with pytest.raises(ValueError, match=r"mode RGBA, alpha 255 everywhere with .* from 0 to 25\d: not a mask"):
         read(cut_out("RGBA", everywhere), tmp_path)
     two_valued = Image.fromarray(OBJECT).convert("RGBA")
     np.testing.assert_array_equal(read(two_valued, tmp_path), OBJECT)
@@ -137,12 +137,12 @@ def test_palettes_that_contradict_their_indices_are_refused(tmp_path):
     image = Image.new("P", SIZE[::-1])
     image.frombytes(OBJECT.astype(np.uint8).tobytes())
     image.putpalette([255, 255, 255, 0, 0, 0])
-    with pytest.raises(ValueError, match="colours and indices say different things"):
+    with pytest.raises(ValueError, match="colours and indices contradict each other"):
         read(image, tmp_path)
     image.putpalette([0, 0, 0, 255, 255, 255])
     np.testing.assert_array_equal(read(image, tmp_path), OBJECT)
     (tmp_path / "hole.png").write_bytes(through_file(image, transparency=1))
-    with pytest.raises(ValueError, match="transparency and values say different things"):
+    with pytest.raises(ValueError, match="transparency and values contradict each other"):
         read(tmp_path / "hole.png")
     np.testing.assert_array_equal(read(tmp_path / "hole.png", label=1), OBJECT)
     (tmp_path / "fits.png").write_bytes(through_file(image, transparency=0))
@@ -154,9 +154,9 @@ def test_masks_in_colours(tmp_path):
     red[OBJECT] = (0, 0, 200)
     np.testing.assert_array_equal(read(Image.fromarray(red), tmp_path), OBJECT)
     red[RING] = (0, 200, 0)
-    with pytest.raises(ValueError, match=re.escape("the colours (0, 0, 0), (0, 0, 200), (0, 200, 0): no mask")):
+    with pytest.raises(ValueError, match=re.escape("the colours (0, 0, 0), (0, 0, 200), (0, 200, 0): not a mask")):
         read(Image.fromarray(red), tmp_path)
-    with pytest.raises(ValueError, match="no mask of one object"):
+    with pytest.raises(ValueError, match="not a mask of one object"):
         read(voc().convert("RGB"), tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_soft_levels_of_an_index_mask_are_none(tmp_path):
     interpolated = large.resize(SIZE[::-1], Image.Resampling.BILINEAR).rotate(3, Image.Resampling.BICUBIC)
     assert len(np.unique(np.asarray(interpolated))) > 8
     for region in (interpolated, np.asarray(interpolated) / 255):
-        with pytest.raises(ValueError, match="no mask of one object"):
+        with pytest.raises(ValueError, match="not a mask of one object"):
             read(region)
 
 
@@ -197,10 +197,10 @@ def test_soft_levels_of_an_index_mask_are_none(tmp_path):
     [
         (
             np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8),
-            "values from 0 to 255: no mask of one object",
+            "values from 0 to 255: not a mask of one object",
         ),
-        (np.random.default_rng(0).random(SIZE), "no mask of one object"),
-        (np.random.default_rng(0).normal(size=SIZE), "no mask of one object"),
+        (np.random.default_rng(0).random(SIZE), "not a mask of one object"),
+        (np.random.default_rng(0).normal(size=SIZE), "not a mask of one object"),
         (np.where(OBJECT, np.nan, 0.0), "holds NaN or infinity"),
         (np.where(OBJECT, np.inf, 0.0), "holds NaN or infinity"),
         (np.zeros(SIZE, np.uint8), "the value 0: no pixel belongs to an object"),

@@ -68,7 +68,7 @@ def test_special_words_of_a_general_one_are_apart():
 
 @pytest.mark.parametrize("line", ["alone", ":", "a: b: c", " , ", ": a, b"])
 def test_a_line_that_is_no_group(line):
-    with pytest.raises(ValueError, match=r"line 2: .* is no group of near-synonyms; expected `word, word, ...`"):
+    with pytest.raises(ValueError, match=r"line 2: .* is not a group of near-synonyms; expected `word, word, ...`"):
         NearSynonyms(["a, b", line])
 
 

@@ -361,18 +361,18 @@ def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
 
 MESSAGES = [
     ({"sites": "text.cross_atn"}, ValueError, "site 'text.cross_atn': no activation of `text` 'cross_atn'; did you"),
-    ({"sites": []}, ValueError, "no sites given; a site is, for instance, 'text.cross_attn', and None takes all"),
-    ({"sites": ["text.attn", "text.attn.z"]}, ValueError, "site text.attn.hook_z comes 2 times; each has one group"),
+    ({"sites": []}, ValueError, "no sites given; expected sites such as 'text.cross_attn', or None for all"),
+    ({"sites": ["text.attn", "text.attn.z"]}, ValueError, "site text.attn.hook_z is given 2 times; each has one group"),
     ({"positions": "roles"}, ValueError, "vision.hook_resid_pre: roles are words of the question, and these are image"),
     ({"integrated_gradients": -1}, ValueError, "integrated_gradients=-1: expected a number of steps, 1 or more, or 0"),
     ({"integrated_gradients": True}, ValueError, "integrated_gradients=True: expected a number of steps"),
     ({"path": "input"}, ValueError, "no path 'input'; did you mean 'inputs'? valid: 'site', 'inputs'"),
-    ({"controls": ()}, TypeError, "controls is no option of attribution: the self-patch is exactly 0"),
-    ({"metrics": "kl"}, TypeError, "metrics is no option of attribution: a gradient is of one number: the logit"),
+    ({"controls": ()}, TypeError, "controls is not an option of attribution: the self-patch is exactly 0"),
+    ({"metrics": "kl"}, TypeError, "metrics is not an option of attribution: a gradient is of one number: the logit"),
     (
         {"source": "zero"},
         TypeError,
-        "source is no option of attribution: attribution patches in the other run; options",
+        "source is not an option of attribution: attribution patches in the other run; options",
     ),
     ({"directoin": "noise"}, TypeError, "no option 'directoin'; did you mean 'direction'?"),
     ({"layers": [1]}, TypeError, "layers belong to a site: Site.of(model, name, layers=...)"),

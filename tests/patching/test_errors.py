@@ -169,12 +169,12 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"metrics": []}, ValueError, "no metrics given; there are 'answer_prob', "),
     ({"metrics": None}, ValueError, "no metrics given; there are 'answer_prob', "),
     ({"metrics": len}, TypeError, "metrics are names, or a mapping of names to functions; got a function"),
-    ({"metrics": {"kl": len}}, ValueError, "'kl' is a metric already; call yours something else"),
+    ({"metrics": {"kl": len}}, ValueError, "'kl' is a metric already; choose another name"),
     ({"metrics": {"mine": 3}}, TypeError, "metric 'mine' has to be a function of logits, got int"),
     ({"metrics": {3: len}}, ValueError, "metric 3: a name is text"),
-    ({"metrics": {"noise_floor": len}}, ValueError, "metric 'noise_floor': a result has that, or may have; call yours"),
-    ({"metrics": {"kl_mismatched": len}}, ValueError, "metric 'kl_mismatched': a result has that, or may have"),
-    ({"metrics": {"mine_clean": len}}, ValueError, "metric 'mine_clean': a result has that, or may have"),
+    ({"metrics": {"noise_floor": len}}, ValueError, "metric 'noise_floor': a result may have that itself"),
+    ({"metrics": {"kl_mismatched": len}}, ValueError, "metric 'kl_mismatched': a result may have that itself"),
+    ({"metrics": {"mine_clean": len}}, ValueError, "metric 'mine_clean': a result may have that itself"),
 ]
 
 
@@ -235,7 +235,7 @@ def test_noise_that_this_model_does_not_take(model: HookedBLIP, pairs: MinimalPa
 
 
 def test_sites_that_do_not_go_together(model: HookedBLIP, pairs: MinimalPairs) -> None:
-    with pytest.raises(ValueError, match=says("no sites given; a site is, for instance, 'text.cross_attn'")):
+    with pytest.raises(ValueError, match=says("no sites given; expected sites such as 'text.cross_attn'")):
         sweep(model, pairs, [])
     message = (
         "sites of one sweep share their dimensions: text.attn.hook_z has layer, head, role, text.hook_mlp_out layer, "
@@ -245,7 +245,7 @@ def test_sites_that_do_not_go_together(model: HookedBLIP, pairs: MinimalPairs) -
         sweep(model, pairs, ["text.attn", "text.mlp_out"])
     with pytest.raises(ValueError, match="vision.hook_embed has none, "):
         sweep(model, pairs, ["vision.embed", "text.attn"])
-    with pytest.raises(ValueError, match=says("site text.attn.hook_z comes 2 times; each goes into a sweep once")):
+    with pytest.raises(ValueError, match=says("site text.attn.hook_z is given 2 times; expected each once")):
         sweep(model, pairs, ["text.attn", Site.of(model, "text.attn.z", layers=0)])
     with pytest.raises(ValueError, match=says("with_sites=False is for one site; got text.attn.hook_z, text.cross")):
         sweep(model, pairs, ["text.attn", "text.cross_attn"], with_sites=False)

@@ -56,7 +56,7 @@ def test_messages(mini, pairs, unchecked):
         pairs_of_heads(mini, pairs, ["text.cross_attn.L1.H3"])
     with pytest.raises(ValueError, match="L9.H3.*has layers 0 to 2; the nearest is 'text.cross_attn.L2.H3'"):
         pairs_of_heads(mini, pairs, ["text.cross_attn.L9.H3", "text.cross_attn.L1.H3"])
-    with pytest.raises(ValueError, match="comes 2 times"):
+    with pytest.raises(ValueError, match="is in the circuit 2 times"):
         pairs_of_heads(mini, pairs, ["text.cross_attn.L1.H3", ("text.cross_attn", 1, 3)])
     with pytest.raises(ValueError, match="no direction 'denoisee'; did you mean 'denoise'"):
         pairs_of_heads(mini, pairs, HEADS[:2], directions=["denoisee"])

@@ -278,7 +278,7 @@ def test_a_metric_that_cannot_be_told_is_written_and_not_gone_on_with(
 
     pairs, site = mini_world("states", 2, seed=1), Site.of(mini, "text.cross_attn", layers=2, heads=[1])
     options = {"store": tmp_path / "s", "metrics": {"mine": metric}, "controls": (), "progress": False}
-    with pytest.warns(UserWarning, match="metric 'mine' .*cannot be gone on with if this sweep is stopped"):
+    with pytest.warns(UserWarning, match="metric 'mine' .*cannot be resumed if this sweep is stopped"):
         assert sweep(mini, pairs, site, **options).mine.notnull().all()
     with pytest.raises(ValueError, match="metric 'mine' .*cannot be told from another.*name another folder"):
         sweep(mini, pairs, site, **options)

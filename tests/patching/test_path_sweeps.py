@@ -142,7 +142,7 @@ REFUSED = [
         "and in another module; the order in a block is self-attention, cross-attention, MLP",
     ),
     ({"sender": "text.embed", "sender_layers": 0}, "layers 0 asked for; text.hook_embed is before the first layer"),
-    ({"source": "zero"}, "source='zero': a sender has what it has in the other run, source='other'"),
+    ({"source": "zero"}, "source='zero': senders take their values from the other run, source='other'"),
 ]
 
 
@@ -154,5 +154,5 @@ def test_what_it_refuses(model, pairs, asked, says, unchecked):
 
 def test_senders_that_go_together_are_at_the_same_positions(model, pairs):
     senders = [Site.of(model, "text.attn", positions="all"), Site.of(model, "text.mlp_out", positions="roles")]
-    with pytest.raises(ValueError, match="senders that go together are at the same positions"):
+    with pytest.raises(ValueError, match="senders that are patched together must have the same positions"):
         patch_paths(model, pairs, senders, joint=True, **QUIET)

@@ -165,12 +165,12 @@ def test_the_example_runs():
 MESSAGES = [
     ("text.mlp_out", {}, ValueError, "text.hook_mlp_out cannot be split: pattern times values is a head's z"),
     ("text.cross_attn.v", {}, ValueError, "text.cross_attn.hook_v cannot be split: pattern times values is a head's z"),
-    ("text.mlp.L1", {}, ValueError, "'text.mlp.L1' is no head; only heads look and read"),
+    ("text.mlp.L1", {}, ValueError, "'text.mlp.L1' is not a head; only heads have a pattern and values"),
     ("text.attn.L1.H3", {"layers": 1}, ValueError, "'text.attn.L1.H3' is one head already; layers and heads go with"),
     ("text.attn.L1.H8", {}, ValueError, "node 'text.attn.L1.H8': head 8 asked for; text.attn has heads 0 to 7"),
     ("text.atn", {}, ValueError, "site 'text.atn': no activation of `text` 'atn'; did you mean 'attn'?"),
-    ("text.attn", {"source": "zero"}, TypeError, "source is no option of a split: the parts of a head come from"),
-    ("text.attn", {"metrics": "kl"}, TypeError, "metrics is no option of a split: an interaction is a difference"),
+    ("text.attn", {"source": "zero"}, TypeError, "source is not an option of a split: the parts of a head come from"),
+    ("text.attn", {"metrics": "kl"}, TypeError, "metrics is not an option of a split: an interaction is a difference"),
     ("text.attn", {"controls": ("self", "mismatched")}, ValueError, "a split has the control 'self'"),
     ("text.attn", {"directoin": "noise"}, TypeError, "no option 'directoin'; did you mean 'direction'?"),
 ]

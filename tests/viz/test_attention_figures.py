@@ -7,7 +7,7 @@ import xarray as xr
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pairs import MinimalPairs
-from notice_lens.report.maps import STEPS, maps_of_runs, packed, unpacked
+from notice_lens.report.maps import MAP_STEPS, maps_of_runs, packed, unpacked
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_eight_bits_are_close_and_keep_what_is_missing(maps):
     holed[0, 1] = np.nan
     kept = packed(holed)
     assert kept.attention.dtype == np.uint8
-    assert int(kept.attention.max()) == STEPS
+    assert int(kept.attention.max()) == MAP_STEPS
     back = unpacked(kept)
     assert (abs(back - holed).max("patch") <= holed.max("patch") / 500).where(holed.max("patch").notnull(), True).all()
     assert back[0, 1].isnull().all()
@@ -121,5 +121,5 @@ def test_messages(pairs, maps):
         viz.attention(packed(maps), pairs, 0, layer=0, head=0)
     with pytest.raises(ValueError, match="no run 'corrupt'"):
         viz.attention({"corrupt": maps}, pairs, 0, layer=0, head=0)
-    with pytest.raises(ValueError, match="63 patches are no square"):
+    with pytest.raises(ValueError, match="63 patches do not form a square"):
         viz.attention(maps.isel(patch=slice(1, None)).drop_attrs(), pairs, 0, layer=0, head=0)

@@ -17,7 +17,7 @@ from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pair import MinimalPair
 from notice_lens.pairs.minimal_pairs import MinimalPairs
-from notice_lens.viz.pair_figures import CORRECT, INCORRECT, REPLACED
+from notice_lens.viz.pair_figures import CORRECT_COLOUR, INCORRECT_COLOUR, REPLACED_COLOUR
 
 MARKED = re.compile(r'<span style="color:([^"]*)"><b>(.*?)</b></span>')
 
@@ -178,16 +178,16 @@ def test_marked_words_are_those_of_the_roles_and_the_replaced_ones(task: str):
     found = dict(marked(question(figure, "clean")))
     assert found.keys() == words.keys()
     assert {words[word]: colour for word, colour in found.items()}.items() >= {
-        ("correct", CORRECT),
-        ("incorrect", INCORRECT),
+        ("correct", CORRECT_COLOUR),
+        ("incorrect", INCORRECT_COLOUR),
     }
     assert len(set(found.values())) == len(words)
     assert dict(marked(texts(figure)[0])) == {role: found[word] for word, role in words.items()} | {
-        "replaced": REPLACED
+        "replaced": REPLACED_COLOUR
     }
     assert pair.corrupt_prompt is not None
     new = [word for word in re.findall(r"\w+", pair.corrupt_prompt) if word not in pair.clean_prompt]
-    assert marked(question(figure, "corrupted")) == [(word, REPLACED) for word in new]
+    assert marked(question(figure, "corrupted")) == [(word, REPLACED_COLOUR) for word in new]
 
 
 def test_answers_ids_tasks_and_groups_are_in_the_figure(states: MinimalPairs):

@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from notice_lens.mini import faces, scenes, states
 from notice_lens.mini.drawing import UNITS, Drawing, draw
 from notice_lens.mini.questions import Question
-from notice_lens.mini.stream import Stream
-from notice_lens.mini.things import VALUES, Thing, background
+from notice_lens.mini.stream import RandomStream
+from notice_lens.mini.things import ATTRIBUTE_VALUES, Thing, background
 from notice_lens.mini.vocabulary import tokens
 
 NOTHING, FACE = "nothing", "face"
 
 PATCH_CLASSES: dict[str, tuple[str, ...]] = {
-    "shape": (*VALUES["shape"], NOTHING, FACE),
-    "colour": VALUES["colour"],
-    "texture": VALUES["texture"],
-    "form": VALUES["form"],
+    "shape": (*ATTRIBUTE_VALUES["shape"], NOTHING, FACE),
+    "colour": ATTRIBUTE_VALUES["colour"],
+    "texture": ATTRIBUTE_VALUES["texture"],
+    "form": ATTRIBUTE_VALUES["form"],
     "emotion": faces.EMOTIONS,
 }
 """What the vision stack is asked about each patch during training."""
@@ -48,7 +48,7 @@ class Mix:
     contested: bool = False
 
 
-EASY = Mix(0.52, 0.38, scenes.GROUPS)
+EASY = Mix(0.52, 0.38, scenes.SCENE_GROUPS)
 RELATIONS = Mix(0.68, 0.26, ("subject", "object", "verb", "verb", "centre", "centre"))
 """Naming how two places relate is learnt last: as soon as the rest goes well, most questions are about that. The easier
 case, one place and the centre of the picture, leads there; without it `verb` stayed at chance for a thousand steps."""
@@ -116,7 +116,7 @@ class Examples:
         return EASY if self.relations_from is None or step < self.relations_from else RELATIONS
 
     def _example(self, number: int, mix: Mix) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
-        stream = Stream("train", "examples", self.seed, number)
+        stream = RandomStream("train", "examples", self.seed, number)
         behind, share = background(stream), stream.uniform()
         seen: tuple[Thing, ...] | faces.Face
         if share < mix.scenes:

@@ -6,8 +6,8 @@ matched minus mismatched: a patch from any other image erases what was corrupted
 for carrying the answer (see `patching.carried`). Such a donor-corrected effect is a share of what the donor leaves to
 be carried, the gap minus what the donor's own run restores of it: a complete patch scores 1.
 
-Effects are read at one role, named beforehand. The best of several roles is no effect but a maximum: it is large where
-nothing is there.
+Effects are read at one role, named beforehand. The best of several roles is not an effect but a maximum: it is large
+where nothing is there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from notice_lens.errors import one_of
 from notice_lens.pairs.corruption import changes_words
 from notice_lens.pairs.roles import ALL, default_role, not_swept
 from notice_lens.patching.results import CONTROL, DONOR, Effects, dataset_of, gap, to_carry
+from notice_lens.stats.dims import HEADS
 
-HEADS = ("layer", "head")
-Metric = Literal["logit_diff_change", "prob_change"]
+ChangeMetric = Literal["logit_diff_change", "prob_change"]
 InRoles = TypeVar("InRoles", xr.Dataset, xr.DataArray)
 QUANTITIES = {"logit_diff_change": "logit_diff", "prob_change": "answer_prob"}
 """The metrics whose change has a gap to be a share of, and the quantity whose clean-to-corrupted difference that is."""
-DIFFERENCE, MATCHED = "matched minus mismatched", "matched"
+DIFFERENCE, MATCHED_ALONE = "matched minus mismatched", "matched"
 GAP, LEFT = "the gap", "what the mismatched donor leaves of the gap"
 """What effects are shares of."""
 
@@ -58,7 +58,7 @@ class Condition:
     @property
     def change(self) -> np.ndarray:
         """Return the change that heads are ranked by, [pair, place]."""
-        if self.ranked_by == MATCHED or self.mismatched is None:
+        if self.ranked_by == MATCHED_ALONE or self.mismatched is None:
             return self.matched
         return self.matched - self.mismatched
 
@@ -85,7 +85,7 @@ class Condition:
     @property
     def donor(self) -> str | None:
         """The column that names the donors that enter `change`; None where none do."""
-        if self.ranked_by == MATCHED:
+        if self.ranked_by == MATCHED_ALONE:
             return None
         return "donor_prompt" if changes_words(self.effects.attrs.get("corruption", "")) else "donor_digest"
 
@@ -117,7 +117,7 @@ class Condition:
 
 
 def read_condition(
-    effects: Effects, role: str | None = None, metric: Metric = "logit_diff_change", control: bool | None = None
+    effects: Effects, role: str | None = None, metric: ChangeMetric = "logit_diff_change", control: bool | None = None
 ) -> Condition:
     """Return the numbers of a condition.
 
@@ -159,7 +159,7 @@ def read_condition(
         mismatched=None if mismatched is None else sign * mismatched[counts],
         gap=sign * gaps[counts],
         left=None if left is None else sign * left[counts],
-        ranked_by=DIFFERENCE if differs else MATCHED,
+        ranked_by=DIFFERENCE if differs else MATCHED_ALONE,
         left_out=int((~counts).sum()),
     )
 
@@ -220,7 +220,9 @@ def at_role(effects: InRoles, role: str | None) -> InRoles:
     read = role_of(effects)
     if role not in (None, read):
         what = "all words at once" if read == ALL else repr(read)
-        raise ValueError(f"role {role!r} asked for of effects that are those of {what}; pass role={read!r}, or none")
+        raise ValueError(
+            f"role {role!r} was given, but these effects are those of {what}; pass role={read!r}, or leave it out"
+        )
     return effects
 
 

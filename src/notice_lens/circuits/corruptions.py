@@ -1,11 +1,11 @@
-"""Do other corruptions find the same heads? Semantic pairs, replaced tokens and Gaussian noise on the same pairs.
+"""Comparison of corruptions: do semantic pairs, replaced tokens and Gaussian noise find the same heads?
 
 Each corruption ranks heads. Agreement is Spearman's and Kendall's rank correlation over heads, of |effect| (which heads
 matter) and of the signed effect (and which way), with intervals over pairs, resampled together for all corruptions.
 Noise in the estimates lowers any agreement, so 1 is out of reach with few pairs; a bootstrap lowers it again, so
 intervals reach farther out than in (see `stats.intervals`).
 
-That a head is found under one corruption and not under another is no proof that it does nothing there: it says which
+That a head is found under one corruption and not under another does not prove that it does nothing there: it says which
 heads a study would have named.
 """
 
@@ -16,12 +16,13 @@ from typing import Unpack
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import HEADS, Condition, Metric, one_role, read_condition
+from notice_lens.circuits.condition import ChangeMetric, Condition, one_role, read_condition
 from notice_lens.circuits.evidence import partitions_of
 from notice_lens.circuits.important import RuleOptions, Rules, examined
 from notice_lens.errors import one_of
 from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums
+from notice_lens.stats.dims import HEADS
 from notice_lens.stats.intervals import correlation_ends
 
 AGREEMENTS = ("spearman", "kendall", "spearman_signed", "kendall_signed")
@@ -32,7 +33,7 @@ def compare_corruptions(
     effects: Mapping[str, Effects],
     *,
     role: str | None = None,
-    metric: Metric = "logit_diff_change",
+    metric: ChangeMetric = "logit_diff_change",
     control: bool | None = None,
     noise: str | None = None,
     **options: Unpack[RuleOptions],
@@ -152,7 +153,7 @@ def _numbers(effect: np.ndarray) -> np.ndarray:
 
 
 def _common(
-    effects: Mapping[str, Effects], role: str | None, metric: Metric, control: bool | None
+    effects: Mapping[str, Effects], role: str | None, metric: ChangeMetric, control: bool | None
 ) -> dict[str, Condition]:
     """Return the conditions, of the pairs that count in all of them."""
     if not isinstance(effects, Mapping) or len(effects) < 2:

@@ -22,7 +22,7 @@ from notice_lens.plain_text import printable
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, IMAGE_COLUMNS, cluster_numbers, effective
 
 SHARED = "shared"
-BUILT_IN = (SHARED, "image", "pair")
+BUILT_IN_CLUSTERS = (SHARED, "image", "pair")
 Cluster = str | tuple[str, str] | list[str]
 """`shared`, `image`, `pair`, a coordinate along `pair`, or two of these for two-way clusters."""
 
@@ -71,13 +71,13 @@ def partitions_of(conditions: Sequence[Condition], cluster: Cluster) -> list[lis
     return [list(labels) for labels in zip(*(np.split(numbers, ends) for numbers in partitions), strict=True)]
 
 
-def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str] = BUILT_IN) -> np.ndarray:
+def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str] = BUILT_IN_CLUSTERS) -> np.ndarray:
     """Return the clusters of pairs with the same value of a coordinate, [pair], over results end to end.
 
     Args:
         effects: The results.
         name: The coordinate along `pair`.
-        built_in: Other names that could be asked for, for the message.
+        built_in: Other valid names, for the message.
 
     Raises:
         ValueError: There is no such coordinate, or pairs without a value.
@@ -116,13 +116,13 @@ def warn_if_few(condition: Condition, partitions: Sequence[np.ndarray], where: s
 
 def _numbers(conditions: Sequence[Condition], name: str) -> np.ndarray:
     """Return one partition of the pairs of all conditions, end to end."""
-    if name in BUILT_IN:
+    if name in BUILT_IN_CLUSTERS:
         return cluster_numbers(_shared(conditions, donors=name == SHARED), "pair" if name == "pair" else "image")
     return clusters_by([condition.effects for condition in conditions], name)
 
 
 def _shared(conditions: Sequence[Condition], donors: bool) -> list[list[Any]]:
-    """Return what each pair of all conditions may share: its two images, and the donor where it enters the number."""
+    """Return the images that pairs may share, for all conditions: both of a pair, and the donor if it counts."""
     shared = []
     for condition in conditions:
         columns = [_column(condition.effects, column) for column in IMAGE_COLUMNS]
@@ -146,7 +146,7 @@ def _donors(condition: Condition) -> list[Any]:
         return [None] * len(condition.gap)
     values = condition.effects[condition.donor].values.tolist()
     known = [None if value is None or value != value else value for value in values]
-    # A question is no picture, even if both had the same name.
+    # A question is never a picture, even if both have the same name.
     return known if condition.donor == "donor_digest" else [value and (condition.donor, value) for value in known]
 
 
@@ -164,12 +164,12 @@ def _warn_if_dependent(conditions: Sequence[Condition], names: Sequence[str], pa
         message = (
             f"cluster={chosen!r}: {apart} images or donors are shared by pairs that are counted as independent "
             f"({len(everything)} pairs, {clusters} clusters; {len(np.unique(cluster_numbers(everything)))} by "
-            "cluster='shared'): intervals are too narrow and heads are found that are none"
+            "cluster='shared'): intervals are too narrow and heads are found that do not matter"
         )
         warnings.warn(printable(message), DependentPairs, stacklevel=4)
 
 
-def _column(effects: xr.Dataset, name: str, built_in: Sequence[str] = BUILT_IN) -> list[Any]:
+def _column(effects: xr.Dataset, name: str, built_in: Sequence[str] = BUILT_IN_CLUSTERS) -> list[Any]:
     along = [str(key) for key, values in effects.coords.items() if values.dims == ("pair",)]
     if name not in along:
         raise ValueError(one_of("coordinate along `pair` to cluster by", name, [*built_in, *along]))

@@ -15,11 +15,12 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import GAP, HEADS, Condition, Metric, read_condition
+from notice_lens.circuits.condition import GAP, ChangeMetric, Condition, read_condition
 from notice_lens.circuits.evidence import SHARED, Cluster, names_of, partitions_of, warn_if_few
 from notice_lens.errors import one_of, whole_number
 from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
+from notice_lens.stats.dims import HEADS
 from notice_lens.stats.intervals import bootstrap_t
 from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
@@ -67,7 +68,7 @@ class Rules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options. Raises ValueError where one is out of its range."""
+        """Check the options. Raises ValueError if one is out of its range."""
         if self.method not in METHODS:
             raise ValueError(one_of("method", self.method, METHODS))
         names_of(self.cluster)
@@ -82,7 +83,7 @@ class Rules:
             whole_number(name, getattr(self, name), least)
 
     def refuse_coarse(self, heads: int, clusters: int, weight: int = 1) -> None:
-        """Raise ValueError where no p-value can be small enough for any head to pass.
+        """Raise ValueError if no p-value can be small enough for any head to pass.
 
         Args:
             heads: How many heads the false-discovery rate is over; 1 for a family-wise rate, which needs no more.
@@ -126,7 +127,7 @@ def important_heads(
     effects: Effects,
     *,
     role: str | None = None,
-    metric: Metric | Literal["answer_prob"] = "logit_diff_change",
+    metric: ChangeMetric | Literal["answer_prob"] = "logit_diff_change",
     smallest_effect: float = 0.02,
     alpha: float = 0.05,
     method: Method = "max_t",
@@ -151,7 +152,7 @@ def important_heads(
         n_bootstrap: Resamples for intervals.
         confidence: Of the intervals, between 0 and 1.
         cluster: What makes pairs one piece of evidence: `shared` (linked, in any number of steps, by an image that
-            enters the tested number: either of their own, and the donor's where heads are ranked by matched minus
+            enters the tested number: one of their own, or the donor's where heads are ranked by matched minus
             mismatched), `image` (their own alone), `pair` (the same two images), a coordinate along `pair`, or two of
             these for two-way clusters. Where pairs share something and are counted as independent, the warning
             `DependentPairs` says so.
@@ -214,7 +215,7 @@ class Examined:
         return MinimumEffect(self.partitions, self.crossed, self.rules.smallest_effect)
 
     def refuse_coarse(self) -> None:
-        """Raise ValueError where no p could be small enough to reject."""
+        """Raise ValueError if no p could be small enough to reject."""
         if not self.few:
             heads = self.partitions[0].change.shape[1]
             # Of a head that can be set aside, p is divided by the chance of not being so, about a half.
@@ -237,7 +238,7 @@ class Examined:
         return np.random.default_rng([self.rules.seed, zlib.crc32(what.encode())])
 
     def p_values(self, nulls: list[Null], statistic: np.ndarray) -> np.ndarray:
-        """Return the larger p of each head by itself, for statistics [..., place]; NaN without null distributions."""
+        """Return the larger uncorrected p of each head, for statistics [..., place]; NaN without null distributions."""
         if not nulls:
             return np.full(statistic.shape, np.nan)
         return p_values(nulls, statistic)

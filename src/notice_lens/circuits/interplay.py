@@ -10,7 +10,7 @@ run (`noise`), three numbers decide, each of them 0 for heads that have nothing 
 
 **Why these.** Let F(1, 2) be the share of the gap that the answer has where each head is clean (1) or corrupted (0) and
 neither changes the other's output. Then d(1) = F(1, 0), n(1) = F(1, 1) - F(0, 1), and so on, which gives D = 0, and
-I_n = -I_d if nobody else takes part: an AND has F = 0 unless both are clean, an OR has F = 1 unless both are corrupted.
+I_n = -I_d if no other head takes part: an AND has F = 0 unless both are clean, an OR F = 1 unless both are corrupted.
 The two interactions have the same sign only where other heads take part, or one head is upstream of the other:
 
 | I_d | I_n | D | kind | because |
@@ -28,14 +28,14 @@ The two interactions have the same sign only where other heads take part, or one
 | 0 | 0 | any | nothing | neither has |
 | any other | | | other | an interaction that has no name here |
 
-A backup whose output does *not* depend on the first head, but is shut off behind it (in an MLP, say), is an OR to every
+A backup whose output does *not* depend on the first head, but is shut off after it (in an MLP, say), is an OR to every
 patch of outputs, and is called so. Interactions say what two heads do to the logit difference, and its saturation is an
 interaction too: where either head alone restores nearly all, they are an OR.
 
 **How sure.** +, - and 0 are decided by intervals against a smallest interaction of interest δ: wholly above δ, wholly
 below -δ, wholly between. An interval that does none of these leaves the kind `undecided`. Intervals are bootstrap-t
 over clusters of pairs (see `intervals`), and simultaneous: their level is Bonferroni's over all pairs of heads and the
-seven numbers that decide, so that all kinds that are named are right with the confidence that was asked for.
+seven numbers that decide, so that all kinds that are named are right with the given confidence.
 """
 
 import warnings
@@ -155,7 +155,9 @@ def _check(effects: xr.Dataset, smallest_effect: float, confidence: float) -> No
     directions = [str(name) for name in effects["direction"].values]
     for direction in ("denoise", "noise"):
         if direction not in directions:
-            raise ValueError(f"effects are of the direction {directions[0]!r} alone; kinds are read from both")
+            raise ValueError(
+                f"effects are of the direction {directions[0]!r} alone; kinds of interaction need both directions"
+            )
     if not 0 < smallest_effect < 1:
         raise ValueError(f"smallest_effect={smallest_effect}: expected a share of the gap, above 0 and below 1")
     if not 0 < confidence < 1:

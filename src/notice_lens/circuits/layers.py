@@ -1,4 +1,4 @@
-"""In which layers heads matter: shares of |effect|, their centre, and whether it is the middle layers.
+"""The layers in which heads matter: shares of |effect|, their centre, and a test for the middle layers.
 
 The share of a layer is the sum of |effect| over its heads by that over all heads. Noise has a size too, so a layer of
 heads that do nothing has a small share and not none; intervals are bias-corrected for that (BCa).
@@ -14,7 +14,7 @@ from math import comb
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Metric, read_condition
+from notice_lens.circuits.condition import ChangeMetric, read_condition
 from notice_lens.circuits.evidence import SHARED, Cluster, partitions_of
 from notice_lens.circuits.important import Rules, examined
 from notice_lens.patching.results import Effects
@@ -28,7 +28,7 @@ def layer_profile(
     effects: Effects,
     *,
     role: str | None = None,
-    metric: Metric = "logit_diff_change",
+    metric: ChangeMetric = "logit_diff_change",
     n_bootstrap: int = 2_000,
     confidence: float = 0.95,
     cluster: Cluster = SHARED,

@@ -22,7 +22,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Metric, one_role, read_condition
+from notice_lens.circuits.condition import ChangeMetric, one_role, read_condition
 from notice_lens.circuits.evidence import DependentPairs, partitions_of
 from notice_lens.circuits.important import Examined, RuleOptions, Rules, examined
 from notice_lens.errors import one_of
@@ -43,7 +43,7 @@ def universal_heads(
     at_least: int | Literal["all"] = "all",
     same_sign: bool = True,
     role: str | None = None,
-    metric: Metric = "logit_diff_change",
+    metric: ChangeMetric = "logit_diff_change",
     control: bool | None = None,
     n_null: int = 1_000,
     **options: Unpack[RuleOptions],
@@ -73,8 +73,8 @@ def universal_heads(
         conditions have a p, everything about p is NaN.
 
     Raises:
-        ValueError: There are fewer than two conditions, conditions have other heads, k is no number of conditions, or
-            no p could be small enough to reject.
+        ValueError: There are fewer than two conditions, conditions have other heads, k is not a number of conditions,
+            or no p could be small enough to reject.
     """
     rules = _rules(options)
     examined_by_name, together = _examine(conditions, role, metric, control, rules)
@@ -118,7 +118,7 @@ def _over_conditions(
 def partial_conjunction(p: np.ndarray, k: int) -> np.ndarray:
     """Return the p-value that a head matters in at least k conditions, [..., place], from [condition, ..., place].
 
-    A condition without a p is no evidence, so it counts as 1; where fewer than k have one the result is NaN.
+    A condition without a p is not evidence, so it counts as 1; where fewer than k have one the result is NaN.
     """
     ordered = np.sort(np.where(np.isnan(p), 1.0, p), axis=0)
     combined = np.minimum(1.0, (len(p) - k + 1) * ordered[k - 1])
@@ -155,7 +155,7 @@ def _rules(options: RuleOptions) -> Rules:
 
 
 def _examine(
-    conditions: Mapping[str, Effects], role: str | None, metric: Metric, control: bool | None, rules: Rules
+    conditions: Mapping[str, Effects], role: str | None, metric: ChangeMetric, control: bool | None, rules: Rules
 ) -> tuple[dict[str, Examined], list[list[np.ndarray]]]:
     """Return the conditions with sums over their clusters, and the clusters of the pairs of all conditions together."""
     if not isinstance(conditions, Mapping) or len(conditions) < 2:

@@ -40,7 +40,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line."""
         for stream in (sys.stdout, sys.stderr):
-            # A program may have put a stream of its own there.
+            # A program may have replaced the stream.
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="replace")
         return super().main(*args, **options)
@@ -193,7 +193,7 @@ def _as_json(model: str, blip: Any, checks: Any) -> str:
 
 
 def _corruptions(tasks: dict[str, Any]) -> list[str]:
-    """The corruptions that pairs have: images always, questions where they are given."""
+    """Return the corruptions that pairs allow: `image`, and `text` if any has a corrupted prompt."""
     texts = any(prompt is not None for pairs in tasks.values() for prompt in pairs["corrupt_prompt"])
     return ["image", "text"] if texts else ["image"]
 

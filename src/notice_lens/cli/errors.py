@@ -1,6 +1,6 @@
 """Failures of commands: one message on the error stream, and an exit code.
 
-0 all is well, 1 what was asked for cannot be done, 2 the command line is wrong (click says so), 3 a fault of
+0 all is well, 1 the request cannot be carried out, 2 the command line is wrong (click says so), 3 a fault of
 notice-lens itself, 130 stopped by Ctrl-C.
 
 Whose fault an error is: what the system says of files, and what this package raises on purpose, is about what was asked
@@ -28,7 +28,7 @@ OF_PROGRAMS = (TypeError, AttributeError, AssertionError, NotImplementedError)
 
 
 def echo(text: object, err: bool = False) -> None:
-    """Print text whose control characters and passwords, wherever they are from, are made harmless."""
+    """Print text with its control characters escaped and its passwords removed."""
     click.echo(printable(text), err=err)
 
 
@@ -56,7 +56,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def verdict(error: Exception) -> tuple[str, int]:
-    """Return what is said of an error, and the exit code."""
+    """Return the message of an error, and the exit code."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return f"out of memory ({_first_line(error)}); --memory 500MB, for instance, keeps fewer runs at a time", FAILED
     if isinstance(error, OSError):
@@ -93,7 +93,7 @@ def _on_purpose(end: TracebackType) -> bool:
 
 
 def _place(error: Exception) -> str:
-    """The last line of this package that an error came through."""
+    """The last line of this package in an error's traceback."""
     own = [one for one in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(one.filename).parents]
     return f"{Path(own[-1].filename).relative_to(PACKAGE)}:{own[-1].lineno}" if own else "an unknown place"
 

@@ -44,7 +44,7 @@ def _reader(model: str, match: str | None = None) -> Any:
 
 
 def _free(out: Path, overwrite: bool) -> None:
-    """Raise, before any work is done, where pairs cannot be saved to a folder."""
+    """Raise, before any work is done, if pairs cannot be saved to a folder."""
     from notice_lens.pairs.io.storage import refuse_taken
 
     refuse_taken(out, overwrite)
@@ -129,7 +129,7 @@ def faces(
 @pairs.command(short_help="Pairs of your own, from a CSV or JSON file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
-@click.option("--task", help="The task of rows that have none of their own.")
+@click.option("--task", help="The task of rows that do not name one.")
 @click.option("--kind", type=click.Choice(["vqa", "caption", "match"]), help="The kind of rows that have none.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out and count them, rather than stop.")
 @click.option("--label", "labels", type=int, multiple=True, help="The object's value in masks that hold indices.")
@@ -151,7 +151,7 @@ def table(
     out: Path,
     overwrite: bool,
 ) -> None:
-    """Make pairs of your own from a CSV or JSON FILE with the columns of docs/pairs.md.
+    """Make your own pairs from a CSV or JSON FILE with the columns of docs/pairs.md.
 
     Cells of a CSV file stand between commas, semicolons or tabs; JSON is an object a line, or an array of objects.
     """
@@ -170,7 +170,7 @@ def table(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @told
 def show(folder: Path, as_json: bool) -> None:
-    """Say what saved pairs are, and what was dropped when they were made."""
+    """Describe saved pairs, and what was dropped when they were made."""
     from notice_lens.pairs import MinimalPairs
 
     found = MinimalPairs.load(folder)

@@ -9,7 +9,7 @@ import click
 from notice_lens.cli.errors import echo, told
 from notice_lens.cli.pairs import MODEL
 from notice_lens.cli.study import (
-    STOPPED,
+    STOPPED_MESSAGE,
     Out,
     as_json,
     device,
@@ -80,7 +80,7 @@ def replicate(out: Path, model: str, n: int, opened: bool, quiet: bool, as_json:
         found, page = studied(blip, tasks, choices, out, quiet or as_json, as_json, memory=asked["memory"])
         modules = module_numbers(blip, found, out / "modules", memory=asked["memory"], progress=not (quiet or as_json))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(STOPPED) from None
+        raise KeyboardInterrupt(STOPPED_MESSAGE) from None
     table, numbers = paper_heads(found.important), paper_numbers(found)
     for name, own in (("paper_heads", table), ("paper_rule", numbers), ("modules", modules)):
         write_csv(own, out / "tables" / f"{name}.csv")
@@ -115,7 +115,7 @@ def _said_after(
     lines = ["", *found.findings(), "", "both rules, by condition:"]
     for name, own in summary(found)["conditions"].items():
         lines.append(f"  {name} ({own['pairs']} pairs, {own['clusters']} clusters)")
-        passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULES.items()}
+        passed = {rule: "not tested" if own[key] is None else ", ".join(own[key]) for key, rule in _RULE_NAMES.items()}
         lines += [f"    {rule}: {heads or 'none'}" for rule, heads in passed.items()]
     lines += ["", "the heads that the paper calls universal:"]
     lines += [f"  {_looked_up(row)}" for row in table.to_dict("records")]
@@ -145,7 +145,7 @@ def _with_interval(row: dict[str, Any]) -> str:
     return f"{row['magnitude']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
 
 
-_RULES = {"two_sigma": "two-sigma", "significant": "significant"}
+_RULE_NAMES = {"two_sigma": "two-sigma", "significant": "significant"}
 
 
 def _looked_up(row: dict[str, Any]) -> str:
@@ -156,7 +156,7 @@ def _looked_up(row: dict[str, Any]) -> str:
     if not row["there"]:
         return f"{where}: this model has no such head"
     interval = f"[{percent(row['low'])}, {percent(row['high'])}]"
-    passed = [rule for key, rule in _RULES.items() if row[key]]
+    passed = [rule for key, rule in _RULE_NAMES.items() if row[key]]
     return (
         f"{where}: rank {row['rank']} of {row['heads']}, {percent(row['effect'])} {interval} of {row['share_of']}, "
         f"q {small(row['q'])}; rules passed: {', '.join(passed) or 'neither'}"

@@ -12,9 +12,9 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
-STOPPED = "stopped; finished work is kept, and the same command resumes from there"
+STOPPED_MESSAGE = "stopped; finished work is kept, and the same command resumes from there"
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
+BYTES_OF_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
     f"{letter}ib": 2 ** (10 * power) for power, letter in enumerate("kmgt", 1)
 }
 
@@ -32,7 +32,7 @@ class Out(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Size(click.ParamType):
+class ByteSize(click.ParamType):
     """A number of bytes: `4GB`, `500 MB`, `2GiB`, or without a unit."""
 
     name = "size"
@@ -40,9 +40,9 @@ class Size(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number of bytes."""
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
-        unit = UNITS.get(match[2].lower()) or UNITS.get(f"{match[2].lower()}b") if match else None
+        unit = BYTES_OF_UNIT.get(match[2].lower()) or BYTES_OF_UNIT.get(f"{match[2].lower()}b") if match else None
         if match is None or unit is None or float(match[1]) * unit < 1:
-            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
+            self.fail(f"{value!r} is not a number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
         return int(float(match[1]) * unit)
 
 
@@ -55,7 +55,9 @@ def seed(help: str = "Seed of all that is drawn.") -> Any:
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
 
 
-memory = click.option("--memory", type=Size(), help="Memory budget, such as 4GB; by default a share of what is free.")
+memory = click.option(
+    "--memory", type=ByteSize(), help="Memory budget, such as 4GB; by default a share of what is free."
+)
 device = click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 role = click.option(
     "--role",
@@ -124,7 +126,7 @@ def carry_out(
     try:
         found, page = studied(model, tasks, choices, out, quiet or as_json, as_json, **options)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(STOPPED) from None
+        raise KeyboardInterrupt(STOPPED_MESSAGE) from None
     if as_json:
         echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
     else:
@@ -144,7 +146,7 @@ def studied(
         choices: What was fixed before.
         out: The folder for all of it.
         barless: No bars.
-        silent: Nothing is said of what is being done.
+        silent: Whether to print no progress.
         **options: Of sweeps.
     """
     from notice_lens import viz
@@ -179,10 +181,10 @@ def make_folder(out: Path, *sources: Path | str) -> None:
     except OSError as error:
         raise OSError(f"cannot write to {out}: {error.strerror or error}") from error
     if (out / REPORT).is_dir():
-        raise FileExistsError(f"{out / REPORT} is a folder, where the page is to be written; choose another --out")
+        raise FileExistsError(f"{out / REPORT} is a folder, but the page has to be written there; choose another --out")
 
 
 def show(page: Path, opened: bool) -> None:
-    """Opens a page in the browser, where that was asked for."""
+    """Open a page in the browser, if requested."""
     if opened:
         webbrowser.open(page.resolve().as_uri())

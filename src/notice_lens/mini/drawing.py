@@ -145,7 +145,7 @@ def draw(picture: Picture, size: int = UNITS, *, cover: bool = True) -> Drawing:
 def _cover(
     seen: dict[str, NDArray[np.float32]], name: str, box: tuple[slice, slice], alpha: NDArray[np.float32]
 ) -> None:
-    """Adds a part to what is seen of each, and takes what it hides from the others."""
+    """Add a part to the visible share of each, and take what it hides from the others."""
     rest = 1 - alpha
     for other in seen.values():
         other[box] *= rest

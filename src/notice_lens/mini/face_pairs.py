@@ -2,11 +2,11 @@
 
 from notice_lens.mini import faces
 from notice_lens.mini.pair import Pair, without_answer
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import background
 
 
-def make_pair(stream: Stream, group: str, swap: bool) -> Pair:
+def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     """A pair (the only group is `emotion`); `swap` puts the right answer second in the question."""
     correct, incorrect, third, fourth, fifth, sixth = stream.sample(faces.EMOTIONS, 6)
     behind, person = background(stream), faces.face(stream)

@@ -11,7 +11,7 @@ import numpy as np
 from notice_lens.mini.drawing import Background, Colour, Fill, Part, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import Outline, ellipse, stroke, turned, unit_outline
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import COLOURS
 
 EMOTIONS = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
@@ -76,7 +76,7 @@ class Face:
         return Picture(behind, tuple(_parts(self)))
 
 
-def face(stream: Stream) -> Face:
+def face(stream: RandomStream) -> Face:
     """A face with everything drawn at random."""
     shade = stream.uniform(0.93, 1.05)
     red, green, blue = (min(value * shade, 255.0) for value in stream.choice(SKINS))
@@ -98,18 +98,18 @@ def face(stream: Stream) -> Face:
 
 
 def ask(emotion: str, other: str, swap: bool) -> Question:
-    """Asks `is this person feeling <emotion> or <other>?`, as a question with roles."""
+    """Ask `is this person feeling <emotion> or <other>?`, as a question with roles."""
     return compose(
         "emotion", emotion, ["is", "this", ("noun", "person"), "feeling", *either(emotion, other, swap), "?"]
     )
 
 
 def ask_openly(emotion: str) -> Question:
-    """Asks `how is this person feeling?`, as a question with roles."""
+    """Ask `how is this person feeling?`, as a question with roles."""
     return compose("emotion", emotion, ["how", "is", "this", ("noun", "person"), "feeling", "?"])
 
 
-def questions(person: Face, stream: Stream, count: int) -> list[Question]:
+def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
     """Random questions about the face, a quarter of them open."""
     others = [word for word in EMOTIONS if word != person.emotion]
     asked = []

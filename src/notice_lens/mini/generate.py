@@ -1,4 +1,4 @@
-"""Pairs by number: which one a number is, follows from split, task, seed and number alone."""
+"""Pairs by number: split, task, seed and number alone decide each pair."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from typing import cast, get_args
 from notice_lens.mini import face_pairs, scene_pairs, state_pairs
 from notice_lens.mini.drawing import UNITS
 from notice_lens.mini.pair import Pair, Row, Split, Task
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 
 GROUPS: dict[Task, tuple[str, ...]] = {
     "scenes": ("subject", "verb", "object"),
@@ -38,7 +38,7 @@ def make_pair(task: Task | str, number: int, *, seed: int = 0, split: Split | st
     if number < 0:
         raise ValueError(f"pair {number} asked for; they are numbered from 0 on")
     groups = GROUPS[cast("Task", task)]
-    stream = Stream(split, task, seed, number)
+    stream = RandomStream(split, task, seed, number)
     pair = _MAKERS[task](stream, groups[number // 2 % len(groups)], number % 2 == 1)
     return pair.named(f"{split}-{task}-{seed}-{number}")
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from notice_lens.mini.drawing import UNITS, Drawing, Picture, draw
-from notice_lens.mini.questions import Question, Span
+from notice_lens.mini.questions import Question
+from notice_lens.models.layout import Span
 
 Task = Literal["scenes", "states", "faces"]
 Split = Literal["train", "validation", "test"]

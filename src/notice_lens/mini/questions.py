@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-Span = tuple[int, int]
-"""First character and the one after the last."""
+from notice_lens.models.layout import Span
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class Question:
     Attributes:
         text: The question.
         answer: Its right answer, one word.
-        group: What is asked for, such as `colour`.
+        group: What the question is about, such as `colour`.
         options: The two answers it offers, in their order; empty where it is open.
         roles: Where the words stand that carry the meaning, by role.
     """
@@ -30,7 +29,7 @@ def compose(group: str, answer: str, pieces: Sequence[str | tuple[str, str]]) ->
     """A question from its pieces, joined by spaces (none before a question mark).
 
     Args:
-        group: What is asked for.
+        group: What the question is about.
         answer: The right answer.
         pieces: Plain words, or (role, word). The role `option` becomes `correct` where the word is the answer and
             else `incorrect`.

@@ -17,10 +17,10 @@ from notice_lens.mini.pair import Pair, Parts, without_answer
 from notice_lens.mini.questions import Question
 from notice_lens.mini.scenes import CONTAINERS, GRID, OPPOSITE, Scene
 from notice_lens.mini.shapes import SHAPES
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import background
 
-CARRIED = 0.75
+OTHER_PRESENT_SHARE = 0.75
 """Share of the pairs in whose pictures the other option is present."""
 
 
@@ -41,10 +41,10 @@ class _Layout:
         return [shape for shape in SHAPES if shape not in [thing.shape for thing in self.scene.things]]
 
 
-def make_pair(stream: Stream, group: str, swap: bool) -> Pair:
+def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     """A pair of a group (`subject`, `verb`, `object`); `swap` puts the right answer second in the question."""
-    carried = stream.coin(CARRIED)
-    makers: dict[str, Callable[[Stream, bool, bool, Background], Pair]] = {
+    carried = stream.coin(OTHER_PRESENT_SHARE)
+    makers: dict[str, Callable[[RandomStream, bool, bool, Background], Pair]] = {
         "subject": _subject_pair,
         "verb": _verb_pair,
         "object": _object_pair,
@@ -52,7 +52,7 @@ def make_pair(stream: Stream, group: str, swap: bool) -> Pair:
     return makers[group](stream, carried, swap, background(stream))
 
 
-def _row(stream: Stream, *, subject_in_middle: bool) -> _Layout:
+def _row(stream: RandomStream, *, subject_in_middle: bool) -> _Layout:
     """Three things in a row: the subject, the thing it relates to, and a third on the other side of the middle one."""
     axis, first = stream.below(2), stream.coin()
     scene = scenes.row_of_three(stream, axis, stream.sample(SHAPES, 3))
@@ -63,7 +63,7 @@ def _row(stream: Stream, *, subject_in_middle: bool) -> _Layout:
     return _Layout(scene, relation, subject=ends[0], thing=1, third=ends[1])
 
 
-def _nest(stream: Stream) -> _Layout:
+def _nest(stream: RandomStream) -> _Layout:
     container = stream.choice(CONTAINERS)
     inner, outer = stream.sample([shape for shape in SHAPES if shape != container], 2)
     scene = scenes.nest(stream, inner, container, [outer])
@@ -79,16 +79,16 @@ def _changed(layout: _Layout, place: int, shape: str) -> Scene:
     return replace(layout.scene, things=tuple(things))
 
 
-def _subject_pair(stream: Stream, carried: bool, swap: bool, behind: Background) -> Pair:
+def _subject_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
     layout = _nest(stream) if stream.coin(0.25) else _row(stream, subject_in_middle=False)
     return _end_pair(stream, carried, swap, behind, layout, "subject")
 
 
-def _object_pair(stream: Stream, carried: bool, swap: bool, behind: Background) -> Pair:
+def _object_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
     return _end_pair(stream, carried, swap, behind, _row(stream, subject_in_middle=True), "object")
 
 
-def _end_pair(stream: Stream, carried: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
+def _end_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
     """A pair about one end of a relation, its subject or its object."""
     ends = (layout.subject, layout.thing) if group == "subject" else (layout.thing, layout.subject)
     correct, other_end = layout.shape(ends[0]), layout.shape(ends[1])
@@ -115,7 +115,7 @@ def _end_pair(stream: Stream, carried: bool, swap: bool, behind: Background, lay
     )
 
 
-def _verb_pair(stream: Stream, carried: bool, swap: bool, behind: Background) -> Pair:
+def _verb_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
     layout = _row(stream, subject_in_middle=True)
     if not carried:
         # Without the third thing the control has nothing to ask about.
@@ -142,7 +142,7 @@ def _verb_pair(stream: Stream, carried: bool, swap: bool, behind: Background) ->
     )
 
 
-def _beside(stream: Stream, layout: _Layout, horizontal: bool) -> Scene:
+def _beside(stream: RandomStream, layout: _Layout, horizontal: bool) -> Scene:
     """The scene with the subject level with the thing, so that neither of two opposite relations holds."""
     things = list(layout.scene.things)
     subject, thing = things[layout.subject], things[layout.thing]

@@ -1,4 +1,4 @@
-"""The task `scenes`: which thing stands where? Two or three things of different shapes, and relations among them.
+"""The task `scenes`: which thing is where? Two or three things of different shapes, and relations among them.
 
 Relations are `above`, `below`, `left`, `right`, `inside` and `outside`; a relation holds or fails with a clear margin,
 or is not asked about. Groups are `subject` ("is circle or star above square?"), `verb` ("is circle above or below
@@ -11,8 +11,8 @@ from itertools import permutations
 from notice_lens.mini.drawing import UNITS, Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import SHAPES
-from notice_lens.mini.stream import Stream
-from notice_lens.mini.things import VALUES, Thing, jitter
+from notice_lens.mini.stream import RandomStream
+from notice_lens.mini.things import ATTRIBUTE_VALUES, Thing, jitter
 
 OPPOSITE = {
     "above": "below",
@@ -70,20 +70,20 @@ class Scene:
 
 
 def place_things(
-    stream: Stream, shapes: list[str], places: list[tuple[float, float]], radii: list[float], plain: float = 0.7
+    stream: RandomStream, shapes: list[str], places: list[tuple[float, float]], radii: list[float], plain: float = 0.7
 ) -> tuple[Thing, ...]:
     """Things of these shapes at these places (units), in different colours; named `place0`, `place1`, ...
 
     The share `plain` of them, 0 to 1, is without texture.
     """
-    colours = stream.sample(VALUES["colour"], len(shapes))
+    colours = stream.sample(ATTRIBUTE_VALUES["colour"], len(shapes))
     shift_x, shift_y = stream.uniform(-1.2, 1.2), stream.uniform(-1.2, 1.2)
     return tuple(
         Thing(
             name=f"place{place}",
             shape=shape,
             colour=colour,
-            texture="plain" if stream.coin(plain) else stream.choice(VALUES["texture"][1:]),
+            texture="plain" if stream.coin(plain) else stream.choice(ATTRIBUTE_VALUES["texture"][1:]),
             x=x + shift_x + stream.uniform(-0.8, 0.8),
             y=y + shift_y + stream.uniform(-0.8, 0.8),
             radius=radius,
@@ -93,7 +93,7 @@ def place_things(
     )
 
 
-def row_of_three(stream: Stream, axis: int, shapes: list[str]) -> Scene:
+def row_of_three(stream: RandomStream, axis: int, shapes: list[str]) -> Scene:
     """Things one after another along an axis (0: from left to right, 1: from top to bottom), anywhere across it."""
     places = []
     for step in range(len(shapes)):
@@ -102,13 +102,13 @@ def row_of_three(stream: Stream, axis: int, shapes: list[str]) -> Scene:
     return Scene(place_things(stream, shapes, places, [stream.uniform(8.8, 9.6) for _ in shapes]))
 
 
-def spread(stream: Stream, shapes: list[str]) -> Scene:
+def spread(stream: RandomStream, shapes: list[str]) -> Scene:
     """Things in random cells of a 3 x 3 grid."""
     cells = stream.sample([(x, y) for x in GRID for y in GRID], len(shapes))
     return Scene(place_things(stream, shapes, cells, [stream.uniform(8.8, 9.6) for _ in shapes]))
 
 
-def nest(stream: Stream, inner: str, container: str, outer: list[str]) -> Scene:
+def nest(stream: RandomStream, inner: str, container: str, outer: list[str]) -> Scene:
     """A thing inside a larger one, and at most one outside: places 1, 0 and 2."""
     corner_x, corner_y = stream.choice((-1.0, 1.0)), stream.choice((-1.0, 1.0))
     middle = (32 + corner_x * stream.uniform(9, 11), 32 + corner_y * stream.uniform(9, 11))
@@ -121,38 +121,38 @@ def nest(stream: Stream, inner: str, container: str, outer: list[str]) -> Scene:
 
 
 def ask_subject(subject: str, other: str, relation: str, thing: str, swap: bool) -> Question:
-    """Asks `is <subject> or <other> above <thing>?`, as a question with roles."""
+    """Ask `is <subject> or <other> above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", subject, ["is", *either(subject, other, swap), *verb, ("object", thing), "?"])
 
 
 def ask_verb(subject: str, relation: str, other: str, thing: str, swap: bool, of: bool = False) -> Question:
-    """The question `is <subject> above or below <thing>?`, with `of` behind the relation where asked for or needed."""
+    """The question `is <subject> above or below <thing>?`, with `of` after the relation if requested or needed."""
     tail = ["of"] if of or len(PHRASE[relation]) > 1 else []
     pieces = ["is", ("subject", subject), *either(relation, other, swap), *tail, ("object", thing), "?"]
     return compose("verb", relation, pieces)
 
 
 def ask_object(subject: str, relation: str, thing: str, other: str, swap: bool) -> Question:
-    """Asks `is <subject> above <thing> or <other>?`, as a question with roles."""
+    """Ask `is <subject> above <thing> or <other>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("object", thing, ["is", ("subject", subject), *verb, *either(thing, other, swap), "?"])
 
 
 def ask_openly(relation: str, thing: str, answer: str) -> Question:
-    """Asks `what is above <thing>?`, as a question with roles."""
+    """Ask `what is above <thing>?`, as a question with roles."""
     verb = [("verb", relation), *PHRASE[relation][1:]]
     return compose("subject", answer, ["what", "is", *verb, ("object", thing), "?"])
 
 
-GROUPS = ("subject", "verb", "object")
+SCENE_GROUPS = ("subject", "verb", "object")
 
 Fact = tuple[Thing, str, Thing]
 """A relation that holds: subject, relation, object."""
 
 
 def questions(
-    scene: Scene, stream: Stream, count: int, groups: tuple[str, ...] = GROUPS, *, contested: bool = False
+    scene: Scene, stream: RandomStream, count: int, groups: tuple[str, ...] = SCENE_GROUPS, *, contested: bool = False
 ) -> list[Question]:
     """Random questions with a clear answer; other things of the picture are preferred as options.
 
@@ -174,7 +174,7 @@ def questions(
         # Nearly everything is outside nearly everything: of those facts few are asked about.
         if scene.holds(relation, subject, thing) and (relation != "outside" or stream.coin(outside))
     ]
-    rivalled = {group: [fact for fact in facts if contested and _rivals(scene, group, fact)] for group in GROUPS}
+    rivalled = {group: [fact for fact in facts if contested and _rivals(scene, group, fact)] for group in SCENE_GROUPS}
     asked = []
     for _ in range(count):
         fact, group, swap = stream.choice(facts), stream.choice(groups), stream.coin()
@@ -185,7 +185,7 @@ def questions(
     return asked
 
 
-def _ask_sided(scene: Scene, swap: bool, stream: Stream) -> Question | None:
+def _ask_sided(scene: Scene, swap: bool, stream: RandomStream) -> Question | None:
     """Return which of two things is on a side of the centre, if one clearly is and the other clearly is not."""
     choices = [
         (one.shape, other.shape, side)
@@ -199,7 +199,7 @@ def _ask_sided(scene: Scene, swap: bool, stream: Stream) -> Question | None:
     return ask_subject(shape, other, side, "center", swap)
 
 
-def _ask_relation(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stream) -> Question:
+def _ask_relation(scene: Scene, fact: Fact, group: str, swap: bool, stream: RandomStream) -> Question:
     subject, relation, thing = fact
     sides = _sides(subject) if group == "centre" else []
     if sides:
@@ -210,7 +210,7 @@ def _ask_relation(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stre
     return ask_verb(subject.shape, relation, other, thing.shape, swap, of)
 
 
-def _ask_shape(scene: Scene, fact: Fact, group: str, swap: bool, stream: Stream) -> Question:
+def _ask_shape(scene: Scene, fact: Fact, group: str, swap: bool, stream: RandomStream) -> Question:
     subject, relation, thing = fact
     others = len(scene.things) - 2
     if group == "subject" and stream.coin(0.25) and len(_rivals(scene, group, fact)) == others:
@@ -233,20 +233,20 @@ def _rivals(scene: Scene, group: str, fact: Fact) -> list[str]:
 
 
 def _sides(thing: Thing) -> list[str]:
-    """On which sides of the picture's centre a thing clearly is."""
+    """Return the sides of the picture's centre on which a thing clearly lies."""
     across, down = thing.x - UNITS / 2, thing.y - UNITS / 2
     sides = (("left", -across), ("right", across), ("above", -down), ("below", down))
     return [side for side, distance in sides if distance >= CLEAR]
 
 
 def _rival_relations(scene: Scene, subject: Thing, relation: str, thing: Thing) -> list[str]:
-    """Relations that stand beside this one in `is <subject> inside or above <container>?`, and do not hold."""
+    """Relations to offer against this one in `is <subject> inside or above <container>?`: they do not hold."""
     if scene.nested is None or scene.things.index(thing) != scene.nested[1] or relation in ("left", "right", "outside"):
         return []
     return ["above", "below"] if relation == "inside" else ["inside"]
 
 
-def random_scene(stream: Stream) -> Scene:
+def random_scene(stream: RandomStream) -> Scene:
     """Two or three things in a row, anywhere, or one inside another."""
     shapes = stream.sample(SHAPES, 2 + stream.coin(0.75))
     kind = stream.below(20)

@@ -2,29 +2,31 @@
 
 from notice_lens.mini import states
 from notice_lens.mini.pair import Pair
-from notice_lens.mini.stream import Stream
-from notice_lens.mini.things import VALUES, background
+from notice_lens.mini.stream import RandomStream
+from notice_lens.mini.things import ATTRIBUTE_VALUES, background
 
 NEXT_GROUP = {"colour": "texture", "texture": "shape", "shape": "colour"}
 """What the corrupted question asks about: another attribute of the same thing, so that it has a right answer too."""
 
 
-def make_pair(stream: Stream, group: str, swap: bool) -> Pair:
+def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     """A pair of a group; `swap` puts the right answer second in the question."""
-    attribute = states.GROUPS[group]
-    correct, incorrect, third, fourth = stream.sample(VALUES[attribute], 4)
+    attribute = states.ATTRIBUTE_OF_GROUP[group]
+    correct, incorrect, third, fourth = stream.sample(ATTRIBUTE_VALUES[attribute], 4)
     behind = background(stream)
     thing, *others = states.things(stream, 1 + stream.choice((0, 1, 1, 1, 2, 2, 2)))
     # The first distractor has the other option, the second the right one: then both words fit both pictures.
-    words = [word for word in VALUES[attribute] if word not in (correct, incorrect)]
+    words = [word for word in ATTRIBUTE_VALUES[attribute] if word not in (correct, incorrect)]
     shares = bool(others) and stream.coin(0.9)
     carried = [incorrect, correct] if shares else [stream.choice(words), stream.choice(words)]
     others = [other.having(attribute, word) for other, word in zip(others, carried, strict=False)]
     scenes = [(thing.having(attribute, word), *others) for word in (correct, incorrect, third)]
     asked = scenes[0][0]
     next_group = NEXT_GROUP[group]
-    next_attribute = states.GROUPS[next_group]
-    next_other = stream.choice([word for word in VALUES[next_attribute] if word != asked.word(next_attribute)])
+    next_attribute = states.ATTRIBUTE_OF_GROUP[next_group]
+    next_other = stream.choice(
+        [word for word in ATTRIBUTE_VALUES[next_attribute] if word != asked.word(next_attribute)]
+    )
     parts = {"object": ("object",), "distractor": tuple(other.name for other in others), "background": ("background",)}
     return Pair(
         id="",

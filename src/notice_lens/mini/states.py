@@ -10,10 +10,10 @@ from dataclasses import replace
 from notice_lens.mini.drawing import Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import SHAPES
-from notice_lens.mini.stream import Stream
-from notice_lens.mini.things import VALUES, Attribute, Thing, jitter
+from notice_lens.mini.stream import RandomStream
+from notice_lens.mini.things import ATTRIBUTE_VALUES, Attribute, Thing, jitter
 
-GROUPS: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
+ATTRIBUTE_OF_GROUP: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
 """Group of questions, and the attribute that it asks for."""
 
 OPEN = {"colour": ("what", "color"), "shape": ("what", "form"), "texture": ("what", "texture")}
@@ -22,9 +22,9 @@ OPEN = {"colour": ("what", "color"), "shape": ("what", "form"), "texture": ("wha
 CELLS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
 
 
-def things(stream: Stream, count: int) -> tuple[Thing, ...]:
+def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
     """`count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
-    shapes, colours = stream.sample(SHAPES, count), stream.sample(VALUES["colour"], count)
+    shapes, colours = stream.sample(SHAPES, count), stream.sample(ATTRIBUTE_VALUES["colour"], count)
     cells = stream.sample(CELLS, count)
     made = []
     for place, (shape, colour, (x, y)) in enumerate(zip(shapes, colours, cells, strict=True)):
@@ -35,8 +35,8 @@ def things(stream: Stream, count: int) -> tuple[Thing, ...]:
                 name="object" if place == 0 else f"distractor{place}",
                 shape=shape,
                 colour=colour,
-                texture=stream.choice(VALUES["texture"]),
-                form=stream.choice(VALUES["form"]),
+                texture=stream.choice(ATTRIBUTE_VALUES["texture"]),
+                form=stream.choice(ATTRIBUTE_VALUES["form"]),
                 x=x + stream.uniform(-1, 1),
                 y=y + stream.uniform(-1, 1),
                 radius=stream.uniform(0.95, 1.05),
@@ -48,27 +48,29 @@ def things(stream: Stream, count: int) -> tuple[Thing, ...]:
 
 def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
     """The question `is this <shape> <word> or <word>?` with the thing's own word and another."""
-    answer = thing.word(GROUPS[group])
+    answer = thing.word(ATTRIBUTE_OF_GROUP[group])
     return compose(group, answer, ["is", "this", ("noun", thing.shape), *either(answer, other, swap), "?"])
 
 
 def ask_openly(thing: Thing, group: str) -> Question:
-    """Asks `what color is this <shape>?`, as a question with roles."""
-    return compose(group, thing.word(GROUPS[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"])
+    """Ask `what color is this <shape>?`, as a question with roles."""
+    return compose(
+        group, thing.word(ATTRIBUTE_OF_GROUP[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"]
+    )
 
 
-def questions(scene: tuple[Thing, ...], stream: Stream, count: int) -> list[Question]:
+def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int) -> list[Question]:
     """Random questions about the things; words of other things are preferred as options."""
-    return [_ask(scene, stream.choice(scene), stream.choice(tuple(GROUPS)), stream) for _ in range(count)]
+    return [_ask(scene, stream.choice(scene), stream.choice(tuple(ATTRIBUTE_OF_GROUP)), stream) for _ in range(count)]
 
 
-def _ask(scene: tuple[Thing, ...], thing: Thing, group: str, stream: Stream) -> Question:
+def _ask(scene: tuple[Thing, ...], thing: Thing, group: str, stream: RandomStream) -> Question:
     if stream.coin(0.25):
         return ask_openly(thing, group)
-    attribute = GROUPS[group]
+    attribute = ATTRIBUTE_OF_GROUP[group]
     own = thing.word(attribute)
     near = [other.word(attribute) for other in scene if other.word(attribute) != own]
-    others = [word for word in VALUES[attribute] if word != own]
+    others = [word for word in ATTRIBUTE_VALUES[attribute] if word != own]
     return ask(thing, group, stream.choice(near) if near and stream.coin() else stream.choice(others), stream.coin())
 
 
@@ -77,7 +79,7 @@ def picture(scene: tuple[Thing, ...], behind: Background) -> Picture:
     return Picture(behind, tuple(thing.part() for thing in scene))
 
 
-def random_scene(stream: Stream) -> tuple[Thing, ...]:
+def random_scene(stream: RandomStream) -> tuple[Thing, ...]:
     """One to three things; some share a colour, as things in pairs do."""
     scene = things(stream, 1 + stream.below(3))
     if len(scene) > 1 and stream.coin(0.3):

@@ -1,7 +1,7 @@
 """Random draws that depend on a key alone, and never on the platform, the NumPy version or what was drawn before.
 
-`random.Random` seeded with a text hashes it with SHA-512, and promises the same `random()` for ever. So the key
-`test/states/0/17` is a stream of its own: splits cannot meet, whatever seed a user picks, and sample 17 can be drawn
+`random.Random` seeded with a text hashes it with SHA-512, and promises the same `random()` forever. So the key
+`test/states/0/17` is a separate stream: splits cannot meet, whatever seed a user picks, and sample 17 can be drawn
 without the 16 before it.
 """
 
@@ -12,7 +12,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Stream:
+class RandomStream:
     """A stream of random draws that depends on its key alone.
 
     Args:

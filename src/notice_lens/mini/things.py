@@ -1,4 +1,4 @@
-"""Things in a picture: a shape with a colour, a texture and a form; and the backgrounds they stand before."""
+"""Things in a picture: a shape with a colour, a texture and a form; and their backgrounds."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -7,7 +7,7 @@ import numpy as np
 
 from notice_lens.mini.drawing import Background, Colour, Fill, Part
 from notice_lens.mini.shapes import SHAPES, turned, unit_outline
-from notice_lens.mini.stream import Stream
+from notice_lens.mini.stream import RandomStream
 
 Attribute = Literal["shape", "colour", "texture", "form"]
 
@@ -32,7 +32,7 @@ FORMS: dict[str, tuple[float, float]] = {
 }
 """What a form means: half the width and half the height, in units."""
 
-VALUES: dict[Attribute, tuple[str, ...]] = {
+ATTRIBUTE_VALUES: dict[Attribute, tuple[str, ...]] = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
     "texture": TEXTURES,
@@ -43,7 +43,9 @@ VALUES: dict[Attribute, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing: what it is (words of `VALUES`), where it is (units), and the jitter that stays when a word changes.
+    """One thing: what it is, where it is, and the jitter that stays when a word changes.
+
+    Lengths are in units; `ATTRIBUTE_VALUES` lists the words of each attribute.
 
     Attributes:
         name: The name of its part in the picture.
@@ -83,8 +85,8 @@ class Thing:
 
     def having(self, attribute: Attribute, word: str) -> "Thing":
         """Return this thing with one attribute changed."""
-        if word not in VALUES[attribute]:
-            raise ValueError(f"{attribute} {word!r} asked for; there are {', '.join(VALUES[attribute])}")
+        if word not in ATTRIBUTE_VALUES[attribute]:
+            raise ValueError(f"{attribute} {word!r} asked for; there are {', '.join(ATTRIBUTE_VALUES[attribute])}")
         return replace(self, **{attribute: word})
 
     def word(self, attribute: Attribute) -> str:
@@ -95,10 +97,10 @@ class Thing:
         return word
 
 
-assert set(VALUES) == set(get_args(Attribute))
+assert set(ATTRIBUTE_VALUES) == set(get_args(Attribute))
 
 
-def jitter(stream: Stream) -> dict[str, Any]:
+def jitter(stream: RandomStream) -> dict[str, Any]:
     """Fields of a thing that no word names: tilt, tint and grain."""
     quarter = stream.choice((0.0, 0.7854, 1.5708, 2.3562))
     return {
@@ -109,7 +111,7 @@ def jitter(stream: Stream) -> dict[str, Any]:
     }
 
 
-def background(stream: Stream) -> Background:
+def background(stream: RandomStream) -> Background:
     """A muted background: no field of it is as dark, as bright or as saturated as a thing."""
     base = stream.uniform(105, 160)
     hue = [stream.uniform(-20, 20) for _ in range(3)]

@@ -10,12 +10,12 @@ from typing import Any
 
 from notice_lens.mini.faces import EMOTIONS
 from notice_lens.mini.scenes import OPPOSITE
-from notice_lens.mini.things import VALUES
+from notice_lens.mini.things import ATTRIBUTE_VALUES
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
 """`[DEC]` starts an answer; `[ENC]` is what the original code puts for `[CLS]`."""
 
-FRAME = ("is", "this", "or", "of", "what", "how", "color", "texture", "form", "person", "feeling")
+TEMPLATE_WORDS = ("is", "this", "or", "of", "what", "how", "color", "texture", "form", "person", "feeling")
 """The words of the templates."""
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -25,7 +25,7 @@ PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 
 def answer_words() -> list[str]:
     """Every word that is an answer of some question, each once."""
-    attributes = [word for words in VALUES.values() for word in words]
+    attributes = [word for words in ATTRIBUTE_VALUES.values() for word in words]
     return list(dict.fromkeys([*attributes, *OPPOSITE, *EMOTIONS]))
 
 
@@ -34,7 +34,7 @@ def word_pieces() -> list[str]:
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     endings = ("##s", "##es", "##ed", "##ing", "##er", "##ly", "##y")
     common = files("notice_lens.mini").joinpath("common_words.txt").read_text(encoding="utf-8").split()
-    pieces = [*SPECIAL, *"?!.,:;'-()", *answer_words(), *FRAME, *common, *letters, *endings]
+    pieces = [*SPECIAL, *"?!.,:;'-()", *answer_words(), *TEMPLATE_WORDS, *common, *letters, *endings]
     return list(dict.fromkeys([*pieces, *("##" + letter for letter in letters)]))
 
 
@@ -47,7 +47,7 @@ def tokens(text: str) -> list[int]:
     """Token ids of a text of known words, `[CLS]` and `[SEP]` around it: the tokenizer's, but quick.
 
     Raises:
-        KeyError: for a word that is no piece of the vocabulary.
+        KeyError: A word is not in the vocabulary.
     """
     return [_ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
 

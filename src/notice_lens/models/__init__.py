@@ -1,7 +1,6 @@
 """Models with hook points: the protocol that the rest of the package works with, and HookedBLIP.
 
-A model is imported when it is first asked for: the protocol and the layout need neither torch's nor TransformerLens's
-models.
+A model is imported on first use: the protocol and the layout need neither torch's nor TransformerLens's models.
 """
 
 from typing import TYPE_CHECKING

@@ -64,7 +64,7 @@ class StackCache(ActivationCache):
         return super().accumulated_resid(*args, **kwargs)
 
     def stack_neuron_results(self, layer: int, *args: Any, incl_remainder: bool = False, **kwargs: Any) -> Any:
-        """Return what each neuron wrote: see `ActivationCache.stack_neuron_results`."""
+        """Return the output of each neuron: see `ActivationCache.stack_neuron_results`."""
         if incl_remainder:
             self._refuse_post_norm("stack_neuron_results(incl_remainder=True)")
         return super().stack_neuron_results(layer, *args, incl_remainder=incl_remainder, **kwargs)
@@ -79,7 +79,7 @@ class StackCache(ActivationCache):
         )
 
     def stack_head_results(self, layer: int = -1, *args: Any, **kwargs: Any) -> Any:
-        """Return what each head wrote: see `ActivationCache.stack_head_results`."""
+        """Return the output of each head: see `ActivationCache.stack_head_results`."""
         if kwargs.get("incl_remainder") or (len(args) > 1 and args[1]):
             self._refuse_post_norm("stack_head_results(incl_remainder=True)")
         return super().stack_head_results(layer, *args, **kwargs)
@@ -97,7 +97,7 @@ class StackCache(ActivationCache):
 
         Args:
             residual_stack: Components, [component, batch, pos, d_model].
-            tokens: The token whose logit is asked for: a word, an id, or an id for each example.
+            tokens: The token whose logit is decomposed: a word, an id, or an id for each example.
             incorrect_tokens: Subtracted, if given.
             pos_slice: Positions that `residual_stack` was cut to.
             batch_slice: Examples that it is to be cut to.
@@ -118,10 +118,10 @@ class StackCache(ActivationCache):
         return (scaled * direction).sum(-1)
 
     def logit_lens(self, **kwargs: Any) -> Any:
-        """Refused: no stack of BLIP is read out by an unembedding of its stream."""
+        """Refuse: no stack of BLIP is read out by an unembedding of its stream."""
         raise ValueError(
             f"the logit lens reads the stream by the unembedding; the stream of `{self.model.stack_name}` is read by "
-            "another stack's attention, or by a head with layers of its own. logit_attrs of the vision stack is the "
+            "another stack's attention, or by a head with its own layers. logit_attrs of the vision stack is the "
             "first-order answer"
         )
 
@@ -184,7 +184,7 @@ class BLIPCache(ActivationCache):
 
 
 def _some_inputs(inputs: BLIPInputs | None, batch_slice: Any) -> BLIPInputs | None:
-    """The inputs of the same examples, so that logit directions stay those of the run."""
+    """The inputs of the same examples, so that logit directions match the run."""
     if inputs is None:
         return None
     picked = batch_slice if isinstance(batch_slice, Slice) else Slice(batch_slice)

@@ -4,7 +4,7 @@
 2. A self-patch changes nothing: each activation outside the layers and in the first and last of each stack is replaced
    by itself, one at a time, and its own block is run again: what the block gives stays the same. All that comes after
    it reads nothing else, so neither do the logits change; running them too would take ten times as long.
-3. The image comes in through the image stream and nowhere else: with the stream of other images put in its place behind
+3. The image comes in through the image stream and nowhere else: with the stream of other images put in its place after
    the last vision block, the answers are those to the other images.
 4. The image matters: those answers differ (a model with untrained weights of the usual size fails here).
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
 
 # The least change of the answers, between any two images, of a model that looks at them.
-_SEEN = 1e-4
+_IMAGE_CHANGE = 1e-4
 # What rounding may add up to over a few dozen layers.
 _TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -66,7 +66,7 @@ def check(model: "HookedBLIP", inputs: Any = None, progress: bool = True) -> Che
             _rows_sum_to_one(cache, tolerance),
             self_patches,
             CheckResult("an exchanged image stream is an exchanged image", _distance(exchanged, expected), tolerance),
-            CheckResult("the image changes the answer", _distance(expected, logits), _SEEN, at_least=True),
+            CheckResult("the image changes the answer", _distance(expected, logits), _IMAGE_CHANGE, at_least=True),
         )
     )
 
@@ -91,7 +91,7 @@ def made_up_inputs(model: "HookedBLIP", batch: int = 2, length: int = 7) -> BLIP
 
 
 def _replacing(activations: dict[str, Tensor]) -> list:
-    """Hooks that put these activations in place of what is there."""
+    """Return hooks that replace activations by these."""
 
     def replace_by(new: Tensor):
         return lambda activation, hook: new
@@ -139,7 +139,7 @@ def _checked(model: "HookedBLIP", cache: Any) -> list[str]:
 
 
 def _block_of(model: "HookedBLIP", name: str) -> tuple[str, int]:
-    """Stack and layer of a hook point: -1 is the embedding, the number of layers what stands behind the last block."""
+    """Stack and layer of a hook point: -1 for the embedding, the number of layers for anything after the last block."""
     parsed = HookName.parse(name)
     stack = parsed.stack or ""
     if parsed.layer is not None:
@@ -148,7 +148,7 @@ def _block_of(model: "HookedBLIP", name: str) -> tuple[str, int]:
 
 
 def _stream(model: "HookedBLIP", cache: Any, stack: str, layer: int) -> Float[Tensor, "batch pos d_model"]:
-    """The stream before a layer, or behind the last one."""
+    """The stream before a layer, or after the last one."""
     if layer < model.cfg.n_layers[stack]:
         return cache[f"{stack}.blocks.{layer}.hook_resid_pre"]
     return cache[f"{stack}.blocks.{layer - 1}.hook_resid_post"]  # only the pre-LayerNorm stack has a final LayerNorm

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +135,7 @@ def hooks_table(model: "HookedBLIP", aliases: "Mapping[str, str] | None" = None)
         parsed, shown = HookName.parse(full), HookName.parse(alias)
         key = str(shown).replace(f"blocks.{shown.layer}.", "blocks.L.")
         point = model.hook_dict[full]
-        assert isinstance(point, BLIPHookPoint), full
+        assert isinstance(point, CopyingHookPoint), full
         row = {"hook point": key, "shape": f"[{point.shape.replace(' ', ', ')}]"}
         if aliases is not None:
             row["full name"] = full.replace(f"blocks.{parsed.layer}.", "blocks.L.")

@@ -15,7 +15,7 @@ STACKS = ("vision", "projector", "text", "decoder", "language")
 IMAGE_STACK = "vision"
 """The stack that embeds the picture, in every family."""
 _FRONT = "|".join(STACKS)
-_NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
+_HOOK_NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HookName:
     @cache
     def parse(cls, name: str) -> "HookName":
         """The parts of `name`; what is not there is None."""
-        match = _NAME.fullmatch(name)
+        match = _HOOK_NAME.fullmatch(name)
         if match is None:
             return cls(None, None, name)
         layer = match["layer"]
@@ -54,7 +54,7 @@ def unknown_hook(name: str, valid: Iterable[str], n_layers: Mapping[str | None, 
     """Says what is wrong with a hook name that is not among the valid ones.
 
     Args:
-        name: What was asked for.
+        name: The requested name.
         valid: Every name that exists.
         n_layers: Layers of each stack; under None those of a lens, whose names have no stack.
     """

@@ -20,12 +20,12 @@ from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint, LensHandle
 
 from notice_lens.models.hook_names import HookName, unknown_hook
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 from notice_lens.models.in_use import InUse
 
-Hook = tuple[str | Callable[[str], bool], Callable[..., Any]]
+HookSpec = tuple[str | Callable[[str], bool], Callable[..., Any]]
 NamesFilter = str | Sequence[str] | Callable[[str], bool] | None
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 _SWITCHES = {
     "hook_result": "use_attn_result",
@@ -60,7 +60,7 @@ class HookedModule(HookedRootModule):
         raise NotImplementedError
 
     def explain_missing(self, name: str) -> str:
-        """Explain a name that is no hook point here."""
+        """Explain why a name is not a hook point here."""
         return unknown_hook(name, self.hook_dict, self.layers_by_stack)
 
     def names_matching(self, names: NamesFilter) -> list[str]:
@@ -82,7 +82,7 @@ class HookedModule(HookedRootModule):
         return firing
 
     def _existing(self, names: str | Sequence[str] | Callable[[str], bool]) -> list[str]:
-        """The hook points that a filter means, switched on or off. Raises KeyError where there is none."""
+        """The hook points that a filter means, switched on or off. Raises KeyError if there is none."""
         if callable(names):
             found = [name for name in self.hook_dict if names(name)]
         else:
@@ -100,8 +100,8 @@ class HookedModule(HookedRootModule):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: Sequence[Hook] = (),
-        bwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Sequence[HookSpec] = (),
+        bwd_hooks: Sequence[HookSpec] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
     ) -> Iterator["HookedModule"]:
@@ -117,10 +117,10 @@ class HookedModule(HookedRootModule):
             KeyError, ValueError: As `names_matching`; then nothing was attached.
             RuntimeError: Another thread has not let go of the model for a minute.
         """
-        directions: tuple[tuple[Direction, Sequence[Hook]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
+        directions: tuple[tuple[HookDirection, Sequence[HookSpec]], ...] = (("fwd", fwd_hooks), ("bwd", bwd_hooks))
         with self.in_use.held() as changes:
             changes.at_end(self._stop_caching)
-            to_attach: list[tuple[str, Callable[..., Any], Direction]] = [
+            to_attach: list[tuple[str, Callable[..., Any], HookDirection]] = [
                 (name, hook, direction)
                 for direction, hooks in directions
                 for names, hook in hooks
@@ -140,14 +140,14 @@ class HookedModule(HookedRootModule):
     def _stop_caching(self) -> None:
         self.is_caching = False
 
-    def _point(self, name: str) -> BLIPHookPoint | AliasPoint:
-        return cast(BLIPHookPoint | AliasPoint, self.hook_dict[name])
+    def _point(self, name: str) -> CopyingHookPoint | AliasPoint:
+        return cast(CopyingHookPoint | AliasPoint, self.hook_dict[name])
 
     def run_with_hooks(
         self,
         *model_args: Any,
-        fwd_hooks: Sequence[Hook] = (),
-        bwd_hooks: Sequence[Hook] = (),
+        fwd_hooks: Sequence[HookSpec] = (),
+        bwd_hooks: Sequence[HookSpec] = (),
         reset_hooks_end: bool = True,
         clear_contexts: bool = False,
         **model_kwargs: Any,
@@ -162,7 +162,7 @@ class HookedModule(HookedRootModule):
         self,
         name: str | Callable[[str], bool],
         hook: Callable[..., Any],
-        dir: Direction = "fwd",
+        dir: HookDirection = "fwd",
         is_permanent: bool = False,
         level: int | None = None,
         prepend: bool = False,
@@ -176,7 +176,7 @@ class HookedModule(HookedRootModule):
     def list_hooks(
         self, name_filter: Any = None, dir: Literal["fwd", "bwd", "both"] = "both", including_permanent: bool = True
     ) -> dict[str, list[LensHandle]]:
-        """The attached hooks by hook point, as in TransformerLens. Raises KeyError where a filter matches nothing."""
+        """The attached hooks by hook point, as in TransformerLens. Raises KeyError if a filter matches nothing."""
         if name_filter is not None:
             self._existing(name_filter)
         with self.in_use.held():
@@ -230,6 +230,6 @@ class HookedModule(HookedRootModule):
 
 
 def _some(names: Mapping[str, HookPoint]) -> str:
-    """The first few names, to show what names look like."""
+    """Return the first few names, as examples for a message."""
     first = list(names)[:3]
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")

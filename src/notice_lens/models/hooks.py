@@ -10,13 +10,13 @@ from transformer_lens.hook_points import HookPoint, LensHandle
 from notice_lens.models.hook_names import HookName
 
 
-class BLIPHookPoint(HookPoint):
-    """A hook point of `HookedBLIP`.
+class CopyingHookPoint(HookPoint):
+    """A hook point whose forward hooks each get a copy of the activation.
 
-    It differs from TransformerLens's in three ways. It reports its layer although a stack's name stands in front. It
-    knows the shape of what passes, in words. And every forward hook gets a private, contiguous copy: a setter that
-    writes in place changes what comes after, as in TransformerLens, and nothing else (not the keys that many runs
-    share, not what another hook has cached).
+    The hook points of every model here are of this class. It differs from TransformerLens's in three ways. It reports
+    its layer although its name starts with a stack. It knows the axes of the activation, in words. And every forward
+    hook gets a private, contiguous copy: a setter that writes in place changes what comes after, as in TransformerLens,
+    and nothing else (not the keys that many runs share, not what another hook has cached).
 
     Args:
         shape: Axis words, for instance `"batch pos head d_head"`.
@@ -32,7 +32,7 @@ class BLIPHookPoint(HookPoint):
         return bool(self._forward_hooks or self._backward_hooks)
 
     def layer(self) -> int:
-        """Return the layer of this hook point. Raises ValueError where it belongs to no layer."""
+        """Return the layer of this hook point. Raises ValueError if it belongs to no layer."""
         layer = HookName.parse(self.name or "").layer
         if layer is None:
             raise ValueError(f"hook point {self.name!r} belongs to no layer")
@@ -47,7 +47,7 @@ class BLIPHookPoint(HookPoint):
         prepend: bool = False,
         alias_names: list[str] | None = None,
     ) -> LensHandle:
-        """Attach a hook, as in TransformerLens; a forward hook gets a copy of its own."""
+        """Attach a hook, as in TransformerLens; a forward hook gets its own copy."""
         attached = _on_private_copy(hook) if dir == "fwd" else hook
         handle = super().add_hook(attached, dir, is_permanent, level, prepend, alias_names)
         handle.user_hook = hook
@@ -92,7 +92,7 @@ class AliasPoint:
         target: The model's hook point.
     """
 
-    def __init__(self, alias: str, target: BLIPHookPoint):
+    def __init__(self, alias: str, target: CopyingHookPoint):
         self.name = alias
         self.target = target
         self.shape = target.shape

@@ -19,7 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,7 +45,11 @@ class Changes:
         setattr(target, name, value)
 
     def attach(
-        self, point: BLIPHookPoint | AliasPoint, hook: Callable[..., Any], direction: Literal["fwd", "bwd"], **how: Any
+        self,
+        point: CopyingHookPoint | AliasPoint,
+        hook: Callable[..., Any],
+        direction: Literal["fwd", "bwd"],
+        **how: Any,
     ) -> Undo:
         """Attaches a hook until the use ends, and returns its undo; `how` are options of `add_hook`."""
         added: list[Any] = []
@@ -65,7 +69,7 @@ class Changes:
             self._undos.pop()
 
 
-def _detach(point: BLIPHookPoint | AliasPoint, added: list[Any], before: set[int]) -> None:
+def _detach(point: CopyingHookPoint | AliasPoint, added: list[Any], before: set[int]) -> None:
     """Removes a hook, or, where attaching it was interrupted, whatever is there that was not there before."""
     if added:
         point.discard(added[0])
@@ -82,7 +86,7 @@ class InUse:
         self._holder = ""
 
     def __reduce__(self) -> tuple[type["InUse"], tuple[()]]:
-        # A copy of a model is used by nobody.
+        # A copy of a model is not in use.
         return InUse, ()
 
     @contextmanager
@@ -161,7 +165,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function that makes tensors of its own for autograd: `torch.inference_mode` of the caller is left."""
+    """Decorate a function that makes its own tensors for autograd: it leaves the caller's `torch.inference_mode`."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:

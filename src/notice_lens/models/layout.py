@@ -116,7 +116,7 @@ class Layout:
         return len(self.read_out)
 
     def segments(self, stack: str, example: int) -> tuple[Segment, ...]:
-        """Return the segments of a stack for one example. Raises KeyError where there is no such stack."""
+        """Return the segments of a stack for one example. Raises KeyError if there is no such stack."""
         if stack not in self.stacks:
             raise KeyError(one_of("stack", stack, self.stacks))
         return self.stacks[stack][example]
@@ -192,7 +192,7 @@ class Layout:
         return inside[0][0], inside[-1][0] + 1
 
     def covered(self, stack: str, example: int, mask: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, " pos"]:
-        """Return the share of each position that a pixel mask covers, 0 to 1; 0 where a position is no image.
+        """Return the share of each position that a pixel mask covers, 0 to 1; 0 where a position is not an image patch.
 
         Args:
             stack: Whose positions.

@@ -13,7 +13,7 @@ run once, their states projected to keys and values once, and each run goes from
 | `decoder.cross_attn` | cross-attention | `hook_cross_attn_out`, `hook_resid_mid_cross` | answer | its source |
 
 The source of `decoder.cross_attn` is the question, for captions the image patches; position 0 of the patches is the
-class token. Every other name of the stack stays as it is, without the stack in front. TransformerLens walks positions
+class token. Every other name of the stack stays as it is, without the stack's prefix. TransformerLens walks positions
 along `tokens.shape[-1]`, so a cross-attention lens has two axes: the query view without keys and values, and the source
 view with nothing else. `lens.names_table()` says which full hook and which Hugging Face tensor each name is.
 
@@ -121,7 +121,7 @@ class Lens(StackView):
         return [word or named.get(index, "[UNK]") for word, index in zip(words, ids.tolist(), strict=True)]
 
     def to(self, *args: Any, **kwargs: Any) -> "Lens":
-        """Refused: a lens is bound to where its model is."""
+        """Refuse to move: a lens stays where its model is."""
         raise ValueError("a lens does not move: move the model (model.to) and make another lens")
 
     def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> ActivationCache:
@@ -145,7 +145,7 @@ class Lens(StackView):
         """
         if use_split_qkv_input and self.post_norm:
             raise ValueError(
-                f"`{self.lens_name}` is post-LayerNorm: what a head writes is rescaled by the LayerNorm behind every "
+                f"`{self.lens_name}` is post-LayerNorm: what a head writes is rescaled by the LayerNorm after every "
                 "addition before a later head reads it, so adding its change to that head's input is not the effect of "
                 "the path. The direct-path helper is for the lens `vision.attn`; on the whole model, "
                 "model.set_use_split_qkv_input(True) gives the copies without this claim"

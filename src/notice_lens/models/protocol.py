@@ -35,12 +35,12 @@ TABLES = ("hook_attn_scores", "hook_pattern")
 
 
 @runtime_checkable
-class StackConfig(Protocol):
+class AnyStackConfig(Protocol):
     """The sizes of one stack."""
 
     @property
     def name(self) -> str:
-        """The name in front of its hook points."""
+        """The prefix of the names of its hook points."""
         ...
 
     @property
@@ -115,12 +115,12 @@ class ModelConfig(Protocol):
 
     @property
     def default_site(self) -> str:
-        """The attention that is patched where nothing else is asked for, such as `text.cross_attn`."""
+        """The attention that is patched by default, such as `text.cross_attn`."""
         ...
 
     @property
     def default_positions(self) -> str | tuple[str, ...]:
-        """The positions among words that are patched where no others are asked for: `roles`, or some by name."""
+        """The positions among words that are patched by default: `roles`, or some by name."""
         ...
 
     @property
@@ -189,7 +189,7 @@ class TextReader(Protocol):
 
         Args:
             prompts: The prompts.
-            answers: What is teacher-forced behind each; None where nothing is.
+            answers: The answer to teacher-force after each; None for none.
             sizes: Height and width of each picture in pixels, where `ModelConfig.image_sizes_matter`.
         """
         ...
@@ -221,7 +221,7 @@ class VisionLanguageModel(TextReader, Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Settings outside of config and processor that move numbers, in plain values."""
+        """Settings outside of config and processor that change results, in plain values."""
         ...
 
     @property
@@ -235,11 +235,11 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def stack(self, name: str) -> Any:
-        """Return a stack, whose `cfg` is a `StackConfig`. Raises KeyError where there is none of that name."""
+        """Return a stack, whose `cfg` is an `AnyStackConfig`. Raises KeyError if there is none of that name."""
         ...
 
     def activations(self, stack: str) -> tuple[str, ...]:
-        """Return what can be patched in a stack, without stack and layer, in the order of the forward pass."""
+        """Return the activations of a stack that can be patched, in the order of the forward pass."""
         ...
 
     def sublayers(self, stack: str) -> tuple[str, ...]:
@@ -263,7 +263,7 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def layout(self, inputs: Any, prompts: Sequence[str] | None = None) -> Layout:
-        """Return what the positions of prepared inputs are; with the prompts' strings also where their words are."""
+        """Return the layout of prepared inputs; with the prompts' strings, also the positions of their words."""
         ...
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> bool:

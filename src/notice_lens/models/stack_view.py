@@ -13,7 +13,7 @@ from notice_lens.errors import one_of
 from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class StackView(HookedModule):
         self.inputs = inputs
         self.full_names = _aliases(model, self.stack_name, self.attn_name, axis)
         points: dict[str, Any] = {
-            alias: AliasPoint(alias, cast(BLIPHookPoint, model.hook_dict[full]))
+            alias: AliasPoint(alias, cast(CopyingHookPoint, model.hook_dict[full]))
             for alias, full in self.full_names.items()
         }
         self.hook_dict, self.mod_dict = points, dict(points)
@@ -81,7 +81,7 @@ class StackView(HookedModule):
         return f"{type(self).__name__}({self.lens_name!r}, {self.axis} axis, of {self.model!r})"
 
     def setup(self) -> None:
-        """Nothing: hook points have their names from the model, and keep them."""
+        """Do nothing: hook points keep the names that the model gave them."""
 
     @property
     def stack(self) -> Any:
@@ -123,12 +123,12 @@ class StackView(HookedModule):
 
     @property
     def ln_final(self) -> Any:
-        """The LayerNorm behind the last block (vision only)."""
+        """The LayerNorm after the last block (vision only)."""
         return self.stack.ln_final
 
     @property
     def post_norm(self) -> bool:
-        """True where a LayerNorm follows each addition to the stream, so that the stream is no sum of outputs."""
+        """True where a LayerNorm follows each addition to the stream, so that the stream is not a sum of outputs."""
         return self.stack.cfg.normalization == "post"
 
     def accumulated_bias(
@@ -146,7 +146,7 @@ class StackView(HookedModule):
         return encoded["input_ids"].to(self.model.device)
 
     def to_single_token(self, text: str) -> int:
-        """The id of a word of a single piece. Raises ValueError where it has more."""
+        """The id of a word of a single piece. Raises ValueError if it has more."""
         pieces = self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(pieces) != 1:
             raise ValueError(f"{text!r} has {len(pieces)} tokens; expected a single one")
@@ -185,7 +185,7 @@ class StackView(HookedModule):
 
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers under no stack's name: a lens drops it."""
+        """The layers, without a stack's name: a lens leaves it out."""
         return {None: self.stack.cfg.n_layers}
 
     def attention_of(self, name: str) -> Any:
@@ -193,7 +193,7 @@ class StackView(HookedModule):
         return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
-        """Explain a name that is not here: the other axis, the other attention, the stack in front."""
+        """Explain a name that is not here: the other axis, the other attention, or a stack's prefix."""
         parsed = HookName.parse(name)
         other = "source" if self.axis == "query" else "query"
         if self.attn_name == "cross_attn" and name in _aliases(self.model, self.stack_name, self.attn_name, other):
@@ -216,7 +216,7 @@ class StackView(HookedModule):
 
 
 def first_answer_logits(model: "HookedBLIP", inputs: BLIPInputs, logits: Tensor) -> Float[Tensor, "batch d_vocab"]:
-    """The logits of the answer's first token (of no match and match): behind `[DEC]`, or behind a caption's prompt."""
+    """The logits of the answer's first token (of no match and match): after `[DEC]`, or after a caption's prompt."""
     if logits.ndim == 2:
         return logits
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)

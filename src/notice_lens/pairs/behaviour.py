@@ -1,4 +1,4 @@
-"""The behaviour filter: pairs that the model answers as they mean it to.
+"""The behaviour filter: pairs that the model answers as intended.
 
 What a patch restores means nothing where the clean run is wrong to begin with, or where the corruption does not change
 the answer. The filter reads as much of an answer as the metrics do, so that no pair is dropped for words that no metric
@@ -11,7 +11,7 @@ import torch
 
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.pairs.corruption import RUNS, Which, replaces_words
+from notice_lens.pairs.corruption import INPUTS_BY_CORRUPTION, Which, replaces_words
 from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
@@ -92,7 +92,7 @@ def behaviour_filter(
     other = not replaces_words(corruption) and require == "other"
     problems: list[Problem] = []
     own_answers: list[str] = []
-    image, prompt = RUNS[corruption]
+    image, prompt = INPUTS_BY_CORRUPTION[corruption]
     with tqdm(total=len(pairs), desc=f"behaviour, {corruption} corruption", unit="pair", disable=not progress) as bar:
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
@@ -121,8 +121,8 @@ def _check(
         raise TypeError(f"behaviour_filter takes a model and then pairs; got {type(pairs).__name__} for the pairs")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected 1 or more")
-    if corruption not in RUNS:
-        raise ValueError(one_of("corruption", corruption, RUNS))
+    if corruption not in INPUTS_BY_CORRUPTION:
+        raise ValueError(one_of("corruption", corruption, INPUTS_BY_CORRUPTION))
     if require not in ("other", "any"):
         raise ValueError(one_of("require", require, ("other", "any")))
     if answer is not None and answer not in get_args(AnswerPart):

@@ -10,15 +10,19 @@ from typing import Any, Literal
 from notice_lens.models.hook_names import IMAGE_STACK, HookName
 
 Which = Literal["clean", "corrupt", "donor"]
-RUNS: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
+INPUTS_BY_CORRUPTION: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
 """The image and the prompt of the corrupted run."""
-CORRUPTIONS = tuple(RUNS)
+CORRUPTIONS = tuple(INPUTS_BY_CORRUPTION)
 _NOISE = re.compile(r"Noise\(hook='(?P<hook>[^']*)'")
 
 
 def replaces_words(corruption: Any) -> bool:
     """Return whether the corrupted run has another prompt, so that pairs need one."""
-    return isinstance(corruption, str) and corruption in RUNS and RUNS[corruption][1] == "corrupt"
+    return (
+        isinstance(corruption, str)
+        and corruption in INPUTS_BY_CORRUPTION
+        and INPUTS_BY_CORRUPTION[corruption][1] == "corrupt"
+    )
 
 
 def changes_words(corruption: Any) -> bool:

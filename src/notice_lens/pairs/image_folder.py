@@ -25,7 +25,7 @@ NO_ENDING, NO_ACCESS = "no ending", "unreadable folder"
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReadablePicture:
     """A picture that can be read.
 
     Attributes:
@@ -33,7 +33,7 @@ class Picture:
         digest: Its content: the same RGB pixels, the same 32 hexadecimal digits.
         width: In pixels, the right way up.
         height: In pixels.
-        content: The bytes of a picture that has no file of its own, such as a row of a table.
+        content: The bytes of a picture that is not a file itself, such as a row of a table.
     """
 
     path: Path
@@ -53,11 +53,11 @@ class Inventory:
     """The pictures of some files.
 
     Attributes:
-        pictures: Those that can be read, by path, in the order asked for.
+        pictures: Those that can be read, by path, in the requested order.
         problems: Why the others cannot.
     """
 
-    pictures: Mapping[Path, Picture]
+    pictures: Mapping[Path, ReadablePicture]
     problems: tuple[Problem, ...]
 
 
@@ -75,7 +75,7 @@ def read_pictures(
     Args:
         paths: Image files; one that is named twice is read once.
         root: A folder above all of them: problems then name files from there.
-        contents: The bytes of those that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
         confine: Whether a file that is a link out of `root` counts as unreadable.
         progress: Whether to show a progress bar.
         workers: How many files are decoded at a time; None takes as many as there are processors, eight at most.
@@ -83,11 +83,11 @@ def read_pictures(
     """
     from tqdm.auto import tqdm
 
-    def read(path: Path) -> Picture | str:
+    def read(path: Path) -> ReadablePicture | str:
         return _read(path, (contents or {}).get(path), root if confine else None)
 
     files = list(dict.fromkeys(Path(path) for path in paths))
-    pictures: dict[Path, Picture] = {}
+    pictures: dict[Path, ReadablePicture] = {}
     problems: list[Problem] = []
     # One guard around all threads, since filters are global: oddities of a file's metadata do not matter to its pixels.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(os.cpu_count() or 1, _MOST_WORKERS)) as pool:
@@ -96,27 +96,27 @@ def read_pictures(
         for path, found in tqdm(
             zip(files, reading, strict=True), "reading pictures", len(files), disable=not progress, unit="file"
         ):
-            if isinstance(found, Picture):
+            if isinstance(found, ReadablePicture):
                 pictures[path] = found
             else:
                 problems.append(Problem(relative_name(path, root), IMAGE, found))
     return Inventory(pictures, tuple(problems))
 
 
-def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -> Picture | str:
+def _read(path: Path, content: bytes | None, root: str | PathLike[str] | None) -> ReadablePicture | str:
     """Return the record of one file, or the reason for having none; with a root, links out of it are not followed."""
     try:
         if root is not None and content is None:
             inside(root, path.relative_to(root), confine=True)
         rgb = to_rgb(path if content is None else content)
-        return Picture(path, digest(rgb), rgb.width, rgb.height, content)
+        return ReadablePicture(path, digest(rgb), rgb.width, rgb.height, content)
     except Exception as error:
         # Broken files raise whatever a decoder tripped over; one of them must not end the reading of all others.
         return str(error) or type(error).__name__
 
 
 def relative_name(path: Path, root: str | PathLike[str] | None) -> str:
-    """Return the path as others see it: from `root`, with forward slashes; bytes that are no text are written out."""
+    """Return the path as others see it: from `root`, with forward slashes; bytes that are not text are escaped."""
     return storable((path if root is None else path.relative_to(root)).as_posix())
 
 
@@ -127,7 +127,7 @@ def ending(name: str) -> str:
 
 
 def is_content(path: Path) -> bool:
-    """Return whether somebody put a file or folder there on purpose: not hidden, and not left behind by a system."""
+    """Return whether a file or folder was put there on purpose: not hidden, and not left behind by a system."""
     return not path.name.startswith(".") and path.name.lower() not in _NOT_CONTENT
 
 
@@ -168,7 +168,7 @@ def walk(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, list[Path]
 
     Args:
         folder: Where to begin.
-        skipped: Where to count files that are no images, by their endings.
+        skipped: Counts of files that are not images, by ending; added to.
     """
     seen = set()
 
@@ -191,7 +191,7 @@ def image_files(folder: str | PathLike[str], skipped: Counter[str] | None = None
 
     Args:
         folder: It has to be there, and to hold some.
-        skipped: Where to count files that are no images, by their endings.
+        skipped: Counts of files that are not images, by ending; added to.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -212,7 +212,7 @@ def existing_folder(folder: str | PathLike[str]) -> Path:
     """Return the folder as a path.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: It does not exist.
         NotADirectoryError: It is a file.
     """
     path = Path(folder)
@@ -226,22 +226,22 @@ def existing_folder(folder: str | PathLike[str]) -> Path:
 
 
 def contents(folder: Path, shown: int = 5) -> str:
-    """Say for messages what a folder holds: the first few names and how many more there are."""
+    """Describe a folder's content for messages: the first few names, and how many more there are."""
     names = sorted(storable(path.name) + "/" * path.is_dir() for path in folder.iterdir())
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(repr, names[:shown])) + more if names else "nothing"
 
 
 def distinct(
-    pictures: Iterable[Picture], root: str | PathLike[str] | None = None
-) -> tuple[list[Picture], list[Problem]]:
-    """Return the first picture of each content, and a problem for every other.
+    pictures: Iterable[ReadablePicture], root: str | PathLike[str] | None = None
+) -> tuple[list[ReadablePicture], list[Problem]]:
+    """Return the first picture of each content, and a problem for each duplicate.
 
     Args:
         pictures: In the order that decides which one is first.
         root: As `read_pictures`.
     """
-    first: dict[str, Picture] = {}
+    first: dict[str, ReadablePicture] = {}
     problems = []
     for picture in pictures:
         known = first.setdefault(picture.digest, picture)
@@ -251,7 +251,7 @@ def distinct(
     return list(first.values()), problems
 
 
-def checksum(folder: str | PathLike[str], pictures: Iterable[Picture]) -> str:
+def checksum(folder: str | PathLike[str], pictures: Iterable[ReadablePicture]) -> str:
     """Return the SHA-256 of a folder's pictures, hexadecimal: of their sorted names from there, and their contents.
 
     Other files, and how a picture is compressed, do not change it.

@@ -89,9 +89,10 @@ class Manifest:
         return cls(**{**own, "steps": tuple(own["steps"])}), files
 
 
-_TEXT, _OBJECT = (str, "text"), (dict, "a JSON object")
+_TEXT_FIELD, _OBJECT_FIELD = (str, "text"), (dict, "a JSON object")
 _KINDS: dict[str, tuple[Any, str]] = {
-    "builder": _TEXT, "source": _TEXT, "checksum": _TEXT, "version": _TEXT, "options": _OBJECT, "dropped": _OBJECT,
+    "builder": _TEXT_FIELD, "source": _TEXT_FIELD, "checksum": _TEXT_FIELD, "version": _TEXT_FIELD,
+    "options": _OBJECT_FIELD, "dropped": _OBJECT_FIELD,
     "kept": (int, "a whole number"), "seed": (int | None, "a whole number or null"), "steps": (list, "a list"),
 }  # fmt: skip
 """The kind of each value of a manifest's file, and its name for messages."""

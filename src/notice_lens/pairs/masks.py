@@ -1,4 +1,4 @@
-"""Masks by their content: which pixels of an image or array belong to its object, or why that cannot be told.
+"""Masks by their content: which pixels of an image or array belong to its object, or why they are ambiguous.
 
 Files that are called masks hold different things: black and white, class indices with a void (VOC: object 1, void
 255), trimaps (1, 2, 3), cut-outs whose alpha is the mask. A threshold on brightness turns most of them into something
@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Bool, Num, Shaped
 from PIL import Image
 
-Label = int | Sequence[int]
+MaskLabel = int | Sequence[int]
 """The value, or values, of the object in a mask that holds indices."""
 
-SHOWN = 8
+MASK_VALUES_SHOWN = 8
 """As many values are named in a message. A mask with no more of them than this has levels, not soft edges."""
 _SETTLES = (
     'label= names the index that is the object, such as label=1, or several: label=[1, 2]; in a row, {"mask": ..., '
@@ -140,18 +140,18 @@ def _object_of_palette(image: Image.Image, kind: str) -> Bool[np.ndarray, "heigh
     if void.any() and not (np.asarray(rgb)[void] == 255).all():
         raise ValueError(f"it is {kind} with the values 0, 255, where 255 is not white: void, as in VOC? {_SETTLES}")
     if rgb.getcolors(1) is None and (_object_of_colours(rgb, kind, None) != mask).any():
-        raise ValueError(f"it is {kind} whose colours and indices say different things. {_SETTLES}")
+        raise ValueError(f"it is {kind} whose colours and indices contradict each other. {_SETTLES}")
     _check_transparency(image, mask, kind)
     return mask
 
 
 def _check_transparency(image: Image.Image, mask: Bool[np.ndarray, "height width"], kind: str) -> None:
-    """Raise ValueError where a transparent colour or index is not what lies outside of the object."""
+    """Raise ValueError if a transparent colour or index is not what lies outside of the object."""
     if not image.has_transparency_data:
         return
     alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     if alpha.min() != alpha.max() and (_opaque(alpha, kind) != mask).any():
-        raise ValueError(f"it is {kind} whose transparency and values say different things. {_SETTLES}")
+        raise ValueError(f"it is {kind} whose transparency and values contradict each other. {_SETTLES}")
 
 
 def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.ndarray, "height width"]:
@@ -165,16 +165,16 @@ def _object_of_colours(image: Image.Image, kind: str, label: Any) -> Bool[np.nda
     colours = np.unique(rgb.reshape(-1, 3), axis=0)
     if len(colours) == 2 and not colours[0].any():
         return np.any(rgb, axis=-1)
-    shown = ", ".join(str(tuple(colour)) for colour in colours[:SHOWN].tolist())
-    more = f" and {len(colours) - SHOWN:,} more" if len(colours) > SHOWN else ""
+    shown = ", ".join(str(tuple(colour)) for colour in colours[:MASK_VALUES_SHOWN].tolist())
+    more = f" and {len(colours) - MASK_VALUES_SHOWN:,} more" if len(colours) > MASK_VALUES_SHOWN else ""
     raise ValueError(
-        f"it is {kind} with the colours {shown}{more}: no mask of one object. Expected black and one other colour, or "
-        "an image of indices with label="
+        f"it is {kind} with the colours {shown}{more}: not a mask of one object. Expected black and one other colour, "
+        "or an image of indices with label="
     )
 
 
 def _white(levels: Num[np.ndarray, " level"]) -> int:
-    """Return what stands for white: 1 for floats up to it, otherwise the largest number of 8 or 16 bits."""
+    """Return the value of white: 1 for floats up to 1, otherwise the largest number of 8 or 16 bits."""
     if levels.dtype.kind == "f" and levels[-1] <= 1:
         return 1
     return 255 if levels[-1] <= 255 else 65535
@@ -186,7 +186,7 @@ def _is_soft(values: Num[np.ndarray, "height width"], levels: Num[np.ndarray, " 
     An index fills an area with its value, however near to black or white that is; soft edges and noise do not.
     """
     white = _white(levels)
-    if len(levels) <= SHOWN or levels[0] < 0 or levels[-1] > white:
+    if len(levels) <= MASK_VALUES_SHOWN or levels[0] < 0 or levels[-1] > white:
         return False
     black_ones, white_ones = values <= white * _NEAR, values >= white * (1 - _NEAR)
     if not white_ones.any() or not black_ones.any() or (black_ones | white_ones).mean() < _MOST_NEAR:
@@ -203,17 +203,17 @@ def _is_soft(values: Num[np.ndarray, "height width"], levels: Num[np.ndarray, " 
 
 def _listed(levels: Num[np.ndarray, " level"]) -> str:
     """Return the values for a message, the first few and how many more there are."""
-    if len(levels) <= SHOWN:
+    if len(levels) <= MASK_VALUES_SHOWN:
         return f"the value{'s' * (len(levels) > 1)} {', '.join(f'{level:g}' for level in levels.tolist())}"
     return f"{len(levels):,} values from {levels[0]:g} to {levels[-1]:g}"
 
 
 def _unclear(levels: Num[np.ndarray, " level"], kind: str) -> str:
-    """Return why values are no mask of one object, and what settles which are the object."""
+    """Return why values are not a mask of one object, and how to say which of them are the object."""
     said = f"it is {kind} with {_listed(levels)}: "
-    if len(levels) > SHOWN:
+    if len(levels) > MASK_VALUES_SHOWN:
         return said + (
-            "no mask of one object, which is black and white but for its edges. Give a mask of two values, such as "
+            "not a mask of one object, which is black and white but for its edges. Give a mask of two values, such as "
             "values > 0.5, or label= for one that holds indices"
         )
     if levels.tolist() == [0]:

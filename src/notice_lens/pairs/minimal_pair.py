@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from notice_lens.errors import one_of
 from notice_lens.models.layout import Span
-from notice_lens.pairs.io.records import COLUMNS, open_image
+from notice_lens.pairs.io.records import PAIR_COLUMNS, open_image
 from notice_lens.pairs.regions import as_mask
 from notice_lens.pairs.roles import as_mapping
 
@@ -20,7 +20,7 @@ from notice_lens.pairs.roles import as_mapping
 class MinimalPair:
     """Two images that differ in one meaning, and two questions that differ in the words that carry it.
 
-    Images and masks are decoded when they are first asked for. Other columns of the data set are `pair["name"]`.
+    Images and masks are decoded on first access. Other columns of the data set are `pair["name"]`.
 
     Attributes:
         id: Which pair.
@@ -28,7 +28,7 @@ class MinimalPair:
         group: What changes, such as `colour`.
         kind: `vqa`, `caption` or `match`.
         clean_prompt: The question about both images; of a caption its beginning; of a match the text.
-        corrupt_prompt: The question with the telling words replaced, as many tokens long; None where there is none.
+        corrupt_prompt: The question with the telling words replaced, as many tokens long; None if there is none.
         correct_answer: The right answer for the clean image.
         incorrect_answer: The right answer for the corrupted image.
         corrupt_answer: The answer to the corrupted prompt on the clean image, where known.
@@ -72,7 +72,7 @@ class MinimalPair:
 
     @cached_property
     def donor_image(self) -> Image | None:
-        """An image for which neither option is right, in RGB; None where there is none."""
+        """An image for which neither option is right, in RGB; None if there is none."""
         stored = self.record["donor_image"]
         return None if stored is None else open_image(stored)
 
@@ -90,7 +90,7 @@ class MinimalPair:
         return {item["region"]: as_mask(item) for item in self.record[column]}
 
     def __getitem__(self, column: str) -> Any:
-        if column in COLUMNS:
+        if column in PAIR_COLUMNS:
             return getattr(self, column)
         if column not in self.record:
             raise KeyError(one_of("column", column, self.record))

@@ -1,7 +1,7 @@
 """MinimalPairs: a data set of minimal pairs, checked, and with its manifest.
 
 Rows of any origin take one way: `records.store` makes them plain values, `validation.check_meaning` says what is wrong
-with them, and what is left becomes a `datasets.Dataset` whose images are decoded when they are asked for.
+with them, and what is left becomes a `datasets.Dataset` whose images are decoded on access.
 """
 
 import warnings
@@ -20,11 +20,11 @@ from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.io.assembly import Built, assemble, check_on_error
 from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset, store_all, store_built
-from notice_lens.pairs.io.records import KINDS
+from notice_lens.pairs.io.records import PAIR_KINDS
 from notice_lens.pairs.manifest import Manifest
-from notice_lens.pairs.masks import Label
+from notice_lens.pairs.masks import MaskLabel
 from notice_lens.pairs.pair_sequence import PairSequence
-from notice_lens.pairs.problems import SHOWN, Problem
+from notice_lens.pairs.problems import PROBLEMS_SHOWN, Problem
 from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.tokens import as_reader
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from notice_lens.models.protocol import VisionLanguageModel
 
-Kind = Literal["vqa", "caption", "match"]
+PairKind = Literal["vqa", "caption", "match"]
 
 
 class MinimalPairs(PairSequence):
@@ -73,7 +73,7 @@ class MinimalPairs(PairSequence):
         manifest: Manifest | None = None,
         before: Sequence[Problem] = (),
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from mappings by column, or from a DataFrame.
@@ -111,11 +111,11 @@ class MinimalPairs(PairSequence):
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a CSV file; `roles` and regions are JSON in their cells.
@@ -127,8 +127,8 @@ class MinimalPairs(PairSequence):
             path: The file.
             images: The folder that paths of images start from and stay in; None for the file's own.
             columns: The file's names of our columns, such as `{"clean_image": "img_pos"}`.
-            task: The task of rows that have none of their own.
-            kind: The kind of rows that have none of their own.
+            task: The task of rows that do not name one.
+            kind: The kind of rows that do not name one.
             confine: Whether links that lead out of the folder of images are refused as well.
             on_error: As `from_rows`.
             progress: As `from_rows`.
@@ -154,11 +154,11 @@ class MinimalPairs(PairSequence):
         images: str | PathLike[str] | None = None,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         confine: bool = False,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a file with a JSON object a line, or an array of them; arguments as of `from_csv`."""
@@ -176,10 +176,10 @@ class MinimalPairs(PairSequence):
         *,
         columns: Mapping[str, str] | None = None,
         task: str | None = None,
-        kind: Kind | None = None,
+        kind: PairKind | None = None,
         on_error: str = "raise",
         progress: bool = True,
-        label: Label | None = None,
+        label: MaskLabel | None = None,
         box_format: BoxFormat | None = None,
     ) -> "MinimalPairs":
         """Return pairs from a `datasets.Dataset`, a stream that ends, or a `DatasetDict` of one split.
@@ -197,7 +197,7 @@ class MinimalPairs(PairSequence):
             box_format: As `from_rows`.
 
         Raises:
-            TypeError: It is no data set, or one of several splits.
+            TypeError: It is not a data set, or it has several splits.
             ValueError: Columns are missing, or rows are changed by a transform as they are read.
             PairsError: As `from_rows`.
         """
@@ -267,7 +267,7 @@ class MinimalPairs(PairSequence):
         return found
 
     def layout(self, model: "VisionLanguageModel", image: str = "clean") -> Layout:
-        """Return what the positions of a run over all pairs are, without running it; corrupted prompts are as long.
+        """Return the layout of a run over all pairs, without running it; corrupted prompts have the same lengths.
 
         Args:
             model: The model.
@@ -320,9 +320,9 @@ class MinimalPairs(PairSequence):
             stack: Whose positions; None takes those that the prompt's words look at.
 
         Returns:
-            Masks [pos] over all positions of the stack, by region; positions that are no image, such as a class token
-            at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning names pair
-            and region.
+            Masks [pos] over all positions of the stack, by region; positions that are not image patches, such as a
+            class token at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning
+            names pair and region.
         """
         check_choice("of", of, ("clean", "corrupt"))
         layout, stack = self.layout(model, of), stack or image_stream(model.cfg)
@@ -377,15 +377,17 @@ class MinimalPairs(PairSequence):
 
 
 def _given(task: str | None, kind: str | None) -> dict[str, str]:
-    """Return the values that hold for all rows. Raises ValueError where the kind is no valid one."""
-    check_choice("kind", kind, (*KINDS, None))
+    """Return the values that hold for all rows. Raises ValueError if the kind is invalid."""
+    check_choice("kind", kind, (*PAIR_KINDS, None))
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
 
 
 def _warn_of_lost(lost: list[tuple[str, str, float]], grids: Sequence[tuple[int, int]]) -> None:
     """Warn where objects are too small, or too thin, for a grid of patches."""
-    named = [f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:SHOWN]]
-    more = [f"and {len(lost) - SHOWN} more"] if len(lost) > SHOWN else []
+    named = [
+        f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:PROBLEMS_SHOWN]
+    ]
+    more = [f"and {len(lost) - PROBLEMS_SHOWN} more"] if len(lost) > PROBLEMS_SHOWN else []
     sizes = " and ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(grids))
     message = printable(
         f"regions that cover half of no patch have no image positions on this grid of {sizes}, so "

@@ -19,7 +19,7 @@ class NearSynonyms:
             Nouns in the singular, verbs in the base form.
 
     Raises:
-        ValueError: A line is no group: it has fewer than two words, or more than one colon.
+        ValueError: A line is not a group: it has fewer than two words, or more than one colon.
     """
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -35,7 +35,7 @@ class NearSynonyms:
         general, *special = ([_tidy(word) for word in part.split(",") if word.strip()] for part in group.split(":"))
         if len(special) > 1 or not general or len(general) + sum(map(len, special)) < 2:
             raise ValueError(
-                f'line {number}: "{group}" is no group of near-synonyms; '
+                f'line {number}: "{group}" is not a group of near-synonyms; '
                 "expected `word, word, ...` or `general, ...: special, ...`"
             )
         for word in general:
@@ -45,7 +45,7 @@ class NearSynonyms:
 
     @classmethod
     def load(cls) -> "NearSynonyms":
-        """The list that comes with this package."""
+        """The list bundled with this package."""
         return _packaged()
 
     def near(self, a: str, b: str) -> bool:
@@ -53,7 +53,7 @@ class NearSynonyms:
         return not self.around(a).isdisjoint(forms(b))
 
     def around(self, word: str) -> frozenset[str]:
-        """Every base form that is near the word, its own among them; `forms` of a near word has one of these."""
+        """Every base form that is near the word, including its own; `forms` of a near word has one of these."""
         if word not in self._around:
             own = forms(word)
             self._around[word] = own.union(*(self._near.get(form, ()) for form in own))

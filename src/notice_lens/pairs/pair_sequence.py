@@ -1,7 +1,7 @@
 """A sequence of pairs with a manifest that records every selection, change and drop.
 
-Rows are those of a `datasets.Dataset`, whose images are decoded when they are asked for. Nothing changes in place: each
-method gives other pairs, with the same record of where they come from and one step more.
+Rows are those of a `datasets.Dataset`, whose images are decoded on access. Nothing changes in place: each method gives
+other pairs, with the same record of where they come from and one step more.
 """
 
 import hashlib
@@ -199,7 +199,7 @@ class PairSequence:
             values: One for each pair: a list, an array or a Series.
 
         Raises:
-            ValueError: The number of values differs, an image cannot be read, a value is no text, or a value or the
+            ValueError: The number of values differs, an image cannot be read, a value is not text, or a value or the
                 column's name cannot be stored.
         """
         values = as_list("values", values)
@@ -234,13 +234,13 @@ class PairSequence:
             overwrite: Whether to replace pairs that were saved there before.
 
         Raises:
-            FileExistsError: There is something, and `overwrite` is off or it is no folder of pairs.
+            FileExistsError: The path exists, and `overwrite` is off or it is not a folder of pairs.
         """
         return write_folder(Path(path), self.dataset, self.dropped, self.manifest, overwrite)
 
     @classmethod
     def load(cls: type[Own], path: str | PathLike[str]) -> Own:
-        """Pairs from a folder that `save` wrote. Raises FileNotFoundError where there is none."""
+        """Pairs from a folder that `save` wrote. Raises FileNotFoundError if there is none."""
         return cls(*read_folder(Path(path)))
 
     def resize(self: Own, size: Any) -> Own:
@@ -288,7 +288,7 @@ def _cell(column: str, pair: str, value: Any) -> Any:
     """Return the value of a new cell, as text where the column is one of text.
 
     Raises:
-        ValueError: It is no text, or cannot be stored; the message has its column and pair.
+        ValueError: It is not text, or cannot be stored; the message names its column and pair.
     """
     if why := unstorable(value):
         raise ValueError(f"{column} of {pair}: {why}")

@@ -17,8 +17,8 @@ EQUAL_ANSWERS = "answers equal"
 ROLE = "role not in the prompt"
 OPTION = "option not in the prompt"
 REGION = "region unreadable"
-NOTHING = "nothing differs"
-LENGTH = "prompts of unequal token length"
+NOTHING_DIFFERS = "nothing differs"
+UNEQUAL_LENGTH = "prompts of unequal token length"
 FIRST_TOKEN = "answers share their first token"
 UNKNOWN_WORD = "[UNK]"
 NO_TOKENS = "text without tokens"
@@ -27,13 +27,13 @@ NO_REPLACEMENT = "no replacement of the same token length"
 IMAGE_POSITIONS = "pictures of unequal numbers of image positions"
 KIND = "unknown kind"
 LABELS = "contradicting labels"
-SHOWN = 5
+PROBLEMS_SHOWN = 5
 """How many problems of one reason a report spells out."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one pair; its texts can be printed and stored, whatever a file's name held.
+    """A problem of one pair; its texts can be printed and stored, whatever a file's name contains.
 
     Attributes:
         id: The pair's, or what stands for it where it never became one, such as a line of a file.
@@ -67,14 +67,14 @@ def describe(problems: Iterable[Problem], of: int) -> str:
     lines = [f"{wrong} of {of} pairs have problems" if wrong else f"{of} pairs, no problems"]
     for reason, found in sorted(by_reason.items(), key=lambda item: -len(item[1])):
         lines.append(f"  {reason}: {len(found)}")
-        lines += [f"    {problem}" for problem in found[:SHOWN]]
-        if len(found) > SHOWN:
-            lines.append(f"    ... and {len(found) - SHOWN} more")
+        lines += [f"    {problem}" for problem in found[:PROBLEMS_SHOWN]]
+        if len(found) > PROBLEMS_SHOWN:
+            lines.append(f"    ... and {len(found) - PROBLEMS_SHOWN} more")
     return "\n".join(lines)
 
 
 class PairsError(ValueError):
-    """Pairs that are not what they say; the message is the whole report.
+    """Pairs are invalid; the message is the whole report.
 
     Attributes:
         problems: Every problem found.

@@ -1,4 +1,4 @@
-"""Regions: which pixels, and which patches, show what. Kept as COCO run lengths, whatever they came as.
+"""Regions: the pixels, and the patches, that show a thing; kept as COCO run lengths, whatever their source.
 
 A mask says by its content which pixels are meant (`masks.py`). Boxes and polygons are read in pixels, from the upper
 left corner of the picture; a pixel belongs to them where its centre lies inside. Numbers that could mean two things are
@@ -159,7 +159,7 @@ def _from_mapping(region: Mapping[str, Any], size: tuple[int, int] | None, regio
 
 
 def _from_box(box: Float[np.ndarray, "4"], size: tuple[int, int], box_format: BoxFormat | None) -> Mask:
-    """Return the mask of a box whose numbers can be read in one way only, or in the way that is said."""
+    """Return the mask of a box whose numbers are unambiguous, or are read in the given format."""
     height, width = size
     if not np.isfinite(box).all():
         raise ValueError(f"the box {box.tolist()} is not finite; expected four numbers")
@@ -182,7 +182,7 @@ def _from_box(box: Float[np.ndarray, "4"], size: tuple[int, int], box_format: Bo
 
 
 def _check_unambiguous(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> None:
-    """Raise ValueError where a box without a format may be something other than x, y, width, height in pixels."""
+    """Raise ValueError if a box without a format may be something other than x, y, width, height in pixels."""
     question = f"box_format= says which of {', '.join(get_args(BoxFormat))} it is"
     if (box >= 0).all() and (box <= 1).all():
         raise ValueError(f"the box {box.tolist()} lies between 0 and 1: are these shares of the picture? {question}")
@@ -213,7 +213,7 @@ def _corners(box: Float[np.ndarray, "4"], size: tuple[int, int], box_format: Box
 
 
 def _inside(xs: Float[np.ndarray, " point"], ys: Float[np.ndarray, " point"], size: tuple[int, int]) -> bool:
-    """Return whether points lie in a picture, but for rounding."""
+    """Return whether points lie in a picture, up to rounding."""
     return all(
         values.min() >= -_SLACK and values.max() <= side + _SLACK for values, side in zip((ys, xs), size, strict=True)
     )
@@ -293,7 +293,7 @@ def _from_run_lengths(size: Any, counts: Any, expected: tuple[int, int] | None) 
 
 
 def _whole_numbers(name: str, values: Any, most: int) -> Int[np.ndarray, " n"]:
-    """Return whole numbers from 0 to `most`. Raises ValueError where they are not."""
+    """Return whole numbers from 0 to `most`. Raises ValueError if they are not."""
     try:
         array = np.asarray(values)
     except ValueError:  # of unequal depth
@@ -316,7 +316,7 @@ def _uncompressed(counts: bytes) -> list[int]:
     for character in counts:
         bits = character - 48
         if not 0 <= bits < 64 or shift > 30:
-            raise ValueError(f"the counts are no compressed run lengths of COCO: {_short(counts)}")
+            raise ValueError(f"the counts are not compressed run lengths of COCO: {_short(counts)}")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -28,10 +28,10 @@ RESERVED = (*SPECIAL_ROLES, ALL, "answers")
 
 
 def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
-    """Return what is wrong with a role that is not among the known ones, and the way on.
+    """Return the message for a role that is not among the known ones, with what to do.
 
     Args:
-        role: The role asked for.
+        role: The requested role.
         known: The roles there are.
         what: The role's description in the message.
     """
@@ -45,27 +45,27 @@ def missing_role(role: Any, known: Iterable[str], what: str = "role") -> str:
 
 
 def default_role(swept: Sequence[str]) -> str:
-    """Return the role that effects are read at where none is asked for.
+    """Return the role that effects are read at by default.
 
-    The word that is the correct answer, `correct`; else `last`, the token in front of the answer; else the only role
-    that there is. Where there are several others, nobody knows: `correct`, which is then refused by name.
+    The word that is the correct answer, `correct`; else `last`, the token before the answer; else the only role that
+    there is. If there are several others, `correct`, which is then refused by name.
     """
     preferred = [role for role in (CORRECT, LAST) if role in swept]
     return (preferred or (swept if len(swept) == 1 else [CORRECT]))[0]
 
 
 def not_swept(role: str | None, swept: Iterable[str]) -> str:
-    """Return what is wrong with a role at which effects cannot be read, and the way on.
+    """Return the message for a role at which effects cannot be read, with what to do.
 
     Args:
-        role: The role asked for; None is the default, `correct`.
+        role: The requested role; None is the default, `correct`.
         swept: The roles that the effects have.
     """
     swept = list(swept)
     listed = ", ".join(map(repr, swept))
-    everything = f"effects at all words at once are a sweep of their own, patch_heads(..., positions={ALL!r})"
+    everything = f"effects at all words at once need a separate sweep, patch_heads(..., positions={ALL!r})"
     if role == ALL:
-        return f"role {ALL!r} asked for of effects by role ({listed}): {everything}"
+        return f"role {ALL!r} was given, but these effects are by role ({listed}): {everything}"
     if role in (None, CORRECT):
         return (
             f"no role of these effects {CORRECT!r}: their questions do not contain their answer. Name another, such as "

@@ -40,7 +40,7 @@ def check_draw(n: Any, seed: Any) -> None:
 
 
 def chance(seed: int, name: str) -> bytes:
-    """Sixteen bytes that stand for a name under a seed; sorting by them shuffles."""
+    """Sixteen bytes that depend on a name and a seed; sorting by them shuffles."""
     return hashlib.blake2b(f"{seed}\0{name}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
@@ -71,7 +71,7 @@ def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> li
     """`n` of the candidates, as equally many of each group as there are; sorted by id.
 
     Args:
-        candidates: Each with an `id` of its own and a `group`.
+        candidates: Each with a unique `id` and a `group`.
         n: How many; None, or more than there are, takes all.
         seed: Of the draw.
 
@@ -93,20 +93,20 @@ def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> li
 def option_orders(
     candidates: Sequence[C], seed: int = 0, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
 ) -> list[bool]:
-    """For each candidate, whether the right answer is the first option: as often as not; balanced as `halves` is."""
+    """Whether the right answer is the first option, for each candidate: half of the time, balanced as in `halves`."""
     return halves(candidates, seed, "option order", strata)
 
 
 def halves(
     candidates: Sequence[C], seed: int, what: str, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
 ) -> list[bool]:
-    """Yes or no for each candidate: both equally often, to one.
+    """Yes or no for each candidate: equally often, up to one.
 
     The balance holds within each group and, nested in it, within everything that `strata` names; for instance within
     each pair of words, and there within each right answer.
 
     Args:
-        candidates: Each with an `id` of its own and a `group`.
+        candidates: Each with a unique `id` and a `group`.
         seed: Decides where in each group the alternation starts, and who gets which.
         what: What is decided; under another name the same seed decides anew.
         strata: From the coarsest to the finest, what else is to be balanced over.
@@ -134,7 +134,7 @@ def halves(
 
 
 def _check_ids(candidates: Sequence[Candidate]) -> None:
-    """An id that two candidates share would make draws depend on their order."""
+    """Refuse ids that two candidates share: draws would depend on the candidates' order."""
     twice = [name for name, times in Counter(candidate.id for candidate in candidates).items() if times > 1]
     if twice:
         raise ValueError(f"{len(twice)} ids are shared by several candidates, such as {twice[0]!r}; each needs its own")

@@ -140,7 +140,8 @@ def replace_roles(
         avoid: Words that may not come in, nor their near-synonyms; the other words of the prompt never do.
 
     Raises:
-        ValueError: A slot is no role of the prompt or has no pool, or a role lies outside the prompt or in another one.
+        ValueError: A slot is not a role of the prompt or has no pool, or a role lies outside the prompt or in another
+            one.
     """
     _check(prompt, roles, slots, pools)
     old = [prompt[slice(*roles[slot])] for slot in slots]
@@ -208,7 +209,7 @@ def symmetric_replacement(
     There, a replacement that is known to flip the answer is preferred; the mini world knows one for most of its pairs.
 
     `corrupt_answer` is filled in where it is known: where some pair asks that question about that image.
-    `donor_prompt` becomes another replacement with yet other words, or None where there is none.
+    `donor_prompt` becomes another replacement with yet other words, or None if there is none.
 
     An open question ("what color is the dog?") names no options: replace another role there.
 
@@ -265,7 +266,7 @@ def _is_answers(slots: str | Sequence[str]) -> bool:
 
 
 def _check_slots(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str | Sequence[str]) -> None:
-    """Check the slots before anything is replaced. Raises ValueError where no pair has one of them."""
+    """Check the slots before anything is replaced. Raises ValueError if no pair has one of them."""
     roles = list(dict.fromkeys(role for pair in pairs for role in pair.roles))
     if not names:
         raise ValueError("no slots given; expected 'answers', a role, or several roles")
@@ -278,7 +279,7 @@ def _check_slots(names: Sequence[str], pairs: Sequence[MinimalPair], slots: str 
 
 
 def _listed(words: Iterable[Any]) -> list[str]:
-    """Return the words of a pool. Raises ValueError where something else is among them."""
+    """Return the words of a pool. Raises ValueError if something else is among them."""
     if isinstance(words, str):
         raise ValueError(f"pool={words!r}: expected words, such as {words.split()!r}")
     listed = list(words)
@@ -302,7 +303,7 @@ def _open_questions(absent: str, roles: Sequence[str]) -> str:
 
 
 def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
-    """Return what is wrong with a pair's roles for this tokenizer; empty if nothing is."""
+    """Return the problem of a pair's roles for this tokenizer; empty if there is none."""
     try:
         token_spans(as_reader(tokenizer, pair.kind).layout_of([pair.clean_prompt]), 0, pair.roles)
     except ValueError as error:
@@ -348,7 +349,7 @@ def _replace(
 def _fresh(
     pair: MinimalPair, slots: Sequence[str], pools: Mapping[str, Pool], rng: random.Random, facts: Facts
 ) -> str | None:
-    """A replacement whose answer is not known to be the correct one still."""
+    """A replacement whose answer is not known to remain the correct one."""
     tried: set[str] = set()
     while (new := _replace(pair, slots, pools, rng, avoid=tried)) is not None:
         if _answer(facts, pair, new) != pair.correct_answer:
@@ -371,7 +372,7 @@ def _key(prompt: str) -> str:
 
 
 def _known(pairs: Iterable[MinimalPair]) -> Facts:
-    """Every answer that pairs know."""
+    """Every known answer."""
     facts: Facts = defaultdict(dict)
     for pair in pairs:
         record = pair.record
@@ -388,7 +389,7 @@ def _known(pairs: Iterable[MinimalPair]) -> Facts:
 
 
 def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer: Any) -> str | None:
-    """A question about the clean image that is known to have another answer and differs in these slots alone."""
+    """A question about the clean image with a known, different answer that differs in these slots alone."""
     if set(slots) & set(OPTIONS):
         return None
     pattern, done = "", 0

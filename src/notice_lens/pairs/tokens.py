@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model, a tokenizer itself, or that of a hub id or folder.
+    """Return the tokenizer of a model, a hub id or a folder; a tokenizer is returned as it is.
 
     Raises:
         TypeError: It is none of these.
         OSError: Neither the hub nor the disk has it.
-        ValueError: It gives no character offsets, without which words cannot be found among tokens.
+        ValueError: It gives no character offsets, which are needed to find words among tokens.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -34,7 +34,7 @@ def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
 
 
 def as_reader(source: Any, kind: str = "vqa") -> "TextReader":
-    """Return what says which tokens a prompt and an answer have: the model itself.
+    """Return the reader of prompts' and answers' tokens: the model itself.
 
     Args:
         source: A model, a tokenizer, or a hub id or folder. A tokenizer alone is read as BLIP would.

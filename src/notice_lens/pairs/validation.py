@@ -10,12 +10,12 @@ from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.problems import (
     EQUAL_ANSWERS,
     FIRST_TOKEN,
-    LENGTH,
     NO_TOKENS,
-    NOTHING,
+    NOTHING_DIFFERS,
     OPTION,
     ROLE,
     TOO_LONG,
+    UNEQUAL_LENGTH,
     UNKNOWN_WORD,
     Problem,
 )
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 YES_NO = {"yes", "no"}
 OPENINGS = ("what", "which", "who", "where", "when", "why", "how")
 PROMPTS = ("clean_prompt", "corrupt_prompt", "donor_prompt")
-Record = Mapping[str, Any]
+PairRecord = Mapping[str, Any]
 
 
-def check_meaning(record: Record) -> list[Problem]:
-    """Return what is wrong with a pair by itself, without a tokenizer and beside what `records.store` notes."""
+def check_meaning(record: PairRecord) -> list[Problem]:
+    """Return the problems of a pair itself, without a tokenizer and apart from those that `records.store` notes."""
     return [Problem(record["id"], reason, detail) for reason, detail in (*_answers(record), *_differences(record))]
 
 
-def _differences(record: Record) -> Iterable[tuple[str, str]]:
-    """A pair has to differ in something."""
+def _differences(record: PairRecord) -> Iterable[tuple[str, str]]:
+    """Yield a problem if nothing differs."""
     prompt, corrupt = record["clean_prompt"], record["corrupt_prompt"]
     if corrupt is not None and prompt is not None and _same(prompt, corrupt):
-        yield NOTHING, f"clean_prompt and corrupt_prompt are both {prompt!r}"
+        yield NOTHING_DIFFERS, f"clean_prompt and corrupt_prompt are both {prompt!r}"
     elif corrupt is None and record["clean_digest"] and record["clean_digest"] == record["corrupt_digest"]:
-        yield NOTHING, "clean_image and corrupt_image are the same picture, and there is no corrupt_prompt"
+        yield NOTHING_DIFFERS, "clean_image and corrupt_image are the same picture, and there is no corrupt_prompt"
 
 
-def _answers(record: Record) -> Iterable[tuple[str, str]]:
+def _answers(record: PairRecord) -> Iterable[tuple[str, str]]:
     """Answers, options and option roles of one pair."""
     prompt, correct, incorrect = (record[column] for column in ("clean_prompt", "correct_answer", "incorrect_answer"))
     if not correct or not incorrect or prompt is None:
@@ -83,9 +83,9 @@ def _stands_in(words: str, prompt: str) -> bool:
 
 
 def check_tokens(
-    records: Iterable[Record], model: Any, sizes: Sequence[tuple[int, int]] | None = None
+    records: Iterable[PairRecord], model: Any, sizes: Sequence[tuple[int, int]] | None = None
 ) -> list[Problem]:
-    """Return what is wrong with pairs to a model: lengths, answers without tokens, unknown words, roles.
+    """Return the problems of pairs for a model: lengths, answers without tokens, unknown words, roles.
 
     Args:
         records: The pairs.
@@ -120,7 +120,7 @@ class _TokenCheck:
     """
 
     def __init__(
-        self, reader: "TextReader", records: Sequence[Record], sizes: Sequence[tuple[int, int]] | None
+        self, reader: "TextReader", records: Sequence[PairRecord], sizes: Sequence[tuple[int, int]] | None
     ) -> None:
         self.reader, self.records, self.sizes = reader, records, sizes
         self.layout = self._layout(range(len(records)), "clean_prompt")
@@ -159,16 +159,16 @@ class _TokenCheck:
             yield ROLE, str(error)
 
     def _lengths(self, number: int) -> Iterator[tuple[str, str]]:
-        """Prompts that stand in for each other have as many tokens."""
+        """Yield problems of prompts that replace each other but differ in their number of tokens."""
         record, n = self.records[number], self.n_tokens["clean_prompt"][number]
         for column in ("corrupt_prompt", "donor_prompt"):
             other = self.n_tokens[column].get(number, n)
             if other != n:
                 clean = f"clean_prompt {record['clean_prompt']!r} has {n} tokens"
-                yield LENGTH, f"{clean}, {column} {record[column]!r} {other}"
+                yield UNEQUAL_LENGTH, f"{clean}, {column} {record[column]!r} {other}"
 
-    def _answers(self, record: Record) -> Iterator[tuple[str, str]]:
-        """Prompts and answers have tokens, and answers differ in the first one."""
+    def _answers(self, record: PairRecord) -> Iterator[tuple[str, str]]:
+        """Yield problems of prompts or answers without tokens, and of answers that share their first one."""
         prompt, answers = record["clean_prompt"], _read_answers(record)
         if record["kind"] != "caption" and not self.pieces(prompt):
             yield NO_TOKENS, f"clean_prompt {prompt!r} has no tokens: the tokenizer drops all of its characters"
@@ -210,6 +210,6 @@ class _TokenCheck:
                         )
 
 
-def _read_answers(record: Record) -> tuple[str, ...]:
+def _read_answers(record: PairRecord) -> tuple[str, ...]:
     """Return the columns of the answers that are said in words."""
     return () if record["kind"] == "match" else ("correct_answer", "incorrect_answer", "corrupt_answer")

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-Part = Edit | Head
-Group = Part | Sequence[Part]
-VALUES = ("mean", "resample", "zero")
+AblatedPart = Edit | Head
+Group = AblatedPart | Sequence[AblatedPart]
+ABLATION_VALUES = ("mean", "resample", "zero")
 NEEDED = ("logit_diff_change", "accuracy")
-FIXED = {
+FIXED_BY_ABLATE = {
     "direction": "an ablation edits the clean run; patching.sweep patches from other runs",
     "source": "value= says what an ablation puts in; patching.sweep patches from other runs",
 }
@@ -69,10 +69,10 @@ def ablate(
         sites: One or several of `Site.of(model, ...)`, or their names; not where `joint` has groups.
         positions: Where the sites are ablated, as `patch_heads` takes them: `roles`, `regions`, `each`, `all` at once,
             or some by name or number. None takes what `patch_heads` takes by default, and for `joint` all positions at
-            once. A `Site` and an `Edit` have positions of their own.
+            once. A `Site` and an `Edit` have their own positions.
         value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
             another example of the same task and number of tokens has there, words aligned by role), or `zero`.
-        joint: False: each layer, head and label of the sites by itself. True: all of them at once, a variant `all`. A
+        joint: False: each layer, head and label of the sites separately. True: all of them at once, a variant `all`. A
             mapping of names to groups: each of one or several `Edit`s, or nodes such as `text.cross_attn.L1.H3`, made
             at once; `positions` are those of the nodes. An edit whose source is left at `other` gets `value`.
         reference: The pairs whose clean runs give means and examples; None takes the pairs themselves.
@@ -93,7 +93,7 @@ def ablate(
     Raises:
         ValueError: A site, an option or a value is not what it has to be, the reference set lacks what is asked of it,
             or hooks are on the model.
-        TypeError: There is no option of that name, or it is none of an ablation.
+        TypeError: An option is unknown, or is not one of ablations.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -108,7 +108,7 @@ def ablate(
         >>> dict(joint.accuracy_ablated.sizes)
         {'pair': 4, 'variant': 1}
     """
-    check_given(value, VALUES, confidence)
+    check_given(value, ABLATION_VALUES, confidence)
     given = {**_swept(options), "reference": reference, "seed": seed}
     if joint is not False:
         effects = run_variants(model, pairs, _groups(model, sites, joint, positions, value), **given)
@@ -129,7 +129,7 @@ def _placed(model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, pos
 
 
 def check_given(value: Any, valid: Sequence[str], confidence: Any) -> None:
-    """Raise ValueError where a value is not among the valid ones, or a confidence is out of range."""
+    """Raise ValueError if a value is not among the valid ones, or a confidence is out of range."""
     if value not in valid:
         raise ValueError(one_of("value of an ablation", value, valid))
     if not isinstance(confidence, Real) or not 0 < float(confidence) < 1:
@@ -162,7 +162,7 @@ def summarised(effects: "xr.Dataset", confidence: float, seed: int) -> "xr.Datas
 
 def _swept(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of the sweep underneath."""
-    refuse_fixed(options, FIXED, "an ablation")
+    refuse_fixed(options, FIXED_BY_ABLATE, "an ablation")
     refuse_mismatched(
         options, "the mismatched donor controls a patch from the other run; an ablation has the control 'self'"
     )
@@ -183,7 +183,9 @@ def _groups(model: "VisionLanguageModel", sites: Any, joint: Any, positions: Any
     if not isinstance(joint, Mapping):
         raise TypeError(f"joint={joint!r}: expected False, True, or a mapping of names to groups of edits or nodes")
     if sites is not None:
-        raise ValueError("sites and groups were given; the groups of joint say what is ablated, so sites stay out")
+        raise ValueError(
+            "sites and groups were both given; the groups of joint say what is ablated, so leave sites out"
+        )
     found = {}
     for name, group in joint.items():
         several = group if isinstance(group, list | tuple) and not is_node(group) else [group]

@@ -1,14 +1,14 @@
-"""Attribution patching: what every patch of every site would do, to first order, from two runs and one gradient.
+"""Attribution patching: the first-order effect of every patch of every site, from two runs and one gradient.
 
 1. The base run and the other run go forward once; of each the stream before every block is kept.
-2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with regard
-   to every activation (`notice_lens.patching.gradient.backward`).
+2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with
+   respect to every activation (`notice_lens.patching.gradient.backward`).
 3. A patch of a cell changes the logit difference by about the sum over the cell of gradient times (other - base)
    (`notice_lens.patching.gradient.first_order`); of queries, keys and scores the softmax is computed again
    (`notice_lens.patching.gradient.softmax`).
 
 With `integrated_gradients=n` the gradient is a mean over points on the way from the base run to the other
-(`gradient/integrated.py`): by default each layer of a site moves by itself, on the straight line between its
+(`gradient/integrated.py`): by default each layer of a site moves separately, on the straight line between its
 activations, and the effects of its cells sum to what patching the whole layer does; with `path="inputs"` everything
 moves along with the embeddings, and effects over any cut of the model sum to the change from the one run to the other.
 A way through the softmax needs no correction of it.
@@ -35,9 +35,9 @@ from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Se
 from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.gradient.backward import Backward
 from notice_lens.patching.gradient.first_order import Members, effects
-from notice_lens.patching.gradient.integrated import PATHS, Step, input_way, site_way, tangent
-from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks
-from notice_lens.patching.gradient.targets import NEURONS, Target, wanted
+from notice_lens.patching.gradient.integrated import PATHS, GradientStep, input_way, site_way, tangent
+from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks
+from notice_lens.patching.gradient.targets import HEAD_HOOKS, NEURONS, Target, wanted
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.writer import ResultWriter, averaged, provenance
@@ -47,14 +47,13 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching.results import SiteTree
 
-MOST_PAIRS = 64
+PAIRS_DIFFERENTIATED_AT_ONCE = 64
 """Pairs that are differentiated together, at most."""
-FIXED = {
+FIXED_BY_ATTRIBUTE = {
     "metrics": "a gradient is of one number: the logit difference",
-    "controls": "the self-patch is exactly 0, and a donor has a difference of its own",
+    "controls": "the self-patch is exactly 0, and a donor has its own difference",
     "source": "attribution patches in the other run",
 }
-ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_z")
 IntegrationPath = Literal["site", "inputs"]
 
 
@@ -84,13 +83,13 @@ def attribute(
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         sites: One or several of `Site.of(model, ...)`, or their names; None takes q, k, v and z of every attention,
-            what attention and MLP write, neurons together, and the stream before and behind each block, of every stack.
+            what attention and MLP write, neurons together, and the stream before and after each block, of every stack.
         positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
             `patch_heads`.
-        neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: where they were asked for.
+        neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: if they were named.
         integrated_gradients: Steps of the way from the base run to the other, 1 or more; 0 takes the gradient at the
             base run.
-        path: The way: `site` (each layer of each site by itself) or `inputs` (all along with the embeddings).
+        path: The way: `site` (each layer of each site separately) or `inputs` (all along with the embeddings).
         attention_correction: Whether queries, keys and scores go through the softmax as they are (see
             `notice_lens.patching.gradient.softmax`), and not along its tangent. Integrated gradients need none.
         **options: As `sweep`, without `metrics`, `controls` and `source`. `store` is a folder, with a store for each
@@ -106,7 +105,7 @@ def attribute(
         TypeError: There is no option of that name, or not here.
         PairsError: The pairs do not hold for this model.
     """
-    refuse_fixed(options, FIXED, "attribution")
+    refuse_fixed(options, FIXED_BY_ATTRIBUTE, "attribution")
     chosen = Options.of({**options, "metrics": ("logit_diff_change", "patching_effect"), "controls": ()})
     steps = _steps(integrated_gradients)
     if path not in PATHS:
@@ -127,7 +126,7 @@ def attribute(
 
 
 def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
-    """Every site that is attributed to where none is named.
+    """Return every site that is attributed to by default.
 
     Args:
         model: The model.
@@ -139,7 +138,7 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
         modules = [module for module in model.sublayers(stack) if module != "mlp"]
         names = ["hook_resid_pre"]
         for module in modules:
-            names += [*(f"{module}.{leaf}" for leaf in ATTENTION), f"hook_{module}_out"]
+            names += [*(f"{module}.{leaf}" for leaf in HEAD_HOOKS), f"hook_{module}_out"]
         found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", model.block_output(stack))]
     return [Site.of(model, name, positions=positions, pairs=pairs) for name in found]
 
@@ -147,12 +146,12 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
 def _sites(
     model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
 ) -> list[tuple[Site, bool]]:
-    """The sites asked for, each with whether its neurons have a dimension."""
+    """The requested sites, each with whether its neurons have a dimension."""
     if sites is None:
         return [(site, bool(neurons)) for site in default_sites(model, positions, pairs)]
     several = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not several:
-        raise ValueError("no sites given; a site is, for instance, 'text.cross_attn', and None takes all")
+        raise ValueError("no sites given; expected sites such as 'text.cross_attn', or None for all")
     if positions is not None and any(isinstance(site, Site) for site in several):
         raise ValueError("positions are for sites given by name; give those of a Site when it is built")
     found = [
@@ -162,7 +161,7 @@ def _sites(
     names = [site.name for site in found]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"site {name} comes {names.count(name)} times; each has one group in the result")
+            raise ValueError(f"site {name} is given {names.count(name)} times; each has one group in the result")
     return [(site, site.activation in NEURONS and neurons is not False) for site in found]
 
 
@@ -173,10 +172,10 @@ def _steps(asked: Any) -> int:
 
 
 def _check_folder(folder: Any) -> None:
-    """A store of attribution is a folder of stores: inside of another store they would be lost on its readers."""
+    """Refuse a folder that is a store: attribution writes a store for each site, which its readers would miss."""
     if folder is not None and (Path(folder).is_file() or (Path(folder) / "zarr.json").exists()):
         what = "a file" if Path(folder).is_file() else "a store of something else"
-        raise FileExistsError(f"{folder} is {what}; attribution writes a store for each site into a folder of its own")
+        raise FileExistsError(f"{folder} is {what}; attribution writes a store for each site into a new folder")
 
 
 class Attribution:
@@ -261,12 +260,12 @@ class Attribution:
                 for number in step.targets:
                     target = targets[number]
                     if target.has(found.stack, found.layer):
-                        layer = [] if found.layer == EMBEDDING else [target.coords["layer"].index(found.layer)]
+                        layer = [] if found.layer == EMBEDDING_LAYER else [target.coords["layer"].index(found.layer)]
                         effect = effects(target, found, members).double().cpu().numpy()
                         arrays[number]["logit_diff_change"][:, *layer] += effect
         return arrays
 
-    def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[Step]:
+    def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[GradientStep]:
         """Return the gradients to take."""
         base = [context.run.base for context in contexts]
         other = [context.clean if direction == "denoise" else context.corrupt for context in contexts]
@@ -284,7 +283,7 @@ class Attribution:
         size, limit = bytes_per_number(self.model), budget(self.model, self.prepared.options.memory)
         blockwise = size * self._numbers_blockwise()
         hooks = {
-            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING else f"{stack}.{name}"
+            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING_LAYER else f"{stack}.{name}"
             for (stack, layer), names in wanted(self.targets).items()
             for name in names
             if not name.endswith(TABLES)
@@ -292,7 +291,7 @@ class Attribution:
         whole = blockwise + size * sum(numbers_at(self.model, self.prepared.lengths, hook) for hook in sorted(hooks))
         if whole <= limit:
             self.kept = sorted(hook for hook in hooks if ".blocks." in hook)
-        return int(np.clip(limit // (whole if self.kept else blockwise), 1, MOST_PAIRS))
+        return int(np.clip(limit // (whole if self.kept else blockwise), 1, PAIRS_DIFFERENTIATED_AT_ONCE))
 
     def _numbers_blockwise(self) -> int:
         """Return how many numbers one pair takes while blocks are run again one by one."""

@@ -17,7 +17,7 @@ from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.models.protocol import axes
 from notice_lens.patching.edits import Site
-from notice_lens.patching.engine.causal.readout import Metric, checked_values
+from notice_lens.patching.engine.causal.readout import LogitMetric, checked_values
 from notice_lens.patching.engine.memory import bytes_per_row, rows_that_fit
 from notice_lens.patching.engine.metrics import precise
 from notice_lens.patching.engine.plan import HookEdit, Plan
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class BetweenInputs(NamedTuple):
-    """What a patch between two inputs of BLIP needs.
+    """The parts of a patch between two inputs of BLIP.
 
     Attributes:
         model: The model.
@@ -57,7 +57,7 @@ class BetweenInputs(NamedTuple):
 
         Raises:
             ValueError: There is no such site, layer or head; or the inputs are not of one example, or differ in length.
-            TypeError: They are no inputs of BLIP.
+            TypeError: They are not inputs of BLIP.
         """
         name = model.cfg.default_site if site is None else site
         checked = Site.of(model, name, layers=layers, heads=heads, positions="all")
@@ -101,7 +101,7 @@ class BetweenInputs(NamedTuple):
 
     @torch.no_grad()
     def values(
-        self, edits: Sequence[list[HookEdit[Index]]], metric: Metric, memory: int | None, bar: "tqdm[Any]"
+        self, edits: Sequence[list[HookEdit[Index]]], metric: LogitMetric, memory: int | None, bar: "tqdm[Any]"
     ) -> Float[Tensor, " row"]:
         """Return the metric of each row."""
         lengths = {stack: states.shape[1] for stack, states in self.run.base.states.items()}
@@ -117,7 +117,7 @@ class BetweenInputs(NamedTuple):
         return torch.cat(found)
 
     @staticmethod
-    def measured(logits: Tensor, metric: Metric) -> Float[Tensor, " row"]:
+    def measured(logits: Tensor, metric: LogitMetric) -> Float[Tensor, " row"]:
         """Return the metric of logits [row, answer_pos, d_vocab], read at the last position; of matches [row, 2]."""
         return checked_values(precise(logits if logits.ndim == 2 else logits[:, -1]), metric)
 
@@ -130,7 +130,7 @@ def _ready(model: HookedBLIP, inputs: Any) -> BLIPInputs:
 
 
 def _check_lengths(base: Trace, other: Trace) -> None:
-    """Raise ValueError where positions of two runs do not correspond."""
+    """Raise ValueError if positions of two runs do not correspond."""
     for stack, states in base.states.items():
         n, m = states.shape[1], other.states[stack].shape[1]
         if n != m:

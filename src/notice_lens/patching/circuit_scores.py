@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
-from notice_lens.patching.ablation import VALUES, check_given
+from notice_lens.patching.ablation import ABLATION_VALUES, check_given
 from notice_lens.patching.edits import Edit
 from notice_lens.patching.nodes import Head, Node, nodes_of, universe_of
 from notice_lens.patching.options import AblationOptions, refuse_fixed
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-SOURCES = (*VALUES, "other")
-FIXED: dict[str, str] = dict.fromkeys(("metrics", "direction", "source"), "it is of logit differences of the clean run")
+FAITHFULNESS_VALUES = (*ABLATION_VALUES, "other")
+FIXED_BY_FAITHFULNESS: dict[str, str] = dict.fromkeys(
+    ("metrics", "direction", "source"), "it is of logit differences of the clean run"
+)
 """Options of sweeps that faithfulness decides."""
-NOTHING, CIRCUIT, REST = "nothing", "circuit", "rest"
+NOTHING_KEPT, CIRCUIT, REST = "nothing", "circuit", "rest"
 """Variants: all of the universe ablated, all but the circuit, the circuit alone."""
 
 
@@ -84,7 +86,7 @@ def faithfulness(
 
     Raises:
         ValueError: There is no such node, one is not in the universe, or an option is not what it has to be.
-        TypeError: The circuit is no list of nodes, or there is no option of that name.
+        TypeError: The circuit is not a list of nodes, or there is no option of that name.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -96,8 +98,8 @@ def faithfulness(
         >>> scores.faithfulness.dims, dict(scores.minimality.sizes)
         ((), {'node': 2})
     """
-    check_given(value, SOURCES, confidence)
-    refuse_fixed(options, FIXED, "faithfulness")
+    check_given(value, FAITHFULNESS_VALUES, confidence)
+    refuse_fixed(options, FIXED_BY_FAITHFULNESS, "faithfulness")
     nodes = nodes_of(model, circuit)
     everything = _universe(model, nodes, universe)
     given = {"controls": "self", **options, "reference": reference, "seed": seed, "direction": "noise"}
@@ -109,7 +111,7 @@ def faithfulness(
 def _universe(model: "VisionLanguageModel", nodes: Sequence[Node], universe: Any) -> list[Node]:
     if universe is None:
         if not nodes:
-            raise ValueError("circuit is empty; a universe says what is ablated then: universe='text'")
+            raise ValueError("circuit is empty; say what to ablate with a universe, such as universe='text'")
         universe = list(dict.fromkeys(node.module.partition(".")[0] for node in nodes))
     everything = universe_of(model, universe)
     for node in nodes:
@@ -123,7 +125,7 @@ def _universe(model: "VisionLanguageModel", nodes: Sequence[Node], universe: Any
 def _variants(nodes: Sequence[Node], everything: Sequence[Node], value: str) -> dict[str, list[Edit]]:
     """Return the edits of each variant; variants that ablate nothing are the clean run, and are left out."""
     outside = [node for node in everything if node not in nodes]
-    ablated = {NOTHING: list(everything), CIRCUIT: outside, REST: list(nodes)}
+    ablated = {NOTHING_KEPT: list(everything), CIRCUIT: outside, REST: list(nodes)}
     ablated |= {node.name: [*outside, node] for node in nodes}
     return {name: [node.edit(value) for node in several] for name, several in ablated.items() if several}
 
@@ -136,7 +138,7 @@ def _scores(effects: "xr.Dataset", nodes: Sequence[Node], confidence: float, see
     def read_out(name: str) -> np.ndarray:
         return (full + (effects.logit_diff_change.sel(variant=name, drop=True) if name in known else 0)).values
 
-    nothing, circuit, rest = read_out(NOTHING), read_out(CIRCUIT), read_out(REST)
+    nothing, circuit, rest = read_out(NOTHING_KEPT), read_out(CIRCUIT), read_out(REST)
     without = np.array([read_out(node.name) for node in nodes]).reshape(len(nodes), len(full)).T
     found = effects.drop_dims("variant").drop_vars("logit_diff_clean")
     found = found.assign_coords(node=np.array([node.name for node in nodes], dtype=object)).assign(

@@ -16,19 +16,19 @@ from notice_lens.pairs.roles import ALL, CORRECT
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
-    from notice_lens.models.protocol import StackConfig, VisionLanguageModel
+    from notice_lens.models.protocol import AnyStackConfig, VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 OF_KEYS = ("hook_k", "hook_v", "hook_rot_k")
 """Activations with as many heads as there are of keys and values."""
 WITH_HEADS = (*OF_KEYS, "hook_q", "hook_rot_q", "hook_z", "hook_result", "hook_attn_scores", "hook_pattern")
 POSITIONS = ("each", "all", "roles", "regions")
-SOURCES = ("other", "zero", "mean", "resample", "donor")
+EDIT_SOURCES = ("other", "zero", "mean", "resample", "donor")
 """Where an edit may take its values from."""
 
 
 def check_model(model: Any) -> None:
-    """Raise TypeError where the model is something else, such as the pairs."""
+    """Raise TypeError if the model is something else, such as the pairs."""
     if not hasattr(model, "stack"):
         if hasattr(model, "state_dict"):
             from notice_lens.models.blip.weights import refuse_wrapped
@@ -44,7 +44,7 @@ def as_blip(model: Any, verb: str) -> "HookedBLIP":
     """Return the model of a verb that runs on HookedBLIP alone so far.
 
     Raises:
-        TypeError: It is no model.
+        TypeError: It is not a model.
         ValueError: The verb does not run on it yet.
     """
     check_model(model)
@@ -88,8 +88,8 @@ class Site:
         activation: The hook point without stack and layer, such as `cross_attn.hook_z`.
         layers: The layers, one at a time; empty for embeddings.
         heads: The heads, one at a time; None for all heads at once, or an activation without heads.
-        positions: `each` position by itself, `all` at once, `roles` (tokens) or `regions` (image positions) at once, or
-            some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
+        positions: `each` position separately, `all` at once, `roles` (tokens) or `regions` (image positions) at once,
+            or some of them by number or name. Of `hook_k` and `hook_v` the keys, of scores and patterns the queries.
         keys: The same for the keys of scores and patterns; None elsewhere.
     """
 
@@ -117,7 +117,7 @@ class Site:
         Args:
             model: The model.
             name: Stack and activation: `text.cross_attn` (its z), `text.cross_attn.pattern`, `vision.resid_pre`,
-                `decoder.mlp.post`; `hook_` may stand in front of the last part or not. A `Site` is checked again.
+                `decoder.mlp.post`; the `hook_` of the last part may be left out. A `Site` is checked again.
             layers: One, several, or None for all.
             heads: `each`, one, several, or None for all at once.
             positions: See `Site`; None takes the model's own choice for tokens (`roles` in BLIP, `last` where the
@@ -129,7 +129,7 @@ class Site:
         Raises:
             ValueError: There is no such stack, activation, layer, head or kind of position; the message names the
                 nearest that there is.
-            TypeError: `model` is no model.
+            TypeError: `model` is not a model.
         """
         check_model(model)
         if isinstance(name, Site):
@@ -186,7 +186,7 @@ class Site:
 
 
 def _default_positions(model: "VisionLanguageModel", kinds: Sequence[str], pairs: Any) -> Any:
-    """Return the positions that are patched where none are asked for."""
+    """Return the positions that are patched by default."""
     if "prompt" not in kinds:
         return ALL
     own = model.cfg.default_positions
@@ -220,7 +220,7 @@ def _layers_with(model: "VisionLanguageModel", stack: str, activation: str) -> l
     return [layer for layer in range(n_layers) if f"{stack}.blocks.{layer}.{activation}" in model.hook_dict]
 
 
-def _heads(cfg: "StackConfig", activation: str, heads: Any, stack: str) -> tuple[int, ...]:
+def _heads(cfg: "AnyStackConfig", activation: str, heads: Any, stack: str) -> tuple[int, ...]:
     """Return heads of queries, or of keys and values as far as these have their own number."""
     of_keys = activation.rpartition(".")[2] in OF_KEYS
     what = "key-value head" if of_keys and cfg.n_key_value_heads != cfg.n_heads else "head"
@@ -229,7 +229,7 @@ def _heads(cfg: "StackConfig", activation: str, heads: Any, stack: str) -> tuple
 
 
 def _numbers(what: str, asked: Any, valid: Sequence[int], stack: str) -> tuple[int, ...]:
-    """Layers or heads, each once, in the order asked for."""
+    """Layers or heads, each once, in the requested order."""
     if asked is None:
         return tuple(valid)
     single = isinstance(asked, str) or not isinstance(asked, Iterable)

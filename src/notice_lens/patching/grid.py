@@ -12,11 +12,11 @@ from typing import Any
 
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
-from notice_lens.patching.edits import SOURCES, Edit, Site
+from notice_lens.patching.edits import EDIT_SOURCES, Edit, Site
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
-from notice_lens.patching.engine.plan import HookEdit, Label
-from notice_lens.patching.engine.sources import PARTS, ingredients
+from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
+from notice_lens.patching.engine.sources import HALF_SOURCES, ingredients
 from notice_lens.patching.prepare import Prepared
 
 NUMBERED = ("layer", "head", "position", "key_position", "neuron")
@@ -28,7 +28,7 @@ class Grid:
     """A result without its numbers.
 
     Attributes:
-        dims: Dimensions behind `pair`.
+        dims: Dimensions after `pair`.
         coords: Labels of each.
         variants: What is measured, each with its index in the result.
     """
@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the dimensions."""
+        """The lengths of the dimensions."""
         return tuple(len(self.coords[dim]) for dim in self.dims)
 
     @cached_property
@@ -51,7 +51,9 @@ class Grid:
     @property
     def recorded(self) -> list[str]:
         """Every hook point that is edited, or that the values of an edit are computed from."""
-        made_of = [hook for source in PARTS for edited in self.hooks.get(source, ()) for hook in ingredients(edited)]
+        made_of = [
+            hook for source in HALF_SOURCES for edited in self.hooks.get(source, ()) for hook in ingredients(edited)
+        ]
         return list(dict.fromkeys([*(hook for hooks in self.hooks.values() for hook in hooks), *made_of]))
 
     @property
@@ -75,7 +77,7 @@ def grid_of_sites(prepared: Prepared, sites: Sequence[Site], source: str, with_s
     names = [site.name for site in sites]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"site {name} comes {names.count(name)} times; each goes into a sweep once")
+            raise ValueError(f"site {name} is given {names.count(name)} times; expected each once")
     if len(names) > 1 and with_sites is False:
         raise ValueError(f"with_sites=False is for one site; got {', '.join(names)}")
     parts = [SiteGrid.of(prepared, site) for site in sites]
@@ -105,7 +107,7 @@ class SiteGrid:
 
     Attributes:
         site: The site.
-        coords: Labels of each dimension behind `pair`, in their order.
+        coords: Labels of each dimension after `pair`, in their order.
         axis: The stack whose positions it has.
         key_axis: The stack whose positions its keys are, of scores and patterns; None elsewhere.
     """
@@ -139,18 +141,18 @@ class SiteGrid:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Dimensions behind `pair`."""
+        """Dimensions after `pair`."""
         return tuple(self.coords)
 
-    def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[Label]]]:
+    def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[LabelledPositions]]]:
         """Return every edit, each with its labels by dimension."""
         of_positions = next((dim for dim in self.dims if dim in ("role", "region", "position")), "")
         of_keys = next((dim for dim in self.dims if dim.startswith("key_")), "")
         edits = []
         for labels in product(*self.coords.values()):
             at = dict(zip(self.dims, labels, strict=True))
-            keys = None if self.key_axis is None else Label(at.get(of_keys), self.key_axis)
-            positions = Label(at.get(of_positions), self.axis)
+            keys = None if self.key_axis is None else LabelledPositions(at.get(of_keys), self.key_axis)
+            positions = LabelledPositions(at.get(of_positions), self.axis)
             edits.append((at, HookEdit(self.site.hook(at.get("layer")), positions, source, at.get("head"), keys)))
         return edits
 
@@ -159,7 +161,7 @@ def check_variants(variants: Any) -> None:
     """Raise where variants are something else than one or more edits each, by name.
 
     Raises:
-        TypeError: They are no mapping of names.
+        TypeError: They are not a mapping of names.
         ValueError: There are no variants, or one is something else than edits.
     """
     expected = "expected a mapping of names to one or more Edits"
@@ -202,10 +204,10 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
     return Grid(("variant",), {"variant": list(variants)}, found)
 
 
-def _looked_up(prepared: Prepared, edit: Edit) -> list[HookEdit[Label]]:
+def _looked_up(prepared: Prepared, edit: Edit) -> list[HookEdit[LabelledPositions]]:
     """Return an edit of the caller's, checked, as edits of a hook point: one for each label of its positions."""
-    if edit.source not in SOURCES:
-        raise ValueError(one_of("source", edit.source, SOURCES))
+    if edit.source not in EDIT_SOURCES:
+        raise ValueError(one_of("source", edit.source, EDIT_SOURCES))
     for what, asked in (("layer", edit.layer), ("head", edit.head)):
         if asked is not None and not isinstance(asked, int):
             raise ValueError(f"{what} {asked!r} asked for; an edit of {edit.site} is in one {what}, given as a number")

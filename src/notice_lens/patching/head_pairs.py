@@ -1,8 +1,8 @@
-"""All pairs of some heads: what two do together that neither does alone.
+"""All pairs of some heads: joint effects beyond those of each head alone.
 
 A sweep patches one head at a time, and so is blind to circuits in which heads need, or replace, each other: a head of
-an AND restores nothing by itself, a head of an OR destroys nothing, and one of a majority of three shows nothing in
-either direction. Here every head and every pair of heads is patched, exactly, in both directions:
+an AND restores nothing on its own, a head of an OR destroys nothing, and one of a majority of three shows
+nothing in either direction. Here every head and every pair of heads is patched, exactly, in both directions:
 
     denoise    the corrupted run with what these heads have in the clean run: what they restore (sufficiency)
     noise      the clean run with what they have in the corrupted run: what is lost without them (necessity)
@@ -65,11 +65,11 @@ def pairs_of_heads(
         memory: Bytes that variants may take; None takes a share of what is free.
         dtype: Of the result.
         seed: Of what is drawn.
-        store: A folder in which each direction has a store of its own, to go on from.
+        store: A folder with a separate store for each direction, to resume from.
         progress: Whether to show bars.
 
     Returns:
-        Dimensions `pair, direction, node, other`; symmetric, a node by itself on the diagonal. `logit_diff_change`
+        Dimensions `pair, direction, node, other`; symmetric, with single nodes on the diagonal. `logit_diff_change`
         (patched minus base run, in logits) and `patching_effect` (the share of the gap that is restored or lost);
         `logit_diff_clean`, `logit_diff_corrupt` [pair], `noise_floor` [pair, direction] in logits.
 

@@ -1,4 +1,4 @@
-"""The identity of a sweep beside its options, in comparable values: the model and the code of metrics.
+"""The identity of a sweep apart from its options, in comparable values: the model and the code of metrics.
 
 A model is known by the digest of all its weights and by every setting of its config, its image processor and its
 tokenizer. A function is known by what it runs and reads: byte code, constants, defaults, closure, the globals that it
@@ -61,7 +61,7 @@ def model_settings(model: "VisionLanguageModel") -> dict[str, Any]:
 
 
 def metric_codes(metrics: Mapping[str, Any], model: "VisionLanguageModel") -> dict[str, str]:
-    """Return a digest of each of the caller's metrics; empty where there is none that can be relied on.
+    """Return a digest of each of the caller's metrics; empty if none of them has a reliable one.
 
     Args:
         metrics: Functions by name.
@@ -85,7 +85,7 @@ def _weights_digest(model: "VisionLanguageModel") -> str:
 
 
 def _changes(tensor: Tensor) -> tuple[int, ...]:
-    """Return what differs once a tensor was changed in place: torch's counter, which misses `.data`, and two sums."""
+    """Return values that an in-place change of a tensor alters: torch's counter, which misses `.data`, and two sums."""
     bits = _bits(tensor)
     words = len(bits) // 8 * 8
     sums = int(bits[:words].view(torch.int64).sum()), int(bits[words:].sum())
@@ -196,7 +196,7 @@ class _Digest:
 
 
 def _content(cell: Any) -> Any:
-    """Return what a closure's cell holds; what has no value yet is Ellipsis."""
+    """Return the content of a closure's cell; Ellipsis if it has no value yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -233,7 +233,7 @@ def _library(value: Any, name: str) -> str:
 
 def _is_library(module: ModuleType) -> bool:
     """Return whether a module is of an installed package, of Python or of this package, told apart by versions."""
-    # A compiled part of a library may have no file of its own.
+    # A compiled part of a library may have no file.
     package = sys.modules.get(module.__name__.partition(".")[0], module)
     file = getattr(module, "__file__", None) or getattr(package, "__file__", None)
     if file is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from notice_lens.models.vlm.families import image_token_id
 
 OWNERS = ("transformers", "accelerate", "torch")
-"""Packages that keep hooks of their own on a model; they are part of the model."""
+"""Packages that keep their own hooks on a model; these are part of the model."""
 
 
 def ready_for(hf: nn.Module, inputs: Any) -> dict[str, Any]:
@@ -90,6 +90,6 @@ def check_runnable(model: Any) -> None:
     if hooked:
         raise ValueError(
             f"there are hooks on the model, at {', '.join(dict.fromkeys(hooked[:3]))}: a sweep runs its own "
-            "forward pass, which would pass them by; remove them first (model.reset_hooks() removes those of hook "
+            "forward pass, which would bypass them; remove them first (model.reset_hooks() removes those of hook "
             "points)"
         )

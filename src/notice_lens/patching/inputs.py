@@ -15,11 +15,12 @@ from notice_lens.patching.engine.causal.check import check_patches, is_tested, r
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
-from notice_lens.patching.engine.causal.readout import Metric, metric_of_readouts
+from notice_lens.patching.engine.causal.readout import LogitMetric, metric_of_readouts
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import DecoderSite, PositionsAsked, groups_of
 from notice_lens.patching.engine.causal.wave import CausalWave
 from notice_lens.patching.input_checks import check_inputs, check_runnable, ready_for
+from notice_lens.patching.options import Direction
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from notice_lens.models.blip.inputs import BLIPInputs
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-Direction = Literal["denoise", "noise"]
 SELF_PATCHES = 8
 """How many patches from the base run itself measure the noise floor."""
 
@@ -41,7 +41,7 @@ def patch_inputs(
     corrupted_inputs: "Mapping[str, Any] | BLIPInputs",
     site: str | None = None,
     *,
-    metric: Metric,
+    metric: LogitMetric,
     positions: PositionsAsked = (-1,),
     layers: int | list[int] | None = None,
     heads: int | list[int] | Literal["each"] | None = "each",
@@ -73,11 +73,11 @@ def patch_inputs(
             key-value heads; of scores and patterns, positions are those of queries, with all of their keys. In BLIP as
             of `sweep`.
         metric: A function of the read-out's logits [row, d_vocab], in float32 at least, that returns one number a row:
-            [row]. The read-out is the last position that is no padding.
-        positions: Each patched by itself; negative ones count from the end. Or names of groups that are patched at
+            [row]. The read-out is the last position that is not padding.
+        positions: Each patched separately; negative ones count from the end. Or names of groups that are patched at
             once: `{"image": range(5, 581)}`.
         layers: One, several, or None for all that have the activation.
-        heads: `each` by itself, one, several, or None for all heads at once.
+        heads: `each` separately, one, several, or None for all heads at once.
         direction: `denoise` patches clean activations into the corrupted run (is this enough for the answer?), `noise`
             corrupted ones into the clean run (is it needed?).
         source: Where new values come from: the `other` run, or `zero`.
@@ -133,7 +133,7 @@ def _on_blip(
     given: Any,
     made: Any,
     site: str | None,
-    metric: Metric,
+    metric: LogitMetric,
     positions: PositionsAsked,
     layers: Any,
     heads: Any,
@@ -172,7 +172,7 @@ def _self_patches(variants: list[DecoderVariant]) -> list[DecoderVariant]:
 
 
 def _numbers(
-    base: Record, other: Record, variants: list[DecoderVariant], metric: Metric, memory: int, progress: bool
+    base: Record, other: Record, variants: list[DecoderVariant], metric: LogitMetric, memory: int, progress: bool
 ) -> Float[Tensor, " variant"]:
     """Return the metric of every variant."""
     from tqdm.auto import tqdm

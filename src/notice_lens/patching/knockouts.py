@@ -16,9 +16,9 @@ from notice_lens.models.protocol import axes
 from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.metrics import USUAL
-from notice_lens.patching.engine.plan import HookEdit, Label
+from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.grid import Grid
-from notice_lens.patching.options import Corruption, Metrics, MoreOptions, Numbers, Options, Store
+from notice_lens.patching.options import Corruption, Metrics, MoreOptions, Numbers, Options, StorePath
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.runner import SweepRunner
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-Run = Literal["clean", "corrupt"]
+BaseRun = Literal["clean", "corrupt"]
 Flow = str | tuple[str, str]
 Flows = Flow | Sequence[Flow] | Mapping[str, tuple[str, str]]
 ARROW, RIGHTWARDS = "->", "\N{RIGHTWARDS ARROW}"
@@ -49,10 +49,10 @@ def knockout(
     site: str | None = None,
     layers: Numbers | None = None,
     heads: Numbers | Literal["each"] | None = None,
-    run: Run = "clean",
+    run: BaseRun = "clean",
     corruption: Corruption = "image",
     metrics: Metrics = USUAL,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
@@ -74,7 +74,7 @@ def knockout(
         layers: The middle of each window; one, several, or None for all.
         heads: None cuts all heads at once, `each` one at a time (a dimension `head`); or some, one at a time.
         run: The run that is cut: `clean` or `corrupt`.
-        corruption: Of the pairs' other run, whose metrics stand beside: `image`, `text` or `Noise(...)`.
+        corruption: Of the pairs' other run, whose metrics are reported too: `image`, `text` or `Noise(...)`.
         metrics: As `sweep`.
         store: A folder to write to, and to resume from.
         progress: Whether to show a bar.
@@ -115,7 +115,7 @@ def flows_of(asked: Any) -> dict[str, tuple[str, str]]:
 
     Raises:
         TypeError: They are neither text nor pairs of names.
-        ValueError: There is none, or one has no arrow.
+        ValueError: There are none, or one has no arrow.
     """
     if isinstance(asked, Mapping):
         named = dict(asked)
@@ -133,7 +133,7 @@ def flows_of(asked: Any) -> dict[str, tuple[str, str]]:
             raise TypeError(f"flow {flow!r}: expected text such as 'image -> last', or two names (from, to)")
         found[str(label)] = (ends[0].strip(), ends[1].strip())
     if not found:
-        raise ValueError("no flows given; a flow is, for instance, 'image -> last'")
+        raise ValueError("no flows given; expected flows such as 'image -> last'")
     return found
 
 
@@ -179,7 +179,13 @@ def _grid(
             cut = layers[max(0, place - window // 2) : place + (window - 1) // 2 + 1]
             for which, head in enumerate(heads):
                 edits = tuple(
-                    HookEdit(scores.hook(layer), Label(looks, of_queries), "cut", head, Label(looked_at, of_keys))
+                    HookEdit(
+                        scores.hook(layer),
+                        LabelledPositions(looks, of_queries),
+                        "cut",
+                        head,
+                        LabelledPositions(looked_at, of_keys),
+                    )
                     for layer in cut
                 )
                 variants.append(Variant((number, at, *([which] if by_head else [])), edits))

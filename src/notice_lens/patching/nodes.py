@@ -14,8 +14,8 @@ from notice_lens.patching.edits import Edit
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
 
-_NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
-MLP = "mlp"
+_NODE_NAME = re.compile(r"(?P<module>\w+\.\w+)\.L(?P<layer>\d+)(?:\.H(?P<head>\d+))?")
+MLP_MODULE = "mlp"
 Head = str | tuple[str, int] | tuple[str, int, int | None]
 """A node as the caller writes it: by its name, or as a tuple of module, layer and perhaps head."""
 
@@ -39,7 +39,7 @@ class Node(NamedTuple):
         return f"{self.module}.L{self.layer}" + ("" if self.head is None else f".H{self.head}")
 
     def edit(self, source: str) -> Edit:
-        """The edit that puts something else in the place of what the node gives, at all positions."""
+        """The edit that replaces the node's output at all positions."""
         site = f"{self.module}_out" if self.head is None else f"{self.module}.z"
         return Edit(site, self.layer, self.head, source=source)
 
@@ -48,7 +48,7 @@ class Node(NamedTuple):
         """A node by its name, checked against a model.
 
         Raises:
-            ValueError: There is none of that name; the message names the nearest that there is.
+            ValueError: There is no node of that name; the message names the nearest.
         """
         module, layer, head = _parts(asked)
         known = modules(model)
@@ -56,10 +56,10 @@ class Node(NamedTuple):
             raise ValueError(f"node {_shown(asked)}: " + one_of("module", module, known))
         cfg = model.stack(module.partition(".")[0]).cfg
         node = cls(module, layer, head)
-        with_heads = not module.endswith(f".{MLP}")
+        with_heads = not module.endswith(f".{MLP_MODULE}")
         if with_heads != (head is not None):
             example = cls(module, 0, 0 if with_heads else None).name
-            raise ValueError(f"node {_shown(asked)}: a node of {module} is called as {example!r} is")
+            raise ValueError(f"node {_shown(asked)}: nodes of {module} are written like {example!r}")
         for what, number, n in (("layer", layer, cfg.n_layers), ("head", head, cfg.n_heads)):
             if number is not None and not 0 <= number < n:
                 raise ValueError(
@@ -79,7 +79,7 @@ def universe_of(model: "VisionLanguageModel", asked: Any) -> list[Node]:
     """Nodes by stacks (`text`: all its heads and MLPs), modules (`text.cross_attn`) or names, each once.
 
     Raises:
-        ValueError: There is no stack, module or node of that name, or nothing was asked for.
+        ValueError: There is no stack, module or node of that name, or nothing was named.
     """
     several = [asked] if isinstance(asked, str) or is_node(asked) else list(asked)
     found: dict[Node, None] = {}
@@ -89,7 +89,7 @@ def universe_of(model: "VisionLanguageModel", asked: Any) -> list[Node]:
             found |= dict.fromkeys(node for module in modules(model, one) for node in _all(model, module))
         elif isinstance(one, str) and one in modules(model):
             found |= dict.fromkeys(_all(model, one))
-        elif isinstance(one, str) and not _NAME.fullmatch(one):
+        elif isinstance(one, str) and not _NODE_NAME.fullmatch(one):
             valid = [*stacks, *modules(model)]
             raise ValueError("universe: " + one_of("stack or module", one, valid) + ", or nodes by name")
         else:
@@ -103,8 +103,8 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
     """The nodes of a circuit, each once.
 
     Raises:
-        TypeError: It is no list of nodes.
-        ValueError: There is no such node, or one comes twice.
+        TypeError: It is not a list of nodes.
+        ValueError: There is no such node, or one is given twice.
     """
     if isinstance(circuit, str) or is_node(circuit):
         circuit = [circuit]
@@ -115,13 +115,13 @@ def nodes_of(model: "VisionLanguageModel", circuit: Any) -> list[Node]:
     found = [Node.of(model, one) for one in circuit]
     for node in found:
         if found.count(node) > 1:
-            raise ValueError(f"node {node.name!r} comes {found.count(node)} times in the circuit; each goes in once")
+            raise ValueError(f"node {node.name!r} is in the circuit {found.count(node)} times; expected it once")
     return found
 
 
 def _parts(asked: Any) -> tuple[str, int, int | None]:
     """Module, layer and head, from a name or a tuple."""
-    if isinstance(asked, str) and (match := _NAME.fullmatch(asked)):
+    if isinstance(asked, str) and (match := _NODE_NAME.fullmatch(asked)):
         return match["module"], int(match["layer"]), None if match["head"] is None else int(match["head"])
     if is_node(asked):
         head = asked[2] if len(asked) == 3 else None
@@ -134,7 +134,7 @@ def _parts(asked: Any) -> tuple[str, int, int | None]:
 
 def is_name(asked: str) -> bool:
     """Return whether a text is the name of a node."""
-    return _NAME.fullmatch(asked) is not None
+    return _NODE_NAME.fullmatch(asked) is not None
 
 
 def is_node(asked: Any) -> bool:
@@ -146,12 +146,12 @@ def is_node(asked: Any) -> bool:
 
 def _all(model: "VisionLanguageModel", module: str) -> list[Node]:
     cfg = model.stack(module.partition(".")[0]).cfg
-    heads = [None] if module.endswith(f".{MLP}") else range(cfg.n_heads)
+    heads = [None] if module.endswith(f".{MLP_MODULE}") else range(cfg.n_heads)
     return [Node(module, layer, head) for layer in range(cfg.n_layers) for head in heads]
 
 
 def _within(node: Node, n_layers: int, n_heads: int) -> Node:
-    """The nearest node that there is."""
+    """The nearest existing node."""
     head = None if node.head is None else min(max(node.head, 0), n_heads - 1)
     return Node(node.module, min(max(node.layer, 0), n_layers - 1), head)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 CONTROLS = ("self", "mismatched")
-SOURCES = ("other", "zero", "mean", "resample")
+SWEEP_SOURCES = ("other", "zero", "mean", "resample")
 DTYPES = ("float16", "float32", "float64")
 OF_SITES = ("layers", "heads", "positions", "keys")
 
@@ -31,7 +31,7 @@ Foil = Literal["auto", "incorrect"]
 Metric = Literal["answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy"]
 Metrics = Metric | Sequence[Metric] | Mapping[str, Callable[[Tensor], Tensor] | None]
 DType = Literal["float16", "float32", "float64"] | np.dtype | type[np.floating]
-Store = str | PathLike[str] | None
+StorePath = str | PathLike[str] | None
 Numbers = int | Sequence[int] | range | np.ndarray | np.integer
 Names = str | Sequence[str]
 PositionSpec = Numbers | Names
@@ -59,7 +59,7 @@ class AblationOptions(CommonOptions, total=False):
     corruption: Corruption
     metrics: Metrics
     controls: Controls
-    store: Store
+    store: StorePath
     progress: bool
 
 
@@ -98,7 +98,7 @@ class SweepOptions(MoreOptions, total=False):
     metrics: Metrics
     source: Source
     controls: Controls
-    store: Store
+    store: StorePath
     progress: bool
 
 
@@ -146,7 +146,11 @@ class Options:
     def _check(self) -> None:
         if not isinstance(self.corruption, Noise) and not _among(self.corruption, ("image", "text")):
             raise ValueError(one_of("corruption", self.corruption, ("image", "text")) + ", or Noise(...)")
-        for what, valid in {"direction": DIRECTIONS, "contrast": ("auto", "incorrect"), "source": SOURCES}.items():
+        for what, valid in {
+            "direction": DIRECTIONS,
+            "contrast": ("auto", "incorrect"),
+            "source": SWEEP_SOURCES,
+        }.items():
             if not _among(getattr(self, what), valid):
                 raise ValueError(one_of(what, getattr(self, what), valid))
         if not isinstance(self.min_gap, Real) or not float(self.min_gap) >= 0:
@@ -164,7 +168,7 @@ class Options:
 
 
 def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:
-    """Raise TypeError where an option is given that the caller decides already.
+    """Raise TypeError if an option is given that the caller decides already.
 
     Args:
         options: Options by name.
@@ -174,11 +178,11 @@ def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str
     for name, why in fixed.items():
         if name in options:
             valid = ", ".join(field.name for field in fields(Options) if field.name not in fixed)
-            raise TypeError(f"{name} is no option of {what}: {why}; options: {valid}")
+            raise TypeError(f"{name} is not an option of {what}: {why}; options: {valid}")
 
 
 def refuse_mismatched(options: Mapping[str, Any], why: str) -> None:
-    """Raise ValueError where the mismatched donor is among the controls."""
+    """Raise ValueError if the mismatched donor is among the controls."""
     controls = options.get("controls", "self")
     if "mismatched" in ([controls] if isinstance(controls, str) else controls):
         raise ValueError(why)

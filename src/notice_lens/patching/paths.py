@@ -1,7 +1,7 @@
 """Path patching: the effect of what one part of the model passes to another.
 
-`patch_paths` is the verb, `Paths` the senders and receivers that it was asked for, checked against the model. How a
-path is computed is in `notice_lens.patching.engine.path_walk`.
+`patch_paths` is the verb, `Paths` its senders and receivers, checked against the model. How a path is computed is in
+`notice_lens.patching.engine.path_walk`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.edits import Site, as_blip
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.path_walk import Receiver
-from notice_lens.patching.engine.plan import END, HookEdit, Label
+from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Numbers, Options, PositionSpec, SweepOptions
 from notice_lens.patching.prepare import Prepared, prepare
@@ -55,13 +55,12 @@ def patch_paths(
     """Patch each path from a sender to a receiver: the effect of what one part of the model passes to another.
 
     1. The base run and the other run; `direction` says which of clean and corrupted is which.
-    2. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names:
-       nodes *between* sender and receiver in those stacks are frozen at the base run. What the receiver takes in is
-       recorded.
+    2. The base run, in which the sender takes its values from the other run. A path lies in the stacks that it names:
+       nodes *between* sender and receiver in those stacks are frozen at the base run. The receiver's input is recorded.
     3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
 
     So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
-    not add up to the total in a real BLIP: LayerNorms and softmaxes are no sums.
+    not add up to the total in a real BLIP: LayerNorms and softmaxes are not linear.
 
     Args:
         model: The model.
@@ -93,7 +92,7 @@ def patch_paths(
     as_blip(model, "patch_paths")
     chosen = Options.of(options)
     if chosen.source != "other":
-        raise ValueError(f"source={chosen.source!r}: a sender has what it has in the other run, source='other'")
+        raise ValueError(f"source={chosen.source!r}: senders take their values from the other run, source='other'")
     senders = _senders(model, pairs, sender, sender_layers, sender_heads, positions)
     ends = _receiver(model, receiver, receiver_layers, receiver_heads)
     paths = Paths.of(model, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
@@ -199,9 +198,7 @@ class Paths:
         if stacks.index(ends) < stacks.index(self.stack):
             raise ValueError(f"no path from {self.stack} to {what}: `{ends}` comes before `{self.stack}`")
         if ends == self.stack:
-            raise ValueError(
-                f"no path from {self.stack} to {what}: these read `{stack}` alone; senders have to be there"
-            )
+            raise ValueError(f"no path from {self.stack} to {what}: these read `{stack}` alone; choose senders in it")
         following = stacks[stacks.index(self.stack) + 1]
         raise ValueError(
             f"no path from {self.stack} to {what}: it would go through the cross-attention of `{following}`, which is "
@@ -260,14 +257,16 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
 
 
 def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
-    """Return the grid of what is sent: every sender by itself, or all of them together at each label of positions."""
+    """Return the grid of what is sent: every sender separately, or all of them together at each label of positions."""
     if not paths.joint:
         return grid_of_sites(prepared, paths.senders, "other")
     grids = [grid_of_sites(prepared, [site], "other") for site in paths.senders]
     labels = [{dim: tuple(grid.coords[dim]) for dim in grid.dims if dim not in ("layer", "head")} for grid in grids]
     if any(one != labels[0] for one in labels):
-        raise ValueError(f"senders that go together are at the same positions; got {', '.join(map(str, labels))}")
-    together: dict[tuple[int, ...], list[HookEdit[Label]]] = {}
+        raise ValueError(
+            f"senders that are patched together must have the same positions; got {', '.join(map(str, labels))}"
+        )
+    together: dict[tuple[int, ...], list[HookEdit[LabelledPositions]]] = {}
     for grid in grids:
         kept = [number for number, dim in enumerate(grid.dims) if dim in labels[0]]
         for sender in grid.variants:

@@ -1,4 +1,4 @@
-"""A head's effect taken apart: where it looks, and what it reads there.
+"""A head's effect, decomposed: where it looks (the pattern), and what it reads there (the values).
 
 What a head gives at a position is its pattern there times the values of what it looks at, z = A v. So a patch of z from
 the other run changes two things at once. Of each position that is patched:
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-PARTS = {"pattern": "pattern", "values": "values", "both": "other"}
+SOURCE_OF_PART = {"pattern": "pattern", "values": "values", "both": "other"}
 """The parts that are patched, and the source of each."""
 CHANGES = ("prob_change", "logit_diff_change", "patching_effect")
 """Metrics that are 0 where nothing is patched, so that their difference means something."""
-FIXED = {
+FIXED_BY_SPLIT = {
     "source": "the parts of a head come from the other run",
     "metrics": f"an interaction is a difference of changes, so there are {', '.join(CHANGES)}",
 }
@@ -79,8 +79,8 @@ def split(
         `patching_effect`, the baselines of a sweep, the noise floor and `below_floor`; `aggregate` gives means.
 
     Raises:
-        ValueError: The site is no head's, or an option is not what it has to be, or hooks are on the model.
-        TypeError: There is no option of that name, or it is none of a split.
+        ValueError: The site has no heads, an option is invalid, or the model has hooks.
+        TypeError: An option is unknown, or is not one of `split`.
         PairsError: The pairs do not hold for this model.
 
     Example:
@@ -94,7 +94,7 @@ def split(
         ('layer', 'head', 'role')
     """
     checked = _site(model, pairs, site, layers, heads, positions)
-    refuse_fixed(options, FIXED, "a split")
+    refuse_fixed(options, FIXED_BY_SPLIT, "a split")
     refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
     prepared = prepare(model, pairs, Options.of({"controls": "self", **options, "metrics": CHANGES}))
     return _with_interaction(SweepRunner(prepared, _grid(prepared, checked), {"split": asdict(checked)}).run())
@@ -105,10 +105,10 @@ def _grid(prepared: Prepared, site: Site) -> Grid:
     whole = grid_of_sites(prepared, [site], "other")
     variants = [
         Variant((number, *one.at), tuple(edit.by(source) for edit in one.edits))
-        for number, source in enumerate(PARTS.values())
+        for number, source in enumerate(SOURCE_OF_PART.values())
         for one in whole.variants
     ]
-    return Grid(("part", *whole.dims), {"part": list(PARTS), **whole.coords}, variants)
+    return Grid(("part", *whole.dims), {"part": list(SOURCE_OF_PART), **whole.coords}, variants)
 
 
 def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
@@ -119,7 +119,7 @@ def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, he
             raise ValueError(f"{site!r} is one head already; layers and heads go with a module, {node.module!r}")
         if node.head is None:
             raise ValueError(
-                f"{site!r} is no head; only heads look and read: a site is, for instance, 'text.cross_attn'"
+                f"{site!r} is not a head; only heads have a pattern and values: expected e.g. 'text.cross_attn'"
             )
         site, layers, heads = node.module, node.layer, node.head
     found = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
@@ -136,7 +136,7 @@ def _with_interaction(effects: "xr.Dataset") -> "xr.Dataset":
     by_part = effects[[name for name, values in effects.data_vars.items() if "part" in values.dims]]
     rest = effects.drop_vars(list(by_part.data_vars)).drop_dims("part")
     names = [name for name in by_part.data_vars if name != "below_floor"]
-    parts = {part: by_part[names].sel(part=part, drop=True) for part in PARTS}
+    parts = {part: by_part[names].sel(part=part, drop=True) for part in SOURCE_OF_PART}
     needs_both = (parts["both"] - parts["pattern"] - parts["values"]).expand_dims(part=["interaction"], axis=1)
     joined = xr.concat([by_part[names], needs_both], dim="part", data_vars="all", join="exact").transpose(
         "pair", "part", ...

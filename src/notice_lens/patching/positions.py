@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-DIMS = {"roles": "role", "regions": "region", "each": "position"}
+POSITION_DIMS = {"roles": "role", "regions": "region", "each": "position"}
 """The name of a result's dimension, by kind of positions."""
 
 
@@ -51,7 +51,7 @@ class Positions:
 
     @cached_property
     def layout(self) -> Layout:
-        """The layout of the clean prompts, nothing teacher-forced behind them."""
+        """The layout of the clean prompts, with nothing teacher-forced after them."""
         return self.pairs.layout(self.model)
 
     @cached_property
@@ -68,7 +68,7 @@ class Positions:
         return {name: own for name, kind in kinds if len(own := layout.positions(stack, pair, kind))}
 
     def check_group(self, name: str, stack: str) -> None:
-        """Raise ValueError where no pair has positions of that name in a stack: a group, role or region, or `all`."""
+        """Raise ValueError if no pair has positions of that name in a stack: a group, role or region, or `all`."""
         if stack not in self.layout.stacks and name == "image":
             return
         pairs = range(len(self.pairs))
@@ -117,11 +117,11 @@ class Positions:
             return "position", list(range(longest))
         if spec == "regions" and stack not in self.layout.stacks:
             raise ValueError(f"{what}: positions of `{stack}` lie on no grid here; take 'all', 'each' or numbers")
-        if isinstance(spec, str) and spec in DIMS:
+        if isinstance(spec, str) and spec in POSITION_DIMS:
             known = _names(self.roles if spec == "roles" else self.regions)
             if not known:
                 raise ValueError(f"{what}: these pairs have no {spec}; positions='all' or 'each' needs none")
-            return DIMS[spec], known
+            return POSITION_DIMS[spec], known
         if all(isinstance(one, str) for one in spec):
             known, of_words = self.names(stack), "prompt" in self.model.cfg.streams[stack]
             for name in spec:

@@ -1,4 +1,4 @@
-"""The first step of every sweep: pairs checked for the model, and what all later steps need to know about them.
+"""The first step of every sweep: check the pairs for the model, and collect what all later steps need.
 
 A verb checks its options and its sites, prepares the pairs, lays a grid of variants over them, and gives both to the
 runner:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
-COLUMNS = (
+SWEEP_COLUMNS = (
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "clean_digest", "corrupt_digest",
     "donor_digest", "donor_prompt",
 )  # fmt: skip
@@ -45,7 +45,7 @@ class Prepared:
         model: The model.
         pairs: Validated for it.
         options: Everything about the sweep but what is patched.
-        metrics: Names of the built-in metrics that were asked for.
+        metrics: Names of the requested built-in metrics.
         custom: The caller's own metrics by name.
         positions: Of the pairs' roles and regions.
         foils: The answer that each pair's correct one is compared with.
@@ -70,7 +70,7 @@ class Prepared:
         return {stack: max(one.longest(stack) for one in layouts) for stack in self.positions.layout.stacks}
 
     def patchable(self, stack: str) -> int:
-        """Return how many positions of a stack can be patched: without answers, where a prompt is in front of them."""
+        """Return how many positions of a stack can be patched: without answers, where they follow a prompt."""
         if stack not in self.lengths:  # known once a picture went through
             return self.model.image_length(stack, self.pairs[0].clean_image)
         return (
@@ -90,8 +90,8 @@ class Prepared:
     def columns(self) -> dict[str, list[Any]]:
         """Columns of the pairs that a result has as coordinates."""
         # One read for all of them: a data set takes milliseconds for each.
-        columns = cast("dict[str, list[Any]]", self.pairs.dataset.select_columns(["id", *COLUMNS]).to_dict())
-        # A column of nothing at all is left out: readers of a store would make numbers of it.
+        columns = cast("dict[str, list[Any]]", self.pairs.dataset.select_columns(["id", *SWEEP_COLUMNS]).to_dict())
+        # A column without any value is left out: readers of a store would make numbers of it.
         for name in ("donor_digest", "donor_prompt"):
             if all(value is None for value in columns[name]):
                 del columns[name]

@@ -67,7 +67,7 @@ class ReferenceValues:
 
 
 class BatchReferences:
-    """The reference values of the pairs of a batch; asked for once for each teacher-forced answer."""
+    """The reference values of the pairs of a batch, computed once for each teacher-forced answer."""
 
     def __init__(self, means: "Means | None", resamples: "Resamples | None", pairs: Sequence[int]) -> None:
         self.means, self.resamples, self.pairs = means, resamples, pairs
@@ -125,7 +125,7 @@ class Means:
         self.roles = list(dict.fromkeys(role for own in by_role for role in own))
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        # A caption's means are those of its prompt: what is teacher-forced behind it in the same stack is left out.
+        # A caption's means are those of its prompt: what is teacher-forced after it in the same stack is left out.
         apart = [stack for stack, kinds in model.cfg.streams.items() if "answer" in kinds and "prompt" not in kinds]
         answers = "correct" if apart else None
         words = model.layout_of(pairs["clean_prompt"], pairs["correct_answer"]) if apart else there.layout
@@ -204,7 +204,7 @@ class Means:
 
 
 class BatchMeans(Mapping[str, Tensor]):
-    """Means by hook point, for the pairs of a batch; computed when they are asked for."""
+    """Means by hook point, for the pairs of a batch; computed on access."""
 
     def __init__(self, means: Means, pairs: Sequence[int], like: Mapping[str, Tensor]) -> None:
         self.means, self.pairs, self.like = means, pairs, like
@@ -234,9 +234,9 @@ class Resamples:
 
     Args:
         model: The model.
-        pairs: The pairs that get values of others in place of their own.
+        pairs: The pairs that get other pairs' values in place of their own.
         positions: Of these pairs.
-        hooks: Hook points whose values are asked for.
+        hooks: Hook points whose values are needed.
         reference: The set that examples come from; None takes the pairs themselves.
         seed: Of the draw.
 
@@ -268,7 +268,7 @@ class Resamples:
 
     @cached_property
     def names(self) -> list[str]:
-        """The ids of the examples; empty where there is none."""
+        """The ids of the examples; empty if there are none."""
         ids = self.reference["id"]
         return ["" if number is None else ids[number] for number in self.numbers]
 
@@ -292,7 +292,7 @@ class Resamples:
         return drawn
 
     def recorded(self, pairs: Sequence[int], answers: list[str] | None, before: Any) -> Any:
-        """Return the runs of the examples of some pairs; a pair without one runs itself, and nobody reads it.
+        """Return the runs of the examples of some pairs; a pair without one runs itself, which is never read.
 
         Args:
             pairs: Their numbers.

@@ -1,4 +1,4 @@
-"""Numbers over pairs: means, what carried the answer, and the effects of causal mediation analysis.
+"""Aggregates over pairs: means, donor-corrected effects, and the effects of causal mediation analysis.
 
 A result holds for each pair the change of the logit difference (`logit_diff_change`, from the base run to the patched
 one) and the two baselines (`logit_diff_clean`, `logit_diff_corrupt`). The *gap* is what a patch could change at most in
@@ -61,7 +61,7 @@ class SiteTree(xr.DataTree):
 
 
 def short(name: str) -> str:
-    """A site's name without what may be left out."""
+    """A site's name in its short form."""
     plain = name.replace("hook_", "")
     return plain.removesuffix(".z") if plain.endswith("attn.z") else plain
 
@@ -73,10 +73,10 @@ def dataset_of(effects: None) -> None: ...
 @overload
 def dataset_of(effects: Any) -> Any: ...
 def dataset_of(effects: Any) -> Any:
-    """Return a site's group as a Dataset; anything that is no tree is returned as it is.
+    """Return a site's group as a Dataset; anything that is not a tree is returned as it is.
 
     Raises:
-        TypeError: It is a whole tree, whose sites each have numbers of their own.
+        TypeError: It is a whole tree, and each of its sites has its own numbers.
     """
     if not isinstance(effects, xr.DataTree):
         return effects
@@ -90,11 +90,11 @@ Effects = xr.Dataset | xr.DataTree
 """A result: of a sweep, or a site's group of what `attribute` gives."""
 DIRECTIONS = ("denoise", "noise")
 RATIO, CHANGE, CONTROL, CARRIED = "patching_effect", "logit_diff_change", "_mismatched", "carried_share"
-ROUNDING = 1e-9
+GAP_SUM_ROUNDING = 1e-9
 """Six gaps of 0.1 sum to less than 6 * 0.1."""
-TOLERANCE = 1e-3
+BASELINE_TOLERANCE = 1e-3
 """In logits, between the baselines of two sweeps of the same pairs: chunks of other sizes move the last bits."""
-BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
+LOGIT_DIFF_BASELINES = ("logit_diff_clean", "logit_diff_corrupt")
 DONOR = "logit_diff_donor"
 
 
@@ -132,7 +132,7 @@ def aggregate(
     there = values.notnull() & weights.notnull()
     n = there.sum(over)
     total, weight = values.where(there, 0).sum(over), weights.where(there, 0).sum(over)
-    enough = abs(weight) >= (1 - ROUNDING) * _min_gap(effects, metric) * n
+    enough = abs(weight) >= (1 - GAP_SUM_ROUNDING) * _min_gap(effects, metric) * n
     mean = total / weight.where((n > 0) & enough & (weight != 0))
     return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs)
 
@@ -228,7 +228,7 @@ def mediation(effects_denoise: Effects | None = None, effects_noise: Effects | N
 
 
 def gap(effects: xr.Dataset, quantity: str = "logit_diff", direction: str | None = None) -> xr.DataArray:
-    """Return what a patch could make up, per pair, [pair]: the source run's logit difference minus the base run's.
+    """Return the gap that a patch can close, per pair, [pair]: the source run's logit difference minus the base run's.
 
     Args:
         effects: A result.
@@ -244,7 +244,7 @@ def gap(effects: xr.Dataset, quantity: str = "logit_diff", direction: str | None
 
 
 def to_carry(effects: xr.Dataset) -> xr.DataArray:
-    """Return what the mismatched donor leaves of the gap to be carried, per pair, [pair].
+    """Return the part of the gap that the mismatched donor leaves to be carried, per pair, [pair].
 
     That is the logit difference of the run that is patched in minus that of the donor's own run, which is what a patch
     of everything from the donor gives. NaN where there is nothing: where it is less than `min_gap`, or has not the sign
@@ -253,7 +253,7 @@ def to_carry(effects: xr.Dataset) -> xr.DataArray:
     Raises:
         ValueError: The result lacks a baseline or says no direction.
     """
-    other = _variable(effects, BASELINES[0 if _direction(effects) == "denoise" else 1])
+    other = _variable(effects, LOGIT_DIFF_BASELINES[0 if _direction(effects) == "denoise" else 1])
     left, gaps, least = other - _variable(effects, DONOR), gap(effects), float(_attribute(effects, "min_gap"))
     usable = (abs(left) >= least) & (abs(gaps) >= least) & (left * gaps > 0)
     return left.where(usable).rename("to_carry")
@@ -290,7 +290,7 @@ def _by_group(effects: xr.Dataset, metric: str, over: str | Sequence[str], by: s
 
 
 def _named(effect: str, share: xr.DataArray) -> dict[str, xr.DataArray]:
-    """A share and its count as variables of their own."""
+    """Return a share and its count as separate variables."""
     return {f"{effect}_share": share.drop_vars("n"), f"{effect}_n": share["n"].drop_vars("n")}
 
 
@@ -301,7 +301,7 @@ def _refuse_other_direction(effects: xr.Dataset, expected: str) -> None:
 
 
 def _refuse_other_pairs(totals: Mapping[str, xr.DataArray]) -> None:
-    """Two results must have the same pairs in the same order, so the same total effects but for float32's last bits."""
+    """Raise unless two results have the same pairs in the same order, hence the same total effects up to rounding."""
     if len(totals) < 2:
         return
     one, other = totals["denoise"], totals["noise"]
@@ -309,7 +309,7 @@ def _refuse_other_pairs(totals: Mapping[str, xr.DataArray]) -> None:
         raise ValueError(
             f"the two results are of other pairs: {one.sizes['pair']} denoised, {other.sizes['pair']} noised"
         )
-    close = np.isclose(one.values, other.values, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+    close = np.isclose(one.values, other.values, rtol=BASELINE_TOLERANCE, atol=BASELINE_TOLERANCE, equal_nan=True)
     if not close.all():
         places = np.flatnonzero(~close)
         pairs = f"{len(places)} of {close.size} total effects differ, first number {places[0]}"

@@ -91,7 +91,7 @@ class SweepRunner:
 
     @cached_property
     def _available(self) -> dict[str, np.ndarray]:
-        """For sources that some pairs lack, which pairs have them."""
+        """The pairs that have each source, for sources that some pairs lack."""
         available = {"donor": self.prepared.has_donor}
         if self.references is not None and self.references.resamples is not None:
             available["resample"] = np.array([number is not None for number in self.references.resamples.numbers])

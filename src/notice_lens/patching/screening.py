@@ -22,7 +22,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.attribution import IntegrationPath, attribute
 from notice_lens.patching.edits import Site, as_blip
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.options import Controls, EstimateOptions, Options, Store
+from notice_lens.patching.options import Controls, EstimateOptions, Options, StorePath
 from notice_lens.patching.prepare import prepare
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.writer import BASELINES
@@ -49,14 +49,14 @@ def screen(
     path: IntegrationPath = "site",
     attention_correction: bool = True,
     controls: Controls = (),
-    store: Store = None,
+    store: StorePath = None,
     **options: "Unpack[EstimateOptions]",
 ) -> "xr.Dataset":
     """Find the entries of some sites that matter: picked by attribution, verified exactly, with what was missed.
 
         found = patching.screen(model, pairs, "text.cross_attn", share=0.1)    # cells are layer, head, role
         found.attrs["missed"]                                                # in words
-        found.exact.where(found.matters).mean("pair")                        # NaN but for what matters
+        found.exact.where(found.matters).mean("pair")                        # NaN except where it matters
 
     Args:
         model: The model. Hooks on it are refused.
@@ -146,7 +146,7 @@ class Choice:
 
     @property
     def verified(self) -> np.ndarray:
-        """By cell, whether it is patched exactly."""
+        """True for the cells that are patched exactly, by cell."""
         return self.picked | self.sampled
 
 

@@ -25,7 +25,7 @@ from notice_lens.patching.options import (
     Options,
     PositionSpec,
     Source,
-    Store,
+    StorePath,
     SweepOptions,
 )
 from notice_lens.patching.prepare import prepare
@@ -51,7 +51,7 @@ def sweep(
     metrics: Metrics = USUAL,
     source: Source = "other",
     controls: Controls = CONTROLS,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
@@ -104,7 +104,7 @@ def site_sweep(
     chosen = Options.of(options)
     sites = list(sites) if isinstance(sites, list | tuple) else [sites]
     if not sites:
-        raise ValueError("no sites given; a site is, for instance, 'text.cross_attn'")
+        raise ValueError("no sites given; expected sites such as 'text.cross_attn'")
     checked = [Site.of(model, site, pairs=pairs) for site in sites]
     prepared = prepare(model, pairs, chosen)
     grid = grid_of_sites(prepared, checked, chosen.source, with_sites)
@@ -126,7 +126,7 @@ def patch_heads(
     metrics: Metrics = USUAL,
     source: Source = "other",
     controls: Controls = CONTROLS,
-    store: Store = None,
+    store: StorePath = None,
     progress: bool = True,
     **options: "Unpack[MoreOptions]",
 ) -> "xr.Dataset":
@@ -138,8 +138,8 @@ def patch_heads(
         site: Stack and module, `text.cross_attn`, `vision.attn`, `language.attn`, ...; any activation with heads. None
             takes the model's `cfg.default_site`: `text.cross_attn` in BLIP, `language.attn` in a decoder.
         positions: `roles`, `regions`, `each`, `all` at once, or some by name or number. None: on hosted models `last`,
-            the token in front of the answer; on BLIP's words `roles`, or `all` where no question has a role `correct`;
-            on image and answer positions `all`.
+            the token before the answer; on BLIP's words `roles`, or `all` where no question has a role `correct`; on
+            image and answer positions `all`.
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         corruption: As `sweep`, as are all that follow.
@@ -243,7 +243,7 @@ def run_variants(
         A result as of `sweep`.
 
     Raises:
-        TypeError: The variants are no mapping of names, or an option has no such name.
+        TypeError: The variants are not a mapping of names, or an option is unknown.
         ValueError: A variant has no edits, or an edit does not fit the model or the pairs.
         PairsError: As `sweep`.
     """

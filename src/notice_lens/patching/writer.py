@@ -26,7 +26,7 @@ import numpy as np
 from notice_lens import __version__
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.memory import Arrays
-from notice_lens.patching.engine.metrics import BUILT_IN
+from notice_lens.patching.engine.metrics import BUILT_IN_METRICS
 from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from notice_lens.patching.store.store import Store
 
 BASELINES = ("logit_diff_clean", "logit_diff_corrupt", "answer_prob_clean", "answer_prob_corrupt", "noise_floor")
-DONORS = ("logit_diff_donor", "answer_prob_donor")
+DONOR_BASELINES = ("logit_diff_donor", "answer_prob_donor")
 """Baselines of a sweep with the control `mismatched`: the read-out of the donor's own run."""
 ACCURACIES = ("accuracy_clean", "accuracy_corrupt")
-"""Baselines of a sweep that was asked for `accuracy`."""
+"""Baselines of a sweep with the metric `accuracy`."""
 
 
 class ResultWriter:
@@ -69,7 +69,7 @@ class ResultWriter:
         self.prepared, self.grid, self.patched, self.store = prepared, grid, patched, store
         self.columns, self.method = {**prepared.columns, **(columns or {})}, dict(method or {})
         metrics = set(prepared.metrics) | ({"logit_diff_change"} if "patching_effect" in prepared.metrics else set())
-        built_in = [name for name in BUILT_IN if name in metrics and name != "patching_effect"]
+        built_in = [name for name in BUILT_IN_METRICS if name in metrics and name != "patching_effect"]
         self.metrics = [*built_in, *prepared.custom]
         """Metrics that are measured; others follow from them."""
         self.mismatched = "mismatched" in prepared.options.controls
@@ -79,7 +79,7 @@ class ResultWriter:
         """The shape of every array, the pair left out."""
         endings = ["", "_mismatched"] if self.mismatched else [""]
         shapes = {name + ending: self.grid.shape for name in self.metrics for ending in endings}
-        donors = DONORS if self.mismatched else ()
+        donors = DONOR_BASELINES if self.mismatched else ()
         accuracies = ACCURACIES if "accuracy" in self.prepared.metrics else ()
         return {**shapes, **dict.fromkeys((*BASELINES, *donors, *accuracies), ())}
 
@@ -114,7 +114,7 @@ class ResultWriter:
         for name, shape in self.shapes.items():
             nothing = np.broadcast_to(np.array(np.nan, dtype), (len(pairs), *shape))
             values = nothing if arrays is None else arrays[name].astype(dtype)
-            baseline = name in BASELINES + DONORS + ACCURACIES
+            baseline = name in BASELINES + DONOR_BASELINES + ACCURACIES
             variables[name] = (("pair",) if baseline else ("pair", *self.grid.dims), values)
         plan = {} if chunks is None else {"rows_at_a_time": chunks.rows, "pairs_at_a_time": chunks.pairs}
         return xr.Dataset(variables, coords=coords, attrs={**self.attrs, **plan})
@@ -141,7 +141,7 @@ class ResultWriter:
             yield store, Chunks(int(store.attrs["rows_at_a_time"]), int(store.attrs["pairs_at_a_time"]))
 
     def _identity(self, folder: str | PathLike[str]) -> dict[str, Any]:
-        """Return what decides the numbers beside `attrs`: settings of the model, and the code of the caller's metrics.
+        """Return what decides the numbers apart from `attrs`: settings of the model, and code of the caller's metrics.
 
         Raises:
             ValueError: A store is there, and a metric cannot be told from another one.
@@ -154,8 +154,8 @@ class ResultWriter:
                 "open file, ...), so it cannot be told from another one"
             )
             if Path(folder).is_dir() and any(Path(folder).iterdir()):
-                raise ValueError(f"{why}: {folder} is not gone on with; name another folder")
-            warnings.warn(f"{why}: {folder} cannot be gone on with if this sweep is stopped", stacklevel=6)
+                raise ValueError(f"{why}: {folder} cannot be resumed; name another folder")
+            warnings.warn(f"{why}: {folder} cannot be resumed if this sweep is stopped", stacklevel=6)
         sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.patched.items()}
         return {**sites, "model_settings": model_settings(model), "device": model.device.type, "metric_code": codes}
 

@@ -10,7 +10,7 @@ from notice_lens.circuits.condition import DIFFERENCE, GAP, LEFT
 from notice_lens.errors import one_of
 from notice_lens.pairs.roles import ALL
 from notice_lens.patching.results import CARRIED
-from notice_lens.report.data import Picture, ReportData, ShownCondition, ShownPair
+from notice_lens.report.data import ReportData, ReportPicture, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import thumbnail
 from notice_lens.report.label_rows import label_rows
 from notice_lens.report.maps import maps_of_runs, packed
@@ -206,7 +206,7 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
     if pair.corrupt_prompt:
         found = replaced(pair.clean_prompt, pair.corrupt_prompt)
         spans["corrupt"] = {f"replaced {number}": span for number, span in enumerate(found, 1)}
-    pictures = {side: Picture(*thumbnail(getattr(pair, f"{side}_image"))) for side in ("clean", "corrupt")}
+    pictures = {side: ReportPicture(*thumbnail(getattr(pair, f"{side}_image"))) for side in ("clean", "corrupt")}
     cells = grid or (1, 1)
     masks = {side: getattr(pair, f"{side}_regions") for side in ("clean", "corrupt")} if grid else {}
     regions = {side: {name: resample(mask, cells) for name, mask in found.items()} for side, found in masks.items()}

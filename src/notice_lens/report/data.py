@@ -25,7 +25,7 @@ MOST_PAIRS = 24
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ReportPicture:
     """A picture file: its bytes, and their kind, `png`, `jpeg` or `webp`."""
 
     content: bytes = field(repr=False)
@@ -54,7 +54,7 @@ class ShownPair:
     prompts: Mapping[str, str]
     answers: Mapping[str, str]
     spans: Mapping[str, Mapping[str, tuple[int, int]]]
-    pictures: Mapping[str, Picture]
+    pictures: Mapping[str, ReportPicture]
     regions: Mapping[str, Mapping[str, Any]]
 
 

@@ -20,7 +20,7 @@ import xarray as xr
 from notice_lens import __version__
 from notice_lens.errors import one_of, reading
 from notice_lens.files import check_files, check_kinds, check_seal, read_json, sealed, sha256
-from notice_lens.report.data import Picture, ReportData, ShownCondition, ShownPair
+from notice_lens.report.data import ReportData, ReportPicture, ShownCondition, ShownPair
 from notice_lens.report.plain import as_plain, from_plain, plain
 
 FORMAT = 3
@@ -31,7 +31,7 @@ KINDS_OF_INDEX: dict[str, tuple[Any, str]] = {
     "settings": _OBJECT, "files": _OBJECT, "universal": (dict | None, "a JSON object or null"),
     "attention": (dict | None, "a JSON object or null"),
 }  # fmt: skip
-KINDS = ("png", "jpeg", "webp")
+IMAGE_KINDS = ("png", "jpeg", "webp")
 
 
 def save(data: ReportData, folder: Path) -> Path:
@@ -143,8 +143,8 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
 
 def _picture(number: int, side: str, kind: str) -> Path:
     """Return the path of a picture; no user's text is in its name."""
-    if kind not in KINDS:
-        raise ValueError(one_of("kind of picture", kind, KINDS))
+    if kind not in IMAGE_KINDS:
+        raise ValueError(one_of("kind of picture", kind, IMAGE_KINDS))
     return Path(PICTURES) / f"{number:04d}-{side}.{kind}"
 
 
@@ -171,7 +171,7 @@ def _plain_pair(pair: ShownPair) -> dict[str, Any]:
 
 def _pair(folder: Path, number: int, stored: Mapping[str, Any]) -> ShownPair:
     pictures = {
-        side: Picture((folder / _picture(number, _side(side), kind)).read_bytes(), kind)
+        side: ReportPicture((folder / _picture(number, _side(side), kind)).read_bytes(), kind)
         for side, kind in stored["pictures"].items()
     }
     spans = {

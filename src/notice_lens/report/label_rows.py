@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from notice_lens.circuits.functions.verdicts import GIVEN
 from notice_lens.report.plain import plain
 
-GIVEN = "given"
 EVIDENCE = (
     "role", "region", "attention_ratio", "attention_ratio_low", "attention_ratio_high", "q_attention",
     "cut_inside", "cut_outside", "ablation", "n_pairs", "p_causal", "q_causal",

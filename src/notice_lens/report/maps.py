@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
     from notice_lens.pairs import MinimalPairs
 
-RUNS = {"clean": ("clean", "clean"), **corruption.RUNS}
+RUNS = {"clean": ("clean", "clean"), **corruption.INPUTS_BY_CORRUPTION}
 """The image and the prompt of each run: the clean one, and those of the two corruptions."""
-STEPS = 255
+MAP_STEPS = 255
 DIMS = ("pair", "run", "role", "layer", "head")
 
 
@@ -86,7 +86,7 @@ def packed(maps: xr.DataArray) -> xr.Dataset:
     A map that is not there has NaN for its largest patch.
     """
     largest = maps.max("patch", skipna=False)
-    steps = (maps / largest.where(largest > 0, 1.0) * STEPS).round().fillna(0).astype(np.uint8)
+    steps = (maps / largest.where(largest > 0, 1.0) * MAP_STEPS).round().fillna(0).astype(np.uint8)
     parts = {
         "attention": steps.drop_vars("class_token"),
         "largest": largest.drop_vars("class_token").astype(np.float32),
@@ -97,5 +97,5 @@ def packed(maps: xr.DataArray) -> xr.Dataset:
 
 def unpacked(kept: xr.Dataset) -> xr.DataArray:
     """Maps as `maps_of_runs` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
-    maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(STEPS))).rename("attention")
+    maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(MAP_STEPS))).rename("attention")
     return maps.assign_coords(class_token=kept["class_token"]).assign_attrs(grid=kept.attrs["grid"])

@@ -15,7 +15,7 @@ from notice_lens.report.plain import plain
 
 MAP_BYTES = 7_500_000
 """Of the page, for attention maps; pictures and the rest come on top."""
-STEPS = 65_535
+SIZE_STEPS = 65_535
 """Class tokens and largest patches go as 16 bits."""
 VALUES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched", "low", "high", "p", "q")
 FLAGS = ("two_sigma", "significant")
@@ -187,7 +187,7 @@ def _maps_of(one: xr.Dataset) -> dict[str, Any]:
             found[run] = {
                 "roles": np.flatnonzero(there).tolist(),
                 "patches": _base64(kept["attention"].values),
-                "sizes": _base64((np.clip(sizes, 0, 1) * STEPS).round().astype("<u2")),
+                "sizes": _base64((np.clip(sizes, 0, 1) * SIZE_STEPS).round().astype("<u2")),
             }
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-KINDS = "biufOUT"
+PLAIN_DTYPES = "biufOUT"
 """Kinds of NumPy's types that are written: yes and no, numbers, text."""
 
 
@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
 
 
 def _variable(name: Any, values: xr.DataArray) -> dict[str, Any]:
-    if values.dtype.kind not in KINDS:
+    if values.dtype.kind not in PLAIN_DTYPES:
         raise ValueError(f"{name!r} has the type {values.dtype}; expected numbers, yes and no, or text")
     dtype = values.dtype.str if values.dtype.kind in "biuf" else "O"
     return {

@@ -1,6 +1,6 @@
 """Clusters of pairs: which pairs belong together, their sums, and how clusters are flipped and resampled.
 
-Pairs that share an image are no independent evidence, and must not be split between two halves of a data set. So they
+Pairs that share an image are not independent evidence, and must not be split between two halves of a data set. So they
 are flipped, resampled and split together, as one cluster.
 """
 

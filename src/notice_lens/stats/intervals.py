@@ -1,4 +1,4 @@
-"""Intervals by resampling whole clusters of pairs, since pairs that share images are no independent evidence.
+"""Intervals by resampling whole clusters of pairs, since pairs that share images are not independent evidence.
 
 **Effects of heads** have the bootstrap-t (Efron & Tibshirani 1993, section 12.5; for ratios Hinkley 1977): resamples
 give the distribution of (effect* - effect) / standard error*, whose quantiles are read off in standard errors of the
@@ -88,7 +88,7 @@ def ratio_of_sums(
     low, high = np.full((2, top.shape[1]), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(bottoms.sum(0) != 0, tops.sum(0) / bottoms.sum(0), np.nan)
-    # Entries of the same clusters together: a cluster that an entry lacks is no draw of it.
+    # Entries of the same clusters together: a cluster that an entry lacks is never drawn for it.
     present, group = np.unique(counts > 0, axis=1, return_inverse=True)
     for number, known in enumerate(present.T):
         entries = np.flatnonzero((group.ravel() == number) & ~np.isnan(mean))

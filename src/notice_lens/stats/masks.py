@@ -1,4 +1,4 @@
-"""Areas under the curve, and what they would be if the masks belonged to other images.
+"""Areas under the curve, and their null distribution if the masks belonged to other images.
 
 The *area* (AUROC) of a map for a region is the chance that a patch of the region weighs more than one outside all
 regions, ties counting half (Mann and Whitney 1947). It does not change where a map is scaled or bent. Patches of

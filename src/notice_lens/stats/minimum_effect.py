@@ -1,4 +1,4 @@
-r"""Is the effect larger than the smallest effect of interest? A test of all heads at once.
+r"""A test of all heads at once: is the effect larger than the smallest effect of interest?
 
 With many pairs every head has an effect that is not zero, so the null hypothesis is \|effect\| ≤ δ (a minimum-effect
 test). The effect is a ratio of sums, change over gap, and is made linear: with s the sign of a head's effect, each

@@ -1,4 +1,4 @@
-r"""From null distributions to p-values: of a head by itself, and with all heads allowed for.
+r"""From null distributions to p-values: of single heads, and corrected for the number of heads.
 
 **Two counts for each head.** How many draws of its own are as large, and how many draws of all heads together; **the
 larger p counts**. A head's own resamples do not know how long its tail is: where the sample lacks what comes once in a
@@ -33,7 +33,7 @@ class Null:
 
     Attributes:
         draws: Drawn for all heads together, [draw, place].
-        flat: True for draws without spread, [draw, place]; None where there are none.
+        flat: True for draws without spread, [draw, place]; None if there are none.
     """
 
     draws: np.ndarray
@@ -96,18 +96,18 @@ class Null:
 
 
 def p_values(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head by itself, for statistics [..., place]: the largest, of each null and both counts."""
+    """Return the uncorrected p of each head, for statistics [..., place]: the largest, of each null and both counts."""
     return np.maximum.reduce([count(statistic) for null in nulls for count in (null.own, null.pooled)])
 
 
 def family_wise(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head with the family-wise error rate over heads controlled, [place]: the larger one."""
+    """Return the p of each head, corrected for the family-wise error rate over heads, [place]."""
     by_null = [null.family_wise(statistic) for null in nulls]
     return np.maximum.reduce([*by_null, p_values(nulls, statistic)])
 
 
 def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarray:
-    """Return the p of each head with the false-discovery rate over heads controlled, [place]; 1 for heads set aside."""
+    """Return the p of each head, corrected for the false-discovery rate over heads, [place]; 1 for heads set aside."""
     beyond = statistic >= 0
     q = np.ones(len(statistic))
     if beyond.any():
@@ -117,7 +117,7 @@ def false_discoveries(nulls: Sequence[Null], statistic: np.ndarray) -> np.ndarra
 
 
 def over_tests(p: np.ndarray) -> np.ndarray:
-    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN, which is no test, stays NaN."""
+    """Return Benjamini and Hochberg's adjusted p over all tests of any shape; NaN (no test) stays NaN."""
     q, tested = np.full(p.shape, np.nan), ~np.isnan(p)
     if tested.any():
         q[tested] = over_heads(p[tested])

@@ -1,9 +1,9 @@
-"""Effects whose answer is known: what the statistics are calibrated on, and what a study can be planned with.
+"""Synthetic effects with known answers, to calibrate the statistics and to plan studies.
 
 Each pair's change is gap · (effect + spread · z), with z of mean 0 and variance 1: the sum of a part that is common to
 all heads of a pair, one of its cluster, one of each image that it shares with others, and one of its own, each a
-standardised gamma variable with the skewness asked for, or Student's t. Sweeps of trained models look like that: in
-those of the mini model, effects of single pairs spread as widely as the mean effect is large, or up to four times that,
+standardised gamma variable with the given skewness, or Student's t. Sweeps of trained models look like that: in those
+of the mini model, effects of single pairs spread as widely as the mean effect is large, or up to four times that,
 mostly with a long tail on the effect's own side (skewness 1 to 5).
 
 With donors there is a mismatched change too: the donor's own run restores a share of the gap, each head carries its
@@ -19,11 +19,11 @@ import xarray as xr
 
 from notice_lens.errors import one_of
 from notice_lens.stats.clusters import IMAGE_COLUMNS
+from notice_lens.stats.dims import HEADS
 
 TAILS = {"along": 1.0, "against": -1.0, "either": 0.0}
 MEAN_GAP, GAP_SHAPE = 20.0, 30.0
 DONOR_COLUMN = "donor_digest"
-HEADS = ("layer", "head")
 
 
 def synthetic_effects(

@@ -118,7 +118,7 @@ def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices
         choices: Of the study.
 
     Raises:
-        ValueError: There are no pairs, no such site or role, or more conditions are asked for than there can be.
+        ValueError: There are no pairs, no such site or role, or more conditions are required than there are.
         PairsError: Pairs do not hold for this model.
     """
     if not tasks:

@@ -49,7 +49,7 @@ DIFFERENCES = (
     "counted without it, so that each effect is read one word off.",
     "Padding of the question is masked in the decoder's cross-attention; in Hugging Face's code it is not.",
     "Effects are changes of the logit difference as shares of the gap, ratios of sums over pairs; the paper has "
-    "probabilities of the correct answer after the patch. Its numbers are in tables of their own (paper_rule.csv, "
+    "probabilities of the correct answer after the patch. Its numbers are in separate tables (paper_rule.csv, "
     "modules.csv), and nothing is tested by them.",
     "Under image corruptions heads are ranked by matched minus mismatched, as a share of what the mismatched picture "
     "leaves of the gap: what a patch from a picture of a third answer restores is not counted.",

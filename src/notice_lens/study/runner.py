@@ -2,7 +2,7 @@
 
 1. Before anything is patched, role, metric and rules are fixed and checked (`Choices`).
 2. Each task under each corruption is a *condition*. Pairs that the model answers incorrectly are dropped.
-3. Every head of the site is patched on every pair that is left, with both controls, at each role by itself, and once
+3. Every head of the site is patched on every pair that is left, with both controls, at each role separately, and once
    more at all positions at once; a sweep that was killed resumes.
 4. Heads of each condition, universal heads, the profile over layers, and head functions are read at the one role. All
    positions are a check of robustness, and nothing is chosen by them: never the best of several.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FEWEST_PAIRS = 2
 """Pairs that a condition needs."""
 LONGEST_FILE_NAME = 200
-"""Characters of the name of a condition's store; file systems take 255 bytes, and endings are put behind it."""
+"""Characters of the name of a condition's store; file systems take 255 bytes, and endings are appended to it."""
 SAVED = "report"
 """The folder of the data that a page is written from."""
 Say = Callable[[str], None]
@@ -66,8 +66,8 @@ def run_study(
         **options: Of sweeps: `memory`, `min_gap`, ...
 
     Raises:
-        ValueError: A choice is invalid for this model or pairs, no condition has pairs that the model answers, or
-            the folder holds sweeps of another run; all of that is said before the first sweep.
+        ValueError: A choice is invalid for this model or pairs, no condition has pairs that the model answers, or the
+            folder holds sweeps of another run; all of that is checked before the first sweep.
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """

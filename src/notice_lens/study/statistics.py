@@ -46,7 +46,7 @@ def statistics(study: Study) -> None:
 
 
 def _one_condition(study: Study, name: str) -> None:
-    """Compute heads and layers of one condition, also at all positions; it is left out without a gap, as noise is."""
+    """Compute heads and layers of one condition, also at all positions; a condition without a gap is left out."""
     role, effects = study.choices.role, study.effects[name]
     rules = study.choices.rules(role, effects.sizes["layer"] * effects.sizes["head"])
     with study.noting(name), _left_out(study, f"{name}: left out"):
@@ -67,7 +67,7 @@ def _one_condition(study: Study, name: str) -> None:
 
 @contextmanager
 def _left_out(study: Study, what: str) -> Iterator[None]:
-    """Turn a ValueError within into a note, so that the rest of the study goes on."""
+    """Turn a ValueError into a note, so that the rest of the study continues."""
     try:
         yield
     except ValueError as error:

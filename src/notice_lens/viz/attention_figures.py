@@ -42,7 +42,7 @@ def attention(
     relative: bool = False,
     title: str | None = None,
 ) -> "Figure":
-    """Overlays of a head's attention on the images of a pair; the class token's share is said apart.
+    """Overlays of a head's attention on the images of a pair; the class token's share is given separately.
 
     Args:
         maps: An array [pair, role, layer, head, patch], with `run` or without, with the coordinate `class_token`, as
@@ -141,7 +141,7 @@ def _said(maps: Any) -> str:
 
 
 def _found(pairs: "MinimalPairs", pair: Any) -> "MinimalPair":
-    """The pair of a number or id."""
+    """The pair with a number or id."""
     if isinstance(pair, int | np.integer):
         if not -len(pairs) <= pair < len(pairs):
             raise ValueError(f"pair {pair} asked for; there are {len(pairs)}, from 0 on")
@@ -185,7 +185,7 @@ def _grid(maps: xr.DataArray) -> tuple[int, int]:
     side = round(maps.sizes["patch"] ** 0.5)
     if side * side != maps.sizes["patch"]:
         raise ValueError(
-            f"{maps.sizes['patch']} patches are no square; the attribute `grid` says their rows and columns"
+            f"{maps.sizes['patch']} patches do not form a square; the attribute `grid` says their rows and columns"
         )
     return side, side
 

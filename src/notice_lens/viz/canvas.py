@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 WIDTHS = {2: 560.0, 3: 704.0}
 """Pixels: the width of what is drawn, by columns of pictures; 64 pixels become 224 to 272."""
-GAP, EDGE = 16.0, 20.0
+PICTURE_GAP, EDGE = 16.0, 20.0
 """Pixels: the space between two pictures, and the figure's edge."""
 FONT, TITLE = 13, 17
 SPACING = 1.3
@@ -47,7 +47,7 @@ class Canvas:
     @property
     def cell(self) -> float:
         """The width of a column of pictures."""
-        return (self.width + GAP) / self.columns - GAP
+        return (self.width + PICTURE_GAP) / self.columns - PICTURE_GAP
 
     def text(self, x: float, width: float, pieces: Sequence[Piece]) -> float:
         """Write pieces into a column from `y` on, and return their height."""

@@ -1,4 +1,4 @@
-"""A Plotly figure as a notebook keeps it: the interactive one, and a picture of it for pages that run no script.
+"""A Plotly figure as a notebook keeps it: interactive, and as a picture for pages that run no scripts.
 
 A code-hosting site shows a notebook's pictures and none of its scripts. Plotly can write both through a renderer,
 which is a setting of the whole process; here it is a property of one displayed object.
@@ -54,7 +54,7 @@ def show(figure: Any, *, scale: float = 1.0) -> Shown:
             the pointer enters it, pixel by pixel: with a scale of 2 the figure has twice its size there until then.
 
     Raises:
-        TypeError: It is no Plotly figure.
+        TypeError: It is not a Plotly figure.
         ValueError: `scale` is not above 0.
     """
     if not hasattr(figure, "to_plotly_json"):

@@ -45,7 +45,7 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
         **where: Which label of a dimension that is left, or `site=` for one panel alone.
 
     Raises:
-        TypeError: `effects` is no xarray object.
+        TypeError: `effects` is not an xarray object.
         ValueError: There is no such metric, dimension or label, or one has to be chosen.
     """
     from plotly.subplots import make_subplots
@@ -81,7 +81,7 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
 
 
 def profile(profile: Any, *, metric: str = "prob_change", title: str | None = None) -> "Figure":
-    """What happens layer by layer: bars of each layer's share of all effect, or lines of what a knockout changes.
+    """Profiles over layers: bars of each layer's share of all effect, or lines of what a knockout changes.
 
     Bars have intervals, and the centre of mass is a line with its interval as a band. Lines have bands: intervals over
     clusters of pairs.
@@ -201,7 +201,7 @@ def paths(
             `all` where there are no roles.
 
     Raises:
-        TypeError: `effects` is no xarray object.
+        TypeError: `effects` is not an xarray object.
         ValueError: There is no such metric, dimension or label, or one has to be chosen.
     """
     from plotly.graph_objects import Figure

@@ -7,15 +7,14 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import GAP
+from notice_lens.stats.dims import HEADS
 from notice_lens.viz.marked_text import escape
-from notice_lens.viz.selection import CARRIED, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
+from notice_lens.viz.selection import CARRIED_UNIT, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
 from notice_lens.viz.theme import cells, colour_bar, finish, grid_axes, outlined
 from notice_lens.viz.words import UNTESTED, by_layers
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-HEADS = ("layer", "head")
 
 
 def heads(
@@ -37,7 +36,7 @@ def heads(
             `all` where there are no roles.
 
     Raises:
-        TypeError: `effects` is no xarray object.
+        TypeError: `effects` is not an xarray object.
         ValueError: There is no such metric, dimension or label, or one has to be chosen.
     """
     values = averaged(effects, metric, where, HEADS, "heads")
@@ -74,8 +73,8 @@ def universal(universal: Any, *, top: int = 24, title: str | None = None) -> "Fi
         title: None counts the universal heads.
 
     Raises:
-        TypeError: It is no Dataset.
-        ValueError: It is no such result, or `top` is below 1.
+        TypeError: It is not a Dataset.
+        ValueError: It is not such a result, or `top` is below 1.
     """
     from plotly.graph_objects import Figure
 
@@ -166,21 +165,21 @@ def _told(known: xr.Dataset, row: int, column: int) -> str:
     """Return the statistics of a head, as lines of its hover text."""
     at = known.isel({name: place for name, place in zip(HEADS, (row, column), strict=True) if name in known.dims})
     unit, said = unit_of("effect", known.attrs.get("share_of", GAP)), []
-    of_gap = f" of {GAP}" if unit == CARRIED else ""
+    of_gap = f" of {GAP}" if unit == CARRIED_UNIT else ""
     if "low" in at and "high" in at:
         said.append(f"{unit.text(at['effect'])} [{unit.text(at['low'])}, {unit.text(at['high'])}]")
-        said[0] += " of what the donor leaves" if unit == CARRIED else ""
-    if unit == CARRIED and "effect_of_gap" in at:
+        said[0] += " of what the donor leaves" if unit == CARRIED_UNIT else ""
+    if unit == CARRIED_UNIT and "effect_of_gap" in at:
         said.append(f"{unit.text(at['effect_of_gap'])}{of_gap}")
     for name in ("matched", "mismatched"):
         if f"effect_{name}" in at:
             said.append(f"{name} {unit.text(at[f'effect_{name}'])}{of_gap}")
     said += [f"{name} = {float(at[name]):.2g}" for name in ("p", "q") if name in at and np.isfinite(at[name])]
-    said += [f"{name.replace('_', ' ')}: {_verdict(at, name)}" for name in _RULES if name in at]
+    said += [f"{name.replace('_', ' ')}: {_verdict(at, name)}" for name in _SELECTION_RULES if name in at]
     return "".join(f"<br>{line}" for line in said)
 
 
-_RULES: Sequence[str] = ("two_sigma", "significant")
+_SELECTION_RULES: Sequence[str] = ("two_sigma", "significant")
 
 
 def _verdict(at: xr.Dataset, rule: str) -> str:

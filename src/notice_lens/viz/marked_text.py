@@ -11,8 +11,7 @@ from difflib import SequenceMatcher
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-Span = tuple[int, int]
-"""First character and the one after the last."""
+from notice_lens.models.layout import Span
 
 _NARROW, _WIDE = set("iljtfrI.,;:!'|()[] "), set("mwMW@%&")
 
@@ -32,7 +31,7 @@ class Piece(NamedTuple):
 
 
 def escape(text: str) -> str:
-    """The text so that Plotly shows it as it is, wherever it stands.
+    """The text, escaped so that Plotly shows it verbatim.
 
     Between two dollars it would look for a formula where a page has MathJax, and after `%` for a variable in a hover.
     """
@@ -61,7 +60,7 @@ def replaced(clean: str, corrupt: str) -> list[Span]:
 
 
 def ems(text: str) -> float:
-    """About how wide a text is at most, in units of its font's size; sans serif, some of it bold."""
+    """An upper estimate of a text's width, in units of its font's size; sans serif, some of it bold."""
     return sum(map(_em, text))
 
 

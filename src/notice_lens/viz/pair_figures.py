@@ -12,7 +12,7 @@ from PIL import Image
 from notice_lens.errors import one_of
 from notice_lens.models.layout import resample
 from notice_lens.report.image_bytes import CRISP, data_uri, shrunk
-from notice_lens.viz.canvas import FONT, GAP, SPACING, TITLE, Box, Canvas, axes
+from notice_lens.viz.canvas import FONT, PICTURE_GAP, SPACING, TITLE, Box, Canvas, axes
 from notice_lens.viz.marked_text import Piece, cut, ems, escape, lines, replaced
 from notice_lens.viz.outlines import outline
 
@@ -25,8 +25,19 @@ if TYPE_CHECKING:
 TALLEST, LABEL = 300.0, 78.0
 """Pixels: a picture's height at most, and the width of the column of labels."""
 
-CORRECT, INCORRECT, REPLACED, QUIET = "#00795c", "#c2410c", "#7e22ce", "#667085"
-COLOURS = ("#1d4ed8", "#be185d", "#a16207", "#4d7c0f", "#0e7490", "#7c2d12", "#a21caf", "#475569", "#1e3a8a", "#3f6212")
+CORRECT_COLOUR, INCORRECT_COLOUR, REPLACED_COLOUR, MUTED_COLOUR = "#00795c", "#c2410c", "#7e22ce", "#667085"
+ROLE_COLOURS = (
+    "#1d4ed8",
+    "#be185d",
+    "#a16207",
+    "#4d7c0f",
+    "#0e7490",
+    "#7c2d12",
+    "#a21caf",
+    "#475569",
+    "#1e3a8a",
+    "#3f6212",
+)
 """Dark enough to be read on white; again from the first where there are more names."""
 
 
@@ -58,7 +69,7 @@ def pairs(
         A figure of fixed size, in pixels. Pictures are in it, those of more than 320 pixels along a side shrunk.
 
     Raises:
-        TypeError: `pairs` are no MinimalPairs.
+        TypeError: `pairs` is not a MinimalPairs.
         ValueError: There are no pairs, `n` is below 1, `donors` is none of these, or no pair shown has `regions`.
     """
     shown = _chosen(pairs, n, regions, donors)
@@ -102,9 +113,9 @@ def _colours(shown: Sequence["MinimalPair"], regions: bool) -> dict[str, str]:
     """A colour by role and region; the same name has the same colour as both."""
     names = dict.fromkeys(role for pair in shown for role in pair.roles)
     names |= dict.fromkeys(_region_names(shown) if regions else ())
-    fixed = {"correct": CORRECT, "incorrect": INCORRECT, "background": QUIET}
+    fixed = {"correct": CORRECT_COLOUR, "incorrect": INCORRECT_COLOUR, "background": MUTED_COLOUR}
     others = [name for name in names if name not in fixed]
-    chosen = fixed | {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(others)}
+    chosen = fixed | {name: ROLE_COLOURS[number % len(ROLE_COLOURS)] for number, name in enumerate(others)}
     return {name: chosen[name] for name in names}
 
 
@@ -121,10 +132,10 @@ def _draw_key(canvas: Canvas, shown: Sequence["MinimalPair"], colours: dict[str,
     roles = dict.fromkeys(role for pair in shown for role in pair.roles)
     key = [Piece(role, colours[role], bold=True) for role in roles]
     if any(pair.corrupt_prompt for pair in shown):
-        key.append(Piece("replaced", REPLACED, bold=True))
+        key.append(Piece("replaced", REPLACED_COLOUR, bold=True))
     if key:
-        spaced = [part for piece in key for part in (piece, Piece(" · ", QUIET))][:-1]
-        canvas.y += canvas.text(0.0, canvas.width, [Piece("words: ", QUIET), *spaced]) + 6
+        spaced = [part for piece in key for part in (piece, Piece(" · ", MUTED_COLOUR))][:-1]
+        canvas.y += canvas.text(0.0, canvas.width, [Piece("words: ", MUTED_COLOUR), *spaced]) + 6
 
 
 def _place_legend(canvas: Canvas, colours: dict[str, str], shown: Sequence["MinimalPair"]) -> dict[str, Any]:
@@ -151,14 +162,14 @@ def _draw_pair(
     canvas.rules.append(canvas.y)
     canvas.y += 10
     what = pair.task if pair.group == pair.task else f"{pair.task} · {pair.group}"
-    header = [Piece(what, bold=True), Piece(f" — pair {number} · {pair.kind} · {pair.id}", QUIET)]
+    header = [Piece(what, bold=True), Piece(f" — pair {number} · {pair.kind} · {pair.id}", MUTED_COLOUR)]
     canvas.y += canvas.text(0.0, canvas.width, header) + 2
     for label, pieces in _questions(pair, colours, donors).items():
-        canvas.text(0.0, LABEL, [Piece(label, QUIET)])
+        canvas.text(0.0, LABEL, [Piece(label, MUTED_COLOUR)])
         canvas.y += canvas.text(LABEL, canvas.width - LABEL, pieces)
     canvas.y += 6
     views = _views(pair, regions=regions, donors=donors)
-    places = [place * (canvas.cell + GAP) for place in range(len(views))]
+    places = [place * (canvas.cell + PICTURE_GAP) for place in range(len(views))]
     captions = [_caption(view) for view in views]
     canvas.y += max(canvas.text(x, canvas.cell, caption) for x, caption in zip(places, captions, strict=True)) + 4
     canvas.y += max(_draw_view(canvas, x, view, colours, pair.id) for x, view in zip(places, views, strict=True)) + 16
@@ -166,30 +177,30 @@ def _draw_pair(
 
 def _caption(view: _View) -> list[Piece]:
     if view.answer is None:
-        return [Piece(view.which, QUIET)]
-    return [Piece(f"{view.which}: ", QUIET), Piece(view.answer, view.colour, bold=True)]
+        return [Piece(view.which, MUTED_COLOUR)]
+    return [Piece(f"{view.which}: ", MUTED_COLOUR), Piece(view.answer, view.colour, bold=True)]
 
 
 def _questions(pair: "MinimalPair", colours: dict[str, str], donors: bool) -> dict[str, list[Piece]]:
     """Return the questions to show, by label."""
     roles = {span: colours[role] for role, span in pair.roles.items()}
-    questions = {"clean": cut(pair.clean_prompt, roles) if pair.clean_prompt else [Piece("no prompt", QUIET)]}
+    questions = {"clean": cut(pair.clean_prompt, roles) if pair.clean_prompt else [Piece("no prompt", MUTED_COLOUR)]}
     others = {"corrupted": pair.corrupt_prompt, "donor": pair.donor_prompt if donors else None}
     for label, text in others.items():
         if text is not None:
-            questions[label] = cut(text, dict.fromkeys(replaced(pair.clean_prompt, text), REPLACED))
+            questions[label] = cut(text, dict.fromkeys(replaced(pair.clean_prompt, text), REPLACED_COLOUR))
     if pair.corrupt_answer is not None and "corrupted" in questions:
         answer = Piece(pair.corrupt_answer, bold=True)
-        questions["corrupted"] += [Piece(" → ", QUIET), answer, Piece(" (clean image)", QUIET)]
+        questions["corrupted"] += [Piece(" → ", MUTED_COLOUR), answer, Piece(" (clean image)", MUTED_COLOUR)]
     return questions
 
 
 def _views(pair: "MinimalPair", *, regions: bool, donors: bool) -> list[_View]:
-    """The pictures that there are; a missing donor is the last, so that its cell stays empty."""
+    """The existing pictures; a missing donor comes last, so that its cell stays empty."""
     clean, corrupt = (pair.clean_regions, pair.corrupt_regions) if regions else ({}, {})
     views = [
-        _View("clean", pair.clean_image, pair.correct_answer, CORRECT, clean),
-        _View("corrupted", pair.corrupt_image, pair.incorrect_answer, INCORRECT, corrupt),
+        _View("clean", pair.clean_image, pair.correct_answer, CORRECT_COLOUR, clean),
+        _View("corrupted", pair.corrupt_image, pair.incorrect_answer, INCORRECT_COLOUR, corrupt),
     ]
     if donors and pair.donor_image is not None:
         answer = pair.record.get("donor_answer")  # a column of the caller's own, which may hold anything

@@ -31,11 +31,11 @@ class Unit(NamedTuple):
 
 
 SHARE = Unit("share of the gap restored", "+.1%")
-CARRIED = Unit("share of what the donor leaves", "+.1%")
+CARRIED_UNIT = Unit("share of what the donor leaves", "+.1%")
 EITHER_SHARE = Unit("share of the gap, or of what the donor leaves", "+.1%")
 """Of a table whose conditions differ in what their effects are shares of."""
 _UNITS = {
-    "carried_share": CARRIED,
+    "carried_share": CARRIED_UNIT,
     "logit_diff_change": Unit("change of the logit difference", "+.2f"),
     "prob_change": Unit("change of probability", "+.1%"),
     "answer_prob": Unit("probability of the answer", ".1%"),
@@ -52,7 +52,7 @@ def unit_of(name: Any, share_of: Any = GAP) -> Unit:
     """
     metric = str(name or "effect").removesuffix("_mismatched")
     if metric == "effect" and share_of != GAP:
-        return CARRIED
+        return CARRIED_UNIT
     if metric == "patching_effect" or metric.startswith("effect"):
         return SHARE
     return _UNITS.get(metric, Unit(metric.replace("_", " "), "+.3g"))
@@ -151,7 +151,7 @@ def listed(labels: Iterable[Any]) -> str:
 
 
 def bound(*values: Any) -> float:
-    """The largest magnitude that there is, 1 where there is none: what a symmetric colour scale ends at."""
+    """The largest magnitude, or 1 if there is none: the end of a symmetric colour scale."""
     sizes = np.concatenate([np.abs(np.asarray(each, float)).ravel() for each in values])
     largest = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
     return largest or 1.0

@@ -103,7 +103,7 @@ def finish(figure: "Figure", title: str, subtitle: str = "", size: tuple[int, in
 
 
 def _digits(limit: float) -> int:
-    """Digits behind the point of percents: single paths are often worth less than one percent each."""
+    """Decimals of percents: single paths are often worth less than one percent each."""
     return 0 if limit >= 0.1 else 1 if limit >= 0.01 else 2
 
 

@@ -1,4 +1,4 @@
-"""Numbers as the page says them, and the shades of its heat maps."""
+"""Numbers as the page shows them, and the shades of its heat maps."""
 
 from collections.abc import Mapping
 from typing import Any

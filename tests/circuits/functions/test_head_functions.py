@@ -244,7 +244,7 @@ def test_pairs_without_regions(mini: HookedBLIP):
         ({"regions": ["objekt"]}, "no region of these pairs 'objekt'; did you mean 'object'"),
         ({"roles": ["corect"]}, "no role of these pairs 'corect'; did you mean 'correct'"),
         ({"maps": "value"}, "no kind of map 'value'; did you mean 'value_weighted'"),
-        ({"site": "decoder.cross_attn"}, "does not look from words at the image; of this model 'text.cross_attn' does"),
+        ({"site": "decoder.cross_attn"}, "does not look from words at the image; in this model 'text.cross_attn' does"),
         ({"site": "text.attn"}, "does not look from words at the image"),
     ],
 )

@@ -11,7 +11,7 @@ import xarray as xr
 from known_attention import HEADS, LAYERS, SIDE, attention, boxes
 from notice_lens import circuits
 from notice_lens.circuits.functions import labels as module
-from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout, Knockouts
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Knockout, KnockoutChanges, Knockouts
 from notice_lens.circuits.functions.scores import score_maps
 from notice_lens.circuits.functions.verdicts import (
     HEAD_LABELS,
@@ -51,11 +51,11 @@ def functions(pairs: MinimalPairs) -> xr.Dataset:
     return scores.assign_attrs(site="text.cross_attn.hook_pattern", pairs=pairs.fingerprint)
 
 
-def planted(layer: int, inside: str) -> Changes:
+def planted(layer: int, inside: str) -> KnockoutChanges:
     """What the three heads do as their labels predict it, beside heads that do nothing."""
     rng = np.random.default_rng(layer)
     quiet = 0.02 if inside != AT_OUTLIERS else 0.0002
-    changes = Changes(*(rng.normal(0, quiet, (N, HEADS)) for _ in range(3)))
+    changes = KnockoutChanges(*(rng.normal(0, quiet, (N, HEADS)) for _ in range(3)))
     if layer == LOOKS[0]:
         changes.inside[:, LOOKS[1]] -= 0.5
         changes.ablated[:, LOOKS[1]] -= 0.5
@@ -76,8 +76,8 @@ class Planted(Knockouts):
     def __init__(self, *_: Any, **__: Any) -> None:
         """Needs nothing."""
 
-    def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
-        return {cut: Changes(*(self.sign * own for own in planted(cut.layer, cut.inside))) for cut in cuts}
+    def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, KnockoutChanges]:
+        return {cut: KnockoutChanges(*(self.sign * own for own in planted(cut.layer, cut.inside))) for cut in cuts}
 
     def ablated(self, layer: int, head: int, role: str) -> Any:
         return layer, head, role
@@ -132,9 +132,9 @@ def test_no_label_where_the_sign_is_the_other(functions: xr.Dataset, labelled: A
 
 def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, labelled: Any):
     class Alike(Planted):
-        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
+        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, KnockoutChanges]:
             noise = np.random.default_rng(0).normal(0, 0.02, (N, HEADS))
-            quiet = Changes(noise - 0.5, noise[::-1], noise - 0.5)
+            quiet = KnockoutChanges(noise - 0.5, noise[::-1], noise - 0.5)
             return dict.fromkeys(cuts, quiet)
 
     found = labelled(functions, Alike)
@@ -145,7 +145,7 @@ def test_no_label_where_every_head_of_the_layer_does_it(functions: xr.Dataset, l
 
 def test_each_prediction_is_needed(functions: xr.Dataset, labelled: Any):
     class Unharmed(Planted):
-        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, Changes]:
+        def changes(self, cuts: Sequence[Knockout]) -> dict[Knockout, KnockoutChanges]:
             return {cut: own._replace(ablated=-own.ablated) for cut, own in super().changes(cuts).items()}
 
     found = labelled(functions, Unharmed)
@@ -194,7 +194,7 @@ def test_labels_name_the_task_of_their_pairs(functions: xr.Dataset, labelled: An
 
 
 def test_agreements_are_worked_out_by_hand():
-    changes = Changes(*(np.array([own]) for own in ([-3.0, 1.0, 2.0], [0.5, -1.0, 4.0], [-2.0, 6.0, 1.0])))
+    changes = KnockoutChanges(*(np.array([own]) for own in ([-3.0, 1.0, 2.0], [0.5, -1.0, 4.0], [-2.0, 6.0, 1.0])))
     # Contrasts, outside minus inside, of the three heads: 3.5, -2, 2.
     assert agreements(SEGMENTATION, changes, 0)[:, 0].tolist() == [3.0, 3.5, 3.5, 2.0]
     assert agreements(INHIBITION, changes, 2)[:, 0].tolist() == [4.0, 2.0, 2.0 - 0.75, 1.0]

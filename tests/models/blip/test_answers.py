@@ -66,7 +66,7 @@ def test_ranking_is_teacher_forcing(kind):
 def test_ranking_in_pieces_changes_nothing(vqa, monkeypatch):
     images, candidates = pictures(2), ["red", "green", "blue", "xyz"]
     whole = vqa.model.rank_answers(images, QUESTIONS[:2], candidates)
-    monkeypatch.setattr("notice_lens.models.blip.answers.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("notice_lens.models.blip.answers.ANSWER_ROWS_AT_ONCE", 2)
     assert torch.allclose(vqa.model.rank_answers(images, QUESTIONS[:2], candidates), whole, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_log_probabilities_are_in_float32(vqa):
 
 
 def test_a_matching_model_says_nothing(match):
-    with pytest.raises(ValueError, match="kind 'match' has no decoder: it says nothing"):
+    with pytest.raises(ValueError, match="kind 'match' has no decoder and cannot answer"):
         match.model.generate(pictures(1), "a red apple")
 
 

@@ -357,8 +357,8 @@ def test_rows_of_a_batch_are_moved_one_by_one(vqa):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attention_mask": [0, 1, 1, 1]}, r"hides a token that is no padding.*\(row 0, position 0\)"),
-        ({"attention_mask": [1, 1, 0, 1]}, r"hides a token that is no padding.*\(row 0, position 2\)"),
+        ({"attention_mask": [0, 1, 1, 1]}, r"hides a token that is not padding.*\(row 0, position 0\)"),
+        ({"attention_mask": [1, 1, 0, 1]}, r"hides a token that is not padding.*\(row 0, position 2\)"),
         ({"attention_mask": [0, 0, -10000, -10000]}, r"1 at tokens and 0 at padding; got values \[-10000, 0\]"),
         ({"attention_mask": [2, 2, 2, 0]}, r"1 at tokens and 0 at padding; got values \[0, 2\]"),
         ({"input_ids": [0, 0, 7, 8]}, "input_ids hold padding, and attention_mask is missing"),

@@ -19,7 +19,7 @@ def widened(monkeypatch) -> HookedBLIP:
     """A model whose text blocks have one more step, between cross-attention and MLP."""
     plain = make_small_pair().model
     at = steps.POST_NORM.index(Apply("ln2")) + 1
-    monkeypatch.setitem(steps.STEPS, "post", (*steps.POST_NORM[:at], *ADDED, *steps.POST_NORM[at:]))
+    monkeypatch.setitem(steps.STEPS_BY_NORMALIZATION, "post", (*steps.POST_NORM[:at], *ADDED, *steps.POST_NORM[at:]))
     model = HookedBLIP(plain.cfg, plain.processor).to(torch.float64)
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected

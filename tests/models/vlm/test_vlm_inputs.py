@@ -137,7 +137,7 @@ def test_an_answer_that_is_merged_with_the_prompt_is_refused() -> None:
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [len(text)]}
 
-    with pytest.raises(ValueError, match="'red' is merged with what stands before it, 'ASSISTANT:'"):
+    with pytest.raises(ValueError, match="'red' merges with the text before it, 'ASSISTANT:'"):
         with_answer(Merging(), "ASSISTANT:", "red")
 
 

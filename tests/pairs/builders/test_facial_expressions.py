@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notice_lens.images import to_rgb
-from notice_lens.pairs.builders.facial_expressions import NEGATIVE, POSITIVE, SPELLINGS, build_facial_expressions
+from notice_lens.pairs.builders.facial_expressions import (
+    NEGATIVE_EMOTIONS,
+    POSITIVE_EMOTIONS,
+    SPELLINGS,
+    build_facial_expressions,
+)
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.problems import LABELS, PairsError
 from picture_folders import check_rows, folders, pairs_of, picture, words
@@ -51,10 +56,10 @@ def test_replacements_have_the_opposite_valence(faces: Path, bert):
     assert set(pairs_of(rows)) == {(a, b) for a in EMOTIONS for b in EMOTIONS if a < b}
     for row in rows:
         for old, new in zip(words(row, "clean_prompt"), words(row, "corrupt_prompt"), strict=True):
-            if old in POSITIVE:
-                assert new in NEGATIVE
-            elif old in NEGATIVE:
-                assert new in POSITIVE
+            if old in POSITIVE_EMOTIONS:
+                assert new in NEGATIVE_EMOTIONS
+            elif old in NEGATIVE_EMOTIONS:
+                assert new in POSITIVE_EMOTIONS
             else:
                 assert old == "neutral" != new
         assert row["donor_image"] is not None

@@ -26,7 +26,7 @@ def test_ing(verb, expected):
 
 @pytest.mark.parametrize("verb", ["", "  "])
 def test_no_verb(verb):
-    with pytest.raises(ValueError, match=r"is no verb; expected one in any form, such as 'sit' or 'picks up'"):
+    with pytest.raises(ValueError, match=r"is not a verb; expected one in any form, such as 'sit' or 'picks up'"):
         ing(verb)
 
 

@@ -228,7 +228,7 @@ def test_layouts(large: Path, tmp_path: Path):
     (tmp_path / "read me.txt").touch()
     with pytest.raises(
         ValueError,
-        match="is no MIT-States: expected folders named like 'large car' or 'large_car', in it or in its 'images' or "
+        match="is not MIT-States: expected folders named like 'large car' or 'large_car', in it or in its 'images' or "
         "'release_dataset/images'; it holds 'car/', 'read me.txt', 'shoes/'",
     ):
         labelled_folder(tmp_path)

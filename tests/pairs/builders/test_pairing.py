@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, milp
 
 from notice_lens.pairs.builders.pairing import Labelled, Slot, couples, offered, plan
-from notice_lens.pairs.image_folder import Picture
+from notice_lens.pairs.image_folder import ReadablePicture
 
 VALUES = "abcdef"
 TWO = list(combinations(VALUES, 2))
@@ -89,7 +89,7 @@ def test_pairs_that_are_left_out_for_a_number_are_left_out_evenly():
 
 
 def labelled(name: str, value: str) -> Labelled:
-    return Labelled(Picture(Path(name), name, 1, 1), name, "g", "car", value)
+    return Labelled(ReadablePicture(Path(name), name, 1, 1), name, "g", "car", value)
 
 
 def test_pictures_near_each_other_are_taken_where_asked_for():

@@ -134,7 +134,7 @@ def test_tables_of_the_tower_and_of_tiles() -> None:
     tables = patching.patch_heads(model, pairs, "vision.attn.pattern", progress=False)
     assert float(abs(tables.logit_diff_change).max()) > 1e-4
     tiles = tiny_model("llava_next").model
-    with pytest.raises(ValueError, match="of a picture in 5 tiles: each tile has a table of its own"):
+    with pytest.raises(ValueError, match="of a picture in 5 tiles: each tile has its own table"):
         patching.patch_heads(tiles, made_pairs(single_tokens(tiles))[:1], "vision.attn.pattern", progress=False)
 
 
@@ -221,7 +221,7 @@ def test_tables_of_the_tower_equal_forward_passes(family: str, site: str) -> Non
     hook = f"vision.blocks.{layer}.attn.hook_pattern"
     pattern = model.run_with_cache(clean, names_filter=hook)[1][hook]
     if len(pattern) != 1:
-        with pytest.raises(ValueError, match="each tile has a table of its own"):
+        with pytest.raises(ValueError, match="each tile has its own table"):
             patching.patch_heads(model, pairs, f"vision.attn.{site}", layers=layer, progress=False)
         return
     d_head, tower, (module, start) = model.cfg.vision.d_head, Tower(hf), _outputs(hf, "v")[layer]

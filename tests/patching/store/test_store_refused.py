@@ -153,7 +153,7 @@ def test_a_lock_is_freed_when_opening_fails_and_when_nobody_has_the_store(tmp_pa
 def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / name).write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    with pytest.raises(FileExistsError, match="no store of a sweep.*; it is left as it is; name another folder"):
+    with pytest.raises(FileExistsError, match="not a store of a sweep.*; it is left as it is; name another folder"):
         Store.open(tmp_path / "s", effects(), SETTINGS)
     assert [path.name for path in (tmp_path / "s").iterdir()] == [name]
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_store_is_left_as_it_is(tmp_path: Path, name: str) -
 
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("mine")
-    with pytest.raises(FileExistsError, match="no store of a sweep"):
+    with pytest.raises(FileExistsError, match="not a store of a sweep"):
         Store.open(tmp_path / "s", effects(), SETTINGS)
     assert (tmp_path / "s").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="nothing is there"):
@@ -226,7 +226,7 @@ def test_a_store_of_another_version_is_said_to_be(store: Store) -> None:
     ("pairs", "change", "error", "message"),
     [
         ([0, 5, -1], {}, IndexError, "pairs 5, -1: the store has pairs 0 to 4"),
-        ([1, 1], {}, ValueError, "pairs 1, 1: one comes twice"),
+        ([1, 1], {}, ValueError, "pairs 1, 1: one is given twice"),
         ([True, False], {}, ValueError, "pairs are a slice or a list of whole numbers; got bool of shape \\(2,\\)"),
         ([4, 3], {}, ValueError, "pairs 4, 3 are done; finished pairs are kept"),
         ([0, 1], {"kl": None}, ValueError, "the part lacks 'kl'"),

@@ -9,7 +9,7 @@ the share of the map at the patches in question. It is compared with two masses:
 - the *habit*, the mean mass that the maps of other images have at the same patches, so that a head that always looks at
   the middle needs more than a hair beyond its habit: 1 + `smallest_effect` times (1.1).
 
-Where that much cannot be had, because the patches are most of the image, half of what is left is asked for instead:
+Where that much cannot be had, because the patches are most of the image, half of what is left is required instead:
 `enough` has the formula. A ratio of sums weighs each pair by the size of its region, so that regions of one patch,
 where a ratio is mostly noise, count for little.
 
@@ -28,7 +28,7 @@ from notice_lens.stats.clusters import cluster_sums, first_seen, members
 from notice_lens.stats.intervals import ratio_of_sums
 
 SMALLEST_RATIO = 1.5
-"""Attention over an even share below which nobody would say that a head looks at a region."""
+"""Attention over an even share below which a head cannot be said to look at a region."""
 
 
 class Amounts(NamedTuple):
@@ -64,7 +64,7 @@ def amounts(
     Args:
         mass: Share of each map at the patches, 0 to 1.
         even: Share that a head without preference would have there.
-        habit: Mean share that the maps of other images have there; NaN where there are none.
+        habit: Mean share that the maps of other images have there; NaN if there are none.
         labels: The cluster of each pair.
         smallest_ratio: Of interest, beside the even share; above 1.
         smallest_effect: Of interest, beside the habit: 0.1 asks for a tenth more.
@@ -96,7 +96,7 @@ def inside(
 def by_habit(
     maps: Float[np.ndarray, "pair head patch"], masks: Bool[np.ndarray, "pair patch"], labels: Int[np.ndarray, " pair"]
 ) -> Float[np.ndarray, "pair head"]:
-    """Return the mean weight that the maps of other clusters have in each pair's region; NaN where there are none."""
+    """Return the mean weight that the maps of other clusters have in each pair's region; NaN if there are none."""
     habit = np.full(maps.shape[:2], np.nan)
     everything = maps.sum(0)
     for cluster in members(labels):

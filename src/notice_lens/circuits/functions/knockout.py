@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AT_OUTLIERS, BESIDE_OUTLIERS = "patches: outliers", "patches: others outside the regions"
 
 
-class Changes(NamedTuple):
+class KnockoutChanges(NamedTuple):
     """Changes of the logit difference when attention of heads of one layer is knocked out, by pair.
 
     Attributes:
@@ -32,9 +32,9 @@ class Changes(NamedTuple):
     outside: Float[np.ndarray, "pair head"]
     ablated: Float[np.ndarray, "pair head"]
 
-    def take(self, pairs: Float[np.ndarray, " pair"] | np.ndarray) -> "Changes":
+    def take(self, pairs: Float[np.ndarray, " pair"] | np.ndarray) -> "KnockoutChanges":
         """Return the changes of some pairs."""
-        return Changes(*(values[pairs] for values in self))
+        return KnockoutChanges(*(values[pairs] for values in self))
 
 
 class Knockout(NamedTuple):
@@ -84,7 +84,7 @@ class Knockouts:
         self.pairs = _with_patches(model, pairs, functions)
         self.gap = np.nan
 
-    def changes(self, knockouts: Sequence[Knockout]) -> dict[Knockout, Changes]:
+    def changes(self, knockouts: Sequence[Knockout]) -> dict[Knockout, KnockoutChanges]:
         """Return changes for every head of each knock-out's layer, NaN for pairs that have no such role or region."""
         edits: dict[str, Any] = {}
         ablations: dict[str, Any] = {}
@@ -95,7 +95,7 @@ class Knockouts:
                 ablations[_name(knockout, head)] = self.ablated(knockout.layer, head, knockout.role)
         changes = self.measure(edits | ablations)
         return {
-            knockout: Changes(
+            knockout: KnockoutChanges(
                 *(
                     np.stack([changes[_name(knockout, head, side)] for head in range(self.n_heads)], axis=-1)
                     for side in (knockout.inside, knockout.outside, None)

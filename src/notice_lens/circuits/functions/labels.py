@@ -1,8 +1,8 @@
 """Labels of heads: what a head's attention shows, and what cutting it confirms.
 
 1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
-   and by amount, at the role and region where that is clearest; and where it looks at all: what the label is about has
-   at least a twentieth of the head's attention, class token included.
+   and by amount, at the role and region where that is clearest, and if it looks there enough: what the label is about
+   has at least a twentieth of the head's attention, class token included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `verdicts.py` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
@@ -12,8 +12,8 @@
 4. *Jointly.* All heads of a label, and all labelled heads, are ablated at once, since other heads may stand in for one.
 
 Limits: a cut pattern no longer sums to one, which makes its head quieter. Pairs are the same for attention and for
-cuts; the first says nothing of the second, but which role and region are cut is chosen by it. No label is no proof of
-no function: the tests may lack power.
+cuts; the first says nothing of the second, but which role and region are cut is chosen by it. A missing label does not
+prove that a head has no function: the tests may lack power.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout, Knockouts
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Knockout, KnockoutChanges, Knockouts
 from notice_lens.circuits.functions.maps import MapKind
 from notice_lens.circuits.functions.scores import (
     AMOUNT,
@@ -37,7 +37,7 @@ from notice_lens.circuits.functions.verdicts import (
     NO_ATTENTION,
     OF_ATTENTION,
     OUTLIERS,
-    SCORES,
+    SCORE_OF_LABEL,
     SEGMENTATION,
     TESTS,
     Claim,
@@ -85,7 +85,7 @@ def label_heads(
     seed: int = 0,
     **options: Any,
 ) -> "xr.Dataset":
-    """Return what each head may be called: implicit segmentation, object inhibition, outlier inhibition, or nothing.
+    """Label each head: implicit segmentation, object inhibition, outlier inhibition, or no label.
 
     Experimental: the rules are our reading of the paper, which names heads by their maps.
 
@@ -154,9 +154,9 @@ def _candidates(heads: Any, functions: "xr.Dataset") -> list[tuple[int, int]]:
 
 
 def _scores(pairs: "MinimalPairs", functions: "xr.Dataset", maps: str, regions: Any, ablation: str) -> "xr.Dataset":
-    """Return the functions at the kind of map and the regions asked for."""
+    """Return the functions at the requested kind of map and regions."""
     if functions.attrs.get("pairs") != pairs.fingerprint:
-        raise ValueError("the functions are of other pairs: head_functions(model, pairs) makes those of these")
+        raise ValueError("the functions are those of other pairs; compute these with head_functions(model, pairs)")
     if maps not in functions["maps"].values:
         raise ValueError(one_of("kind of map of these functions", maps, functions["maps"].values))
     if ablation not in ("mean", "zero"):
@@ -189,7 +189,7 @@ def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts
             region = AT_OUTLIERS if kind == OUTLIERS else str(at["region"].item())
             knockout = Knockout(layer, str(at["role"].item()), region)
             ratio = (float(at[name]) for name in _amount(kind)[:3])
-            q = float(at[f"q_{SCORES[kind]}"])
+            q = float(at[f"q_{SCORE_OF_LABEL[kind]}"])
             verdicts.attend(number, kind, knockout, dict(zip(OF_ATTENTION, (*ratio, q), strict=True)))
             if missing := _missing(at, kind, alpha, scores.attrs["smallest_ratio"]):
                 verdicts.refuse(number, kind, f"its attention does not show it: {missing}")
@@ -201,7 +201,7 @@ def _claims(scores: "xr.Dataset", alpha: float, n_flips: int, verdicts: Verdicts
 
 def _clearest(of_head: "xr.Dataset", kind: str) -> "xr.Dataset | None":
     """Return a head's scores at the role and region where its p-value, and then that of its rank, is the smallest."""
-    rank, _, both = p_names(SCORES[kind])
+    rank, _, both = p_names(SCORE_OF_LABEL[kind])
     dims = of_head[both].dims
     places = of_head[[both, rank]].stack(place=dims).dropna("place", subset=[both])
     if not places.sizes["place"]:
@@ -227,7 +227,7 @@ def _missing(at: "xr.Dataset", kind: str, alpha: float, smallest_ratio: float) -
     seen = _seen(at, kind)
     if seen < LEAST_ATTENTION:
         return f"{SEEN[kind]} have {seen:.2g} of its attention, {LEAST_ATTENTION} is the least"
-    rank, amount = (float(at[name]) for name in p_names(SCORES[kind])[:2])
+    rank, amount = (float(at[name]) for name in p_names(SCORE_OF_LABEL[kind])[:2])
     missing = []
     if rank > alpha:
         areas = "" if kind == OUTLIERS else f"AUROC {float(at['auroc']):.2f}, {float(at['auroc_null']):.2f} by chance, "
@@ -239,7 +239,7 @@ def _missing(at: "xr.Dataset", kind: str, alpha: float, smallest_ratio: float) -
             f"amount ({ratio:.2f} times an even share [{low:.2f}, {high:.2f}], {expected:.2f} in other images; "
             f"{bound} is needed, p = {amount:.2g})"
         )
-    q = float(at[f"q_{SCORES[kind]}"])
+    q = float(at[f"q_{SCORE_OF_LABEL[kind]}"])
     return ", ".join(missing) or (f"q = {q:.2g} over all tests" if q > alpha else "")
 
 
@@ -257,7 +257,7 @@ def _reasons(scores: "xr.Dataset", kind: str) -> list[str]:
 
 
 def _evidence(
-    claim: Claim, changes: Changes, scores: "xr.Dataset", means: MeanTests, least: float
+    claim: Claim, changes: KnockoutChanges, scores: "xr.Dataset", means: MeanTests, least: float
 ) -> tuple[dict[str, Any], str]:
     """Return the numbers of a claim by name, and why it cannot be tested, or nothing.
 
@@ -294,7 +294,7 @@ def _evidence(
 def _jointly(
     verdicts: Verdicts,
     claims: Sequence[Claim],
-    changes: dict[Knockout, Changes],
+    changes: dict[Knockout, KnockoutChanges],
     knockouts: Knockouts,
     means: MeanTests,
 ) -> "xr.Dataset":

@@ -7,7 +7,7 @@ Two kinds of map, both over the patches of the image:
   A head may look at a place whose value is nearly nothing, so that its attention there is a place to rest
   (Kobayashi et al. 2020, Attention is Not Only a Weight, arXiv 2004.10102).
 
-Positions that are no image, such as the class token, are kept apart, in `class_token`, and never in a map.
+Positions that are not image patches, such as the class token, are kept apart, in `class_token`, and never in a map.
 """
 
 from collections.abc import Sequence
@@ -70,12 +70,12 @@ def attention_maps(
         progress: Whether to show a bar.
 
     Returns:
-        Maps by name, with their dimensions in brackets.
-        `weight` [maps, pair, role, layer, head, patch]: of `attention` 0 to 1, of `value_weighted` in units of the
-        residual stream's norm; not renormalised, NaN where a pair has no such role. Patches are in rows, from the top
-        left. `class_token` [maps, pair, role, layer, head]: the same at all positions that are no patch; with the
-        patches' attention it sums to 1. `norm` [pair, patch]: of the image's stream, at the model's
-        `cfg.image_norm_hook`. Attributes: `site`, `grid` (rows, columns), `image`, `prompt`.
+        Maps by name, with their dimensions in brackets. `weight` [maps, pair, role, layer, head, patch]: of `attention`
+        0 to 1, of `value_weighted` in units of the residual stream's norm; not renormalised, NaN where a pair has no
+        such role. Patches are in rows, from the top left. `class_token` [maps, pair, role, layer, head]: the same at
+        all positions that are not patches; with the patches' attention it sums to 1. `norm` [pair, patch]: of the
+        image's stream, at the model's `cfg.image_norm_hook`. Attributes: `site`, `grid` (rows, columns), `image`,
+        `prompt`.
 
     Raises:
         ValueError: The site does not look from words at the image, there is no such role or kind of map, or images
@@ -116,7 +116,7 @@ class _ImagePositions(NamedTuple):
 
     Attributes:
         patches: The positions of each pair's patches.
-        others: True at all positions that are no patch.
+        others: True at all positions that are not patches.
     """
 
     patches: Int[Tensor, "pair patch"]
@@ -176,13 +176,13 @@ def check_site(model: "HookedBLIP", site: "Site | str | None") -> "Site":
     streams = model.cfg.streams
     if "prompt" not in streams[asking] or looked_at is None or "image" not in streams[looked_at]:
         raise ValueError(
-            f"site {name!r} does not look from words at the image; of this model {model.cfg.looking_site!r} does"
+            f"site {name!r} does not look from words at the image; in this model {model.cfg.looking_site!r} does"
         )
     return found
 
 
 def _kinds(maps: Any, dtype: Any) -> list[str]:
-    """Return the kinds of map asked for. Raises ValueError where there are no such kinds, or no such dtype."""
+    """Return the requested kinds of map. Raises ValueError if there are no such kinds, or no such dtype."""
     from notice_lens.patching.options import DTYPES
 
     if str(dtype) not in DTYPES:
@@ -194,14 +194,14 @@ def _kinds(maps: Any, dtype: Any) -> list[str]:
 
 
 def roles_asked(asked: Any, spans: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the names of the roles asked for.
+    """Return the names of the requested roles.
 
     Args:
         asked: One or several names; None takes each role, and all words at once where there is no `correct`.
         spans: Tokens by role of each pair, as `Positions.words` gives them.
 
     Raises:
-        ValueError: There is no such role, or none at all.
+        ValueError: There is no such role, or there are no roles.
     """
     known = list(dict.fromkeys(role for found in spans for role in found))
     each = [role for role in known if role != ALL or CORRECT not in known]

@@ -1,14 +1,14 @@
 """Outliers: patches of an unusually high norm, and which heads look away from them.
 
-A vision transformer may keep numbers of its own in patches of the background, whose norm is then far above the others'
+A vision transformer may store internal values in patches of the background, whose norm is then far above the others'
 (Darcet et al. 2023, Vision Transformers Need Registers, arXiv 2309.16588). Here a patch is an outlier where its norm in
 the vision stack's last `hook_resid_post` is above three times the image's median and it lies outside every region.
 
 Whether a head *avoids* them is asked within the patches outside the regions, and against the head's habits of place:
-the rank of its attention at an outlier is compared with that at the same place in other images where it is none. To a
-head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped image by image
-(by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less attention an
-outlier gets is asked apart, in `notice_lens.circuits.functions.amounts`.
+the rank of its attention at an outlier is compared with that at the same place in other images where there is no
+outlier. To a head that does not mind the norm, the difference is as often above zero as below. So its sign is flipped
+image by image (by cluster of images); the sum under flips has variance sum d^2 and is taken as normal. How much less
+attention an outlier gets is asked apart, in `notice_lens.circuits.functions.amounts`.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Avoided(NamedTuple):
         mass: Share of each map at outliers, 0 to 1.
         even: Share that it would have if outliers got as much as the mean patch outside the regions.
         habit: Share that it would have if outliers got as much, relative to that patch, as the same places of images
-            where they are no outliers.
+            where they are not outliers.
         ordinary_mass: Mean share at all other patches outside the regions.
     """
 

@@ -21,7 +21,7 @@ Maps are of patches alone and are renormalised to sum to one. Every head is held
 relative to the mean of all heads sums to zero over heads, and would make inhibitors of those that do nothing.
 
 Limits: a head that looks where things usually are is at its null, and rightly; where the masks are the same in all
-images nothing can be tested, and `testable` says so. Regions may overlap; each is scored by itself.
+images nothing can be tested, and `testable` says so. Regions may overlap; each is scored separately.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from notice_lens.patching import Site
 
 SMALLEST_EFFECT = 0.1
-"""Share of the room beyond the null below which nobody would call it a function."""
+"""Share of the room beyond the null below which it is not called a function."""
 SCORED_LABELS = ("segmentation", "avoidance", "outlier")
 AMOUNT = ("attention_ratio", "attention_ratio_low", "attention_ratio_high", "attention_expected")
 OUTLIER_AMOUNT = ("outlier_attention", "outlier_attention_low", "outlier_attention_high", "outlier_expected")
@@ -102,7 +102,7 @@ def head_functions(
     batch_size: int = 32,
     progress: bool = True,
 ) -> "xr.Dataset":
-    """Return what each head does by where it looks from each role: segmentation, object or outlier avoidance.
+    """Score each head by where it looks from each role: segmentation, object avoidance or outlier avoidance.
 
     The clean run is looked at, and the regions are those of the clean image. What is scored and tested is in
     `notice_lens.circuits.functions.scores`.
@@ -114,7 +114,7 @@ def head_functions(
         roles: Names of roles; None takes all that the pairs have. With fewer roles fewer tests share the false
             discoveries.
         regions: Names of regions; None takes all but `background`.
-        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them by itself, since
+        maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them separately, since
             they are two readings of the same heads.
         outlier_factor: An outlier's norm over its image's median.
         smallest_effect: Of interest, as of `score_maps`.
@@ -166,7 +166,7 @@ def _task(pairs: "MinimalPairs") -> str:
 
 
 def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
-    """Return masks of the clean images' patches by region, bool [pair, patch], positions that are no image left out.
+    """Return masks of the clean images' patches by region, bool [pair, patch], without other positions.
 
     Args:
         model: Its patch grid counts.
@@ -191,7 +191,7 @@ def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) 
 
 
 def _given(attention: "xr.Dataset", pairs: "MinimalPairs", roles: Any, maps: Any) -> "xr.Dataset":
-    """Return given maps of the roles and kinds asked for. Raises ValueError if they are of other pairs."""
+    """Return given maps of the requested roles and kinds. Raises ValueError if they are of other pairs."""
     if attention["pair"].values.tolist() != list(pairs["id"]):
         raise ValueError(f"the attention maps are of {attention.sizes['pair']} other pairs than the {len(pairs)} given")
     for dim, names in (("role", roles), ("maps", None if maps is MAP_KINDS else maps)):
@@ -214,7 +214,7 @@ FITS = (
     "auroc", "auroc_null", "pointing", "iou", "attention_inside",
     *AMOUNT, *p_names("segmentation"), *p_names("avoidance"),
 )  # fmt: skip
-ASIDE = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
+OUTLIER_COLUMNS = (*OUTLIER_AMOUNT, "outlier_mass", "ordinary_mass", *p_names("outlier"))
 NO_REGIONS, SAME_MASKS, NO_OUTLIERS = "no regions", "the masks are the same in all images", "no outlier patches"
 SAME_PLACES = "the outliers are at the same places in all images"
 
@@ -229,7 +229,7 @@ def score_maps(
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
 ) -> "xr.Dataset":
-    """Return what each head does by where it looks.
+    """Score each head by where it looks.
 
     Args:
         weight: Maps [pair, role, layer, head, patch], not negative, the class token left out; any scale; NaN where a
@@ -271,7 +271,7 @@ def score_maps(
     high = np.zeros(outside.shape, bool)
     if norms is not None and any(name != BACKGROUND and mask.any() for name, mask in masks.items()):
         high = outlier_patches(_norms(norms, outside.shape), outside, outlier_factor)
-    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(ASIDE, ("role",), weight, masks)
+    fits, aside = Table(FITS, ("role", "region"), weight, masks), Table(OUTLIER_COLUMNS, ("role",), weight, masks)
     for number in range(values.shape[1]):
         there = np.flatnonzero(~np.isnan(values[:, number]).any((1, 2)))
         of = _Role(values[there, number], {name: mask[there] for name, mask in masks.items()}, outside[there])

@@ -11,7 +11,7 @@ of the clean run, correct answer minus contrast, when the head's attention is cu
 | object inhibition | shuns the region | *outside* the region raises *l* | ablated: *l* rises |
 | outlier inhibition | shuns outliers | of what is left *at outliers* raises *l* | ablated: *l* falls |
 
-- A head that segments hands on what it sees in the region, and the region is what the answer is about. Without it the
+- A head that segments passes on what it sees in the region, and the region is what the answer is about. Without it the
   right answer loses; cutting what it sees elsewhere must cost less.
 - A head that inhibits the object works against what the object says. It does so by what it takes from elsewhere, since
   it hardly looks at the object. So without that, and without the head, the object weighs more, and the object speaks
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Changes, Knockout
+from notice_lens.circuits.functions.knockout import AT_OUTLIERS, Knockout, KnockoutChanges
 from notice_lens.stats.nulls import over_tests
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SEGMENTATION, INHIBITION, OUTLIERS = "implicit segmentation", "object inhibition", "outlier inhibition"
 HEAD_LABELS = (SEGMENTATION, INHIBITION, OUTLIERS)
 TESTS = ("cut", "contrast", "peers", "ablation")
-SCORES = {SEGMENTATION: "segmentation", INHIBITION: "avoidance", OUTLIERS: "outlier"}
+SCORE_OF_LABEL = {SEGMENTATION: "segmentation", INHIBITION: "avoidance", OUTLIERS: "outlier"}
 """What the attention of a head with each label shows, as `score_maps` names it."""
 NO_ATTENTION = 1e-4
 """Share of attention below which a head has none to knock out; per unit of less, rounding would decide."""
@@ -47,7 +47,7 @@ OF_TEST = ("agreement", "low", "high", "p")
 
 
 def agreements(
-    kind: str, changes: Changes, head: int, masses: tuple[np.ndarray, np.ndarray] | None = None
+    kind: str, changes: KnockoutChanges, head: int, masses: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Float[np.ndarray, "test pair"]:
     """Return the numbers that a label predicts to be above zero, by pair, in logits; the rows are `TESTS`.
 

@@ -14,12 +14,12 @@ from notice_lens.models.in_use import one_thread_at_a_time
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
 
-ROWS_AT_ONCE = 256
+ANSWER_ROWS_AT_ONCE = 256
 """Rows of the decoder that are ranked in one call; each needs a row of logits over the vocabulary."""
 
 
 def targets_of(inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-    """Return the token that each logit has to predict. Raises ValueError where the inputs have no answers."""
+    """Return the token that each logit has to predict. Raises ValueError if the inputs have no answers."""
     if inputs.target_ids is None:
         raise ValueError("these inputs have no answers; model.prepare(images, questions, answers) takes them")
     return inputs.target_ids
@@ -56,7 +56,7 @@ def greedy_ids(model: "HookedBLIP", inputs: BLIPInputs, max_new_tokens: int) -> 
         open_rows = open_rows & (following != cfg.sep_token_id)
         if not bool(open_rows.any()):
             break
-        # Rows of unequal length grow in place: each writes behind its own last token.
+        # Rows of unequal length grow in place: each writes after its own last token.
         ids = torch.cat([ids, torch.full_like(ids[:, :1], cfg.pad_token_id)], 1)
         ids[rows[open_rows], lengths[open_rows]] = following[open_rows]
         lengths = lengths + open_rows
@@ -69,7 +69,7 @@ def rank(model: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> 
     """Log-probability of every candidate for every input; image and question are encoded once for all."""
     ids, lengths, decode = _decoding(model, inputs)
     pieces = model.tokenizer(list(candidates), add_special_tokens=False)["input_ids"]
-    at_once = max(1, ROWS_AT_ONCE // len(ids))
+    at_once = max(1, ANSWER_ROWS_AT_ONCE // len(ids))
     scores = []
     for start in range(0, len(pieces), at_once):
         rows, targets = [], []
@@ -83,7 +83,7 @@ def rank(model: "HookedBLIP", inputs: BLIPInputs, candidates: Sequence[str]) -> 
 
 
 class _Decoding(NamedTuple):
-    """A decoder about to go on: what it has read, how much of each row is real, and how to read on."""
+    """A decoder between two tokens: what it has read, how much of each row is not padding, and how to continue."""
 
     ids: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, " batch"]
@@ -91,10 +91,10 @@ class _Decoding(NamedTuple):
 
 
 def _decoding(model: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
-    """The decoder with everything in front of it run once, and its source projected once."""
+    """Run everything before the decoder once, and project its source once."""
     cfg = model.cfg
     if cfg.decoder is None:
-        raise ValueError("a model of kind 'match' has no decoder: it says nothing; call it for its match logits")
+        raise ValueError("a model of kind 'match' has no decoder and cannot answer; call it for its match logits")
     inputs = replace(inputs, answer_ids=None, target_ids=None)
     ids = model.decoder_ids(inputs)
     mask = inputs.attention_mask
@@ -102,7 +102,7 @@ def _decoding(model: "HookedBLIP", inputs: BLIPInputs) -> _Decoding:
     if cfg.kind == "caption" and mask is not None:
         lengths = mask.sum(-1)
     states = model.source_of("decoder", inputs)
-    assert states is not None, "a decoder stands behind another stack"
+    assert states is not None, "a decoder follows another stack"
     source = model.decoder.share_source(states)
     source_mask = model.source_mask("decoder", inputs)
 

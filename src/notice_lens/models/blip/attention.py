@@ -22,7 +22,7 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 
 class KeyValues(NamedTuple):
@@ -54,16 +54,16 @@ class Attention(nn.Module):
         self.key = nn.Linear(d_source, d_model)
         self.value = nn.Linear(d_source, d_model)
         self.output = nn.Linear(d_model, d_model)
-        self.hook_q_input = BLIPHookPoint("batch pos head d_model")
-        self.hook_k_input = BLIPHookPoint("batch key_pos head d_source")
-        self.hook_v_input = BLIPHookPoint("batch key_pos head d_source")
-        self.hook_q = BLIPHookPoint("batch pos head d_head")
-        self.hook_k = BLIPHookPoint("batch key_pos head d_head")
-        self.hook_v = BLIPHookPoint("batch key_pos head d_head")
-        self.hook_attn_scores = BLIPHookPoint("batch head query_pos key_pos")
-        self.hook_pattern = BLIPHookPoint("batch head query_pos key_pos")
-        self.hook_z = BLIPHookPoint("batch pos head d_head")
-        self.hook_result = BLIPHookPoint("batch pos head d_model")
+        self.hook_q_input = CopyingHookPoint("batch pos head d_model")
+        self.hook_k_input = CopyingHookPoint("batch key_pos head d_source")
+        self.hook_v_input = CopyingHookPoint("batch key_pos head d_source")
+        self.hook_q = CopyingHookPoint("batch pos head d_head")
+        self.hook_k = CopyingHookPoint("batch key_pos head d_head")
+        self.hook_v = CopyingHookPoint("batch key_pos head d_head")
+        self.hook_attn_scores = CopyingHookPoint("batch head query_pos key_pos")
+        self.hook_pattern = CopyingHookPoint("batch head query_pos key_pos")
+        self.hook_z = CopyingHookPoint("batch pos head d_head")
+        self.hook_result = CopyingHookPoint("batch pos head d_model")
 
     def project_source(self, source: Float[Tensor, "batch key_pos d_source"]) -> KeyValues:
         """Keys and values of the source, to be used for any number of queries."""
@@ -76,13 +76,13 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "source_batch 1 1 key_pos"] | None = None,
         norm: nn.Module | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """Return what the heads write to the stream.
+        """Return the heads' output to the stream.
 
         Args:
             stream: Where the queries come from.
             source: Where keys and values come from, or keys and values; None for self-attention.
             mask: Which positions of the source may be looked at; None for all.
-            norm: A LayerNorm in front of self-attention (pre-LayerNorm blocks).
+            norm: A LayerNorm before self-attention (pre-LayerNorm blocks).
         """
         if self.use_split_qkv_input:
             q, k, v = self._project_split(stream, source, norm)
@@ -155,7 +155,7 @@ class Attention(nn.Module):
                 "these were projected already: give the states, or switch use_split_qkv_input off"
             )
 
-        def project(states: Tensor, hook: BLIPHookPoint, weight: Tensor, bias: Tensor) -> Tensor:
+        def project(states: Tensor, hook: CopyingHookPoint, weight: Tensor, bias: Tensor) -> Tensor:
             copies = hook(repeat(states, "batch pos d -> batch pos head d", head=self.n_heads))
             copies = copies if norm is None else norm(copies)
             return einsum(copies, weight, "batch pos head d, head d d_head -> batch pos head d_head") + bias
@@ -221,7 +221,7 @@ class Attention(nn.Module):
 def causal_mask(
     mask: Bool[Tensor, "batch 1 1 pos"] | None, pos: int, device: torch.device
 ) -> Bool[Tensor, "batch_or_1 1 pos pos"]:
-    """The mask, and nothing later than oneself; padding sees itself, so that no row is empty and turns into NaN."""
+    """The mask, causal: no position sees a later one. Padding sees itself, so that no row is empty and becomes NaN."""
     earlier = torch.ones(pos, pos, dtype=torch.bool, device=device).tril()
     if mask is None:
         return earlier[None, None]

@@ -15,8 +15,8 @@ from transformers.activations import ACT2FN
 from notice_lens.models.blip.attention import Attention, KeyValues
 from notice_lens.models.blip.config import StackConfig
 from notice_lens.models.blip.layer_norm import LayerNorm
-from notice_lens.models.blip.steps import STEPS, Add, Apply, Attend, Steps, Stream, Transform
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.blip.steps import STEPS_BY_NORMALIZATION, Add, Apply, Attend, Steps, Stream, Transform
+from notice_lens.models.hooks import CopyingHookPoint
 
 
 class MLP(nn.Module):
@@ -27,11 +27,11 @@ class MLP(nn.Module):
         self.input = nn.Linear(cfg.d_model, cfg.d_mlp)
         self.output = nn.Linear(cfg.d_mlp, cfg.d_model)
         self.act_fn = ACT2FN[cfg.act_fn]
-        self.hook_pre = BLIPHookPoint("batch pos d_mlp")
-        self.hook_post = BLIPHookPoint("batch pos d_mlp")
+        self.hook_pre = CopyingHookPoint("batch pos d_mlp")
+        self.hook_post = CopyingHookPoint("batch pos d_mlp")
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """Return what the neurons write to the stream."""
+        """Return the neurons' output to the stream."""
         return self.output(self.hook_post(self.act_fn(self.hook_pre(self.input(x)))))
 
     @property
@@ -73,22 +73,22 @@ class Block(nn.Module):
 
     def __init__(self, cfg: StackConfig, steps: Steps | None = None):
         super().__init__()
-        self.steps = STEPS[cfg.normalization] if steps is None else steps
+        self.steps = STEPS_BY_NORMALIZATION[cfg.normalization] if steps is None else steps
         for step in self.steps:
             match step:
                 case Stream(hook) | Add(hook):
-                    self.add_module(hook, BLIPHookPoint("batch pos d_model"))
+                    self.add_module(hook, CopyingHookPoint("batch pos d_model"))
                 case Apply(module):
                     self.add_module(module, LayerNorm(cfg.d_model, cfg.eps))
                 case Attend(module, out, norm, crosses):
                     self._add_norm(norm, cfg)
                     d_source, causal = (cfg.d_source, False) if crosses else (None, cfg.causal)
                     self.add_module(module, Attention(cfg.d_model, cfg.n_heads, d_source, causal))
-                    self.add_module(out, BLIPHookPoint("batch pos d_model"))
+                    self.add_module(out, CopyingHookPoint("batch pos d_model"))
                 case Transform(module, out, norm):
                     self._add_norm(norm, cfg)
                     self.add_module(module, MLP(cfg))
-                    self.add_module(out, BLIPHookPoint("batch pos d_model"))
+                    self.add_module(out, CopyingHookPoint("batch pos d_model"))
                 case _:
                     assert_never(step)
 
@@ -120,7 +120,7 @@ class Block(nn.Module):
                     stream = self[module](stream)
                 case Attend(module, out, norm, crosses):
                     seen = (source, source_mask) if crosses else (None, mask)
-                    # The LayerNorm goes along: split inputs are copied for each head in front of it.
+                    # The LayerNorm goes along: split inputs are copied for each head before it.
                     written = self[out](self[module](stream, *seen, norm=None if norm is None else self[norm]))
                 case Transform(module, out, norm):
                     written = self[out](self[module](stream if norm is None else self[norm](stream)))

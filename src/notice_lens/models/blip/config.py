@@ -13,7 +13,7 @@ from notice_lens.models.layout import SegmentKind
 Kind = Literal["vqa", "caption", "match"]
 
 # Which stacks run, in this order, for each Hugging Face class.
-KINDS: dict[str, tuple[Kind, tuple[str, ...]]] = {
+STACKS_BY_CLASS: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "BlipForQuestionAnswering": ("vqa", ("vision", "text", "decoder")),
     "BlipForConditionalGeneration": ("caption", ("vision", "decoder")),
     "BlipForImageTextRetrieval": ("match", ("vision", "text")),
@@ -189,7 +189,7 @@ def read_config(
 
     Args:
         hf_config: The config.
-        hf_class: Name of the model class, one of `KINDS`.
+        hf_class: Name of the model class, one of `STACKS_BY_CLASS`.
         written: What `config.json` says, where there is one; fields that only the library knows are its own business.
         name_or_path: Where it came from, if not the config itself knows.
         revision: The hub's branch, tag or commit that was asked for.
@@ -198,9 +198,9 @@ def read_config(
         ValueError: The class is none of the three that are ported, or a field is not known or has a value that
             would silently compute something else.
     """
-    if hf_class not in KINDS:
-        raise ValueError(f"{hf_class} is not ported; HookedBLIP loads {', '.join(KINDS)}")
-    kind, stacks = KINDS[hf_class]
+    if hf_class not in STACKS_BY_CLASS:
+        raise ValueError(f"{hf_class} is not ported; HookedBLIP loads {', '.join(STACKS_BY_CLASS)}")
+    kind, stacks = STACKS_BY_CLASS[hf_class]
     vision, text = hf_config.vision_config, hf_config.text_config
     _account_for_fields(hf_config, vision, text, written)
     if "auto_map" in (hf_config.to_dict() if written is None else written):

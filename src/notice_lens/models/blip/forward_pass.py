@@ -25,7 +25,7 @@ from notice_lens.models.in_use import InUse, one_thread_at_a_time
 
 
 class ForwardPass(HookedModule):
-    """The stacks and the head of a BLIP, and how they follow each other; `HookedBLIP` is what is used.
+    """The stacks and the head of a BLIP, in the order of the forward pass; the base class of `HookedBLIP`.
 
     Attributes:
         cfg: One config per stack.
@@ -137,14 +137,14 @@ class ForwardPass(HookedModule):
 
     @one_thread_at_a_time
     def source_of(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"] | None:
-        """Return what a stack's cross-attention reads: the states after the stack before it; None for `vision`."""
+        """Return the source of a stack's cross-attention: the states after the stack before it; None for `vision`."""
         states = None
         for stack in self.cfg.stacks[: self._stack_index(name)]:
             states = self.run_stack(stack, inputs, states)
         return states
 
     def own_mask(self, name: str, inputs: BLIPInputs) -> Bool[Tensor, "batch pos"] | None:
-        """Return which of its own positions a stack may look at; None for all.
+        """Return a mask of the positions of a stack that it may attend to; None for all.
 
         An answer's padding comes after it, where a causal stack cannot look: it needs no mask.
         """
@@ -155,14 +155,14 @@ class ForwardPass(HookedModule):
         return _as_bool(inputs.attention_mask) if name == "decoder" and self.cfg.kind == "vqa" else None
 
     def decoder_ids(self, inputs: BLIPInputs) -> Int[Tensor, "batch answer_pos"]:
-        """Return what the decoder reads: answers or captions; `[DEC]` alone where none are given."""
+        """Return the decoder's tokens: answers or captions; `[DEC]` alone if none are given."""
         ids = inputs.input_ids if self.cfg.kind == "caption" else inputs.answer_ids
         if ids is not None:
             return ids
         return torch.full((len(inputs), 1), self.cfg.dec_token_id, device=inputs.pixel_values.device)
 
     def stack(self, name: str) -> Stack:
-        """The stack of that name. Raises KeyError where this model has none."""
+        """The stack of that name. Raises KeyError if this model has none."""
         return getattr(self, self.cfg.stacks[self._stack_index(name)])
 
     def activations(self, stack: str) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ class HookedBLIP(ForwardPass):
             enc_token: As `from_pretrained`.
 
         Raises:
-            TypeError: The model is wrapped: compiled, parallel, or around adapters; the way out is said.
+            TypeError: The model is wrapped: compiled, parallel, or around adapters; the message says what to do.
             ValueError: The class is another one, its weights are quantised or on the meta device, or as
                 `from_pretrained`.
         """
@@ -220,7 +220,7 @@ class HookedBLIP(ForwardPass):
         return BLIPReader(self.cfg.kind, tokenizer, (side, side))
 
     def layout(self, inputs: BLIPInputs | Mapping[str, Any], prompts: Sequence[str] | None = None) -> Layout:
-        """Return what the positions of prepared inputs are.
+        """Return the layout of prepared inputs.
 
         Args:
             inputs: What `prepare` gives.
@@ -241,7 +241,7 @@ class HookedBLIP(ForwardPass):
 
         Args:
             prompts: The prompts.
-            answers: What is teacher-forced behind each; None where nothing is.
+            answers: The answer to teacher-force after each; None for none.
             sizes: Ignored.
         """
         self._processor_for("a tokenizer")
@@ -267,7 +267,7 @@ class HookedBLIP(ForwardPass):
         found = self.tokenizer.convert_tokens_to_ids("[ENC]")
         if found is not None and found != self.tokenizer.unk_token_id:
             return found
-        # Published tokenizers are BERT's own; BLIP's vocabulary goes on with [DEC] and [ENC].
+        # Published tokenizers are BERT's own; BLIP's vocabulary adds [DEC] and [ENC].
         following, d_vocab = self.cfg.dec_token_id + 1, self.stack("text").cfg.d_vocab or 0
         if following >= d_vocab:
             raise ValueError(f"enc_token=True, but neither tokenizer nor vocabulary ({d_vocab} words) has an [ENC]")
@@ -301,7 +301,7 @@ class HookedBLIP(ForwardPass):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings outside of config and processor that move numbers: the token in front of a matching prompt."""
+        """Settings outside of config and processor that change results: the token before a matching prompt."""
         return {"enc_token": self.enc_token}
 
     def image_length(self, stack: str, image: ImageLike) -> int:
@@ -368,7 +368,7 @@ class HookedBLIP(ForwardPass):
         return Lens(self, name, BLIPInputs.of(inputs), axis)
 
     def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> BLIPCache:
-        """The cache of a run, with a view for each stack."""
+        """Make the cache of a run, with a view for each stack."""
         known = None if inputs is None else BLIPInputs.of(inputs).to(self.device).check(self.cfg).ordinary()
         return BLIPCache(cache, self, has_batch_dim, known)
 
@@ -397,7 +397,7 @@ class HookedBLIP(ForwardPass):
 
     @one_thread_at_a_time
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Give each head copies of its inputs of its own, hooked at `hook_{q,k,v}_input`, or stop doing so.
+        """Give each head its own copies of its inputs, hooked at `hook_{q,k,v}_input`, or stop doing so.
 
         In the vision stack the copies are made before `ln1`, whose hook points then fire once for each of the three,
         with a head axis.
@@ -406,11 +406,11 @@ class HookedBLIP(ForwardPass):
             set_attention_switch(self.stack(stack), "use_split_qkv_input", use_split_qkv_input)
 
     def explain_missing(self, name: str) -> str:
-        """Explain a name that is no hook point: for TransformerLens's own names, which stack to put in front."""
+        """Explain why a name is not a hook point, and which stack's name a TransformerLens name needs."""
         if HookName.parse(name).stack is None:
             guesses = [f"{stack}.{name}" for stack in self.cfg.stacks if f"{stack}.{name}" in self.hook_dict]
             if guesses:
-                return f"no hook point {name!r}: a stack's name stands in front; nearest: {', '.join(guesses)}"
+                return f"no hook point {name!r}: names start with a stack; nearest: {', '.join(guesses)}"
         return super().explain_missing(name)
 
     def __repr__(self) -> str:
@@ -422,7 +422,7 @@ class HookedBLIP(ForwardPass):
 
 
 def set_attention_switch(stack: Stack, switch: str, on: bool) -> None:
-    """Sets a switch in every attention module of a stack."""
+    """Set a switch in every attention module of a stack."""
     from notice_lens.models.blip.attention import Attention
 
     for module in stack.modules():
@@ -431,7 +431,7 @@ def set_attention_switch(stack: Stack, switch: str, on: bool) -> None:
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """The dtype of that name. Raises ValueError where it is no floating one."""
+    """Return the dtype of that name. Raises ValueError if it is not a floating-point one."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"no dtype {dtype!r} for a model; expected float32, bfloat16, float16 or float64")

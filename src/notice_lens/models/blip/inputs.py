@@ -3,7 +3,7 @@
 Which logit predicts which token:
 
 - question answering: the decoder reads `answer_ids`, `[DEC]` and then the answer's pieces; `logits[:, i]` predicts
-  piece i of the answer, and behind the last piece `[SEP]`. Without answers it reads `[DEC]` alone: one position.
+  piece i of the answer, and after the last piece `[SEP]`. Without answers it reads `[DEC]` alone: one position.
 - captions: the decoder reads `input_ids`, `[DEC]`, the prompt's pieces and then the answer's; `logits[:, i]` predicts
   the token at i + 1.
 
@@ -38,7 +38,7 @@ class BLIPInputs:
     Attributes:
         pixel_values: Preprocessed images.
         input_ids: The question; for captions `[DEC]`, the prompt and the answer.
-        attention_mask: 1 at real tokens, 0 at padding, which `check` moves behind them; None where nothing is padded.
+        attention_mask: 1 at real tokens, 0 at padding, which `check` moves after them; None if nothing is padded.
         answer_ids: What the answer decoder reads: `[DEC]` and the answer's pieces (question answering only).
         target_ids: The token that each of the decoder's logits has to predict; -100 where none.
         interpolate_pos_encoding: Whether to stretch position embeddings to images of another size.
@@ -95,7 +95,7 @@ class BLIPInputs:
         """Return the inputs with padding on the right, which is where positions are counted as the model does.
 
         Raises:
-            TypeError: A field is no tensor.
+            TypeError: A field is not a tensor.
             ValueError: This model cannot run on them; the message says why.
         """
         for field in fields(self)[:-1]:
@@ -108,11 +108,11 @@ class BLIPInputs:
         if len(set(rows.values())) > 1:
             raise ValueError(f"inputs of unequal batch size: {rows}")
         if self.answer_ids is not None and bool(_before_real(self.answer_ids != cfg.pad_token_id).any()):
-            raise ValueError("answer_ids have padding before or between tokens; expected it behind the last one")
+            raise ValueError("answer_ids have padding before or between tokens; expected it after the last one")
         return self._padded_right(cfg) if self.input_ids is not None else self
 
     def _padded_right(self, cfg: BLIPConfig) -> "BLIPInputs":
-        """Return the inputs with the padding of each row behind its last token.
+        """Return the inputs with the padding of each row after its last token.
 
         Positions count from the first one, so padding before a token would move all that follows.
 
@@ -141,7 +141,7 @@ class BLIPInputs:
         hidden = (before & ~padding).nonzero()
         if len(hidden):
             raise ValueError(
-                f"attention_mask hides a token that is no padding and stands before others (row {hidden[0, 0]}, "
+                f"attention_mask hides a token that is not padding and comes before others (row {hidden[0, 0]}, "
                 f"position {hidden[0, 1]}); leave it out of the row, or take its attention away with hooks"
             )
         if cfg.kind == "caption":
@@ -173,7 +173,7 @@ def to_pixel_values(
 
     Args:
         images: One image, or a sequence or batch of them; or a mapping with `pixel_values` alone.
-        image_processor: Hugging Face's.
+        image_processor: Hugging Face's processor.
         image_size: (height, width) or side in pixels, instead of the processor's own size.
 
     Raises:
@@ -229,7 +229,7 @@ def _stack_preprocessed(images: list[Any], alone: bool) -> Float[Tensor, "batch 
 
 
 def _check_preprocessed(images: Float[Tensor, "batch 3 height width"], image_processor: Any) -> None:
-    """Raise ValueError where floating tensors may be pictures, or are preprocessed for another model.
+    """Raise ValueError if floating tensors may be pictures, or are preprocessed for another model.
 
     Normalised images have values below 0, none beyond those of black and white, and some that neither a picture from 0
     to 1 nor one from -1 to 1 has.
@@ -277,7 +277,7 @@ def _to_picture(image: ImageLike, index: int) -> Image.Image:
 
 
 def to_common_length(**columns: list | None) -> dict[str, Any]:
-    """The columns, a single entry repeated to the length of the others. Raises ValueError where lengths differ."""
+    """The columns, a single entry repeated to the length of the others. Raises ValueError if lengths differ."""
     lengths = {name: len(column) for name, column in columns.items() if column is not None}
     n = max(lengths.values())
     if any(length not in (1, n) for length in lengths.values()):

@@ -5,15 +5,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 
 class LayerNorm(nn.Module):
     """LayerNorm whose scale and normalised stream can be read and changed.
 
-    PyTorch's fused kernel runs as long as nobody looks; otherwise the same steps one by one, in float32 at least, and
-    what they round differently is made up for: looking changes no number. As in TransformerLens, `hook_normalized` is
-    the stream before weight and bias.
+    PyTorch's fused kernel runs as long as nothing is hooked; otherwise the same steps one by one, in float32 at least,
+    and the difference in rounding is added back, so that hooks change no number. As in TransformerLens,
+    `hook_normalized` is the stream before weight and bias.
     """
 
     def __init__(self, d_model: int, eps: float):
@@ -21,8 +21,8 @@ class LayerNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
-        self.hook_scale = BLIPHookPoint("batch pos 1")
-        self.hook_normalized = BLIPHookPoint("batch pos d_model")
+        self.hook_scale = CopyingHookPoint("batch pos 1")
+        self.hook_normalized = CopyingHookPoint("batch pos d_model")
 
     def forward(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
         """The stream with mean 0 and variance 1 at each position, times weight plus bias."""

@@ -42,7 +42,7 @@ class BLIPReader:
     grid: tuple[int, int] | None = None
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """The tokens of an answer: the same behind every prompt, since `[DEC]` or a space stands between."""
+        """The tokens of an answer: the same after every prompt, since `[DEC]` or a space stands between."""
         return self.tokenizer(answer, add_special_tokens=False)["input_ids"]
 
     def layout_of(
@@ -55,7 +55,7 @@ class BLIPReader:
 
         Args:
             prompts: The prompts.
-            answers: What is teacher-forced behind each; None where nothing is. Matching reads none.
+            answers: The answer to teacher-force after each; None for none. Matching reads none.
             sizes: Ignored.
         """
         offsets = self._offsets(prompts)
@@ -64,7 +64,7 @@ class BLIPReader:
         return _layout(self.kind, self.grid, lengths, prompts, offsets)
 
     def _offsets(self, prompts: Sequence[str]) -> list[tuple[Offset, ...]]:
-        """For each prompt, the positions of its tokens, behind one special token, and their characters."""
+        """The positions and characters of each prompt's tokens, which follow one special token."""
         if not len(prompts):
             return []
         encoded = self.tokenizer(list(prompts), add_special_tokens=False, return_offsets_mapping=True)
@@ -154,7 +154,7 @@ def _layout(
 
 
 def _segments(*parts: tuple[SegmentKind, int]) -> tuple[Segment, ...]:
-    """Segments of these kinds and lengths, one behind the other; empty ones are left out."""
+    """Segments of these kinds and lengths, one after the other; empty ones are left out."""
     found, start = [], 0
     for kind, n in parts:
         if n:

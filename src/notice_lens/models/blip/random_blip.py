@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from notice_lens.models.blip.config import KINDS, Kind
+from notice_lens.models.blip.config import STACKS_BY_CLASS, Kind
 
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
 
-Size = Literal["tiny", "base"]
+ModelSize = Literal["tiny", "base"]
 
 WORDS = """a above an angry animal apple are at baby bad ball banana beach bear bed below big bird black blue boat book
 box boy brown bus cake can car cat chair child circle clock cloud color cow cup day dirty dog door dress dry ear eating
@@ -59,7 +59,7 @@ def processor(vocabulary: list[str] | str | PathLike[str] | None = None, image_s
 
 def random_hf(
     kind: Kind = "vqa",
-    size: Size = "tiny",
+    size: ModelSize = "tiny",
     *,
     seed: int = 0,
     tokenizer: Any = None,
@@ -78,13 +78,13 @@ def random_hf(
     """
     import transformers
 
-    hf_class = next(name for name, (of_kind, _) in KINDS.items() if of_kind == kind)
+    hf_class = next(name for name, (of_kind, _) in STACKS_BY_CLASS.items() if of_kind == kind)
     model = getattr(transformers, hf_class)(_config(size, tokenizer, text or {}, vision or {})).eval()
     fill_with_random_weights(model, {"tiny": 0.12, "base": 0.04}[size], seed)
     return model
 
 
-def _config(size: Size, tokenizer: Any, text: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
+def _config(size: ModelSize, tokenizer: Any, text: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
     from transformers import BlipConfig
 
     vocabulary: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def fill_with_random_weights(model: Any, std: float, seed: int) -> None:
     model.tie_weights()
 
 
-def random_blip(kind: Kind = "vqa", size: Size = "tiny", *, seed: int = 0) -> "HookedBLIP":
+def random_blip(kind: Kind = "vqa", size: ModelSize = "tiny", *, seed: int = 0) -> "HookedBLIP":
     """A `HookedBLIP` with random weights and a small vocabulary, for trying things out; its answers mean nothing.
 
     Args:
@@ -139,7 +139,9 @@ def random_blip(kind: Kind = "vqa", size: Size = "tiny", *, seed: int = 0) -> "H
     return HookedBLIP.from_hf(random_hf(kind, size, seed=seed, tokenizer=processing.tokenizer), processing)
 
 
-def save_random_checkpoint(folder: str | PathLike[str], kind: Kind = "vqa", size: Size = "tiny", seed: int = 0) -> Path:
+def save_random_checkpoint(
+    folder: str | PathLike[str], kind: Kind = "vqa", size: ModelSize = "tiny", seed: int = 0
+) -> Path:
     """Write a random model in Hugging Face's format, with its processor, and return the folder."""
     folder = Path(folder)
     processing = processor(image_size={"tiny": 64, "base": 384}[size])

@@ -19,7 +19,7 @@ class AnswerHead(nn.Module):
         self.unembed = nn.Linear(cfg.d_model, cfg.d_vocab)
 
     def forward(self, states: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """`logits[:, i]` predicts the token behind position i."""
+        """`logits[:, i]` predicts the token after position i."""
         return self.unembed(self.ln(self.act_fn(self.dense(states))))
 
 

@@ -19,20 +19,20 @@ from notice_lens.models.blip.blocks import Block
 from notice_lens.models.blip.config import StackConfig
 from notice_lens.models.blip.layer_norm import LayerNorm
 from notice_lens.models.blip.steps import Steps
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 
 ProjectedSource = tuple[KeyValues, ...]
 """Keys and values of a source for each layer of the stack that reads it."""
 
 
 class Stack(nn.Module):
-    """Blocks in a row, behind an embedding. Subclasses put the parts together, in the order of the flow.
+    """An embedding followed by blocks. Subclasses assemble the parts, in the order of the forward pass.
 
     Attributes:
         cfg: What the stack consists of.
         blocks: Its layers.
-        ln_embed: The LayerNorm behind the embedding; the identity where there is none.
-        ln_final: The LayerNorm behind the last block; the identity where the blocks themselves end in one.
+        ln_embed: The LayerNorm after the embedding; the identity where there is none.
+        ln_final: The LayerNorm after the last block; the identity where the blocks themselves end in one.
     """
 
     blocks: nn.ModuleList
@@ -42,8 +42,8 @@ class Stack(nn.Module):
     def __init__(self, cfg: StackConfig):
         super().__init__()
         self.cfg = cfg
-        self.hook_embed = BLIPHookPoint("batch pos d_model")
-        self.hook_pos_embed = BLIPHookPoint("batch pos d_model")
+        self.hook_embed = CopyingHookPoint("batch pos d_model")
+        self.hook_pos_embed = CopyingHookPoint("batch pos d_model")
 
     def forward(
         self,

@@ -10,7 +10,7 @@ not know.
 | step | what it does |
 | --- | --- |
 | `Stream(hook)` | the stream passes a hook point |
-| `Apply(module)` | the stream becomes what a position-wise module makes of it: a LayerNorm behind an addition |
+| `Apply(module)` | the stream becomes what a position-wise module makes of it: a LayerNorm after an addition |
 | `Attend(module, out)` | self-attention or cross-attention reads the stream; what it writes passes `out` |
 | `Transform(module, out)` | an MLP reads the stream; what it writes passes `out` |
 | `Add(hook)` | what was written is added to the stream, which passes a hook point |
@@ -43,7 +43,7 @@ class Attend:
     Attributes:
         module: Its name in the block.
         out: The hook point of what it writes.
-        norm: The LayerNorm in front of it, if there is one.
+        norm: The LayerNorm before it, if there is one.
         crosses: Whether keys and values come from the stack before.
     """
 
@@ -93,8 +93,8 @@ POST_NORM: Steps = (
     Apply("ln3"),
     Stream("hook_normalized_resid_post"),
 )
-"""A block of BERT with cross-attention: a LayerNorm stands behind each addition, and the stream *is* its output."""
-STEPS = {"pre": PRE_NORM, "post": POST_NORM}
+"""A block of BERT with cross-attention: a LayerNorm follows each addition, and the stream *is* its output."""
+STEPS_BY_NORMALIZATION = {"pre": PRE_NORM, "post": POST_NORM}
 """By the `normalization` of a `StackConfig`."""
 
 EMBEDDING = ("hook_embed", "hook_pos_embed")
@@ -137,7 +137,7 @@ def _points(step: Step) -> Iterator[str]:
 
 
 def inside_of(steps: Steps) -> dict[str, str]:
-    """By hook point inside an attention module, the step at which a row with an edit there joins."""
+    """Return the step at which a row joins, by the hook point inside an attention module that it edits."""
     return {
         f"{step.module}.{leaf}": inside(step.module)
         for step in steps
@@ -157,7 +157,7 @@ def last_hook(steps: Steps) -> str:
 
 
 def norm_inputs(steps: Steps) -> dict[str, str]:
-    """By LayerNorm of a block, the hook point of the stream that goes into it."""
+    """Return the hook point of the stream that enters each LayerNorm of a block."""
     found, passed = {}, ""
     for step in steps:
         match step:
@@ -171,7 +171,7 @@ def norm_inputs(steps: Steps) -> dict[str, str]:
 
 
 def reading_points(steps: Steps) -> dict[str, str]:
-    """By module that reads the stream, the first point of `order` that what it reads can change."""
+    """Return the first point of `order` that the input of a module can change, by module that reads the stream."""
     points = {}
     for step in sublayers(steps):
         points[step.module] = next(_points(step))

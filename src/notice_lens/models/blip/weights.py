@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from notice_lens.errors import reading
 from notice_lens.files import check_kinds, inside, read_json
-from notice_lens.models.blip.config import KINDS, BLIPConfig, Kind, read_config
+from notice_lens.models.blip.config import STACKS_BY_CLASS, BLIPConfig, Kind, read_config
 
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
@@ -82,7 +82,7 @@ def port(cls: "type[HookedBLIP]", hf_model: nn.Module, processor: Any, enc_token
     """A `HookedBLIP` with a copy of the weights of an in-memory Hugging Face model."""
     refuse_wrapped(hf_model)
     ancestors = [ancestor.__name__ for ancestor in type(hf_model).__mro__]
-    hf_class = next((name for name in ancestors if name in KINDS), ancestors[0])
+    hf_class = next((name for name in ancestors if name in STACKS_BY_CLASS), ancestors[0])
     cfg = read_config(getattr(hf_model, "config", None), hf_class)
     return _build(cls, cfg, hf_model.state_dict(), processor, enc_token)
 
@@ -155,7 +155,7 @@ def load_pretrained(
     if not isinstance(architectures, list) or len(architectures) != 1 or not isinstance(architectures[0], str):
         raise ValueError(
             f"config.json of {name_or_path} names {architectures or 'no'} architectures; expected one of "
-            + ", ".join(KINDS)
+            + ", ".join(STACKS_BY_CLASS)
         )
     cfg = read_config(
         hf_config,

@@ -21,7 +21,7 @@ class Slice:
         module: Hugging Face's.
         start: The first column.
         width: How many.
-        n_heads: How many heads they are; None where they are no heads.
+        n_heads: How many heads they are; None if they are not heads.
     """
 
     module: nn.Module
@@ -85,7 +85,7 @@ class ModelParts:
         language: The blocks of the language model.
         vision: The blocks of the vision tower.
         embed: The token embeddings.
-        ln_final: The norm behind the last block of the language model.
+        ln_final: The norm after the last block of the language model.
         unembed: The unembedding.
         tower: The vision tower.
         projector: From the tower to the language model's width.

@@ -12,7 +12,7 @@ function; all others stay with SDPA, so that their numbers are Hugging Face's.
 3. the softmax in float32 at least; a row that sees nothing gives zeros, as SDPA does;
 4. z = pattern · value.
 
-Attention sinks, position biases and paged caches are refused: they would need steps of their own.
+Attention sinks, position biases and paged caches are refused: they would need extra steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -151,7 +151,7 @@ def watched_attention(watch: Watch) -> AttentionFunction:
 
 
 def refuse_unknown_steps(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError where transformers asks for a step that `explicit_attention` does not have."""
+    """Raise ValueError if transformers asks for a step that `explicit_attention` does not have."""
     for name, what in _REFUSED.items():
         if kwargs.get(name) is not None:
             raise ValueError(

@@ -1,13 +1,13 @@
-"""Self-tests of a hosted model, which make a family that nobody has looked at safe to use.
+"""Self-tests of a hosted model, so that an untested family is safe to use.
 
 1. Unwatched, the logits are the hosted model's own.
-2. Watched at every hook point, they still are, but for rounding: every point fires, and attention written out step by
+2. Watched at every hook point, they still are, up to rounding: every point fires, and attention written out step by
    step is the model's attention.
 3. Every row of attention sums to one, or to nothing where it sees nothing.
 4. A self-patch changes nothing: every activation is put back in its own place, all of them at once. Where that moves
    the logits, halves are tried until one hook point is left, which is named.
 5. Every hook point is causal: noise on its activation moves the logits. One at a time; points that are inert for a
-   reason are left out (`inert`). In the first and the last layer of each stack, unless all are asked for.
+   reason are left out (`inert`). In the first and the last layer of each stack, unless all are requested.
 6. The image matters: with its negative, the logits are others.
 
 Errors are relative to the largest logit.
@@ -26,9 +26,9 @@ from notice_lens.models.vlm.families import unread_vision_layers
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
+_HOSTED_TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.05}
 _MOVES = {torch.float64: 1e-12, torch.float32: 1e-7, torch.bfloat16: 1e-5, torch.float16: 1e-6}
-_SEEN = 1e-3
+_HOSTED_IMAGE_CHANGE = 1e-3
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def check(
         ValueError: There are no inputs, and no processor that could make them.
     """
     inputs = _made_up(model) if inputs is None else inputs
-    tolerance = _TOLERANCES[model.dtype]
+    tolerance = _HOSTED_TOLERANCES[model.dtype]
     plain = model.hf_model(**inputs).logits
     results = [CheckResult("unwatched logits are the hosted model's", _distance(model(inputs), plain), 0.0)]
     try:
@@ -59,7 +59,11 @@ def check(
     results.append(_self_patches(model, inputs, cache, watched, tolerance))
     results.append(_all_causal(model, inputs, cache, watched, progress, all_layers))
     negative = {**inputs, "pixel_values": -inputs["pixel_values"]}
-    results.append(CheckResult("the image changes the logits", _distance(model(negative), plain), _SEEN, at_least=True))
+    results.append(
+        CheckResult(
+            "the image changes the logits", _distance(model(negative), plain), _HOSTED_IMAGE_CHANGE, at_least=True
+        )
+    )
     return CheckReport(tuple(results))
 
 
@@ -108,7 +112,7 @@ def _self_patches(
 
 
 def _put(model: "HookedVLM", inputs: Mapping[str, Any], activations: Mapping[str, Tensor]) -> Tensor:
-    """The logits with these activations in place of what is there."""
+    """Return the logits with these activations in place of the model's own."""
 
     def replace_by(new: Tensor) -> Any:
         return lambda activation, hook: new

@@ -1,4 +1,4 @@
-"""The config of a hosted model: what is known of it before anything runs."""
+"""The config of a hosted model: everything known about it before it runs."""
 
 import json
 from collections.abc import Sequence
@@ -46,7 +46,9 @@ class StackSizes:
 
 @dataclass(frozen=True)
 class VLMConfig:
-    """A hosted model as a `ModelConfig`, see `notice_lens.models.protocol`. Hugging Face's own is `model.config`.
+    """The config of a hosted model: a `ModelConfig`, see `notice_lens.models.protocol`.
+
+    Hugging Face's own config is `model.config`.
 
     Attributes:
         language: The sizes of the language model, whose stream holds image, prompt and answer in one row.
@@ -75,7 +77,7 @@ class VLMConfig:
 
     @property
     def default_site(self) -> str:
-        """The attention that is patched where nothing else is asked for: of the words, as of most studies."""
+        """The attention that is patched by default: that of the words, as in most studies."""
         return "language.attn"
 
     @property

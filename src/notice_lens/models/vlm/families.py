@@ -7,7 +7,7 @@ whether every hook point does what it promises.
 
 What a module's name cannot say is in `FAMILIES`: notes for the table of hook points, how prompts are written where
 there is no chat template, and whether the tests compare patches of the family with forward passes. What cannot be
-hooked at all is in `REFUSED`.
+hooked is in `REFUSED`.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "projector": ("multi_modal_projector", "connector", "merger"),
     "deepstack": ("deepstack_merger_list",),
     "ln_final": ("norm", "final_layernorm", "ln_f"),
-    # Of a block. The order counts: where there are norms on both sides, the one in front of the MLP comes first.
+    # Of a block. The order counts: where there are norms on both sides, the one before the MLP comes first.
     "attn": ("self_attn", "attn", "attention"),
     "cross_attn": ("cross_attn",),
     "mlp": ("mlp", "feed_forward"),
@@ -70,7 +70,7 @@ class Family:
         inert: Leaf of a hook point, with its stack, to the reason why editing it may change nothing.
         notes: Leaf of a hook point, with its stack, to what a reader of the table should know.
         plain_prompt: The format of prompts where there is no chat template, with `{image}` and `{prompt}`.
-        read_as: What the processor makes of such a prompt behind the image, with `{start}` and `{prompt}`.
+        read_as: What the processor makes of such a prompt after the image, with `{start}` and `{prompt}`.
         answer_argument: The processor's argument for answers, where the text must not hold them: a prompt that sees
             itself both ways would see its answer.
     """
@@ -114,12 +114,12 @@ FAMILIES: Mapping[str, Family] = {
 
 
 def family_of(config: Any) -> Family:
-    """Return the family of a config; one that nobody has looked at has the name of its model type and no notes."""
+    """Return the family of a config; an unknown one has the name of its model type and no notes."""
     return FAMILIES.get(config.model_type, Family(config.model_type))
 
 
 def child(module: nn.Module, role: str) -> nn.Module | None:
-    """Return the child of `module` that plays `role`, by whatever name; None where there is none."""
+    """Return the child of `module` that plays `role`, by whatever name; None if there is none."""
     for name in NAMES[role]:
         found = getattr(module, name, None)
         if isinstance(found, nn.Module):
@@ -128,19 +128,19 @@ def child(module: nn.Module, role: str) -> nn.Module | None:
 
 
 def attention_output(block: nn.Module, attention: nn.Module) -> nn.Module:
-    """Return the module whose output is added to the stream for attention: a norm behind it, or itself."""
+    """Return the module whose output is added to the stream for attention: a norm after it, or itself."""
     if any(hasattr(block, name) for name in SANDWICH_NORMS):
         return block.get_submodule("post_attention_layernorm")
     return child(block, "attn_out_norm") or attention
 
 
 def mlp_output(block: nn.Module, mlp: nn.Module) -> nn.Module:
-    """Return the module whose output is added to the stream for the MLP: a norm behind it, or itself."""
+    """Return the module whose output is added to the stream for the MLP: a norm after it, or itself."""
     return child(block, "mlp_out_norm") or mlp
 
 
 def unread_vision_layers(config: Any, n_layers: int) -> range:
-    """Return the layers of the vision tower behind the last one whose states the model reads: they do nothing."""
+    """Return the layers of the vision tower after the last one whose states the model reads: they have no effect."""
     chosen = getattr(config, "vision_feature_layer", None)
     if chosen is None:
         return range(0)

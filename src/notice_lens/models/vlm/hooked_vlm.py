@@ -1,8 +1,8 @@
 """HookedVLM: any Hugging Face vision-language model, hosted as it is, with TransformerLens's hook points.
 
-The modules are Hugging Face's own: nothing is copied, renamed or left behind on them. A run attaches what is watched,
-runs the model, and takes it off again, so a model that nobody watches computes what Hugging Face's does, to the last
-bit. Where the hook points are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
+The modules are Hugging Face's own: nothing is copied, renamed or left on them. A run attaches what is watched, runs the
+model, and takes it off again, so a model without hooks computes exactly what Hugging Face's does. Where the hook points
+are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
 from notice_lens.models.hook_names import IMAGE_STACK, HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
 from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
@@ -30,11 +30,11 @@ from notice_lens.models.vlm.config import config_of
 from notice_lens.models.vlm.families import Family, family_of
 from notice_lens.models.vlm.points import (
     AnyTap,
-    Attention,
-    Block,
+    HostedAttention,
+    HostedBlock,
+    HostedVisionStack,
     LanguageStack,
     Projector,
-    VisionStack,
     matrix,
     stacked,
 )
@@ -92,7 +92,7 @@ class HookedVLM(HookedModule):
         self.family: Family = family_of(hf_model.config)
         self.hf_model = hf_model
         self.image_rows = Rows()
-        self.vision = VisionStack(parts, self.image_rows)
+        self.vision = HostedVisionStack(parts, self.image_rows)
         self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
         # TransformerLens's utilities refuse a model of which any part is in training mode.
@@ -130,7 +130,7 @@ class HookedVLM(HookedModule):
 
         Raises:
             FileNotFoundError: There is no such folder or model, or no weights in it.
-            ValueError: It is no vision-language model, one that cannot be hooked, or weights are missing.
+            ValueError: It is not a vision-language model, it cannot be hooked, or weights are missing.
         """
         from notice_lens.models.vlm.loading import load_model
 
@@ -154,7 +154,7 @@ class HookedVLM(HookedModule):
 
         Raises:
             TypeError: It is not one of transformers' models.
-            ValueError: It is no vision-language model, or one that cannot be hooked; the message says why.
+            ValueError: It is not a vision-language model, or it cannot be hooked; the message says why.
         """
         if not isinstance(hf_model, PreTrainedModel):
             raise TypeError(
@@ -169,7 +169,7 @@ class HookedVLM(HookedModule):
         for stack in ("vision", "projector", "language"):
             for name, module in getattr(self, stack).named_modules(prefix=stack):
                 self.mod_dict[name] = module
-                if isinstance(module, BLIPHookPoint):
+                if isinstance(module, CopyingHookPoint):
                     module.name = name
                     self.hook_dict[name] = module
 
@@ -192,7 +192,7 @@ class HookedVLM(HookedModule):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings outside of config and processor that move numbers: how attention is computed, and the chat."""
+        """Settings outside of config and processor that change results: how attention is computed, and the chat."""
         config = self.config.get_text_config()
         return {
             "attention": str(getattr(config, "_attn_implementation", "")),
@@ -214,17 +214,17 @@ class HookedVLM(HookedModule):
         """Layers of each stack; the projector has none."""
         return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
 
-    def stack(self, name: str) -> VisionStack | Projector | LanguageStack:
-        """Return a stack. Raises KeyError where there is none of that name."""
+    def stack(self, name: str) -> HostedVisionStack | Projector | LanguageStack:
+        """Return a stack. Raises KeyError if there is none of that name."""
         if name not in self.cfg.stacks:
             raise KeyError(one_of("stack", name, self.cfg.stacks))
         return getattr(self, name)
 
     def activations(self, stack: str) -> tuple[str, ...]:
-        """Return what can be patched in a stack, without stack and layer, in the order of the forward pass.
+        """Return the activations of a stack that can be patched, in the order of the forward pass.
 
-        What a head writes is a fixed linear map of its z, so `hook_result` is none of its own; keys and values of
-        cross-attention are the image's, which are no positions of the stack.
+        What a head writes is a fixed linear map of its z, so it has no `hook_result`; keys and values of
+        cross-attention are the image's, which are not positions of the stack.
         """
         own = self.stack(stack).cfg.name
         leaves = dict.fromkeys(HookName.parse(name).leaf for name in self.hook_dict if name.startswith(f"{own}."))
@@ -246,31 +246,31 @@ class HookedVLM(HookedModule):
         """Return pictures read and turned to RGB, as `prepare` takes them too."""
         return vlm_inputs.read_pictures(images, None)
 
-    def block(self, stack: str, layer: int) -> Block:
+    def block(self, stack: str, layer: int) -> HostedBlock:
         """Return the hook points of a block.
 
         Args:
             stack: `language` or `vision`.
             layer: Its number, counted from 0.
         """
-        return cast(Block, getattr(self, stack).blocks[layer])
+        return cast(HostedBlock, getattr(self, stack).blocks[layer])
 
-    def attention_of(self, name: str) -> Attention:
+    def attention_of(self, name: str) -> HostedAttention:
         """Return the attention module that the hook point `name` belongs to."""
         parsed = HookName.parse(name)
         return self.block(parsed.stack or "", parsed.layer or 0).attention
 
     def explain_missing(self, name: str) -> str:
-        """Return what to say of a name that is no hook point, with TransformerLens's names in mind."""
+        """Return the error message for a name that is not a hook point, with TransformerLens's names in mind."""
         parsed = HookName.parse(name)
         if parsed.leaf.startswith("ln_final."):
-            return f"no hook point {name!r}: the final norm is hooked behind its weight, at language.ln_final.hook_out"
+            return f"no hook point {name!r}: the final norm is hooked after its weight, at language.ln_final.hook_out"
         if parsed.stack == "text":
             return f"no hook point {name!r}: here the stack is called language, {str(name).replace('text', 'language')}"
         if parsed.stack is None:
             guesses = [full for full in (f"language.{name}", f"vision.{name}") if full in self.hook_dict]
             if guesses:
-                return f"no hook point {name!r}: a stack's name stands in front; nearest: {', '.join(guesses)}"
+                return f"no hook point {name!r}: names start with a stack; nearest: {', '.join(guesses)}"
         if parsed.stack == "language" and parsed.layer is not None and parsed.layer < len(self.language.blocks):
             kind, other = (
                 ("cross_attn", "attn") if self.block("language", parsed.layer).is_cross else ("attn", "cross_attn")
@@ -313,12 +313,12 @@ class HookedVLM(HookedModule):
         image_size: int | tuple[int, int] | None = None,
         allow_unequal: bool = False,
     ) -> Any:
-        """Return what the model takes, on its device: Hugging Face's mapping of tensors; see `inputs.prepare`.
+        """Return the model's inputs, on its device: Hugging Face's mapping of tensors; see `inputs.prepare`.
 
         Args:
             images: One or many: PIL images, paths, bytes, arrays or tensors.
             prompts: One or many, which go through the chat template unless they hold an image token already.
-            answers: Written behind the rendered prompts, for the logits of their tokens.
+            answers: Written after the rendered prompts, for the logits of their tokens.
             image_size: Side, or (height, width), in pixels, to which pictures are resized first.
             allow_unequal: Whether pictures may have unequal numbers of image tokens.
 
@@ -358,7 +358,7 @@ class HookedVLM(HookedModule):
     # Prompts and answers, as the protocol asks for them
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """Return the tokens of an answer as they follow the prompt: behind `ASSISTANT:`, `red` is `▁red`.
+        """Return the tokens of an answer as they follow the prompt: after `ASSISTANT:`, `red` is `▁red`.
 
         Raises:
             ValueError: The answer's first letters are merged into the prompt's last token.
@@ -415,7 +415,7 @@ class HookedVLM(HookedModule):
         return torch.stack(means)
 
     def reader(self, what: str) -> VLMReader:
-        """Return the decisions of the processor. Raises ValueError, naming what needs it, where there is none."""
+        """Return the processor's decisions. Raises ValueError, naming what needs them, if there is no processor."""
         processor = self._processor_for(what)
         if self._reader is None or self._reader.processor is not processor:
             self._reader = VLMReader(processor, self.config)
@@ -434,7 +434,7 @@ class HookedVLM(HookedModule):
             **more: Further arguments of Hugging Face's forward, or all of them.
 
         Raises:
-            TypeError: `inputs` is no mapping.
+            TypeError: `inputs` is not a mapping.
             RuntimeError: A hook is attached that did not fire, since there is no picture for instance.
         """
         arguments = _arguments(inputs, more)
@@ -481,7 +481,7 @@ class HookedVLM(HookedModule):
         """
         with self.in_use.held() as changes, ExitStack() as attention:
             taps = [tap for tap in self.taps() if isinstance(tap, AttentionTap) or tap.point.watched]
-            watched = {name for name, point in self.hook_dict.items() if cast(BLIPHookPoint, point).watched}
+            watched = {name for name, point in self.hook_dict.items() if cast(CopyingHookPoint, point).watched}
             fired: set[str] = set()
             functions = {}
             for tap in taps:
@@ -500,7 +500,7 @@ class HookedVLM(HookedModule):
                 raise RuntimeError(
                     f"{silent[0]} has a hook that did not fire"
                     + (f", nor did {len(silent) - 1} more" if len(silent) > 1 else "")
-                    + ": the model did not come by there. Do the inputs have a picture?"
+                    + ": the forward pass did not reach it. Do the inputs have a picture?"
                 )
 
     def taps(self) -> Iterator[AnyTap]:
@@ -545,7 +545,7 @@ class HookedVLM(HookedModule):
         return self._weights("W_O")
 
     def _weights(self, name: str) -> Tensor:
-        blocks = [cast(Block, block) for block in self.language.blocks]
+        blocks = [cast(HostedBlock, block) for block in self.language.blocks]
         return stacked([getattr(block.attn, name) for block in blocks if not block.is_cross])
 
     # Looking inside
@@ -592,12 +592,12 @@ class HookedVLM(HookedModule):
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Set whether `hook_result`, what each head writes, is computed where it is watched."""
         for module in (*self.language.modules(), *self.vision.modules()):
-            if isinstance(module, Attention):
+            if isinstance(module, HostedAttention):
                 module.use_attn_result = bool(use_attn_result)
 
 
 def _arguments(inputs: Any, more: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of Hugging Face's forward. Raises TypeError where `inputs` is no mapping."""
+    """Return the arguments of Hugging Face's forward. Raises TypeError if `inputs` is not a mapping."""
     if inputs is None:
         return dict(more)
     if not isinstance(inputs, Mapping):

@@ -29,18 +29,18 @@ def prepare(
     """Return the processor's tensors of pictures and prompts.
 
     Args:
-        processor: Hugging Face's.
-        config: The model's.
+        processor: Hugging Face's processor.
+        config: The model's config.
         images: One or many; see `notice_lens.images.to_rgb`.
-        prompts: One or many. A single one goes with all pictures, as a single picture does with all prompts.
-        answers: Written behind the rendered prompts; see `with_answer`.
+        prompts: One or many. A single prompt is used for all pictures, and a single picture for all prompts.
+        answers: Written after the rendered prompts; see `with_answer`.
         image_size: Side, or (height, width), in pixels, to which pictures are resized first.
         allow_unequal: Whether pictures may have unequal numbers of image tokens.
 
     Raises:
-        ValueError: Numbers differ; a picture cannot be read or is an address; there is no picture; a prompt has no
-            place for it; image tokens are unequal in number.
-        TypeError: Arguments are of another kind, or in another order.
+        ValueError: The numbers of pictures, prompts and answers differ; a picture cannot be read or is an address;
+            there is no picture; a prompt has no place for one; the numbers of image tokens differ.
+        TypeError: Arguments are of another type, or in another order.
     """
     pictures = read_pictures(images, image_size)
     texts = _texts("prompts", prompts)
@@ -88,7 +88,7 @@ def read_pictures(images: ImageLike | Sequence[ImageLike], image_size: int | tup
     given: list[Any] = list(images) if several else [images]  # pyright: ignore[reportArgumentType]
     if not given or any(image is None for image in given):
         raise ValueError(
-            "no picture: this is a vision-language model, and a prompt without one tells nothing of how it sees; for "
+            "no picture: this is a vision-language model, and a prompt without one says nothing about how it sees; for "
             "text alone, run the tokenizer's output: model(model.tokenizer(text, return_tensors='pt'))"
         )
     pictures = []
@@ -141,7 +141,7 @@ def render(processor: Any, prompt: str, plain: str = "") -> str:
     """Return the prompt in the model's chat format, with a place for one picture and ready for the answer.
 
     Args:
-        processor: Hugging Face's.
+        processor: Hugging Face's processor.
         prompt: A question, or all that the model is to read, image token included.
         plain: The format of a family that has no chat: `{image}{prompt}`.
 
@@ -166,10 +166,10 @@ def render(processor: Any, prompt: str, plain: str = "") -> str:
 
 
 def with_answer(tokenizer: Any, rendered: str, answer: str) -> tuple[str, list[int]]:
-    """Return a rendered prompt with an answer behind it, as the model would write it, and the answer's tokens.
+    """Return a rendered prompt followed by an answer, as the model would write it, and the answer's tokens.
 
-    Behind `ASSISTANT:` a model writes ` red`, with a space, whose token is another one than that of `red`; behind the
-    end of a line `red`. An answer that begins with a space is taken as it is.
+    After `ASSISTANT:` a model writes ` red`, with a space, whose token is another one than that of `red`; after the
+    end of a line, `red`. An answer that begins with a space is taken as it is.
 
     Args:
         tokenizer: Hugging Face's.
@@ -187,8 +187,8 @@ def with_answer(tokenizer: Any, rendered: str, answer: str) -> tuple[str, list[i
         if ids[: len(before)] == before:
             return rendered + text, ids[len(before) :]
     raise ValueError(
-        f"{answer!r} is merged with what stands before it, {rendered[-20:]!r}: the model reads other tokens there with "
-        "the answer than without; end the prompt otherwise"
+        f"{answer!r} merges with the text before it, {rendered[-20:]!r}: the model reads other tokens there with "
+        "the answer than without; end the prompt differently"
     )
 
 
@@ -216,10 +216,10 @@ def image_token_counts(config: Any, input_ids: Tensor) -> list[int]:
 
 
 def check_equal_counts(config: Any, input_ids: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise ValueError where a prompt has no image token, or where their numbers differ.
+    """Raise ValueError if a prompt has no image token, or if their numbers differ.
 
     Args:
-        config: The model's.
+        config: The model's config.
         input_ids: [batch, pos].
         sizes: (width, height) of each picture.
     """

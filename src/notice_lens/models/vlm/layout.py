@@ -27,7 +27,7 @@ def layout_of_inputs(
 
     Args:
         processor: Hugging Face's; needed where prompts are given.
-        config: The model's.
+        config: The model's config.
         inputs: What `prepare` gives.
         prompts: The prompts' strings, before the chat template. Without them all words are special positions.
 
@@ -63,7 +63,7 @@ def layout_of_inputs(
 def _words(processor: Any, config: Any, row: list[int], prompt: str) -> tuple[tuple[Offset, ...], int]:
     """Return the positions of the prompt's characters in a row of token ids, and of the answer's start.
 
-    The rendered prompt is read by the tokenizer as it stands, in context; behind the image, its tokens are the row's.
+    The rendered prompt is read by the tokenizer as it stands, in context; after the image, its tokens are the row's.
     """
     family = family_of(config)
     rendered = render(processor, prompt, family.plain_prompt)

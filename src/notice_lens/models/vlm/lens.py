@@ -23,14 +23,14 @@ from transformer_lens.config import TransformerLensConfig
 from notice_lens.errors import one_of
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import AliasPoint, BLIPHookPoint
+from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
-from notice_lens.models.vlm.points import Attention
+from notice_lens.models.vlm.points import HostedAttention
 
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-LENSES = ("language.attn", "language.cross_attn", "vision.attn")
+HOSTED_LENSES = ("language.attn", "language.cross_attn", "vision.attn")
 """The views of a model; of these, TransformerLens's utilities run on the ones of the language model."""
 
 
@@ -39,7 +39,7 @@ class VLMView(HookedModule):
 
     Args:
         model: The model.
-        name: One of `LENSES`.
+        name: One of `HOSTED_LENSES`.
 
     Attributes:
         layers: The layer in the model of each layer of the view.
@@ -51,8 +51,8 @@ class VLMView(HookedModule):
 
     def __init__(self, model: "HookedVLM", name: str):
         super().__init__()
-        if name not in LENSES:
-            raise KeyError(one_of("lens", name, LENSES))
+        if name not in HOSTED_LENSES:
+            raise KeyError(one_of("lens", name, HOSTED_LENSES))
         self.lens_name = name
         self.stack_name, self.attn_name = name.split(".")
         # In a tuple, so that the model does not become a part of the view, which could then move it.
@@ -64,7 +64,7 @@ class VLMView(HookedModule):
             raise KeyError(f"no lens {name!r}: {model.family.name} has no cross-attention in its language model")
         self.full_names = self._aliases()
         points: dict[str, Any] = {
-            alias: AliasPoint(alias, cast(BLIPHookPoint, model.hook_dict[full]))
+            alias: AliasPoint(alias, cast(CopyingHookPoint, model.hook_dict[full]))
             for alias, full in self.full_names.items()
         }
         self.hook_dict, self.mod_dict = points, dict(points)
@@ -72,7 +72,7 @@ class VLMView(HookedModule):
         self.training = False
 
     def setup(self) -> None:
-        """Do nothing: hook points have their names from the model, and keep them."""
+        """Do nothing: hook points keep the names that the model gave them."""
 
     def _aliases(self) -> dict[str, str]:
         """Name in the view to full name, in the order of the model."""
@@ -103,7 +103,7 @@ class VLMView(HookedModule):
 
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers under no stack's name: a lens drops it."""
+        """The layers, without a stack's name: a lens leaves it out."""
         return {None: len(self.layers)}
 
     @property
@@ -130,12 +130,12 @@ class VLMView(HookedModule):
         """The blocks' hook points."""
         return [self.model.block(self.stack_name, layer) for layer in self.layers]
 
-    def attention_of(self, name: str) -> Attention:
+    def attention_of(self, name: str) -> HostedAttention:
         """Return the attention module that a hook point belongs to."""
         return self.model.attention_of(self.full_names[name])
 
     def explain_missing(self, name: str) -> str:
-        """Return what to say of a name that is not here."""
+        """Return the error message for a name that is not here."""
         parsed = HookName.parse(name)
         if parsed.stack == self.stack_name:
             return f"a lens drops the stack's name: {HookName(None, parsed.layer, parsed.leaf)!s} instead of {name!r}"
@@ -152,7 +152,7 @@ class VLMLens(VLMView):
         tokens: What to hand to TransformerLens's helpers, [batch, pos]: the token ids of the inputs.
 
     Raises:
-        KeyError: As `VLMView`; the vision tower has no lens, since its positions are no tokens.
+        KeyError: As `VLMView`; the vision tower has no lens, since its positions are not tokens.
         ValueError: The inputs have no token ids.
     """
 
@@ -186,7 +186,7 @@ class VLMLens(VLMView):
         return self.model(self.inputs)
 
     def to(self, *args: Any, **kwargs: Any) -> "VLMLens":
-        """Refused: a lens is bound to where its model is."""
+        """Refuse to move: a lens stays where its model is."""
         raise ValueError("a lens does not move: move the model (model.to) and make another lens")
 
     def to_str_tokens(self, row: int = 0) -> list[str]:

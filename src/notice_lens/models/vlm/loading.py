@@ -37,7 +37,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: There is no such folder or model, or no weights in it.
-        ValueError: It is no vision-language model, or weights are missing or of another shape.
+        ValueError: It is not a vision-language model, or weights are missing or of another shape.
     """
     name = str(name_or_folder)
     if isinstance(name_or_folder, PathLike) and not Path(name).is_dir():
@@ -82,7 +82,7 @@ def _config(name: str, files: dict[str, Any]) -> Any:
 
 
 def _check_complete(name: str, report: dict[str, Any]) -> None:
-    """Raise ValueError where weights were made up: transformers goes on with random ones."""
+    """Raise ValueError if weights are missing, where transformers would continue with random ones."""
     mismatched = [entry[0] if isinstance(entry, tuple) else entry for entry in report.get("mismatched_keys", ())]
     for what, keys in (("are missing", report.get("missing_keys", ())), ("have another shape", mismatched)):
         keys = sorted(map(str, keys))

@@ -1,7 +1,7 @@
 """The tree of hook points of a hosted model, under TransformerLens's names, and where each of them is tapped.
 
-`Stack`, `Block`, `Attention` and `MLP` hold hook points and nothing else: the weights stay in Hugging Face's modules,
-which they only refer to. `vlm.language.blocks[3].attn.W_Q` reads them there.
+The stacks, `HostedBlock`, `HostedAttention` and `HostedMLP` hold hook points and nothing else: the weights stay in
+Hugging Face's modules, which they only refer to. `vlm.language.blocks[3].attn.W_Q` reads them there.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.vlm.anatomy import AttentionParts, BlockParts, MLPParts, ModelParts, Slice
 from notice_lens.models.vlm.attention import Stage
 from notice_lens.models.vlm.config import StackSizes
@@ -19,7 +19,7 @@ from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 AnyTap = Tap | ResultTap | AttentionTap
 
 
-class Attention(nn.Module):
+class HostedAttention(nn.Module):
     """The hook points of one attention module, and its weights.
 
     Attributes:
@@ -34,18 +34,18 @@ class Attention(nn.Module):
         self.use_attn_result = False
         query, key = ("pos", "pos") if axis == "batch" else ("patch", "patch")
         key = "image_pos" if parts.is_cross else key
-        self.hook_q = BLIPHookPoint(f"{axis} {query} head d_head")
-        self.hook_k = BLIPHookPoint(f"{axis} {key} kv_head d_head")
-        self.hook_v = BLIPHookPoint(f"{axis} {key} kv_head d_head")
-        stages: dict[Stage, BLIPHookPoint] = {}
+        self.hook_q = CopyingHookPoint(f"{axis} {query} head d_head")
+        self.hook_k = CopyingHookPoint(f"{axis} {key} kv_head d_head")
+        self.hook_v = CopyingHookPoint(f"{axis} {key} kv_head d_head")
+        stages: dict[Stage, CopyingHookPoint] = {}
         if parts.rotary:
-            self.hook_rot_q = stages["rot_q"] = BLIPHookPoint(f"{axis} {query} head d_head")
-            self.hook_rot_k = stages["rot_k"] = BLIPHookPoint(f"{axis} {key} kv_head d_head")
+            self.hook_rot_q = stages["rot_q"] = CopyingHookPoint(f"{axis} {query} head d_head")
+            self.hook_rot_k = stages["rot_k"] = CopyingHookPoint(f"{axis} {key} kv_head d_head")
         of_pattern = f"{axis} head query_{query} key_{key}"
-        self.hook_attn_scores = stages["attn_scores"] = BLIPHookPoint(of_pattern)
-        self.hook_pattern = stages["pattern"] = BLIPHookPoint(of_pattern)
-        self.hook_z = BLIPHookPoint(f"{axis} {query} head d_head")
-        self.hook_result = BLIPHookPoint(f"{axis} {query} head d_model")
+        self.hook_attn_scores = stages["attn_scores"] = CopyingHookPoint(of_pattern)
+        self.hook_pattern = stages["pattern"] = CopyingHookPoint(of_pattern)
+        self.hook_z = CopyingHookPoint(f"{axis} {query} head d_head")
+        self.hook_result = CopyingHookPoint(f"{axis} {query} head d_model")
         # In a tuple, so that Hugging Face's modules do not become a part of the tree.
         self._parts, self._stages, self._rows = (parts,), stages, rows
         self.source_rows = Rows() if parts.is_cross else rows
@@ -107,7 +107,7 @@ def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
     return weight
 
 
-class MLP(nn.Module):
+class HostedMLP(nn.Module):
     """The hook points of an MLP's neurons; a mixture of experts has none."""
 
     def __init__(self, parts: MLPParts, axis: str, rows: Rows):
@@ -115,11 +115,11 @@ class MLP(nn.Module):
         self._parts, self._rows = (parts,), rows
         shape = f"{axis} pos d_mlp" if axis == "batch" else f"{axis} patch d_mlp"
         if parts.pre is not None:
-            self.hook_pre = BLIPHookPoint(shape)
+            self.hook_pre = CopyingHookPoint(shape)
         if parts.pre_linear is not None:
-            self.hook_pre_linear = BLIPHookPoint(shape)
+            self.hook_pre_linear = CopyingHookPoint(shape)
         if parts.down is not None:
-            self.hook_post = BLIPHookPoint(shape)
+            self.hook_post = CopyingHookPoint(shape)
 
     @property
     def parts(self) -> MLPParts:
@@ -137,7 +137,7 @@ class MLP(nn.Module):
             yield Tap(self.hook_post, parts.down, Side.INPUT, None, self._rows)
 
 
-class Block(nn.Module):
+class HostedBlock(nn.Module):
     """The hook points of one block. `attn` is its self-attention, `cross_attn` its cross-attention; it has one."""
 
     def __init__(self, parts: BlockParts, axis: str, rows: Rows):
@@ -145,19 +145,19 @@ class Block(nn.Module):
         self._parts, self._rows = (parts,), rows
         self.is_cross = parts.attn.is_cross
         shape = f"{axis} pos d_model" if axis == "batch" else f"{axis} patch d_model"
-        self.hook_resid_pre = BLIPHookPoint(shape)
-        attention = Attention(parts.attn, axis, rows)
+        self.hook_resid_pre = CopyingHookPoint(shape)
+        attention = HostedAttention(parts.attn, axis, rows)
         if self.is_cross:
-            self.cross_attn, self.hook_cross_attn_out = attention, BLIPHookPoint(shape)
+            self.cross_attn, self.hook_cross_attn_out = attention, CopyingHookPoint(shape)
         else:
-            self.attn, self.hook_attn_out = attention, BLIPHookPoint(shape)
-        self.hook_resid_mid = BLIPHookPoint(shape)
-        self.mlp = MLP(parts.mlp, axis, rows)
-        self.hook_mlp_out = BLIPHookPoint(shape)
-        self.hook_resid_post = BLIPHookPoint(shape)
+            self.attn, self.hook_attn_out = attention, CopyingHookPoint(shape)
+        self.hook_resid_mid = CopyingHookPoint(shape)
+        self.mlp = HostedMLP(parts.mlp, axis, rows)
+        self.hook_mlp_out = CopyingHookPoint(shape)
+        self.hook_resid_post = CopyingHookPoint(shape)
 
     @property
-    def attention(self) -> Attention:
+    def attention(self) -> HostedAttention:
         """Return the attention that the block has, of either kind."""
         return self.cross_attn if self.is_cross else self.attn
 
@@ -180,7 +180,7 @@ class Point(nn.Module):
     def __init__(self, module: nn.Module, shape: str, rows: Rows):
         super().__init__()
         self._module, self._rows = (module,), rows
-        self.hook_out = BLIPHookPoint(shape)
+        self.hook_out = CopyingHookPoint(shape)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the tap."""
@@ -200,20 +200,20 @@ class LanguageStack(nn.Module):
         super().__init__()
         whole = Rows()
         self._embed, self._rows = (parts.embed,), whole
-        self.hook_embed = BLIPHookPoint("batch pos d_model")
-        self.blocks = nn.ModuleList(Block(block, "batch", whole) for block in parts.language)
+        self.hook_embed = CopyingHookPoint("batch pos d_model")
+        self.blocks = nn.ModuleList(HostedBlock(block, "batch", whole) for block in parts.language)
         self.ln_final = Point(parts.ln_final, "batch pos d_model", whole)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
         yield Tap(self.hook_embed, self._embed[0], Side.OUTPUT, None, self._rows)
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, HostedBlock)
             yield from block.taps()
         yield from self.ln_final.taps()
 
 
-class VisionStack(nn.Module):
+class HostedVisionStack(nn.Module):
     """The vision tower's blocks.
 
     Attributes:
@@ -224,12 +224,12 @@ class VisionStack(nn.Module):
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(block, "image", rows) for block in parts.vision)
+        self.blocks = nn.ModuleList(HostedBlock(block, "image", rows) for block in parts.vision)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
         for block in self.blocks:
-            assert isinstance(block, Block)
+            assert isinstance(block, HostedBlock)
             yield from block.taps()
 
 

@@ -27,11 +27,11 @@ def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any
 
     Args:
         name_or_folder: As `AutoProcessor.from_pretrained` takes it.
-        config: The model's.
+        config: The model's config.
         **options: `revision`, `token`, `trust_remote_code` and the like.
 
     Raises:
-        Exception: Whatever transformers raises where there is none, or where it cannot be made.
+        Exception: Whatever transformers raises if there is none, or if it cannot be loaded.
     """
     kind = PROCESSOR_MAPPING.get(type(config), None)
     try:

@@ -1,4 +1,4 @@
-"""What a hosted model's processor decides of prompts and answers: their tokens, and the layout of the row.
+"""Prompts and answers as a hosted model's processor reads them: their tokens, and the layout of the row.
 
 Nothing is guessed about a family: a prompt is laid out by sending it through the processor, with a blank picture of the
 right size in the picture's place. Every prompt, answer and size is read once.
@@ -15,12 +15,12 @@ from notice_lens.models.vlm.families import family_of
 from notice_lens.models.vlm.inputs import prepare, render, with_answer
 from notice_lens.models.vlm.layout import layout_of_inputs
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]
 SIDE = 224
 """Side of the blank picture where sizes do not matter, in pixels."""
 UNEQUAL = ((SIDE, SIDE), (SIDE, 3 * SIDE))
 """Heights and widths by which it is found out whether sizes matter."""
-KEPT = 2**16
+PROMPTS_KEPT = 2**16
 """How many prompts and answers are kept."""
 
 
@@ -28,15 +28,15 @@ class VLMReader:
     """The decisions of a processor: a `TextReader`.
 
     Args:
-        processor: Hugging Face's.
-        config: The model's.
+        processor: Hugging Face's processor.
+        config: The model's config.
     """
 
     def __init__(self, processor: Any, config: Any) -> None:
         self.processor, self.config = processor, config
         self.family = family_of(config)
-        self._one = lru_cache(KEPT)(self._laid_out)
-        self._ids = lru_cache(KEPT)(self._answer_ids)
+        self._one = lru_cache(PROMPTS_KEPT)(self._laid_out)
+        self._ids = lru_cache(PROMPTS_KEPT)(self._answer_ids)
 
     @property
     def tokenizer(self) -> Any:
@@ -45,7 +45,7 @@ class VLMReader:
 
     @cached_property
     def image_sizes_matter(self) -> bool:
-        """Whether a wide picture becomes another number of positions than a square one."""
+        """True if a wide picture becomes another number of positions than a square one."""
         try:
             counts = {self._one("?", None, size).length("language", 0) for size in UNEQUAL}
         except ValueError:
@@ -61,19 +61,19 @@ class VLMReader:
         return list(self._ids(prompt, answer))
 
     def _answer_ids(self, prompt: str, answer: str) -> tuple[int, ...]:
-        if self.family.answer_argument:  # read by itself, behind the prompt's last token
+        if self.family.answer_argument:  # read by itself, after the prompt's last token
             return tuple(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
         rendered = render(self.processor, prompt, self.family.plain_prompt)
         return tuple(with_answer(self.tokenizer, rendered, answer)[1])
 
     def layout_of(
-        self, prompts: Sequence[str], answers: Sequence[str] | None = None, sizes: Sequence[Size] | None = None
+        self, prompts: Sequence[str], answers: Sequence[str] | None = None, sizes: Sequence[ImageSize] | None = None
     ) -> Layout:
         """Return the layout that inputs will have, without preparing their pictures.
 
         Args:
             prompts: Before the chat template.
-            answers: What is teacher-forced behind each; None where nothing is.
+            answers: The answer to teacher-force after each; None for none.
             sizes: Height and width of each picture in pixels; None where sizes do not matter.
 
         Raises:
@@ -91,7 +91,7 @@ class VLMReader:
             offsets=tuple((part.offsets or ((),))[0] for part in parts),
         )
 
-    def _laid_out(self, prompt: str, answer: str | None, size: Size) -> Layout:
+    def _laid_out(self, prompt: str, answer: str | None, size: ImageSize) -> Layout:
         height, width = size
         blank = Image.new("RGB", (width, height))
         answers = None if answer is None else [answer]

@@ -1,7 +1,7 @@
 """Taps: a hook point's view of a tensor in Hugging Face's modules, and the way of an edit back into it.
 
 A `Tap` says where: the input or the output of a module, some of its columns, cut into heads or not. Taps are attached
-only for the length of a run, and only those that somebody watches, so an unwatched model is Hugging Face's own.
+only for the length of a run, and only those that are hooked, so a model without hooks is Hugging Face's own.
 
 Three places are not simply an input or an output:
 
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from notice_lens.models.hooks import BLIPHookPoint
+from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import Changes
 from notice_lens.models.vlm.anatomy import AttentionParts, Slice
 from notice_lens.models.vlm.attention import (
@@ -81,7 +81,7 @@ class Tap:
         rows: Of the module's tensors.
     """
 
-    point: BLIPHookPoint
+    point: CopyingHookPoint
     module: nn.Module
     side: Side
     columns: Slice | None = None
@@ -105,7 +105,7 @@ class Tap:
             return self.through(output, fired)
 
         if self.side is Side.OUTPUT:
-            # In front: transformers records the tower's states, which LLaVA reads, with forward hooks of its own.
+            # In front: transformers records the tower's states, which LLaVA reads, with its own forward hooks.
             handle = self.module.register_forward_hook(on_output, prepend=True)
         else:
             handle = self.module.register_forward_pre_hook(on_input, with_kwargs=True)
@@ -131,8 +131,8 @@ class Tap:
         return _same_shape(self.point, tensor, self.point(tensor))
 
 
-def _same_shape(point: BLIPHookPoint, old: Tensor, new: Tensor) -> Tensor:
-    """Return what a hook gave. Raises ValueError where it has another shape than what the hook was given."""
+def _same_shape(point: CopyingHookPoint, old: Tensor, new: Tensor) -> Tensor:
+    """Return a hook's result. Raises ValueError if its shape differs from the hook's input."""
     if new.shape != old.shape:
         raise ValueError(
             f"a hook at {point.name} gave a tensor of shape {list(new.shape)}; expected {list(old.shape)}, "
@@ -152,7 +152,7 @@ class ResultTap:
         rows: Of the module's tensors.
     """
 
-    point: BLIPHookPoint
+    point: CopyingHookPoint
     attention: AttentionParts
     weights: Callable[[], Tensor]
     rows: Rows
@@ -182,7 +182,7 @@ class AttentionTap:
     """
 
     attention: AttentionParts
-    points: Mapping[Stage, BLIPHookPoint]
+    points: Mapping[Stage, CopyingHookPoint]
     rows: Rows
 
     @property

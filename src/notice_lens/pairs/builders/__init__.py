@@ -1,1 +1,1 @@
-"""Builders: data sets as their owners publish them become minimal pairs."""
+"""Builders: from published data sets to minimal pairs."""

@@ -34,7 +34,7 @@ SPELLINGS = {
     "sad": ("sad", "sadness"),
     "surprise": ("surprise", "surprised", "suprise"),
 }
-"""By emotion, as it is asked for, the names of its folders."""
+"""The names of an emotion's folders, by the emotion as questions name it."""
 
 EMOTION_OF = {spelling: emotion for emotion, spellings in SPELLINGS.items() for spelling in spellings}
 NUMBERINGS: dict[str, dict[int, str]] = {
@@ -51,7 +51,7 @@ _RAF_LINE = re.compile(r"\s*((?:train|test)_\d+)(?:_aligned)?(?:\.\w+)?\s*[\s,;]
 
 @dataclass
 class Faces:
-    """Labelled faces, and what became of everything else.
+    """Labelled faces, and the files that were not used.
 
     Attributes:
         labels: Which pictures show which emotion.
@@ -74,7 +74,7 @@ def find_faces(root: Path, numbering: str | Mapping[int, str] | None) -> Faces:
         numbering: The emotions of numbered folders: a name in `NUMBERINGS`, or the emotion of each number.
 
     Raises:
-        ValueError: There are none; the message says what was found and what was expected.
+        ValueError: No faces are found; the message says what was found and what was expected.
     """
     numbers = _numbers(numbering)
     if root.is_file():
@@ -97,7 +97,7 @@ def find_faces(root: Path, numbering: str | Mapping[int, str] | None) -> Faces:
 
 
 def _numbers(numbering: Any) -> Mapping[int, str]:
-    """Return the emotion of each number. Raises ValueError where `numbering` is no valid value."""
+    """Return the emotion of each number. Raises ValueError if `numbering` is invalid."""
     if numbering is None:
         return {}
     if isinstance(numbering, str) and numbering in NUMBERINGS:
@@ -167,7 +167,7 @@ def _fer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _fer_face(row: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return the emotion of a row, and its face as a PNG. Raises ValueError where it has none."""
+    """Return the emotion of a row, and its face as a PNG. Raises ValueError if it has none."""
     number = row.get("emotion", "")
     emotion = NUMBERINGS["fer2013"].get(int(number)) if number.isascii() and number.isdigit() else None
     if emotion is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.pairs.builders.face_labels import SPELLINGS, find_faces, is_fer_table
-from notice_lens.pairs.builders.folder_pairs import Task, build_pairs, check_options
+from notice_lens.pairs.builders.folder_pairs import FolderTask, build_pairs, check_options
 from notice_lens.pairs.image_folder import existing_folder
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.token_replacement import Pool
@@ -15,9 +15,9 @@ from notice_lens.pairs.tokens import as_tokenizer
 if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
-POSITIVE = ("happy", "surprise")
-NEGATIVE = ("angry", "disgust", "fear", "sad")
-QUESTION = ("is this", "{noun}", "feeling")
+POSITIVE_EMOTIONS = ("happy", "surprise")
+NEGATIVE_EMOTIONS = ("angry", "disgust", "fear", "sad")
+FEELING_QUESTION = ("is this", "{noun}", "feeling")
 
 
 def facial_expressions(
@@ -60,7 +60,7 @@ def facial_expressions(
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
-        ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
+        ValueError: It is laid out in another way, an argument is invalid, or no pair can be made.
         TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_facial_expressions(
@@ -99,16 +99,16 @@ def build_facial_expressions(
     )
 
 
-def _task(root: Path, tokenizer: Any, contents: Mapping[Path, bytes]) -> Task:
+def _task(root: Path, tokenizer: Any, contents: Mapping[Path, bytes]) -> FolderTask:
     """Return the question, and which emotions replace which."""
     everything = Pool(tokenizer, SPELLINGS)
     opposite = dict.fromkeys(SPELLINGS, everything)
-    opposite |= dict.fromkeys(POSITIVE, Pool(tokenizer, NEGATIVE))
-    opposite |= dict.fromkeys(NEGATIVE, Pool(tokenizer, POSITIVE))
-    return Task(
+    opposite |= dict.fromkeys(POSITIVE_EMOTIONS, Pool(tokenizer, NEGATIVE_EMOTIONS))
+    opposite |= dict.fromkeys(NEGATIVE_EMOTIONS, Pool(tokenizer, POSITIVE_EMOTIONS))
+    return FolderTask(
         "facial_expressions",
         root,
-        QUESTION,
+        FEELING_QUESTION,
         lambda group, value: opposite[value],
         lambda group, value: everything,
         contents,

@@ -19,7 +19,7 @@ from typing import Any
 
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.pairs.builders.labels import Label, read_labels
-from notice_lens.pairs.builders.pairing import Couple, Labelled, Nearest, Place, couples, offered, plan
+from notice_lens.pairs.builders.pairing import Couple, GroupAndNoun, Labelled, Nearest, couples, offered, plan
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, PairsError, Problem
@@ -31,20 +31,20 @@ from notice_lens.pairs.tokens import as_tokenizer, pieces
 SPARE = 8
 """How many pictures of each value `match="nearest"` may choose from beyond those that it needs."""
 
-DONORS = ("donor_image", "donor_prompt")
+DONOR_COLUMNS = ("donor_image", "donor_prompt")
 
 
 @dataclass(frozen=True)
-class Task:
+class FolderTask:
     """The question of a builder, and where its pictures are.
 
     Attributes:
         builder: Its name, which is the task's.
-        root: The folder that was asked for.
+        root: The given folder.
         opening: The question's words before its options; `{noun}` stands for the noun.
         pool: The words that may replace a value of a group.
         donor_pool: The same for donor prompts.
-        contents: The bytes of pictures that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
     """
 
     builder: str
@@ -72,17 +72,17 @@ class Maker:
         problems: Which values cannot be offered against each other, and why.
     """
 
-    task: Task
+    task: FolderTask
     tokenizer: Any
     seed: int
     near: NearSynonyms = field(default_factory=NearSynonyms.load)
     problems: list[Problem] = field(default_factory=list)
     _differing: dict[tuple[str, str], bool] = field(default_factory=dict)
 
-    def edges(self, pictures: Iterable[Labelled]) -> dict[Place, list[tuple[str, str]]]:
-        """By place, the pairs of values that may be offered against each other."""
-        found: dict[Place, list[tuple[str, str]]] = {}
-        by_place: dict[Place, dict[str, Labelled]] = defaultdict(dict)
+    def edges(self, pictures: Iterable[Labelled]) -> dict[GroupAndNoun, list[tuple[str, str]]]:
+        """The pairs of values that may be offered against each other, by group and noun."""
+        found: dict[GroupAndNoun, list[tuple[str, str]]] = {}
+        by_place: dict[GroupAndNoun, dict[str, Labelled]] = defaultdict(dict)
         for picture in pictures:
             by_place[picture.place].setdefault(picture.value, picture)
         for place, examples in sorted(by_place.items()):
@@ -90,7 +90,7 @@ class Maker:
             found[place] = [(a, b) for a, b in two if self._tell_apart(place, a, b) and self._replace(examples[a], b)]
         return found
 
-    def _tell_apart(self, place: Place, a: str, b: str) -> bool:
+    def _tell_apart(self, place: GroupAndNoun, a: str, b: str) -> bool:
         if self._apart(a, b):
             return True
         detail = f"{a!r} and {b!r} begin with the same word piece, by which answers are told apart"
@@ -125,8 +125,8 @@ class Maker:
         return None if found is None else Question(found[0], "", question.group, roles=found[1])
 
     def donors(self, pictures: Iterable[Labelled]) -> Callable[[Couple], Labelled | None]:
-        """For a pair, a picture of the same noun with a third value that is right for neither option."""
-        by_value: dict[Place, dict[str, list[Labelled]]] = defaultdict(lambda: defaultdict(list))
+        """Return a function that finds a pair's donor: a picture of the same noun whose value is neither option."""
+        by_value: dict[GroupAndNoun, dict[str, list[Labelled]]] = defaultdict(lambda: defaultdict(list))
         for picture in pictures:
             by_value[picture.place][picture.value].append(picture)
 
@@ -183,7 +183,7 @@ class Maker:
 
 
 def build_pairs(
-    task: Task,
+    task: FolderTask,
     labels: Sequence[Label],
     tokenizer: Any,
     *,
@@ -216,7 +216,7 @@ def build_pairs(
     read = read_labels(
         labels, task.root, maker.tokenizer, maker.near, contents=task.contents, confine=confine, progress=progress
     )
-    stock: dict[Place, Counter[str]] = defaultdict(Counter)
+    stock: dict[GroupAndNoun, Counter[str]] = defaultdict(Counter)
     for picture in read.pictures:
         stock[picture.place][picture.value] += 1
     planned = plan(stock, maker.edges(read.pictures), n, seed)
@@ -228,7 +228,7 @@ def build_pairs(
     orders = option_orders(found, seed, lambda couple: (*couple.values, couple.clean.value))
     donor = maker.donors(read.pictures)
     rows = [maker.row(couple, first, donor(couple)) for couple, first in zip(found, orders, strict=True)]
-    with_donor = {f"with_{column}": sum(row[column] is not None for row in rows) for column in DONORS}
+    with_donor = {f"with_{column}": sum(row[column] is not None for row in rows) for column in DONOR_COLUMNS}
     settings = {"n": n, "match": match, **options, "pictures": len(read.pictures), **with_donor}
     source = os.path.basename(os.path.abspath(task.root))
     return Built(task.builder, source, read.checksum, seed, rows, problems, settings)
@@ -238,7 +238,7 @@ def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
     """Raise if a builder's argument is invalid, before anything is read.
 
     Raises:
-        ValueError: `n`, `seed` or `match` is no valid value.
+        ValueError: `n`, `seed` or `match` is invalid.
         TypeError: `match="nearest"` without a HookedBLIP.
     """
     check_draw(n, seed)
@@ -246,13 +246,13 @@ def check_options(n: Any, seed: Any, match: Any, tokenizer: Any) -> None:
         raise ValueError(f'match={match!r}: expected None or "nearest"')
     if match and not callable(getattr(tokenizer, "run_stack", None)):
         raise TypeError(
-            'match="nearest" compares pictures by what a model makes of them: expected a HookedBLIP as `tokenizer`, '
+            'match="nearest" compares pictures by the states of a model: expected a HookedBLIP as `tokenizer`, '
             f"got {type(tokenizer).__name__}"
         )
 
 
 def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Nearest:
-    """Pairs pictures that are near each other for the model."""
+    """Pair pictures that are near each other for the model."""
     from notice_lens.pairs.distance import closest, picture_states
 
     states = picture_states(model, [picture.picture.source for picture in pictures], progress=progress)
@@ -266,8 +266,8 @@ def _nearest(model: Any, pictures: Sequence[Labelled], progress: bool) -> Neares
     return nearest
 
 
-def _no_pairs(stock: Mapping[Place, Mapping[str, int]]) -> str:
-    """Return what was expected, for the error raised when not one pair can be made."""
+def _no_pairs(stock: Mapping[GroupAndNoun, Mapping[str, int]]) -> str:
+    """Return the expected layout, for the error raised when no pair can be made."""
     alone = [f"{noun} is only {next(iter(values))}" for (_, noun), values in sorted(stock.items()) if len(values) == 1]
     found = f"; found {', '.join(alone[:3])}{', ...' if len(alone) > 3 else ''}" if alone else ""
     return f"\nNo pair can be made: expected pictures of one noun with two values of one group{found}"

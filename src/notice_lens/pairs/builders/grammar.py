@@ -45,7 +45,7 @@ def ing(verb: str) -> str:
 
     first, *rest = verb.lower().split() or [""]
     if not first:
-        raise ValueError(f"{verb!r} is no verb; expected one in any form, such as 'sit' or 'picks up'")
+        raise ValueError(f"{verb!r} is not a verb; expected one in any form, such as 'sit' or 'picks up'")
     base = _base(first)
     inflected = () if base.endswith("ing") and not _known(base) else getInflection(base, "VBG")
     return " ".join([*(inflected[:1] or [base]), *rest])
@@ -74,7 +74,7 @@ def preposition(sentence: object, verb: str, obj: str) -> str | None:
     missing, or does not have the verb followed by the object.
 
     Args:
-        sentence: The description of a picture; anything that is no string counts as missing.
+        sentence: The description of a picture; anything that is not a string counts as missing.
         verb: Of the picture's triplet, in any form.
         obj: Of the picture's triplet.
     """
@@ -154,7 +154,7 @@ def svo_question(slot: str, triplet: Triplet, other: str, prep: str = "", swap: 
 
     Args:
         slot: `subject`, `verb` or `object`.
-        triplet: What the picture shows; the verb as it is to stand in the question, see `ing`.
+        triplet: What the picture shows; the verb in the form that the question uses, see `ing`.
         other: The wrong word for the slot.
         prep: What stands before the object.
         swap: Whether the wrong word comes first.

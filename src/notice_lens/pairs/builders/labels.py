@@ -1,4 +1,4 @@
-"""Pictures whose folders, or a file beside them, say what they show: read once; only what can be trusted is kept."""
+"""Pictures labelled by their folders or by a file next to them, read once; only trustworthy labels are kept."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from notice_lens.pairs.builders.pairing import Labelled, Place
+from notice_lens.pairs.builders.pairing import GroupAndNoun, Labelled
 from notice_lens.pairs.image_folder import checksum, distinct, read_pictures, relative_name
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import LABELS, UNKNOWN_WORD, Problem
@@ -19,7 +19,7 @@ class Label:
     """A label of some pictures, such as the name of their folder.
 
     Attributes:
-        folder: The folder, from the one that was asked for, or what else says it.
+        folder: The folder, relative to the given one, or another source of the label.
         files: The pictures.
         group: What the value is a value of.
         noun: What can be seen.
@@ -65,7 +65,7 @@ def read_labels(
         root: The folder above them all.
         tokenizer: The model's: a folder with a word that it does not know is not used.
         near: Labels that mean nearly the same do not contradict each other.
-        contents: The bytes of pictures that have no file of their own.
+        contents: The bytes of pictures that are not files themselves.
         confine: Whether links out of `root` count as unreadable.
         progress: Whether to show a progress bar.
     """
@@ -97,7 +97,7 @@ def _known(label: Label, tokenizer: Any, problems: list[Problem]) -> bool:
 
 def without_contradictions(pictures: Iterable[Labelled], near: NearSynonyms) -> tuple[list[Labelled], list[Problem]]:
     """Return the pictures by name, without copies of one picture that are labelled with two answers to one question."""
-    same: dict[tuple[str, Place], list[Labelled]] = defaultdict(list)
+    same: dict[tuple[str, GroupAndNoun], list[Labelled]] = defaultdict(list)
     for picture in sorted(pictures, key=lambda picture: picture.name):
         same[picture.picture.digest, picture.place].append(picture)
     kept: list[Labelled] = []

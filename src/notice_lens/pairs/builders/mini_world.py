@@ -9,7 +9,7 @@ from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, Problem
 
-SLOTS = ("answers", "control")
+SLOT_CHOICES = ("answers", "control")
 
 
 def mini_world(
@@ -31,8 +31,8 @@ def mini_world(
     Raises:
         ValueError: There is no such task, split or `slots`, or `n`, `seed` or `size` is invalid.
     """
-    if slots not in SLOTS:
-        raise ValueError(one_of("slots", slots, SLOTS))
+    if slots not in SLOT_CHOICES:
+        raise ValueError(one_of("slots", slots, SLOT_CHOICES))
     n, seed = whole_number("n", n, 1), whole_number("seed", seed)
     options = {"task": task, "n": n, "split": split, "slots": slots}
     sized = {} if size is None else {"size": whole_number("size", size, 1)}

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from notice_lens.pairs.builders.folder_pairs import Task, build_pairs, check_options
+from notice_lens.pairs.builders.folder_pairs import FolderTask, build_pairs, check_options
 from notice_lens.pairs.builders.labels import Label
 from notice_lens.pairs.image_folder import contents, existing_folder, relative_name, walk
 from notice_lens.pairs.io.assembly import Built
@@ -25,10 +25,10 @@ from notice_lens.pairs.tokens import as_tokenizer
 if TYPE_CHECKING:
     from notice_lens.pairs.minimal_pairs import MinimalPairs
 
-GROUPS = ("colour", "shape", "texture")
-QUESTION = ("is this", "{noun}")
-INSIDE = (".", "images", "release_dataset/images")
-"""Where the labelled folders are, from the one that is asked for."""
+STATE_GROUPS = ("colour", "shape", "texture")
+STATE_QUESTION = ("is this", "{noun}")
+LABELLED_FOLDERS = (".", "images", "release_dataset/images")
+"""Where the labelled folders may be, relative to the given one."""
 
 _NO_ADJECTIVE = "adj"
 
@@ -39,7 +39,7 @@ def mit_states(
     *,
     n: int | None = None,
     seed: int = 0,
-    groups: Iterable[str] = GROUPS,
+    groups: Iterable[str] = STATE_GROUPS,
     match: str | None = None,
     confine: bool = False,
     progress: bool = True,
@@ -71,7 +71,7 @@ def mit_states(
     Raises:
         FileNotFoundError: There is no such folder.
         NotADirectoryError: It is a file.
-        ValueError: It is laid out in another way, an argument is no valid value, or no pair can be made.
+        ValueError: It is laid out in another way, an argument is invalid, or no pair can be made.
         TypeError: `tokenizer` is not a tokenizer, or `match="nearest"` without a HookedBLIP.
     """
     return build_mit_states(
@@ -85,7 +85,7 @@ def build_mit_states(
     *,
     n: Any = None,
     seed: Any = 0,
-    groups: Any = GROUPS,
+    groups: Any = STATE_GROUPS,
     match: Any = None,
     confine: bool = False,
     progress: bool = True,
@@ -110,7 +110,9 @@ def build_mit_states(
             labels.append(label)
     words = as_tokenizer(tokenizer)
     pools = {group: Pool(words, adjectives()[group]) for group in wanted}
-    task = Task("mit_states", root, QUESTION, lambda group, value: pools[group], lambda group, value: pools[group])
+    task = FolderTask(
+        "mit_states", root, STATE_QUESTION, lambda group, value: pools[group], lambda group, value: pools[group]
+    )
     options = {
         "groups": list(wanted),
         "empty_folders": sum(not label.files for label in labels),
@@ -135,13 +137,13 @@ def labelled_folder(folder: Path) -> Path:
         ValueError: Nowhere; the message says what was found instead.
     """
     used = {word for words in adjectives().values() for word in words}
-    for inside in INSIDE:
+    for inside in LABELLED_FOLDERS:
         here = folder / inside
         if here.is_dir() and any(_words(path.name)[0] in used for path in here.iterdir() if path.is_dir()):
             return here
     raise ValueError(
-        f"{str(folder)!r} is no MIT-States: expected folders named like 'large car' or 'large_car', in it or in its "
-        f"{' or '.join(map(repr, INSIDE[1:]))}; it holds {contents(folder)}"
+        f"{str(folder)!r} is not MIT-States: expected folders named like 'large car' or 'large_car', in it or in its "
+        f"{' or '.join(map(repr, LABELLED_FOLDERS[1:]))}; it holds {contents(folder)}"
     )
 
 
@@ -167,10 +169,10 @@ def _check_groups(groups: Any) -> tuple[str, ...]:
     """Return the groups in their usual order. Raises ValueError for an unknown group, with the nearest valid one."""
     asked = [groups] if isinstance(groups, str) else list(groups)
     for group in asked:
-        if group not in GROUPS:
-            near = difflib.get_close_matches(str(group), GROUPS, 1, cutoff=0.4)
+        if group not in STATE_GROUPS:
+            near = difflib.get_close_matches(str(group), STATE_GROUPS, 1, cutoff=0.4)
             hint = f"; nearest: {near[0]!r}" if near else ""
-            raise ValueError(f"no group {group!r} of adjectives: there are {', '.join(GROUPS)}{hint}")
+            raise ValueError(f"no group {group!r} of adjectives: there are {', '.join(STATE_GROUPS)}{hint}")
     if not asked:
-        raise ValueError(f"no groups asked for; expected some of {', '.join(GROUPS)}")
-    return tuple(group for group in GROUPS if group in asked)
+        raise ValueError(f"no groups asked for; expected some of {', '.join(STATE_GROUPS)}")
+    return tuple(group for group in STATE_GROUPS if group in asked)

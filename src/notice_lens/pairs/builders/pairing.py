@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from notice_lens.pairs.image_folder import Picture
+from notice_lens.pairs.image_folder import ReadablePicture
 from notice_lens.pairs.sampling import chance, halves, quotas, shuffled
 
-Place = tuple[str, str]
+GroupAndNoun = tuple[str, str]
 """A group and a noun: pictures of one place can be paired with each other."""
-Values = tuple[str, str]
+ValuePair = tuple[str, str]
 """Two values, in alphabetical order."""
 
 
@@ -30,21 +30,21 @@ class Labelled:
 
     Attributes:
         picture: The picture.
-        name: Its file, from the folder that was asked for.
+        name: Its file, relative to the given folder.
         group: What the value is a value of, such as `colour`.
         noun: What can be seen.
         value: How it is.
     """
 
-    picture: Picture
+    picture: ReadablePicture
     name: str
     group: str
     noun: str
     value: str
 
     @property
-    def place(self) -> Place:
-        """With which others it can be paired."""
+    def place(self) -> GroupAndNoun:
+        """The group and noun, within which it can be paired."""
         return self.group, self.noun
 
 
@@ -57,7 +57,7 @@ class Couple:
 
     @property
     def id(self) -> str:
-        """From the names of the files."""
+        """The id, made of the names of the files."""
         return f"{self.clean.name}|{self.corrupt.name}"
 
     @property
@@ -66,8 +66,8 @@ class Couple:
         return self.clean.group
 
     @property
-    def values(self) -> Values:
-        """Both values, whichever is the clean one."""
+    def values(self) -> ValuePair:
+        """Both values, in alphabetical order."""
         first, second = sorted((self.clean.value, self.corrupt.value))
         return first, second
 
@@ -85,13 +85,13 @@ class Slot(NamedTuple):
     second: str
 
     @property
-    def values(self) -> Values:
+    def values(self) -> ValuePair:
         """Both values."""
         return self.first, self.second
 
 
-Stock = Mapping[Place, Mapping[str, int]]
-Edges = Mapping[Place, Sequence[Values]]
+Stock = Mapping[GroupAndNoun, Mapping[str, int]]
+Edges = Mapping[GroupAndNoun, Sequence[ValuePair]]
 Nearest = Callable[[Sequence[Labelled], Sequence[Labelled], int], Iterable[tuple[Labelled, Labelled]]]
 
 
@@ -113,9 +113,9 @@ def plan(stock: Stock, edges: Edges, n: int | None, seed: int) -> Counter[Slot]:
 
 
 def _spread(stock: Stock, edges: Edges, n: int, seed: int) -> Counter[Slot]:
-    """As balanced as can be; stops at `n`, or where the next pair would need a picture that has been used."""
+    """Plan pairs as evenly as possible, up to `n` or until the next one would need a picture that has been used."""
     left = {place: Counter(supply) for place, supply in stock.items()}
-    places: dict[str, dict[Values, deque[Place]]] = defaultdict(lambda: defaultdict(deque))
+    places: dict[str, dict[ValuePair, deque[GroupAndNoun]]] = defaultdict(lambda: defaultdict(deque))
     for place in shuffled(edges, seed, "\0".join):
         for values in edges[place]:
             places[place[0]][values].append(place)
@@ -142,9 +142,9 @@ def _spread(stock: Stock, edges: Edges, n: int, seed: int) -> Counter[Slot]:
 
 
 def _use_up(stock: Stock, edges: Edges, seed: int) -> Counter[Slot]:
-    """As many as can be, but for a few; among those, two values that have the fewest pairs so far go first."""
+    """Plan nearly as many pairs as possible; two values with the fewest pairs so far go first."""
     done: Counter[Slot] = Counter()
-    made: Counter[tuple[str, Values]] = Counter()
+    made: Counter[tuple[str, ValuePair]] = Counter()
     for place in shuffled(edges, seed, "\0".join):
         left = Counter(stock[place])
         open_ = shuffled(edges[place], seed, "\0".join)
@@ -170,7 +170,7 @@ class _Rivals:
         edges: Which values may be offered against each other.
     """
 
-    def __init__(self, edges: Sequence[Values]) -> None:
+    def __init__(self, edges: Sequence[ValuePair]) -> None:
         self.edges = edges
         partners: dict[str, set[str]] = defaultdict(set)
         for first, second in edges:
@@ -187,7 +187,7 @@ class _Rivals:
         first, second = ([at[values[i]] for values in edges] for i in (0, 1))
         self.change = self.sign[:, first] + self.sign[:, second]
 
-    def harmless(self, left: Mapping[str, int]) -> list[Values]:
+    def harmless(self, left: Mapping[str, int]) -> list[ValuePair]:
         """The pairs after which the largest surplus is as small as it can be."""
         surplus = self.sign @ np.array([left[value] for value in self.values])
         after = np.maximum((surplus[:, None] - self.change).max(0), 0)
@@ -195,7 +195,7 @@ class _Rivals:
 
 
 def _cut(plan: Counter[Slot], n: int, seed: int) -> Counter[Slot]:
-    """A plan of `n` pairs at most: balanced over groups, in them over values, and there over nouns."""
+    """Cut a plan to at most `n` pairs, balanced over groups, then over values, then over nouns."""
     levels: list[Callable[[Slot], str]] = [
         lambda slot: slot.group,
         lambda slot: "\0".join(slot.values),
@@ -223,7 +223,7 @@ def offered(plan: Counter[Slot], pictures: Iterable[Labelled], seed: int, spare:
         seed: Decides which ones.
         spare: How many more of each value.
     """
-    need: Counter[tuple[Place, str]] = Counter()
+    need: Counter[tuple[GroupAndNoun, str]] = Counter()
     for slot, times in plan.items():
         for value in slot.values:
             need[(slot.group, slot.noun), value] += times
@@ -248,7 +248,7 @@ def couples(
         seed: Decides which pictures are taken, and who is clean.
         nearest: Which pictures of two lists go together, and how many; None takes them as they come.
     """
-    unused: dict[tuple[Place, str], list[Labelled]] = defaultdict(list)
+    unused: dict[tuple[GroupAndNoun, str], list[Labelled]] = defaultdict(list)
     for picture in shuffled(pictures, seed, lambda picture: picture.name):
         unused[picture.place, picture.value].append(picture)
     found: list[Couple] = []

@@ -25,8 +25,8 @@ from notice_lens.errors import one_of
 from notice_lens.pairs.builders.grammar import SLOTS
 from notice_lens.pairs.builders.svo_csv import SvoRow, find_images, read_rows
 from notice_lens.pairs.builders.svo_donors import Donors
-from notice_lens.pairs.builders.svo_words import Asked, Words
-from notice_lens.pairs.image_folder import Picture, image_files, read_pictures, relative_name
+from notice_lens.pairs.builders.svo_words import Asked, SvoWords
+from notice_lens.pairs.image_folder import ReadablePicture, image_files, read_pictures, relative_name
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.problems import DUPLICATE, IMAGE, NO_IMAGE, PairsError, Problem
 from notice_lens.pairs.sampling import balanced, check_draw, option_orders
@@ -71,7 +71,7 @@ def svo_probes(
     Raises:
         FileNotFoundError: There is no such file or folder.
         ValueError: The file is empty, not in UTF-8 or lacks columns, the folder holds no images, or `n`, `seed` or
-            `groups` is no valid value.
+            `groups` is invalid.
         PairsError: Not one pair can be made; its message says why. A ValueError.
     """
     return build_svo(csv, images, tokenizer, n=n, seed=seed, groups=groups, confine=confine, progress=progress).pairs()
@@ -94,7 +94,7 @@ def build_svo(
     path = Path(csv)
     raw = path.read_bytes()
     rows, problems = read_rows(raw, path.name)
-    words = Words(rows, tokenizer)
+    words = SvoWords(rows, tokenizer)
     rows = [row for row in rows if row.group in groups]
     skipped: Counter[str] = Counter()
     files = find_images(image_files(images, skipped))
@@ -161,7 +161,7 @@ def _counts(built: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _with_pictures(
     rows: Sequence[SvoRow], files: Mapping[str, Path], folder: Path, confine: bool, progress: bool
-) -> tuple[list[SvoRow], dict[str, Picture], list[Problem]]:
+) -> tuple[list[SvoRow], dict[str, ReadablePicture], list[Problem]]:
     """Return the rows with two different pictures and a question of their own, and all pictures by image id."""
     wanted = sorted({image for row in rows for image in (row.positive_id, row.negative_id)} & files.keys())
     inventory = read_pictures([files[image] for image in wanted], root=folder, confine=confine, progress=progress)
@@ -184,7 +184,7 @@ def _with_pictures(
     return kept, pictures, problems
 
 
-def _repeated(row: SvoRow, pictures: Mapping[str, Picture], seen: dict[Any, int]) -> Problem | None:
+def _repeated(row: SvoRow, pictures: Mapping[str, ReadablePicture], seen: dict[Any, int]) -> Problem | None:
     """Return the problem of a row that shows one picture twice or repeats another row."""
     digests = frozenset(pictures[image].digest for image in (row.positive_id, row.negative_id))
     if len(digests) == 1:
@@ -198,7 +198,7 @@ def _repeated(row: SvoRow, pictures: Mapping[str, Picture], seen: dict[Any, int]
 
 
 def _pairs(
-    row: SvoRow, asked: Asked, pictures: Mapping[str, Picture], donor: Picture | None, swap: bool
+    row: SvoRow, asked: Asked, pictures: Mapping[str, ReadablePicture], donor: ReadablePicture | None, swap: bool
 ) -> Iterable[dict[str, Any]]:
     """Both directions of a row: the same questions, with the pictures and the answers exchanged."""
     positive, negative = pictures[row.positive_id], pictures[row.negative_id]

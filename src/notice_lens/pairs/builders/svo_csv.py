@@ -12,13 +12,13 @@ from notice_lens.pairs.image_folder import ending
 from notice_lens.pairs.io.tables import csv_rows, decode
 from notice_lens.pairs.problems import MISSING, Problem
 
-FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
-COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *FLAGS)
+SLOT_FLAGS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+SVO_COLUMNS = ("sentence", "pos_triplet", "neg_triplet", "pos_image_id", "neg_image_id", *SLOT_FLAGS)
 """The columns that are read; urls are not."""
 
 FIELDS = "row of another length than the header"
 EMPTY_TRIPLET = "empty triplet"
-PARTS = "triplet of other than three parts"
+NOT_THREE_PARTS = "triplet of other than three parts"
 FLAG = "flags do not say which slot differs"
 SLOT = "triplets do not differ in exactly the slot of the flag"
 
@@ -88,7 +88,7 @@ def read_rows(raw: bytes, name: str) -> tuple[list[SvoRow], list[Problem]]:
         ValueError: It is empty, not in UTF-8, no CSV, or lacks columns; the message says where or which.
     """
     rows, problems = [], []
-    table = csv_rows(decode(raw, name, f"svo_probes.csv with the columns {', '.join(COLUMNS)}"), name)
+    table = csv_rows(decode(raw, name, f"svo_probes.csv with the columns {', '.join(SVO_COLUMNS)}"), name)
     header = [column.strip() for column in next(table)[1]]
     _check_header(header, name)
     for line, cells in table:
@@ -104,15 +104,15 @@ def read_rows(raw: bytes, name: str) -> tuple[list[SvoRow], list[Problem]]:
 
 
 def _check_header(header: list[str], name: str) -> None:
-    absent = [column for column in COLUMNS if column not in header]
+    absent = [column for column in SVO_COLUMNS if column not in header]
     if absent:
-        spare = {column.lower(): column for column in header if column and column not in COLUMNS}
+        spare = {column.lower(): column for column in header if column and column not in SVO_COLUMNS}
         close = {column: nearest(column, spare, 1) for column in absent}
         hints = [
             f"{column!r} (nearest: {spare[near[0]]!r})" if near else repr(column) for column, near in close.items()
         ]
         raise ValueError(f"{name} lacks the columns {', '.join(hints)}; it has {', '.join(map(repr, header))}")
-    twice = [column for column, times in Counter(header).items() if times > 1 and column in COLUMNS]
+    twice = [column for column, times in Counter(header).items() if times > 1 and column in SVO_COLUMNS]
     if twice:
         raise ValueError(f"{name} has the column {twice[0]!r} more than once; expected each once")
 
@@ -137,15 +137,17 @@ def parse_triplet(cell: str, column: str = "triplet") -> Triplet:
     if not any(parts):
         raise _Refused(EMPTY_TRIPLET, f"{column} is {cell!r}; expected subject,verb,object")
     if len(parts) != 3 or not all(parts):
-        raise _Refused(PARTS, f"{column} is {cell!r}, {sum(map(bool, parts))} parts; expected subject,verb,object")
+        raise _Refused(
+            NOT_THREE_PARTS, f"{column} is {cell!r}, {sum(map(bool, parts))} parts; expected subject,verb,object"
+        )
     return parts[0], parts[1], parts[2]
 
 
 def _slot(cells: Mapping[str, str]) -> str:
-    said = {column: cells[column].strip().lower() for column in FLAGS}
-    found = [slot for column, slot in FLAGS.items() if said[column] in _TRUE]
+    said = {column: cells[column].strip().lower() for column in SLOT_FLAGS}
+    found = [slot for column, slot in SLOT_FLAGS.items() if said[column] in _TRUE]
     if len(found) != 1 or not set(said.values()) <= _TRUE | _FALSE:
-        listed = ", ".join(f"{column}={cells[column]!r}" for column in FLAGS)
+        listed = ", ".join(f"{column}={cells[column]!r}" for column in SLOT_FLAGS)
         raise _Refused(FLAG, f"{listed}; expected True (or 1) once and False (or 0) twice")
     return found[0]
 

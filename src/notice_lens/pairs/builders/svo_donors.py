@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from notice_lens.pairs.builders.grammar import SLOTS, Triplet
 from notice_lens.pairs.builders.svo_csv import SvoRow
-from notice_lens.pairs.image_folder import Picture
+from notice_lens.pairs.image_folder import ReadablePicture
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.sampling import chance
 
@@ -19,9 +19,9 @@ class Donors:
         near: Which words are too near an option to stand against it.
     """
 
-    def __init__(self, rows: Iterable[SvoRow], pictures: Mapping[str, Picture], near: NearSynonyms) -> None:
+    def __init__(self, rows: Iterable[SvoRow], pictures: Mapping[str, ReadablePicture], near: NearSynonyms) -> None:
         self._near = near
-        self._pictures: dict[str, Picture] = {}
+        self._pictures: dict[str, ReadablePicture] = {}
         self._shows: dict[str, set[Triplet]] = defaultdict(set)
         by_id = {}
         for row in rows:
@@ -36,13 +36,13 @@ class Donors:
             for key in sorted({key for triplet in self._shows[digest] for key in _keys(triplet)}):
                 self._sharing[key].append(digest)
 
-    def of(self, row: SvoRow, seed: int, used: dict[str, int], cluster: int) -> Picture | None:
-        """Return a picture with a third word in the row's slot; None where there is none.
+    def of(self, row: SvoRow, seed: int, used: dict[str, int], cluster: int) -> ReadablePicture | None:
+        """Return a picture with a third word in the row's slot; None if there is none.
 
-        It shares the two other words, or, where no picture does, one of them, sooner the subject. Every triplet that is
-        known of it has a third word in the slot: neither option is right for it, and it is none of the row's own. Of
-        such pictures one is taken that links the row with no other, if there is one: pairs that share a donor, or the
-        picture that is one, are no independent evidence.
+        It shares the two other words, or, if no picture does, one of them, preferably the subject. Every known triplet
+        of it has a third word in the slot: neither option is right for it, and it is not one of the row's own pictures.
+        If possible, the picture does not link the row to any other: pairs that share a donor, or whose donor is another
+        pair's picture, are not independent evidence.
 
         Args:
             row: Whose donor it is.

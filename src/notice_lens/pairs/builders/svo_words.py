@@ -16,7 +16,7 @@ from notice_lens.pairs.token_replacement import Pool, replace_words
 from notice_lens.pairs.tokens import pieces
 
 NEAR = "options nearly synonymous"
-Options = tuple[str, str]
+TwoOptions = tuple[str, str]
 """Two words of one slot: what the positive picture shows, or stands for it, and what the negative one does."""
 
 
@@ -25,22 +25,22 @@ class Asked:
     """The words of a row's question.
 
     Attributes:
-        slot: Which of `SLOTS` is asked for.
+        slot: The slot, of `SLOTS`, that the question is about.
         triplet: The positive picture's, as it stands in the question.
         prep: Before the object; may be empty.
         clean: The options of the clean prompt.
         corrupt: Those of the corrupted prompt.
-        donor: Those of the donor's prompt; None where there are none.
+        donor: Those of the donor's prompt; None if there are none.
     """
 
     slot: str
     triplet: Triplet
     prep: str
-    clean: Options
-    corrupt: Options
-    donor: Options | None
+    clean: TwoOptions
+    corrupt: TwoOptions
+    donor: TwoOptions | None
 
-    def question(self, options: Options, swap: bool) -> Question:
+    def question(self, options: TwoOptions, swap: bool) -> Question:
         """The question with these options, the right one before the wrong one unless swapped."""
         subject, verb, obj = (
             options[0] if slot == self.slot else word for slot, word in zip(SLOTS, self.triplet, strict=True)
@@ -48,7 +48,7 @@ class Asked:
         return svo_question(self.slot, (subject, verb, obj), options[1], self.prep, swap)
 
 
-class Words:
+class SvoWords:
     """The words of a file, by slot, and the questions that can be made of them."""
 
     def __init__(self, rows: Sequence[SvoRow], tokenizer: Any) -> None:
@@ -86,7 +86,7 @@ class Words:
         """Return whether the word has at least one piece and all of them are known to the tokenizer."""
         return bool(self._pieces(word)) and self._unknown not in self._pieces(word)
 
-    def _replace(self, options: Options, row: SvoRow, rng: random.Random, avoid: list[str]) -> Options | None:
+    def _replace(self, options: TwoOptions, row: SvoRow, rng: random.Random, avoid: list[str]) -> TwoOptions | None:
         new = replace_words(options, [self.pools[row.index]] * 2, rng, avoid=avoid)
         return None if new is None else (new[0], new[1])
 

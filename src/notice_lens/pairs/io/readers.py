@@ -14,11 +14,11 @@ from notice_lens.models.layout import resample
 from notice_lens.pairs.image_folder import read_pictures
 from notice_lens.pairs.io.assembly import Built
 from notice_lens.pairs.io.records import (
-    COLUMNS,
     DIGESTS,
     IMAGES,
     MATCH_ANSWERS,
     OBLIGATORY,
+    PAIR_COLUMNS,
     REGIONS,
     Refused,
     Seen,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 
-MANY = 500
+MANY_PICTURES = 500
 """From so many images on a progress bar is worth its line."""
 LONGEST_NAME = 500
 """Ids, tasks and groups may have so many characters."""
@@ -60,7 +60,7 @@ def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionF
     rows, problems = _as_mappings(rows)
     check_columns({column for row in rows for column in row}, rows)
     paths = {path for row in rows for column in IMAGES if (path := _path_of(row.get(column))) is not None}
-    inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY)
+    inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY_PICTURES)
     broken = {problem.id: problem.detail for problem in inventory.problems}
 
     def seen(stored: Mapping[str, Any]) -> Seen:
@@ -129,7 +129,7 @@ def _stored(
 def unreadable(problem: Problem) -> Stored:
     """Return a record for something that cannot be read as a row."""
     lists = {column: [] for column in ("roles", *REGIONS)}
-    return Stored({**dict.fromkeys(COLUMNS), **lists, "id": problem.id}, [problem])
+    return Stored({**dict.fromkeys(PAIR_COLUMNS), **lists, "id": problem.id}, [problem])
 
 
 def _path_of(image: Any) -> Path | None:
@@ -154,7 +154,7 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
         needed = [column for column in needed if column != "clean_prompt"]
     if not needed or not (have or rows):
         return
-    hints = [difflib.get_close_matches(column, sorted(have - set(COLUMNS)), 1) for column in needed]
+    hints = [difflib.get_close_matches(column, sorted(have - set(PAIR_COLUMNS)), 1) for column in needed]
     guesses = {column: hint[0] for column, hint in zip(needed, hints, strict=True) if hint}
     hint = f"; perhaps columns={guesses}" if guesses else ""
     raise ValueError(f"columns are missing: {', '.join(needed)}; there are {', '.join(sorted(have))}{hint}")
@@ -241,8 +241,8 @@ def _check_names(columns: Mapping[str, str], have: Iterable[str], what: str) -> 
     """Raise ValueError for renamed columns that are missing, or whose new name is unknown."""
     have = list(have)
     for ours, theirs in columns.items():
-        if ours not in COLUMNS:
-            raise ValueError(f"columns={dict(columns)} gives our names first: " + one_of("column", ours, COLUMNS))
+        if ours not in PAIR_COLUMNS:
+            raise ValueError(f"columns={dict(columns)} gives our names first: " + one_of("column", ours, PAIR_COLUMNS))
         if theirs not in have:
             raise ValueError(f"{what} has no column {theirs!r}; it has {', '.join(sorted(have))}")
 

@@ -24,7 +24,7 @@ from notice_lens.pairs.roles import as_spans
 if TYPE_CHECKING:
     from datasets import Features
 
-KINDS = ("vqa", "caption", "match")
+PAIR_KINDS = ("vqa", "caption", "match")
 MATCH_ANSWERS = {"correct_answer": "match", "incorrect_answer": "no match"}
 """What a row of kind `match` answers where it does not say."""
 IMAGES = ("clean_image", "corrupt_image", "donor_image")
@@ -35,7 +35,7 @@ TEXTS = ("id", "task", "group", "kind", "clean_prompt", "corrupt_prompt", "corre
 TEXTS += ("corrupt_answer", "donor_prompt")
 REGIONS = {"clean_regions": "clean_image", "corrupt_regions": "corrupt_image"}
 """The columns of regions, each with the image that it divides."""
-COLUMNS = (*TEXTS, *IMAGES, "roles", *REGIONS, *DIGESTS.values())
+PAIR_COLUMNS = (*TEXTS, *IMAGES, "roles", *REGIONS, *DIGESTS.values())
 
 
 class Refused(NamedTuple):
@@ -92,7 +92,7 @@ def store(
     def note(reason: str, detail: str) -> None:
         noted.append((reason, detail))
 
-    record = {column: value for column, value in row.items() if column not in COLUMNS}
+    record = {column: value for column, value in row.items() if column not in PAIR_COLUMNS}
     record |= _texts(row, note)
     record["id"] = record["id"] or f"row {number}"
     sizes: dict[str, tuple[int, int]] = {}
@@ -133,8 +133,8 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
     texts["group"] = texts["group"] or texts["task"]
     if texts["kind"] == "caption":
         texts["clean_prompt"] = texts["clean_prompt"] or ""
-    if texts["kind"] not in KINDS:
-        note(KIND, one_of("kind of pair", texts["kind"], KINDS))
+    if texts["kind"] not in PAIR_KINDS:
+        note(KIND, one_of("kind of pair", texts["kind"], PAIR_KINDS))
     if texts["kind"] == "match":
         texts |= {column: texts[column] or answer for column, answer in MATCH_ANSWERS.items()}
     for column in OBLIGATORY:

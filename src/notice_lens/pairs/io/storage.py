@@ -25,7 +25,7 @@ from notice_lens.pairs.manifest import Manifest
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TABLES, MANIFEST = ("pairs.arrow", "dropped.arrow"), "manifest.json"
+TABLE_FILES, MANIFEST = ("pairs.arrow", "dropped.arrow"), "manifest.json"
 ROWS_AT_ONCE = 64
 """Rows whose images are in memory together while they are written."""
 
@@ -107,7 +107,7 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
     try:
         _write(dataset, beside / "pairs.arrow")
         _write(dropped, beside / "dropped.arrow", broken_images=True)
-        manifest.write(beside / MANIFEST, {name: sha256(beside / name) for name in TABLES})
+        manifest.write(beside / MANIFEST, {name: sha256(beside / name) for name in TABLE_FILES})
         beside.chmod(0o755)
         if path.exists():
             # The old pairs go last: whatever fails, one of the two is there.
@@ -133,7 +133,7 @@ def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
     manifest, files = Manifest.read(path / MANIFEST)
     # Before anything is read: Arrow does not survive every damaged file.
     check_files(path, files)
-    rows, dropped = (_read(path / name) for name in TABLES)
+    rows, dropped = (_read(path / name) for name in TABLE_FILES)
     for column, numbers in _paths_alone(rows).items():
         raise ValueError(
             f"{path / 'pairs.arrow'}: {column} of pair {rows['id'][numbers[0]]!r} is a path without the picture; "
@@ -164,7 +164,7 @@ def _is_ours(path: Path) -> bool:
     """Return whether a folder holds what `write_folder` writes, and nothing else."""
     try:
         Manifest.read(path / MANIFEST)
-        return {file.name for file in path.iterdir()} == {MANIFEST, *TABLES}
+        return {file.name for file in path.iterdir()} == {MANIFEST, *TABLE_FILES}
     except (OSError, ValueError):
         return False
 

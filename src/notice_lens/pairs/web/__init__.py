@@ -1,1 +1,1 @@
-"""Images from the web: fetched, checked, reported."""
+"""Images from the web: fetch, check, report."""

@@ -1,6 +1,6 @@
 """Images from URLs into a folder, by id: complete, or missing and named in a report.
 
-1. Ids and URLs are checked before anything is fetched; an id that can be no file's name fails by itself.
+1. Ids and URLs are checked before anything is fetched; an id that cannot be a file name fails on its own.
 2. What the folder has already is left alone: an id with an image file beside it is done. So a second run fetches only
    what is missing, after failures and after Ctrl-C alike.
 3. Each image is written to `<id>.part`; once its bytes have been decoded it gets the name `<id>.jpg`, `.png`, ... by
@@ -28,7 +28,7 @@ from notice_lens.pairs.image_folder import EXTENSIONS
 from notice_lens.pairs.io.values import storable
 from notice_lens.pairs.problems import IMAGE
 from notice_lens.pairs.web.fetch import INTERRUPTED, Fetcher, FetchError, Limits
-from notice_lens.pairs.web.report import FAILED, DownloadReport, Failure, write_csv
+from notice_lens.pairs.web.report import FAILED_FILE, DownloadReport, Failure, write_csv
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 NO_NAME = "id is no name of a file"
@@ -48,7 +48,7 @@ def download(
     allow_private: bool = False,
     progress: bool = True,
 ) -> DownloadReport:
-    """Fetches the images that a folder lacks, and reports what failed; failures of single images never raise.
+    """Fetch the images that a folder lacks, and report what failed; failures of single images never raise.
 
     Experimental: it never ran against the web, only against a server that misbehaves in known ways.
 
@@ -65,7 +65,7 @@ def download(
         proxies: The proxy of each scheme (`http`, `https` or `all`), before those of the environment (`HTTP_PROXY`,
             `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
         allow_private: Whether private, loopback, link-local and other addresses that are not public may be asked, as
-            for a server of one's own. Otherwise they are refused, also where a name or a redirect leads to them.
+            for your own server. Otherwise they are refused, also where a name or a redirect leads to them.
         progress: Whether to show a bar.
 
     Raises:
@@ -88,14 +88,14 @@ def download(
         files = _images(folder, wanted)
         untried = INTERRUPTED, "the run ended before it was fetched"
         failed = tuple(failures.get(id, Failure(id, url, *untried)) for id, url in asked.items() if id not in files)
-        write_csv(failed, folder / FAILED)
+        write_csv(failed, folder / FAILED_FILE)
     return DownloadReport(folder, files, len(files) - len(before), failed)
 
 
 def _fetch_all(
     fetcher: Fetcher, urls: dict[str, str], folder: Path, workers: int, progress: bool, failures: dict[str, Failure]
 ) -> None:
-    """Fetch all of them in an event loop of its own, and note what failed; whatever else happens ends the loop."""
+    """Fetch all of them in a separate event loop, and note what failed; any other exception ends the loop."""
     slots = Semaphore(workers)
     bar = tqdm(total=len(urls), unit="image", disable=not progress)
     with bar, start_blocking_portal() as portal, portal.wrap_async_context_manager(fetcher):
@@ -111,7 +111,7 @@ def _fetch_all(
 
 
 async def _fetch(fetcher: Fetcher, slots: Semaphore, id: str, url: str, folder: Path) -> None:
-    """Fetch one image: it is there under its final name, or not at all."""
+    """Fetch one image: it appears under its final name only when it is complete."""
     part = folder / f"{id}.part"
     async with slots:
         try:
@@ -123,7 +123,7 @@ async def _fetch(fetcher: Fetcher, slots: Semaphore, id: str, url: str, folder: 
 
 
 def _extension(path: Path, content_type: str) -> str:
-    """The ending that a file's bytes deserve, all of which have been decoded."""
+    """The file name extension that fits a file's decoded content."""
     try:
         kind = file_format(path)
         to_rgb(path)
@@ -156,7 +156,7 @@ def _no_name(id: str, url: str) -> Failure:
 
 
 def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
-    """Makes the folder, and clears it of what an earlier run left half written."""
+    """Make the folder, and remove the half-written files of an earlier run."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ _PIECE = 1 << 16
 
 
 class FetchError(Exception):
-    """A file that was not fetched.
+    """A file could not be fetched.
 
     Attributes:
         reason: The kind of failure, one of this module's constants or HTTP and a status.
@@ -129,7 +129,7 @@ class Fetcher:
         raise AssertionError("the last try returns or raises")
 
     async def _attempt(self, url: str, path: Path) -> str:
-        """Ask once."""
+        """Send one request."""
         path.unlink(missing_ok=True)
         response = await self._open(url)
         try:
@@ -192,7 +192,7 @@ class Fetcher:
         return look
 
     def _check_public(self, host: str) -> None:
-        """Refuse an address that is not public; a name is no address."""
+        """Refuse an address that is not public; a name is not an address."""
         try:
             address = ip_address(host)
         except ValueError:
@@ -204,7 +204,7 @@ class Fetcher:
 
     @contextmanager
     def _told(self, so_far: str = "") -> Iterator[None]:
-        """Turn what a connection raises into failures."""
+        """Turn exceptions of a connection into failures."""
         connect, read = self.limits.connect_timeout, self.limits.read_timeout
         try:
             yield
@@ -227,7 +227,7 @@ class Fetcher:
             raise FetchError(CUT_OFF if cut_off else CONNECTION, detail + so_far, wait) from error
 
     async def _pause(self, error: FetchError, tries: int, left: float) -> None:
-        """Wait as long as the server asks, or longer each time; raise the failure where no try helps or is left."""
+        """Wait as long as the server asks, or longer each time; raise the failure if no retry is left or would help."""
         if error.wait is None:
             raise error
         if tries > self.limits.retries:
@@ -246,7 +246,7 @@ class Fetcher:
 
 
 class _LookUps(ThreadPoolExecutor):
-    """Threads that look names up. Nothing can interrupt them, so nothing waits for them when the loop ends."""
+    """Threads that resolve names. They cannot be interrupted, so nothing waits for them when the loop ends."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The report of a download: every image asked for is either among the files or among the failures."""
+"""The report of a download: every requested image is either among the files or among the failures."""
 
 import csv
 from collections import Counter
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notice_lens.files import replacing
-from notice_lens.pairs.problems import SHOWN
+from notice_lens.pairs.problems import PROBLEMS_SHOWN
 from notice_lens.plain_text import csv_cell, printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FAILED = "failed.csv"
+FAILED_FILE = "failed.csv"
 """The file in the folder of the images that names what failed."""
 
 
@@ -42,13 +42,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class DownloadReport:
-    """The outcome of a download, for every image asked for.
+    """The outcome of a download, for every requested image.
 
     Attributes:
         folder: Where the images lie.
-        files: The file of each id that has one, new or from before, in the order asked for.
+        files: The file of each id that has one, new or from before, in the requested order.
         fetched: How many of them are new.
-        failed: What is missing and why, in the order asked for.
+        failed: What is missing and why, in the requested order.
     """
 
     folder: Path
@@ -65,13 +65,13 @@ class DownloadReport:
         asked, there = len(self.files) + len(self.failed), len(self.files)
         lines = [f"{there} of {asked} images in {self.folder}: {self.fetched} new, {there - self.fetched} from before"]
         if self.failed:
-            lines.append(f"{len(self.failed)} missing; {FAILED} there names all")
+            lines.append(f"{len(self.failed)} missing; {FAILED_FILE} there names all")
         for reason, number in self.counts.items():
             lines.append(f"  {reason}: {number}")
             found = [failure for failure in self.failed if failure.reason == reason]
-            lines += [f"    {failure.id}: {failure.detail}" for failure in found[:SHOWN]]
-            if number > SHOWN:
-                lines.append(f"    ... and {number - SHOWN} more")
+            lines += [f"    {failure.id}: {failure.detail}" for failure in found[:PROBLEMS_SHOWN]]
+            if number > PROBLEMS_SHOWN:
+                lines.append(f"    ... and {number - PROBLEMS_SHOWN} more")
         return "\n".join(lines)
 
     def to_pandas(self) -> "pd.DataFrame":

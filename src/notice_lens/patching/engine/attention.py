@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `fused_attention` | rows without edits inside of attention | PyTorch's kernel; no scores are kept |
 | `edited_attention` | heads whose keys, values, scores or patterns are edited | scores of these heads |
-| `folded_attention` | a few queries that look at states of their own | no keys and values are computed |
+| `folded_attention` | a few queries that attend to their own states | no keys and values are computed |
 
 All give the same numbers up to rounding. `attend` takes the cheaper one of the first and the last.
 """
@@ -74,9 +74,9 @@ def edited_attention(
     scores = q @ k.mT / q.shape[-1] ** 0.5
     lowest = torch.finfo(scores.dtype).min
     scores = edit("hook_attn_scores", scores if mask is None else scores.masked_fill(~mask, lowest))
-    # What is cut has no score at all; a query whose keys are all cut reads nothing.
+    # A key that is cut has no score; a query whose keys are all cut reads nothing.
     cut = scores.isneginf()
-    # A source may have any number where nobody may look: 0, or a mean over questions of unequal length.
+    # A source may hold any number at masked positions: 0, or a mean over questions of unequal length.
     scores = scores if mask is None else scores.masked_fill(~mask, lowest)
     pattern = edit("hook_pattern", scores.softmax(-1).masked_fill(cut, 0.0))
     return (pattern if mask is None else pattern.masked_fill(~mask, 0.0)) @ v
@@ -114,7 +114,7 @@ def attend(
     states: Float[Tensor, "row key_pos d_source"],
     mask: Bool[Tensor, "row 1 1 key_pos"] | None = None,
 ) -> Float[Tensor, "row query_pos head d_head"]:
-    """Return z of rows that each look at states of their own, by the cheaper way."""
+    """Return z of rows that each attend to their own states, computed the cheaper way."""
     if folding_pays(attn, q.shape[1], states.shape[1]):
         return folded_attention(attn, q, states, mask)
     return fused_attention(q, *attn.project_source(states), mask)

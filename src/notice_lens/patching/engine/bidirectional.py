@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.measure import Measured, Row
+from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.memory import budget, bytes_per_pair, bytes_per_row, free, log, rows_that_fit
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, References, Setting
 from notice_lens.patching.engine.path_walk import received, walk_hooks
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
-MOST_PAIRS = 64
+PAIRS_RECORDED_AT_ONCE = 64
 """Pairs that are recorded together, at most."""
 
 
@@ -79,7 +79,7 @@ class BidirectionalEngine:
         rows_of_pair = max(1, len(self.grid.variants) * (1 + self.donors))
         pair = bytes_per_pair(model, lengths, self.recording.hooks, 2 + self.recording.donors)
         limit = free(model) if options.memory is None else budget(model, options.memory)
-        return Chunks(rows, int(np.clip(min(rows // rows_of_pair, limit // pair), 1, MOST_PAIRS)))
+        return Chunks(rows, int(np.clip(min(rows // rows_of_pair, limit // pair), 1, PAIRS_RECORDED_AT_ONCE)))
 
     def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[Context]:
         """Return the recorded runs of some pairs: once for each teacher-forced answer, or once if there is none."""
@@ -87,7 +87,7 @@ class BidirectionalEngine:
         batch = Batch(self.model, self.prepared.pairs.select(pairs), foils, setting, self.recording)
         return list(batch.runs(references))
 
-    def measure(self, runs: Sequence[Context], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
+    def measure(self, runs: Sequence[Context], rows: Iterable[PairVariant], fit: int) -> Iterator[Measured]:
         """Send rows through the model, as many at a time as fit.
 
         Args:
@@ -112,7 +112,7 @@ class BidirectionalEngine:
             waiting = waiting[len(chunk) :]
 
 
-def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
+def _send(contexts: Sequence[Context], rows: list[PairVariant]) -> Measured:
     n_pairs = len(contexts[0].batch.pairs)
     pairs = [row.pair for row in rows]
     read_outs, states = [], None
@@ -127,7 +127,7 @@ def _send(contexts: Sequence[Context], rows: list[Row]) -> Measured:
     return Measured(rows, everyone.take(slice(n_pairs, None)), everyone.take(base))
 
 
-def _edits(context: Context, rows: Sequence[Row], number: int) -> list[list[HookEdit[Index]]]:
+def _edits(context: Context, rows: Sequence[PairVariant], number: int) -> list[list[HookEdit[Index]]]:
     """Return the edits of each row; of paths what their receivers take in, which is computed here."""
     edits = [row.edits[number] for row in rows]
     ends = {at: row.variant.receiver for at, row in enumerate(rows) if row.variant.receiver is not None}

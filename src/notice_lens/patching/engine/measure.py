@@ -22,7 +22,7 @@ from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.memory import Arrays
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.path_walk import Receiver
-from notice_lens.patching.engine.plan import END, HookEdit, Label
+from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
 from notice_lens.patching.engine.protocol import PairRuns
 from notice_lens.patching.engine.read_out import combined
 from notice_lens.patching.engine.rows import Index
@@ -41,12 +41,12 @@ class Variant(NamedTuple):
     """
 
     at: tuple[int, ...]
-    edits: tuple[HookEdit[Label], ...]
+    edits: tuple[HookEdit[LabelledPositions], ...]
     receiver: Receiver | None = None
 
 
 @dataclass(frozen=True)
-class Row:
+class PairVariant:
     """A variant of one pair.
 
     Attributes:
@@ -63,14 +63,14 @@ class Row:
     edits: tuple[list[HookEdit[Index]], ...]
     start: tuple[int, int]
 
-    def control(self, role: str) -> "Row":
+    def control(self, role: str) -> "PairVariant":
         """Return the same row with the sources of a control."""
         sources = {"other": "donor"} if role == MISMATCHED else {}
         edits = tuple(
             [edit.by(SELF if role == SELF else sources.get(edit.source, edit.source)) for edit in own]
             for own in self.edits
         )
-        return Row(self.pair, self.variant, role, edits, self.start)
+        return PairVariant(self.pair, self.variant, role, edits, self.start)
 
 
 def rows_of(
@@ -81,7 +81,7 @@ def rows_of(
     variants: Sequence[Variant],
     controls: Collection[str],
     available: Mapping[str, Bool[np.ndarray, " pair"]],
-) -> Iterator[Row]:
+) -> Iterator[PairVariant]:
     """Yield every row of a batch: each variant of each pair that has its labels, with its controls.
 
     Args:
@@ -113,7 +113,7 @@ def rows_of(
             edits = tuple([lookup.placed(edit) for edit in variant.edits] for lookup in lookups)
             if any(None in own for own in edits):
                 continue
-            row = Row(pair, variant, MATCHED, edits, start)  # pyright: ignore[reportArgumentType]
+            row = PairVariant(pair, variant, MATCHED, edits, start)  # pyright: ignore[reportArgumentType]
             yield row
             if MISMATCHED in controls and "donor" not in without and "other" in sources:
                 yield row.control(MISMATCHED)
@@ -127,9 +127,9 @@ class _Lookup:
 
     def __init__(self, runs: PairRuns, positions: Positions, pair: int, number: int) -> None:
         self.runs, self.positions, self.pair, self.number = runs, positions, pair, number
-        self.known: dict[Label, Index] = {}
+        self.known: dict[LabelledPositions, Index] = {}
 
-    def placed(self, edit: HookEdit[Label]) -> HookEdit[Index] | None:
+    def placed(self, edit: HookEdit[LabelledPositions]) -> HookEdit[Index] | None:
         """Return an edit at the pair's own positions; None where the pair lacks a label."""
         positions = self._at(edit.positions)
         keys = None if edit.keys is None else self._at(edit.keys)
@@ -137,7 +137,7 @@ class _Lookup:
             return None
         return HookEdit(edit.hook, positions, edit.source, edit.head, keys)
 
-    def _at(self, label: Label) -> Index:
+    def _at(self, label: LabelledPositions) -> Index:
         if label not in self.known:
             length = self.runs.real_length(label.axis, self.pair)
             self.known[label] = self.positions.of(self.number, label.name, label.axis, length)
@@ -164,7 +164,7 @@ class Measured(NamedTuple):
         base: Of their base rows.
     """
 
-    rows: list[Row]
+    rows: list[PairVariant]
     patched: ReadOut
     base: ReadOut
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from notice_lens.errors import one_of
 from notice_lens.patching.engine.rows import Index
 
-BUILT_IN = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
+BUILT_IN_METRICS = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
-USUAL = BUILT_IN[:5]
-"""Those of a sweep that is not asked for others."""
+USUAL = BUILT_IN_METRICS[:5]
+"""The default metrics of a sweep."""
 TAKEN = (
     "pair", "site", "layer", "head", "role", "region", "position", "key_role", "key_region", "key_position", "variant",
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
@@ -63,7 +63,7 @@ class ReadOut(NamedTuple):
 
 
 def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
-    """Return the names of the built-in metrics asked for, and the caller's own.
+    """Return the names of the requested built-in metrics, and the caller's own.
 
     Raises:
         ValueError: There is no metric of that name, or one of the caller's has a built-in name.
@@ -72,21 +72,25 @@ def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:
     if callable(metrics):
         raise TypeError("metrics are names, or a mapping of names to functions; got a function without a name")
     if metrics is None or not len(metrics):
-        raise ValueError(f"no metrics given; there are {', '.join(map(repr, BUILT_IN))}, and functions of your own")
+        raise ValueError(
+            f"no metrics given; there are {', '.join(map(repr, BUILT_IN_METRICS))}, and your own functions"
+        )
     own: dict[str, Any] = {}
     names: list[str] = []
     for name in [metrics] if isinstance(metrics, str) else metrics:
         function = metrics[name] if isinstance(metrics, Mapping) else None
         if function is None:
-            if name not in BUILT_IN:
-                raise ValueError(one_of("metric", name, BUILT_IN) + "; a mapping of names to functions adds your own")
+            if name not in BUILT_IN_METRICS:
+                raise ValueError(
+                    one_of("metric", name, BUILT_IN_METRICS) + "; a mapping of names to functions adds your own"
+                )
             names.append(name)
-        elif name in BUILT_IN:
-            raise ValueError(f"{name!r} is a metric already; call yours something else")
+        elif name in BUILT_IN_METRICS:
+            raise ValueError(f"{name!r} is a metric already; choose another name")
         elif not isinstance(name, str) or not name:
             raise ValueError(f"metric {name!r}: a name is text")
         elif name in TAKEN or name.endswith(ENDINGS):
-            raise ValueError(f"metric {name!r}: a result has that, or may have; call yours something else")
+            raise ValueError(f"metric {name!r}: a result may have that itself; choose another name")
         elif not callable(function):
             raise TypeError(f"metric {name!r} has to be a function of logits, got {type(function).__name__}")
         else:
@@ -102,7 +106,7 @@ def precise(logits: Tensor) -> Tensor:
 def own_metric(name: str, function: Custom, logits: Tensor) -> Float[Tensor, " row"]:
     """Return one of the caller's metrics of each row.
 
-    The function gets logits of its own, and what it returns is copied: it may write into either, or keep them.
+    The function gets its own copy of the logits, and what it returns is copied: it may write into either, or keep them.
 
     Raises:
         TypeError: It returned no tensor, or one of complex numbers.

@@ -75,7 +75,7 @@ class Recording:
 
 @runtime_checkable
 class References(Protocol):
-    """Values that are no runs of their pair, such as means, for the pairs of a batch."""
+    """Values that do not come from a run of their pair, such as means, for the pairs of a batch."""
 
     def sources(self, like: Mapping[str, Tensor], answers: list[str] | None) -> Mapping[str, Any]:
         """Return the values [pair, ...] by source and hook point.
@@ -112,7 +112,7 @@ class Batch:
         """Yield the recorded runs, once for each answer that is teacher-forced.
 
         Args:
-            references: Values that are no runs of these pairs.
+            references: Values that do not come from runs of these pairs.
         """
         from_clean = self.setting.direction == "noise"
         earlier: dict[str, Trace] = {}
@@ -180,7 +180,7 @@ class Batch:
             return trace(self.model, self._inputs(which, answers), names, self._noise_hooks(which), upstream, start)
 
     def _base_hooks(self) -> list[str]:
-        """Return what is recorded of the base run alone: the streams that the wave grows from."""
+        """Return the hook points recorded of the base run alone: the streams that the wave grows from."""
         streams, edited = self.recording.streams, self.recording.hooks
         hooks = [
             f"{name}.blocks.{layer}.hook_resid_pre"
@@ -227,7 +227,7 @@ class Context:
         return self.layout.length(stack, pair)
 
     def read_out(self, states: Tensor, pairs: Index) -> ReadOut:
-        """Return the metrics of rows, from the states behind the last stack.
+        """Return the metrics of rows, from the states after the last stack.
 
         Args:
             states: [row, pos, d_model]; the first rows are the base rows.

@@ -4,12 +4,12 @@ A path goes from a *sender* (a head, an MLP, an embedding) to a *receiver* (a he
 input, a stack's output). Four runs define its effect:
 
 1. The base run, and 2. the other run, as in any sweep.
-3. The base run, in which the sender has what it has in the other run. A path lies in the stacks that it names: nodes
+3. The base run, in which the sender takes its values from the other run. A path lies in the stacks that it names: nodes
    between sender and receiver in those stacks are frozen at the base run. The receiver's input is recorded.
 4. The base run, in which the receiver takes that changed input. Everything after the receiver runs free.
 
 With attention frozen, what happens at one position depends on that position alone, and what every node writes there is
-known: run 3 is no forward pass, but the base run's stream with the sender's difference, sent through the LayerNorms
+known: run 3 is not a forward pass but the base run's stream with the sender's difference, sent through the LayerNorms
 (`Walk`), for all senders at once. Run 4 is a row of the wave whose edit carries its value.
 
 Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969).
@@ -42,12 +42,12 @@ from notice_lens.models.blip.steps import (
     sublayers,
 )
 from notice_lens.models.hook_names import HookName
-from notice_lens.patching.engine.plan import END, GIVEN, HookEdit, RowEdit
+from notice_lens.patching.engine.plan import END, VALUE_GIVEN, HookEdit, RowEdit
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Run
 
 Read = tuple[int, str]
-"""A layer, and who reads there: `attn`, `cross_attn`, `mlp`; behind the last block `output`."""
+"""A layer, and who reads there: `attn`, `cross_attn`, `mlp`; after the last block `output`."""
 
 
 class Receiver(NamedTuple):
@@ -155,7 +155,7 @@ def _taken(
         for number in several:
             head, value = receivers[number].head, parts[id(own[number])]
             value = value if head is None else value[:, head]
-            yield number, HookEdit(hook, own[number].positions, GIVEN, head, value=value)
+            yield number, HookEdit(hook, own[number].positions, VALUE_GIVEN, head, value=value)
 
 
 def _project(model: HookedBLIP, hook: str, stream: Float[Tensor, "line d_model"]) -> Tensor:
@@ -210,7 +210,7 @@ class Walk:
                 self.sent.setdefault(at, []).append((lines, edit))
 
     def streams(self) -> Iterator[tuple[Read, Float[Tensor, "line d_model"]]]:
-        """Yield what each module of the stack reads, in the order of the forward pass, for all started lines."""
+        """Yield the input of each module of the stack, in the order of the forward pass, for all started lines."""
         first = max(0, int(self.first.min()))
         x = self._embedded() if self.first.min() < 0 else self._at("hook_resid_pre", first, slice(0))
         blocks: Any = self.stack.blocks
@@ -221,7 +221,7 @@ class Walk:
         yield (END, OUTPUT), self._norm(self.stack.ln_final, x, len(blocks) - 1, last_hook(self.stack.steps))
 
     def _block(self, block: Block, layer: int, x: Tensor) -> Iterator[Any]:
-        """Yield what each module of a block reads, with attention frozen; return the stream after the block."""
+        """Yield the input of each module of a block, with attention frozen; return the stream after the block."""
         going_in = norm_inputs(block.steps)
         written = x
         for step in block.steps:

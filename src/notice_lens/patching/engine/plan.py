@@ -29,14 +29,14 @@ from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.rows import Index
 
 END = 10_000
-"""The layer of `OUTPUT`, behind every block: one that no stack reaches."""
-GIVEN = "given"
-"""The source of an edit that brings its value along."""
+"""The layer of `OUTPUT`, after every block: a number that no layer has."""
+VALUE_GIVEN = "given"
+"""The source of an edit that carries its own value."""
 Where = tuple[int, str]
 """Layer and step; the embedding is layer -1."""
 
 
-class Label(NamedTuple):
+class LabelledPositions(NamedTuple):
     """Positions by label, which mean others in each pair.
 
     Attributes:
@@ -48,7 +48,7 @@ class Label(NamedTuple):
     axis: str
 
 
-At = TypeVar("At", Index, Label)
+At = TypeVar("At", Index, LabelledPositions)
 
 
 @dataclass(slots=True, eq=False)
@@ -61,10 +61,10 @@ class HookEdit(Generic[At]):
     Attributes:
         hook: The hook point, with its stack; `<stack>.output` is the stack's output.
         positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.
-        source: The run or the reference values that the new value comes from; `GIVEN` where the edit brings it.
+        source: The run or the reference values that the new value comes from; `VALUE_GIVEN` where the edit brings it.
         head: The head, or None for all, or where there are none.
         keys: Of scores and patterns, the keys; None for all, and elsewhere.
-        value: What is put there, [position, ...], where the source is `GIVEN`; not for scores and patterns.
+        value: What is put there, [position, ...], where the source is `VALUE_GIVEN`; not for scores and patterns.
     """
 
     hook: str
@@ -120,11 +120,11 @@ class HeadAssignment(NamedTuple):
 
     Attributes:
         leaf: `hook_k`, `hook_v`, `hook_attn_scores` or `hook_pattern`.
-        source: The run that the new values come from, or `GIVEN`.
+        source: The run that the new values come from, or `VALUE_GIVEN`.
         heads: Which of the edited heads, as numbers into `EditedHeads.rows`.
         positions: Keys of `hook_k` and `hook_v`, queries of scores and patterns; the same for all of these heads.
         keys: Of scores and patterns; None for all.
-        given: What is put there where the source is `GIVEN`, [head, position, d_head].
+        given: What is put there where the source is `VALUE_GIVEN`, [head, position, d_head].
     """
 
     leaf: str
@@ -288,7 +288,7 @@ def _in_turns(
     """Group edits of one place by their kind, so that each group is one assignment.
 
     Where edits of a row overlap, the later one holds: when the kind changes within a row, what follows gets a later
-    turn, in an assignment of its own.
+    turn, in a separate assignment.
     """
     groups: dict[tuple[int, Any], list[tuple[int, RowEdit]]] = {}
     last: dict[int, tuple[int, Any]] = {}
@@ -317,7 +317,7 @@ def _edited_heads(found: Sequence[tuple[int, RowEdit]], n_heads: int) -> EditedH
         for kind, several in _in_turns(own, _same_places):
             heads = _index([head for row, edit in several for head in heads_of(row, edit)])
             first = several[0][1]
-            given = torch.cat([_value_by_head(edit) for _, edit in several]) if kind[0] == GIVEN else None
+            given = torch.cat([_value_by_head(edit) for _, edit in several]) if kind[0] == VALUE_GIVEN else None
             edits.append(HeadAssignment(leaf, first.source, heads, first.positions, first.keys, given))
     rows, heads = np.array(list(number), dtype=np.int64).reshape(-1, 2).T
     return EditedHeads(rows, heads, edits)
@@ -329,7 +329,7 @@ def _same_places(edit: RowEdit) -> tuple[Hashable, ...]:
 
 
 def _value_by_head(edit: RowEdit) -> Float[Tensor, "head position d_head"]:
-    assert edit.value is not None, "the edit brings its value"
+    assert edit.value is not None, "the edit carries its value"
     return edit.value[None] if edit.head is not None else edit.value.transpose(0, 1)
 
 
@@ -337,7 +337,7 @@ def _assignment(source: str, found: Sequence[tuple[int, RowEdit]]) -> Assignment
     lines = _lines([(row, edit.positions) for row, edit in found])
     heads = [edit.head for _, edit in found if edit.head is not None]
     times = [len(edit.positions) for _, edit in found]
-    given = torch.cat([edit.value for _, edit in found if edit.value is not None]) if source == GIVEN else None
+    given = torch.cat([edit.value for _, edit in found if edit.value is not None]) if source == VALUE_GIVEN else None
     return Assignment(source, lines.rows, lines.positions, np.repeat(_index(heads), times) if heads else None, given)
 
 

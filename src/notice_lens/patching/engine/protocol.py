@@ -20,7 +20,7 @@ from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.rows import Index
 
 if TYPE_CHECKING:
-    from notice_lens.patching.engine.measure import Measured, Row
+    from notice_lens.patching.engine.measure import Measured, PairVariant
     from notice_lens.patching.engine.pair_batch import References, Setting
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Return the recorded runs of some pairs (`PairRuns`), once for each answer that is teacher-forced."""
         ...
 
-    def measure(self, runs: "Sequence[Any]", rows: "Iterable[Row]", fit: int) -> "Iterator[Measured]":
+    def measure(self, runs: "Sequence[Any]", rows: "Iterable[PairVariant]", fit: int) -> "Iterator[Measured]":
         """Measure rows, `fit` of them at a time at most."""
         ...
 

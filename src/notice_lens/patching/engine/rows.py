@@ -100,7 +100,7 @@ class RaggedRows:
         counts = np.bincount(pairs, minlength=n_pairs)
         order = np.argsort(pairs, kind="stable")
         filled = np.arange(counts.max(initial=0)) < counts[:, None]
-        # Pairs have unequal numbers of lines: columns that are left over get line 0, and nobody reads their results.
+        # Pairs have unequal numbers of lines: spare columns get line 0, and their results are never read.
         table = np.zeros(filled.shape, dtype=np.int64)
         table[filled] = lines[order]
         return ByPair(self.index(table), self.index(lines[order]), self.index(np.flatnonzero(filled)))

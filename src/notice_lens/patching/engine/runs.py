@@ -1,6 +1,6 @@
 """Recorded runs: the base run that the wave grows from, and the runs that edits take their values from.
 
-1. `trace` runs the model stack by stack and records the hook points that it is asked for. Stacks that an earlier run
+1. `trace` runs the model stack by stack and records the requested hook points. Stacks that an earlier run
    went through with the same inputs are taken over from it: the image, where only the words differ, and everything but
    the decoder, where only the teacher-forced answer differs.
 2. A `Run` is the base run with all sources of edits, looked up by name. It also keeps the keys and values that
@@ -30,9 +30,9 @@ from notice_lens.patching.engine.plan import END, StackShape
 if TYPE_CHECKING:
     from notice_lens.models.blip.blocks import Block
 
-KEPT = 256 * 2**20
+KEY_VALUE_BYTES_KEPT = 256 * 2**20
 """Bytes of keys and values that are kept from wave to wave, at most."""
-Hook = tuple[str, Callable[..., Any]]
+NamedHook = tuple[str, Callable[..., Any]]
 
 
 @dataclass
@@ -56,7 +56,7 @@ def trace(
     model: HookedBLIP,
     inputs: BLIPInputs,
     names: Iterable[str] = (),
-    corrupting: Sequence[Hook] = (),
+    corrupting: Sequence[NamedHook] = (),
     upstream: Trace | None = None,
     start: str | None = None,
 ) -> Trace:
@@ -146,13 +146,13 @@ class Run:
             projected = cast("Block", blocks[layer]).cross_attn.project_source(source)
             # Head by head in memory: many queries go through the fused kernel a tenth faster.
             projected = KeyValues(*(value.transpose(1, 2).contiguous().transpose(1, 2) for value in projected))
-            if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEPT:
+            if 2 * len(blocks) * projected.k.numel() * projected.k.element_size() > KEY_VALUE_BYTES_KEPT:
                 return projected
             self._key_values[stack, layer] = projected
         return self._key_values[stack, layer]
 
     def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
-        """Return which positions of its own, and of its source, a stack may look at; None for all."""
+        """Return masks of the positions of a stack, and of its source, that it may attend to; None for all."""
         inputs = self.base.inputs
         own = None
         if inputs.attention_mask is not None and stack == ("decoder" if self.model.cfg.kind == "caption" else "text"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from notice_lens.patching.engine.attention import mixed
 
-PARTS = ("pattern", "values")
+HALF_SOURCES = ("pattern", "values")
 """Sources of `hook_z` that take one half of it from the other run."""
 
 
@@ -39,7 +39,7 @@ class Constant(Mapping[str, Tensor]):
 
 
 class Mixed(Mapping[str, Tensor]):
-    """The patterns of one run times the values of another, by the name of `hook_z`; computed when they are asked for.
+    """The patterns of one run times the values of another, by the name of `hook_z`; computed on access.
 
     Args:
         patterns: The activations of the run that says where heads look.

@@ -4,7 +4,7 @@ The usual loop runs the whole model once for each patch. Almost all of that work
 everything equals the base run, and the image is the same throughout. So one pass is sent through the network in which
 the batch grows. The base run starts alone. Where a variant (a set of edits to one pair's run) has its first edit, it
 joins as a copy of the base row with that edit; after the last block every variant is active, and one read-out reads
-them all. Each variant is the same computation as a full run of its own: nothing is approximated.
+them all. Each variant is the same computation as a separate full run: nothing is approximated.
 
     block 3   base ──────────────┬─ variants of block 3 join
     block 4   base, variants of 3 ──────────┬─ variants of block 4 join
@@ -16,7 +16,7 @@ have one *line* for each position of each row: [line, d_model] (rows.py).
 1. A variant joins with the positions that it changes, and only these are computed up to the next self-attention.
 2. There, queries, keys and values of all its other positions are the base row's; from there on it has all positions.
 3. Cross-attention reads keys and values that were projected once for each image, for all variants together.
-4. A variant that changed an earlier stack brings a source of its own. Its few queries are then multiplied through the
+4. A variant that changed an earlier stack has its own source. Its few queries are then multiplied through the
    key weights, and its mixed states through the value weights, instead of projecting every state of the source
    (`folded_attention`): the same sums in another order.
 5. Self-attention over a single position is its value: its queries and keys are never computed.
@@ -95,7 +95,7 @@ class _StackWave:
         self.layer = -1
 
     def states(self, everything: bool = False) -> Float[Tensor, "row pos d_model"] | None:
-        """Return the states after the stack, of the variants that are active; None where there are none.
+        """Return the states after the stack, of the variants that are active; None if there are none.
 
         Args:
             everything: Return all rows instead: the base rows and all variants, those too that changed nothing here.
@@ -180,7 +180,7 @@ class _StackWave:
         return out, *live_
 
     def _mlp(self, mlp: MLP, module: str, read: Tensor, live: Tensor) -> tuple[Tensor, ...]:
-        """Return the neurons' output; where nobody joins or edits between the two products, in parts."""
+        """Return the neurons' output; if no row joins or is edited between the two products, in parts."""
         before, behind = f"{module}.hook_pre", f"{module}.hook_post"
         tables = (self.schedule.joins, self.schedule.edits)
         if not any((self.layer, step) in table for step in (before, behind) for table in tables):
@@ -235,7 +235,7 @@ class _StackWave:
         by_pair = self.rows.by_pair(~np.isin(self.rows.row, self.schedule.arriving), len(kv.k))
         answers = fused_attention(q[by_pair.table], kv.k, kv.v, self.source_mask)
         z[by_pair.lines] = rearrange(answers, "pair line head d_head -> (pair line) head d_head")[by_pair.columns]
-        # Rows that changed the stack before look at states of their own.
+        # Rows that changed the earlier stack attend to their own states.
         if self.own is not None:
             lines = self.rows.index(self.rows.where[self.schedule.arriving])
             pairs = self.rows.index(self.pair_of[self.schedule.arriving])
@@ -360,7 +360,7 @@ class _StackWave:
         return lines, heads, values[(pairs, *self.rows.lines(assignment.positions, heads))]
 
     def _own_mask(self, causal: bool) -> Bool[Tensor, "row_or_1 1 query_or_1 key_pos"] | None:
-        """Return which positions of their own the active rows may look at."""
+        """Return a mask of the positions of the active rows that they may attend to."""
         mask = None if self.mask is None else self.mask[self.rows.index(self.pair_of[self.rows.active])]
         return causal_mask(mask, self.rows.pos, self.rows.device) if causal else mask
 

@@ -1,8 +1,8 @@
 """Gradients of the logit difference at every hook point, block by block from the answer back to the image.
 
 Nothing but the stream before each block is kept of a run. Going backwards, a block is run again with its graph, its
-hook points are recorded, and what it hands on is differentiated with regard to them, to the stream before it and to
-the states that its cross-attention reads. Then its graph is dropped: memory is that of one block, whatever the depth
+hook points are recorded, and its output is differentiated with respect to them, to the stream before it and to the
+states that its cross-attention reads. Then its graph is dropped: memory is that of one block, whatever the depth
 (checkpointing, Chen et al., arXiv 1604.06174).
 
 1. The read-out: gradient of the logit difference, summed over pairs, at the last stack's states. Pairs are rows that
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.patching.engine.pair_batch import Context
-from notice_lens.patching.gradient.recompute import EMBEDDING, Blocks, Node, Values
+from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks, RunsByAnswer, ValuesByHook
 from notice_lens.patching.gradient.softmax import pattern_gradient, score_gradient
 
 if TYPE_CHECKING:
@@ -44,18 +44,18 @@ class Found:
         stack: `vision`, `text` or `decoder`.
         layer: The layer; -1 for the embedding.
         values: Activations of the run that is differentiated, by hook point without stack and layer: [pair, pos, ...].
-        grads: Gradient of the summed logit difference with regard to each.
+        grads: Gradient of the summed logit difference with respect to each.
         changes: By how much each changes toward the other run.
         masks: Of `attn` and `cross_attn`, which keys each query may look at.
-        kept: Values that were computed from them and may be asked for again.
+        kept: Values that were computed from them and may be needed again.
     """
 
     context: int
     stack: str
     layer: int
-    values: Values
-    grads: Values
-    changes: Values
+    values: ValuesByHook
+    grads: ValuesByHook
+    changes: ValuesByHook
     masks: Mapping[str, Tensor | None]
     kept: dict[Any, Any] = field(default_factory=dict)
 
@@ -75,8 +75,8 @@ class Backward:
         self,
         model: "HookedBLIP",
         contexts: Sequence[Context],
-        at: Node,
-        towards: Sequence[tuple[float, Node]],
+        at: RunsByAnswer,
+        towards: Sequence[tuple[float, RunsByAnswer]],
         wanted: Mapping[tuple[str, int], Sequence[str]],
     ) -> None:
         self.model, self.contexts, self.at, self.towards, self.wanted = model, contexts, at, towards, wanted
@@ -115,7 +115,7 @@ class Backward:
             number: Which context.
             stack: The stack.
             layer: The layer.
-            grad: With regard to what the block hands on.
+            grad: Gradient with respect to the block's output.
         """
         names, run, blocks = self.wanted.get((stack, layer), ()), self.at[number], self.blocks
         start = [leaf(value) for value in blocks.start(run, stack, layer)]
@@ -131,11 +131,11 @@ class Backward:
             _add_table_grads(own, values)
             changes = self._changes(number, stack, layer, names, values)
             found = Found(number, stack, layer, values, own, changes, blocks.masks(run, stack))
-        return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING else 0.0, found
+        return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING_LAYER else 0.0, found
 
-    def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: Values) -> Values:
+    def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: ValuesByHook) -> ValuesByHook:
         """Return the change of the block's activations toward the other run."""
-        changes: Values = {}
+        changes: ValuesByHook = {}
         for weight, node in self.towards:
             same = node is self.at
             there = values if same else self.blocks.activations(node[number], stack, layer, names)
@@ -145,11 +145,11 @@ class Backward:
 
 
 def leaf(value: Tensor) -> Tensor:
-    """Return the value as something to differentiate with regard to."""
+    """Return the value as something to differentiate with respect to."""
     return value.detach().requires_grad_()
 
 
-def _add_table_grads(grads: Values, values: Values) -> None:
+def _add_table_grads(grads: ValuesByHook, values: ValuesByHook) -> None:
     """Add the gradients at scores and patterns, where there are any, from those at z."""
     for name in [name for name in values if name.endswith("hook_pattern")]:
         module = name.rpartition(".")[0]
@@ -160,7 +160,7 @@ def _add_table_grads(grads: Values, values: Values) -> None:
 
 @contextmanager
 def weights_at_rest(model: "HookedBLIP") -> Iterator[None]:
-    """Take no gradients with regard to weights: a third of a backward pass, and its memory."""
+    """Turn off gradients of weights, which would cost a third of a backward pass and memory."""
     with model.in_use.held() as changes:
         for parameter in model.parameters():
             changes.set(parameter, "requires_grad", False)

@@ -28,7 +28,7 @@ from notice_lens.patching.gradient.softmax import (
     effect_of_sets,
     pattern_gradient,
 )
-from notice_lens.patching.gradient.targets import ASIDE, Target
+from notice_lens.patching.gradient.targets import HEAD_HOOKS, Target
 from notice_lens.patching.positions import Positions
 
 TABLE_ENTRIES = 2**24
@@ -103,7 +103,7 @@ def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "pair 
 
 
 def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos ..."]:
-    """The effect of each position of each head; one head where there are none. Neurons behind."""
+    """The effect of each position of each head; a single head if there are none. Neurons come last."""
     if target.corrected:
         return _by_table(target, found, None)
     name = target.activation
@@ -114,7 +114,7 @@ def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos .
 
 
 def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
-    """The effect of each query, with the label of its keys behind; of patched keys, of each label of them.
+    """The effect of each query, with the label of its keys last; of patched keys, of each label of them.
 
     It goes some pairs at a time: a table has an entry for each query and key.
     """
@@ -136,7 +136,7 @@ def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | N
     """Return the effects of patched queries, keys or scores, with the softmax computed again."""
     module = target.module
     before, grad, mask = _unpatched(found, module, some)
-    q, k = (found.values[f"{module}.{name}"][some] for name in ASIDE[:2])
+    q, k = (found.values[f"{module}.{name}"][some] for name in HEAD_HOOKS[:2])
     if target.leaf != "hook_k":
         q = q + found.changes[f"{module}.hook_q"][some]
     if target.leaf != "hook_q":
@@ -160,7 +160,7 @@ def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor, 
     key = (module, some.start)
     if key not in found.kept:
         found.kept.clear()
-        q, k, v = (found.values[f"{module}.{name}"][some] for name in ASIDE[:3])
+        q, k, v = (found.values[f"{module}.{name}"][some] for name in HEAD_HOOKS[:3])
         mask = found.masks[module]
         mask = mask[some] if mask is not None and len(mask) > 1 else mask
         grad = pattern_gradient(found.grads[f"{module}.hook_z"][some], v)

@@ -1,6 +1,6 @@
-"""Parts of recorded runs once more: one block with its activations, or everything from a block on.
+"""Recomputation of parts of recorded runs: one block with its activations, or everything from a block on.
 
-Of a run only the stream before every block, the embeddings and the states behind every stack are kept. What else there
+Of a run only the stream before every block, the embeddings and the states after every stack are kept. What else there
 is in a block comes from running that block again.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from notice_lens.models.blip.steps import EMBEDDING as EMBEDDED
+from notice_lens.models.blip.steps import EMBEDDING
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.runs import Trace
@@ -20,25 +20,25 @@ from notice_lens.patching.gradient.softmax import Tables, table_mask
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-EMBEDDING = -1
+EMBEDDING_LAYER = -1
 """The layer of the embedding."""
-Values = dict[str, Tensor]
+ValuesByHook = dict[str, Tensor]
 """Activations of a block, by hook point without stack and layer."""
-Node = Sequence[Trace]
+RunsByAnswer = Sequence[Trace]
 """A run for each thing that the decoder is made to say."""
 
 
 @dataclass
 class Moved(Trace):
-    """A run in which activations of one block are something else.
+    """A run with replaced activations in one block.
 
     Attributes:
         place: The block's stack and layer.
         put: The activations.
     """
 
-    place: tuple[str, int] = ("", EMBEDDING)
-    put: Values = field(default_factory=dict)
+    place: tuple[str, int] = ("", EMBEDDING_LAYER)
+    put: ValuesByHook = field(default_factory=dict)
 
 
 class Blocks:
@@ -56,7 +56,7 @@ class Blocks:
         """The hook points that have to be kept of a run."""
         stacks = self.model.cfg.stacks
         streams = [name for stack in stacks for name in self._streams(stack, 0)]
-        return streams + [f"{stack}.{name}" for stack in stacks for name in EMBEDDED]
+        return streams + [f"{stack}.{name}" for stack in stacks for name in EMBEDDING]
 
     def _streams(self, stack: str, first: int) -> list[str]:
         layers = range(max(first, 0), self.model.stack(stack).cfg.n_layers)
@@ -64,16 +64,16 @@ class Blocks:
 
     def start(self, trace: Trace, stack: str, layer: int) -> list[Tensor]:
         """Return a block's inputs: the stream and the states that it reads; of an embedding its summands."""
-        if layer == EMBEDDING:
-            return [trace.activations[f"{stack}.{name}"] for name in EMBEDDED]
+        if layer == EMBEDDING_LAYER:
+            return [trace.activations[f"{stack}.{name}"] for name in EMBEDDING]
         stream = trace.activations[f"{stack}.blocks.{layer}.hook_resid_pre"]
         before = self.model.cfg.stacks[: self.model.cfg.stacks.index(stack)]
         return [stream, *(trace.states[name] for name in before[-1:])]
 
     def again(
         self, trace: Trace, stack: str, layer: int, start: Sequence[Tensor], names: Sequence[str]
-    ) -> tuple[Tensor, Values]:
-        """A block once more: what it hands on (the stack's states behind its last), and activations.
+    ) -> tuple[Tensor, ValuesByHook]:
+        """Run a block again; return its output (after the last block, the stack's states) and its activations.
 
         Args:
             trace: Of the run.
@@ -82,9 +82,9 @@ class Blocks:
             start: As `start` gives it.
             names: Hook points without stack and layer; scores and patterns are left out.
         """
-        if layer == EMBEDDING:
+        if layer == EMBEDDING_LAYER:
             return self._embedded(trace, stack, start)
-        values: Values = {}
+        values: ValuesByHook = {}
 
         def keep(value: Tensor, hook: Any) -> None:
             values[HookName.parse(hook.name).leaf] = value
@@ -100,17 +100,17 @@ class Blocks:
             )  # fmt: skip
         return out, values
 
-    def _embedded(self, trace: Trace, stack: str, start: Sequence[Tensor]) -> tuple[Tensor, Values]:
+    def _embedded(self, trace: Trace, stack: str, start: Sequence[Tensor]) -> tuple[Tensor, ValuesByHook]:
         """The stream before block 0, and embedded words or patches and positions."""
-        values: Values = dict(zip(EMBEDDED, start, strict=True))
-        if isinstance(trace, Moved) and trace.place == (stack, EMBEDDING):
+        values: ValuesByHook = dict(zip(EMBEDDING, start, strict=True))
+        if isinstance(trace, Moved) and trace.place == (stack, EMBEDDING_LAYER):
             values |= {name: value.detach().requires_grad_() for name, value in trace.put.items()}
         module: Any = self.model.stack(stack)
-        total = values[EMBEDDED[0]] + values[EMBEDDED[1]]
+        total = values[EMBEDDING[0]] + values[EMBEDDING[1]]
         return module.ln_embed(total), values
 
     @torch.no_grad()
-    def activations(self, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values:
+    def activations(self, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> ValuesByHook:
         """Activations of a block, scores and patterns among them: as they were recorded, or from running it again."""
         values = self._recorded(trace, stack, layer, names)
         if values is None:
@@ -119,17 +119,17 @@ class Blocks:
         return values
 
     @staticmethod
-    def _recorded(trace: Trace, stack: str, layer: int, names: Sequence[str]) -> Values | None:
+    def _recorded(trace: Trace, stack: str, layer: int, names: Sequence[str]) -> ValuesByHook | None:
         """Return the recorded activations of a block; None where something is lacking, or was moved since."""
         hooks = {name: f"{stack}.blocks.{layer}.{name}" for name in names if not name.endswith(TABLES)}
         if isinstance(trace, Moved) or not all(hook in trace.activations for hook in hooks.values()):
             return None
         return {name: trace.activations[hook] for name, hook in hooks.items()}
 
-    def add_tables(self, values: Values, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> None:
+    def add_tables(self, values: ValuesByHook, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> None:
         """Adds scores and patterns that are wanted, from queries and keys.
 
-        The model itself builds none, since its attention is fused while nobody looks.
+        The model itself builds none, since its attention is fused while nothing is hooked.
         """
         for module in ("attn", "cross_attn"):
             scores, pattern = f"{module}.hook_attn_scores", f"{module}.hook_pattern"
@@ -155,8 +155,8 @@ class Blocks:
         return None if own is None else own.bool(), self.model.source_mask(stack, trace.inputs)
 
     @torch.no_grad()
-    def moved(self, base: Node, stack: str, layer: int, put: Sequence[Values]) -> list[Moved]:
-        """The base run with other activations in one block, and everything behind it.
+    def moved(self, base: RunsByAnswer, stack: str, layer: int, put: Sequence[ValuesByHook]) -> list[Moved]:
+        """Return the base run with other activations in one block, and everything after it.
 
         Args:
             base: The base run.
@@ -178,8 +178,8 @@ class Blocks:
         return found
 
     def _onward(self, run: Moved, stack: str, layer: int) -> None:
-        """Run a stack from a block on, and record it into the run."""
-        if layer == EMBEDDING:
+        """Run a stack from one block to its end, and record it into the run."""
+        if layer == EMBEDDING_LAYER:
             stream = self._embedded(run, stack, self.start(run, stack, layer))[0]
             run.activations[f"{stack}.blocks.0.hook_resid_pre"] = stream
         first = max(layer, 0)
@@ -204,8 +204,8 @@ class Blocks:
 
 
 def _put(trace: Trace, stack: str, layer: int) -> list[tuple[str, Any]]:
-    """Hooks that put other activations into a block."""
-    if layer == EMBEDDING or not isinstance(trace, Moved) or trace.place != (stack, layer):
+    """Return hooks that replace activations of a block."""
+    if layer == EMBEDDING_LAYER or not isinstance(trace, Moved) or trace.place != (stack, layer):
         return []
 
     def hook(new: Tensor) -> Any:

@@ -91,7 +91,7 @@ def effect_of_sets(
 
 
 def effect_of_each_key(grad: Tensor, before: Tables, patched: Tensor) -> Float[Tensor, "pair head query_pos key_pos"]:
-    """Return the effect of each query's row when the score of one key is patched, for every key by itself."""
+    """Return the effect of each query's row when the score of one key is patched, for every key separately."""
     # Tables are large, and each step reads or writes all of one: what can be is done in place.
     scores, pattern = before
     most = pattern.argmax(-1, keepdim=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from notice_lens.models.protocol import TABLES
 from notice_lens.patching.edits import WITH_HEADS, Site
-from notice_lens.patching.gradient.recompute import EMBEDDING
+from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER
 from notice_lens.patching.grid import NUMBERED, Grid, SiteGrid
 from notice_lens.patching.prepare import Prepared
 
@@ -14,7 +14,7 @@ NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 """Hook points of single neurons."""
 
 THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
-ASIDE = ("hook_q", "hook_k", "hook_v", "hook_z")
+HEAD_HOOKS = ("hook_q", "hook_k", "hook_v", "hook_z")
 """What scores, patterns and their gradients are made of."""
 
 
@@ -24,7 +24,7 @@ class Target:
 
     Attributes:
         site: The site.
-        coords: Labels of each dimension behind `pair`, in their order: as a sweep of the site has them, and last
+        coords: Labels of each dimension after `pair`, in their order: as a sweep of the site has them, and last
             `neuron` where there is that.
         axis: What its positions are.
         key_axis: What its keys are, of scores and patterns.
@@ -78,7 +78,7 @@ class Target:
     @property
     def layers(self) -> tuple[int, ...]:
         """Its layers; -1 for the embedding."""
-        return self.site.layers or (EMBEDDING,)
+        return self.site.layers or (EMBEDDING_LAYER,)
 
     def has(self, stack: str, layer: int) -> bool:
         """Return whether a block has some of it; the embedding is layer -1."""
@@ -92,12 +92,12 @@ class Target:
     @property
     def needs(self) -> list[str]:
         """Hook points to record, without stack and layer."""
-        aside = [f"{self.module}.{own}" for own in ASIDE] if self.corrected or self.leaf in TABLES else []
+        aside = [f"{self.module}.{own}" for own in HEAD_HOOKS] if self.corrected or self.leaf in TABLES else []
         own = [] if self.corrected and self.leaf in TABLES else [self.activation]
         return [*aside, *(name for name in own if name not in aside)]
 
     def labels(self, prefix: str = "") -> list[Any]:
-        """Labels of the positions, or with `key_` in front of the keys; None alone stands for all of them at once."""
+        """Labels of the positions, of the keys with the prefix `key_`; None alone stands for all of them at once."""
         dims = (f"{prefix}{dim}" for dim in ("role", "region", "position"))
         return next((list(self.coords[dim]) for dim in dims if dim in self.coords), [None])
 
@@ -106,7 +106,7 @@ def wanted(targets: Iterable[Target]) -> dict[tuple[str, int], list[str]]:
     """Hook points to record, by stack and layer."""
     found: dict[tuple[str, int], list[str]] = {}
     for target in targets:
-        for layer in target.site.layers or (EMBEDDING,):
+        for layer in target.site.layers or (EMBEDDING_LAYER,):
             names = found.setdefault((target.site.stack, layer), [])
             names += [name for name in target.needs if name not in names]
     # Tables are made of the others.

@@ -1,4 +1,4 @@
-"""Differences between a store and a call, in words, and the plain values that can be compared at all."""
+"""Differences between a store and a call, in words, and the plain values that can be compared."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-SHOWN = 5
+ITEMS_SHOWN = 5
 """How many of many values a message lists."""
 CLAUSES = 2
 """How many differences a message spells out."""
@@ -25,7 +25,7 @@ def plain(value: Any, where: str) -> Any:
         where: What it is, for the message.
 
     Raises:
-        TypeError: Something in it is none of those.
+        TypeError: Something in it is of another type.
     """
     if isinstance(value, Mapping):
         for key in value:
@@ -99,8 +99,8 @@ def listed(items: Iterable[Any], shown: Callable[[Any], str] | None = None) -> s
         shown: Makes text of one; None takes its `repr`, shortened.
     """
     items = list(items)
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(shown or _short, items[:SHOWN])) + more
+    more = f" and {len(items) - ITEMS_SHOWN} more" if len(items) > ITEMS_SHOWN else ""
+    return ", ".join(map(shown or _short, items[:ITEMS_SHOWN])) + more
 
 
 def _short(value: Any) -> str:

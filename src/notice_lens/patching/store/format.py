@@ -21,7 +21,7 @@ from notice_lens import __version__
 from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.patching.store.checks import listed, missing, plain
 
-FORMAT = 2
+STORE_FORMAT = 2
 """Goes up when the layout changes."""
 RECORD = "notice_lens"
 DONE = "done"
@@ -34,7 +34,7 @@ CHUNK_BYTES, CHUNK_PAIRS = 1_000_000, 64
 
 
 def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> None:
-    """Creates a store in which no pair is done.
+    """Create a store in which no pair is done.
 
     Args:
         path: Of its folder; an empty one may be there.
@@ -49,7 +49,9 @@ def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> Non
     attributes, record = _description(template, settings)
     beside = _beside(path)
     if beside.exists():
-        raise FileExistsError(f"{beside} is in the way: a store is built there, and what is there is not ours")
+        raise FileExistsError(
+            f"{beside} is in the way: a store is built there, and this was not written by notice-lens"
+        )
     beside.mkdir()
     (beside / CREATING).touch()
     try:
@@ -62,7 +64,7 @@ def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> Non
 
 
 def tidy(path: Path) -> None:
-    """Removes what a creation left beside a store when it was killed; nothing that is not ours."""
+    """Remove what a killed creation left beside a store, and nothing else."""
     beside = _beside(path)
     if (beside / CREATING).is_file():
         if (beside / "store").exists():
@@ -73,7 +75,7 @@ def tidy(path: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what a store says of itself.
+    """Return a store's record of itself.
 
     Raises:
         FileExistsError: There is no store of ours.
@@ -81,7 +83,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     left = "it is left as it is; name another folder"
     if not (path / "zarr.json").is_file():
-        raise FileExistsError(f"{path} is there and is no store of a sweep (no zarr.json in it); {left}")
+        raise FileExistsError(f"{path} exists and is not a store of a sweep (no zarr.json in it); {left}")
     try:
         found = read_json(path / "zarr.json")
     except ValueError as error:
@@ -89,20 +91,20 @@ def read_record(path: Path) -> dict[str, Any]:
     attributes = found.get("attributes") if isinstance(found, dict) else None
     record = attributes.get(RECORD) if isinstance(attributes, dict) else None
     if not isinstance(record, dict):
-        raise FileExistsError(f"{path} is a Zarr folder, and no store of a sweep; {left}")
-    if record.get("format") != FORMAT or found.get("zarr_format") != 3:
+        raise FileExistsError(f"{path} is a Zarr folder, but not a store of a sweep; {left}")
+    if record.get("format") != STORE_FORMAT or found.get("zarr_format") != 3:
         formats = f"format {record.get('format')!r} in Zarr format {found.get('zarr_format')!r}"
         raise ValueError(
             f"{path} has {formats}, written by notice-lens {record.get('version')}; notice-lens {__version__} reads "
-            f"format {FORMAT} in Zarr format 3; name another folder to patch anew, or go on with that version (its "
-            "numbers can be read with xarray.open_zarr(path, consolidated=False))"
+            f"format {STORE_FORMAT} in Zarr format 3; name another folder to patch anew, or continue with that version "
+            "(its numbers can be read with xarray.open_zarr(path, consolidated=False))"
         )
     check_seal(record, path / "zarr.json")
     return record
 
 
 def open_arrays(path: Path, record: Mapping[str, Any], mode: str) -> dict[str, zarr.Array]:
-    """Return the arrays of a store by name, `done` with them. Raises ValueError where one is missing or unreadable.
+    """Return the arrays of a store by name, `done` with them. Raises ValueError if one is missing or unreadable.
 
     Args:
         path: Of the store.
@@ -161,7 +163,7 @@ def read_coordinates(
 
 
 def check_done(path: Path, arrays: Mapping[str, zarr.Array], coordinates: xr.Dataset, done: np.ndarray) -> None:
-    """Read the numbers of finished pairs. Raises ValueError where some are missing or damaged."""
+    """Read the numbers of finished pairs. Raises ValueError if some are missing or damaged."""
     for name in arrays.keys() - {*map(str, coordinates.coords), DONE}:
         for _ in _chunks_of(path, arrays[name], done, _names(coordinates, done)):
             pass
@@ -175,7 +177,7 @@ def _names(coordinates: xr.Dataset, done: np.ndarray) -> np.ndarray:
 def _chunks_of(
     path: Path, array: zarr.Array, done: np.ndarray | None = None, names: np.ndarray | None = None
 ) -> Iterator[tuple[Any, np.ndarray]]:
-    """Yield where a chunk of an array is, and its numbers. Raises ValueError where they are missing or damaged.
+    """Yield where a chunk of an array is, and its numbers. Raises ValueError if they are missing or damaged.
 
     Args:
         path: Of the store.
@@ -243,7 +245,7 @@ def _description(template: xr.Dataset, settings: Mapping[str, Any]) -> tuple[dic
     gone = {str(name): missing(np.asarray(values.values)) for name, values in template.coords.items()}
     texts = [str(name) for name, values in template.coords.items() if values.dtype.kind in "UOT"]
     record = {
-        "format": FORMAT,
+        "format": STORE_FORMAT,
         "version": __version__,
         "zarr": version("zarr"),
         "settings": plain(settings, "settings"),

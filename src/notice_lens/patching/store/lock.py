@@ -12,7 +12,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-LENGTH = 1000
+LOCK_FILE_BYTES = 1000
 """More bytes than a lock file holds."""
 UNKNOWN = "another process"
 
@@ -29,7 +29,7 @@ class Lock:
 
     Raises:
         RuntimeError: Somebody else is writing.
-        FileExistsError: A file that is no lock of ours has the lock file's name. It is left as it is.
+        FileExistsError: Some other file has the lock file's name. It is left as it is.
         OSError: Nothing can be written there.
     """
 
@@ -44,7 +44,7 @@ class Lock:
         return not self._release.alive
 
     def release(self) -> None:
-        """Let others write. A second time does nothing."""
+        """Let others write. Calling it twice does no harm."""
         self._release()
 
 
@@ -53,7 +53,7 @@ def _acquire(file: Path, path: Path) -> int:
     while True:
         descriptor = _opened(file, path)
         locked = _lock(descriptor)
-        holder = os.read(descriptor, LENGTH)
+        holder = os.read(descriptor, LOCK_FILE_BYTES)
         if locked and _is(descriptor, file):
             break
         os.close(descriptor)
@@ -62,7 +62,7 @@ def _acquire(file: Path, path: Path) -> int:
         # Otherwise the holder before us took the file away after we had opened it.
     if holder and _named(holder) == UNKNOWN:
         os.close(descriptor)
-        raise FileExistsError(f"{file} is in the way: it is no lock file of ours; move it, or name another folder")
+        raise FileExistsError(f"{file} is in the way: it is not a lock file of ours; move it, or name another folder")
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, json.dumps({"pid": os.getpid(), "machine": platform.node()}).encode())
@@ -81,10 +81,10 @@ def _opened(file: Path, path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Locks a file unless somebody has; says whether it did."""
+    """Lock a file unless another process holds it; return whether that worked."""
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, LENGTH, os.SEEK_SET)  # Windows keeps others from reading what is locked
+            os.lseek(descriptor, LOCK_FILE_BYTES, os.SEEK_SET)  # Windows keeps others from reading what is locked
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             os.lseek(descriptor, 0, os.SEEK_SET)
         else:
@@ -104,7 +104,7 @@ def _is(descriptor: int, file: Path) -> bool:
 
 
 def _named(content: bytes) -> str:
-    """Return who wrote a lock file, in words."""
+    """Return the writer of a lock file, in words."""
     try:
         found = json.loads(content)
         own = found["pid"] == os.getpid() and found["machine"] == platform.node()

@@ -1,4 +1,4 @@
-"""A sweep's result on disk, written a few pairs at a time: a sweep that is killed goes on where it stopped.
+"""A sweep's result on disk, written a few pairs at a time: a sweep that was killed resumes where it stopped.
 
     with Store.open("sweep.zarr", template, settings) as store:
         for pair in np.flatnonzero(~store.done):
@@ -46,7 +46,7 @@ class Store:
 
     @classmethod
     def open(cls, path: str | PathLike[str], template: xr.Dataset, settings: Mapping[str, Any]) -> "Store":
-        """The store at a path: a new one, or the one that is there, to go on with.
+        """Open the store at a path: a new one, or an existing one to resume.
 
         Args:
             path: Of a folder; a new one, an empty one, or a store of the same sweep.
@@ -72,7 +72,7 @@ class Store:
             arrays = store_format.open_arrays(path, record, "r+")
             store = cls(path, record, arrays, lock)
             store._compare(record, template, settings)
-            # Damage is said before anything is computed, and not after.
+            # Damage is reported before anything is computed, not after.
             store_format.check_done(path, arrays, store._coordinates, store._done)
         except BaseException:
             lock.release()
@@ -117,7 +117,7 @@ class Store:
                     self._arrays[name][int(rows[run[0]]) : int(rows[run[-1]]) + 1] = array[run]
             self._arrays[store_format.DONE][...] = done
         except OSError as error:
-            kept = "pairs that are done are kept, and the same call goes on from them"
+            kept = "pairs that are done are kept, and the same call resumes from them"
             raise OSError(f"{self.path} cannot be written: {error.strerror or error}; {kept}") from error
         self._done = done
 
@@ -126,7 +126,7 @@ class Store:
         return store_format.read(self.path)
 
     def close(self) -> None:
-        """Let others write. The store can still be loaded; a second time does nothing."""
+        """Let others write. The store can still be loaded, and calling it twice does no harm."""
         self._lock.release()
 
     def __enter__(self) -> "Store":
@@ -164,13 +164,13 @@ class Store:
         if (wrong := rows[(rows < 0) | (rows >= n_pairs)]).size:
             raise IndexError(f"pairs {store_checks.listed(wrong.tolist())}: the store has pairs 0 to {n_pairs - 1}")
         if len(np.unique(rows)) != len(rows):
-            raise ValueError(f"pairs {store_checks.listed(rows.tolist())}: one comes twice")
+            raise ValueError(f"pairs {store_checks.listed(rows.tolist())}: one is given twice")
         if (done := rows[self._done[rows]]).size:
             raise ValueError(f"pairs {store_checks.listed(done.tolist())} are done; finished pairs are kept")
         return rows
 
     def _checked(self, rows: np.ndarray, part: xr.Dataset) -> dict[str, np.ndarray]:
-        """The values of a part by variable, as they are stored."""
+        """Return the checked values of a part, by variable, as they are stored."""
         for name in part.data_vars:
             if name not in self._described:
                 raise ValueError(one_of("variable", str(name), self._described))

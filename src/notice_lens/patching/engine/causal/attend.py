@@ -18,9 +18,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from notice_lens.patching.engine.causal.record import Attended
 
-MANY = 64
+MANY_QUERIES = 64
 """Queries of a row from which on SDPA is quicker than the folded product."""
-Index = slice | Tensor
+TensorIndex = slice | Tensor
 
 
 class Geometry(NamedTuple):
@@ -37,7 +37,7 @@ class Geometry(NamedTuple):
 
     queries: Tensor
     own: Tensor
-    shared: Index
+    shared: TensorIndex
     columns: Tensor
     seen: Tensor | None
     sees_all_shared: bool
@@ -66,7 +66,7 @@ class TableEdit(NamedTuple):
 def geometry(
     attended: Attended, queries: Int[Tensor, "query_pos"], own: Int[Tensor, "own_pos"], crossing: bool
 ) -> Geometry:
-    """Return who sees whom between some positions, by the recorded mask of a layer."""
+    """Return the part of a layer's recorded mask between some positions."""
     seen = attended.seen[queries]
     is_shared = seen.any(0)
     if crossing:
@@ -102,7 +102,7 @@ def attend(
     """
     n_queries, n_own = len(where.queries), len(where.own)
     n_rows = query.shape[1] // n_queries
-    if n_queries > MANY and not edits and base.softcap is None and base.bias is None:
+    if n_queries > MANY_QUERIES and not edits and base.softcap is None and base.bias is None:
         return _put_together(query, keys, values, base, where, n_rows)
     n_kv = base.keys.shape[0]
     # Scaling queries is quicker than scaling scores; in half precision it would round once more.

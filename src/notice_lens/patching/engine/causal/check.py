@@ -72,7 +72,7 @@ def check_patches(inputs: Mapping[str, Any], base: Record, other: Record, n: int
 
 
 def refuse_failures(checked: list[Checked], decoder: Decoder) -> None:
-    """Raise ValueError where a patch by the wave is not what a forward pass gives, naming the patch."""
+    """Raise ValueError if a patch by the wave is not what a forward pass gives, naming the patch."""
     dtype = next(one.dtype for one in decoder.hf.parameters() if one.is_floating_point())
     failed = [one for one in checked if not one.apart <= TOLERANCE[dtype]]
     if failed:

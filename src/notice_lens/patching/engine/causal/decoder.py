@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from notice_lens.models.vlm.anatomy import BlockParts, Slice, model_parts
 
 
-class Place(NamedTuple):
+class ActivationPlace(NamedTuple):
     """The module and tensor at which an activation is read and edited.
 
     Attributes:
@@ -81,8 +81,8 @@ class Decoder:
         """Return the decoder of a Hugging Face model, or of the one that a `HookedVLM` hosts.
 
         Raises:
-            TypeError: It is no Hugging Face model.
-            ValueError: It is no vision-language model, or one that cannot be patched exactly; the message says why.
+            TypeError: It is not a Hugging Face model.
+            ValueError: It is not a vision-language model, or cannot be patched exactly; the message says why.
         """
         hf = getattr(model, "hf_model", model)
         if not isinstance(hf, PreTrainedModel):
@@ -98,7 +98,7 @@ class Decoder:
 
     @cached_property
     def is_cross(self) -> tuple[bool, ...]:
-        """Return which layers attend to the image alone, with keys and values that are no positions of the stream."""
+        """Return the layers that attend to the image alone; their keys and values are not positions of the stream."""
         return tuple(block.attn.is_cross for block in self.blocks)
 
     @cached_property
@@ -121,7 +121,7 @@ class Decoder:
         logits = self.head(self.norm(residual))
         return torch.tanh(logits / self.softcap) * self.softcap if capped and self.softcap else logits
 
-    def place(self, layer: int, leaf: str) -> Place:
+    def place(self, layer: int, leaf: str) -> ActivationPlace:
         """Return where an activation is in a layer.
 
         Raises:
@@ -129,13 +129,13 @@ class Decoder:
         """
         block = self.blocks[layer]
         if leaf == "hook_attn_out":
-            return Place(block.attn_out, "out")
+            return ActivationPlace(block.attn_out, "out")
         if leaf == "hook_mlp_out":
-            return Place(block.mlp_out, "out")
+            return ActivationPlace(block.mlp_out, "out")
         if leaf == "hook_resid_mid":
-            return Place(block.mid_norm, "stream")
+            return ActivationPlace(block.mid_norm, "stream")
         if leaf == "mlp.hook_post" and block.mlp.down is not None:
-            return Place(block.mlp.down, "in")
+            return ActivationPlace(block.mlp.down, "in")
         columns: dict[str, Slice | None] = {
             "hook_q": block.attn.q,
             "hook_k": block.attn.k,
@@ -148,4 +148,4 @@ class Decoder:
                 f"layer {layer} ({type(block.module).__name__}) has no {leaf} that can be told apart"
                 + (f": its MLP is {type(block.mlp.module).__name__}" if leaf.startswith("mlp.") else "")
             )
-        return Place(found.module, "out", slice(found.start, found.start + found.width))
+        return ActivationPlace(found.module, "out", slice(found.start, found.start + found.width))

@@ -15,6 +15,7 @@ from notice_lens.patching.engine.causal.check import check_patches, is_tested, r
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit
+from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
 from notice_lens.patching.engine.causal.upstream import (
@@ -24,7 +25,7 @@ from notice_lens.patching.engine.causal.upstream import (
     upstream_activations,
 )
 from notice_lens.patching.engine.causal.wave import CausalWave
-from notice_lens.patching.engine.measure import Measured, Row
+from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import References, Setting
 from notice_lens.patching.engine.plan import HookEdit
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
-LOGITS_AT_ONCE = 64 * 2**20
-"""Bytes of logits, in float32 or wider, that are computed at once."""
 KEPT_OF_A_ROW = 3
 """What goes into a block, what comes out and both put together, while a row passes."""
 
@@ -97,7 +96,7 @@ class CausalRuns:
         base: The run that is patched.
         sources: Where new values come from, by name.
         reading: Whose answer is read.
-        upstream: The same in front of the language model's blocks.
+        upstream: The same before the language model's blocks.
         has_donor: Whether the pair has a mismatched run.
     """
 
@@ -140,7 +139,7 @@ class CausalRuns:
         return ReadOut.joined(parts)
 
     def read_upstream(self, rows: Sequence[Sequence[HookEdit[Index]]], memory: int) -> ReadOut:
-        """Return the metrics of rows that are edited in front of the language model's blocks, by forward passes."""
+        """Return the metrics of rows that are edited before the language model's blocks, by forward passes."""
         base = self.reading.first_token(self.base.logits[None], np.zeros(1, np.int64))
         parts = []
         for logits in self.upstream.logits(rows, self.base.readouts, memory):
@@ -155,7 +154,7 @@ class CausalRuns:
 
 
 class Upstream:
-    """Rows of one run that are edited in front of the language model's blocks.
+    """Rows of one run that are edited before the language model's blocks.
 
     Args:
         model: The model.
@@ -224,7 +223,7 @@ class CausalEngine:
 
     @cached_property
     def upstream_hooks(self) -> list[str]:
-        """Hook points of rows that are edited in front of the language model's blocks, beside which others may be."""
+        """Hook points of rows that are edited before the language model's blocks, which may be edited elsewhere too."""
         rows = [[edit.hook for edit in variant.edits] for variant in self.grid.variants]
         hooks = {hook for own in rows if any(map(is_upstream, own)) for hook in own}
         made_of = [hook for hook in self.recorded if is_upstream(hook)]
@@ -238,7 +237,7 @@ class CausalEngine:
 
     @staticmethod
     def together() -> int:
-        """Return 1: pairs are recorded each by itself, since padding would move positions."""
+        """Return 1: each pair is recorded separately, since padding would move positions."""
         return 1
 
     @staticmethod
@@ -310,7 +309,7 @@ class CausalEngine:
         answer: str | None,
         references: References | None,
     ) -> Upstream:
-        """Return what rows need that are edited in front of the language model's blocks."""
+        """Return the data for rows that are edited before the language model's blocks."""
         hooks = self.upstream_hooks
         if not hooks:
             return Upstream(self.model, inputs[names[0]], {})
@@ -338,7 +337,7 @@ class CausalEngine:
         words = pair[f"{prompt}_prompt"] or pair.clean_prompt
         return dict(self.model.prepare(getattr(pair, f"{image}_image"), words, answer)), words
 
-    def measure(self, runs: Sequence[CausalRuns], rows: Iterable[Row], fit: int) -> Iterator[Measured]:
+    def measure(self, runs: Sequence[CausalRuns], rows: Iterable[PairVariant], fit: int) -> Iterator[Measured]:
         """Measure rows, `fit` of them in memory at a time."""
         memory = fit * self.bytes_of_row
         base = combined([one.read_base() for one in runs])

@@ -4,16 +4,16 @@ import psutil
 import torch
 from torch import nn
 
-SHARE_OF_FREE = 0.4
-MOST_ON_CPU = 1 * 2**30
+HOSTED_SHARE_OF_FREE = 0.4
+HOSTED_MOST_ON_CPU = 1 * 2**30
 """Bytes; a CPU gains nothing from more rows at once."""
 
 
 def memory_for(model: nn.Module, memory: int | None) -> int:
-    """Return the bytes that rows may take: those asked for, or a share of what is free where the model is.
+    """Return the bytes that rows may take: those given, or a share of the free memory of the model's device.
 
     Raises:
-        ValueError: The number asked for is no positive whole number.
+        ValueError: The given number is not a positive integer.
     """
     if memory is not None:
         if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
@@ -23,5 +23,5 @@ def memory_for(model: nn.Module, memory: int | None) -> int:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(SHARE_OF_FREE * (free + unused))
-    return int(min(SHARE_OF_FREE * psutil.virtual_memory().available, MOST_ON_CPU))
+        return int(HOSTED_SHARE_OF_FREE * (free + unused))
+    return int(min(HOSTED_SHARE_OF_FREE * psutil.virtual_memory().available, HOSTED_MOST_ON_CPU))

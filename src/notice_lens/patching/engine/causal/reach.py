@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-Seen = Bool[Tensor, "query_pos key_pos"]
+SeenKeys = Bool[Tensor, "query_pos key_pos"]
 
 
-def suffix(seen: Iterable[Seen | None], positions: Sequence[int], length: int) -> Bool[Tensor, "pos"]:
+def suffix(seen: Iterable[SeenKeys | None], positions: Sequence[int], length: int) -> Bool[Tensor, "pos"]:
     """Return the positions that a change at some positions can reach in any number of blocks.
 
     Args:
@@ -32,7 +32,7 @@ def suffix(seen: Iterable[Seen | None], positions: Sequence[int], length: int) -
             return reached
 
 
-def needed(seen: Sequence[Seen | None], readouts: Sequence[int], length: int) -> list[Bool[Tensor, "pos"]]:
+def needed(seen: Sequence[SeenKeys | None], readouts: Sequence[int], length: int) -> list[Bool[Tensor, "pos"]]:
     """Return, for the input of each layer and the output of the last, the positions that the read-outs depend on.
 
     Entry l is of what goes into layer l, entry n_layers of what the last layer writes: the read-outs alone.

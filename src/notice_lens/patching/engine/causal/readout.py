@@ -8,7 +8,7 @@ from torch import Tensor
 
 from notice_lens.patching.engine.causal.decoder import Decoder
 
-Metric = Callable[[Tensor], Tensor]
+LogitMetric = Callable[[Tensor], Tensor]
 """From logits [row, d_vocab] to one number a row, [row]."""
 LOGITS_AT_ONCE = 64 * 2**20
 """Bytes of logits, in float32 or wider, that are computed at once."""
@@ -16,7 +16,7 @@ LOGITS_AT_ONCE = 64 * 2**20
 
 @torch.no_grad()
 def metric_of_readouts(
-    decoder: Decoder, readouts: Float[Tensor, "row d_model"], capped: bool, metric: Metric
+    decoder: Decoder, readouts: Float[Tensor, "row d_model"], capped: bool, metric: LogitMetric
 ) -> Float[Tensor, " row"]:
     """Return a metric of every row, in float32 at least.
 
@@ -32,7 +32,7 @@ def metric_of_readouts(
     return torch.cat(found)
 
 
-def checked_values(logits: Float[Tensor, "row d_vocab"], metric: Metric) -> Float[Tensor, " row"]:
+def checked_values(logits: Float[Tensor, "row d_vocab"], metric: LogitMetric) -> Float[Tensor, " row"]:
     """Return a metric of the logits of some rows. Raises as `metric_of_readouts`."""
     values = metric(logits)
     if not isinstance(values, Tensor):

@@ -25,7 +25,7 @@ from notice_lens.models.vlm.attention import (
     unchanged,
 )
 from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.reach import Seen, needed
+from notice_lens.patching.engine.causal.reach import SeenKeys, needed
 
 DROPPED = ("hidden_states", "past_key_values", "past_key_value", "use_cache", "attention_mask", "cache_position")
 """Arguments of a block that belong to one run as a whole, and are not replayed."""
@@ -51,7 +51,7 @@ class Attended:
     keys: Tensor
     values: Tensor
     z: Tensor
-    seen: Seen
+    seen: SeenKeys
     bias: Tensor | None
     scaling: float
     softcap: float | None
@@ -89,7 +89,7 @@ class Record:
         return self.resid[0].shape[0]
 
     @cached_property
-    def seen(self) -> list[Seen | None]:
+    def seen(self) -> list[SeenKeys | None]:
         """The mask of each layer, true where a query sees a key, on the CPU; None in cross-attention."""
         moved = {id(layer.seen): layer.seen.cpu() for layer in self.attended.values()}
         cross = self.decoder.is_cross
@@ -101,7 +101,7 @@ class Record:
         return needed(self.seen, self.readouts, self.length)
 
     def between(self, layer: int) -> Tensor | None:
-        """Return what the model adds to the stream after a layer, [pos, d_model]; None where it adds nothing."""
+        """Return the features that the model adds to the stream after a layer, [pos, d_model]; None for none."""
         if layer + 1 == len(self.resid) or self.resid[layer + 1] is self.out[layer]:
             return None
         return self.resid[layer + 1] - self.out[layer]
@@ -154,7 +154,7 @@ def record(
 
 
 def last_position(inputs: Mapping[str, Any]) -> int:
-    """Return the last position that is no padding."""
+    """Return the last position that is not padding."""
     mask = inputs.get("attention_mask")
     length = inputs["input_ids"].shape[1]
     return length - 1 if mask is None else int(mask[0].nonzero()[-1])
@@ -184,7 +184,7 @@ class _Watcher:
 
     def __init__(self, run: Record, leaves: Collection[str]) -> None:
         self.run, self.leaves = run, leaves
-        self.masks: dict[tuple[int, bool, int, int], tuple[Any, Seen, Tensor | None]] = {}
+        self.masks: dict[tuple[int, bool, int, int], tuple[Any, SeenKeys, Tensor | None]] = {}
         self.written: tuple[Tensor, int] | None = None
 
     def attach(self, hooks: ExitStack, leaves: Collection[str]) -> None:
@@ -241,8 +241,8 @@ class _Watcher:
 
         return watch if self.leaves else unchanged
 
-    def _seen(self, mask: Any, given: Any, n_query: int, n_key: int, device: Any) -> tuple[Seen, Tensor | None]:
-        """Return who sees whom by a mask; one tensor for all layers that were given the same mask."""
+    def _seen(self, mask: Any, given: Any, n_query: int, n_key: int, device: Any) -> tuple[SeenKeys, Tensor | None]:
+        """Return a mask as booleans; one tensor for all layers that were given the same mask."""
         # By the tensor that came in: a mask made here is new in each layer. It is kept, so that its id stays its own.
         which = (id(given), mask is None, n_query, n_key)
         if which not in self.masks:
@@ -250,7 +250,7 @@ class _Watcher:
         return self.masks[which][1:]
 
 
-def _read_mask(mask: Tensor | None, n_query: int, n_key: int, device: Any) -> tuple[Seen, Tensor | None]:
+def _read_mask(mask: Tensor | None, n_query: int, n_key: int, device: Any) -> tuple[SeenKeys, Tensor | None]:
     if mask is None:
         return torch.ones(n_query, n_key, dtype=torch.bool, device=device), None
     while mask.dim() > 2:

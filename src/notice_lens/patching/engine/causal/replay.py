@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from notice_lens.models.protocol import TABLES
 from notice_lens.models.vlm.attention import attention_by
 from notice_lens.patching.engine.causal.attend import Geometry, TableEdit, attend, geometry
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderVariant
@@ -41,11 +42,10 @@ POSITION_AXIS: Mapping[str, int] = {
 
 IN_ATTENTION = ("hook_rot_q", "hook_rot_k", "hook_v", "hook_z")
 """Activations that the attention function itself edits."""
-TABLES = ("hook_attn_scores", "hook_pattern")
 
 
 @runtime_checkable
-class Source(Protocol):
+class ValueSource(Protocol):
     """A source of new values: a recorded run, or means of several."""
 
     def value(self, leaf: str, layer: int) -> Tensor:
@@ -85,7 +85,7 @@ class OwnKeys(NamedTuple):
     values: Tensor
 
 
-class Target(NamedTuple):
+class EditedToken(NamedTuple):
     """One token whose activation is replaced.
 
     Attributes:
@@ -102,7 +102,7 @@ class Target(NamedTuple):
 class Replay:
     """Replays blocks of one base run for rows of variants."""
 
-    def __init__(self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, Source]) -> None:
+    def __init__(self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, ValueSource]) -> None:
         self.base, self.variants, self.sources = base, variants, sources
         self.geometries: dict[tuple[Any, ...], Geometry] = {}
         self._at_work: _Pass | None = None
@@ -115,7 +115,7 @@ class Replay:
             yield
 
     def block(self, layer: int, segments: Sequence[TokenBlock]) -> list[Float[Tensor, "row read d_model"]]:
-        """Return what a block writes at the positions of each segment that are read."""
+        """Return the output of a block at the positions of each segment that are read."""
         longer = [n for n, own in enumerate(segments) if not own.z_is_given and 0 < len(own.read) < len(own.positions)]
         own_keys: dict[int, OwnKeys] = {}
         if longer and not self.base.decoder.is_cross[layer]:
@@ -140,7 +140,7 @@ class Replay:
         return self._at_work.attend(query[0], key[0], value[0]), None
 
     def geometry(self, layer: int, queries: Tensor, own: Tensor) -> Geometry:
-        """Return who sees whom; kept by mask and positions."""
+        """Return the mask between positions; kept by mask and positions."""
         attended = self.base.attended[layer]
         which = (id(attended.seen), tuple(queries.tolist()), tuple(own.tolist()))
         if which not in self.geometries:
@@ -171,14 +171,14 @@ class _Pass:
         self.positions = [own.positions if self.for_keys else own.read for own in segments]
         sizes = [len(own.variants) * len(at) for own, at in zip(segments, self.positions, strict=True)]
         self.bounds = [(sum(sizes[:n]), sum(sizes[: n + 1])) for n in range(len(sizes))]
-        self.targets: dict[tuple[str, str, int], list[Target]] = {}
+        self.targets: dict[tuple[str, str, int], list[EditedToken]] = {}
         self.tables: dict[int, list[TableEdit]] = {}
         for number in range(len(segments)):
             self._find_targets(number)
         self.hidden = torch.cat([self._tokens(number) for number in range(len(segments))])
 
     def _tokens(self, number: int) -> Float[Tensor, "token d_model"]:
-        """Return what goes in for a segment: row by row, in each its positions."""
+        """Return the input of a segment: row by row, each with its positions."""
         segment, at = self.segments[number], self.positions[number]
         hidden = segment.hidden
         if len(at) < len(segment.positions):
@@ -201,7 +201,7 @@ class _Pass:
                         self.tables.setdefault(number, []).append(table)
                     else:
                         token = start + row * len(place) + place[position]
-                        target = Target(token, edit.head, position)
+                        target = EditedToken(token, edit.head, position)
                         self.targets.setdefault((edit.leaf, edit.source, order), []).append(target)
 
     def _table_edit(self, edit: Any, row: int, query: int, position: int) -> TableEdit:

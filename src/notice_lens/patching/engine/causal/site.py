@@ -11,7 +11,16 @@ from notice_lens.patching.edits import listed
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 
-ATTENTION = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k", "hook_attn_scores", "hook_pattern", "hook_z")
+ATTENTION_HOOKS = (
+    "hook_q",
+    "hook_k",
+    "hook_v",
+    "hook_rot_q",
+    "hook_rot_k",
+    "hook_attn_scores",
+    "hook_pattern",
+    "hook_z",
+)
 IN_CROSS = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z")
 """Activations of cross-attention at positions of the stream; its keys and values are the image's."""
 PositionsAsked = Sequence[int] | Mapping[str, int | Sequence[int]]
@@ -42,7 +51,7 @@ class DecoderSite:
         Args:
             decoder: The decoder.
             name: `language.attn` (its z), `language.attn.k`, `language.cross_attn`, `language.resid_pre`,
-                `language.mlp.post`, ...; `hook_` may stand in front of the last part or not.
+                `language.mlp.post`, ...; the `hook_` of the last part may be left out.
             layers: One, several, or None for all that have the activation.
             heads: `each`, one, several, or None for all at once.
 
@@ -87,7 +96,7 @@ def activations(decoder: Decoder) -> dict[str, str]:
     """Return every activation that can be patched and its leaf: `attn.hook_z` to `hook_z`."""
     found: dict[str, str] = {}
     for leaf in LEAVES:
-        if leaf not in ATTENTION:
+        if leaf not in ATTENTION_HOOKS:
             found[leaf] = leaf
             continue
         if not all(decoder.is_cross):
@@ -116,7 +125,7 @@ def _parse(decoder: Decoder, name: str) -> tuple[str, str]:
 
 
 def _numbers(what: str, asked: Any, valid: Sequence[int], where: str) -> list[int]:
-    """Return layers or heads, each once, in the order asked for."""
+    """Return layers or heads, each once, in the requested order."""
     single = isinstance(asked, str) or not isinstance(asked, Iterable)
     given: list[Any] = [asked] if single else list(asked)
     several = [one.item() if isinstance(one, np.generic) else one for one in given]
@@ -134,7 +143,7 @@ def groups_of(positions: PositionsAsked, length: int) -> tuple[list[int] | list[
     Negative positions count from the end.
 
     Raises:
-        TypeError: They are no numbers.
+        TypeError: They are not numbers.
         ValueError: One is outside the input, given twice, or there is none.
     """
     if isinstance(positions, Mapping):

@@ -1,7 +1,7 @@
-"""Patches in front of the language model's blocks: in the vision tower, the projector and the token embeddings.
+"""Patches before the language model's blocks: in the vision tower, the projector and the token embeddings.
 
-Such a patch goes on through everything: it changes what the language model is given of the image, and so all positions
-from the image on. There is nothing to share, so each row is a forward pass of its own, several of them in a batch.
+Such a patch affects everything after it: it changes what the language model is given of the image, and so all positions
+from the image on. There is nothing to share, so each row is a separate forward pass, several of them in a batch.
 
 A row's positions are those of all its tower's rows, one after the other: the tiles of a picture are rows of the tower,
 and patch 3 of the second tile of 577 patches is position 580.
@@ -21,16 +21,16 @@ from notice_lens.patching.engine.rows import Index
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
-INSIDE = "language"
+WAVE_STACK = "language"
 """The stack whose blocks the causal wave goes through."""
 MOST_ROWS = 32
 """Rows in a batch, at most."""
 
 
 def is_upstream(hook: str) -> bool:
-    """Return whether a hook point is in front of the language model's blocks."""
+    """Return whether a hook point is before the language model's blocks."""
     name = HookName.parse(hook)
-    return name.stack != INSIDE or name.layer is None
+    return name.stack != WAVE_STACK or name.layer is None
 
 
 def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
@@ -48,7 +48,7 @@ def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
         return values
     if leaf.endswith(TABLES):
         raise ValueError(
-            f"{leaf} of a picture in {len(values) // n} tiles: each tile has a table of its own, so that its positions "
+            f"{leaf} of a picture in {len(values) // n} tiles: each tile has its own table, so that its positions "
             "have no keys in common; patch z, q, k or v"
         )
     return values.reshape(n, -1, *values.shape[2:])
@@ -125,6 +125,6 @@ def rows_at_once(model: "HookedVLM", inputs: Mapping[str, Any], tower: int, memo
     widest = 0
     for name in model.cfg.stacks:
         cfg = model.stack(name).cfg
-        positions = max(length, tower) if name != INSIDE else length
+        positions = max(length, tower) if name != WAVE_STACK else length
         widest = max(widest, positions * (9 * cfg.d_model + 3 * cfg.d_mlp + 2 * cfg.n_heads * positions))
     return max(1, min(MOST_ROWS, memory // (size * widest)))

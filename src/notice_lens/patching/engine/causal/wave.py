@@ -27,13 +27,13 @@ from torch import Tensor
 
 from notice_lens.patching.engine.causal.plan import DecoderVariant, cohorts, entry, first_layer
 from notice_lens.patching.engine.causal.record import Record
-from notice_lens.patching.engine.causal.replay import Replay, Source, TokenBlock
+from notice_lens.patching.engine.causal.replay import Replay, TokenBlock, ValueSource
 
 AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
     "hook_mlp_out", "hook_resid_post",
 }  # fmt: skip
-"""Edits behind attention: z itself is the base run's, apart from what is edited of it."""
+"""Edits after attention: z itself is the base run's, apart from what is edited of it."""
 
 
 @dataclass
@@ -64,7 +64,7 @@ class CausalWave:
     """
 
     def __init__(
-        self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, Source], memory: int
+        self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, ValueSource], memory: int
     ) -> None:
         self.base, self.variants, self.memory = base, variants, memory
         self.replay = Replay(base, variants, sources)
@@ -72,7 +72,7 @@ class CausalWave:
     def readouts(
         self, advance: Callable[[int], object] = lambda _: None
     ) -> Float[Tensor, "variant answer_pos d_model"]:
-        """Return what the last block writes at the read-outs of every variant.
+        """Return the last block's output at the read-outs of every variant.
 
         Args:
             advance: Called with the number of variants that are done.
@@ -160,7 +160,7 @@ class CausalWave:
         return found
 
     def _in_parts(self, layer: int, segments: list[TokenBlock]) -> list[Tensor]:
-        """Return what a block writes for each segment, computed in parts that fit into memory."""
+        """Return a block's output for each segment, computed in parts that fit into memory."""
         limit = max(1, self._tokens_at_once(layer))
         pieces: list[list[Tensor]] = [[] for _ in segments]
         part: list[tuple[int, TokenBlock]] = []

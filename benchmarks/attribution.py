@@ -98,8 +98,8 @@ def agreement(
         orders = rng.permuted(np.tile(np.arange(n_heads), (ORDERS, 1)), axis=1)
         by_chance = compared(found.reshape(n_heads, -1)[orders].reshape(ORDERS, -1), true, least)
         own = compared(found[None], true, least)
-    chance = tuple(float(np.quantile(values, 0.95)) for values in by_chance)
-    return Agreement(float(own[0][0]), low[0], high[0], float(own[1][0]), float(own[2][0]), chance)
+    r, signs, overlap = (float(np.quantile(values, 0.95)) for values in by_chance)
+    return Agreement(float(own[0][0]), low[0], high[0], float(own[1][0]), float(own[2][0]), (r, signs, overlap))
 
 
 def correlation(effects: np.ndarray) -> np.ndarray:

@@ -1,13 +1,16 @@
 """Attribution beside exact patches, and what it costs.
 
-    python benchmarks/attribution.py              # all tables; about ten minutes on two cores
+    python benchmarks/attribution.py              # all tables; about an hour on two cores
     python benchmarks/attribution.py --only random
 
 - `mini`: over the heads of the mini model, by site, task and corruption: Pearson correlation with exact patches, how
   often the sign agrees where the exact effect is 0.1 % of the gap or more, and how many of the ten largest are the
-  same. Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head).
+  same. Effects are means over pairs; a cell is a layer, a head and a role (of images, a layer and a head). The
+  correlation has a 95 % interval, which resamples clusters of pairs; signs and the ten largest compare two
+  computations on these pairs. In parentheses stands what one in twenty random orders of the heads exceeds.
 - `random`: the same of a second model that nobody trained, with random weights of a real size (see
   `notice_lens.models.blip.random_blip`), on the same pictures and questions.
+- `coverage`: how often that interval holds the correlation of planted effects.
 - `cost`: all sites of a pair on the architecture of blip-vqa-base with random weights, in plain forwards of it.
 
 Ratios are of times of one run; machines are noisy, and absolute times mean little.
@@ -15,7 +18,8 @@ Ratios are of times of one run; machines are noisy, and absolute times mean litt
 
 import argparse
 import statistics
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +27,8 @@ import torch
 from notice_lens import HookedBLIP, patching
 from notice_lens.models.blip.random_blip import processor, random_hf
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.stats.clusters import Sums, clusters_of
+from notice_lens.stats.intervals import correlation_ends
 from patching import VOCABULARY, Peak, make_pairs, timed
 
 TASKS, CORRUPTIONS = ("states", "scenes", "faces"), ("image", "text")
@@ -34,34 +40,162 @@ METHODS: dict[str, dict[str, Any]] = {
     "integrated, 8": {"integrated_gradients": 8},
 }
 LEAST = 1e-3
-ONLY = ("mini", "random", "cost")
+"""Of the gap: smaller exact effects have no sign to agree with."""
+RESAMPLES, ORDERS = 2000, 1000
+ONLY = ("mini", "random", "cost", "coverage")
 
 
-def agreement(estimate: Any, exact: Any) -> str:
-    """Pearson correlation, agreement of signs, and overlap of the ten largest; a dash where nothing moves.
+class Agreement(NamedTuple):
+    """How well estimates of cells agree with exact effects, and what chance gives.
+
+    Attributes:
+        correlation: Pearson's, of means over pairs.
+        low: The lower end of its 95 % interval, by resampling clusters of pairs; NaN with one cluster.
+        high: The upper end.
+        signs: The share of the cells whose exact effect counts where both signs are the same.
+        overlap: How many of the ten largest are the same.
+        chance: What one in twenty orders of the heads exceeds, each head's roles kept together: of the correlation, the
+            signs and the overlap.
+    """
+
+    correlation: float
+    low: float
+    high: float
+    signs: float
+    overlap: float
+    chance: tuple[float, float, float]
+
+    def __str__(self) -> str:
+        r, signs, overlap = self.chance
+        return (
+            f"{self.correlation:.2f} [{self.low:.2f}, {self.high:.2f}] ({r:.2f}), {self.signs:.0%} ({signs:.0%}), "
+            f"{self.overlap:.0f} ({overlap:.0f})"
+        )
+
+
+def agreement(
+    estimate: np.ndarray, exact: np.ndarray, clusters: np.ndarray, least: float, seed: int = 0
+) -> Agreement | None:
+    """Compare estimates with exact effects; None where no cell moves the answer.
+
+    Args:
+        estimate: By pair, [pair, head, role]; NaN where a pair has no such role.
+        exact: The same of exact patches.
+        clusters: The cluster of each pair, [pair].
+        least: Of an exact effect whose sign counts, in the unit of the effects.
+        seed: Of resamples and orders.
+    """
+    rng, (n_pairs, n_heads, _) = np.random.default_rng(seed), exact.shape
+    values = np.concatenate([exact.reshape(n_pairs, -1), estimate.reshape(n_pairs, -1)], 1)
+    there = np.tile(np.isfinite(values.reshape(n_pairs, 2, -1)).all(1), 2)
+    sums = Sums.of(np.where(there, values, 0.0), there.astype(float), clusters)
+    with np.errstate(invalid="ignore"):
+        # Of roles that no pair of a resample has there is no mean.
+        true, found = np.split(sums.change.sum(0) / sums.gap.sum(0), 2)
+        if not (abs(true) >= least).any():
+            return None
+        low, high = correlation_ends(correlation, [sums], RESAMPLES, 0.95, rng)
+        orders = rng.permuted(np.tile(np.arange(n_heads), (ORDERS, 1)), axis=1)
+        by_chance = compared(found.reshape(n_heads, -1)[orders].reshape(ORDERS, -1), true, least)
+        own = compared(found[None], true, least)
+    r, signs, overlap = (float(np.quantile(values, 0.95)) for values in by_chance)
+    return Agreement(float(own[0][0]), low[0], high[0], float(own[1][0]), float(own[2][0]), (r, signs, overlap))
+
+
+def correlation(effects: np.ndarray) -> np.ndarray:
+    """Return Pearson correlations of two halves, [1, resample], from [resample, 2 · place]; NaN without spread."""
+    known = np.isfinite(effects)
+    effects, counts = np.where(known, effects, 0.0), known.sum(1, keepdims=True) / 2
+    halves = [half - half.sum(1, keepdims=True) / counts for half in np.split(effects, 2, axis=1)]
+    one, other = (np.where(there, half, 0.0) for half, there in zip(halves, np.split(known, 2, axis=1), strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ((one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1)))[None]
+
+
+def compared(found: np.ndarray, true: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the correlation, the share of the same signs and how many of the ten largest are the same, [order] each.
+
+    Args:
+        found: Estimates, [order, place]; NaN where no pair has the role.
+        true: Exact effects, [place].
+        least: Of an exact effect whose sign counts.
+    """
+    known = np.isfinite(true)
+    found, true = found[:, known], true[known]
+    signs = (np.sign(found) == np.sign(true))[:, abs(true) >= least].mean(1)
+    largest = np.zeros(true.size, bool)
+    largest[np.argsort(-abs(true))[:10]] = True
+    r = correlation(np.concatenate([np.tile(true, (len(found), 1)), found], 1))[0]
+    return r, signs, largest[np.argsort(-abs(found), axis=1)[:, :10]].sum(1)
+
+
+def cells(effects: Any) -> np.ndarray:
+    """Return the changes of a result by pair, [pair, head, role], heads of all layers end to end."""
+    change = effects.logit_diff_change
+    if "role" not in change.dims:
+        change = change.expand_dims("role")
+    values = change.transpose("pair", "layer", "head", "role").values.astype(float)
+    return values.reshape(len(values), -1, values.shape[-1])
+
+
+def said(estimate: Any, exact: Any) -> str:
+    """The agreement of an estimate with exact patches in words; a dash where nothing moves.
 
     Nothing does where the model says of the corrupted question what it says of the clean one: the contrast is then the
     correct answer itself.
     """
     gap = float(abs(exact.logit_diff_clean - exact.logit_diff_corrupt).mean())
-    found, true = (own.logit_diff_change.mean("pair").values.ravel() for own in (estimate, exact))
-    found, true = found[~np.isnan(true)], true[~np.isnan(true)]
-    counted = abs(true) >= LEAST * gap
-    if gap < LEAST or not counted.any():
+    if gap < LEAST:
         return "-"
-    r = np.corrcoef(found, true)[0, 1] if found.std() else np.nan
-    signs = (np.sign(found) == np.sign(true))[counted].mean()
-    tops = [set(np.argsort(-abs(own))[:10]) for own in (found, true)]
-    return f"{r:.2f}, {signs:.0%}, {len(tops[0] & tops[1])}"
+    found = agreement(cells(estimate), cells(exact), clusters_of(exact), LEAST * gap)
+    return "-" if found is None else str(found)
+
+
+def planted(rng: np.random.Generator, n_pairs: int, truth: np.ndarray, shared: float) -> tuple[np.ndarray, np.ndarray]:
+    """Make up estimates and exact effects by pair, [pair, head, 1], with long tails on the effects' own side.
+
+    Args:
+        rng: Where they come from.
+        n_pairs: How many pairs.
+        truth: Exact effects and estimates of all pairs there could be, [2, head].
+        shared: The share of the variance of single pairs that both have in common.
+    """
+    common, own = rng.gamma(1, 1, (2, n_pairs, truth.shape[1])) - 1
+    z = common, np.sqrt(shared) * common + np.sqrt(1 - shared) * own
+    exact, estimate = (mean + np.sign(mean) * (1.5 * abs(mean) + 0.003) * z for mean, z in zip(truth, z, strict=True))
+    return estimate[..., None], exact[..., None]
+
+
+def coverage(runs: int) -> None:
+    """Print how often the interval of the correlation holds that of planted effects, a few of which are large."""
+    print(f"\n95 % intervals of the correlation, planted effects, {runs} runs of each row\n")
+    print("| pairs | heads | estimates are off by a factor | in common | correlation | covered |\n|" + " --- |" * 6)
+    for n_pairs, n_heads, scatter, shared in product((24, 40), (32, 144), (0.05, 0.3, 1.0), (0.9, 0.5, 0.0)):
+        rng = np.random.default_rng(0)
+        exact = rng.choice([-1.0, 1.0], n_heads) * 0.15 * (np.arange(1, n_heads + 1) / n_heads) ** 6
+        truth = np.stack([exact, exact * np.exp(scatter * rng.normal(size=n_heads))])
+        r, held = correlation(truth.reshape(1, -1))[0, 0], []
+        for _ in range(runs):
+            sums = Sums.of(
+                np.concatenate([own[..., 0] for own in reversed(planted(rng, n_pairs, truth, shared))], 1),
+                np.ones(n_pairs),
+                np.arange(n_pairs),
+            )
+            low, high = correlation_ends(correlation, [sums], RESAMPLES // 4, 0.95, rng)
+            held.append(low[0] <= r <= high[0])
+        factor = f"e^±{scatter:g}"
+        print(f"| {n_pairs} | {n_heads} | {factor} | {shared:.0%} | {r:.2f} | {np.mean(held):.3f} |", flush=True)
 
 
 def against_exact(model: HookedBLIP, n_pairs: int, what: str, sites: str) -> None:
     """Print the table of a model, of sites with this in their names."""
     columns = [(task, corruption) for corruption in CORRUPTIONS for task in TASKS]
-    print(f"\n{what}, {n_pairs} pairs of each task: correlation, same sign, of the ten largest\n")
+    print(f"\n{what}, {n_pairs} pairs of each task: correlation [95 %], same sign, of the ten largest (by chance)")
+    pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
+    counts = ", ".join(f"{task} {len(np.unique(clusters_of(own)))}" for task, own in pairs.items())
+    print(f"clusters of pairs: {counts}\n")
     print("| site | by | " + " | ".join(f"{task}, {corruption}" for task, corruption in columns) + " |")
     print("| --- | --- |" + " --- |" * len(columns))
-    pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
     for site in (f"{module}.{leaf}" for module in MODULES for leaf in LEAVES):
         for method, line in lines(model, pairs, site, columns).items() if sites in site else ():
             print(f"| `{site}` | {method} | " + " | ".join(line) + " |", flush=True)
@@ -82,7 +216,7 @@ def lines(
         exact = patching.sweep(model, pairs[task], site, controls=(), metrics="logit_diff_change", **options)
         for method, line in found.items():
             estimate = patching.attribute(model, pairs[task], site, **METHODS[method], **options)
-            line.append(agreement(estimate[site], exact))
+            line.append(said(estimate[site], exact))
     return found
 
 
@@ -118,9 +252,10 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=ONLY, default=ONLY)
-    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--sites", default="", help="only those with this in their names, such as decoder")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=400, help="of each row of `coverage`")
     asked = parser.parse_args()
     if "mini" in asked.only:
         against_exact(HookedBLIP.mini(), asked.pairs, "the mini model", asked.sites)
@@ -130,6 +265,8 @@ def main() -> None:
         against_exact(second, asked.pairs, "a model with random weights", asked.sites)
     if "cost" in asked.only:
         cost(asked.repeats)
+    if "coverage" in asked.only:
+        coverage(asked.runs)
 
 
 if __name__ == "__main__":

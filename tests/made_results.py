@@ -13,12 +13,14 @@ def important(layers: int = 3, heads: int = 8, seed: int = 0, **attrs: Any) -> x
     effect[1, 2], effect[-1, 5 % heads] = 0.31, -0.18
     mismatched = g.normal(0.02, 0.01, (layers, heads))
     width = 0.02 + abs(effect) / 8
+    parts = {"of_gap": 0.7 * effect, "matched": 0.7 * effect + mismatched, "mismatched": mismatched}
+    ends = {f"effect_{name}_{end}": part + way * width / 2 for name, part in parts.items()
+            for end, way in (("low", -1), ("high", 1))}  # fmt: skip
     p = np.where(abs(effect) > 0.1, 1e-4, g.uniform(0.1, 1, (layers, heads)))
     found = {
         "effect": effect,
-        "effect_of_gap": 0.7 * effect,
-        "effect_matched": 0.7 * effect + mismatched,
-        "effect_mismatched": mismatched,
+        **{f"effect_{name}": part for name, part in parts.items()},
+        **ends,
         "low": effect - width,
         "high": effect + width,
         "p": p,

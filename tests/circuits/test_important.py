@@ -37,6 +37,45 @@ def test_the_planted_heads_are_found(table: xr.Dataset) -> None:
     assert "family-wise error rate (max-T, step-down) at most 0.05" in attrs["rule_significant"]
 
 
+@pytest.mark.parametrize("control", [True, False])
+def test_both_parts_have_the_interval_that_each_has_by_itself(control: bool) -> None:
+    """Four pairs share a donor, so the mismatched part has 20 clusters of them, whatever heads are ranked by."""
+    effects = synthetic_effects(PLANTED, 80, shared={"donor_digest": np.arange(80) // 4}, restored=0.4, seed=2)
+    table = important_heads(effects, control=control, **QUICK)
+    by_donor = effects.assign_coords(clean_digest=effects.donor_digest, corrupt_digest=effects.donor_digest)
+    alone = {
+        "effect_matched": by_donor if control else effects,
+        "effect_mismatched": by_donor.assign(logit_diff_change=effects.logit_diff_change_mismatched),
+        "effect_of_gap": by_donor.assign(logit_diff_change=effects.logit_diff_change
+                                         - effects.logit_diff_change_mismatched) if control else effects,
+    }  # fmt: skip
+    for name, own in alone.items():
+        expected = important_heads(own, control=False, **QUICK)
+        assert expected.attrs["clusters"] == (20 if control or name == "effect_mismatched" else 80)
+        np.testing.assert_allclose(table[name], expected.effect)
+        np.testing.assert_allclose(table[f"{name}_low"], expected.low)
+        np.testing.assert_allclose(table[f"{name}_high"], expected.high)
+
+
+def test_the_interval_of_the_mismatched_part_holds_what_is_planted() -> None:
+    """A donor restores 40 % of what each head carries; pairs of one donor are one piece of evidence."""
+    covered = []
+    for seed in range(12):
+        shared = {"donor_digest": np.arange(120) // 3}
+        effects = synthetic_effects(PLANTED, 120, shared=shared, restored=0.4, of_shared=0.5, seed=seed)
+        table = important_heads(effects, **QUICK)
+        truth = 0.4 * PLANTED
+        covered.append(((table.effect_mismatched_low <= truth) & (truth <= table.effect_mismatched_high)).mean())
+    assert np.mean(covered) >= 0.92
+
+
+def test_without_donors_the_mismatched_part_has_neither_value_nor_interval(table: xr.Dataset) -> None:
+    for name in ("effect_mismatched", "effect_mismatched_low", "effect_mismatched_high"):
+        assert table[name].isnull().all()
+    np.testing.assert_array_equal(table.effect_matched_low, table.low)
+    np.testing.assert_array_equal(table.effect_matched_high, table.high)
+
+
 def test_false_discovery_control_is_benjamini_and_hochbergs(effects: xr.Dataset, table: xr.Dataset) -> None:
     found = important_heads(effects, method="fdr", **QUICK)
     assert found.significant.values[PLANTED != 0].all()

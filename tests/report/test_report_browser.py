@@ -296,6 +296,18 @@ def test_a_condition_that_was_not_tested_says_so_in_the_panel(two_tasks):
     assert "\u2713 significant" in two_tasks.page.locator(".facts").inner_text()
 
 
+def test_every_share_in_the_panel_has_its_interval(two_tasks, tasks):
+    button(two_tasks.page, 0, 1, 2).click()
+    shown(two_tasks.page, 0, 1, 2)
+    facts = two_tasks.page.locator(".facts > div").all_inner_texts()
+    heads = tasks.conditions[0].heads.sel(layer=1, head=2)
+    names = {"matched": "effect_matched", "mismatched": "effect_mismatched", "the same, of the gap": "effect_of_gap"}
+    for label, name in names.items():
+        values = [f"{100 * float(heads[each]):+.1f}" for each in (name, f"{name}_low", f"{name}_high")]
+        values = [value.replace("-", "\u2212") for value in values]
+        assert f"{label}\n{values[0]}\u00a0% [{values[1]}, {values[2]}]" in facts
+
+
 def test_labels_and_scores_are_shown_at_their_own_task(two_tasks):
     page = two_tasks.page
     for condition, (own, other) in enumerate((("implicit segmentation", "object inhibition"),) * 2):

@@ -199,9 +199,9 @@ def test_what_numbers_are_is_said_for_each_condition(data, tmp_path):
     image.heads.attrs["ranked_by"], text.heads.attrs["ranked_by"] = "matched minus mismatched", "matched"
     mixed = replace(data, conditions=(image, text), labels=())
     page = viz.report(mixed, tmp_path / "mixed.html").read_text(encoding="utf-8")
-    assert re.findall(r'class="number">(matched[^<[]*) \[interval\]</th>', page) == [
-        "matched minus mismatched",
-        "matched",
+    assert re.findall(r'class="number">([a-z ]*matched[^<[]*) \[interval\]</th>', page) == [
+        *("matched", "mismatched", "matched minus mismatched"),
+        *("matched", "mismatched", "matched"),
     ]
     assert "what is ranked, as each map says" in page
     assert [condition["ranked"] for condition in page_data(mixed)["conditions"]] == [
@@ -219,7 +219,9 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
     assert "2 of 24 heads are universal over 2 conditions" in first
     assert null in first
     assert re.search(
-        r"31\.0.% \[\+.*\] of what the mismatched donor leaves of the gap \(\+21\.7.% of the gap\)", strongest
+        r"31\.0.% \[\+.*\] of what the mismatched donor leaves of the gap "
+        r"\(\+21\.7.% \[\+18\.8, \+24\.6\] of the gap\)",
+        strongest,
     )
     assert re.search(r"; 60 pairs, \d+ clusters", strongest)
     assert re.search(r"; q (= |< )\.\d{3} that it is no larger than 2.% of it, all heads allowed for\.$", strongest)
@@ -227,6 +229,35 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
     assert null in text.split("Universal heads</h2>")[1]
     assert "share of what the mismatched donor leaves of the gap" in text
     assert 'data-values="effect_of_gap"' in text
+
+
+def test_matched_and_mismatched_have_intervals_of_their_own(data, text):
+    """In the table, with the level and the clusters above it, and in what the script reads; none without them."""
+    heads = data.conditions[0].heads.sel(layer=1, head=2)
+    section = text.split("Matched against mismatched</h2>")[1].split("</section>")[0]
+    row = next(row for row in section.split("<tr>") if 'data-condition="0" data-layer="1" data-head="2"' in row)
+    found = re.findall(r'<td class="number">([^ <]*)\xa0% \[([^,]*), ([^]]*)\]</td>', row)
+    columns = (f"effect_{name}" for name in ("matched", "mismatched"))
+    names = [(name, f"{name}_low", f"{name}_high") for name in columns] + [("effect", "low", "high")]
+    said = [[float(number.replace("\N{MINUS SIGN}", "-")) for number in each] for each in found]
+    np.testing.assert_allclose(said, [[100 * float(heads[name]) for name in each] for each in names], atol=0.051)
+    assert "the 95\xa0% interval of each" in section
+    assert "states, image: 60 pairs, 58 clusters" in section
+    sent = stored(text)["conditions"][0]["values"]
+    for name in ("effect_matched_low", "effect_matched_high", "effect_mismatched_low", "effect_mismatched_high"):
+        np.testing.assert_allclose(sent[name], data.conditions[0].heads[name].values.ravel(), rtol=1e-4)
+
+
+def test_heads_of_an_earlier_version_have_no_interval_of_the_parts(data, tmp_path):
+    """Their report is read as before; nothing is said of intervals that are not there."""
+    ends = [name for name in data.conditions[0].heads if re.search("matched_|gap_", str(name))]
+    assert len(ends) == 6
+    older = [replace(one, heads=one.heads.drop_vars(ends)) for one in data.conditions]
+    page = viz.report(replace(data, conditions=tuple(older)), tmp_path / "page.html").read_text(encoding="utf-8")
+    section = page.split("Matched against mismatched</h2>")[1].split("</section>")[0]
+    assert "interval of each" not in section
+    assert 'class="number">matched</th>' in section
+    assert "minus mismatched [interval]" in section
 
 
 def test_no_universal_head_is_said_plainly(data):

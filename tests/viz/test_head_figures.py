@@ -60,9 +60,9 @@ def test_a_carried_share_is_not_called_a_share_of_the_gap(effects):
     assert bar == "share of what the donor leaves"
     assert first == f"+31.0% {bar}"
     assert interval.endswith("of what the donor leaves")
-    assert gap == "+21.7% of the gap"
-    assert matched.endswith("of the gap")
-    assert mismatched.endswith("of the gap")
+    assert gap == "+21.7% [+18.8%, +24.6%] of the gap"
+    assert matched.endswith("] of the gap")
+    assert mismatched.endswith("] of the gap")
     of_gap = viz.heads(carried, metric="effect_of_gap").layout.coloraxis.colorbar.title.text
     alone = viz.heads(made.important(share_of="the gap"))
     for title in (of_gap, alone.layout.coloraxis.colorbar.title.text):

@@ -11,12 +11,13 @@ Two-way clustering takes two such partitions at once, say by image and by noun, 
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.condition import Condition
+from notice_lens.circuits.condition import DIFFERENCE, Condition
 from notice_lens.errors import one_of
 from notice_lens.plain_text import printable
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, IMAGE_COLUMNS, cluster_numbers, effective
@@ -69,6 +70,24 @@ def partitions_of(conditions: Sequence[Condition], cluster: Cluster) -> list[lis
         _warn_if_dependent(conditions, names, partitions)
     ends = np.cumsum([len(condition.gap) for condition in conditions])[:-1]
     return [list(labels) for labels in zip(*(np.split(numbers, ends) for numbers in partitions), strict=True)]
+
+
+def with_donors(condition: Condition, labels: list[np.ndarray], cluster: Cluster) -> list[np.ndarray]:
+    """Return the cluster of each pair for a number that donors enter, whatever heads are ranked by.
+
+    Args:
+        condition: The condition.
+        labels: Its partitions, as `partitions_of` gives them.
+        cluster: What they were asked for with; donors count in `shared` alone.
+    """
+    if condition.ranked_by == DIFFERENCE:
+        return labels
+    donors = replace(condition, ranked_by=DIFFERENCE)
+    with warnings.catch_warnings():
+        # Of a result that names no donors; the tested number does not need them.
+        warnings.simplefilter("ignore", DependentPairs)
+        names = names_of(cluster)
+        return [_numbers([donors], name) if name == SHARED else own for name, own in zip(names, labels, strict=True)]
 
 
 def clusters_by(effects: Sequence[xr.Dataset], name: str, built_in: Sequence[str] = BUILT_IN_CLUSTERS) -> np.ndarray:

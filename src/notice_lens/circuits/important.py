@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.circuits.condition import GAP, ChangeMetric, Condition, read_condition
-from notice_lens.circuits.evidence import SHARED, Cluster, names_of, partitions_of, warn_if_few
+from notice_lens.circuits.evidence import SHARED, Cluster, names_of, partitions_of, warn_if_few, with_donors
 from notice_lens.errors import one_of, whole_number
 from notice_lens.patching.results import Effects
 from notice_lens.stats.clusters import Sums, crossed, effective, flips, resamples
@@ -163,13 +163,14 @@ def important_heads(
     Returns:
         By `layer, head`: `effect` (what is ranked: of matched minus mismatched the carried share, that is the share of
         what the donor leaves of the gap; otherwise the share of the gap), `effect_of_gap` (the same as a share of the
-        gap), `effect_matched` and `effect_mismatched` (shares of the gap, of the same pairs; NaN without donors),
-        `sign` (-1, 0, 1), `low` and `high` (bootstrap-t interval of `effect`), `p`
-        (that |effect| is no larger than `smallest_effect`, each head by itself), `q` (with all heads allowed for, by
-        `method`; 1 where the data do not reach `smallest_effect`), `two_sigma`, `significant` (q at most alpha) and
-        `rank` (1 is the largest |effect|). The attributes say both rules in words (`rule_two_sigma`,
-        `rule_significant`), what the effect is a share of (`share_of`), what the condition is, how many `pairs`
-        and `clusters` there are, how many clusters of one size these count as (`effective_clusters`), and all options.
+        gap), `effect_matched` and `effect_mismatched` (shares of the gap, of the same pairs; NaN without donors), each
+        of these three with its own interval (`effect_matched_low`, `effect_matched_high` and so on), `sign` (-1, 0, 1),
+        `low` and `high` (bootstrap-t interval of `effect`), `p` (that |effect| is no larger than `smallest_effect`,
+        each head by itself), `q` (with all heads allowed for, by `method`; 1 where the data do not reach
+        `smallest_effect`), `two_sigma`, `significant` (q at most alpha) and `rank` (1 is the largest |effect|). The
+        attributes say both rules in words (`rule_two_sigma`, `rule_significant`), what the effect is a share of
+        (`share_of`), what the condition is, how many `pairs` and `clusters` there are, how many clusters of one size
+        these count as (`effective_clusters`), and all options.
         Below 15 of them p and q are NaN, with the warning `FewClusters`.
 
     Raises:
@@ -254,7 +255,6 @@ class Examined:
         """Return the result of `important_heads`."""
         condition, rules = self.condition, self.rules
         effect = condition.effect()
-        donor = np.full(len(effect), np.nan) if condition.mismatched is None else condition.share(condition.mismatched)
         q = self.q_values(nulls)
         low, high = bootstrap_t(
             self.partitions, self.crossed, rules.n_bootstrap, rules.confidence, self.rng("intervals")
@@ -262,9 +262,7 @@ class Examined:
         far, threshold = two_sigma(effect)
         columns = {
             "effect": effect,
-            "effect_of_gap": condition.share(condition.change),
-            "effect_matched": condition.share(condition.matched),
-            "effect_mismatched": donor,
+            **self.shares_of_gap(),
             "sign": np.sign(effect).astype(int),
             "low": low,
             "high": high,
@@ -279,6 +277,33 @@ class Examined:
             coords={dim: (dim, values) for dim, values in condition.coords.items()},
             attrs={**condition.attrs(), **rules.attrs(), **self.counts(), **self._rules(threshold)},
         )
+
+    def shares_of_gap(self) -> dict[str, np.ndarray]:
+        """Return the effect and its two parts as shares of the gap, each with its bootstrap-t interval, by column.
+
+        The resamples are those of the effect, so that the columns can be compared. Where heads are ranked by the
+        matched change alone no donor enters it, and only the interval of the mismatched part keeps pairs of one donor
+        together.
+        """
+        condition, rules = self.condition, self.rules
+        nothing = np.full_like(condition.matched, np.nan)
+        mismatched = nothing if condition.mismatched is None else condition.mismatched
+        parts = {
+            "effect_of_gap": condition.change,
+            "effect_matched": condition.matched,
+            "effect_mismatched": mismatched,
+        }
+        columns: dict[str, np.ndarray] = {}
+        for name, change in parts.items():
+            columns[name] = condition.share(change)
+            ends = np.full((2, change.shape[1]), np.nan)
+            if (known := np.isfinite(columns[name])).any():
+                labels = with_donors(condition, self.labels, rules.cluster) if change is mismatched else self.labels
+                sums = [Sums.of(change[:, known], condition.gap, one) for one in labels]
+                both = Sums.of(change[:, known], condition.gap, crossed(*labels)) if len(labels) == 2 else None
+                ends[:, known] = bootstrap_t(sums, both, rules.n_bootstrap, rules.confidence, self.rng("intervals"))
+            columns[f"{name}_low"], columns[f"{name}_high"] = ends
+        return columns
 
     def counts(self) -> dict[str, Any]:
         """Return how many clusters there are, and as how many of one size they count."""

@@ -29,7 +29,7 @@ import numpy as np
 
 from notice_lens.circuits.joint import JointPatches, NodeSet, halves, matched, nodes_at, refuse
 from notice_lens.errors import whole_number
-from notice_lens.patching.options import MoreOptions, PositionSpec
+from notice_lens.patching.options import JointOptions, PositionSpec
 from notice_lens.stats.clusters import clusters_of, resamples
 from notice_lens.stats.intervals import ratio_of_sums
 
@@ -57,7 +57,7 @@ def minimal_circuit(
     n_random: int = 40,
     seed: int = 0,
     confidence: float = 0.95,
-    **options: "Unpack[MoreOptions]",
+    **options: "Unpack[JointOptions]",
 ) -> "xr.Dataset":
     """Find the fewest heads that restore a share of the gap and whose loss costs as much; score them on other pairs.
 

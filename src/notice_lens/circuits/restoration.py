@@ -30,7 +30,7 @@ from notice_lens.circuits.joint import (
     refuse,
 )
 from notice_lens.errors import whole_number
-from notice_lens.patching.options import MoreOptions, PositionSpec
+from notice_lens.patching.options import JointOptions, PositionSpec
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import ratio_of_sums
@@ -57,7 +57,7 @@ def restoration_curve(
     n_random: int = 20,
     seed: int = 0,
     confidence: float = 0.95,
-    **options: "Unpack[MoreOptions]",
+    **options: "Unpack[JointOptions]",
 ) -> "xr.Dataset":
     """Patch the k best heads jointly, for every k, on pairs that did not rank them.
 

@@ -31,8 +31,9 @@ from notice_lens.stats.clusters import first_seen, resamples
 from notice_lens.stats.nulls import over_heads
 
 PER_CONDITION = (
-    "effect", "effect_of_gap", "effect_matched", "effect_mismatched", "sign", "low", "high", "significant", "two_sigma",
-    "rank",
+    "effect", "effect_of_gap", "effect_of_gap_low", "effect_of_gap_high", "effect_matched", "effect_matched_low",
+    "effect_matched_high", "effect_mismatched", "effect_mismatched_low", "effect_mismatched_high", "sign", "low",
+    "high", "significant", "two_sigma", "rank",
 )  # fmt: skip
 OF_CONDITION = ("task", "group", "corruption", "ranked_by", "share_of", "pairs", "clusters", "effective_clusters")
 

@@ -189,9 +189,9 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
     """
     found = []
     # Variants of a circuit share most of their edits.
-    known: dict[str, list[HookEdit[Label]]] = {}
+    known: dict[str, list[HookEdit[LabelledPositions]]] = {}
     for number, (name, edits) in enumerate(variants.items()):
-        own: list[HookEdit[Label]] = []
+        own: list[HookEdit[LabelledPositions]] = []
         for edit in [edits] if isinstance(edits, Edit) else edits:
             written = repr(edit)
             if written not in known:

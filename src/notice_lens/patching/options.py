@@ -71,6 +71,13 @@ class EstimateOptions(MoreOptions, total=False):
     progress: bool
 
 
+class JointOptions(CommonOptions, total=False):
+    """Options of joint patches in both directions; see `SweepOptions`."""
+
+    corruption: Corruption
+    progress: bool
+
+
 class SweepOptions(MoreOptions, total=False):
     """Options that every sweep takes, by name.
 

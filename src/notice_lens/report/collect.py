@@ -15,7 +15,7 @@ from notice_lens.report.image_bytes import thumbnail
 from notice_lens.report.label_rows import label_rows
 from notice_lens.report.maps import maps_of_runs, packed
 from notice_lens.report.plain import plain
-from notice_lens.viz.head_figures import HEADS
+from notice_lens.stats.dims import HEADS
 from notice_lens.viz.marked_text import replaced
 from notice_lens.viz.selection import averaged
 

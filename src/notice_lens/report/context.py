@@ -11,8 +11,9 @@ import xarray as xr
 from notice_lens.circuits.condition import DIFFERENCE, GAP
 from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.page_data import Kept, label_places, ranked_by, share_of, task_of
+from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
-from notice_lens.viz.head_figures import HEADS, ranked
+from notice_lens.viz.head_figures import ranked
 from notice_lens.viz.selection import MINUS, bound, is_tested
 
 STRONGEST = 6
@@ -47,8 +48,8 @@ def contrast(condition: ShownCondition, limits: tuple[float, float]) -> list[dic
         {
             "layer": int(one["layer"]),
             "head": int(one["head"]),
-            "matched": words.percent(one["effect_matched"]),
-            "mismatched": words.percent(one["effect_mismatched"]),
+            "matched": words.with_interval(one, "effect_matched"),
+            "mismatched": words.with_interval(one, "effect_mismatched"),
             "x_matched": x(one["effect_matched"]),
             "x_mismatched": x(one["effect_mismatched"]),
             "zero": x(0.0),
@@ -157,6 +158,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "tested": any(is_tested(condition.heads) for condition in data.conditions),
         "scale_end": words.percent(_limit(data), 0).removeprefix("+"),
         "intervals": any("low" in condition.heads for condition in data.conditions),
+        "part_intervals": _part_intervals(data),
         "contrasts": [
             {
                 "name": condition.name,
@@ -258,7 +260,7 @@ def _strongest_said(data: ReportData) -> str:
     of, more = share_of(condition), ""
     if of != GAP:
         one = condition.heads.sel(layer=best["layer"], head=best["head"])
-        more = f" ({words.percent(one['effect_of_gap'])} of the gap)" if "effect_of_gap" in one else ""
+        more = f" ({words.with_interval(one, 'effect_of_gap')} of the gap)" if "effect_of_gap" in one else ""
         what = ""
     where = f"{_name(best['layer'], best['head'])} in {condition.name}"
     return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {_evidence(condition)}{_null(condition, best)}."
@@ -293,6 +295,17 @@ def _nearest(universal: xr.Dataset) -> str:
         return " No head is significant in any of them."
     name = _name(int(first["layer"]), int(first["head"]))
     return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['condition']}."
+
+
+def _part_intervals(data: ReportData) -> str:
+    """Return what the intervals of matched and mismatched are, in words; nothing where there are none."""
+    known = [one for one in data.conditions if is_controlled(one) and "effect_matched_low" in one.heads]
+    if not known:
+        return ""
+    levels = {f"{100 * float(condition.heads.attrs.get('confidence', 0.95)):.3g}\xa0%" for condition in known}
+    clusters = "; ".join(f"{condition.name}: {_evidence(condition)}" for condition in known)
+    said = "the interval" if len(levels) > 1 else f"the {levels.pop()} interval"
+    return f"In brackets stands {said} of each, by resampling clusters of pairs ({clusters}); no effect would be 0."
 
 
 def _ranked(data: ReportData) -> str:

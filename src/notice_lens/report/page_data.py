@@ -12,12 +12,14 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import address
 from notice_lens.report.plain import plain
+from notice_lens.viz.words import interval_of
 
 MAP_BYTES = 7_500_000
 """Of the page, for attention maps; pictures and the rest come on top."""
 SIZE_STEPS = 65_535
 """Class tokens and largest patches go as 16 bits."""
-VALUES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched", "low", "high", "p", "q")
+SHARES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched")
+VALUES = (*SHARES, *(end for name in SHARES for end in interval_of(name)), "p", "q")
 FLAGS = ("two_sigma", "significant")
 SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidance", "q_outlier")
 

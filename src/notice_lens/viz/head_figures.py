@@ -11,7 +11,7 @@ from notice_lens.stats.dims import HEADS
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import CARRIED_UNIT, EITHER_SHARE, averaged, bound, flags, is_tested, unit_of
 from notice_lens.viz.theme import cells, colour_bar, finish, grid_axes, outlined
-from notice_lens.viz.words import UNTESTED, by_layers
+from notice_lens.viz.words import UNTESTED, by_layers, interval_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -170,13 +170,20 @@ def _told(known: xr.Dataset, row: int, column: int) -> str:
         said.append(f"{unit.text(at['effect'])} [{unit.text(at['low'])}, {unit.text(at['high'])}]")
         said[0] += " of what the donor leaves" if unit == CARRIED_UNIT else ""
     if unit == CARRIED_UNIT and "effect_of_gap" in at:
-        said.append(f"{unit.text(at['effect_of_gap'])}{of_gap}")
+        said.append(f"{_with_ends(at, 'effect_of_gap', unit)}{of_gap}")
     for name in ("matched", "mismatched"):
         if f"effect_{name}" in at:
-            said.append(f"{name} {unit.text(at[f'effect_{name}'])}{of_gap}")
+            said.append(f"{name} {_with_ends(at, f'effect_{name}', unit)}{of_gap}")
     said += [f"{name} = {float(at[name]):.2g}" for name in ("p", "q") if name in at and np.isfinite(at[name])]
     said += [f"{name.replace('_', ' ')}: {_verdict(at, name)}" for name in _SELECTION_RULES if name in at]
     return "".join(f"<br>{line}" for line in said)
+
+
+def _with_ends(at: xr.Dataset, name: str, unit: Any) -> str:
+    """Return a share of the gap in its unit, with its interval where there is one."""
+    ends = interval_of(name)
+    known = all(end in at and np.isfinite(at[end]) for end in ends)
+    return unit.text(at[name]) + (f" [{', '.join(unit.text(at[end]) for end in ends)}]" if known else "")
 
 
 _SELECTION_RULES: Sequence[str] = ("two_sigma", "significant")

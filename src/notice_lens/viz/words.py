@@ -54,12 +54,22 @@ def shade(value: Any, limit: float) -> str:
     return f"{'p' if number > 0 else 'n'}{step}" if step else "z"
 
 
-def with_interval(heads: xr.Dataset) -> str:
-    """One head's effect with its interval, where there is one."""
-    said = percent(heads["effect"])
-    if "low" in heads and "high" in heads and np.isfinite(heads["low"]):
-        said += f" [{_signed(float(heads['low']), 1)}, {_signed(float(heads['high']), 1)}]"
+def with_interval(heads: xr.Dataset, name: str = "effect") -> str:
+    """One head's effect with its interval, where there is one; of `effect` that is `low` to `high`.
+
+    Args:
+        heads: Of one head.
+        name: The column, `effect` or one with an interval of its own, such as `effect_matched`.
+    """
+    said, ends = percent(heads[name]), interval_of(name)
+    if all(end in heads and np.isfinite(heads[end]) for end in ends):
+        said += " [" + ", ".join(_signed(float(heads[end]), 1) for end in ends) + "]"
     return said
+
+
+def interval_of(name: str) -> tuple[str, str]:
+    """Return the names of the two ends of a column's interval."""
+    return ("low", "high") if name == "effect" else (f"{name}_low", f"{name}_high")
 
 
 def frame(heads: xr.Dataset) -> str:

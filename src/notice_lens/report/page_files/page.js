@@ -159,13 +159,13 @@ function start(root, data) {
       group.append(make("dt", "", name), make("dd", "", text));
       list.append(group);
     };
-    const interval = values.low && values.low[place] != null
-      ? ` [${signed(values.low[place])}, ${signed(values.high[place])}]` : "";
+    const shown = (name, low = `${name}_low`, high = `${name}_high`) => percent(values[name][place]) +
+      (values[low] && values[low][place] != null ? ` [${signed(values[low][place])}, ${signed(values[high][place])}]` : "");
     const carried = condition.of !== "the gap";
-    say(carried ? `${condition.ranked}, of what the donor leaves` : condition.ranked, percent(values.effect[place]) + interval);
-    if (carried && values.effect_of_gap) say("the same, of the gap", percent(values.effect_of_gap[place]));
-    if (values.effect_matched && condition.ranked !== "matched") say("matched", percent(values.effect_matched[place]));
-    if (values.effect_mismatched) say("mismatched", percent(values.effect_mismatched[place]));
+    say(carried ? `${condition.ranked}, of what the donor leaves` : condition.ranked, shown("effect", "low", "high"));
+    if (carried && values.effect_of_gap) say("the same, of the gap", shown("effect_of_gap"));
+    if (values.effect_matched && condition.ranked !== "matched") say("matched", shown("effect_matched"));
+    if (values.effect_mismatched) say("mismatched", shown("effect_mismatched"));
     const tested = values.p && values.p[place] != null;
     if (values.p) {
       const numbers = [values.p, values.q].filter(Boolean).map((each) => small(each[place]));

@@ -221,7 +221,7 @@ def test_messages(mini: HookedBLIP, functions: xr.Dataset, pairs: MinimalPairs, 
 
 
 def test_functions_of_other_pairs_are_refused(mini: HookedBLIP, functions: xr.Dataset, pairs: MinimalPairs):
-    with pytest.raises(ValueError, match="the functions are of other pairs"):
+    with pytest.raises(ValueError, match="the functions are those of other pairs"):
         circuits.label_heads(mini, pairs[:5], functions, [LOOKS])
 
 

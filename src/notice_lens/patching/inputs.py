@@ -5,21 +5,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from notice_lens import __version__
 from notice_lens.errors import check_choice
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
-from notice_lens.patching.engine.causal.decoder import Decoder
-from notice_lens.patching.engine.causal.memory import memory_for
-from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
-from notice_lens.patching.engine.causal.readout import LogitMetric, metric_of_readouts
-from notice_lens.patching.engine.causal.record import Record, record
-from notice_lens.patching.engine.causal.site import DecoderSite, PositionsAsked, groups_of
-from notice_lens.patching.engine.causal.wave import CausalWave
-from notice_lens.patching.input_checks import check_inputs, check_runnable, ready_for
+from notice_lens.patching.engine.between_inputs import between
+from notice_lens.patching.engine.causal.readout import LogitMetric
+from notice_lens.patching.engine.causal.site import PositionsAsked, groups_of
 from notice_lens.patching.options import Direction
 
 if TYPE_CHECKING:
@@ -98,89 +91,20 @@ def patch_inputs(
     """
     check_choice("direction", direction, ("denoise", "noise"))
     check_choice("source", source, ("other", "zero"))
-    given, made = (corrupted_inputs, clean_inputs) if direction == "denoise" else (clean_inputs, corrupted_inputs)
-    if hasattr(model, "stack") and not hasattr(model, "hf_model"):
-        return _on_blip(model, given, made, site, metric, positions, layers, heads, direction, source, memory, progress)
-    decoder = Decoder.of(model)
-    check_runnable(model)
-    site = "language.attn" if site is None else site
-    of_site = DecoderSite.of(decoder, site, layers, heads)
-    clean, corrupted = (ready_for(decoder.hf, inputs) for inputs in (clean_inputs, corrupted_inputs))
-    check_inputs(decoder.hf, clean, corrupted)
-    labels, groups = groups_of(positions, clean["input_ids"].shape[1])
-    given, made = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
-    base = record(decoder, given, (of_site.leaf,))
-    other = record(decoder, made, (of_site.leaf,))
-    if not is_tested(decoder):
-        refuse_failures(check_patches(given, base, other), decoder)
-    cells = of_site.cells(len(groups))
-    variants = [(of_site.edit(cell, groups, source),) for cell in cells]
-    floor = _self_patches(variants)
-    values = _numbers(base, other, [*variants, *floor], metric, memory_for(decoder.hf, memory), progress)
-    ends = torch.stack([run.out[-1][run.readouts[-1]] for run in (base, other)])
-    coords = _coords(of_site.layers, of_site.heads, labels, groups, clean["input_ids"][0])
-    result = _labelled(coords, values[: len(cells)])
-    base_value, other_value = metric_of_readouts(decoder, ends, base.capped, metric).tolist()
-    floor_values = values[len(cells) :]
-    result = _with_runs(result, base_value, other_value, floor_values, direction)
-    name = str(getattr(decoder.hf.config, "name_or_path", "") or type(decoder.hf).__name__)
-    dtype = next(decoder.hf.parameters()).dtype
-    return result.assign_attrs(_attrs(name, of_site.name, direction, source, dtype))
-
-
-def _on_blip(
-    model: Any,
-    given: Any,
-    made: Any,
-    site: str | None,
-    metric: LogitMetric,
-    positions: PositionsAsked,
-    layers: Any,
-    heads: Any,
-    direction: str,
-    source: str,
-    memory: int | None,
-    progress: bool,
-) -> "xr.Dataset":
-    """Return the same of a HookedBLIP, by its own wave."""
     from tqdm.auto import tqdm
 
-    from notice_lens.patching.blip_inputs import BetweenInputs
-
-    check_runnable(model)
-    between = BetweenInputs.of(model, given, made, site, layers, heads)
-    labels, groups = groups_of(positions, between.length)
-    edits = between.edits(groups, source)
+    two = between(model, clean_inputs, corrupted_inputs, direction == "denoise", site, layers, heads)
+    labels, groups = groups_of(positions, two.length)
+    edits = two.edits(groups, source)
     step = max(1, len(edits) // SELF_PATCHES)
-    floor = [[edit.by("self") for edit in own] for own in edits[step // 2 :: step]]
+    floor = [two.of_itself(edit) for edit in edits[step // 2 :: step]]
     with tqdm(total=len(edits) + len(floor), desc="patching", unit=" patches", disable=not progress) as bar:
-        values = between.values([*edits, *floor], metric, memory, bar)
-        base, other = (between.measured(logits, metric).item() for logits in between.unpatched)
-    coords = _coords(between.site.layers, between.site.heads, labels, groups, between.token_ids)
-    result = _with_runs(_labelled(coords, values[: len(edits)]), base, other, values[len(edits) :], direction)
-    name = model.cfg.name_or_path or type(model).__name__
-    return result.assign_attrs(_attrs(name, between.site.name, direction, source, model.dtype))
-
-
-def _self_patches(variants: list[DecoderVariant]) -> list[DecoderVariant]:
-    """Return some of the patches, spread over all of them, with the base run as their source."""
-    step = max(1, len(variants) // SELF_PATCHES)
-    return [
-        tuple(DecoderEdit(edit.leaf, edit.layer, edit.positions, edit.head, "self") for edit in variant)
-        for variant in variants[step // 2 :: step]
-    ]
-
-
-def _numbers(
-    base: Record, other: Record, variants: list[DecoderVariant], metric: LogitMetric, memory: int, progress: bool
-) -> Float[Tensor, " variant"]:
-    """Return the metric of every variant."""
-    from tqdm.auto import tqdm
-
-    wave = CausalWave(base, variants, {"other": other, "self": base}, memory)
-    with tqdm(total=len(variants), desc="patching", unit=" patches", disable=not progress) as bar:
-        readouts = wave.readouts(bar.update)[:, -1]
-    return metric_of_readouts(base.decoder, readouts, base.capped, metric)
+        values = two.values([*edits, *floor], metric, memory, bar.update)
+    coords = _coords(two.site.layers, two.site.heads, labels, groups, two.token_ids)
+    result = _with_runs(
+        _labelled(coords, values[: len(edits)]), *two.unpatched(metric), values[len(edits) :], direction
+    )
+    return result.assign_attrs(_attrs(two.model_name, two.site.name, direction, source, two.dtype))
 
 
 def _coords(

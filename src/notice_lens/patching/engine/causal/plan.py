@@ -25,23 +25,25 @@ class Leaf(NamedTuple):
             `attention`; or all since the whole `block` reads it.
         heads: Whose heads it has: those of queries, of keys and values, or none.
         keys: Whether it has an axis of keys.
+        in_cross: Whether cross-attention has it too, at positions of the stream; its keys and values are the image's.
     """
 
     reach: Reach
     heads: Literal["query", "kv"] | None = None
     keys: bool = False
+    in_cross: bool = False
 
 
 LEAVES: Mapping[str, Leaf] = {
     "hook_resid_pre": Leaf("block"),
-    "hook_q": Leaf("token", "query"),
+    "hook_q": Leaf("token", "query", in_cross=True),
     "hook_k": Leaf("attention", "kv"),
     "hook_v": Leaf("attention", "kv"),
     "hook_rot_q": Leaf("token", "query"),
     "hook_rot_k": Leaf("attention", "kv"),
-    "hook_attn_scores": Leaf("token", "query", keys=True),
-    "hook_pattern": Leaf("token", "query", keys=True),
-    "hook_z": Leaf("token", "query"),
+    "hook_attn_scores": Leaf("token", "query", keys=True, in_cross=True),
+    "hook_pattern": Leaf("token", "query", keys=True, in_cross=True),
+    "hook_z": Leaf("token", "query", in_cross=True),
     "hook_attn_out": Leaf("token"),
     "hook_resid_mid": Leaf("token"),
     "mlp.hook_pre": Leaf("token"),

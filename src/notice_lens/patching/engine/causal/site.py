@@ -11,18 +11,6 @@ from notice_lens.patching.edits import listed
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit
 
-ATTENTION_HOOKS = (
-    "hook_q",
-    "hook_k",
-    "hook_v",
-    "hook_rot_q",
-    "hook_rot_k",
-    "hook_attn_scores",
-    "hook_pattern",
-    "hook_z",
-)
-IN_CROSS = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z")
-"""Activations of cross-attention at positions of the stream; its keys and values are the image's."""
 PositionsAsked = Sequence[int] | Mapping[str, int | Sequence[int]]
 Cell = tuple[int, int | None, int]
 """Layer, head or None, and the number of the position or group of positions."""
@@ -95,13 +83,13 @@ def leaf_of(activation: str) -> str:
 def activations(decoder: Decoder) -> dict[str, str]:
     """Return every activation that can be patched and its leaf: `attn.hook_z` to `hook_z`."""
     found: dict[str, str] = {}
-    for leaf in LEAVES:
-        if leaf not in ATTENTION_HOOKS:
+    for leaf, known in LEAVES.items():
+        if known.heads is None:
             found[leaf] = leaf
             continue
         if not all(decoder.is_cross):
             found[f"attn.{leaf}"] = leaf
-        if any(decoder.is_cross) and leaf in IN_CROSS:
+        if any(decoder.is_cross) and known.in_cross:
             found[f"cross_attn.{leaf}"] = leaf
     for module in ("attn", "cross_attn"):
         if f"{module}.hook_z" in found:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from notice_lens.report.data import ReportData
     from notice_lens.report.page import report
     from notice_lens.viz.attention_figures import attention
+    from notice_lens.viz.circuit_figures import curve, forest
     from notice_lens.viz.display import show
     from notice_lens.viz.flow_figures import modules, paths, profile
     from notice_lens.viz.head_figures import heads, universal
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "ReportData": "notice_lens.report.data",
     "attention": "notice_lens.viz.attention_figures",
+    "curve": "notice_lens.viz.circuit_figures",
     "explore": "notice_lens.viz.widget",
+    "forest": "notice_lens.viz.circuit_figures",
     "heads": "notice_lens.viz.head_figures",
     "modules": "notice_lens.viz.flow_figures",
     "pairs": "notice_lens.viz.pair_figures",
@@ -30,7 +33,9 @@ _HOMES = {
 __all__ = [
     "ReportData",
     "attention",
+    "curve",
     "explore",
+    "forest",
     "heads",
     "modules",
     "pairs",

@@ -1,0 +1,70 @@
+"""How few heads of the mini model carry its answers: restoration curves, minimal circuits, and what tasks share.
+
+python benchmarks/restoration.py             # 60 pairs of each task, some minutes
+python benchmarks/restoration.py --pairs 200
+"""
+
+import click
+
+from notice_lens import HookedBLIP, circuits
+from notice_lens.pairs import mini_world
+from notice_lens.viz.circuit_figures import headline
+
+TASKS = ("states", "scenes", "faces")
+
+
+def with_ends(result, name, **where) -> str:
+    """Return a share with its interval, in percent."""
+    mean, low, high = (100 * float(result[name + end].sel(**where)) for end in ("", "_low", "_high"))
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+@click.command()
+@click.option("--pairs", "n", default=60, show_default=True, help="Pairs of each task; half of them choose.")
+@click.option("--seed", default=0, show_default=True, help="Of pairs, halves, random sets and resamples.")
+def main(n: int, seed: int) -> None:
+    """Print what the best heads of each task carry together."""
+    model = HookedBLIP.mini()
+    found = {}
+    print("| task | heads | restored, % | lost, % | answers turned, % | random heads, % | from a mismatched donor, % |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    told = []
+    for task in TASKS:
+        pairs = mini_world(task, n=n, seed=seed)
+        curve = circuits.restoration_curve(model, pairs, seed=seed)
+        told.append(f"{task}: {headline(curve)}")
+        for size in (1, 2, 4, 8, 12):
+            at = {"direction": "denoise", "size": size}
+            chance = curve.sel(**at)
+            print(
+                f"| `{task}` | {size} | {with_ends(curve, 'share', **at)} "
+                f"| {with_ends(curve, 'share', **{**at, 'direction': 'noise'})} | {with_ends(curve, 'turned', **at)} "
+                f"| {100 * float(chance['random']):.0f} (p = {float(chance['random_p']):.3f}) "
+                f"| {with_ends(curve, 'mismatched', size=size)} |",
+                flush=True,
+            )
+        found[task] = circuits.minimal_circuit(model, pairs, seed=seed)
+    print(*told, sep="\n")
+    print("\n| task | circuit | faithfulness, % | completeness, % | random, % | stable in 19 of 20 resamples |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for task, circuit in found.items():
+        names = [name.removeprefix("text.cross_attn.") for name in circuit.attrs["circuit"]]
+        stable = int((circuit.stability.where(circuit.in_circuit, 0) >= 0.95).sum())
+        print(
+            f"| `{task}` | {len(names)}: {', '.join(names)} | {with_ends(circuit, 'faithfulness')} "
+            f"| {with_ends(circuit, 'completeness')} | {100 * float(circuit.random_faithfulness.mean()):.0f} "
+            f"| {stable} |"
+        )
+    shared = circuits.shared_nodes(found, seed=seed)
+    print("\n| tasks | Jaccard | expected | p |")
+    print("| --- | --- | --- | --- |")
+    for one, other in (("states", "scenes"), ("states", "faces"), ("scenes", "faces")):
+        at = shared.sel(one=one, other=other)
+        expected, p = float(at.jaccard_expected), float(at.jaccard_p)
+        print(f"| `{one}`, `{other}` | {float(at.jaccard):.2f} | {expected:.2f} | {p:.3f} |")
+    expected, p = float(shared.in_all_expected), float(shared.in_all_p)
+    print(f"in all three: {int(shared.in_all)}, expected {expected:.2f}, p {p:.3f}")
+
+
+if __name__ == "__main__":
+    main()

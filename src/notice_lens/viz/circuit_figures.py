@@ -1,0 +1,260 @@
+"""Figures of circuits: what the best heads carry together, and heads with their intervals one below the other."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.condition import GAP
+from notice_lens.stats.dims import HEADS
+from notice_lens.viz.marked_text import escape
+from notice_lens.viz.selection import flags, is_tested, unit_of
+from notice_lens.viz.theme import DIVERGING, FRAME, INK, QUIET, finish
+from notice_lens.viz.words import UNTESTED
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLOURS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
+LINES = {"denoise": ("restored by clean heads", "solid"), "noise": ("lost by corrupted heads", "dash")}
+"""What the share of each direction is, and how it is drawn."""
+ENOUGH = 0.8
+"""The share of the gap that the headline counts heads for."""
+
+
+def curve(curve: Any, *, share: float = ENOUGH, title: str | None = None) -> "Figure":
+    """Draw how much of the answer the first k heads carry together, for every k.
+
+    The bold line is what they restore when they are patched clean into the corrupted run, the dashed one what is lost
+    when they are patched corrupted into the clean run, both with their intervals as bands. The dotted line is the share
+    of answers that turn; grey is the range of random heads, as many of each layer. The thin line with crosses is what
+    the same heads restore from each pair's mismatched donor. Of several conditions, what is restored is drawn.
+
+    Args:
+        curve: A result of `circuits.restoration_curve`, or a mapping of conditions' names to such results.
+        share: Of the gap; the subtitle says how many heads reach it.
+        title: None says what is drawn.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: There are no results, or `share` is out of range.
+    """
+    from plotly.graph_objects import Figure
+
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: expected a share of the gap, above 0 and at most 1")
+    several = curve if isinstance(curve, Mapping) and not isinstance(curve, xr.Dataset) else {"": curve}
+    if not several:
+        raise ValueError(
+            "viz.curve got no results: expected a result of circuits.restoration_curve, or several by name"
+        )
+    for name, one in several.items():
+        _check_curve(one, name)
+    figure = Figure()
+    if len(several) == 1:
+        only = next(iter(several.values()))
+        _one(figure, only)
+        said = headline(only, share)
+    else:
+        for number, (name, one) in enumerate(several.items()):
+            _line(figure, one.sel(direction="denoise"), "share", escape(str(name)), COLOURS[number % len(COLOURS)])
+        said = "restored by the first k heads together; bands are intervals over clusters of pairs"
+    figure.update_layout(legend={"orientation": "h", "y": -0.2}, showlegend=True, hovermode="x unified")
+    figure.update_xaxes(title="number of heads patched together", rangemode="tozero", showgrid=False)
+    figure.update_yaxes(title="share of the gap", tickformat=".0%", gridcolor="#e4e7ec", zerolinecolor=INK)
+    return finish(figure, title or "What the best heads carry together", said, (760, 480))
+
+
+def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
+    """Return in one sentence how many heads restore a share of the gap, beside random heads and a mismatched donor.
+
+    Args:
+        curve: A result of `circuits.restoration_curve`.
+        share: Of the gap.
+    """
+    restored = curve.sel(direction="denoise")
+    reached = np.flatnonzero(restored["share"].values >= share)
+    at = restored.isel(size=int(reached[0]) if len(reached) else -1)
+    size, n = int(at["size"]), int(curve.attrs["n_nodes"])
+    what = "heads" if all(".H" in str(name) for name in curve["order"].values[0]) else "nodes"
+    said = (
+        f"{size} of {n} {what} {'carries' if size == 1 else 'carry'} {float(at['share']):.0%} "
+        f"[{100 * float(at['share_low']):.0f}, {100 * float(at['share_high']):.0f}] of the answer"
+    )
+    beside = []
+    if np.isfinite(at["random"]):
+        beside.append(f"random ones {float(at['random']):.0%}")
+    if np.isfinite(at["mismatched"]):
+        beside.append(f"from a mismatched donor {float(at['mismatched']):.0%}")
+    return said + (f" ({', '.join(beside)})" if beside else "") + f"; {_counted(curve)}"
+
+
+def forest(heads: Any, *, top: int = 24, title: str | None = None) -> "Figure":
+    """Draw heads one below the other: the effect with its interval, and the smallest effect of interest as a band.
+
+    A filled mark is a head that is significant, an open one a head that is not, a cross one that was not tested.
+
+    Args:
+        heads: A result of `circuits.important_heads`.
+        top: How many heads at most: those with the largest effects.
+        title: None says what is drawn.
+
+    Raises:
+        TypeError: It is something else.
+        ValueError: It has no effect with an interval by layer and head, or `top` is below 1.
+    """
+    from plotly.graph_objects import Figure, Scatter
+
+    if not isinstance(heads, xr.Dataset):
+        raise TypeError(f"viz.forest takes a result of circuits.important_heads; got {type(heads).__name__}")
+    if not {"effect", "low", "high"} <= {*map(str, heads.data_vars)} or {*heads["effect"].dims} != {*HEADS}:
+        has = ", ".join(map(str, heads.data_vars)) or "no variables"
+        raise ValueError(f"viz.forest draws `effect`, `low` and `high` by layer and head; the result has {has}")
+    if top < 1:
+        raise ValueError(f"top={top}: expected a number of heads, 1 or more")
+    unit = unit_of("effect", heads.attrs.get("share_of", GAP))
+    flat = heads.stack(place=HEADS, create_index=False)
+    order = np.argsort(-np.abs(flat["effect"].values), kind="stable")[:top]
+    drawn = flat.isel(place=order)
+    names = [f"L{layer}.H{head}" for layer, head in zip(*(drawn[dim].values for dim in HEADS), strict=True)]
+    effect, low, high = (drawn[name].values for name in ("effect", "low", "high"))
+    significant = (
+        np.asarray(flags(drawn, "significant"), bool) if "significant" in drawn else np.zeros(len(names), bool)
+    )
+    marks, verdicts = [], []
+    for number, yes in enumerate(significant):
+        tested = is_tested(drawn.isel(place=number))
+        marks.append("circle" if yes else "circle-open" if tested else "x-thin-open")
+        verdicts.append("significant" if yes else "not significant" if tested else UNTESTED)
+    hover = [
+        f"<b>{name}</b>, {verdict}<br>{unit.text(effect[n])} [{unit.text(low[n])}, {unit.text(high[n])}]"
+        for n, (name, verdict) in enumerate(zip(names, verdicts, strict=True))
+    ]
+    figure = Figure(
+        Scatter(
+            x=effect,
+            y=names,
+            mode="markers",
+            marker={"symbol": marks, "size": 9, "color": DIVERGING[-1][1], "line": {"width": 2}},
+            error_x={
+                "type": "data", "symmetric": False, "array": high - effect, "arrayminus": effect - low,
+                "color": QUIET, "thickness": 1.5,
+            },
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    smallest = float(heads.attrs.get("smallest_effect", 0))
+    if smallest:
+        figure.add_vrect(x0=-smallest, x1=smallest, fillcolor=FRAME, opacity=0.35, line_width=0, layer="below")
+    figure.add_vline(x=0, line={"color": INK, "width": 1})
+    figure.update_xaxes(title=unit.name, tickformat="+.0%", gridcolor="#e4e7ec", zeroline=False)
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    band = f"; grey: smaller than {smallest:.0%}, the smallest effect of interest" if smallest else ""
+    left = f"the {len(names)} largest of {flat.sizes['place']}; " if len(names) < flat.sizes["place"] else ""
+    return finish(
+        figure, title or "Effects of single heads", left + _counted(heads) + band, (620, 170 + 22 * len(names))
+    )
+
+
+def _one(figure: "Figure", curve: xr.Dataset) -> None:
+    """Draw all lines of one condition."""
+    from plotly.graph_objects import Scatter
+
+    sizes = curve["size"].values
+    by_chance = curve.sel(direction="denoise")
+    if by_chance["random"].notnull().any():
+        ends = np.concatenate([by_chance["random_high"].values, by_chance["random_low"].values[::-1]])
+        around = {"x": np.concatenate([sizes, sizes[::-1]]), "y": ends}
+        name = f"{curve.attrs['n_random']} random orders"
+        figure.add_trace(_band(around, "#98a2b3", "random", 0.35))
+        figure.add_trace(
+            Scatter(
+                x=sizes,
+                y=by_chance["random"].values,
+                name=name,
+                legendgroup="random",
+                mode="lines",
+                line={"color": "#667085", "width": 1.5},
+                hovertemplate="%{y:.0%}",
+            )
+        )
+    for number, (direction, (word, dash)) in enumerate(LINES.items()):
+        _line(figure, curve.sel(direction=direction), "share", word, COLOURS[number], dash)
+    turned = {"color": COLOURS[0], "dash": "dot", "width": 1.5}
+    figure.add_trace(
+        Scatter(
+            x=sizes,
+            y=by_chance["turned"].values,
+            name="answers turned",
+            mode="lines",
+            line=turned,
+            hovertemplate="%{y:.0%}",
+        )
+    )
+    if curve["mismatched"].notnull().any():
+        figure.add_trace(
+            Scatter(
+                x=sizes,
+                y=curve["mismatched"].values,
+                name="from a mismatched donor",
+                mode="lines+markers",
+                line={"color": COLOURS[2], "width": 1},
+                marker={"symbol": "x-thin-open", "size": 6},
+                hovertemplate="%{y:.0%}",
+            )
+        )
+
+
+def _line(figure: "Figure", of: xr.Dataset, name: str, label: str, colour: str, dash: str = "solid") -> None:
+    """Draw a share by size, with its interval as a band."""
+    from plotly.graph_objects import Scatter
+
+    sizes, low, high = of["size"].values, of[f"{name}_low"].values, of[f"{name}_high"].values
+    around = {"x": np.concatenate([sizes, sizes[::-1]]), "y": np.concatenate([high, low[::-1]])}
+    figure.add_trace(_band(around, colour, label, 0.15))
+    figure.add_trace(
+        Scatter(
+            x=sizes,
+            y=of[name].values,
+            name=label,
+            legendgroup=label,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2.5},
+            marker={"size": 5},
+            customdata=np.stack([low, high], -1),
+            hovertemplate="%{y:.0%} [%{customdata[0]:.0%}, %{customdata[1]:.0%}]",
+        )
+    )
+
+
+def _band(around: Mapping[str, Any], colour: str, group: str, opacity: float) -> Any:
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        **around,
+        fill="toself",
+        mode="lines",
+        fillcolor=colour,
+        opacity=opacity,
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=group,
+        showlegend=False,
+    )
+
+
+def _check_curve(curve: Any, name: str) -> None:
+    of = f" of {name!r}" if name else ""
+    if not isinstance(curve, xr.Dataset):
+        raise TypeError(f"viz.curve takes a result of circuits.restoration_curve; got {type(curve).__name__}{of}")
+    if "share" not in curve or {*curve["share"].dims} != {"direction", "size"}:
+        has = ", ".join(map(str, curve.data_vars)) or "no variables"
+        raise ValueError(f"viz.curve draws `share` by direction and size; the result{of} has {has}")
+
+
+def _counted(result: xr.Dataset) -> str:
+    """Return how many pairs and clusters a result is of."""
+    pairs, clusters = (result.attrs.get(name) for name in ("pairs", "clusters"))
+    return f"{pairs} pairs in {clusters} clusters" if clusters is not None else f"{pairs} pairs"

@@ -66,6 +66,15 @@ def first_patch() -> "Figure":
     return viz.heads(patching.patch_heads(model, pairs, site="text.cross_attn", corruption="image"))
 
 
+def together() -> "Figure":
+    """The restoration curve of `scenes`, as `benchmarks/restoration.py` computes it."""
+    from notice_lens import HookedBLIP, circuits, viz
+    from notice_lens.pairs import mini_world
+
+    pairs = mini_world("scenes", n=60, seed=0)
+    return viz.curve(circuits.restoration_curve(HookedBLIP.mini(), pairs))
+
+
 def look(data: Any) -> "Figure":
     """Where the strongest head of `states` looks while it reads the right answer's word."""
     from notice_lens import viz
@@ -95,6 +104,7 @@ def main(out: Path, demo: Path | None) -> None:
         conditions = {condition.name: condition for condition in data.conditions}
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
         photograph(browser, viz.heads(conditions["states, image"].heads), out / "heads.png", 720, 380)
+        photograph(browser, together(), out / "curve.png")
         photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")

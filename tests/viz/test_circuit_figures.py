@@ -38,15 +38,15 @@ def test_a_curve_has_both_shares_with_their_bands_and_what_stands_beside_them():
     np.testing.assert_allclose(drawn(figure, "from a mismatched donor").y, 0.2)
     np.testing.assert_allclose(drawn(figure, "7 random orders").y, 0.3)
     assert figure.layout.title.subtitle.text.replace("&#37;", "%") == (
-        "2 of 3 heads carry 82% [77, 87] of the answer (random ones 30%, from a mismatched donor 20%); "
-        "30 pairs in 28 clusters"
+        "2 of 3 heads carry 82% [77, 87] of the answer; as many at random 30%; the same from a mismatched picture 20% "
+        "(30 pairs in 28 clusters)"
     )
 
 
 def test_the_headline_says_all_heads_where_fewer_do_not_reach_the_share():
     assert headline(made_curve((0, 0.1, 0.5, 0.6))).startswith("3 of 3 heads carry 60% [55, 65] of the answer")
     one = headline(made_curve((0, 0.9), np.nan, np.nan))
-    assert one == "1 of 3 heads carries 90% [85, 95] of the answer; 30 pairs in 28 clusters"
+    assert one == "1 of 3 heads carries 90% [85, 95] of the answer (30 pairs in 28 clusters)"
     mixed = made_curve()
     mixed["order"] = (("half", "rank"), np.array([["text.mlp.L0", "text.attn.L0.H0"]] * 2, object))
     assert headline(mixed).startswith("2 of 3 nodes carry 82%")

@@ -52,7 +52,7 @@ def collect(
         model: The model, or None.
         pairs: By condition.
         effects: By condition.
-        given: `important` and `profiles`, by condition each.
+        given: `important`, `profiles` and `curves`, by condition each.
         rest: The other fields of `ReportData`, in the caller's form.
         roles: Whose attention is kept.
         max_pairs: Of each condition.
@@ -83,6 +83,7 @@ def collect(
     fields = dict(rest) | {
         "functions": _by_name(rest["functions"]),
         "labels": label_rows(rest["labels"]),
+        "curves": {name: _without_pairs(one) for name, one in given["curves"].items()},
         "notes": tuple(map(str, rest["notes"])),
         "settings": _shared(effects) | plain(rest["settings"]),
     }
@@ -103,6 +104,13 @@ def _check(pairs: Any, effects: Any, given: Any, max_pairs: int) -> None:
                 )
     if max_pairs < 0:
         raise ValueError(f"max_pairs={max_pairs}: expected a number of pairs, 0 or more")
+
+
+def _without_pairs(curve: xr.Dataset) -> xr.Dataset:
+    """Return a restoration curve without what it has for each pair."""
+    if not {"share", "turned", "mismatched"} <= {*map(str, curve.data_vars)}:
+        raise ValueError("curves: expected results of circuits.restoration_curve, by condition")
+    return curve.drop_dims("pair")
 
 
 def _keys(pairs: "MinimalPairs") -> list[Any]:

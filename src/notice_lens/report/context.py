@@ -10,9 +10,11 @@ import xarray as xr
 
 from notice_lens.circuits.condition import DIFFERENCE, GAP
 from notice_lens.report.data import ReportData, ShownCondition
+from notice_lens.report.image_bytes import address
 from notice_lens.report.page_data import Kept, label_places, ranked_by, share_of, task_of
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
+from notice_lens.viz.circuit_figures import headline
 from notice_lens.viz.head_figures import ranked
 from notice_lens.viz.selection import MINUS, bound, is_tested
 
@@ -101,6 +103,31 @@ def profile(condition: ShownCondition) -> dict[str, Any]:
     }
 
 
+def curve(name: str, found: xr.Dataset) -> dict[str, Any]:
+    """What the best heads of a condition carry together, as lines in a picture 260 by 150 whose base line is at 120."""
+    restored, sizes = found.sel(direction="denoise"), found["size"].values
+    scale = 240 / max(1, int(sizes[-1]))
+
+    def line(values: Any) -> str:
+        """Points of a line; what is not a number is left out."""
+        return " ".join(
+            f"{10 + scale * float(size):.1f},{120 - 105 * float(np.clip(value, -0.1, 1.1)):.1f}"
+            for size, value in zip(sizes, np.asarray(values, float), strict=True)
+            if np.isfinite(value)
+        )
+
+    band = f"{line(restored['share_low'])} {' '.join(reversed(line(restored['share_high']).split()))}"
+    return {
+        "name": name,
+        "said": headline(found),
+        "share": line(restored["share"]),
+        "band": band,
+        "random": line(restored["random"]),
+        "mismatched": line(found["mismatched"]),
+        "most": int(sizes[-1]),
+    }
+
+
 def finite(value: Any) -> float | None:
     """Return the number, or None where it is missing or not a number."""
     return None if value is None or not np.isfinite(value) else float(value)
@@ -149,6 +176,8 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
     return {
         "title": data.title,
         "findings": findings(data),
+        "first_pair": _first_pair(data),
+        "curves": [curve(name, one) for name, one in data.curves.items()],
         "about": _about(data),
         "conditions": [
             {"number": number, **_condition(condition, _limit(data))}
@@ -192,6 +221,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
 def findings(data: ReportData) -> list[str]:
     """Return the findings in a few sentences, for the top of the page and for commands to print."""
     count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
+    together = [f"{name}: {headline(one)}." for name, one in data.curves.items()]
     said = [_strongest_said(data)]
     if data.universal is not None:
         passed = [_name(*place) for place in _places(data.universal["universal"])]
@@ -218,7 +248,29 @@ def findings(data: ReportData) -> list[str]:
             f"With causal evidence for what they do: {', '.join(found)}." if found else
             "No head has a function with causal evidence."
         )  # fmt: skip
-    return said
+    return [*together, *said]
+
+
+def _first_pair(data: ReportData) -> dict[str, Any] | None:
+    """The first pair that two pictures tell apart: the pictures, the question, and the answer to each; None without."""
+    for condition in data.conditions:
+        if condition.corruption != "image" or not condition.shown:
+            continue
+        pair = data.pairs[condition.shown[0]]
+        if {"clean", "corrupt"} <= {*pair.pictures} and pair.prompts.get("clean"):
+            sides = (("clean", "clean", "The clean picture"), ("corrupt", "image", "The corrupted picture"))
+            return {
+                "question": pair.prompts["clean"],
+                "pictures": [
+                    {
+                        "address": address(pair.pictures[side].content, pair.pictures[side].kind),
+                        "answer": pair.answers.get(answer, ""),
+                        "alt": f"{told} of pair {pair.id}",
+                    }
+                    for side, answer, told in sides
+                ],
+            }
+    return None
 
 
 def _claimed(row: Any, several: bool) -> str:

@@ -103,6 +103,7 @@ class ReportData:
         universal: As of `circuits.universal_heads`.
         functions: As of `circuits.head_functions`, by what they are of.
         labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which conditions it is shown.
+        curves: As of `circuits.restoration_curve`, by condition, without single pairs.
         notes: Sentences: what could not be tested, and why; warnings.
         settings: What made it: the model, options, versions.
     """
@@ -114,6 +115,7 @@ class ReportData:
     universal: xr.Dataset | None = None
     functions: Mapping[str, xr.Dataset] = field(default_factory=dict)
     labels: tuple[Mapping[str, Any], ...] = ()
+    curves: Mapping[str, xr.Dataset] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,6 +131,7 @@ class ReportData:
         universal: xr.Dataset | None = None,
         functions: Any = None,
         labels: Any = (),
+        curves: Mapping[str, xr.Dataset] | None = None,
         notes: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         title: str = "What the heads carry",
@@ -148,6 +151,7 @@ class ReportData:
             functions: A result of `circuits.head_functions`, or several by name.
             labels: A result of `circuits.label_heads`, or several by task: a label is shown at its task's conditions
                 alone. Or a table, or mappings, whose `task` says so.
+            curves: Results of `circuits.restoration_curve`, by condition's name: what the best heads carry together.
             notes: Sentences for the page.
             settings: Added to what the results say of themselves.
             title: Of the page.
@@ -160,7 +164,7 @@ class ReportData:
         """
         from notice_lens.report.collect import collect
 
-        given = {"important": important or {}, "profiles": profiles or {}}
+        given = {"important": important or {}, "profiles": profiles or {}, "curves": curves or {}}
         rest = {"universal": universal, "functions": functions, "labels": labels, "notes": notes}
         rest |= {"settings": settings or {}, "title": title}
         return collect(model, pairs, effects, given, rest, roles, max_pairs, progress)

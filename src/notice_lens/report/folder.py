@@ -1,8 +1,7 @@
 """The data of a report on disk: one folder that needs nothing beside it.
 
-report.json     conditions, pairs, statistics, settings, and the SHA-256 of itself and of every other file; written
-last, so
-                that a folder without it is not complete
+report.json     conditions, pairs, statistics, settings, and the SHA-256 of itself and of every other file; it is
+                written last, so a folder without it is not complete
 attention.npz   maps in 8 bits
 pictures/       each pair's two pictures, by number
 """
@@ -102,6 +101,7 @@ def _write(data: ReportData, folder: Path) -> None:
         "universal": None if data.universal is None else as_plain(data.universal),
         "functions": {name: as_plain(one) for name, one in data.functions.items()},
         "labels": plain(data.labels),
+        "curves": {name: as_plain(one) for name, one in data.curves.items()},
         "notes": list(data.notes),
         "settings": plain(data.settings),
         "attention": None,
@@ -136,6 +136,7 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
         universal=None if stored is None else from_plain(stored),
         functions={name: from_plain(one) for name, one in index["functions"].items()},
         labels=tuple(index["labels"]),
+        curves={name: from_plain(one) for name, one in index.get("curves", {}).items()},
         notes=tuple(index["notes"]),
         settings=index["settings"],
     )

@@ -43,6 +43,7 @@ class Choices:
         filtered: Whether pairs that the model does not answer are dropped.
         labelled: Heads of each task that are cut to see what they do, at most.
         shown: Pairs of each condition in the report.
+        random_orders: Random orders of heads beside the curve of what the best heads carry together.
         seed: Of all that is drawn.
 
     Raises:
@@ -60,6 +61,7 @@ class Choices:
     filtered: bool = True
     labelled: int = 8
     shown: int = 24
+    random_orders: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:

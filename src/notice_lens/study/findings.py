@@ -36,6 +36,7 @@ class Study:
         universal: Heads that matter in all conditions; None with one condition.
         functions: Of each task: where its heads look.
         labels: Of each task: labels of heads.
+        curves: Of each condition whose images differ: what its best heads carry together.
         comparisons: Of each task: agreement of corruptions.
         notes: Omissions, with reasons.
         data: The data of the report.
@@ -52,6 +53,7 @@ class Study:
     universal: "xr.Dataset | None" = None
     functions: dict[str, "xr.Dataset"] = field(default_factory=dict)
     labels: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    curves: dict[str, "xr.Dataset"] = field(default_factory=dict)
     comparisons: dict[str, "xr.Dataset"] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     data: "ReportData | None" = None

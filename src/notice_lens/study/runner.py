@@ -5,7 +5,8 @@
 3. Every head of the site is patched on every pair that is left, with both controls, at each role separately, and once
    more at all positions at once; a sweep that was killed resumes.
 4. Heads of each condition, universal heads, the profile over layers, and head functions are read at the one role. All
-   positions are a check of robustness, and nothing is chosen by them: never the best of several.
+   positions are a check of robustness, and nothing is chosen by them: never the best of several. What the best heads
+   carry together is measured at all positions, on pairs that did not rank them.
 5. All of it goes into one folder, and a report is written from it.
 
 A condition that cannot be computed is left out, and a note says why.
@@ -29,7 +30,7 @@ from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.findings import Study
-from notice_lens.study.statistics import functions, statistics
+from notice_lens.study.statistics import curves, functions, statistics
 from notice_lens.study.tables import agreement, everywhere, label_rows, untested, write_tables
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def run_study(
     statistics(study)
     if not study.conditions:
         raise ValueError("no condition is left to study: " + " ".join(study.notes))
+    if site.name.endswith("attn.hook_z"):
+        say("what heads carry together ...")
+        curves(model, study, progress, **options)
     if site.name == f"{model.cfg.looking_site}.hook_z":
         say("what heads do ...")
         for task in tasks:
@@ -182,6 +186,7 @@ def _collected(model: "HookedBLIP", study: Study, progress: bool) -> ReportData:
         profiles=study.profiles,
         universal=study.universal,
         functions=study.functions,
+        curves=study.curves,
         labels=[row for task, labels in study.labels.items() for row in label_rows(task, labels)],
         notes=[
             *(everywhere(name, study.important[name], heads) for name, heads in study.important_everywhere.items()),

@@ -6,12 +6,13 @@ All are read at the one role that was fixed before. Effects at all positions at 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from notice_lens import circuits
 from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import FewClusters
 from notice_lens.pairs.roles import ALL
+from notice_lens.patching import Site
 from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
 
@@ -72,6 +73,27 @@ def _left_out(study: Study, what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         study.note(f"{what}: {error}.")
+
+
+def curves(model: "HookedBLIP", study: Study, progress: bool, **options: Any) -> None:
+    """Compute what the best heads of each condition of image pairs carry together.
+
+    Args:
+        model: The model.
+        study: Whose conditions.
+        progress: Whether there are bars.
+        **options: Of sweeps: `memory`, `min_gap`, ...
+    """
+    choices = study.choices
+    nodes = Site.of(model, choices.site).name.removesuffix(".hook_z")
+    for name, effects in study.conditions.items():
+        if effects.attrs.get("corruption") != "image":
+            continue
+        with study.noting(name), _left_out(study, f"{name}: what heads carry together is not measured"):
+            study.curves[name] = circuits.restoration_curve(
+                model, study.pairs[name], nodes=nodes, n_random=choices.random_orders, seed=choices.seed,
+                progress=progress, **options,
+            )  # fmt: skip
 
 
 def functions(model: "HookedBLIP", task: str, study: Study, progress: bool) -> None:

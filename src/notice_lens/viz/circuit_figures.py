@@ -82,12 +82,11 @@ def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
         f"{size} of {n} {what} {'carries' if size == 1 else 'carry'} {float(at['share']):.0%} "
         f"[{100 * float(at['share_low']):.0f}, {100 * float(at['share_high']):.0f}] of the answer"
     )
-    beside = []
     if np.isfinite(at["random"]):
-        beside.append(f"random ones {float(at['random']):.0%}")
+        said += f"; {'a random one' if size == 1 else 'as many at random'} {float(at['random']):.0%}"
     if np.isfinite(at["mismatched"]):
-        beside.append(f"from a mismatched donor {float(at['mismatched']):.0%}")
-    return said + (f" ({', '.join(beside)})" if beside else "") + f"; {_counted(curve)}"
+        said += f"; the same from a mismatched picture {float(at['mismatched']):.0%}"
+    return f"{said} ({_counted(curve)})"
 
 
 def forest(heads: Any, *, top: int = 24, title: str | None = None) -> "Figure":

@@ -1,0 +1,91 @@
+"""The first screen: two pictures, the question and both answers, what heads carry together, and the curve behind it."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from made_results import swept
+from notice_lens import viz
+from notice_lens.pairs import mini_world
+from notice_lens.report.context import curve, findings, page_context
+from notice_lens.report.data import ReportData
+from notice_lens.report.page_data import fitting
+
+
+def made_data() -> ReportData:
+    states = mini_world("states", 6)
+    pairs = {"states, text": states, "states, image": states}
+    effects = {name: swept(one, name.rpartition(" ")[2]) for name, one in pairs.items()}
+    return ReportData.collect(None, pairs, effects, progress=False)
+
+
+def made_curve(pairs: int = 30) -> xr.Dataset:
+    share = np.array([[0, 0.5, 0.9], [0, 0.4, 1.0]])
+    both = ("direction", "size")
+    variables = {
+        "share": (both, share), "share_low": (both, share - 0.05), "share_high": (both, share + 0.05),
+        "turned": (both, share), "random": (both, share / 2), "mismatched": ("size", share[0] / 3),
+        "change": ((*both, "pair"), np.zeros((2, 3, pairs))),
+        "order": (("half", "rank"), np.array([["text.cross_attn.L0.H1", "text.cross_attn.L1.H0"]] * 2, object)),
+    }  # fmt: skip
+    coords = {"direction": ["denoise", "noise"], "size": [0, 1, 2]}
+    return xr.Dataset(variables, coords, {"n_nodes": 2, "n_random": 7, "pairs": pairs, "clusters": 28})
+
+
+def with_curve(data: ReportData) -> ReportData:
+    from dataclasses import replace
+
+    return replace(data, curves={data.conditions[0].name: made_curve().drop_dims("pair")})
+
+
+def test_the_first_sentence_says_how_few_heads_are_enough():
+    data = with_curve(made_data())
+    name = data.conditions[0].name
+    assert findings(data)[0] == (
+        f"{name}: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; the same from a mismatched "
+        "picture 30% (30 pairs in 28 clusters)."
+    )
+    assert findings(made_data())[0] != findings(data)[0]
+
+
+def test_the_first_pair_has_its_pictures_and_both_answers():
+    data = made_data()
+    first = page_context(data, fitting(data, 10**7))["first_pair"]
+    condition = next(one for one in data.conditions if one.corruption == "image")
+    pair = data.pairs[condition.shown[0]]
+    assert first["question"] == pair.prompts["clean"]
+    assert [picture["answer"] for picture in first["pictures"]] == [pair.answers["clean"], pair.answers["image"]]
+    assert all(picture["address"].startswith("data:image/") for picture in first["pictures"])
+
+
+def test_a_curve_is_drawn_to_scale():
+    drawn = curve("states", made_curve())
+    assert drawn["share"] == "10.0,120.0 130.0,67.5 250.0,25.5"
+    assert drawn["random"] == "10.0,120.0 130.0,93.8 250.0,72.8"
+    assert drawn["band"].split()[0] == "10.0,125.2"
+    assert len(drawn["band"].split()) == 6
+    without = made_curve()
+    without["mismatched"] = without["mismatched"] * np.nan
+    assert curve("states", without)["mismatched"] == ""
+
+
+def test_the_page_and_the_folder_keep_the_curve(tmp_path):
+    data = with_curve(made_data())
+    data.save(tmp_path / "report")
+    again = ReportData.load(tmp_path / "report")
+    (name,) = again.curves
+    xr.testing.assert_allclose(again.curves[name].drop_vars("order"), data.curves[name].drop_vars("order"))
+    page = viz.report(again, tmp_path / "page.html").read_text()
+    assert 'class="profile together"' in page
+    assert "What the best heads carry together" in page
+    assert page == viz.report(data, tmp_path / "other.html").read_text()
+    plain = viz.report(made_data(), tmp_path / "plain.html").read_text()
+    assert "What the best heads carry together" not in plain
+
+
+def test_what_is_not_a_curve_is_refused():
+    from notice_lens.report.collect import _without_pairs
+
+    with pytest.raises(ValueError, match=r"curves: expected results of circuits.restoration_curve"):
+        _without_pairs(xr.Dataset({"share": 1.0}))
+    assert "change" not in _without_pairs(made_curve())

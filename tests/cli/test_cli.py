@@ -110,7 +110,7 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     computed = SweepRunner._batch
 
     def unstored(own: SweepRunner, *others: Any) -> Any:
-        assert own.options.store is None, "every sweep of the study is done; heads are cut anew"
+        assert own.prepared.options.store is None, "every sweep of the study is done; heads are cut anew"
         return computed(own, *others)
 
     monkeypatch.setattr(SweepRunner, "_batch", unstored)

@@ -17,7 +17,9 @@ SIDE, COLUMNS = 96, 12
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where to; the package itself if missing.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Where to; the package itself if missing."
+)
 def main(folder: Path, out: Path | None) -> None:
     """Make `emoji.webp` and `emoji.txt` from the emoji under FOLDER."""
     out = Path(str(files("notice_lens.mini.pictures"))) if out is None else out

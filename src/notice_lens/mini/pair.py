@@ -1,7 +1,7 @@
 """A minimal pair: two pictures that differ in one meaning, two questions of equal length, and what controls need."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Parts = dict[str, tuple[str, ...]]
 """Names of a picture's parts by region; a region without parts is empty in this picture."""
 
 
+@runtime_checkable
 class Picture(Protocol):
     """A picture as data, of the drawn world or of the picture world."""
 

@@ -16,9 +16,10 @@ class LlavaConfig:
         warm_images: Pictures a step among those.
         images: Pictures a step, once questions are asked.
         questions: About each picture.
-        rate: Highest learning rate.
+        rate: Highest learning rate of AdamW, for embeddings, norms and so on.
+        matrix_rate: Highest learning rate of Muon, for the matrices inside of the blocks.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
-        decay: Weight decay.
+        decay: Weight decay of those matrices.
         fall: Share of the steps with questions at whose end the rate falls to a hundredth.
         patch_weight: Of the loss for naming patches, once questions are asked.
         sizes: Sizes of the model.
@@ -30,9 +31,10 @@ class LlavaConfig:
     warm_images: int = 48
     images: int = 24
     questions: int = 8
-    rate: float = 1.5e-3
-    ramp: int = 100
-    decay: float = 0.05
+    rate: float = 2e-3
+    matrix_rate: float = 0.02
+    ramp: int = 50
+    decay: float = 0.02
     fall: float = 0.4
     patch_weight: float = 0.3
     sizes: LlavaSizes = field(default_factory=LlavaSizes)
@@ -41,12 +43,12 @@ class LlavaConfig:
         """Pictures of a step."""
         return self.warm_images if step < self.warm_steps else self.images
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step: a ramp wherever something begins, a plateau, and a straight fall at the end."""
+    def share_at(self, step: int) -> float:
+        """Share of the highest rates at a step: a ramp where something begins, a plateau, and a straight fall."""
         since = step if step < self.warm_steps else step - self.warm_steps
         rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
         falling = self.fall * (self.steps - self.warm_steps)
-        return self.rate * rise * min(1.0, max(0.01, (self.steps - step) / max(falling, 1.0)))
+        return rise * min(1.0, max(0.01, (self.steps - step) / max(falling, 1.0)))
 
     @property
     def last_steady_step(self) -> int:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from train_mini.llava.evaluate import accuracies
 from train_mini.llava.examples import Batch, Examples
 from train_mini.llava.model import answer_logits, image_tokens, new_model, normalised
+from train_mini.llava.optimizer import Muon
 from train_mini.llava.patch_words import PatchWords
 from train_mini.llava.schedule import LlavaConfig
 from train_mini.llava.vocabulary import ids, processor
@@ -63,7 +64,9 @@ class Trainer:
             self.words = PatchWords(config.sizes.width).to(self.device)
         self.step = 0
         self._seconds = 0.0
-        self._optimizer = torch.optim.AdamW(self._groups(), lr=config.rate, betas=(0.9, 0.98), fused=True)
+        inner, rest = self._parameters()
+        self._muon = Muon(inner, lr=config.matrix_rate, decay=config.decay)
+        self._adam = torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         if self._checkpoint.exists():
             self._load()
 
@@ -75,11 +78,12 @@ class Trainer:
     def _settings(self) -> str:
         return str(replace(self.config, steps=0))
 
-    def _groups(self) -> list[dict[str, Any]]:
-        parameters = [*self.model.parameters(), *self.words.parameters()]
-        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-        return [{"params": matrices, "weight_decay": self.config.decay}, {"params": vectors, "weight_decay": 0.0}]
+    def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The matrices inside of the blocks, and all else."""
+        names = dict(self.model.named_parameters())
+        inner = {name for name, parameter in names.items() if parameter.ndim == 2 and ".layers." in name}
+        rest = [parameter for name, parameter in names.items() if name not in inner]
+        return [names[name] for name in sorted(inner)], [*rest, *self.words.parameters()]
 
     def run(
         self, until: int | None = None, *, workers: int = 1, every: int = 25, save_every: int = 100, test_every: int = 0
@@ -114,15 +118,18 @@ class Trainer:
 
     def _train_on(self, batch: Batch) -> Tensor:
         """Take one step. Returns loss, loss of the answers, their accuracy, loss of the patches and theirs."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.rate_at(self.step)
+        share = self.config.share_at(self.step)
+        self._adam.param_groups[0]["lr"] = self.config.rate * share
+        self._muon.param_groups[0]["lr"] = self.config.matrix_rate * share
         answers, accuracy, patches, patch_accuracy = self._losses(batch)
         warming = self.step < self.config.warm_steps
         loss = patches if warming else answers + self.config.patch_weight * patches
-        self._optimizer.zero_grad(set_to_none=True)
+        self._adam.zero_grad(set_to_none=True)
+        self._muon.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_([*self.model.parameters(), *self.words.parameters()], 1.0)
-        self._optimizer.step()
+        self._adam.step()
+        self._muon.step()
         return torch.stack([loss, answers, accuracy, patches, patch_accuracy]).detach().cpu()
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,7 +149,7 @@ class Trainer:
         return torch.from_numpy(numbers).to(self.device).long()
 
     def _log(self, means: list[float]) -> None:
-        rate = self.config.rate_at(self.step - 1)
+        rate = self.config.rate * self.config.share_at(self.step - 1)
         row = [self.step, round(self._seconds, 1), *(round(mean, 5) for mean in means), rate]
         self._write("log.csv", dict(zip(COLUMNS, row, strict=True)))
 
@@ -171,7 +178,8 @@ class Trainer:
             "seconds": self._seconds,
             "model": self.model.state_dict(),
             "words": self.words.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "adam": self._adam.state_dict(),
+            "muon": self._muon.state_dict(),
         }
         # Written aside and moved: a kill never leaves half a checkpoint.
         aside = self._checkpoint.with_suffix(".part")
@@ -189,7 +197,8 @@ class Trainer:
             )
         self.model.load_state_dict(state["model"])
         self.words.load_state_dict(state["words"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._adam.load_state_dict(state["adam"])
+        self._muon.load_state_dict(state["muon"])
         self.step, self._seconds = state["step"], state["seconds"]
 
 
@@ -207,6 +216,7 @@ def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Non
 @click.option("--warm-images", default=LlavaConfig.warm_images, show_default=True, help="Pictures a step before.")
 @click.option("--questions", default=LlavaConfig.questions, show_default=True, help="About each picture.")
 @click.option("--rate", default=LlavaConfig.rate, show_default=True, help="Highest learning rate.")
+@click.option("--matrix-rate", default=LlavaConfig.matrix_rate, show_default=True, help="Of the blocks' matrices.")
 @click.option("--seed", default=LlavaConfig.seed, show_default=True)
 @click.option("--until", type=int, help="Stop before this step; the same command goes on from there.")
 @click.option("--test-every", default=200, show_default=True, help="Steps between measurements; 0 is never.")
@@ -219,6 +229,7 @@ def main(
     warm_images: int,
     questions: int,
     rate: float,
+    matrix_rate: float,
     seed: int,
     until: int | None,
     test_every: int,
@@ -233,6 +244,7 @@ def main(
         warm_images=warm_images,
         questions=questions,
         rate=rate,
+        matrix_rate=matrix_rate,
     )
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(config, out, device)

@@ -8,7 +8,14 @@ from typing import Literal
 
 Attribute = Literal["colour", "opening", "verb", "emotion", "size"]
 
-HUES: dict[str, float] = {"red": 352, "orange": 26, "yellow": 48, "green": 136, "blue": 215, "purple": 272}
+HUES: dict[str, float] = {
+    "red": 352.0,
+    "orange": 26.0,
+    "yellow": 48.0,
+    "green": 136.0,
+    "blue": 215.0,
+    "purple": 272.0,
+}
 """The colours that a noun can be recoloured in, with their hues in degrees."""
 
 COLOURS = (*HUES, "brown", "black", "white")

@@ -43,10 +43,10 @@ def clusters(stream: Stream, actors: list[str], objects: list[str]) -> Scene:
     rows = [32.0, 96.0] if len(actors) == 2 else [stream.uniform(32, 96)]
     made = []
     for number, (actor, other, row) in enumerate(zip(actors, objects, rows, strict=True)):
-        row, first = row + stream.uniform(-4, 4), stream.coin()
+        row, first = row + stream.uniform(-2.5, 2.5), stream.coin()
         middle = stream.uniform(48, 80)
         along = (middle - APART / 2, middle + APART / 2) if first else (middle + APART / 2, middle - APART / 2)
-        across = (row, row + stream.uniform(-1, 6))
+        across = (row, row + stream.uniform(-1, 3))
         places = list(zip(along, across, strict=True)) if beside else list(zip(across, along, strict=True))
         made.append(
             Cluster(
@@ -132,7 +132,9 @@ def _ask(cluster: Cluster, rival: Cluster | None, group: str, stream: Stream) ->
     if group == "object":
         if openly:
             return compose("object", near.noun, ["what", "is", "the", ("subject", actor.noun), ("verb", "near"), "?"])
-        return ask_object(actor.noun, near.noun, rival.thing.noun if rival else _another(stream, OBJECTS, near.noun), swap)
+        return ask_object(
+            actor.noun, near.noun, rival.thing.noun if rival else _another(stream, OBJECTS, near.noun), swap
+        )
     verb = actor.look if actor.look and stream.coin(0.6) else ""
     if openly:
         tail = [("verb", verb)] if verb else [("verb", "near"), "the", ("object", near.noun)]

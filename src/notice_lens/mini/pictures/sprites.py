@@ -44,7 +44,7 @@ def sprite(noun: str, look: str, variant: int = 0) -> Image.Image:
         raise ValueError(f"emoji of {noun!r} that looks {look!r} asked for; {there}")
     codes = EMOJI.get((noun, look))
     if codes is None:
-        own, near = OWN_HUES.get(noun, (HUES[LOOKS[noun][0]], NEAR))
+        own, near = OWN_HUES.get(noun) or (HUES[LOOKS[noun][0]], NEAR)
         return _recoloured(_cut(EMOJI[noun, LOOKS[noun][0]][0]), own, near, look)
     return _cut(codes[variant % len(codes)])
 

@@ -5,13 +5,14 @@ examples as one that was never stopped, and no two steps see the same one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from notice_lens.mini.drawing import Drawing
 from notice_lens.mini.pictures import faces, scenes, states
-from notice_lens.mini.pictures.drawing import Picture, ground
+from notice_lens.mini.pictures.drawing import ground
 from notice_lens.mini.pictures.names import ANIMALS, LOOKS, OBJECTS, PEOPLE, SIZES, VALUES
 from notice_lens.mini.pictures.things import Thing, picture
 from notice_lens.mini.questions import Question
@@ -48,6 +49,8 @@ class Batch:
         questions: Token ids with `ASSISTANT:` and the answer behind them, padded with 0; int16 [image, question, pos].
         places: At which token the answer is given; int16 [image, question].
         answers: Token ids of the right answers; int16 [image, question].
+        nouns: At which token of the question a thing of the picture is named, 0 where none is; int16 [image, question].
+        told: What that thing is like, as `patches` but for its noun; int16 [image, question, kind].
     """
 
     pixels: NDArray[np.uint8]
@@ -55,6 +58,8 @@ class Batch:
     questions: NDArray[np.int16]
     places: NDArray[np.int16]
     answers: NDArray[np.int16]
+    nouns: NDArray[np.int16]
+    told: NDArray[np.int16]
 
 
 def written(questions: list[list[Question]]) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
@@ -78,39 +83,61 @@ class Examples:
     Attributes:
         seed: Of the training run.
         questions: How many questions each picture is asked.
+        contested_from: Step from which on three of four pictures have several things, and the questions about them offer
+            what is there; None is never. Before, one option is often absent, and that is what the model goes by.
     """
 
     seed: int
     questions: int = 8
+    contested_from: int | None = None
 
     def batch(self, step: int, images: int) -> Batch:
         """The examples of one training step."""
         made = [self._example(step, number) for number in range(images)]
         pixels, patches = np.stack([one[0] for one in made]), np.stack([one[1] for one in made])
-        return Batch(pixels, patches, *written([one[2] for one in made]))
+        nouns, told = np.stack([one[3][0] for one in made]), np.stack([one[3][1] for one in made])
+        return Batch(pixels, patches, *written([one[2] for one in made]), nouns, told)
 
-    def _example(self, step: int, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int16], list[Question]]:
+    def _example(self, step: int, number: int) -> tuple[Any, ...]:
+        """Pixels, labels of patches, questions, and where and what is told of the things that they name."""
         stream = Stream("pictures", "train", "examples", self.seed, step, number)
         behind, share = ground(stream), stream.uniform()
         near: dict[str, str] = {}
+        contested = self.contested_from is not None and step >= self.contested_from and number % 4 > 0
         if share < SCENES:
-            scene = scenes.random_scene(stream)
+            scene = scenes.random_scene(stream, 1 + contested)
             seen = tuple(each for cluster in scene for each in (cluster.thing, cluster.actor))
             near = {cluster.actor.name: cluster.thing.noun for cluster in scene}
             near |= {cluster.thing.name: cluster.actor.noun for cluster in scene}
-            asked = scenes.questions(scene, stream, self.questions)
+            asked = scenes.questions(scene, stream, self.questions, contested=contested)
         elif share < SCENES + STATES:
-            seen = states.random_scene(stream)
-            asked = states.questions(seen, stream, self.questions)
+            seen = states.random_scene(stream, 1 + 2 * contested)
+            asked = states.questions(seen, stream, self.questions, contested=contested)
         else:
             face = faces.random_scene(stream)
-            seen, asked = face.things(), faces.questions(face, stream, self.questions)
-        drawing = _drawn(picture(seen, behind))
-        return drawing.pixels, patch_labels(drawing, seen, near), asked
+            seen, asked = face.things(), faces.questions(face, stream, self.questions, contested=contested)
+        drawing = picture(seen, behind).drawn()
+        return drawing.pixels, patch_labels(drawing, seen, near), asked, _told(asked, seen, near)
 
 
-def _drawn(some: Picture) -> Drawing:
-    return some.drawn()
+def _told(
+    asked: list[Question], seen: tuple[Thing, ...], near: dict[str, str]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Where each question names a thing of the picture, and numbers of words for what that thing is like."""
+    places, told = np.zeros(len(asked), np.int16), np.full((len(asked), len(PATCH_WORDS) - 1), UNKNOWN, np.int16)
+    for number, question in enumerate(asked):
+        role = next((role for role in ("noun", "subject", "object") if role in question.roles), None)
+        if role is None:
+            continue
+        first, last = question.roles[role]
+        thing = next((thing for thing in seen if thing.noun == question.text[first:last]), None)
+        if thing is None:
+            continue
+        places[number] = len(question.text[:first].split())
+        for kind, word in enumerate((thing.look, thing.size, near.get(thing.name))):
+            if word:
+                told[number, kind] = list(PATCH_WORDS.values())[kind + 1].index(word)
+    return places, told
 
 
 def patch_labels(drawing: Drawing, seen: tuple[Thing, ...], near: dict[str, str]) -> NDArray[np.int16]:

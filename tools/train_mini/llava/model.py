@@ -77,13 +77,12 @@ def new_model(sizes: LlavaSizes, seed: int) -> Any:
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
-        pad_token_id=ids()["<pad>"],
-        eos_token_id=ids()["</s>"],
-        bos_token_id=ids()["<s>"],
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
+    for name, token in (("bos", "<s>"), ("eos", "</s>"), ("pad", "<pad>")):
+        setattr(model.generation_config, f"{name}_token_id", ids()[token])
     first_weights(model, torch.Generator().manual_seed(seed))
     return model
 
@@ -105,8 +104,9 @@ def answer_logits(
     images: Float[Tensor, "image patch width"],
     questions: Int[Tensor, "image question pos"],
     places: Int[Tensor, "image question answer_pos"],
-) -> Float[Tensor, "image question answer_pos vocab"]:
-    """Return the logits at some places of each question, several questions about each picture.
+    middle: int = 0,
+) -> tuple[Float[Tensor, "image question answer_pos vocab"], Float[Tensor, "image question pos width"]]:
+    """Return the logits at some places of each question, several questions about each picture, and the stream inside.
 
     Args:
         model: The model.
@@ -114,6 +114,7 @@ def answer_logits(
         questions: Token ids, from the question's first on, with `ASSISTANT:` and perhaps the answer; padded on the
             right.
         places: At which of their tokens.
+        middle: Layers after which the stream is given back too.
     """
     image, question, pos = questions.shape
     embed = model.get_input_embeddings()
@@ -124,12 +125,14 @@ def answer_logits(
     positions = torch.arange(prefix + pos, device=questions.device)
     positions = torch.cat([positions[:prefix], positions[prefix:].repeat(question)])[None]
     mask = question_mask(prefix, question, pos).to(questions.device)[None, None].expand(image, -1, -1, -1)
-    states = model.model.language_model(
-        inputs_embeds=stream, attention_mask=mask, position_ids=positions, use_cache=False
-    ).last_hidden_state
-    asked = states[:, prefix:].unflatten(1, (question, pos))
+    given = model.model.language_model(
+        inputs_embeds=stream, attention_mask=mask, position_ids=positions, use_cache=False, output_hidden_states=True
+    )
+    asked, inside = (
+        states[:, prefix:].unflatten(1, (question, pos)) for states in (given.last_hidden_state, given.hidden_states[middle])
+    )
     wanted = asked.gather(2, places[..., None].expand(-1, -1, -1, asked.shape[-1]))
-    return functional.linear(wanted, embed.weight)
+    return functional.linear(wanted, embed.weight), inside
 
 
 def question_mask(prefix: int, questions: int, pos: int) -> Bool[Tensor, "query key"]:

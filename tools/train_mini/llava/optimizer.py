@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that draws all singular values towards one."""
@@ -20,18 +20,18 @@ class Muon(torch.optim.Optimizer):
     """Orthogonal steps with momentum.
 
     Args:
-        params: Matrices.
+        params: Matrices, or groups of them.
         lr: Size of a step: its singular values, times the root of rows over columns where there are more rows.
         momentum: Share of the momentum that stays.
         decay: Weight decay, times the rate.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0):
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Take a step."""
+    def step(self, closure: Any = None) -> Any:
+        """Take a step; a closure is not called."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
@@ -43,11 +43,12 @@ class Muon(torch.optim.Optimizer):
     def _step_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         momentum, moved = group["momentum"], []
         for parameter in parameters:
-            state = self.state[parameter]
+            state, slope = self.state[parameter], parameter.grad
+            assert slope is not None
             if not state:
                 state["momentum"] = torch.zeros_like(parameter)
-            state["momentum"].lerp_(parameter.grad, 1 - momentum)
-            moved.append(parameter.grad.lerp(state["momentum"], momentum))
+            state["momentum"].lerp_(slope, 1 - momentum)
+            moved.append(slope.lerp(state["momentum"], momentum))
         steps = orthogonal(torch.stack(moved))
         rows, columns = parameters[0].shape
         size = group["lr"] * max(1.0, rows / columns) ** 0.5

@@ -33,6 +33,7 @@ class PatchWords(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.near = nn.Linear(width, width, bias=False)
+        self.told = nn.ModuleList([nn.Linear(width, len(words)) for words in list(PATCH_WORDS.values())[1:]])
         for kind, words in PATCH_WORDS.items():
             self.register_buffer(kind + "_ids", torch.tensor([ids()[word] for word in words]), persistent=False)
 
@@ -61,3 +62,21 @@ class PatchWords(nn.Module):
             things = target != nothing
             accuracy = (logits.argmax(-1) == target)[things].float().mean().nan_to_num()
         return loss, accuracy
+
+    def of_nouns(
+        self, states: Float[Tensor, "image question width"], told: Int[Tensor, "image question kind"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss for telling what a thing is like at the word that names it, inside of the language model.
+
+        Args:
+            states: The stream at that word.
+            told: Numbers of words by kind, or `UNKNOWN`.
+        """
+        normed = functional.rms_norm(states, states.shape[-1:])
+        loss = states.new_zeros(())
+        for kind, head in enumerate(self.told):
+            target = told[..., kind]
+            known = target != UNKNOWN
+            if known.any():
+                loss = loss + functional.cross_entropy(head(normed[known]), target[known])
+        return loss

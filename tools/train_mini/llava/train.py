@@ -42,7 +42,7 @@ class _Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
-        examples = Examples(self._config.seed, self._config.questions)
+        examples = Examples(self._config.seed, self._config.questions, self._config.contested_from)
         for step in range(self._first, self._config.steps):
             yield examples.batch(step, self._config.images_at(step))
 
@@ -64,9 +64,9 @@ class Trainer:
             self.words = PatchWords(config.sizes.width).to(self.device)
         self.step = 0
         self._seconds = 0.0
-        inner, rest = self._parameters()
-        self._muon = Muon(inner, lr=config.matrix_rate, decay=config.decay)
-        self._adam = torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+        self._muon = Muon(self._groups(matrices=True), lr=config.matrix_rate, decay=config.decay)
+        adam = self._groups(matrices=False)
+        self._adam = torch.optim.AdamW(adam, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
         if self._checkpoint.exists():
             self._load()
 
@@ -78,12 +78,16 @@ class Trainer:
     def _settings(self) -> str:
         return str(replace(self.config, steps=0))
 
-    def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The matrices inside of the blocks, and all else."""
-        names = dict(self.model.named_parameters())
-        inner = {name for name, parameter in names.items() if parameter.ndim == 2 and ".layers." in name}
-        rest = [parameter for name, parameter in names.items() if name not in inner]
-        return [names[name] for name in sorted(inner)], [*rest, *self.words.parameters()]
+    def _groups(self, matrices: bool) -> list[dict[str, Any]]:
+        """The matrices inside of the blocks, or all else, by what the factor on their rate depends on."""
+        groups: dict[str, list[nn.Parameter]] = {"seeing": [], "embedding": [], "language": []}
+        for name, parameter in self.model.named_parameters():
+            if (parameter.ndim == 2 and ".layers." in name) == matrices:
+                kind = "embedding" if "embed_tokens" in name else "language" if "language_model" in name else "seeing"
+                groups[kind].append(parameter)
+        if not matrices:
+            groups["seeing"] += self.words.parameters()
+        return [{"params": some, "kind": kind} for kind, some in groups.items() if some]
 
     def run(
         self, until: int | None = None, *, workers: int = 1, every: int = 25, save_every: int = 100, test_every: int = 0
@@ -118,9 +122,9 @@ class Trainer:
 
     def _train_on(self, batch: Batch) -> Tensor:
         """Take one step. Returns loss, loss of the answers, their accuracy, loss of the patches and theirs."""
-        share = self.config.share_at(self.step)
-        self._adam.param_groups[0]["lr"] = self.config.rate * share
-        self._muon.param_groups[0]["lr"] = self.config.matrix_rate * share
+        for optimizer, rate in ((self._adam, self.config.rate), (self._muon, self.config.matrix_rate)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.config.share_at(self.step) * self.config.factor_of(group["kind"], self.step)
         answers, accuracy, patches, patch_accuracy = self._losses(batch)
         warming = self.step < self.config.warm_steps
         loss = patches if warming else answers + self.config.patch_weight * patches
@@ -137,13 +141,21 @@ class Trainer:
         patches, accuracy = self.words(self.model, images, self._long(batch.patches))
         if self.step < self.config.warm_steps:
             return patches.new_zeros(()), patches.new_zeros(()), patches, accuracy
-        right, places = self._long(batch.answers), self._long(batch.places)
+        if self.step < self.config.joint_from:
+            images = images.detach()
+        asked = slice(self.config.images)
+        right, places = self._long(batch.answers[asked]), self._long(batch.places[asked])
         # At the answer itself the end is due.
         places = torch.stack([places, places + 1], dim=-1)
         wanted = torch.stack([right, torch.full_like(right, ids()["</s>"])], dim=-1)
-        logits = answer_logits(self.model, images, self._long(batch.questions), places)
-        loss = functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
-        return 2 * loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, accuracy
+        questions = self._long(batch.questions[asked])
+        logits, inside = answer_logits(self.model, images[asked], questions, places, self.config.middle)
+        loss = 2 * functional.cross_entropy(logits.flatten(0, 2), wanted.flatten())
+        named = self._long(batch.nouns[asked])
+        if self.step >= self.config.told_from:
+            states = inside.gather(2, named[..., None, None].expand(-1, -1, 1, inside.shape[-1]))[:, :, 0]
+            loss = loss + self.config.told_weight * self.words.of_nouns(states, self._long(batch.told[asked]))
+        return loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, accuracy
 
     def _long(self, numbers: Any) -> Tensor:
         return torch.from_numpy(numbers).to(self.device).long()
@@ -212,6 +224,7 @@ def export(model: Any, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Non
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--steps", default=LlavaConfig.steps, show_default=True)
 @click.option("--warm-steps", default=LlavaConfig.warm_steps, show_default=True, help="Tower and projector alone.")
+@click.option("--joint-from", default=LlavaConfig.joint_from, show_default=True, help="Answers train the tower then.")
 @click.option("--images", default=LlavaConfig.images, show_default=True, help="Pictures a step with questions.")
 @click.option("--warm-images", default=LlavaConfig.warm_images, show_default=True, help="Pictures a step before.")
 @click.option("--questions", default=LlavaConfig.questions, show_default=True, help="About each picture.")
@@ -225,6 +238,7 @@ def main(
     out: Path,
     steps: int,
     warm_steps: int,
+    joint_from: int,
     images: int,
     warm_images: int,
     questions: int,
@@ -240,6 +254,7 @@ def main(
         seed=seed,
         steps=steps,
         warm_steps=warm_steps,
+        joint_from=joint_from,
         images=images,
         warm_images=warm_images,
         questions=questions,

@@ -81,9 +81,9 @@ def processor() -> Any:
         padding_side="left",
         model_max_length=256,
     )
-    sides = {"size": {"shortest_edge": IMAGE_SIZE}, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    size, crop = {"shortest_edge": IMAGE_SIZE}, {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(**sides),
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=crop),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",

@@ -76,23 +76,23 @@ def _others(stream: Stream, left: bool, top: bool) -> tuple[Thing, ...]:
     return tuple(made)
 
 
-def questions(scene: FaceScene, stream: Stream, count: int) -> list[Question]:
-    """Random questions about a scene, a few of them open."""
-    return [_ask(scene, stream) for _ in range(count)]
+def questions(scene: FaceScene, stream: Stream, count: int, *, contested: bool = False) -> list[Question]:
+    """Random questions about a scene, a few of them open; contested, another thing's word is mostly the other option."""
+    return [_ask(scene, stream, 0.95 if contested else 0.5) for _ in range(count)]
 
 
-def _ask(scene: FaceScene, stream: Stream) -> Question:
-    subjects: list[tuple[Thing, Attribute]] = [(scene.face, "emotion")] * 4
-    subjects += [(scene.face, "size"), (scene.cap, "colour")]
+def _ask(scene: FaceScene, stream: Stream, share_near: float) -> Question:
+    feeling: Attribute = "emotion"
+    subjects: list[tuple[Thing, Attribute]] = [*[(scene.face, feeling)] * 4, (scene.face, "size"), (scene.cap, "colour")]
     if scene.kitten:
-        subjects += [(scene.kitten, "emotion")] * 2
+        subjects += [(scene.kitten, feeling)] * 2
     one, attribute = stream.choice(subjects)
     if attribute == "emotion" and stream.coin(0.25):
         pieces = ["how", "does", "the", ("noun", one.noun), "feel", "?"]
         return compose("emotion", one.look, pieces)
     own = one.word(attribute)
     near = [word for other in scene.things() if (word := other.word(attribute)) and word != own]
-    words = near if near and stream.coin(0.5) else other_words(attribute, own)
+    words = near if near and stream.coin(share_near) else other_words(attribute, own)
     return ask(one, attribute, stream.choice(words), stream.coin())
 
 

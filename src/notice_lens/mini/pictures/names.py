@@ -18,10 +18,10 @@ HUES: dict[str, float] = {
 }
 """The colours that a noun can be recoloured in, with their hues in degrees."""
 
-COLOURS = (*HUES, "brown", "black", "white")
-OPENINGS = ("open", "closed")
-VERBS = ("walking", "running", "cycling", "swimming", "surfing", "rowing", "kneeling", "juggling", "dancing")
-EMOTIONS = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
+COLOURS: tuple[str, ...] = (*HUES, "brown", "black", "white")
+OPENINGS: tuple[str, ...] = ("open", "closed")
+VERBS: tuple[str, ...] = ("walking", "running", "cycling", "swimming", "surfing", "rowing", "kneeling", "juggling", "dancing")
+EMOTIONS: tuple[str, ...] = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
 SIZES: dict[str, float] = {"big": 56.0, "small": 34.0}
 """Side of a thing's emoji, in units of which 128 span the picture."""
 
@@ -34,9 +34,9 @@ VALUES: dict[Attribute, tuple[str, ...]] = {
 }
 """The words for each attribute, every one a single token of the mini LLaVA."""
 
-PEOPLE = ("man", "woman")
-ANIMALS = ("dog", "cat", "horse", "cow", "pig", "rabbit", "elephant", "sheep", "duck", "turtle")
-OBJECTS = ("tree", "house", "chair", "guitar", "cake", "drum", "rocket", "snowman", "camera", "clock")
+PEOPLE: tuple[str, ...] = ("man", "woman")
+ANIMALS: tuple[str, ...] = ("dog", "cat", "horse", "cow", "pig", "rabbit", "elephant", "sheep", "duck", "turtle")
+OBJECTS: tuple[str, ...] = ("tree", "house", "chair", "guitar", "cake", "drum", "rocket", "snowman", "camera", "clock")
 
 RECOLOURED: dict[str, tuple[str, ...]] = {
     "apple": ("yellow",),
@@ -121,8 +121,8 @@ def _looks() -> dict[str, tuple[str, ...]]:
 LOOKS = _looks()
 """The looks of each noun: words of its attribute, or one empty word."""
 
-COLOURED = ("heart", "ball", "square", "apple", "book", "car", "balloon", "shirt", "cap")
-OPENED = ("lock", "mailbox", "folder", "umbrella", "hand")
+COLOURED: tuple[str, ...] = ("heart", "ball", "square", "apple", "book", "car", "balloon", "shirt", "cap")
+OPENED: tuple[str, ...] = ("lock", "mailbox", "folder", "umbrella", "hand")
 
 
 def attribute_of(noun: str) -> Attribute | None:

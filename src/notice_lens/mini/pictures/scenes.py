@@ -64,9 +64,9 @@ def random_nouns(stream: Stream, count: int) -> tuple[list[str], list[str]]:
     return actors, stream.sample(OBJECTS, count)
 
 
-def random_scene(stream: Stream) -> Scene:
-    """One or two clusters; two people do different things."""
-    scene = clusters(stream, *random_nouns(stream, 1 + stream.coin(0.75)))
+def random_scene(stream: Stream, least: int = 1) -> Scene:
+    """One or two clusters, and `least` of them or more; two people do different things."""
+    scene = clusters(stream, *random_nouns(stream, max(1 + stream.coin(0.75), least)))
     return _unlike(stream, scene)
 
 
@@ -110,20 +110,27 @@ def ask_object(subject: str, thing: str, other: str, swap: bool) -> Question:
     return compose("object", thing, pieces)
 
 
-def questions(scene: Scene, stream: Stream, count: int) -> list[Question]:
-    """Random questions about a scene; what else is in the picture is preferred as the other option."""
+def questions(scene: Scene, stream: Stream, count: int, *, contested: bool = False) -> list[Question]:
+    """Random questions about a scene; what else is in the picture is preferred as the other option.
+
+    Args:
+        scene: The scene.
+        stream: Of random draws.
+        count: How many questions.
+        contested: Whether more are open, and what else is in the picture is nearly always the other option.
+    """
     asked = []
     for _ in range(count):
         cluster = stream.choice(scene)
         others = [other for other in scene if other is not cluster]
         group = stream.choice(("subject", "verb", "object") if cluster.actor.look else ("subject", "object"))
-        rival = others[0] if others and stream.coin(0.75) else None
-        asked.append(_ask(cluster, rival, group, stream))
+        rival = others[0] if others and stream.coin(0.95 if contested else 0.75) else None
+        asked.append(_ask(cluster, rival, group, stream, 0.35 if contested else 0.2))
     return asked
 
 
-def _ask(cluster: Cluster, rival: Cluster | None, group: str, stream: Stream) -> Question:
-    actor, near, swap, openly = cluster.actor, cluster.thing, stream.coin(), stream.coin(0.2)
+def _ask(cluster: Cluster, rival: Cluster | None, group: str, stream: Stream, share_open: float) -> Question:
+    actor, near, swap, openly = cluster.actor, cluster.thing, stream.coin(), stream.coin(share_open)
     if group == "verb":
         if openly:
             return compose("verb", actor.look, ["what", "is", "the", ("subject", actor.noun), "doing", "?"])

@@ -49,24 +49,41 @@ def ask_openly(asked: Thing, attribute: Attribute) -> Question:
     return compose(attribute, asked.word(attribute), pieces)
 
 
-def questions(scene: tuple[Thing, ...], stream: Stream, count: int) -> list[Question]:
-    """Random questions about the things; words of other things are preferred as options."""
-    facts = [(one, attribute) for one in scene for attribute in GROUPS if one.word(attribute)]
-    return [_ask(scene, *stream.choice(facts), stream) for _ in range(count)]
+def questions(scene: tuple[Thing, ...], stream: Stream, count: int, *, contested: bool = False) -> list[Question]:
+    """Random questions about the things; words of other things are preferred as options.
+
+    Args:
+        scene: The things.
+        stream: Of random draws.
+        count: How many questions.
+        contested: Whether more are open, and another thing's word is the other option wherever there is one.
+    """
+    facts: list[tuple[Thing, Attribute]] = [(one, each) for one in scene for each in GROUPS if one.word(each)]
+    if contested:
+        facts = [fact for fact in facts if _near(scene, *fact)] or facts
+    asked = []
+    for _ in range(count):
+        one, attribute = stream.choice(facts)
+        asked.append(_ask(scene, one, attribute, stream, contested))
+    return asked
 
 
-def _ask(scene: tuple[Thing, ...], one: Thing, attribute: Attribute, stream: Stream) -> Question:
-    if attribute in OPEN and stream.coin(0.25):
+def _ask(scene: tuple[Thing, ...], one: Thing, attribute: Attribute, stream: Stream, contested: bool) -> Question:
+    if attribute in OPEN and stream.coin(0.4 if contested else 0.25):
         return ask_openly(one, attribute)
-    own = one.word(attribute)
-    near = [word for other in scene if (word := other.word(attribute)) and word != own]
-    words = near if near and stream.coin(0.6) else other_words(attribute, own)
+    near = _near(scene, one, attribute)
+    words = near if near and stream.coin(0.95 if contested else 0.6) else other_words(attribute, one.word(attribute))
     return ask(one, attribute, stream.choice(words), stream.coin())
 
 
-def random_scene(stream: Stream) -> tuple[Thing, ...]:
-    """One to three things, sometimes an object without a look among them."""
-    count = 1 + stream.choice((0, 1, 1, 2, 2, 2))
+def _near(scene: tuple[Thing, ...], one: Thing, attribute: Attribute) -> list[str]:
+    """Words of other things for an attribute that are not the thing's own."""
+    return [word for other in scene if (word := other.word(attribute)) and word != one.word(attribute)]
+
+
+def random_scene(stream: Stream, least: int = 1) -> tuple[Thing, ...]:
+    """One to three things, and `least` of them or more; sometimes an object without a look among them."""
+    count = max(1 + stream.choice((0, 1, 1, 2, 2, 2)), least)
     nouns = stream.sample((*COLOURED, *OPENED, *OPENED), 3)
     nouns = list(dict.fromkeys([*nouns, stream.choice(OBJECTS)]))
     return things(stream, nouns[:count])

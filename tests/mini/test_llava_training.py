@@ -20,7 +20,20 @@ from train_mini.llava.train import Trainer, export, main
 from train_mini.llava.vocabulary import IMAGE_SIZE, NOTHING, ids, processor
 
 TINY = LlavaSizes(width=32, heads=2, vision_layers=2, language_layers=2, vision_mlp=32, language_mlp=32)
-SHORT = LlavaConfig(steps=6, warm_steps=2, joint_from=4, contested_from=3, told_from=3, middle=1, warm_images=4, images=3, questions=2, ramp=2, fall=0.5, sizes=TINY)
+SHORT = LlavaConfig(
+    steps=6,
+    warm_steps=2,
+    joint_from=4,
+    contested_from=3,
+    told_from=3,
+    middle=1,
+    warm_images=4,
+    images=3,
+    questions=2,
+    ramp=2,
+    fall=0.5,
+    sizes=TINY,
+)
 
 
 def weights(trainer):
@@ -96,7 +109,9 @@ def test_the_packed_forward_gives_the_numbers_of_hugging_face(unbroken):
     rows, places, _ = written(questions)
     with torch.no_grad():
         images = image_tokens(model, normalised(torch.from_numpy(np.stack(drawn))))
-        logits, _ = answer_logits(model, images, torch.from_numpy(rows).long(), torch.from_numpy(places).long()[..., None])
+        logits, _ = answer_logits(
+            model, images, torch.from_numpy(rows).long(), torch.from_numpy(places).long()[..., None]
+        )
         for image, pixels in enumerate(drawn):
             for number, question in enumerate(questions[image]):
                 content = [{"type": "image"}, {"type": "text", "text": question.text}]

@@ -57,7 +57,9 @@ def ask(model: Any, pixels: Sequence[Pixels], questions: Sequence[Question]) -> 
     for first in range(0, len(questions), BATCH):
         images = image_tokens(model, normalised(torch.from_numpy(np.stack(pixels[first : first + BATCH]))))
         rows, places, _ = written([[question] for question in questions[first : first + BATCH]])
-        asked, _ = answer_logits(model, images, torch.from_numpy(rows).long(), torch.from_numpy(places).long()[..., None])
+        asked, _ = answer_logits(
+            model, images, torch.from_numpy(rows).long(), torch.from_numpy(places).long()[..., None]
+        )
         logits.append(asked[:, 0, 0].numpy())
     scores = np.concatenate(logits)
     free = scores.argmax(-1)

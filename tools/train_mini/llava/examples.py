@@ -36,7 +36,9 @@ SLOT = 12
 ASSISTANT = tuple(tokens("assistant :"))
 
 SCENES, STATES = 0.48, 0.34
-"""Shares of the examples; the rest are faces."""
+"""Shares of the examples; the rest are faces. Contested, more are scenes."""
+
+MORE_SCENES = 0.06
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Examples:
     Attributes:
         seed: Of the training run.
         questions: How many questions each picture is asked.
-        contested_from: Step from which on three of four pictures have several things, and the questions about them offer
-            what is there; None is never. Before, one option is often absent, and that is what the model goes by.
+        contested_from: Step from which on three of four pictures have several things, and the questions about them
+            offer what is there; None is never. Before, one option is often absent, and that is what the model goes by.
     """
 
     seed: int
@@ -104,6 +106,7 @@ class Examples:
         behind, share = ground(stream), stream.uniform()
         near: dict[str, str] = {}
         contested = self.contested_from is not None and step >= self.contested_from and number % 4 > 0
+        share = max(share - MORE_SCENES, 0.0) if contested else share
         if share < SCENES:
             scene = scenes.random_scene(stream, 1 + contested)
             seen = tuple(each for cluster in scene for each in (cluster.thing, cluster.actor))
@@ -123,18 +126,17 @@ class Examples:
 def _told(
     asked: list[Question], seen: tuple[Thing, ...], near: dict[str, str]
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Where each question names a thing of the picture, and numbers of words for what that thing is like."""
+    """Where each question names a thing, or what one does, and numbers of words for what that thing is like."""
     places, told = np.zeros(len(asked), np.int16), np.full((len(asked), len(PATCH_WORDS) - 1), UNKNOWN, np.int16)
     for number, question in enumerate(asked):
-        role = next((role for role in ("noun", "subject", "object") if role in question.roles), None)
-        if role is None:
-            continue
+        role = next(role for role in ("noun", "subject", "object", "verb") if role in question.roles)
         first, last = question.roles[role]
-        thing = next((thing for thing in seen if thing.noun == question.text[first:last]), None)
-        if thing is None:
-            continue
+        word = question.text[first:last]
+        thing = next(thing for thing in seen if word == (thing.look if role == "verb" else thing.noun))
         places[number] = len(question.text[:first].split())
-        for kind, word in enumerate((thing.look, thing.size, near.get(thing.name))):
+        # A verb tells who does it.
+        words = ("", "", thing.noun) if role == "verb" else (thing.look, thing.size, near.get(thing.name))
+        for kind, word in enumerate(words):
             if word:
                 told[number, kind] = list(PATCH_WORDS.values())[kind + 1].index(word)
     return places, told

@@ -129,7 +129,8 @@ def answer_logits(
         inputs_embeds=stream, attention_mask=mask, position_ids=positions, use_cache=False, output_hidden_states=True
     )
     asked, inside = (
-        states[:, prefix:].unflatten(1, (question, pos)) for states in (given.last_hidden_state, given.hidden_states[middle])
+        states[:, prefix:].unflatten(1, (question, pos))
+        for states in (given.last_hidden_state, given.hidden_states[middle])
     )
     wanted = asked.gather(2, places[..., None].expand(-1, -1, -1, asked.shape[-1]))
     return functional.linear(wanted, embed.weight), inside

@@ -28,7 +28,7 @@ class LlavaConfig:
         middle: Layers of the language model after which it is told.
         rate: Highest learning rate of AdamW, for embeddings, norms and so on.
         matrix_rate: Highest learning rate of Muon, for the matrices inside of the blocks.
-        seeing_share: Factor on the rates of tower and projector, once questions are asked: steps have fewer pictures then.
+        seeing_share: Factor on the rates of tower and projector, once questions are asked: steps have fewer pictures.
         embedding_share: Factor on the embeddings' rate, once questions are asked. At the full rate they are rewritten
             within fifty steps, and patches lose their names.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
@@ -39,7 +39,7 @@ class LlavaConfig:
     """
 
     seed: int = 0
-    steps: int = 2000
+    steps: int = 2650
     warm_steps: int = 400
     joint_from: int = 1000
     warm_images: int = 48

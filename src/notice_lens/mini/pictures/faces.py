@@ -16,6 +16,8 @@ from notice_lens.mini.questions import Question, compose
 from notice_lens.mini.stream import Stream
 
 WITH_KITTEN = 0.6
+_COLOUR: Attribute = "colour"
+_EMOTION: Attribute = "emotion"
 FACE_SIDES = {"big": 1.2, "small": 1.36}
 """Side of a face by its size, as a factor on the size's own: both are large enough to show what it feels."""
 
@@ -77,15 +79,16 @@ def _others(stream: Stream, left: bool, top: bool) -> tuple[Thing, ...]:
 
 
 def questions(scene: FaceScene, stream: Stream, count: int, *, contested: bool = False) -> list[Question]:
-    """Random questions about a scene, a few of them open; contested, another thing's word is mostly the other option."""
+    """Random questions about a scene, a few of them open; contested, other things' words are mostly offered."""
     return [_ask(scene, stream, 0.95 if contested else 0.5) for _ in range(count)]
 
 
 def _ask(scene: FaceScene, stream: Stream, share_near: float) -> Question:
-    feeling: Attribute = "emotion"
-    subjects: list[tuple[Thing, Attribute]] = [*[(scene.face, feeling)] * 4, (scene.face, "size"), (scene.cap, "colour")]
+    # The face's emotion is asked for most often, then the kitten's.
+    asked_for: list[Attribute] = ["emotion", "emotion", "emotion", "emotion", "size"]
+    subjects = [*((scene.face, attribute) for attribute in asked_for), (scene.cap, _COLOUR)]
     if scene.kitten:
-        subjects += [(scene.kitten, feeling)] * 2
+        subjects += [(scene.kitten, _EMOTION), (scene.kitten, _EMOTION)]
     one, attribute = stream.choice(subjects)
     if attribute == "emotion" and stream.coin(0.25):
         pieces = ["how", "does", "the", ("noun", one.noun), "feel", "?"]

@@ -20,7 +20,17 @@ HUES: dict[str, float] = {
 
 COLOURS: tuple[str, ...] = (*HUES, "brown", "black", "white")
 OPENINGS: tuple[str, ...] = ("open", "closed")
-VERBS: tuple[str, ...] = ("walking", "running", "cycling", "swimming", "surfing", "rowing", "kneeling", "juggling", "dancing")
+VERBS: tuple[str, ...] = (
+    "walking",
+    "running",
+    "cycling",
+    "swimming",
+    "surfing",
+    "rowing",
+    "kneeling",
+    "juggling",
+    "dancing",
+)
 EMOTIONS: tuple[str, ...] = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
 SIZES: dict[str, float] = {"big": 56.0, "small": 34.0}
 """Side of a thing's emoji, in units of which 128 span the picture."""

@@ -117,13 +117,15 @@ def questions(scene: Scene, stream: Stream, count: int, *, contested: bool = Fal
         scene: The scene.
         stream: Of random draws.
         count: How many questions.
-        contested: Whether more are open, and what else is in the picture is nearly always the other option.
+        contested: Whether more are open and more ask for a subject, and what else is in the picture is nearly always the
+            other option.
     """
     asked = []
     for _ in range(count):
         cluster = stream.choice(scene)
         others = [other for other in scene if other is not cluster]
-        group = stream.choice(("subject", "verb", "object") if cluster.actor.look else ("subject", "object"))
+        groups = ("subject", "verb", "object") if cluster.actor.look else ("subject", "object")
+        group = stream.choice(("subject", *groups) if contested else groups)
         rival = others[0] if others and stream.coin(0.95 if contested else 0.75) else None
         asked.append(_ask(cluster, rival, group, stream, 0.35 if contested else 0.2))
     return asked

@@ -79,7 +79,7 @@ def test_its_vocabulary_is_the_worlds(model):
 
 def test_larger_pictures_get_the_same_answers(hooked):
     pairs = mini_world("states", 12, seed=5, world="pictures", size=400)
-    said = hooked.generate(pairs["clean_image"], pairs["clean_prompt"])
+    said = hooked.generate([pair.clean_image for pair in pairs], pairs["clean_prompt"])
     assert np.mean([answer == pair.correct_answer for answer, pair in zip(said, pairs, strict=True)]) >= 0.75
 
 

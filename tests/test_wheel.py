@@ -33,9 +33,10 @@ def test_it_holds_the_package_and_nothing_else(wheel: ZipFile) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.name != ".DS_Store"
     }
     assert packed == there
-    assert {"notice_lens/py.typed", "notice_lens/mini/weights/model.safetensors"} <= packed
+    weights = {f"notice_lens/mini/{folder}/model.safetensors" for folder in ("weights", "llava_weights")}
+    assert {"notice_lens/py.typed", "notice_lens/mini/pictures/emoji.webp", *weights} <= packed
     assert {Path(name).suffix for name in packed} == {
-        ".py", ".typed", ".txt", ".toml", ".json", ".safetensors", ".md", ".j2", ".css", ".js",
+        ".py", ".typed", ".txt", ".toml", ".json", ".safetensors", ".md", ".j2", ".css", ".js", ".jinja", ".webp",
     }  # fmt: skip
 
 
@@ -47,6 +48,8 @@ def test_licences_come_along(wheel: ZipFile) -> None:
     assert info(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "License-Expression: MIT" in info(wheel, "METADATA")
     assert "MIT licence" in wheel.read("notice_lens/mini/weights/README.md").decode()
+    assert "MIT licence" in wheel.read("notice_lens/mini/llava_weights/README.md").decode()
+    assert "Copyright (c) Microsoft Corporation" in wheel.read("notice_lens/mini/pictures/LICENSE.md").decode()
 
 
 def test_it_is_no_editable_install_and_has_the_command(wheel: ZipFile) -> None:

@@ -7,15 +7,20 @@ from pathlib import Path
 import click
 
 WIDTH, HEIGHT, MARGIN = 640, 280, 56
-SERIES = {"accuracy": ("#1f5fd0", "questions"), "shape_accuracy": ("#d08a1f", "shapes of patches")}
-"""Column of the log: its colour and what it is called."""
+SERIES = {
+    "accuracy": ("#1f5fd0", "questions"),
+    "shape_accuracy": ("#d08a1f", "shapes of patches"),
+    "noun_accuracy": ("#d08a1f", "nouns of patches"),
+}
+"""Column of the log: its colour and what it is called. A log has some of them."""
 
 
 def curve(log: Sequence[dict[str, str]]) -> str:
     """The accuracies of a log (rows by column, as `train` writes them) over its steps, as SVG."""
     last = float(log[-1]["step"])
     parts = [_axes(last)]
-    for number, (column, (colour, name)) in enumerate(SERIES.items()):
+    there = {column: named for column, named in SERIES.items() if column in log[0]}
+    for number, (column, (colour, name)) in enumerate(there.items()):
         points = [(_x(float(row["step"]), last), _y(float(row[column]))) for row in log if float(row[column]) > 0]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')

@@ -1,7 +1,7 @@
 """Sheets of samples to look at: `PYTHONPATH=tools python -m train_mini.sheet --out docs/figures`.
 
 One sheet for each task: for each pair its clean and its corrupted picture, the regions of the clean one in colours,
-and below them the questions.
+and below them the questions. `--world pictures` draws those of the picture world.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,9 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from notice_lens.mini.generate import GROUPS, rows
+from notice_lens.mini import generate
 from notice_lens.mini.pair import Row
+from notice_lens.mini.pictures import generate as pictures
 
 SIDE, GAP, LINE = 128, 6, 15
 """Pixels: a picture's side, the space around it, and the height of a line of text."""
@@ -27,6 +28,7 @@ REGION_COLOURS = {
     "brows": (230, 60, 60),
     "mouth": (220, 80, 200),
     "nose": (60, 200, 210),
+    "cap": (230, 60, 60),
 }
 """Later ones are drawn over earlier ones; the background stays grey."""
 
@@ -49,7 +51,7 @@ def sheet(samples: Sequence[Row], columns: int = 3) -> Image.Image:
 def _sample(row: Row, width: int, height: int) -> Image.Image:
     tile = Image.new("RGB", (width, height), "white")
     for place, image in enumerate((row.clean_image, row.corrupt_image, regions_in_colour(row))):
-        big = image.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+        big = image.resize((SIDE, SIDE), Image.Resampling.NEAREST if image.width <= SIDE else Image.Resampling.LANCZOS)
         tile.paste(big, (GAP + place * (SIDE + GAP), GAP))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default(size=12)
     lines = (
@@ -77,14 +79,17 @@ def regions_in_colour(row: Row) -> Image.Image:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the sheets.")
 @click.option("--n", "count", default=12, show_default=True, help="Samples of each task.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--size", default=64, show_default=True, help="Pixels along a side of the pictures.")
-def main(out: Path, count: int, seed: int, size: int) -> None:
+@click.option("--size", type=int, help="Pixels along a side of the pictures; the mini models' if missing.")
+@click.option("--world", type=click.Choice(["drawn", "pictures"]), default="drawn", show_default=True)
+def main(out: Path, count: int, seed: int, size: int | None, world: str) -> None:
     """Draws a sheet of samples for each task."""
     out.mkdir(parents=True, exist_ok=True)
-    for task in GROUPS:
-        picture = sheet(list(rows(task, count, seed=seed, size=size)))
-        picture.save(out / f"mini_world_{task}.png", optimize=True)
-        click.echo(f"{out / f'mini_world_{task}.png'}")
+    made, name = (generate, "mini_world") if world == "drawn" else (pictures, "picture_world")
+    for task in made.GROUPS:
+        sized = {} if size is None else {"size": size}
+        picture = sheet(list(made.rows(task, count, seed=seed, **sized)))
+        picture.save(out / f"{name}_{task}.png", optimize=True)
+        click.echo(f"{out / f'{name}_{task}.png'}")
 
 
 if __name__ == "__main__":

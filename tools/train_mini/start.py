@@ -42,12 +42,12 @@ def look_at_neighbours(vision: Any, generator: torch.Generator) -> None:
     # The places' dimensions are kept clear of what the patches and the first blocks write.
     patch[:places] = 0
     embeddings.class_embedding[..., :places] = 0
-    embeddings.position_embedding[0, 1:, :places] = PLACE_SIZE * _places(grid, places)
+    embeddings.position_embedding[0, 1:, :places] = PLACE_SIZE * place_codes(grid, places)
     for layer in vision.encoder.layers[:-1]:
         heads = layer.self_attn.qkv.weight.view(3, config.num_attention_heads, places, config.hidden_size)
         for head, (down, right) in zip(range(config.num_attention_heads), NEIGHBOURS, strict=False):
             nn.init.normal_(heads[:2, head], std=0.01, generator=generator)
-            heads[0, head, :, :places] = SHARPNESS * _shift(grid, places, down, right)
+            heads[0, head, :, :places] = SHARPNESS * shift_of_places(grid, places, down, right)
             heads[1, head, :, :places] = torch.eye(places)
         layer.self_attn.projection.weight[:places] = 0
         layer.mlp.fc2.weight[:places] = 0
@@ -57,7 +57,7 @@ def _turns(grid: int, places: int) -> list[float]:
     return [number * pi / grid for number in range(1, places // 4 + 1)]
 
 
-def _places(grid: int, places: int) -> Float[Tensor, "patch places"]:
+def place_codes(grid: int, places: int) -> Float[Tensor, "patch places"]:
     """Cosine and sine of each frequency, first of a patch's row, then of its column."""
     steps = torch.arange(grid)[:, None] * torch.tensor(_turns(grid, places))
     along = torch.stack([steps.cos(), steps.sin()], dim=-1).flatten(1)
@@ -65,7 +65,7 @@ def _places(grid: int, places: int) -> Float[Tensor, "patch places"]:
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
-def _shift(grid: int, places: int, down: int, right: int) -> Float[Tensor, "places places"]:
+def shift_of_places(grid: int, places: int, down: int, right: int) -> Float[Tensor, "places places"]:
     """The matrix that turns the sines and cosines of a place into those of one further down and right."""
     pairs = [(step * turn) for step in (down, right) for turn in _turns(grid, places)]
     return torch.block_diag(*(torch.tensor([[cos(by), -sin(by)], [sin(by), cos(by)]]) for by in pairs))

@@ -90,6 +90,10 @@ class Picture:
         """The picture without the parts of this name."""
         return Picture(self.background, tuple(part for part in self.parts if part.name != name))
 
+    def drawn(self, size: int = UNITS, *, cover: bool = True) -> "Drawing":
+        """The picture drawn; see `draw`."""
+        return draw(self, size, cover=cover)
+
 
 @dataclass(frozen=True, eq=False)
 class Drawing:

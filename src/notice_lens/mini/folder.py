@@ -1,4 +1,4 @@
-"""The folder of the trained mini BLIP, which is bundled with the package."""
+"""The folders of the trained mini models, which are bundled with the package."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -10,10 +10,23 @@ def mini_folder() -> Path:
     Raises:
         FileNotFoundError: if this installation came without the weights.
     """
-    folder = Path(str(files("notice_lens.mini"))) / "weights"
+    return _folder("weights", "the mini BLIP")
+
+
+def llava_folder() -> Path:
+    """Return the folder of the mini LLaVA in Hugging Face's format, for any `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: This installation came without the weights.
+    """
+    return _folder("llava_weights", "the mini LLaVA")
+
+
+def _folder(name: str, model: str) -> Path:
+    folder = Path(str(files("notice_lens.mini"))) / name
     if not (folder / "model.safetensors").exists():
         raise FileNotFoundError(
-            f"{folder} holds no model.safetensors: this installation lacks the mini BLIP's weights; "
+            f"{folder} holds no model.safetensors: this installation lacks {model}'s weights; "
             "install the package again, or train the model with tools/train_mini of its source"
         )
     return folder

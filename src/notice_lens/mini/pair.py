@@ -1,13 +1,13 @@
 """A minimal pair: two pictures that differ in one meaning, two questions of equal length, and what controls need."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from notice_lens.mini.drawing import UNITS, Drawing, Picture, draw
+from notice_lens.mini.drawing import UNITS, Drawing
 from notice_lens.mini.questions import Question
 from notice_lens.models.layout import Span
 
@@ -15,6 +15,15 @@ Task = Literal["scenes", "states", "faces"]
 Split = Literal["train", "validation", "test"]
 Parts = dict[str, tuple[str, ...]]
 """Names of a picture's parts by region; a region without parts is empty in this picture."""
+
+
+@runtime_checkable
+class AnyPicture(Protocol):
+    """A picture as data, of the drawn world or of the picture world."""
+
+    def drawn(self, size: int, *, cover: bool = True) -> Drawing:
+        """The picture drawn, `size` pixels wide and high; without `cover` its masks are left out."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +51,9 @@ class Pair:
     id: str
     task: Task
     group: str
-    clean: Picture
-    corrupt: Picture
-    donor: Picture
+    clean: AnyPicture
+    corrupt: AnyPicture
+    donor: AnyPicture
     question: Question
     incorrect: str
     corrupt_question: Question
@@ -59,7 +68,7 @@ class Pair:
 
     def row(self, size: int = UNITS) -> "Row":
         """The pair drawn, `size` pixels wide and high."""
-        clean, corrupt = draw(self.clean, size), draw(self.corrupt, size)
+        clean, corrupt = self.clean.drawn(size), self.corrupt.drawn(size)
         control = self.control_question
         return Row(
             id=self.id,
@@ -72,7 +81,7 @@ class Pair:
             correct_answer=self.question.answer,
             incorrect_answer=self.incorrect,
             corrupt_answer=self.corrupt_question.answer or None,
-            donor_image=draw(self.donor, size, cover=False).image,
+            donor_image=self.donor.drawn(size, cover=False).image,
             donor_prompt=self.donor_question.text,
             donor_answer=self.donor_question.answer,
             control_prompt=control.text if control else None,

@@ -10,13 +10,12 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import flags, is_tested, unit_of
-from notice_lens.viz.theme import DIVERGING, FRAME, INK, QUIET, finish
+from notice_lens.viz.theme import DIVERGING, FRAME, INK, LINE_COLOURS, QUIET, finish
 from notice_lens.viz.words import UNTESTED
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-COLOURS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
 LINES = {"denoise": ("restored by clean heads", "solid"), "noise": ("lost by corrupted heads", "dash")}
 """What the share of each direction is, and how it is drawn."""
 ENOUGH = 0.8
@@ -58,7 +57,13 @@ def curve(curve: Any, *, share: float = ENOUGH, title: str | None = None) -> "Fi
         said = headline(only, share)
     else:
         for number, (name, one) in enumerate(several.items()):
-            _line(figure, one.sel(direction="denoise"), "share", escape(str(name)), COLOURS[number % len(COLOURS)])
+            _line(
+                figure,
+                one.sel(direction="denoise"),
+                "share",
+                escape(str(name)),
+                LINE_COLOURS[number % len(LINE_COLOURS)],
+            )
         said = "restored by the first k heads together; bands are intervals over clusters of pairs"
     figure.update_layout(legend={"orientation": "h", "y": -0.2}, showlegend=True, hovermode="x unified")
     figure.update_xaxes(title="number of heads patched together", rangemode="tozero", showgrid=False)
@@ -180,8 +185,8 @@ def _one(figure: "Figure", curve: xr.Dataset) -> None:
             )
         )
     for number, (direction, (word, dash)) in enumerate(LINES.items()):
-        _line(figure, curve.sel(direction=direction), "share", word, COLOURS[number], dash)
-    turned = {"color": COLOURS[0], "dash": "dot", "width": 1.5}
+        _line(figure, curve.sel(direction=direction), "share", word, LINE_COLOURS[number], dash)
+    turned = {"color": LINE_COLOURS[0], "dash": "dot", "width": 1.5}
     figure.add_trace(
         Scatter(
             x=sizes,
@@ -199,7 +204,7 @@ def _one(figure: "Figure", curve: xr.Dataset) -> None:
                 y=curve["mismatched"].values,
                 name="from a mismatched donor",
                 mode="lines+markers",
-                line={"color": COLOURS[2], "width": 1},
+                line={"color": LINE_COLOURS[2], "width": 1},
                 marker={"symbol": "x-thin-open", "size": 6},
                 hovertemplate="%{y:.0%}",
             )

@@ -11,7 +11,7 @@ from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import heads
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import averaged, bound, unit_of
-from notice_lens.viz.theme import FRAME, INK, cells, colour_bar, finish, grid_axes
+from notice_lens.viz.theme import FRAME, INK, LINE_COLOURS, cells, colour_bar, finish, grid_axes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -32,7 +32,6 @@ KNOCKED = {
     "logit_diff_change": "change of the logit difference",
 }
 """Metrics of a knockout, in words."""
-GREYS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
 
 
 def modules(effects: Any, *, metric: str | None = None, title: str | None = None, **where: Any) -> "Figure":
@@ -106,7 +105,7 @@ def profile(profile: Any, *, metric: str = "prob_change", title: str | None = No
     figure = Figure()
     for number, (name, result) in enumerate(several.items()):
         _check_profile(result, name)
-        share, colour = result["share"], GREYS[number % len(GREYS)]
+        share, colour = result["share"], LINE_COLOURS[number % len(LINE_COLOURS)]
         pattern = {"shape": PATTERNS[number % len(PATTERNS)], "fgcolor": "white", "size": 6}
         figure.add_trace(
             Bar(
@@ -145,7 +144,7 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
     layers, share = lost["layer"].values, metric in ("prob_change", "answer_prob", "patching_effect", "accuracy")
     figure = Figure()
     for number, flow in enumerate(map(str, lost["flow"].values)):
-        colour, name = GREYS[number % len(GREYS)], escape(flow)
+        colour, name = LINE_COLOURS[number % len(LINE_COLOURS)], escape(flow)
         mean, low, high = (part[number] for part in (interval.mean, interval.low, interval.high))
         around = {"x": np.concatenate([layers, layers[::-1]]), "y": np.concatenate([high, low[::-1]])}
         figure.add_trace(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DIVERGING = [[0.0, "#7f1d1d"], [0.25, "#dc6b57"], [0.5, "#fafafa"], [0.75, "#5b94cf"], [1.0, "#123a6f"]]
 INK, QUIET, FRAME = "#1c2024", "#5b646e", "#c4cad1"
+LINE_COLOURS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
 ROOM = 400
 """Cells: with no more, their numbers are written into them."""
 FAINT = 0.05

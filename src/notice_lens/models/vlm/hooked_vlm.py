@@ -7,6 +7,7 @@ are is in `points.py`, how they see a tensor in `taps.py`, attention in `attenti
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import takewhile
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
@@ -143,6 +144,27 @@ class HookedVLM(HookedModule):
             **options,
         )
         return cls(model, found if processor is None else processor, no_processor=why)
+
+    @classmethod
+    def mini(cls, *, device: torch.device | str = "cpu", dtype: torch.dtype | str = torch.float32) -> "HookedVLM":
+        """Load the small trained LLaVA that ships with the package; it answers questions about the picture world.
+
+        `mini_world(task, world="pictures")` gives pairs for it.
+
+        Args:
+            device: Where to put it.
+            dtype: What to compute in; the weights are kept in bfloat16.
+
+        Raises:
+            FileNotFoundError: This installation came without the weights.
+        """
+        from notice_lens.mini import llava_folder
+
+        model = cls.from_pretrained(llava_folder(), dtype=dtype)
+        cast(nn.Module, model.hf_model).to(device)
+        # Results say whose they are: a name, and not where this machine keeps the package.
+        model.cfg = replace(model.cfg, name_or_path="notice-lens mini LLaVA")
+        return model
 
     @classmethod
     def from_hf(cls, hf_model: nn.Module, processor: Any = None) -> "HookedVLM":

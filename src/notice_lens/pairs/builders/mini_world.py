@@ -1,7 +1,7 @@
-"""The mini world's pairs: `notice_lens.mini` draws them, here they become minimal pairs."""
+"""The mini worlds' pairs: `notice_lens.mini` draws them, here they become minimal pairs."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from notice_lens import mini
 from notice_lens.errors import one_of, whole_number
@@ -10,34 +10,50 @@ from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import NO_REPLACEMENT, Problem
 
 SLOT_CHOICES = ("answers", "control")
+WORLDS = ("drawn", "pictures")
 
 
 def mini_world(
-    task: str, n: int = 100, seed: int = 0, *, split: str = "test", size: int | None = None, slots: str = "answers"
+    task: str,
+    n: int = 100,
+    seed: int = 0,
+    *,
+    split: str = "test",
+    size: int | None = None,
+    slots: str = "answers",
+    world: Literal["drawn", "pictures"] | str = "drawn",
 ) -> MinimalPairs:
-    """Return pairs of the mini world, with exact regions and a mismatched donor each; `HookedBLIP.mini()` answers them.
+    """Return pairs of a mini world, with exact regions and a mismatched donor each.
+
+    `HookedBLIP.mini()` answers those of the drawn world, `HookedVLM.mini()` those of the world of pictures.
 
     Args:
         task: `scenes`, `states` or `faces`.
         n: How many pairs.
         seed: A whole number, 0 or more; the same seed gives the same pairs.
         split: `test`, `validation` or `train`; the mini model has seen none of them.
-        size: Pixels along a side; None for the mini model's 64.
+        size: Pixels along a side; None for the mini model's, 64 in the drawn world and 128 in that of pictures.
         slots: Which words the corrupted question replaces. `answers`: both options. `control`: another word, so that
             the same two options are asked of something else in the picture and the other one is right; an answer-free
             control, since with new options a patch can copy the old word back. Pairs without one are dropped and
-            counted; `faces` has none.
+            counted; the drawn `faces` have none.
+        world: `drawn`, shapes and faces drawn by Pillow; or `pictures`, emoji on grounds.
 
     Raises:
-        ValueError: There is no such task, split or `slots`, or `n`, `seed` or `size` is invalid.
+        ValueError: There is no such task, split, world or `slots`, or `n`, `seed` or `size` is invalid.
     """
     if slots not in SLOT_CHOICES:
         raise ValueError(one_of("slots", slots, SLOT_CHOICES))
+    if world not in WORLDS:
+        raise ValueError(one_of("world", world, WORLDS))
     n, seed = whole_number("n", n, 1), whole_number("seed", seed)
     options = {"task": task, "n": n, "split": split, "slots": slots}
     sized = {} if size is None else {"size": whole_number("size", size, 1)}
-    manifest = Manifest("mini_world", f"{task}, split {split}", seed=seed, options={**options, **sized})
-    rows = [row.columns() for row in mini.rows(task, n, seed=seed, split=split, **sized)]
+    # The drawn world's manifests stay as they were before there was another.
+    named = {} if world == "drawn" else {"world": world}
+    manifest = Manifest("mini_world", f"{task}, split {split}", seed=seed, options={**options, **sized, **named})
+    draw = mini.rows if world == "drawn" else mini.picture_rows
+    rows = [row.columns() for row in draw(task, n, seed=seed, split=split, **sized)]
     lost: list[Problem] = []
     if slots == "control":
         lost = [_without_control(row["id"]) for row in rows if row["control_prompt"] is None]

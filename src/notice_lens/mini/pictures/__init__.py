@@ -1,0 +1,1 @@
+"""The picture world: emoji on grounds, with exact masks."""

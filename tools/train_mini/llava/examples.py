@@ -1,0 +1,167 @@
+"""What the mini LLaVA learns from: fresh pictures, questions about them, and what is seen in each patch.
+
+Every example has a number, and step and number alone decide it. So a run that is resumed at step 500 sees the same
+examples as one that was never stopped, and no two steps see the same one.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notice_lens.mini.drawing import Drawing
+from notice_lens.mini.pictures import faces, scenes, states
+from notice_lens.mini.pictures.drawing import ground
+from notice_lens.mini.pictures.names import ANIMALS, LOOKS, OBJECTS, PEOPLE, SIZES, WORDS_OF_ATTRIBUTES
+from notice_lens.mini.pictures.things import Thing, picture
+from notice_lens.mini.questions import Question
+from notice_lens.mini.stream import RandomStream
+from train_mini.llava.vocabulary import GRID, NOTHING, ids, tokens
+
+PATCH_WORDS: dict[str, tuple[str, ...]] = {
+    "noun": (*LOOKS, NOTHING),
+    "look": tuple(word for name, words in WORDS_OF_ATTRIBUTES.items() if name != "size" for word in words),
+    "size": tuple(SIZES),
+    "near": (*PEOPLE, *ANIMALS, *OBJECTS),
+}
+"""What a patch is named by during training: what is there, what it looks like, how big it is, what it stands near."""
+
+UNKNOWN = -100
+"""Label of a patch that is not asked about."""
+
+SLOT = 12
+"""Tokens of the longest question, `ASSISTANT:` and the answer."""
+
+ASSISTANT = tuple(tokens("assistant :"))
+
+SCENES, STATES = 0.48, 0.34
+"""Shares of the examples; the rest are faces. Contested, more are scenes."""
+
+MORE_SCENES = 0.06
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples.
+
+    Attributes:
+        pixels: uint8 [image, size, size, 3].
+        patches: Numbers of words by kind of `PATCH_WORDS`, or `UNKNOWN`; int16 [image, kind, patch].
+        questions: Token ids with `ASSISTANT:` and the answer behind them, padded with 0; int16 [image, question, pos].
+        places: At which token the answer is given; int16 [image, question].
+        answers: Token ids of the right answers; int16 [image, question].
+        nouns: At which token of the question a thing of the picture is named, 0 where none is; int16 [image, question].
+        told: What that thing is like, as `patches` but for its noun; int16 [image, question, kind].
+    """
+
+    pixels: NDArray[np.uint8]
+    patches: NDArray[np.int16]
+    questions: NDArray[np.int16]
+    places: NDArray[np.int16]
+    answers: NDArray[np.int16]
+    nouns: NDArray[np.int16]
+    told: NDArray[np.int16]
+
+
+def written(questions: list[list[Question]]) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
+    """Return questions about each picture as token ids, the places of their answers, and the answers' ids."""
+    shape = (len(questions), len(questions[0]))
+    rows, places, answers = np.zeros((*shape, SLOT), np.int16), np.zeros(shape, np.int16), np.zeros(shape, np.int16)
+    for image, asked in enumerate(questions):
+        for number, question in enumerate(asked):
+            # On a picture for which neither option is right there is no answer to write.
+            answer = tokens(question.answer)[0] if question.answer else ids()["<unk>"]
+            text = [*tokens(question.text), *ASSISTANT]
+            rows[image, number, : len(text) + 1] = [*text, answer]
+            places[image, number], answers[image, number] = len(text) - 1, answer
+    return rows, places, answers
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The endless stream of examples of one seed.
+
+    Attributes:
+        seed: Of the training run.
+        questions: How many questions each picture is asked.
+        contested_from: Step from which on three of four pictures have several things, and the questions about them
+            offer what is there; None is never. Before, one option is often absent, and that is what the model goes by.
+    """
+
+    seed: int
+    questions: int = 8
+    contested_from: int | None = None
+
+    def batch(self, step: int, images: int) -> Batch:
+        """The examples of one training step."""
+        made = [self._example(step, number) for number in range(images)]
+        pixels, patches = np.stack([one[0] for one in made]), np.stack([one[1] for one in made])
+        nouns, told = np.stack([one[3][0] for one in made]), np.stack([one[3][1] for one in made])
+        return Batch(pixels, patches, *written([one[2] for one in made]), nouns, told)
+
+    def _example(self, step: int, number: int) -> tuple[Any, ...]:
+        """Pixels, labels of patches, questions, and where and what is told of the things that they name."""
+        stream = RandomStream("pictures", "train", "examples", self.seed, step, number)
+        behind, share = ground(stream), stream.uniform()
+        near: dict[str, str] = {}
+        contested = self.contested_from is not None and step >= self.contested_from and number % 4 > 0
+        share = max(share - MORE_SCENES, 0.0) if contested else share
+        if share < SCENES:
+            scene = scenes.random_scene(stream, 1 + contested)
+            seen = tuple(each for cluster in scene for each in (cluster.thing, cluster.actor))
+            near = {cluster.actor.name: cluster.thing.noun for cluster in scene}
+            near |= {cluster.thing.name: cluster.actor.noun for cluster in scene}
+            asked = scenes.questions(scene, stream, self.questions, contested=contested)
+        elif share < SCENES + STATES:
+            seen = states.random_scene(stream, 1 + 2 * contested)
+            asked = states.questions(seen, stream, self.questions, contested=contested)
+        else:
+            face = faces.random_scene(stream)
+            seen, asked = face.things(), faces.questions(face, stream, self.questions, contested=contested)
+        drawing = picture(seen, behind).drawn()
+        return drawing.pixels, patch_labels(drawing, seen, near), asked, _told(asked, seen, near)
+
+
+def _told(
+    asked: list[Question], seen: tuple[Thing, ...], near: dict[str, str]
+) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Where each question names a thing, or what one does, and numbers of words for what that thing is like."""
+    places, told = np.zeros(len(asked), np.int16), np.full((len(asked), len(PATCH_WORDS) - 1), UNKNOWN, np.int16)
+    for number, question in enumerate(asked):
+        role = next(role for role in ("noun", "subject", "object", "verb") if role in question.roles)
+        first, last = question.roles[role]
+        word = question.text[first:last]
+        thing = next(thing for thing in seen if word == (thing.look if role == "verb" else thing.noun))
+        places[number] = len(question.text[:first].split())
+        # A verb tells who does it.
+        words = ("", "", thing.noun) if role == "verb" else (thing.look, thing.size, near.get(thing.name))
+        for kind, word in enumerate(words):
+            if word:
+                told[number, kind] = list(PATCH_WORDS.values())[kind + 1].index(word)
+    return places, told
+
+
+def patch_labels(drawing: Drawing, seen: tuple[Thing, ...], near: dict[str, str]) -> NDArray[np.int16]:
+    """Return numbers of words for what is seen in each patch, int16 [kind, patch].
+
+    A patch is of the thing that fills most of it if that is a fifth or more, and of nothing if nothing fills a
+    twentieth; in between it is not asked about.
+    """
+    labels = np.full((len(PATCH_WORDS), GRID * GRID), UNKNOWN, np.int16)
+    kinds = list(PATCH_WORDS)
+    shares = np.stack([_by_patch(drawing.cover[thing.name]) for thing in seen])
+    labels[0, shares.sum(axis=0) < 0.05] = PATCH_WORDS["noun"].index(NOTHING)
+    most = shares.argmax(axis=0)
+    for number, thing in enumerate(seen):
+        filled = (most == number) & (shares[number] >= 0.2)
+        words = {"noun": thing.noun, "look": thing.look, "size": thing.size, "near": near.get(thing.name)}
+        for kind, word in words.items():
+            if word:
+                labels[kinds.index(kind), filled] = PATCH_WORDS[kind].index(word)
+    return labels
+
+
+def _by_patch(cover: NDArray[np.float32]) -> NDArray[np.float32]:
+    side = cover.shape[0] // GRID
+    return cover.reshape(GRID, side, GRID, side).mean(axis=(1, 3)).ravel()

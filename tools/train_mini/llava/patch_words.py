@@ -1,0 +1,82 @@
+"""Naming patches in words: what tower and projector learn first, in the language model's own embeddings.
+
+An image token is to lie near the embeddings of the words that name it: its noun, its look, its size. So the language
+model finds the patches of "apple" by what it knows of the word, and reads "red" off them. What a thing stands near is
+told through a matrix, since two nouns in one token would be mistaken for each other. Nothing of this is saved but the
+weights of tower, projector and embeddings.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from train_mini.llava.examples import PATCH_WORDS, UNKNOWN
+from train_mini.llava.vocabulary import NOTHING, ids
+
+SCALE = 8.0
+"""Factor on the products of image tokens and embeddings: tokens of ordinary length can be certain."""
+
+GROUND_WEIGHT = 0.05
+"""Weight of a patch of the ground: most are, and things would hardly be heard."""
+
+
+class PatchWords(nn.Module):
+    """The losses for naming patches.
+
+    Args:
+        width: Of the language model's stream.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.near = nn.Linear(width, width, bias=False)
+        self.told = nn.ModuleList([nn.Linear(width, len(words)) for words in list(PATCH_WORDS.values())[1:]])
+        for kind, words in PATCH_WORDS.items():
+            self.register_buffer(kind + "_ids", torch.tensor([ids()[word] for word in words]), persistent=False)
+
+    def forward(
+        self, model: Any, images: Float[Tensor, "image patch width"], labels: Int[Tensor, "image kind patch"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Return the sum over kinds of the mean cross-entropy, and the share of things' patches with the right noun."""
+        embeddings = model.get_input_embeddings().weight
+        loss, accuracy = images.new_zeros(()), images.new_zeros(())
+        for kind, words in enumerate(PATCH_WORDS):
+            target = labels[:, kind]
+            known = target != UNKNOWN
+            if not known.any():
+                continue
+            states, target = images[known], target[known]
+            if words == "near":
+                states = self.near(states)
+            logits = SCALE * functional.linear(states, embeddings[getattr(self, words + "_ids")])
+            if words != "noun":
+                loss = loss + functional.cross_entropy(logits, target)
+                continue
+            nothing = PATCH_WORDS[words].index(NOTHING)
+            weight = torch.ones(logits.shape[-1], device=logits.device)
+            weight[nothing] = GROUND_WEIGHT
+            loss = loss + functional.cross_entropy(logits, target, weight=weight)
+            things = target != nothing
+            accuracy = (logits.argmax(-1) == target)[things].float().mean().nan_to_num()
+        return loss, accuracy
+
+    def of_nouns(
+        self, states: Float[Tensor, "image question width"], told: Int[Tensor, "image question kind"]
+    ) -> Float[Tensor, ""]:
+        """Return the loss for telling what a thing is like at the word that names it, inside of the language model.
+
+        Args:
+            states: The stream at that word.
+            told: Numbers of words by kind, or `UNKNOWN`.
+        """
+        normed = functional.rms_norm(states, states.shape[-1:])
+        loss = states.new_zeros(())
+        for kind, head in enumerate(self.told):
+            target = told[..., kind]
+            known = target != UNKNOWN
+            if known.any():
+                loss = loss + functional.cross_entropy(head(normed[known]), target[known])
+        return loss

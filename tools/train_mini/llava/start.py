@@ -1,0 +1,89 @@
+"""First weights of the mini LLaVA from which it learns in an hour.
+
+1. The tower's heads begin by looking at the eight neighbours of a patch, as the mini BLIP's do (`train_mini.start`).
+2. Heads of the language model begin with queries and keys that are alike, and outputs that give back their values: they
+   look for what resembles them and copy it (after the "mimetic" first values of Trockman and Kolter, 2023).
+3. Words have first embeddings of length one, whatever the width.
+
+These are first values like any others, and all of them are trained.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from train_mini.start import NEIGHBOURS, PLACE_SIZE, place_codes, shift_of_places
+
+SHARPNESS = 1.5
+ALIKE = 1.6
+"""Size of the language model's first queries and keys, in units of the normed stream."""
+
+
+@torch.no_grad()
+def first_weights(model: Any, generator: torch.Generator) -> None:
+    """Set the first weights of a `LlavaForConditionalGeneration`."""
+    _tower(model.model.vision_tower, generator)
+    for parameter in model.model.multi_modal_projector.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, generator=generator)
+    # Image tokens are about as long as embeddings at first.
+    model.model.multi_modal_projector.linear_2.weight.mul_(0.15)
+    width = model.config.text_config.hidden_size
+    nn.init.normal_(model.get_input_embeddings().weight, std=width**-0.5, generator=generator)
+    layers = model.model.language_model.layers
+    for layer in layers:
+        for parameter in layer.mlp.parameters():
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+        layer.mlp.down_proj.weight.mul_((2 * len(layers)) ** -0.5)
+        _alike(layer.self_attn, generator, len(layers))
+
+
+def _alike(attention: Any, generator: torch.Generator, layers: int) -> None:
+    width, d_head = attention.q_proj.weight.shape[1], attention.head_dim
+    heads = attention.q_proj.weight.shape[0] // d_head
+    noise = {"std": 0.3 * width**-0.5, "generator": generator}
+    for head in range(heads):
+        rows = slice(head * d_head, (head + 1) * d_head)
+        alike, copied = (_subspace(d_head, width, generator) for _ in range(2))
+        for projection, subspace in ((attention.q_proj, alike), (attention.k_proj, alike), (attention.v_proj, copied)):
+            weight = projection.weight[rows]
+            nn.init.normal_(weight, **noise)
+            weight += subspace * (ALIKE if subspace is alike else 1.0)
+        nn.init.normal_(attention.o_proj.weight[:, rows], **noise)
+        attention.o_proj.weight[:, rows] += copied.T
+    attention.o_proj.weight.mul_((2 * layers) ** -0.5)
+
+
+def _subspace(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Orthonormal rows, [rows, columns]."""
+    return torch.linalg.qr(torch.randn(columns, rows, generator=generator)).Q.T
+
+
+def _tower(tower: Any, generator: torch.Generator) -> None:
+    config = tower.config
+    width, heads = config.hidden_size, config.num_attention_heads
+    d_head, grid = width // heads, config.image_size // config.patch_size
+    for parameter in tower.parameters():
+        if parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, generator=generator)
+    embeddings = tower.embeddings if hasattr(tower, "embeddings") else tower.vision_model.embeddings
+    layers = (tower.encoder if hasattr(tower, "encoder") else tower.vision_model.encoder).layers
+    patch, position = embeddings.patch_embedding.weight, embeddings.position_embedding.weight
+    nn.init.normal_(patch, std=patch[0].numel() ** -0.5, generator=generator)
+    nn.init.normal_(embeddings.class_embedding, std=0.02, generator=generator)
+    nn.init.zeros_(position)
+    # The places' dimensions are kept clear of what the patches and the first blocks write.
+    patch[:d_head] = 0
+    embeddings.class_embedding[:d_head] = 0
+    position[1:, :d_head] = PLACE_SIZE * place_codes(grid, d_head)
+    for layer in layers[:-1]:
+        attention = layer.self_attn
+        for head, (down, right) in zip(range(heads), NEIGHBOURS, strict=False):
+            rows = slice(head * d_head, (head + 1) * d_head)
+            for projection in (attention.q_proj, attention.k_proj):
+                nn.init.normal_(projection.weight[rows], std=0.01, generator=generator)
+            attention.q_proj.weight[rows, :d_head] = SHARPNESS * shift_of_places(grid, d_head, down, right)
+            attention.k_proj.weight[rows, :d_head] = torch.eye(d_head)
+        attention.out_proj.weight[:d_head] = 0
+        layer.mlp.fc2.weight[:d_head] = 0

@@ -117,8 +117,8 @@ def questions(scene: Scene, stream: Stream, count: int, *, contested: bool = Fal
         scene: The scene.
         stream: Of random draws.
         count: How many questions.
-        contested: Whether more are open and more ask for a subject, and what else is in the picture is nearly always the
-            other option.
+        contested: Whether more are open and more ask for a subject, and what else is in the picture is nearly always
+            the other option.
     """
     asked = []
     for _ in range(count):

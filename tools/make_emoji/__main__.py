@@ -12,7 +12,7 @@ from PIL import Image
 
 from notice_lens.mini.pictures.names import EMOJI
 
-EMOJI_SIDE, COLUMNS = 96, 12
+TILE, COLUMNS = 96, 12
 
 
 @click.command()
@@ -24,11 +24,9 @@ def main(folder: Path, out: Path | None) -> None:
     """Make `emoji.webp` and `emoji.txt` from the emoji under FOLDER."""
     out = Path(str(files("notice_lens.mini.pictures"))) if out is None else out
     names = list(dict.fromkeys(code for codes in EMOJI.values() for code in codes))
-    sheet = Image.new("RGBA", (COLUMNS * EMOJI_SIDE, -(-len(names) // COLUMNS) * EMOJI_SIDE))
+    sheet = Image.new("RGBA", (COLUMNS * TILE, -(-len(names) // COLUMNS) * TILE))
     for number, name in enumerate(names):
-        sheet.paste(
-            _shrunk(folder / "assets" / f"{name}.webp"), (number % COLUMNS * EMOJI_SIDE, number // COLUMNS * EMOJI_SIDE)
-        )
+        sheet.paste(_shrunk(folder / "assets" / f"{name}.webp"), (number % COLUMNS * TILE, number // COLUMNS * TILE))
     sheet.save(out / "emoji.webp", lossless=True, method=6)
     (out / "emoji.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     click.echo(f"{len(names)} emoji, {(out / 'emoji.webp').stat().st_size:,} bytes: {out / 'emoji.webp'}")
@@ -39,12 +37,7 @@ def _shrunk(path: Path) -> Image.Image:
     if not path.exists():
         raise click.ClickException(f"{path} is missing: is this the folder of @lobehub/fluent-emoji-3d?")
     with Image.open(path) as emoji:
-        return (
-            emoji.convert("RGBA")
-            .convert("RGBa")
-            .resize((EMOJI_SIDE, EMOJI_SIDE), Image.Resampling.LANCZOS)
-            .convert("RGBA")
-        )
+        return emoji.convert("RGBA").convert("RGBa").resize((TILE, TILE), Image.Resampling.LANCZOS).convert("RGBA")
 
 
 if __name__ == "__main__":

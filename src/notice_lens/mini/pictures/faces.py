@@ -16,8 +16,6 @@ from notice_lens.mini.questions import Question, compose
 from notice_lens.mini.stream import RandomStream
 
 WITH_KITTEN = 0.6
-_COLOUR: Attribute = "colour"
-_EMOTION: Attribute = "emotion"
 FACE_SIDES = {"big": 1.2, "small": 1.36}
 """Side of a face by its size, as a factor on the size's own: both are large enough to show what it feels."""
 
@@ -78,6 +76,12 @@ def _others(stream: RandomStream, left: bool, top: bool) -> tuple[Thing, ...]:
     return tuple(made)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    thing: Thing
+    attribute: Attribute
+
+
 def questions(scene: FaceScene, stream: RandomStream, count: int, *, contested: bool = False) -> list[Question]:
     """Random questions about a scene, a few of them open; contested, other things' words are mostly offered."""
     return [_ask(scene, stream, 0.95 if contested else 0.5) for _ in range(count)]
@@ -85,11 +89,12 @@ def questions(scene: FaceScene, stream: RandomStream, count: int, *, contested: 
 
 def _ask(scene: FaceScene, stream: RandomStream, share_near: float) -> Question:
     # The face's emotion is asked for most often, then the kitten's.
-    asked_for: list[Attribute] = ["emotion", "emotion", "emotion", "emotion", "size"]
-    subjects = [*((scene.face, attribute) for attribute in asked_for), (scene.cap, _COLOUR)]
+    subjects: list[_Asked] = [_Asked(scene.face, "emotion")] * 4
+    subjects += [_Asked(scene.face, "size"), _Asked(scene.cap, "colour")]
     if scene.kitten:
-        subjects += [(scene.kitten, _EMOTION), (scene.kitten, _EMOTION)]
-    one, attribute = stream.choice(subjects)
+        subjects += [_Asked(scene.kitten, "emotion")] * 2
+    asked = stream.choice(subjects)
+    one, attribute = asked.thing, asked.attribute
     if attribute == "emotion" and stream.coin(0.25):
         pieces = ["how", "does", "the", ("noun", one.noun), "feel", "?"]
         return compose("emotion", one.look, pieces)

@@ -11,7 +11,7 @@ from notice_lens.mini.stream import RandomStream
 
 GROUPS: dict[Task, tuple[str, ...]] = {
     "scenes": ("subject", "verb", "object"),
-    "states": states.PICTURE_STATE_GROUPS,
+    "states": states.STATE_KINDS,
     "faces": ("emotion",),
 }
 """The groups of each task; pairs take turns in them."""

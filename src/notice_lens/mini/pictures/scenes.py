@@ -27,14 +27,14 @@ ACTOR, OBJECT, APART = 48.0, 38.0, 43.0
 
 
 @dataclass(frozen=True)
-class ActorAndObject:
+class Deed:
     """An actor and the object near it."""
 
     actor: Thing
     thing: Thing
 
 
-Scene = tuple[ActorAndObject, ...]
+Scene = tuple[Deed, ...]
 
 
 def clusters(stream: RandomStream, actors: list[str], objects: list[str]) -> Scene:
@@ -49,7 +49,7 @@ def clusters(stream: RandomStream, actors: list[str], objects: list[str]) -> Sce
         across = (row, row + stream.uniform(-1, 3))
         places = list(zip(along, across, strict=True)) if beside else list(zip(across, along, strict=True))
         made.append(
-            ActorAndObject(
+            Deed(
                 thing(stream, f"actor{number}", actor, places[0], ACTOR * stream.uniform(0.95, 1.08), tilt=0.08),
                 thing(stream, f"thing{number}", other, places[1], OBJECT * stream.uniform(0.93, 1.07), tilt=0.1),
             )
@@ -78,18 +78,18 @@ def _unlike(stream: RandomStream, scene: Scene) -> Scene:
     return scene
 
 
-def _doing(cluster: ActorAndObject, verb: str) -> ActorAndObject:
+def _doing(cluster: Deed, verb: str) -> Deed:
     return replace(cluster, actor=cluster.actor.having("verb", verb))
 
 
-def _being(cluster: ActorAndObject, noun: str) -> ActorAndObject:
+def _being(cluster: Deed, noun: str) -> Deed:
     """The cluster with another actor in the same place; a person keeps the verb if the new one is a person too."""
     actor = cluster.actor
     look = actor.look if noun in PEOPLE else ""
     return replace(cluster, actor=replace(actor, noun=noun, look=look))
 
 
-def _with(cluster: ActorAndObject, noun: str) -> ActorAndObject:
+def _with(cluster: Deed, noun: str) -> Deed:
     return replace(cluster, thing=replace(cluster.thing, noun=noun))
 
 
@@ -131,9 +131,7 @@ def questions(scene: Scene, stream: RandomStream, count: int, *, contested: bool
     return asked
 
 
-def _ask(
-    cluster: ActorAndObject, rival: ActorAndObject | None, group: str, stream: RandomStream, share_open: float
-) -> Question:
+def _ask(cluster: Deed, rival: Deed | None, group: str, stream: RandomStream, share_open: float) -> Question:
     actor, near, swap, openly = cluster.actor, cluster.thing, stream.coin(), stream.coin(share_open)
     if group == "verb":
         if openly:
@@ -205,7 +203,7 @@ def _subject_pair(stream: RandomStream, carried: bool, swap: bool, behind: Groun
     )
 
 
-def _becoming(stream: RandomStream, cluster: ActorAndObject, noun: str) -> ActorAndObject:
+def _becoming(stream: RandomStream, cluster: Deed, noun: str) -> Deed:
     """The cluster with another actor, who does something where nothing was done."""
     changed = _being(cluster, noun)
     if noun in PEOPLE and not changed.actor.look:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from notice_lens.mini.pictures.names import EMOJI, HUES, LOOKS
 
-EMOJI_SIDE, COLUMNS = 96, 12
+TILE, COLUMNS = 96, 12
 """Side of an emoji in the sheet, in pixels, and how many stand in a row."""
 
 OWN_HUES: dict[str, tuple[float, float]] = {"shirt": (105.0, 60.0)}
@@ -51,8 +51,8 @@ def sprite(noun: str, look: str, variant: int = 0) -> Image.Image:
 
 def _cut(name: str) -> Image.Image:
     sheet, places = _sheet()
-    left, top = places[name] % COLUMNS * EMOJI_SIDE, places[name] // COLUMNS * EMOJI_SIDE
-    return sheet.crop((left, top, left + EMOJI_SIDE, top + EMOJI_SIDE))
+    left, top = places[name] % COLUMNS * TILE, places[name] // COLUMNS * TILE
+    return sheet.crop((left, top, left + TILE, top + TILE))
 
 
 def _recoloured(emoji: Image.Image, hue: float, near: float, colour: str) -> Image.Image:

@@ -20,7 +20,7 @@ from notice_lens.mini.pictures.things import Thing, other_words, picture, thing
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.stream import RandomStream
 
-PICTURE_STATE_GROUPS: tuple[Attribute, ...] = ("colour", "opening", "size")
+STATE_KINDS: tuple[Attribute, ...] = ("colour", "opening", "size")
 
 OTHER_OPTION_SHOWN = 0.85
 """Share of the pairs in whose pictures another thing has the other option."""
@@ -66,9 +66,7 @@ def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int, *, con
         count: How many questions.
         contested: Whether more are open, and another thing's word is the other option wherever there is one.
     """
-    facts: list[tuple[Thing, Attribute]] = [
-        (one, each) for one in scene for each in PICTURE_STATE_GROUPS if one.word(each)
-    ]
+    facts: list[tuple[Thing, Attribute]] = [(one, each) for one in scene for each in STATE_KINDS if one.word(each)]
     if contested:
         facts = [fact for fact in facts if _near(scene, *fact)] or facts
     asked = []
@@ -101,7 +99,7 @@ def random_scene(stream: RandomStream, least: int = 1) -> tuple[Thing, ...]:
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     """A pair of a group; `swap` puts the right answer second in the question."""
-    attribute: Attribute = next(each for each in PICTURE_STATE_GROUPS if each == group)
+    attribute: Attribute = next(each for each in STATE_KINDS if each == group)
     noun = stream.choice({"colour": COLOURED, "opening": OPENED, "size": (*COLOURED, *OPENED)}[attribute])
     words = WORDS_OF_ATTRIBUTES["size"] if attribute == "size" else LOOKS[noun]
     correct, incorrect = stream.sample(words, 2)

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 def test_the_blocks_run() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
         exec(block, names)
     heads = names["heads"]
@@ -31,4 +31,7 @@ def test_the_blocks_run() -> None:
     assert together.interaction.dims == ("pair_of_heads", "direction")
     assert together.attrs["clusters"] == 20
     assert (together.interaction_low <= together.interaction_high).all()
+    curve, circuit = names["curve"], names["circuit"]
+    assert float(curve.share.sel(direction="denoise", size=24)) > 0.99
+    assert len(circuit.attrs["circuit"]) == int(circuit.in_circuit.sum())
     assert names["paper"].magnitude.dims == ("layer", "head")

@@ -61,7 +61,7 @@ class Choices:
     filtered: bool = True
     labelled: int = 8
     shown: int = 24
-    random_orders: int = 8
+    random_orders: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:

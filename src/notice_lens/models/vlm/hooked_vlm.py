@@ -428,6 +428,25 @@ class HookedVLM(HookedModule):
 
     @one_thread_at_a_time
     @torch.no_grad()
+    def embed(self, name: str, inputs: Mapping[str, Any]) -> Float[Tensor, "row pos d_model"]:
+        """Return the embeddings of the words (`language`), or of the image as the language model is given it.
+
+        Args:
+            name: `language` or `projector`.
+            inputs: What `prepare` gives.
+
+        Raises:
+            ValueError: Another stack was asked for.
+        """
+        hooks = {HookName.parse(hook).stack: hook for hook in self.cfg.noise_hooks}
+        if name not in hooks:
+            raise ValueError(one_of("stack with embeddings", name, [*map(str, hooks)]))
+        # What a tower needs, and what stands for an image among the words, differs by family: the model knows it.
+        _, cache = self.run_with_cache(inputs, names_filter=hooks[name])
+        return cache[hooks[name]]
+
+    @one_thread_at_a_time
+    @torch.no_grad()
     def mean_image_states(self, images: Sequence[ImageLike]) -> Float[Tensor, "image d_model"]:
         """Return the mean over image positions of what the language model is given of each picture, float32."""
         means = []

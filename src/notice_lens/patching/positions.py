@@ -42,8 +42,17 @@ class Positions:
 
     @cached_property
     def words(self) -> list[dict[str, Index]]:
-        """Token positions of each pair by role, and those of all its words under `all`, unless a role is named so."""
-        return [{ALL: np.arange(n), **roles} for n, roles in zip(self.tokens, self.roles, strict=True)]
+        """Token positions of each pair by role, and those of all its words under `all`, unless a role is named so.
+
+        In a stream that holds the image too, words are those of the question.
+        """
+        stack = self.model.cfg.prompt_stack
+        shared = "image" in self.model.cfg.streams[stack]
+        every = [
+            self.layout.positions(stack, pair, "prompt") if shared else np.arange(n)
+            for pair, n in enumerate(self.tokens)
+        ]
+        return [{ALL: own, **roles} for own, roles in zip(every, self.roles, strict=True)]
 
     @cached_property
     def regions(self) -> list[dict[str, Index]]:

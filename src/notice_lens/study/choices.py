@@ -18,7 +18,7 @@ from notice_lens.patching import Site
 from notice_lens.patching.results import DIRECTIONS
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 METRIC = "logit_diff_change"
 """The metric of all statistics: logits see heads that argue against the answer, probabilities saturate."""
@@ -77,7 +77,7 @@ class Choices:
         if not {*CORRUPTIONS} & set(names):
             raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
 
-    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "HookedBLIP | None" = None) -> "Choices":
+    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "VisionLanguageModel | None" = None) -> "Choices":
         """Return these choices with a role: one for all tasks, so that their heads can be compared.
 
         Args:
@@ -111,7 +111,7 @@ def corruption_name(corruption: Any) -> str:
     return "noise" if isinstance(corruption, Noise) else str(corruption)
 
 
-def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
+def check_before(model: "VisionLanguageModel", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
     """Return the site, if the study can be carried out on it.
 
     Args:

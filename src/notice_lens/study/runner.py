@@ -34,7 +34,7 @@ from notice_lens.study.statistics import curves, functions, statistics
 from notice_lens.study.tables import agreement, everywhere, label_rows, untested, write_tables
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 FEWEST_PAIRS = 2
 """Pairs that a condition needs."""
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 
 def run_study(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     choices: Choices | None = None,
@@ -99,7 +99,7 @@ def run_study(
 
 
 def _sweeps(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     study: Study,
@@ -146,7 +146,7 @@ def _file_name(name: str) -> str:
 
 
 def _chosen(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"],
     name: str,
@@ -174,7 +174,7 @@ def _chosen(
     return kept
 
 
-def _collected(model: "HookedBLIP", study: Study, progress: bool) -> ReportData:
+def _collected(model: "VisionLanguageModel", study: Study, progress: bool) -> ReportData:
     """Carry out step 5: collect the data of the report."""
     choices = study.choices
     corruptions = tuple(repr(one) if isinstance(one, Noise) else one for one in choices.corruptions)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from causal.test_pairs import made_pairs, single_tokens
+from hosted_pairs import made_pairs, single_tokens
 from hosted_vlms import tiny_model
 from notice_lens import HookedVLM, patching
 from notice_lens.models.vlm import families

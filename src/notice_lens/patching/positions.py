@@ -150,7 +150,8 @@ class Positions:
         if all(isinstance(one, str) for one in spec):
             known, of_words = self.names(stack), "prompt" in self.model.cfg.streams[stack]
             if "image" in self.model.cfg.streams[stack]:
-                self._warn_of_small(spec)
+                of_words_too = _names(self.roles) if of_words else []
+                self._warn_of_small(name for name in spec if name not in of_words_too)
             for name in spec:
                 if name not in (*known, ALL):
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])

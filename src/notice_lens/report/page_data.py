@@ -170,7 +170,7 @@ def _pair(pair: ShownPair) -> dict[str, Any]:
 
 
 def _attention(data: ReportData, kept: Kept) -> dict[str, Any]:
-    """Maps by pair and run: the roles that are there, their patches, largest patches and what lies on none, in base64."""
+    """Maps by pair and run: the roles that are there, their patches, largest patches, and the rest, in base64."""
     assert data.attention is not None
     chosen = data.attention.sel(role=list(kept.roles))
     maps = {str(number): _maps_of(chosen.isel(pair=number)) for number in _mapped(data, kept)}

@@ -32,8 +32,9 @@ class Choices:
     Attributes:
         site: Whose heads are patched; empty is the model's default, its attention from words to the image.
         corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, but is not a condition.
-        role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
-            the questions of a task have no such role (`resolved`).
+        role: At which words effects are read; `all` patches all positions at once. None takes the model's: of a chat
+            model `last`, where its answer is read out; of BLIP `correct`, or `all` where the questions of a task have
+            no such role (`resolved`).
         direction: `denoise` or `noise`.
         control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
             donors. False where pairs share donors and these would link them all.
@@ -82,10 +83,12 @@ class Choices:
 
         Args:
             tasks: Pairs by task.
-            model: Where no site is chosen, whose default it is.
+            model: Whose default site and role are taken where none is chosen; None takes BLIP's role.
         """
-        if not self.site and model is not None:
-            return replace(self, site=model.cfg.default_site).resolved(tasks)
+        if model is not None:
+            positions = model.cfg.default_positions
+            role = self.role if isinstance(positions, str) or self.role is not None else positions[0]
+            return replace(self, site=self.site or model.cfg.default_site, role=role).resolved(tasks)
         if self.role is not None:
             return self
         named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())

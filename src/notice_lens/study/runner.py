@@ -21,9 +21,11 @@ from urllib.parse import quote
 
 import xarray as xr
 
+from notice_lens.circuits.functions.maps import blind_roles
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
 from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.roles import ALL
+from notice_lens.patching.positions import Positions
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.report.data import ReportData
@@ -123,7 +125,8 @@ def _sweeps(
             study.task_of[name], study.pairs[name] = task, chosen
             store = folder / "conditions" / _file_name(name)
             at_all_words = choices.role == ALL
-            results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", study.effects)}
+            read_at, ending = (ALL, ", all positions") if at_all_words else (_read_at(model, chosen), "")
+            results: dict[str, tuple[Any, dict[str, xr.Dataset]]] = {ending: (read_at, study.effects)}
             if not at_all_words and not noisy:
                 results[", all positions"] = (ALL, study.everywhere)
             for ending, (positions, into) in results.items():
@@ -135,6 +138,15 @@ def _sweeps(
         if into is study.effects:
             say(f"{name}: patching {choices.site} on {len(runner.prepared.pairs)} pairs ...")
         into[name] = runner.run()
+
+
+def _read_at(model: "VisionLanguageModel", pairs: MinimalPairs) -> Any:
+    """Return where heads are patched one position after the other: at each role that sees the image."""
+    if "image" not in model.cfg.streams[model.cfg.prompt_stack]:
+        return "roles"
+    words = Positions(model, pairs).words
+    blind = blind_roles(model, pairs.layout(model), words)
+    return [role for role in dict.fromkeys(role for own in words for role in own) if role not in {*blind, ALL}]
 
 
 def _file_name(name: str) -> str:

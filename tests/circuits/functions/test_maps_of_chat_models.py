@@ -32,13 +32,13 @@ def test_maps_are_hugging_faces_weights_though_prompts_have_unequal_lengths(fami
         weights = weights_of(model, model.prepare(pair.clean_image, pair.clean_prompt))
         image, last = layout.positions("language", number, "image"), layout.read_out[number]
         own = maps.isel(pair=number).sel(maps="attention", role="last")
-        np.testing.assert_allclose(own.weight, weights[:, :, last, image], atol=1e-5)
-        np.testing.assert_allclose(own.elsewhere, 1 - weights[:, :, last, image].sum(-1), atol=1e-5)
+        np.testing.assert_allclose(own.weight, weights[:, :, last, image], atol=1e-4)
+        np.testing.assert_allclose(own.elsewhere, 1 - weights[:, :, last, image].sum(-1), atol=1e-4)
         first = 0 if image[0] == 0 else weights[:, :, last, 0]
-        np.testing.assert_allclose(own.sink, first * np.ones(own.sink.shape), atol=1e-5)
+        np.testing.assert_allclose(own.sink, first * np.ones(own.sink.shape), atol=1e-4)
         words = range(*pairs.token_spans(model)[number]["object"])
         noun = maps.isel(pair=number).sel(maps="attention", role="object").weight
-        np.testing.assert_allclose(noun, weights[:, :, list(words)][..., image].mean(2), atol=1e-5)
+        np.testing.assert_allclose(noun, weights[:, :, list(words)][..., image].mean(2), atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])

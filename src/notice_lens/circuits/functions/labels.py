@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
 """Regions that the answer is not about: the predictions are not about them."""
 LEAST_ATTENTION = 0.05
-"""Share of a head's attention, class token and words included, below which it does not look at what a label is about."""
+"""Share of a head's whole attention below which it does not look at what a label is about."""
 SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", OUTLIERS: "patches beside the outliers"}
 IN_WORDS = {
     "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",

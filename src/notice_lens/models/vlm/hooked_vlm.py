@@ -159,8 +159,10 @@ class HookedVLM(HookedModule):
             FileNotFoundError: This installation came without the weights.
         """
         from notice_lens.mini import llava_folder
+        from notice_lens.models.vlm.loading import quiet_loading
 
-        model = cls.from_pretrained(llava_folder(), dtype=dtype)
+        with quiet_loading():
+            model = cls.from_pretrained(llava_folder(), dtype=dtype)
         cast(nn.Module, model.hf_model).to(device)
         # Results say whose they are: a name, and not where this machine keeps the package.
         model.cfg = replace(model.cfg, name_or_path="notice-lens mini LLaVA")

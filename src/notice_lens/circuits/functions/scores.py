@@ -183,10 +183,11 @@ def region_masks(model: "VisionLanguageModel", pairs: "MinimalPairs", names: Any
     """
     stack, layout = image_stream(model.cfg), pairs.layout(model)
     rows, columns = layout.grid(stack)
-    by_pair = pairs.patch_masks(model)
+    by_pair, lost = pairs.covered_positions(model)
     known = list(dict.fromkeys(name for masks in by_pair for name in masks))
     things = [name for name in known if name != BACKGROUND]
     chosen = things if names is None else names_among("region of these pairs", names, known)
+    lost.named(chosen).warn(stacklevel=3)
     stacked = {name: np.zeros((len(by_pair), rows * columns), bool) for name in chosen}
     for number, masks in enumerate(by_pair):
         at = layout.positions(stack, number, "image")

@@ -4,12 +4,12 @@ Positions are columns of `input_ids`: padding on the left is special, as are the
 what a processor puts around the image. An image's positions are those of its token; where several runs of it belong to
 one picture (tiles, lines of tiles), each run is a segment.
 
-A picture of one run has a grid: that of the processor where it gives one (Qwen-VL), else a square. Runs of tiles have
-none yet, so regions in pixels cannot be laid over them. The grid is stretched over the whole picture, which is so for
-square pictures in every family, and for others where the processor does not crop.
+A picture of one run has a grid: that of the processor where it gives one (Qwen-VL), else a square, or several where it
+lies in tiles (`tiles.py`). A grid is stretched over the picture, or over its tile's part of it, which is so for square
+pictures in every family, and for others where the processor does not crop.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +18,16 @@ from torch import Tensor
 from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span
 from notice_lens.models.vlm.families import family_of, image_token_id
 from notice_lens.models.vlm.inputs import render
+from notice_lens.models.vlm.tiles import Part, parts_of
 
 
 def layout_of_inputs(
-    processor: Any, config: Any, inputs: Mapping[str, Any], prompts: Sequence[str] | None = None
+    processor: Any,
+    config: Any,
+    inputs: Mapping[str, Any],
+    prompts: Sequence[str] | None = None,
+    *,
+    coded: bool = False,
 ) -> Layout:
     """Return the layout of prepared inputs.
 
@@ -30,6 +36,7 @@ def layout_of_inputs(
         config: The model's config.
         inputs: What `prepare` gives.
         prompts: The prompts' strings, before the chat template. Without them all words are special positions.
+        coded: Whether pictures are those of `tiles.coordinates`, so that it can be seen where tiles lie.
 
     Raises:
         ValueError: The prompts are not those of the inputs.
@@ -49,7 +56,7 @@ def layout_of_inputs(
     return Layout(
         {
             "language": [
-                _segments(config, inputs, number, row, offsets, ends[number]) for number, row in enumerate(rows)
+                _segments(config, inputs, number, row, offsets, ends[number], coded) for number, row in enumerate(rows)
             ]
         },
         read_out=tuple(end - 1 for end in ends),
@@ -98,6 +105,7 @@ def _segments(
     row: list[int],
     offsets: list[tuple[Offset, ...]] | None,
     end: int,
+    coded: bool,
 ) -> tuple[Segment, ...]:
     token = image_token_id(config)
     words = set() if offsets is None else {position for position, _, _ in offsets[number]}
@@ -107,11 +115,24 @@ def _segments(
     ]
     cuts = [0, *(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds)]
     runs: list[tuple[SegmentKind, int, int]] = [(kinds[start], start, stop) for start, stop in pairwise(cuts)]
-    single = sum(kind == "image" for kind, _, _ in runs) == 1
-    return tuple(
-        Segment(kind, start, stop, _grid(config, inputs, number, stop - start) if kind == "image" and single else None)
-        for kind, start, stop in runs
-    )
+    images = [stop - start for kind, start, stop in runs if kind == "image"]
+    grid = _grid(config, inputs, number, images[0]) if len(images) == 1 else None
+    parts = None if grid else parts_of(config, inputs, number, sum(images), coded)
+    if parts is None:
+        return tuple(Segment(kind, start, stop, grid if kind == "image" else None) for kind, start, stop in runs)
+    return tuple(_in_parts(runs, parts))
+
+
+def _in_parts(runs: Sequence[tuple[SegmentKind, int, int]], parts: Sequence[Part]) -> Iterator[Segment]:
+    """Yield segments: runs of other kinds as they are, and those of the image cut into its parts."""
+    waiting = iter(parts)
+    for kind, start, stop in runs:
+        while kind == "image" and start < stop:
+            part = next(waiting)
+            yield Segment("image" if part.grid else "special", start, start + part.length, part.grid, part.area)
+            start += part.length
+        if start < stop:
+            yield Segment(kind, start, stop)
 
 
 def _grid(config: Any, inputs: Mapping[str, Any], number: int, n: int) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
 """Prompts and answers as a hosted model's processor reads them: their tokens, and the layout of the row.
 
-Nothing is guessed about a family: a prompt is laid out by sending it through the processor, with a blank picture of the
+Nothing is guessed about a family: a prompt is laid out by sending it through the processor, with a picture of the
 right size in the picture's place. Every prompt, answer and size is read once.
 """
 
@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from PIL import Image
-
 from notice_lens.models.layout import Layout
 from notice_lens.models.vlm.families import family_of
 from notice_lens.models.vlm.inputs import prepare, render, with_answer
 from notice_lens.models.vlm.layout import layout_of_inputs
+from notice_lens.models.vlm.tiles import coordinates
 
 ImageSize = tuple[int, int]
 SIDE = 224
@@ -93,7 +92,7 @@ class VLMReader:
 
     def _laid_out(self, prompt: str, answer: str | None, size: ImageSize) -> Layout:
         height, width = size
-        blank = Image.new("RGB", (width, height))
         answers = None if answer is None else [answer]
-        inputs = prepare(self.processor, self.config, [blank], [prompt], answers, allow_unequal=True)
-        return layout_of_inputs(self.processor, self.config, inputs, [prompt])
+        picture = coordinates(height, width)
+        inputs = prepare(self.processor, self.config, [picture], [prompt], answers, allow_unequal=True)
+        return layout_of_inputs(self.processor, self.config, inputs, [prompt], coded=True)

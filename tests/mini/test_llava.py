@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from notice_lens.mini import llava_folder
-from notice_lens.mini.pictures.generate import GROUPS, make_pair
+from notice_lens.mini.generate import GROUPS, make_pair
 from notice_lens.models import HookedVLM
 from notice_lens.pairs import behaviour_filter, mini_world
 from notice_lens.patching import patch_heads
@@ -49,7 +49,7 @@ def test_its_answer_comes_through_the_picture(figures, task):
 def test_hugging_face_generates_the_same_answers(model):
     reader = AutoProcessor.from_pretrained(llava_folder())
     for task in GROUPS:
-        pairs = [make_pair(task, number, seed=77) for number in range(6)]
+        pairs = [make_pair(task, number, seed=77, world="pictures") for number in range(6)]
         drawn = [pair.row(128) for pair in pairs]
         asked = ask(model, [np.asarray(row.clean_image) for row in drawn], [pair.question for pair in pairs])
         for row, right in zip(drawn, asked.right, strict=True):

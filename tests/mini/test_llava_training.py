@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from notice_lens.mini.pictures.generate import make_pair
+from notice_lens.mini.generate import make_pair
 from train_mini.llava.evaluate import accuracies, ask, measure, share
 from train_mini.llava.examples import PATCH_WORDS, SLOT, UNKNOWN, Examples
 from train_mini.llava.model import LlavaSizes, answer_logits, image_tokens, new_model, normalised, question_mask
@@ -101,7 +101,7 @@ def test_another_worker_draws_the_same_examples(tmp_path, unbroken):
 
 def test_the_packed_forward_gives_the_numbers_of_hugging_face(unbroken):
     model, reader = unbroken.model.eval(), processor()
-    pairs = [make_pair(task, 1, seed=3) for task in ("states", "scenes", "faces")]
+    pairs = [make_pair(task, 1, seed=3, world="pictures") for task in ("states", "scenes", "faces")]
     drawn = [pair.clean.drawn(IMAGE_SIZE).pixels for pair in pairs]
     questions = [[pair.question, pair.corrupt_question] for pair in pairs]
     from train_mini.llava.examples import written
@@ -231,7 +231,7 @@ def test_untrained_models_answer_at_chance_or_below(unbroken):
     figures = measure(unbroken.model, "states", 12)
     assert figures["pairs"] == 12
     assert len(figures["both_right"]) == 3
-    pair = make_pair("states", 0)
+    pair = make_pair("states", 0, world="pictures")
     answers = ask(unbroken.model, [pair.clean.drawn().pixels], [pair.question])
     assert answers.right.shape == (1,)
 

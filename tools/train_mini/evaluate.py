@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from notice_lens.mini.drawing import draw
 from notice_lens.mini.generate import GROUPS, pairs
 from notice_lens.mini.pair import Pair, Split, Task
 from notice_lens.mini.questions import Question
@@ -95,7 +94,7 @@ def measure(model: Any, task: Task, count: int, *, seed: int = 0, split: Split =
     """Every figure of a task on the first `count` pairs of a seed; shares from 0 to 1."""
     chosen = list(pairs(task, count, seed=seed, split=split))
     clean, corrupt, donor = (
-        [draw(getattr(pair, name), cover=False).pixels for pair in chosen] for name in ("clean", "corrupt", "donor")
+        [getattr(pair, name).drawn(cover=False).pixels for pair in chosen] for name in ("clean", "corrupt", "donor")
     )
     questions = [pair.question for pair in chosen]
     on_clean = ask(model, clean, questions)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from notice_lens.mini import faces, scenes, states
-from notice_lens.mini.drawing import UNITS, Drawing, draw
+from notice_lens.mini.picture import Drawing
 from notice_lens.mini.questions import Question
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, Thing, background
@@ -129,7 +129,7 @@ class Examples:
         else:
             seen = faces.face(stream)
             picture, asked = seen.picture(behind), faces.questions(seen, stream, self.questions)
-        drawing = draw(picture, UNITS)
+        drawing = picture.drawn()
         return drawing.pixels, patch_labels(drawing, seen, self.grid), asked
 
 

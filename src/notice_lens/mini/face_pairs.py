@@ -18,7 +18,6 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         "background": ("background",),
     }
     return Pair(
-        id="",
         task="faces",
         group=group,
         clean=clean,
@@ -28,7 +27,5 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         incorrect=incorrect,
         corrupt_question=without_answer(faces.ask(fifth, sixth, swap)),
         donor_question=faces.ask(third, fourth, swap),
-        control_question=None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from notice_lens.mini.drawing import Background, Colour, Fill, Part, Picture
+from notice_lens.mini.drawing import Colour, Fill, FilledOutline
+from notice_lens.mini.picture import Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import Outline, ellipse, stroke, turned, unit_outline
 from notice_lens.mini.stream import RandomStream
@@ -120,8 +121,8 @@ def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """An expression: brow heights at the nose and outside, eye opening, and how the mouth is drawn."""
+class _Expression:
+    """How an emotion is drawn: heights of the brows at the nose and outside, how open the eyes are, and the mouth."""
 
     brow_inner: float
     brow_outer: float
@@ -129,18 +130,18 @@ class _Look:
     mouth: str
 
 
-LOOKS = {
-    "angry": _Look(brow_inner=2.6, brow_outer=-2.2, eye=2.2, mouth="teeth"),
-    "disgusted": _Look(brow_inner=1.6, brow_outer=1.2, eye=1.2, mouth="tongue"),
-    "happy": _Look(brow_inner=-0.6, brow_outer=-0.2, eye=3.0, mouth="smile"),
-    "neutral": _Look(brow_inner=0.0, brow_outer=0.0, eye=3.0, mouth="line"),
-    "sad": _Look(brow_inner=-2.6, brow_outer=2.0, eye=2.4, mouth="frown"),
-    "scared": _Look(brow_inner=-3.4, brow_outer=-0.6, eye=4.4, mouth="wave"),
-    "surprised": _Look(brow_inner=-3.2, brow_outer=-2.8, eye=4.4, mouth="open"),
+EXPRESSIONS = {
+    "angry": _Expression(brow_inner=2.6, brow_outer=-2.2, eye=2.2, mouth="teeth"),
+    "disgusted": _Expression(brow_inner=1.6, brow_outer=1.2, eye=1.2, mouth="tongue"),
+    "happy": _Expression(brow_inner=-0.6, brow_outer=-0.2, eye=3.0, mouth="smile"),
+    "neutral": _Expression(brow_inner=0.0, brow_outer=0.0, eye=3.0, mouth="line"),
+    "sad": _Expression(brow_inner=-2.6, brow_outer=2.0, eye=2.4, mouth="frown"),
+    "scared": _Expression(brow_inner=-3.4, brow_outer=-0.6, eye=4.4, mouth="wave"),
+    "surprised": _Expression(brow_inner=-3.2, brow_outer=-2.8, eye=4.4, mouth="open"),
 }
 
 
-def _parts(person: Face) -> list[Part]:
+def _parts(person: Face) -> list[FilledOutline]:
     """The parts from back to front, turned by the head's tilt and put in place."""
     width, height = person.head
     hair = Fill(person.hair)
@@ -161,16 +162,18 @@ def _parts(person: Face) -> list[Part]:
         parts.append(("distractor", np.array(corners), Fill(person.extra_colour)))
     parts += _eyes(person) + _mouth(person)
     placed = np.array([person.x, person.y])
-    return [Part(name, turned(outline, person.tilt) + placed, fill) for name, outline, fill in parts]
+    return [FilledOutline(name, turned(outline, person.tilt) + placed, fill) for name, outline, fill in parts]
 
 
 def _eyes(person: Face) -> list[tuple[str, Outline, Fill]]:
-    look, parts = LOOKS[person.emotion], []
+    expression, parts = EXPRESSIONS[person.emotion], []
     for side in (-1, 1):
         x, y, reach = side * person.head[0] * 0.43, -3.5, 4.2
-        parts.append(("eyes", ellipse(x, y, reach, look.eye), Fill(WHITE)))
-        parts.append(("eyes", ellipse(x + person.gaze, y, min(1.9, look.eye), min(1.9, look.eye)), Fill(DARK)))
-        inner, outer = (height * person.strength for height in (look.brow_inner, look.brow_outer))
+        parts.append(("eyes", ellipse(x, y, reach, expression.eye), Fill(WHITE)))
+        parts.append(
+            ("eyes", ellipse(x + person.gaze, y, min(1.9, expression.eye), min(1.9, expression.eye)), Fill(DARK))
+        )
+        inner, outer = (height * person.strength for height in (expression.brow_inner, expression.brow_outer))
         ends = np.array([[x - side * 4.6, y - 6.0 + inner], [x + side * 4.6, y - 6.0 + outer]])
         parts.append(("brows", stroke(ends, 2.2), Fill(DARK)))
     nose = np.array([[-1.8, 5.0], [0.0, 2.0], [1.8, 5.0]])
@@ -179,7 +182,7 @@ def _eyes(person: Face) -> list[tuple[str, Outline, Fill]]:
 
 
 def _mouth(person: Face) -> list[tuple[str, Outline, Fill]]:
-    kind, strength, y = LOOKS[person.emotion].mouth, person.strength, 13.0
+    kind, strength, y = EXPRESSIONS[person.emotion].mouth, person.strength, 13.0
     lips, inside, tongue = Fill((150, 35, 45)), Fill((70, 12, 18)), Fill((235, 100, 120))
     across = np.linspace(-1, 1, 13)
     if kind == "smile":

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from notice_lens.models.layout import Span
 
+OPEN_WORDS = {"colour": "color", "shape": "form", "texture": "texture", "size": "size"}
+"""The word by which an open question asks for a group: `what color is this circle?`"""
+
 
 @dataclass(frozen=True)
 class Question:

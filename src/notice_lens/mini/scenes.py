@@ -8,7 +8,8 @@ square?") and `object` ("is circle above square or star?").
 from dataclasses import dataclass
 from itertools import permutations
 
-from notice_lens.mini.drawing import UNITS, Background, Picture
+from notice_lens.mini.drawing import UNITS
+from notice_lens.mini.picture import Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import SHAPES
 from notice_lens.mini.stream import RandomStream

@@ -29,7 +29,6 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     )
     parts = {"object": ("object",), "distractor": tuple(other.name for other in others), "background": ("background",)}
     return Pair(
-        id="",
         task="states",
         group=group,
         clean=states.picture(scenes[0], behind),
@@ -41,5 +40,4 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         donor_question=states.ask(scenes[2][0], group, fourth, swap),
         control_question=states.ask(others[0], group, correct, not swap) if shares else None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )

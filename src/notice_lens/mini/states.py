@@ -7,8 +7,8 @@ question about that thing has the other answer.
 
 from dataclasses import replace
 
-from notice_lens.mini.drawing import Background, Picture
-from notice_lens.mini.questions import Question, compose, either
+from notice_lens.mini.picture import Background, Picture
+from notice_lens.mini.questions import OPEN_WORDS, Question, compose, either
 from notice_lens.mini.shapes import SHAPES
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, Attribute, Thing, jitter
@@ -16,16 +16,14 @@ from notice_lens.mini.things import ATTRIBUTE_VALUES, Attribute, Thing, jitter
 ATTRIBUTE_OF_GROUP: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
 """Group of questions, and the attribute that it asks for."""
 
-OPEN = {"colour": ("what", "color"), "shape": ("what", "form"), "texture": ("what", "texture")}
-"""How an open question of a group begins: `what color is this circle?`"""
-
-CELLS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
+QUADRANTS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
+"""Where things stand, one in each: their middles, in units."""
 
 
 def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
     """`count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
     shapes, colours = stream.sample(SHAPES, count), stream.sample(ATTRIBUTE_VALUES["colour"], count)
-    cells = stream.sample(CELLS, count)
+    cells = stream.sample(QUADRANTS, count)
     made = []
     for place, (shape, colour, (x, y)) in enumerate(zip(shapes, colours, cells, strict=True)):
         if count == 1:
@@ -55,7 +53,9 @@ def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
 def ask_openly(thing: Thing, group: str) -> Question:
     """Ask `what color is this <shape>?`, as a question with roles."""
     return compose(
-        group, thing.word(ATTRIBUTE_OF_GROUP[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"]
+        group,
+        thing.word(ATTRIBUTE_OF_GROUP[group]),
+        ["what", OPEN_WORDS[group], "is", "this", ("noun", thing.shape), "?"],
     )
 
 

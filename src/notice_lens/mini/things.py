@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from notice_lens.mini.drawing import Background, Colour, Fill, Part
+from notice_lens.mini.drawing import Colour, Fill, FilledOutline, SoftBackground
 from notice_lens.mini.shapes import SHAPES, turned, unit_outline
 from notice_lens.mini.stream import RandomStream
 
@@ -73,7 +73,7 @@ class Thing:
     grain: tuple[float, float]
     form: str | None = None
 
-    def part(self) -> Part:
+    def part(self) -> FilledOutline:
         """The thing as a part of a picture."""
         reach = (self.radius, self.radius)
         if self.form is not None:
@@ -81,7 +81,7 @@ class Thing:
         outline = turned(unit_outline(self.shape) * reach, self.tilt) + np.array([self.x, self.y])
         colour = _tinted(COLOURS[self.colour], self.tint)
         fill = Fill(colour, _second(colour), self.texture, *self.grain, anchor=(self.x, self.y))
-        return Part(self.name, outline, fill)
+        return FilledOutline(self.name, outline, fill)
 
     def having(self, attribute: Attribute, word: str) -> "Thing":
         """Return this thing with one attribute changed."""
@@ -111,14 +111,14 @@ def jitter(stream: RandomStream) -> dict[str, Any]:
     }
 
 
-def background(stream: RandomStream) -> Background:
+def background(stream: RandomStream) -> SoftBackground:
     """A muted background: no field of it is as dark, as bright or as saturated as a thing."""
     base = stream.uniform(105, 160)
     hue = [stream.uniform(-20, 20) for _ in range(3)]
     colours = tuple(base + hue[place % 3] + stream.uniform(-16, 16) for place in range(27))
     strength = stream.choice((2.0, 6.0, 14.0))
     light = (stream.uniform(0.85, 1.12), stream.uniform(0.85, 1.12))
-    return Background(colours, tuple(stream.numbers(144)), strength, light)
+    return SoftBackground(colours, tuple(stream.numbers(144)), strength, light)
 
 
 def _tinted(colour: Colour, tint: Colour) -> Colour:

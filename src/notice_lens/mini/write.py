@@ -1,6 +1,6 @@
-"""Write pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
+"""Write drawn pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
 
-What is written is a `datasets.Dataset`, to be read by `datasets.load_from_disk(DIR)`. Masks are COCO run lengths.
+The result is a `datasets.Dataset`, to be read by `datasets.load_from_disk(DIR)`. Masks are COCO run lengths.
 """
 
 from pathlib import Path

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from notice_lens.mini.generate import WORLDS, pairs
 from notice_lens.mini.pair import Pair, Split, Task
-from notice_lens.mini.pictures.generate import GROUPS, pairs
 from notice_lens.mini.questions import Question
 from train_mini.evaluate import words_alone
 from train_mini.llava.examples import written
@@ -32,6 +32,7 @@ from train_mini.llava.model import answer_logits, image_tokens, normalised
 from train_mini.llava.vocabulary import ids
 
 BATCH = 64
+GROUPS = WORLDS["pictures"].groups
 Pixels = NDArray[np.uint8]
 
 
@@ -80,7 +81,7 @@ def accuracies(model: Any, count: int, seed: int = 0, split: Split = "validation
     """Return the share of right answers of each task on the pictures of some pairs, and of pairs with both right."""
     found = {}
     for task in GROUPS:
-        chosen = list(pairs(task, count, seed=seed, split=split))
+        chosen = list(pairs(task, count, seed=seed, split=split, world="pictures"))
         clean = ask(model, _pixels(chosen, "clean"), [pair.question for pair in chosen])
         corrupt = ask(model, _pixels(chosen, "corrupt"), [on_corrupt(pair) for pair in chosen])
         found[task] = round(float(np.mean([clean.right, corrupt.right])), 4)
@@ -89,12 +90,12 @@ def accuracies(model: Any, count: int, seed: int = 0, split: Split = "validation
 
 
 def _pixels(chosen: list[Pair], name: str) -> list[Pixels]:
-    return [getattr(pair, name).drawn(128, cover=False).pixels for pair in chosen]
+    return [getattr(pair, name).drawn(cover=False).pixels for pair in chosen]
 
 
 def measure(model: Any, task: Task, count: int, *, seed: int = 0, split: Split = "test") -> dict[str, Any]:
     """Return every figure of a task on the first `count` pairs of a seed: share, low and high end, from 0 to 1."""
-    chosen = list(pairs(task, count, seed=seed, split=split))
+    chosen = list(pairs(task, count, seed=seed, split=split, world="pictures"))
     drawn = {name: _pixels(chosen, name) for name in ("clean", "corrupt", "donor")}
     questions = [pair.question for pair in chosen]
     clean, corrupt = ask(model, drawn["clean"], questions), ask(model, drawn["corrupt"], [*map(on_corrupt, chosen)])
@@ -114,7 +115,8 @@ def measure(model: Any, task: Task, count: int, *, seed: int = 0, split: Split =
         "mean_image_option": share(blind.likelier),
         "mean_image_free": share(blind.right),
         "words_alone": words_alone(
-            list(pairs(task, 3 * count, seed=seed, split="train")), list(pairs(task, count, seed=seed, split=split))
+            list(pairs(task, 3 * count, seed=seed, split="train", world="pictures")),
+            list(pairs(task, count, seed=seed, split=split, world="pictures")),
         ),
         **_other_questions(model, chosen, drawn),
     }

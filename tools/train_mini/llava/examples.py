@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from notice_lens.mini.drawing import Drawing
+from notice_lens.mini.picture import Drawing, Picture
 from notice_lens.mini.pictures import faces, scenes, states
-from notice_lens.mini.pictures.drawing import ground
-from notice_lens.mini.pictures.names import ANIMALS, LOOKS, OBJECTS, PEOPLE, SIZES, WORDS_OF_ATTRIBUTES
-from notice_lens.mini.pictures.things import Thing, picture
+from notice_lens.mini.pictures.emoji import Emoji
+from notice_lens.mini.pictures.ground import ground
+from notice_lens.mini.pictures.names import ANIMALS, ATTRIBUTE_WORDS, LOOKS, OBJECTS, PEOPLE, SIZES
 from notice_lens.mini.questions import Question
 from notice_lens.mini.stream import RandomStream
 from train_mini.llava.vocabulary import GRID, NOTHING, ids, tokens
 
 PATCH_WORDS: dict[str, tuple[str, ...]] = {
     "noun": (*LOOKS, NOTHING),
-    "look": tuple(word for name, words in WORDS_OF_ATTRIBUTES.items() if name != "size" for word in words),
+    "look": tuple(word for name, words in ATTRIBUTE_WORDS.items() if name != "size" for word in words),
     "size": tuple(SIZES),
     "near": (*PEOPLE, *ANIMALS, *OBJECTS),
 }
@@ -109,9 +109,9 @@ class Examples:
         share = max(share - MORE_SCENES, 0.0) if contested else share
         if share < SCENES:
             scene = scenes.random_scene(stream, 1 + contested)
-            seen = tuple(each for cluster in scene for each in (cluster.thing, cluster.actor))
-            near = {cluster.actor.name: cluster.thing.noun for cluster in scene}
-            near |= {cluster.thing.name: cluster.actor.noun for cluster in scene}
+            seen = scenes.things_of(scene)
+            near = {duo.actor.name: duo.thing.noun for duo in scene}
+            near |= {duo.thing.name: duo.actor.noun for duo in scene}
             asked = scenes.questions(scene, stream, self.questions, contested=contested)
         elif share < SCENES + STATES:
             seen = states.random_scene(stream, 1 + 2 * contested)
@@ -119,12 +119,12 @@ class Examples:
         else:
             face = faces.random_scene(stream)
             seen, asked = face.things(), faces.questions(face, stream, self.questions, contested=contested)
-        drawing = picture(seen, behind).drawn()
+        drawing = Picture(behind, seen).drawn()
         return drawing.pixels, patch_labels(drawing, seen, near), asked, _told(asked, seen, near)
 
 
 def _told(
-    asked: list[Question], seen: tuple[Thing, ...], near: dict[str, str]
+    asked: list[Question], seen: tuple[Emoji, ...], near: dict[str, str]
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Where each question names a thing, or what one does, and numbers of words for what that thing is like."""
     places, told = np.zeros(len(asked), np.int16), np.full((len(asked), len(PATCH_WORDS) - 1), UNKNOWN, np.int16)
@@ -142,7 +142,7 @@ def _told(
     return places, told
 
 
-def patch_labels(drawing: Drawing, seen: tuple[Thing, ...], near: dict[str, str]) -> NDArray[np.int16]:
+def patch_labels(drawing: Drawing, seen: tuple[Emoji, ...], near: dict[str, str]) -> NDArray[np.int16]:
     """Return numbers of words for what is seen in each patch, int16 [kind, patch].
 
     A patch is of the thing that fills most of it if that is a fifth or more, and of nothing if nothing fills a

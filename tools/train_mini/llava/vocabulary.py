@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from notice_lens.mini.pictures.names import LOOKS, WORDS_OF_ATTRIBUTES
+from notice_lens.mini.pictures.names import ATTRIBUTE_WORDS, LOOKS
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 def world_words() -> list[str]:
     """Every noun and every answer of the picture world, each once."""
-    attributes = [word for words in WORDS_OF_ATTRIBUTES.values() for word in words]
+    attributes = [word for words in ATTRIBUTE_WORDS.values() for word in words]
     return list(dict.fromkeys([*LOOKS, *attributes]))
 
 

@@ -1,5 +1,7 @@
 """The mini LLaVA that ships: it sees, it is an ordinary checkpoint, and hosted it can be patched."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from notice_lens.mini.generate import GROUPS, make_pair
 from notice_lens.models import HookedVLM
 from notice_lens.pairs import behaviour_filter, mini_world
 from notice_lens.patching import patch_heads
-from train_mini.llava.evaluate import ask, measure
+from train_mini.llava.evaluate import ask
 from train_mini.llava.vocabulary import processor, word_pieces
+from train_mini.measure import measure
 
 SUBSET = 60
 LEAST = {"states": 0.85, "scenes": 0.92, "faces": 0.93}
@@ -30,7 +33,7 @@ def hooked():
 
 @pytest.fixture(scope="module")
 def figures(model):
-    return {task: measure(model, task, SUBSET, seed=12345) for task in GROUPS}
+    return {task: measure(partial(ask, model), task, SUBSET, seed=12345, world="pictures") for task in GROUPS}
 
 
 @pytest.mark.parametrize("task", tuple(GROUPS))

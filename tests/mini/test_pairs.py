@@ -12,7 +12,7 @@ from notice_lens.mini.scenes import OPPOSITE, random_scene
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES
 from notice_lens.mini.vocabulary import answer_words, processor, tokens, word_pieces
-from train_mini.evaluate import question_only
+from train_mini.measure import words_alone
 
 TASKS = tuple(GROUPS)
 MANY = 150
@@ -138,7 +138,7 @@ def test_groups_orders_and_answers_are_balanced(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_words_alone_do_not_tell_the_answer(task):
     # 250 pairs: three standard deviations are nine and a half points. The docs have the figure on 3,000.
-    assert abs(question_only(task, 250) - 0.5) < 0.095
+    assert abs(words_alone(task, 250) - 0.5) < 0.095
 
 
 @pytest.mark.parametrize("task", ["states", "scenes"])

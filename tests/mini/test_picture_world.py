@@ -14,8 +14,8 @@ from notice_lens.mini.pictures.sprites import sprite
 from notice_lens.mini.pictures.states import things
 from notice_lens.mini.stream import RandomStream
 from notice_lens.pairs import mini_world
-from train_mini.evaluate import words_alone
 from train_mini.llava.vocabulary import processor, tokens, word_pieces, world_words
+from train_mini.measure import words_alone
 
 GROUPS = WORLDS["pictures"].groups
 TASKS = tuple(GROUPS)
@@ -289,7 +289,7 @@ def test_groups_orders_and_answers_are_balanced(task):
 @pytest.mark.parametrize("task", TASKS)
 def test_words_alone_do_not_tell_the_answer(task):
     # 250 pairs: three standard deviations are nine and a half points. The docs have the figure on more.
-    found = words_alone(pairs(task, 750, split="train", world="pictures"), pairs(task, 250, world="pictures"))
+    found = words_alone(task, 250, world="pictures")
     assert abs(found - 0.5) < 0.095
 
 

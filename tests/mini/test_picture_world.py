@@ -1,4 +1,4 @@
-"""The picture world: exact masks, pairs in which one meaning changes, and nothing that gives the answer away."""
+"""The picture world: exact masks, and pairs in which one meaning changes."""
 
 from collections import Counter
 
@@ -14,13 +14,10 @@ from notice_lens.mini.pictures.sprites import sprite
 from notice_lens.mini.pictures.states import things
 from notice_lens.mini.stream import RandomStream
 from notice_lens.pairs import mini_world
-from train_mini.llava.vocabulary import processor, tokens, word_pieces, world_words
-from train_mini.measure import words_alone
 
 GROUPS = WORLDS["pictures"].groups
 TASKS = tuple(GROUPS)
 MANY = 120
-TOKENIZER = processor().tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -251,17 +248,6 @@ def test_scenes_show_what_the_answers_say(many):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_questions_of_a_pair_are_equally_long_and_answers_are_one_token(many, task):
-    for pair in many[task]:
-        asked = [pair.question, pair.corrupt_question, pair.donor_question]
-        asked += [pair.control_question] if pair.control_question else []
-        assert len({len(TOKENIZER(question.text).input_ids) for question in asked}) == 1, pair.id
-        for word in (pair.question.answer, pair.incorrect, pair.donor_question.answer, *pair.question.options):
-            assert len(TOKENIZER.tokenize(word)) == 1
-        assert pair.question.text != pair.corrupt_question.text != pair.donor_question.text
-
-
-@pytest.mark.parametrize("task", TASKS)
 def test_roles_are_the_words_they_name(many, task):
     for pair in many[task]:
         text, roles = pair.question.text, pair.question.roles
@@ -273,64 +259,9 @@ def test_roles_are_the_words_they_name(many, task):
         assert expected | {"correct", "incorrect"} <= set(words) <= expected | {"correct", "incorrect", "object"}
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_groups_orders_and_answers_are_balanced(task):
-    some = list(pairs(task, 600, seed=2, world="pictures"))
-    assert len(set(Counter(pair.group for pair in some).values())) == 1
-    for group in GROUPS[task]:
-        of_group = [pair for pair in some if pair.group == group]
-        assert np.mean([pair.question.options[0] == pair.question.answer for pair in of_group]) == 0.5
-        answers = Counter(pair.question.answer for pair in of_group)
-        wrong = Counter(pair.incorrect for pair in of_group)
-        for word in answers:
-            assert abs(answers[word] - wrong[word]) < 6 * (2 * max(answers[word], wrong[word])) ** 0.5, (word, answers)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_words_alone_do_not_tell_the_answer(task):
-    # 250 pairs: three standard deviations are nine and a half points. The docs have the figure on more.
-    found = words_alone(task, 250, world="pictures")
-    assert abs(found - 0.5) < 0.095
-
-
 def test_controls_are_frequent(many):
     for task, least in (("scenes", 0.65), ("states", 0.75), ("faces", 0.2)):
         assert np.mean([pair.control_question is not None for pair in many[task]]) > least
-
-
-def test_pairs_follow_from_their_key():
-    one, same = (make_pair("states", 17, seed=3, world="pictures") for _ in range(2))
-    assert one.question == same.question
-    assert np.array_equal(one.clean.drawn().pixels, same.clean.drawn().pixels)
-    drawn = {
-        make_pair("states", number, seed=seed, split=split, world="pictures").clean.drawn(64).pixels.tobytes()
-        for number in range(3)
-        for seed in (0, 1)
-        for split in ("train", "validation", "test")
-    }
-    assert len(drawn) == 18
-
-
-def test_wrong_names_are_refused():
-    with pytest.raises(ValueError, match="no task 'state'; did you mean 'states'"):
-        make_pair("state", 0)
-    with pytest.raises(ValueError, match="no split 'valid'"):
-        make_pair("states", 0, split="valid")
-    with pytest.raises(ValueError, match="0 or more, got -1"):
-        make_pair("states", -1)
-
-
-# Vocabulary
-
-
-def test_vocabulary_has_every_word_as_one_token():
-    pieces = word_pieces()
-    assert len(set(pieces)) == len(pieces) > 1100
-    for word in world_words():
-        assert TOKENIZER.tokenize(word) == [word]
-    assert "<unk>" not in TOKENIZER.tokenize("Is the zebra's 3rd xylophone left of a naive purple-ish qat?")
-    assert TOKENIZER("Is the heart red?").input_ids[1:] == tokens("is the heart red?")
-    assert TOKENIZER.decode(tokens("is the heart red?")) == "is the heart red?"
 
 
 def test_no_emoji_ships_in_vain():

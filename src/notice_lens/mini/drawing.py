@@ -110,7 +110,7 @@ def _coverage(outline: Outline, size: int) -> tuple[PixelBox, NDArray[np.float32
 
 
 def _filled(fill: Fill, box: PixelBox, scale: float) -> NDArray[np.float32]:
-    """The colour at each pixel of a box, [height, width, 3] (or broadcast to it)."""
+    """Return the colour at each pixel of a box, [height, width, 3] (or broadcast to it)."""
     colour = np.asarray(fill.colour, dtype=np.float32)
     if fill.texture == "plain":
         return colour[None, None]
@@ -131,7 +131,7 @@ PERIODS = {"striped": 6.5, "dotted": 7.0, "checked": 9.0}
 def _pattern(
     texture: str, along: NDArray[np.float64], aside: NDArray[np.float64], phase: float, scale: float
 ) -> NDArray[np.float64]:
-    """The second colour's share, 0 to 1, at places along and across the texture's direction (units)."""
+    """Return the second colour's share, 0 to 1, at places along and across the texture's direction (units)."""
     if texture not in PERIODS:
         raise ValueError(one_of("texture", texture, ("plain", *PERIODS)))
     period = PERIODS[texture]
@@ -152,5 +152,5 @@ def _from_middle(place: NDArray[np.float64], period: float) -> NDArray[np.float6
 
 
 def _bands(place: NDArray[np.float64], period: float) -> NDArray[np.float64]:
-    """Signed distance to the edge of alternating bands that are half a period wide, positive inside."""
+    """Return signed distance to the edge of alternating bands that are half a period wide, positive inside."""
     return period / 4 - np.abs(_from_middle(place, period))

@@ -47,7 +47,7 @@ class Face:
         tilt: Angle of the head.
         strength: How far the expression goes, around 1.
         gaze: How far the pupils look aside.
-        extra: What is to be ignored: `hat`, `ball`, or none.
+        extra: The distractor: `hat`, `ball` or `none`.
         extra_colour: Its colour.
         extra_side: On which side the ball is, -1 or 1.
     """
@@ -73,12 +73,12 @@ class Face:
         return replace(self, emotion=emotion)
 
     def picture(self, behind: Background) -> Picture:
-        """The face in front of a background."""
+        """Return the face in front of a background."""
         return Picture(behind, tuple(_parts(self)))
 
 
 def face(stream: RandomStream) -> Face:
-    """A face with everything drawn at random."""
+    """Return a face with everything drawn at random."""
     shade = stream.uniform(0.93, 1.05)
     red, green, blue = (min(value * shade, 255.0) for value in stream.choice(SKINS))
     return Face(
@@ -111,7 +111,7 @@ def ask_openly(emotion: str) -> Question:
 
 
 def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
-    """Random questions about the face, a quarter of them open."""
+    """Return random questions about the face, a quarter of them open."""
     others = [word for word in EMOTIONS if word != person.emotion]
     asked = []
     for _ in range(count):
@@ -122,7 +122,7 @@ def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
 
 @dataclass(frozen=True)
 class _Expression:
-    """How an emotion is drawn: heights of the brows at the nose and outside, how open the eyes are, and the mouth."""
+    """The drawing of an emotion: heights of the brows at the nose and outside, how open the eyes are, and the mouth."""
 
     brow_inner: float
     brow_outer: float
@@ -142,7 +142,7 @@ EXPRESSIONS = {
 
 
 def _parts(person: Face) -> list[FilledOutline]:
-    """The parts from back to front, turned by the head's tilt and put in place."""
+    """Return the parts from back to front, turned by the head's tilt and put in place."""
     width, height = person.head
     hair = Fill(person.hair)
     parts: list[tuple[str, Outline, Fill]] = []

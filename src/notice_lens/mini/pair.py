@@ -127,7 +127,7 @@ class Row:
     kind: str = "vqa"
 
     def columns(self) -> dict[str, Any]:
-        """The row as a dictionary by column."""
+        """Return the row as a dictionary by column."""
         return dict(vars(self))
 
 

@@ -69,7 +69,7 @@ class Part(Protocol):
 
 @runtime_checkable
 class Background(Protocol):
-    """What is behind all parts."""
+    """The background, behind all parts."""
 
     units: ClassVar[int]
     """How many units of length the picture is wide and high, and its usual size in pixels."""

@@ -39,7 +39,7 @@ class _Layout:
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair of a group (`subject`, `verb`, `object`); `swap` puts the right answer second in the question."""
+    """Return a pair of a group (`subject`, `verb`, `object`); `swap` puts the right answer second in the question."""
     # In three of four pictures the other option is present.
     rival = stream.coin(0.75)
     makers: dict[str, Callable[[RandomStream, bool, bool, Background], Pair]] = {
@@ -71,7 +71,7 @@ def _nest(stream: RandomStream) -> _Layout:
 
 
 def _changed(layout: _Layout, place: int, shape: str) -> Scene:
-    """The scene with another shape at a place."""
+    """Return the scene with another shape at a place."""
     things = list(layout.scene.things)
     things[place] = things[place].having("shape", shape)
     return replace(layout.scene, things=tuple(things))
@@ -87,7 +87,7 @@ def _object_pair(stream: RandomStream, rival: bool, swap: bool, behind: Backgrou
 
 
 def _end_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
-    """A pair about one end of a relation, its subject or its object."""
+    """Return a pair about one end of a relation, its subject or its object."""
     ends = (layout.subject, layout.thing) if group == "subject" else (layout.thing, layout.subject)
     correct, other_end = layout.shape(ends[0]), layout.shape(ends[1])
 
@@ -141,7 +141,7 @@ def _verb_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background
 
 
 def _beside(stream: RandomStream, layout: _Layout, horizontal: bool) -> Scene:
-    """The scene with the subject level with the thing, so that neither of two opposite relations holds."""
+    """Return the scene with the subject level with the thing, so that neither of two opposite relations holds."""
     things = list(layout.scene.things)
     subject, thing = things[layout.subject], things[layout.thing]
     # The thing has its row (or column) of the grid to itself: two other cells of it are free.
@@ -165,7 +165,7 @@ def _pair(
     control_question: Question | None,
     moved: bool = False,
 ) -> Pair:
-    """The pair; `moved` says that subject and object have changed places in the corrupted picture."""
+    """Return the pair; `moved` says that subject and object have changed places in the corrupted picture."""
 
     def parts(subject: int, thing: int) -> Parts:
         names = [each.name for each in layout.scene.things]

@@ -6,11 +6,11 @@ from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, background
 
 NEXT_GROUP = {"colour": "texture", "texture": "shape", "shape": "colour"}
-"""What the corrupted question asks about: another attribute of the same thing, so that it has a right answer too."""
+"""The group of the corrupted question: another attribute of the same thing, so that it has a right answer too."""
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair of a group; `swap` puts the right answer second in the question."""
+    """Return a pair of a group; `swap` puts the right answer second in the question."""
     attribute = states.ATTRIBUTE_OF_GROUP[group]
     correct, incorrect, third, fourth = stream.sample(ATTRIBUTE_VALUES[attribute], 4)
     behind = background(stream)

@@ -21,7 +21,7 @@ QUADRANTS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
 
 
 def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
-    """`count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
+    """Return `count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
     shapes, colours = stream.sample(SHAPES, count), stream.sample(ATTRIBUTE_VALUES["colour"], count)
     cells = stream.sample(QUADRANTS, count)
     made = []
@@ -45,7 +45,7 @@ def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
 
 
 def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
-    """The question `is this <shape> <word> or <word>?` with the thing's own word and another."""
+    """Ask `is this <shape> <word> or <word>?` with the thing's own word and another."""
     answer = thing.word(ATTRIBUTE_OF_GROUP[group])
     return compose(group, answer, ["is", "this", ("noun", thing.shape), *either(answer, other, swap), "?"])
 
@@ -60,7 +60,7 @@ def ask_openly(thing: Thing, group: str) -> Question:
 
 
 def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int) -> list[Question]:
-    """Random questions about the things; words of other things are preferred as options."""
+    """Return random questions about the things; the other option is often the word of another thing."""
     return [_ask(scene, stream.choice(scene), stream.choice(tuple(ATTRIBUTE_OF_GROUP)), stream) for _ in range(count)]
 
 
@@ -75,12 +75,12 @@ def _ask(scene: tuple[Thing, ...], thing: Thing, group: str, stream: RandomStrea
 
 
 def picture(scene: tuple[Thing, ...], behind: Background) -> Picture:
-    """The things in front of a background."""
+    """Return the things in front of a background."""
     return Picture(behind, tuple(thing.part() for thing in scene))
 
 
 def random_scene(stream: RandomStream) -> tuple[Thing, ...]:
-    """One to three things; some share a colour, as things in pairs do."""
+    """Return one to three things; some share a colour, as things in pairs do."""
     scene = things(stream, 1 + stream.below(3))
     if len(scene) > 1 and stream.coin(0.3):
         return (scene[0], replace(scene[1], colour=scene[0].colour), *scene[2:])

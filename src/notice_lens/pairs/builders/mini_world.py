@@ -30,7 +30,7 @@ def mini_world(
         task: `scenes`, `states` or `faces`.
         n: How many pairs.
         seed: A whole number, 0 or more; the same seed gives the same pairs.
-        split: `test`, `validation` or `train`; the mini model has seen none of them.
+        split: `test`, `validation` or `train`; the mini model has not seen any of them.
         size: Pixels along a side; None for the mini model's, 64 in the drawn world and 128 in the picture world.
         slots: Which words the corrupted question replaces. `answers`: both options. `control`: another word, so that
             the same two options are asked of something else in the picture and the other one is right; an answer-free

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from notice_lens import HookedBLIP, circuits, patching
+from notice_lens import HookedBLIP, HookedVLM, circuits, patching
 from notice_lens.circuits.joint import halves, matched, nodes_at
-from notice_lens.pairs import mini_world
+from notice_lens.pairs import Noise, mini_world
 from notice_lens.stats.clusters import clusters_of
 from planted import Gate, light_and_dark, planted
 
@@ -94,6 +94,62 @@ def test_effects_of_a_sweep_rank_heads_at_its_words(mini):
         assert curve.order.values[half][0] == f"text.cross_attn.L{layer}.H{head}@{role}"
 
 
+def test_a_word_that_a_pair_lacks_changes_nothing_in_it():
+    """`verb` and `subject` are in some questions alone; each pair is patched at the words that it has."""
+    model, pairs = HookedBLIP.mini(), mini_world("scenes", n=6, seed=1)
+    effects = patching.patch_heads(model, pairs, positions=["verb", "subject"], controls=(), **QUIET)
+    lacking = effects.logit_diff_change.isnull().any(("layer", "head"))
+    assert lacking.any()
+    curve = circuits.restoration_curve(model, pairs, effects, sizes=[7, 48], n_random=2, **QUIET)
+    assert curve.share.notnull().all()
+    assert curve.random.notnull().all()
+    for number in range(len(pairs)):
+        words = [str(role) for role in lacking.role.values if not lacking.sel(role=role)[number]]
+        edits = [patching.Edit("text.cross_attn.z", layer, positions=words) for layer in range(3)]
+        own = patching.run_variants(model, pairs[[number]], {"all": edits}, controls=(), **QUIET)
+        expected = float(own.logit_diff_change[0, 0])
+        assert float(curve.change.sel(direction="denoise", size=48)[number]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_pair_with_no_word_of_any_node_keeps_its_gap():
+    model, pairs = HookedBLIP.mini(), mini_world("scenes", n=6, seed=1)
+    effects = patching.patch_heads(model, pairs, positions=["verb"], controls=(), **QUIET)
+    without = effects.logit_diff_change.isnull().all(("layer", "head", "role")).values
+    curve = circuits.restoration_curve(model, pairs, effects, sizes=[24], n_random=0, **QUIET)
+    assert without.any()
+    assert not curve.change.values[..., without].any()
+    expected = (effects.logit_diff_clean - effects.logit_diff_corrupt).values
+    np.testing.assert_allclose(curve.gap, expected, atol=1e-4)
+    assert float(curve.share[0, -1]) == pytest.approx(float(curve.change[0, -1].sum()) / expected.sum(), rel=1e-4)
+
+
+def test_the_mini_llava_has_a_curve_by_the_same_call():
+    """Joint patches at the last token, by hand, of the half that did not rank them."""
+    model, pairs = HookedVLM.mini(), mini_world("faces", n=6, seed=2, world="pictures")
+    curve = circuits.restoration_curve(model, pairs, positions=["last"], sizes=[5, 48], n_random=0, **QUIET)
+    for half in (0, 1):
+        edits = []
+        for name in curve.order.values[half][:5]:
+            _, layer, head = str(name).rsplit(".", 2)
+            edits.append(patching.Edit("language.attn.z", int(layer[1:]), int(head[1:]), positions=["last"]))
+        there = np.flatnonzero(curve.scored_in.values == half)
+        own = patching.run_variants(model, pairs[there.tolist()], {"best": edits}, controls=(), **QUIET)
+        np.testing.assert_allclose(
+            curve.change.sel(direction="denoise", size=5)[there], own.logit_diff_change[:, 0], atol=1e-3
+        )
+
+
+def test_every_small_number_of_heads_is_patched_and_some_of_the_large_ones():
+    from notice_lens.circuits.restoration import _sizes
+
+    assert _sizes(None, 24) == [*range(13), 14, 17, 20, 24]
+    assert _sizes(None, 5) == [0, 1, 2, 3, 4, 5]
+    large = _sizes(None, 1024)
+    assert large[-1] == 1024
+    assert len(large) < 45
+    assert _sizes([3, 1], 5) == [0, 1, 3]
+
+
 def test_halves_share_no_image():
     labels = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 5])
     digests = [f"image {label}" for label in labels]
@@ -127,6 +183,12 @@ def test_random_orders_have_as_many_of_each_layer_at_every_size():
         ({"nodes": "text.cross_atn"}, ValueError, "text.cross_attn"),
         ({"direction": "noise"}, TypeError, "restoration_curve decides it itself"),
         ({"n_random": -1}, ValueError, "n_random"),
+        (
+            {"positions": "roles"},
+            ValueError,
+            "positions='roles': a joint patch is made at all of its positions at once",
+        ),
+        ({"positions": ["nuon"]}, ValueError, "'nuon'; did you mean 'noun'"),
     ],
 )
 def test_what_cannot_be_is_said(mini, options, error, message):
@@ -140,6 +202,9 @@ def test_effects_of_other_pairs_are_refused(mini):
     effects = patching.patch_heads(model, pairs[:3], positions="all", controls=(), **QUIET)
     with pytest.raises(ValueError, match="effects are of other pairs"):
         circuits.restoration_curve(model, pairs, effects, **QUIET)
+    noise = patching.patch_heads(model, pairs, positions="all", controls=(), corruption=Noise(samples=1), **QUIET)
+    with pytest.raises(ValueError, match=r"pass the same noise as corruption=Noise\("):
+        circuits.restoration_curve(model, pairs, noise, **QUIET)
     modules = patching.patch_modules(model, pairs, positions="all", controls=(), **QUIET)
     with pytest.raises(ValueError, match="expected the result of patching.patch_heads"):
         circuits.restoration_curve(model, pairs, modules, **QUIET)

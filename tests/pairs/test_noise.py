@@ -65,6 +65,6 @@ def test_wrong_noise(mini, caption, pairs):
     for ids in (["one"], "tenletters"):
         with pytest.raises(ValueError, match="10 pairs in the batch, and ids"):
             Noise().hooks(mini, pairs.prepare(mini), ids, 1.0, 0)
-    Noise("decoder.hook_embed").check(caption.model)
+    Noise("decoder.hook_embed").at(caption.model)
     with pytest.raises(ValueError, match="takes noise at vision.hook_embed or decoder.hook_embed, not text.hook_embed"):
-        Noise("text.hook_embed").check(caption.model)
+        Noise("text.hook_embed").at(caption.model)

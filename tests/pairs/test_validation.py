@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from notice_lens import HookedVLM
 from notice_lens.coco import run_lengths
 from notice_lens.mini.generate import GROUPS
 from notice_lens.pairs import MinimalPairs, PairsError, mini_world
@@ -175,10 +176,13 @@ def test_regions_that_fill_half_of_no_patch_are_named(mini):
     assert "'most'" not in str(said[0].message)
     assert [own.sum().item() for mask in masks for own in mask.values()] == [0, 1, 0, 1, 0]
     with pytest.warns(SmallRegion, match="region 'line'"):
-        effects = patch_heads(mini, pairs, "vision.attn", positions=["most"], layers=0, heads=0, progress=False)
+        effects = patch_heads(mini, pairs, "vision.attn", positions="regions", layers=0, heads=0, progress=False)
     assert effects.patching_effect.isnull().values.ravel().tolist() == [False, False, True]
-    # Whoever asks for words hears nothing of regions.
+    # Whoever asks for words, or for other regions, hears nothing of these.
+    patch_heads(mini, pairs, "vision.attn", positions=["most"], layers=0, heads=0, progress=False)
     patch_heads(mini, pairs, positions=["correct"], layers=0, heads=0, progress=False)
+    llava = mini_world("faces", n=6, seed=2, world="pictures")
+    patch_heads(HookedVLM.mini(), llava, positions=["last"], layers=0, heads=0, progress=False)
 
 
 def test_many_small_regions_are_counted(mini):

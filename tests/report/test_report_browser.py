@@ -69,7 +69,7 @@ def test_overlays_are_painted_where_the_head_looks(chromium, path, data):
     brightness = np.array(one.page.locator(".pairs canvas").first.evaluate(RED))[maps.argsort()]
     assert brightness[-1] > np.median(brightness) + 40, "the brightest patch is where most of the attention is"
     read = re.search(r"column \d+ \(([\d.]+)\xa0%\).*class token ([\d.]+)\xa0%", overlays(one.page)[0])
-    token = float(data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).class_token)
+    token = float(data.maps().isel(pair=number).sel(run="clean", role="correct", layer=2, head=2).elsewhere)
     assert read is not None
     assert float(read[1]) == pytest.approx(100 * maps.max(), abs=0.6)
     assert float(read[2]) == pytest.approx(100 * token, abs=0.6)

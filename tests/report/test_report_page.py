@@ -177,7 +177,7 @@ def test_attention_on_the_page_is_what_was_kept(data, text):
     kept = data.maps().isel(pair=number).sel(run=run, role=role)
     found = patches[row] / 255 * sizes[0, row][..., None]
     assert np.allclose(found, kept, atol=1e-4)
-    assert np.allclose(sizes[1, row], kept.class_token, atol=1e-4)
+    assert np.allclose(sizes[1, row], kept.elsewhere, atol=1e-4)
 
 
 def test_a_budget_takes_roles_first_and_then_pairs(data):

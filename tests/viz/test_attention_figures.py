@@ -33,8 +33,8 @@ def test_maps_are_the_patterns_of_each_run(mini, pairs, maps):
         pattern = cache["text.blocks.2.cross_attn.hook_pattern"][0, 5, first:last].mean(0).detach().numpy()
         found = maps.sel(run=run, role="noun", layer=2, head=5).isel(pair=3)
         assert np.allclose(found, pattern[1:], atol=1e-6)
-        assert float(found.class_token) == pytest.approx(float(pattern[0]), abs=1e-6)
-    assert np.allclose(maps.sum("patch") + maps.class_token, 1, atol=1e-5)
+        assert float(found.elsewhere) == pytest.approx(float(pattern[0]), abs=1e-6)
+    assert np.allclose(maps.sum("patch") + maps.elsewhere, 1, atol=1e-5)
 
 
 def test_a_pair_without_the_run_or_the_role_has_no_map(mini, pairs):
@@ -59,7 +59,7 @@ def test_eight_bits_are_close_and_keep_what_is_missing(maps):
     back = unpacked(kept)
     assert (abs(back - holed).max("patch") <= holed.max("patch") / 500).where(holed.max("patch").notnull(), True).all()
     assert back[0, 1].isnull().all()
-    assert np.allclose(back.class_token[1:], holed.class_token[1:])
+    assert np.allclose(back.elsewhere[1:], holed.elsewhere[1:])
     assert back.dims == maps.dims
 
 
@@ -72,7 +72,7 @@ def test_overlays_lie_on_both_images_with_the_class_token_apart(pairs, maps):
         assert np.allclose(overlay.z, expected.values.reshape(8, 8))
         assert (overlay.x[0], overlay.x[-1]) == (3.5, 59.5), "patches of 8 pixels, centred"
     said = [note.text for note in figure.layout.annotations]
-    token = float(maps.sel(run="clean", role="noun", layer=2, head=2).class_token.isel(pair=1))
+    token = float(maps.sel(run="clean", role="noun", layer=2, head=2).elsewhere.isel(pair=1))
     assert f"class token {token:.1%}" in said[0]
     assert pairs[1].correct_answer in said[0]
     assert pairs[1].incorrect_answer in said[1]
@@ -95,11 +95,11 @@ def test_relative_attention_sums_to_zero_over_heads(pairs, maps):
 def test_maps_in_their_other_forms_are_the_same(pairs, maps):
     clean = maps.sel(run="clean", drop=True)
     expected = viz.attention(maps.sel(run=["clean"]), pairs, 2, layer=1, head=0).data[1].z
-    kinds = xr.concat([clean.drop_vars("class_token"), clean.drop_vars("class_token") * 9], "maps").assign_coords(
+    kinds = xr.concat([clean.drop_vars("elsewhere"), clean.drop_vars("elsewhere") * 9], "maps").assign_coords(
         maps=["attention", "value_weighted"]
     )
-    token = xr.concat([clean.class_token.drop_vars("class_token")] * 2, "maps")
-    dataset = xr.Dataset({"weight": kinds, "class_token": token}, attrs={"grid": [8, 8]})
+    token = xr.concat([clean.elsewhere.drop_vars("elsewhere")] * 2, "maps")
+    dataset = xr.Dataset({"weight": kinds, "elsewhere": token}, attrs={"grid": [8, 8]})
     for form in (clean, dataset, {"clean": dataset}):
         assert np.allclose(viz.attention(form, pairs, 2, layer=1, head=0).data[1].z, expected)
     both = viz.attention({"clean": clean, "image": clean}, pairs, pairs[2].id, layer=1, head=0)

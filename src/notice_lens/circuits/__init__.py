@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.layers import layer_profile
-    from notice_lens.circuits.minimal import minimal_circuit, shared_nodes
+    from notice_lens.circuits.minimal import minimal_circuit
     from notice_lens.circuits.probabilities import paper_rule
     from notice_lens.circuits.restoration import restoration_curve
+    from notice_lens.circuits.shared import shared_nodes
     from notice_lens.circuits.universal import universal_heads
 
 
@@ -32,7 +33,7 @@ _HOMES = {
     "minimal_circuit": "notice_lens.circuits.minimal",
     "paper_rule": "notice_lens.circuits.probabilities",
     "restoration_curve": "notice_lens.circuits.restoration",
-    "shared_nodes": "notice_lens.circuits.minimal",
+    "shared_nodes": "notice_lens.circuits.shared",
     "universal_heads": "notice_lens.circuits.universal",
 }
 __all__ = [

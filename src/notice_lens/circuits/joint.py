@@ -7,7 +7,8 @@ nodes, with sums over pairs and every change counted toward the run that the pat
     lost(S)       Σ change of the clean run, S patched corrupted / Σ gap        S is necessary where it is 1
 
 1. `nodes_at` names the nodes: of modules, of a list, or those that an earlier sweep has effects of.
-2. `JointPatches` measures sets, each of them once, as variants of one exact call a direction.
+2. `JointPatches` measures sets, each of them once, as variants of one exact call a direction. A node at a word or
+   region that a pair does not have does nothing in that pair; pairs that have the same ones are measured together.
 3. `halves` splits the pairs into two that share no image, so that a set is never scored on pairs that chose it.
 4. `matched` draws random sets with as many nodes of each layer and label as a given order has.
 """
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from notice_lens.errors import one_of
+from notice_lens.models.protocol import axes
 from notice_lens.patching.results import CHANGE, CONTROL, DIRECTIONS, dataset_of, gap
 from notice_lens.stats.clusters import clusters_of
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from notice_lens.patching import Edit
 
 LABELLED = ("role", "region", "position")
+SWEPT = ("each", "roles", "regions")
+"""Positions that a sweep takes one after the other; a joint patch is made at all of its positions at once."""
+ENDS = ("", "_low", "_high")
 NodeSet = frozenset[int]
 
 
@@ -57,10 +63,16 @@ def nodes_at(model: "VisionLanguageModel", asked: Any, positions: Any) -> list[N
         positions: Where they are patched, as an `Edit` takes them.
 
     Raises:
-        ValueError: There is no stack, module or node of that name, or nothing was asked for.
+        ValueError: There is no stack, module or node of that name, nothing was asked for, or the positions are those of
+            a sweep.
     """
     from notice_lens.patching.nodes import universe_of
 
+    if isinstance(positions, str) and positions in SWEPT:
+        raise ValueError(
+            f"positions={positions!r}: a joint patch is made at all of its positions at once; expected 'all', or names "
+            "of roles or regions, or numbers"
+        )
     found = universe_of(model, model.cfg.default_site if asked is None else asked)
     return [
         NodeAt(node.name, replace(node.edit("other"), positions=positions), (node.module, node.layer, None))
@@ -132,33 +144,58 @@ class JointPatches:
         self.gap, self.base = np.zeros(0), np.zeros((2, 0))
         self.min_gap = 0.0
         self._rows = clusters_of(pairs)
+        self._groups = _alike(model, pairs, nodes)
         self._changes: dict[NodeSet, np.ndarray] = {}
         self._from_donors: dict[NodeSet, np.ndarray] = {}
 
     def measure(self, sets: Iterable[NodeSet]) -> None:
         """Measure the sets that are not known yet, in one call for each direction."""
-        from notice_lens.patching import run_variants
-
         new = [one for one in dict.fromkeys(sets) if one and one not in self._changes]
         if not new:
             return
-        variants = {str(number): [self.nodes[node].edit for node in sorted(one)] for number, one in enumerate(new)}
+        n = len(self.pairs)
+        changes, from_donors = np.zeros((len(new), 2, n)), np.full((len(new), n), np.nan)
+        self.gap, self.base = np.zeros(n), np.zeros((2, n))
+        for members, edits in self._groups:
+            # Sets that are the same in these pairs are measured once; an empty one changes nothing.
+            here = [frozenset(one & edits.keys()) for one in new]
+            known = list(dict.fromkeys(one for one in here if one)) or [frozenset()]
+            change, donors = self._measured(members, [[edits[node] for node in sorted(one)] for one in known])
+            place = {one: number for number, one in enumerate(known)}
+            for number, one in enumerate(here):
+                if one:
+                    changes[number][:, members], from_donors[number, members] = change[place[one]], donors[place[one]]
+                else:
+                    from_donors[number, members] = 0.0
+        self._changes |= dict(zip(new, changes, strict=True))
+        self._from_donors |= dict(zip(new, from_donors, strict=True))
+
+    def _measured(self, members: np.ndarray, variants: list[list["Edit"]]) -> tuple[np.ndarray, np.ndarray]:
+        """Measure variants on some pairs: changes [variant, direction, pair] and those from donors [variant, pair]."""
+        from notice_lens.patching import run_variants
+
+        some = self.pairs.select(members.tolist())
+        # Where these pairs have no node of any set, their gap is wanted all the same: a patch of any node tells it.
+        asked = {
+            str(number): edits or [replace(self.nodes[0].edit, positions="all")]
+            for number, edits in enumerate(variants)
+        }
         found = []
         for direction in DIRECTIONS:
             controls = ("mismatched",) if self.donors and direction == "denoise" else ()
             settings = {**self.options, "metrics": CHANGE, "direction": direction, "controls": controls}
-            found.append(run_variants(self.model, self.pairs, variants, **settings))
+            found.append(run_variants(self.model, some, asked, **settings))
         first = found[0]
-        self.gap = gap(first, direction="denoise").values.astype(float)
-        self.base = np.stack([first.logit_diff_corrupt.values, first.logit_diff_clean.values]).astype(float)
+        self.gap[members] = gap(first, direction="denoise").values
+        self.base[:, members] = first.logit_diff_corrupt.values, first.logit_diff_clean.values
         self.min_gap = float(first.attrs["min_gap"])
         toward = [
             sign * one[CHANGE].transpose("variant", "pair").values for sign, one in zip((1, -1), found, strict=True)
         ]
-        self._changes |= dict(zip(new, np.stack(toward, 1).astype(float), strict=True))
+        donors = np.full((len(asked), len(members)), np.nan)
         if CHANGE + CONTROL in first:
-            values = first[CHANGE + CONTROL].transpose("variant", "pair").values.astype(float)
-            self._from_donors |= dict(zip(new, values, strict=True))
+            donors = first[CHANGE + CONTROL].transpose("variant", "pair").values.astype(float)
+        return np.stack(toward, 1).astype(float), donors
 
     def change(self, which: NodeSet) -> np.ndarray:
         """Return the changes by a measured set, toward the run that they come from, in logits, [direction, pair]."""
@@ -189,6 +226,52 @@ class JointPatches:
         of_clusters = np.stack([np.bincount(self._rows, own, len(counts)) for own in residuals])
         draws = counts.sum()
         return np.sqrt(of_clusters**2 @ counts * draws / max(draws - 1, 1)) / abs(self.gap @ weights)
+
+
+def _alike(
+    model: "VisionLanguageModel", pairs: "MinimalPairs", nodes: Sequence[NodeAt]
+) -> list[tuple[np.ndarray, dict[int, "Edit"]]]:
+    """Return pairs by the labels that they have: their numbers, and by node the patch at those of its labels.
+
+    A node without any of its labels in these pairs is left out.
+    """
+    from notice_lens.patching import Site
+    from notice_lens.patching.positions import Positions
+
+    positions = Positions(model, pairs)
+    labels: dict[tuple[str, Any], np.ndarray] = {}
+    asked: list[list[tuple[str, Any]]] = []
+    for node in nodes:
+        spec = node.edit.positions
+        own = [] if isinstance(spec, str) and spec == "all" else [spec] if isinstance(spec, str | int) else list(spec)
+        site = Site.of(model, node.edit.site)
+        axis = axes(model.cfg, site.stack, site.activation)[0]
+        asked.append([(axis, label) for label in own])
+        for label in own:
+            if (axis, label) not in labels:
+                lengths = [positions.layout.length(axis, pair) for pair in range(len(pairs))]
+                there = [len(positions.of(pair, label, axis, length)) > 0 for pair, length in enumerate(lengths)]
+                if not any(there):
+                    known = list(dict.fromkeys(name for one in positions.named(axis) for name in one))
+                    raise ValueError(f"{node.edit.site}: " + one_of("role or region", str(label), [*known, "all"]))
+                labels[axis, label] = np.array(there)
+    patterns = np.array(list(labels.values())).reshape(len(labels), len(pairs)).T
+    kinds, which = np.unique(patterns, axis=0, return_inverse=True)
+    groups = []
+    for number, kind in enumerate(kinds):
+        has = dict(zip(labels, kind.tolist(), strict=True))
+        edits = {}
+        for node, own in enumerate(asked):
+            kept = [label for axis, label in own if has[axis, label]]
+            if kept or not own:
+                edits[node] = replace(nodes[node].edit, positions=kept) if own else nodes[node].edit
+        groups.append((np.flatnonzero(which.reshape(-1) == number), edits))
+    return groups
+
+
+def with_ends(name: str, dims: tuple[str, ...], found: Sequence[Any]) -> dict[str, Any]:
+    """Return a share and the ends of its interval as variables `{name}`, `{name}_low` and `{name}_high`."""
+    return {name + end: (dims, values) for end, values in zip(ENDS, found, strict=True)}
 
 
 def halves(pairs: "MinimalPairs", seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,7 +307,7 @@ def matched(order: Sequence[int], nodes: Sequence[NodeAt], rng: np.random.Genera
 
 def refuse(options: Mapping[str, Any], what: str) -> None:
     """Raise TypeError for options that a verb of joint patches decides itself."""
-    for name in ("direction", "metrics", "controls", "store", "source", "positions"):
+    for name in ("direction", "metrics", "controls", "store", "source"):
         if name in options:
             raise TypeError(
                 f"{name}: {what} decides it itself: patches both ways, logit differences, from the other run"

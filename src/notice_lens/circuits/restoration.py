@@ -28,8 +28,10 @@ from notice_lens.circuits.joint import (
     nodes_of_effects,
     of_these,
     refuse,
+    with_ends,
 )
 from notice_lens.errors import whole_number
+from notice_lens.pairs.corruption import CORRUPTIONS
 from notice_lens.patching.options import JointOptions, PositionSpec
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.stats.clusters import clusters_of
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching.nodes import Head
 
-EVERY = 32
-"""Up to so many nodes, every number of them is patched; beyond, numbers grow by about a tenth."""
+EVERY = 12
+"""Up to so many nodes, every number of them is patched; beyond, there are four for each doubling."""
 
 
 def restoration_curve(
@@ -74,8 +76,8 @@ def restoration_curve(
         nodes: Where no effects are given, what is ranked: modules (`text.cross_attn`), whole stacks (`text`: heads and
             MLPs) or nodes by name. None takes the heads of `model.cfg.default_site`.
         positions: Where no effects are given, the positions at which nodes are patched.
-        sizes: How many nodes are patched at once, each 1 or more. None takes every number up to 32, and beyond that
-            about ten for each doubling, to all of them.
+        sizes: How many nodes are patched at once, each 1 or more. None takes every number up to 12, and beyond that
+            four for each doubling, to all of them.
         n_random: Random orders of the nodes, each with as many of every layer as the ranked one has at every size.
         seed: Of the halves, the random orders and the bootstrap.
         confidence: Of the intervals, between 0 and 1.
@@ -93,8 +95,8 @@ def restoration_curve(
         was scored with them. Attributes: `pairs`, `clusters`, `n_nodes`, and the settings.
 
     Raises:
-        ValueError: There is no such node, effects are of other pairs, all pairs are one cluster, or a size is out of
-            range.
+        ValueError: There is no such node or role, effects are of other pairs or of noise that was not given again, all
+            pairs are one cluster, or a size is out of range.
         TypeError: There is no option of that name, or this verb decides it.
         PairsError: The pairs do not hold for this model.
 
@@ -117,7 +119,7 @@ def restoration_curve(
         if nodes is not None:
             raise TypeError("effects and nodes were given; the nodes are those that the effects are of")
         places, singles = nodes_of_effects(of_these(effects, pairs))
-        options = {"corruption": effects.attrs.get("corruption", "image"), **options}
+        options = {"corruption": _corruption_of(effects), **options} if "corruption" not in options else options
     sizes = _sizes(sizes, len(places))
     split = halves(pairs, seed)
     parts = [JointPatches(model, pairs.select(half.tolist()), places, donors=True, **options) for half in split]
@@ -200,9 +202,9 @@ class _Scored:
         share = self.ratio(change, self.gap)
         along = ("direction", "size")
         variables: dict[str, Any] = {
-            **_with_ends("share", along, share),
-            **_with_ends("turned", along, self.ratio(turned, np.where(differ, 1.0, np.nan))),
-            **_with_ends("mismatched", ("size",), self.ratio(donors, has_donor)),
+            **with_ends("share", along, share),
+            **with_ends("turned", along, self.ratio(turned, np.where(differ, 1.0, np.nan))),
+            **with_ends("mismatched", ("size",), self.ratio(donors, has_donor)),
             **_random(by_chance, share[0], self.confidence, along),
             "change": (("direction", "size", "pair"), change),
             "gap": ("pair", self.gap),
@@ -235,7 +237,7 @@ class _Scored:
 def _sizes(asked: Sequence[int] | None, n: int) -> list[int]:
     """Return how many nodes are patched at once: none, what was asked for, and all where nothing was."""
     if asked is None:
-        grown = [round(EVERY * 2 ** (step / 7)) for step in range(1, 8 * max(1, n).bit_length())]
+        grown = [round(EVERY * 2 ** (step / 4)) for step in range(1, 4 * n.bit_length())]
         return sorted({*range(min(EVERY, n) + 1), *(size for size in grown if size < n), n})
     for size in asked:
         whole_number("sizes", size, 1)
@@ -244,8 +246,12 @@ def _sizes(asked: Sequence[int] | None, n: int) -> list[int]:
     return sorted({0, *(int(size) for size in asked)})
 
 
-def _with_ends(name: str, dims: tuple[str, ...], found: tuple[np.ndarray, ...]) -> dict[str, Any]:
-    return {name + ending: (dims, values) for ending, values in zip(("", "_low", "_high"), found, strict=True)}
+def _corruption_of(effects: "xr.Dataset") -> Any:
+    """Return the corruption of a result, if a name says it; noise has to be given again."""
+    corruption = effects.attrs.get("corruption", "image")
+    if corruption not in CORRUPTIONS:
+        raise ValueError(f"effects are of the corruption {corruption}; pass the same noise as corruption=Noise(...)")
+    return corruption
 
 
 def _random(

@@ -7,7 +7,7 @@ import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -34,6 +34,26 @@ from notice_lens.cli.study import (
 )
 
 
+class Demo(NamedTuple):
+    """A small model of the package, and what it is studied on.
+
+    Attributes:
+        model: Its name, as commands take it.
+        world: The world of its pictures.
+        pairs: Of each task.
+        folder: Where its results go.
+    """
+
+    model: str
+    world: Literal["drawn", "pictures"]
+    pairs: int
+    folder: str
+
+
+DEMOS = {"blip": Demo("mini", "drawn", 100, "demo"), "llava": Demo("mini-llava", "pictures", 30, "demo-llava")}
+TASKS = ("states", "scenes", "faces")
+
+
 class Commands(click.Group):
     """Commands that print to any terminal: what its encoding cannot hold is replaced."""
 
@@ -49,33 +69,40 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="notice-lens")
 def main() -> None:
-    """See how BLIP answers: minimal pairs, exact patching, universal heads and what they do."""
+    """See how vision-language models answer: minimal pairs, exact patching, heads that matter and what they do."""
 
 
-@main.command(short_help="Study the small BLIP included in the package.")
-@click.option("--out", type=Out(), default=Path("demo"), show_default=True, help="Folder for report and results.")
-@click.option("--pairs", "n", type=click.IntRange(20), default=100, show_default=True, help="Pairs of each task.")
+@main.command(short_help="Study a small model included in the package.")
+@click.option(
+    "--model",
+    type=click.Choice(list(DEMOS)),
+    default="blip",
+    show_default=True,
+    help="The small BLIP, or the small LLaVA: a chat model.",
+)
+@click.option("--out", type=Out(), help="Folder for report and results; by default demo, or demo-llava.")
+@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 100, of the LLaVA 30.")
 @seed("Seed of the pairs, and of all that is drawn.")
 @opened
 @quiet
 @as_json
 @told
-def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool) -> None:
-    """Find the heads that carry the answer in the small BLIP included in the package.
+def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, quiet: bool, as_json: bool) -> None:
+    """Find the heads that carry the answer in a small model included in the package.
 
     Three tasks, image and text corruptions, a Gaussian baseline, both controls; universal heads and what they do. It
     takes a few minutes; interrupted, the same command resumes. The last lines say what was found, and where the report
     is.
     """
-    from notice_lens import HookedBLIP
-    from notice_lens.mini.generate import GROUPS
     from notice_lens.pairs import Noise, mini_world
     from notice_lens.study import Choices
 
+    of = DEMOS[model]
+    out = Path(of.folder) if out is None else out
     make_folder(out)
-    tasks = {task: mini_world(task, n, seed) for task in GROUPS}
+    tasks = {task: mini_world(task, n or of.pairs, seed, world=of.world) for task in TASKS}
     choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), seed=seed)
-    carry_out(HookedBLIP.mini(), tasks, choices, out, opened, quiet, as_json)
+    carry_out(load_model(of.model, "cpu"), tasks, choices, out, opened, quiet, as_json)
 
 
 @main.command(short_help="Patch every head of a model on pairs; report.")
@@ -84,7 +111,7 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 @click.option(
     "--out", type=Out(), required=True, help="Folder for sweeps, report and tables; an earlier run is resumed."
 )
-@click.option("--site", default="", help="Whose heads are patched; by default the attention from words to the image.")
+@click.option("--site", default="", help="Whose heads are patched; by default the attention that reads the image.")
 @click.option(
     "--corruption", "corruptions", type=click.Choice(["image", "text", "noise"]), multiple=True,
     help="One or several; by default those that the pairs have.",
@@ -119,8 +146,8 @@ def demo(out: Path, n: int, seed: int, opened: bool, quiet: bool, as_json: bool)
 def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Patch every head of a MODEL on saved PAIRS, find the heads that matter, and write a report.
 
-    MODEL is a folder, a hub id, or `mini`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save` wrote, of one
-    task or several. Interrupted? Run the same command again and it resumes.
+    MODEL is a folder, a hub id, `mini` or `mini-llava`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save`
+    wrote, of one task or several. Interrupted? Run the same command again and it resumes.
     """
     from notice_lens.pairs import MinimalPairs, Noise
     from notice_lens.study import Choices
@@ -140,8 +167,8 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
         shown=asked["shown"],
         seed=asked["seed"],
     )
-    blip = load_model(model, asked["device"])
-    carry_out(blip, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
+    hooked = load_model(model, asked["device"])
+    carry_out(hooked, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
 
 
 @main.command(short_help="Rebuild the report of a finished study.")
@@ -165,27 +192,27 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
 @as_json
 @told
 def info(model: str, device: str | None, as_json: bool) -> None:
-    """Show the size of a MODEL (a folder, a hub id, or `mini`) and run self-tests.
+    """Show the size of a MODEL (a folder, a hub id, `mini` or `mini-llava`) and run self-tests.
 
     The exit code is 1 where a self-test fails.
     """
-    blip = load_model(model, device)
-    checks = blip.check()
-    echo(_as_json(model, blip, checks) if as_json else f"{blip!r}\n{checks}")
+    hooked = load_model(model, device)
+    checks = hooked.check()
+    echo(_as_json(model, hooked, checks) if as_json else f"{hooked!r}\n{checks}")
     if not checks.passed:
         sys.exit(FAILED)
 
 
-def _as_json(model: str, blip: Any, checks: Any) -> str:
-    stacks = {name: blip.stack(name).cfg for name in blip.cfg.stacks}
+def _as_json(model: str, hooked: Any, checks: Any) -> str:
+    stacks = {name: hooked.stack(name).cfg for name in hooked.cfg.stacks}
     shapes = {
         name: {"layers": cfg.n_layers, "heads": cfg.n_heads, "d_model": cfg.d_model} for name, cfg in stacks.items()
     }
     said = {
         "model": model,
-        "kind": " and ".join(blip.cfg.pair_kinds),
+        "kind": " and ".join(hooked.cfg.pair_kinds),
         "stacks": shapes,
-        "hooks": len(blip.hook_dict),
+        "hooks": len(hooked.hook_dict),
         "passed": checks.passed,
         "checks": str(checks),
     }

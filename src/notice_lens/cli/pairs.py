@@ -61,16 +61,23 @@ def _save(made: Any, out: Path, overwrite: bool) -> None:
 @pairs.command("mini-world")
 @click.option("--task", type=click.Choice(["scenes", "states", "faces"]), default="states", show_default=True)
 @click.option("-n", "n", type=click.IntRange(1), default=100, show_default=True, help="How many pairs.")
+@click.option(
+    "--world",
+    type=click.Choice(["drawn", "pictures"]),
+    default="drawn",
+    show_default=True,
+    help="Drawn, which the mini BLIP answers, or of pictures, which the mini LLaVA does.",
+)
 @seed_option
 @out_option
 @overwrite_option
 @told
-def mini_world(task: str, n: int, seed: int, out: Path, overwrite: bool) -> None:
-    """Drawn pairs with exact regions, which the mini model answers."""
+def mini_world(task: str, n: int, world: str, seed: int, out: Path, overwrite: bool) -> None:
+    """Made pairs with exact regions, which a small model of the package answers."""
     from notice_lens.pairs import mini_world as build
 
     _free(out, overwrite)
-    _save(build(task, n, seed), out, overwrite)
+    _save(build(task, n, seed, world=world), out, overwrite)
 
 
 @pairs.command(short_help="Pairs from SVO-Probes.")

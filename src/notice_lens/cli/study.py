@@ -61,8 +61,8 @@ memory = click.option(
 device = click.option("--device", help="cpu, cuda, ...; by default a GPU where there is one.")
 role = click.option(
     "--role",
-    help="At which words effects are read, 'all' for all at once; by default 'correct', or 'all' where questions do "
-    "not contain their answer.",
+    help="At which words effects are read, 'all' for all at once; by default 'last' of a chat model, and of BLIP "
+    "'correct', or 'all' where questions do not contain their answer.",
 )
 unfiltered = click.option("--unfiltered", is_flag=True, help="Keep pairs that the model does not answer as expected.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
@@ -71,7 +71,7 @@ quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
 
 
 def load_model(name: str, device: str | None) -> Any:
-    """A model by folder, hub id or `mini`.
+    """Return a model by folder, hub id, `mini` or `mini-llava`: a BLIP as `HookedBLIP`, any other as `HookedVLM`.
 
     Args:
         name: Which.
@@ -83,7 +83,7 @@ def load_model(name: str, device: str | None) -> Any:
     """
     import torch
 
-    from notice_lens import HookedBLIP
+    from notice_lens import HookedBLIP, HookedVLM
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -92,7 +92,21 @@ def load_model(name: str, device: str | None) -> Any:
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     if name == "mini":
         return HookedBLIP.mini(device=device)
-    return HookedBLIP.from_pretrained(name, device=device)
+    if name == "mini-llava":
+        return HookedVLM.mini(device=device)
+    if _is_blip(name):
+        return HookedBLIP.from_pretrained(name, device=device)
+    return HookedVLM.from_pretrained(name, device_map=device)
+
+
+def _is_blip(name: str) -> bool:
+    """Return whether a checkpoint is a BLIP by its config; True where there is no config, for what is said then."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name).model_type == "blip"
+    except Exception:  # of any kind: `from_pretrained` names what is wrong with the folder or the name
+        return True
 
 
 def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:

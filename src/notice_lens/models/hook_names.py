@@ -14,6 +14,8 @@ STACKS = ("vision", "projector", "text", "decoder", "language")
 """Every name that a stack can have, over all families of models."""
 IMAGE_STACK = "vision"
 """The stack that embeds the picture, in every family."""
+IMAGE_ONLY = (IMAGE_STACK, "projector")
+"""The stacks that hold nothing but the picture."""
 _FRONT = "|".join(STACKS)
 _HOOK_NAME = re.compile(rf"(?:(?P<stack>{_FRONT})\.)?(?:blocks\.(?P<layer>\d+)\.)?(?P<leaf>.+)")
 

@@ -28,7 +28,7 @@ Behaviour = Literal["greedy", "likeliest", "choice"]
 or a `choice` between two logits that stand for no words (image-text matching)."""
 SPECIAL_ROLES = ("[CLS]", "[DEC]", "[SEP]", "?", "bos", "image", "last")
 """Names of `Layout.roles` over all families: no role of a pair may be called so."""
-EMBEDDINGS = tuple(f"{stack}.hook_embed" for stack in STACKS)
+EMBEDDINGS = ("projector.hook_out", *(f"{stack}.hook_embed" for stack in STACKS if stack != "projector"))
 """The hook points at which models embed images or words; `ModelConfig.noise_hooks` names those that take noise."""
 TABLES = ("hook_attn_scores", "hook_pattern")
 """Activations with a query axis and a key axis."""
@@ -279,7 +279,7 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def embed(self, name: str, inputs: Any) -> "Tensor":
-        """Return the stream before block 0 of one stack, [batch, pos, d_model], through its embedding hooks."""
+        """Return the embeddings of one stack, [row, pos, d_model], through the hooks on them."""
         ...
 
     def image_length(self, stack: str, image: Any) -> int:

@@ -7,13 +7,14 @@ it as a string, of noise its `repr`.
 import re
 from typing import Any, Literal
 
-from notice_lens.models.hook_names import IMAGE_STACK, HookName
+from notice_lens.models.hook_names import IMAGE_ONLY, HookName
 
 Which = Literal["clean", "corrupt", "donor"]
 INPUTS_BY_CORRUPTION: dict[str, tuple[Which, Which]] = {"image": ("corrupt", "clean"), "text": ("clean", "corrupt")}
 """The image and the prompt of the corrupted run."""
 CORRUPTIONS = tuple(INPUTS_BY_CORRUPTION)
 _NOISE = re.compile(r"Noise\(hook='(?P<hook>[^']*)'")
+"""The `repr` of noise at a hook point; that of the image's default has none."""
 
 
 def replaces_words(corruption: Any) -> bool:
@@ -34,4 +35,4 @@ def changes_words(corruption: Any) -> bool:
     if replaces_words(corruption):
         return True
     noise = _NOISE.match(str(corruption))
-    return noise is not None and HookName.parse(noise["hook"]).stack != IMAGE_STACK
+    return noise is not None and HookName.parse(noise["hook"]).stack not in IMAGE_ONLY

@@ -4,7 +4,6 @@ Rows of any origin take one way: `records.store` makes them plain values, `valid
 with them, and what is left becomes a `datasets.Dataset` whose images are decoded on access.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -24,12 +23,11 @@ from notice_lens.pairs.io.records import PAIR_KINDS
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import MaskLabel
 from notice_lens.pairs.pair_sequence import PairSequence
-from notice_lens.pairs.problems import PROBLEMS_SHOWN, Problem
-from notice_lens.pairs.regions import BoxFormat, RegionFormat, SmallRegion
+from notice_lens.pairs.problems import Problem
+from notice_lens.pairs.regions import BoxFormat, LostRegions, RegionFormat
 from notice_lens.pairs.roles import as_mapping, token_spans
 from notice_lens.pairs.tokens import as_reader
 from notice_lens.pairs.validation import check_tokens
-from notice_lens.plain_text import printable
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -324,6 +322,14 @@ class MinimalPairs(PairSequence):
             class token at 0, belong to none. Where a region covers half of no position its mask is empty, and a warning
             names pair and region.
         """
+        masks, lost = self.covered_positions(model, of, stack)
+        lost.warn(stacklevel=3)
+        return masks
+
+    def covered_positions(
+        self, model: "VisionLanguageModel", of: str = "clean", stack: str | None = None
+    ) -> tuple[list[dict[str, Bool[Tensor, " pos"]]], LostRegions]:
+        """Return what `patch_masks` does, and the regions that have no position in place of a warning."""
         check_choice("of", of, ("clean", "corrupt"))
         layout, stack = self.layout(model, of), stack or image_stream(model.cfg)
         masks, lost = [], []
@@ -335,9 +341,8 @@ class MinimalPairs(PairSequence):
                 if pixels.any() and not (covered >= HALF).any():
                     lost.append((pair.id, region, float(covered.max())))
             masks.append(own)
-        if lost:
-            _warn_of_lost(lost, [segment.grid for segment in layout.image_segments(stack, 0) if segment.grid])
-        return masks
+        grids = [segment.grid for segment in layout.image_segments(stack, 0) if segment.grid] if lost else []
+        return masks, LostRegions(lost, grids)
 
     def prepare(
         self, model: "VisionLanguageModel", image: str = "clean", prompt: str = "clean", answer: str | None = None
@@ -380,17 +385,3 @@ def _given(task: str | None, kind: str | None) -> dict[str, str]:
     """Return the values that hold for all rows. Raises ValueError if the kind is invalid."""
     check_choice("kind", kind, (*PAIR_KINDS, None))
     return {column: value for column, value in {"task": task, "kind": kind}.items() if value is not None}
-
-
-def _warn_of_lost(lost: list[tuple[str, str, float]], grids: Sequence[tuple[int, int]]) -> None:
-    """Warn where objects are too small, or too thin, for a grid of patches."""
-    named = [
-        f"{pair!r}, region {region!r} ({largest:.0%} of a patch)" for pair, region, largest in lost[:PROBLEMS_SHOWN]
-    ]
-    more = [f"and {len(lost) - PROBLEMS_SHOWN} more"] if len(lost) > PROBLEMS_SHOWN else []
-    sizes = " and ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(grids))
-    message = printable(
-        f"regions that cover half of no patch have no image positions on this grid of {sizes}, so "
-        f"effects there are NaN and no attention counts as inside: {'; '.join(named + more)}"
-    )
-    warnings.warn(SmallRegion(message, [(pair, region) for pair, region, _ in lost]), stacklevel=3)

@@ -5,6 +5,7 @@ left corner of the picture; a pixel belongs to them where its centre lies inside
 refused, with what settles it; sizes that come from files are checked before anything of that size is made.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -19,6 +20,7 @@ from notice_lens.coco import run_lengths
 from notice_lens.errors import one_of
 from notice_lens.images import as_stored, check_pixels, shown_path
 from notice_lens.pairs.masks import object_of_picture, object_of_values
+from notice_lens.pairs.problems import PROBLEMS_SHOWN
 from notice_lens.plain_text import printable
 
 Mask = Bool[np.ndarray, "height width"]
@@ -55,6 +57,40 @@ class SmallRegion(UserWarning):
             f"{what} of {of} ({', '.join(names)}) {verb} half of no patch, so no attention counts as inside and "
             "effects there are NaN"
         )
+
+
+@dataclass(frozen=True)
+class LostRegions:
+    """Regions that cover half of no position of a grid.
+
+    Attributes:
+        regions: Of each the pair's id, its name, and the largest share of a position that it covers.
+        grids: Rows and columns, of each grid of a picture.
+    """
+
+    regions: Sequence[tuple[str, str, float]]
+    grids: Sequence[tuple[int, int]]
+
+    def named(self, names: Iterable[str]) -> "LostRegions":
+        """Return those of some names."""
+        kept = set(names)
+        return LostRegions([one for one in self.regions if one[1] in kept], self.grids)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Warn that these objects are too small, or too thin, if there are any."""
+        if not self.regions:
+            return
+        shown = [
+            f"{pair!r}, region {region!r} ({largest:.0%} of a patch)"
+            for pair, region, largest in self.regions[:PROBLEMS_SHOWN]
+        ]
+        more = [f"and {len(self.regions) - PROBLEMS_SHOWN} more"] if len(self.regions) > PROBLEMS_SHOWN else []
+        sizes = " and ".join(f"{rows} x {columns}" for rows, columns in dict.fromkeys(self.grids))
+        message = printable(
+            f"regions that cover half of no patch have no image positions on this grid of {sizes}, so "
+            f"effects there are NaN and no attention counts as inside: {'; '.join(shown + more)}"
+        )
+        warnings.warn(SmallRegion(message, [(pair, region) for pair, region, _ in self.regions]), stacklevel=stacklevel)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From roles, regions and numbers to the positions of each pair, in every stack of a model."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.models.layout import Layout, SegmentKind
+from notice_lens.pairs.regions import LostRegions
 from notice_lens.pairs.roles import ALL, missing_role
 from notice_lens.patching.engine.rows import Index
 
@@ -30,6 +32,7 @@ class Positions:
         self.model, self.pairs = model, pairs
         self._named: dict[str, list[dict[str, Index]]] = {}
         self._names: dict[str, list[str]] = {}
+        self._warned_of: set[str] = set()
 
     @cached_property
     def roles(self) -> list[dict[str, Index]]:
@@ -39,15 +42,35 @@ class Positions:
 
     @cached_property
     def words(self) -> list[dict[str, Index]]:
-        """Token positions of each pair by role, and those of all its words under `all`, unless a role is named so."""
-        return [{ALL: np.arange(n), **roles} for n, roles in zip(self.tokens, self.roles, strict=True)]
+        """Token positions of each pair by role, and those of all its words under `all`, unless a role is named so.
+
+        In a stream that holds the image too, words are those of the question.
+        """
+        stack = self.model.cfg.prompt_stack
+        shared = "image" in self.model.cfg.streams[stack]
+        every = [
+            self.layout.positions(stack, pair, "prompt") if shared else np.arange(n)
+            for pair, n in enumerate(self.tokens)
+        ]
+        return [{ALL: own, **roles} for own, roles in zip(every, self.roles, strict=True)]
 
     @cached_property
     def regions(self) -> list[dict[str, Index]]:
         """Image positions of each pair by region of its clean image; regions without a patch are left out."""
-        masks = self.pairs.patch_masks(self.model)
+        masks, _ = self._covered
         regions = [{name: np.flatnonzero(mask.numpy()) for name, mask in one.items()} for one in masks]
         return [{name: own for name, own in one.items() if len(own)} for one in regions]
+
+    @cached_property
+    def _covered(self) -> tuple[list[dict[str, Any]], LostRegions]:
+        return self.pairs.covered_positions(self.model)
+
+    def _warn_of_small(self, names: Iterable[Any]) -> None:
+        """Warn once of each region that covers no patch, where it is asked for: nobody else needs to know."""
+        new = {name for name in names if isinstance(name, str)} - self._warned_of
+        if new:
+            self._warned_of |= new
+            self._covered[1].named(new).warn(stacklevel=3)
 
     @cached_property
     def layout(self) -> Layout:
@@ -119,11 +142,16 @@ class Positions:
             raise ValueError(f"{what}: positions of `{stack}` lie on no grid here; take 'all', 'each' or numbers")
         if isinstance(spec, str) and spec in POSITION_DIMS:
             known = _names(self.roles if spec == "roles" else self.regions)
+            if spec == "regions":
+                self._warn_of_small(_names(self._covered[0]))
             if not known:
                 raise ValueError(f"{what}: these pairs have no {spec}; positions='all' or 'each' needs none")
             return POSITION_DIMS[spec], known
         if all(isinstance(one, str) for one in spec):
             known, of_words = self.names(stack), "prompt" in self.model.cfg.streams[stack]
+            if "image" in self.model.cfg.streams[stack]:
+                of_words_too = _names(self.roles) if of_words else []
+                self._warn_of_small(name for name in spec if name not in of_words_too)
             for name in spec:
                 if name not in (*known, ALL):
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
@@ -157,5 +185,5 @@ class Positions:
         return np.arange(label, label + 1) if label < length else np.arange(0)
 
 
-def _names(named: list[dict[str, Index]]) -> list[str]:
+def _names(named: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for one in named for name in one))

@@ -10,7 +10,7 @@ runner:
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,6 +129,8 @@ def prepare(model: "VisionLanguageModel", pairs: "MinimalPairs", options: Option
     """
     check_model(model)
     check_runnable(model)
+    if isinstance(options.corruption, Noise):
+        options = replace(options, corruption=options.corruption.at(model))
     metrics, custom = check_metrics(options.metrics)
     check_pairs(pairs, options)
     pairs = pairs.validate(model)

@@ -20,7 +20,7 @@ from notice_lens.viz.marked_text import replaced
 from notice_lens.viz.selection import averaged
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
     from notice_lens.pairs.minimal_pair import MinimalPair
 
@@ -37,7 +37,7 @@ OF_A_CONDITION = (
 
 
 def collect(
-    model: "HookedBLIP | None",
+    model: "VisionLanguageModel | None",
     pairs: Mapping[str, "MinimalPairs"],
     effects: Mapping[str, xr.Dataset],
     given: Mapping[str, Mapping[str, xr.Dataset]],
@@ -196,7 +196,7 @@ def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:
     return plain({name: value for name, value in same.items() if name not in skipped})
 
 
-def _grid(model: "HookedBLIP", pairs: Mapping[str, "MinimalPairs"]) -> tuple[int, int] | None:
+def _grid(model: "VisionLanguageModel", pairs: Mapping[str, "MinimalPairs"]) -> tuple[int, int] | None:
     """Rows and columns of patches that all pairs' images have; None where conditions differ in them."""
     from notice_lens.models.protocol import image_stream
 
@@ -221,7 +221,7 @@ def _shown(pair: "MinimalPair", grid: tuple[int, int] | None) -> ShownPair:
     return ShownPair(pair.id, pair.task, pair.group, prompts, answers, spans, pictures, regions)
 
 
-def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> bool:
+def _looks(model: "VisionLanguageModel | None", effects: Mapping[str, xr.Dataset]) -> bool:
     """Return whether the swept heads attend to the image, so that their maps can be laid over it."""
     if model is None:
         return False
@@ -231,7 +231,7 @@ def _looks(model: "HookedBLIP | None", effects: Mapping[str, xr.Dataset]) -> boo
 
 
 def _attention(
-    model: "HookedBLIP", kept: Mapping[str, "MinimalPairs"], runs: list[str], roles: Any, progress: bool
+    model: "VisionLanguageModel", kept: Mapping[str, "MinimalPairs"], runs: list[str], roles: Any, progress: bool
 ) -> xr.Dataset:
     """Maps of all pairs in one array; a role that a pair lacks is NaN."""
     parts = []
@@ -240,7 +240,7 @@ def _attention(
         wanted = [role for role in roles if role in known] if roles is not None else None
         parts.append(packed(maps_of_runs(model, one, runs=runs, roles=wanted, progress=progress)))
     named = list(dict.fromkeys(role for part in parts for role in part["role"].values.tolist()))
-    fill = {"attention": np.uint8(0), "largest": np.nan, "class_token": np.nan}
+    fill = {"attention": np.uint8(0), "largest": np.nan, "elsewhere": np.nan}
     same = [part.reindex(role=named, fill_value=fill) for part in parts]
     return cast(xr.Dataset, xr.concat(same, "pair", join="exact", combine_attrs="override"))
 

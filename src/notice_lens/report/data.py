@@ -17,7 +17,7 @@ from jaxtyping import Float
 from notice_lens.pairs.corruption import CORRUPTIONS
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 MOST_PAIRS = 24
@@ -98,7 +98,7 @@ class ReportData:
         title: Of the page.
         conditions: One for each sweep.
         pairs: Those of the browser.
-        attention: Their maps in 8 bits, `attention`, `largest`, `class_token` [pair, run, role, layer, head(, patch)];
+        attention: Their maps in 8 bits, `attention`, `largest`, `elsewhere` [pair, run, role, layer, head(, patch)];
             None where the heads do not look at the image.
         universal: As of `circuits.universal_heads`.
         functions: As of `circuits.head_functions`, by what they are of.
@@ -122,7 +122,7 @@ class ReportData:
     @classmethod
     def collect(
         cls,
-        model: "HookedBLIP | None",
+        model: "VisionLanguageModel | None",
         pairs: Mapping[str, "MinimalPairs"],
         effects: Mapping[str, xr.Dataset],
         *,
@@ -192,7 +192,7 @@ class ReportData:
         return load(Path(folder))
 
     def maps(self) -> xr.DataArray:
-        """Attention maps [pair, run, role, layer, head, patch] with the coordinate `class_token`; pairs by their ids.
+        """Attention maps [pair, run, role, layer, head, patch] with the coordinate `elsewhere`; pairs by their ids.
 
         Raises:
             ValueError: None were kept.

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from notice_lens.circuits.functions.maps import attention_maps, roles_asked
+from notice_lens.circuits.functions.maps import attention_maps, blind_roles, roles_asked
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import corruption
 from notice_lens.patching.positions import Positions
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 RUNS = {"clean": ("clean", "clean"), **corruption.INPUTS_BY_CORRUPTION}
@@ -26,7 +26,7 @@ DIMS = ("pair", "run", "role", "layer", "head")
 
 
 def maps_of_runs(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     *,
     runs: Sequence[str] = ("clean", "image"),
@@ -47,7 +47,7 @@ def maps_of_runs(
 
     Returns:
         float32 [pair, run, role, layer, head, patch], shares of attention from 0 to 1, with the coordinate
-        `class_token` [pair, run, role, layer, head]; NaN where a pair has no such run or role. Patches are in rows; the
+        `elsewhere` [pair, run, role, layer, head]; NaN where a pair has no such run or role. Patches are in rows; the
         attribute `grid` has their rows and columns.
 
     Raises:
@@ -57,11 +57,12 @@ def maps_of_runs(
         if run not in RUNS:
             raise ValueError(one_of("run", run, RUNS))
     spans = Positions(model, pairs).words
-    wanted = roles_asked(roles or None, spans)
+    wanted = roles_asked(roles or None, spans, blind_roles(model, pairs.layout(model), spans))
     site, grid = model.cfg.looking_site, pairs.layout(model).grid(image_stream(model.cfg))
     cfg = model.stack(site.partition(".")[0]).cfg
     shape = (len(pairs), len(runs), len(wanted), cfg.n_layers, cfg.n_heads)
     found, aside = np.full((*shape, grid[0] * grid[1]), np.nan, "float32"), np.full(shape, np.nan, "float32")
+    beside = ""
     for place, run in enumerate(runs):
         image, prompt = RUNS[run]
         there = [number for number, text in enumerate(pairs[f"{prompt}_prompt"]) if text is not None]
@@ -72,30 +73,33 @@ def maps_of_runs(
             model, pairs.select(there), site, roles=[wanted[number] for number in asking], maps="attention",
             image=image, prompt=prompt, batch_size=batch_size, progress=progress,
         ).sel(maps="attention")  # fmt: skip
+        beside = own.attrs["beside"]
         found[np.ix_(there, [place], asking)] = own["weight"].values[:, None]
-        aside[np.ix_(there, [place], asking)] = own["class_token"].values[:, None]
+        aside[np.ix_(there, [place], asking)] = own["elsewhere"].values[:, None]
     labels = [np.array(pairs["id"], object), list(runs), wanted, range(cfg.n_layers), range(cfg.n_heads)]
     coords: dict[str, Any] = dict(zip(DIMS, labels, strict=True))
-    coords["class_token"] = (DIMS, aside)
-    return xr.DataArray(found, coords, (*DIMS, "patch"), "attention", {"grid": grid, "site": site})
+    coords["elsewhere"] = (DIMS, aside)
+    return xr.DataArray(found, coords, (*DIMS, "patch"), "attention", {"grid": grid, "site": site, "beside": beside})
 
 
 def packed(maps: xr.DataArray) -> xr.Dataset:
-    """Maps in 8 bits: `attention` (0 to 255, of the map's largest patch), `largest` and `class_token` (float32).
+    """Maps in 8 bits: `attention` (0 to 255, of the map's largest patch), `largest` and `elsewhere` (float32).
 
     A map that is not there has NaN for its largest patch.
     """
     largest = maps.max("patch", skipna=False)
     steps = (maps / largest.where(largest > 0, 1.0) * MAP_STEPS).round().fillna(0).astype(np.uint8)
     parts = {
-        "attention": steps.drop_vars("class_token"),
-        "largest": largest.drop_vars("class_token").astype(np.float32),
+        "attention": steps.drop_vars("elsewhere"),
+        "largest": largest.drop_vars("elsewhere").astype(np.float32),
     }
-    class_token = maps["class_token"].drop_vars("class_token").astype(np.float32)
-    return xr.Dataset(parts | {"class_token": class_token}, attrs={"grid": tuple(maps.attrs["grid"])})
+    elsewhere = maps["elsewhere"].drop_vars("elsewhere").astype(np.float32)
+    return xr.Dataset(
+        parts | {"elsewhere": elsewhere}, attrs={"grid": tuple(maps.attrs["grid"]), "beside": maps.attrs["beside"]}
+    )
 
 
 def unpacked(kept: xr.Dataset) -> xr.DataArray:
     """Maps as `maps_of_runs` returns them, from 8 bits: off by at most 1/510 of each map's largest patch."""
     maps = (kept["attention"].astype(np.float32) * (kept["largest"] / np.float32(MAP_STEPS))).rename("attention")
-    return maps.assign_coords(class_token=kept["class_token"]).assign_attrs(grid=kept.attrs["grid"])
+    return maps.assign_coords(elsewhere=kept["elsewhere"]).assign_attrs(kept.attrs)

@@ -170,12 +170,12 @@ def _pair(pair: ShownPair) -> dict[str, Any]:
 
 
 def _attention(data: ReportData, kept: Kept) -> dict[str, Any]:
-    """Maps by pair and run: the roles that are there, their patches, largest patches and class tokens in base64."""
+    """Maps by pair and run: the roles that are there, their patches, largest patches, and the rest, in base64."""
     assert data.attention is not None
     chosen = data.attention.sel(role=list(kept.roles))
     maps = {str(number): _maps_of(chosen.isel(pair=number)) for number in _mapped(data, kept)}
     labels = {f"{dim}s": plain(chosen[dim].values) for dim in ("role", "layer", "head")}
-    return {"grid": plain(chosen.attrs["grid"]), **labels, "maps": maps}
+    return {"grid": plain(chosen.attrs["grid"]), "beside": chosen.attrs["beside"], **labels, "maps": maps}
 
 
 def _maps_of(one: xr.Dataset) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _maps_of(one: xr.Dataset) -> dict[str, Any]:
         there = np.isfinite(at["largest"].isel(layer=0, head=0).values)
         if there.any():
             kept = at.isel(role=np.flatnonzero(there))
-            sizes = np.stack([kept["largest"].values, kept["class_token"].values])
+            sizes = np.stack([kept["largest"].values, kept["elsewhere"].values])
             found[run] = {
                 "roles": np.flatnonzero(there).tolist(),
                 "patches": _base64(kept["attention"].values),

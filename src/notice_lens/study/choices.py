@@ -18,7 +18,7 @@ from notice_lens.patching import Site
 from notice_lens.patching.results import DIRECTIONS
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 METRIC = "logit_diff_change"
 """The metric of all statistics: logits see heads that argue against the answer, probabilities saturate."""
@@ -32,8 +32,9 @@ class Choices:
     Attributes:
         site: Whose heads are patched; empty is the model's default, its attention from words to the image.
         corruptions: Of `image`, `text`, and `Noise(...)` as a baseline: it is compared with, but is not a condition.
-        role: At which words effects are read; `all` patches all words at once. None takes `correct`, or `all` where
-            the questions of a task have no such role (`resolved`).
+        role: At which words effects are read; `all` patches all positions at once. None takes the model's: of a chat
+            model `last`, where its answer is read out; of BLIP `correct`, or `all` where the questions of a task have
+            no such role (`resolved`).
         direction: `denoise` or `noise`.
         control: Whether heads are ranked by matched minus mismatched; None: under an image corruption, where there are
             donors. False where pairs share donors and these would link them all.
@@ -61,7 +62,7 @@ class Choices:
     filtered: bool = True
     labelled: int = 8
     shown: int = 24
-    random_orders: int = 8
+    random_orders: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,15 +78,17 @@ class Choices:
         if not {*CORRUPTIONS} & set(names):
             raise ValueError("noise is a baseline beside corruptions of images or questions: ask for one of these too")
 
-    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "HookedBLIP | None" = None) -> "Choices":
+    def resolved(self, tasks: Mapping[str, MinimalPairs], model: "VisionLanguageModel | None" = None) -> "Choices":
         """Return these choices with a role: one for all tasks, so that their heads can be compared.
 
         Args:
             tasks: Pairs by task.
-            model: Where no site is chosen, whose default it is.
+            model: Whose default site and role are taken where none is chosen; None takes BLIP's role.
         """
-        if not self.site and model is not None:
-            return replace(self, site=model.cfg.default_site).resolved(tasks)
+        if model is not None:
+            positions = model.cfg.default_positions
+            role = self.role if isinstance(positions, str) or self.role is not None else positions[0]
+            return replace(self, site=self.site or model.cfg.default_site, role=role).resolved(tasks)
         if self.role is not None:
             return self
         named = all(any(CORRECT in as_mapping(roles) for roles in pairs["roles"]) for pairs in tasks.values())
@@ -111,7 +114,7 @@ def corruption_name(corruption: Any) -> str:
     return "noise" if isinstance(corruption, Noise) else str(corruption)
 
 
-def check_before(model: "HookedBLIP", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
+def check_before(model: "VisionLanguageModel", tasks: Mapping[str, MinimalPairs], choices: Choices) -> Site:
     """Return the site, if the study can be carried out on it.
 
     Args:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching.options import Direction
     from notice_lens.study.findings import Study
@@ -101,7 +101,9 @@ class RawData:
             raise ValueError(f"{folder} holds none of the data sets: expected {', '.join(at.values())} in it")
         return cls(**there)
 
-    def pairs(self, model: "HookedBLIP", n: int | None, seed: int, progress: bool) -> "dict[str, MinimalPairs]":
+    def pairs(
+        self, model: "VisionLanguageModel", n: int | None, seed: int, progress: bool
+    ) -> "dict[str, MinimalPairs]":
         """Return pairs by task.
 
         Args:
@@ -127,7 +129,7 @@ class RawData:
         return tasks
 
 
-def plan(model: "HookedBLIP", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
+def plan(model: "VisionLanguageModel", tasks: "Mapping[str, MinimalPairs]", choices: Choices) -> dict[str, Any]:
     """Return the plan, everything that is fixed before anything runs, as plain values.
 
     Args:
@@ -242,7 +244,12 @@ def paper_numbers(study: "Study") -> "pd.DataFrame":
 
 
 def module_numbers(
-    model: "HookedBLIP", study: "Study", folder: Path, *, memory: float | int | None = None, progress: bool = True
+    model: "VisionLanguageModel",
+    study: "Study",
+    folder: Path,
+    *,
+    memory: float | int | None = None,
+    progress: bool = True,
 ) -> "pd.DataFrame":
     """Patch attention, cross-attention and MLP of each layer, for each condition and for noise.
 

@@ -21,9 +21,11 @@ from urllib.parse import quote
 
 import xarray as xr
 
+from notice_lens.circuits.functions.maps import blind_roles
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
 from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.roles import ALL
+from notice_lens.patching.positions import Positions
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
 from notice_lens.report.data import ReportData
@@ -34,7 +36,7 @@ from notice_lens.study.statistics import curves, functions, statistics
 from notice_lens.study.tables import agreement, everywhere, label_rows, untested, write_tables
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 FEWEST_PAIRS = 2
 """Pairs that a condition needs."""
@@ -46,7 +48,7 @@ Say = Callable[[str], None]
 
 
 def run_study(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     choices: Choices | None = None,
@@ -99,7 +101,7 @@ def run_study(
 
 
 def _sweeps(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     study: Study,
@@ -123,7 +125,8 @@ def _sweeps(
             study.task_of[name], study.pairs[name] = task, chosen
             store = folder / "conditions" / _file_name(name)
             at_all_words = choices.role == ALL
-            results = {", all positions" if at_all_words else "": (ALL if at_all_words else "roles", study.effects)}
+            read_at, ending = (ALL, ", all positions") if at_all_words else (_read_at(model, chosen), "")
+            results: dict[str, tuple[Any, dict[str, xr.Dataset]]] = {ending: (read_at, study.effects)}
             if not at_all_words and not noisy:
                 results[", all positions"] = (ALL, study.everywhere)
             for ending, (positions, into) in results.items():
@@ -137,6 +140,15 @@ def _sweeps(
         into[name] = runner.run()
 
 
+def _read_at(model: "VisionLanguageModel", pairs: MinimalPairs) -> Any:
+    """Return where heads are patched one position after the other: at each role that sees the image."""
+    if "image" not in model.cfg.streams[model.cfg.prompt_stack]:
+        return "roles"
+    words = Positions(model, pairs).words
+    blind = blind_roles(model, pairs.layout(model), words)
+    return [role for role in dict.fromkeys(role for own in words for role in own) if role not in {*blind, ALL}]
+
+
 def _file_name(name: str) -> str:
     """Return the name of a condition's store, which must not lead elsewhere or be too long: tasks' names are users'."""
     quoted = quote(name, safe=" ,")
@@ -146,7 +158,7 @@ def _file_name(name: str) -> str:
 
 
 def _chosen(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: MinimalPairs,
     corruption: Literal["image", "text"],
     name: str,
@@ -174,7 +186,7 @@ def _chosen(
     return kept
 
 
-def _collected(model: "HookedBLIP", study: Study, progress: bool) -> ReportData:
+def _collected(model: "VisionLanguageModel", study: Study, progress: bool) -> ReportData:
     """Carry out step 5: collect the data of the report."""
     choices = study.choices
     corruptions = tuple(repr(one) if isinstance(one, Noise) else one for one in choices.corruptions)

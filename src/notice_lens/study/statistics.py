@@ -17,7 +17,7 @@ from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
 
 
 def statistics(study: Study) -> None:
@@ -75,7 +75,7 @@ def _left_out(study: Study, what: str) -> Iterator[None]:
         study.note(f"{what}: {error}.")
 
 
-def curves(model: "HookedBLIP", study: Study, progress: bool, **options: Any) -> None:
+def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options: Any) -> None:
     """Compute what the best heads of each condition of image pairs carry together.
 
     Args:
@@ -96,7 +96,7 @@ def curves(model: "HookedBLIP", study: Study, progress: bool, **options: Any) ->
             )  # fmt: skip
 
 
-def functions(model: "HookedBLIP", task: str, study: Study, progress: bool) -> None:
+def functions(model: "VisionLanguageModel", task: str, study: Study, progress: bool) -> None:
     """Compute head functions on the pairs of the task's first condition, and labels where knock-outs confirm them."""
     choices, conditions = study.choices, study.conditions_of(task)
     if not conditions:

@@ -42,10 +42,10 @@ def attention(
     relative: bool = False,
     title: str | None = None,
 ) -> "Figure":
-    """Overlays of a head's attention on the images of a pair; the class token's share is given separately.
+    """Overlays of a head's attention on the images of a pair; the share that lies on no patch is given separately.
 
     Args:
-        maps: An array [pair, role, layer, head, patch], with `run` or without, with the coordinate `class_token`, as
+        maps: An array [pair, role, layer, head, patch], with `run` or without, with the coordinate `elsewhere`, as
             `ReportData.maps` gives it; or what `circuits.attention_maps` gives, of which attention is drawn; or several
             of these by run: `clean`, `image`, `text`.
         pairs: The pairs that they are of.
@@ -71,15 +71,16 @@ def attention(
     role = _role(maps, role)
     shown = chosen(chosen(maps, "pair", of.id), "role", role)
     if relative:
-        shown = shown - shown.mean(("layer", "head")).drop_vars("class_token", errors="ignore")
-    tokens = chosen(chosen(maps, "pair", of.id), "role", role).coords.get("class_token")
+        shown = shown - shown.mean(("layer", "head")).drop_vars("elsewhere", errors="ignore")
+    tokens = chosen(chosen(maps, "pair", of.id), "role", role).coords.get("elsewhere")
     shown = chosen(chosen(shown, "layer", layer), "head", head)
     shown = shown if "run" in shown.dims else shown.expand_dims(run=["clean"])
     if not np.isfinite(shown).any():
         raise ValueError(f"pair {of.id!r} has no attention map at the role {role!r}: its question has no such word")
     runs = [str(run) for run in shown["run"].values]
     panels = [(run, _view(of, run)) for run in runs] + ([("", _view(of, "image"))] if runs == ["clean"] else [])
-    names = [_caption(run, view, of, tokens, layer, head) for run, view in panels]
+    beside = str(maps.attrs.get("beside", "outside the image"))
+    names = [_caption(run, view, of, (beside, tokens), layer, head) for run, view in panels]
     figure = make_subplots(1, len(panels), subplot_titles=names, horizontal_spacing=0.04)
     for column, (run, (image, _)) in enumerate(panels, 1):
         figure.add_trace(_picture(image), 1, column)
@@ -117,7 +118,7 @@ def _scale(limit: float, relative: bool) -> dict[str, Any]:
 
 
 def _one_array(maps: Any) -> xr.DataArray:
-    """Maps in any of their forms as one array with the coordinate `class_token`, where they say it."""
+    """Maps in any of their forms as one array with the coordinate `elsewhere`, where they say it."""
     if isinstance(maps, Mapping) and not isinstance(maps, xr.Dataset) and maps:
         for run in maps:
             if run not in RUNS:
@@ -127,7 +128,7 @@ def _one_array(maps: Any) -> xr.DataArray:
     if isinstance(maps, xr.Dataset) and "weight" in maps:
         kinds = maps.sel(maps="attention") if "maps" in maps.dims else maps
         array = kinds["weight"].drop_vars("maps", errors="ignore").assign_attrs(maps.attrs)
-        return array.assign_coords(class_token=kinds["class_token"].variable) if "class_token" in maps else array
+        return array.assign_coords(elsewhere=kinds["elsewhere"].variable) if "elsewhere" in maps else array
     if isinstance(maps, xr.DataArray) and "patch" in maps.dims:
         return maps
     raise TypeError(
@@ -160,7 +161,11 @@ def _view(pair: "MinimalPair", run: str) -> tuple[Any, str]:
     ]
 
 
-def _caption(run: str, view: tuple[Any, str], pair: "MinimalPair", tokens: Any, layer: int, head: int) -> str:
+def _caption(
+    run: str, view: tuple[Any, str], pair: "MinimalPair", aside: tuple[str, Any], layer: int, head: int
+) -> str:
+    """What a picture is, and how much of the attention lies on no patch of it, and on what instead."""
+    beside, tokens = aside
     answer = {"clean": pair.correct_answer, "image": pair.incorrect_answer, "text": pair.corrupt_answer or ""}[
         run or "image"
     ]
@@ -169,7 +174,7 @@ def _caption(run: str, view: tuple[Any, str], pair: "MinimalPair", tokens: Any, 
         return said
     share = chosen(chosen(tokens, "layer", layer), "head", head)
     share = float(share.sel(run=run) if "run" in share.dims else share)
-    return f'{said}<br><span style="color:{QUIET};font-size:12px">class token {share:.1%}</span>'
+    return f'{said}<br><span style="color:{QUIET};font-size:12px">{escape(beside)} {share:.1%}</span>'
 
 
 def _words(pair: "MinimalPair", role: str) -> str:

@@ -23,7 +23,7 @@ def test_maps_are_those_of_each_pair_alone(mini: HookedBLIP, pairs: MinimalPairs
     maps = circuits.attention_maps(mini, pairs, batch_size=3, image=image, progress=False)
     assert maps.weight.dims == ("maps", "pair", "role", "layer", "head", "patch")
     assert maps.attrs["grid"] == [8, 8]
-    roles, weight, aside = maps.role.values.tolist(), maps.weight.values, maps.class_token.values
+    roles, weight, aside = maps.role.values.tolist(), maps.weight.values, maps.elsewhere.values
     assert maps["maps"].values.tolist() == ["attention", "value_weighted"]
     for number, spans in enumerate(pairs.token_spans(mini)):
         with torch.no_grad():
@@ -56,7 +56,7 @@ def test_a_role_of_several_tokens_is_its_mean():
     expected = cache[f"decoder.blocks.{layer}.cross_attn.hook_pattern"][0, :, first:last].mean(1)
     got = maps.sel(maps="attention", role="all", layer=layer).isel(pair=1)
     assert got.weight.values == pytest.approx(expected[:, 1:].detach().numpy(), rel=1e-4, abs=1e-6)
-    total = maps.weight.sum("patch") + maps.class_token
+    total = maps.weight.sum("patch") + maps.elsewhere
     assert total.values == pytest.approx(1, abs=1e-5)
 
 

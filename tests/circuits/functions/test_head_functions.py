@@ -204,8 +204,8 @@ def test_head_functions_are_the_scores_of_the_maps(mini: HookedBLIP, pairs: Mini
     scores = score_maps(own.weight, masks, own.norm)
     chosen = functions.sel(maps="value_weighted", role=["?"])
     assert chosen.auroc.values == pytest.approx(scores.auroc.values)
-    share = own.class_token / (own.class_token + own.weight.sum("patch"))
-    assert chosen.class_token.values == pytest.approx(share.mean("pair").values)
+    share = own.elsewhere / (own.elsewhere + own.weight.sum("patch"))
+    assert chosen.elsewhere.values == pytest.approx(share.mean("pair").values)
     assert (functions.testable_outlier == "no outlier patches").all()
     assert functions.attrs["pairs"] == pairs.fingerprint
     assert functions.attrs["task"] == "states"

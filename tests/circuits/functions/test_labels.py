@@ -47,7 +47,7 @@ def functions(pairs: MinimalPairs) -> xr.Dataset:
     weight[:, 0, *SHUNS] = ~masks / (~masks).sum(-1, keepdims=True)
     scores = score_maps(weight, {"object": masks}, norms).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
-    scores["class_token"] = 0 * scores.outlier_mass
+    scores["elsewhere"] = 0 * scores.outlier_mass
     return scores.assign_attrs(site="text.cross_attn.hook_pattern", pairs=pairs.fingerprint)
 
 
@@ -157,7 +157,7 @@ def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
     masks = np.repeat(boxes(1), N, axis=0)
     scores = score_maps(attention(N), {"object": masks}).expand_dims(maps=["attention"])
     scores["outlier"] = scores["outlier"].isel(maps=0)
-    same = scores.assign(class_token=functions.class_token).assign_attrs(functions.attrs)
+    same = scores.assign(elsewhere=functions.elsewhere).assign_attrs(functions.attrs)
     found = labelled(same, Planted)
     reason = "not testable: the masks are the same in all images"
     assert (found.verdict.sel(kind=[SEGMENTATION, INHIBITION]) == reason).all()
@@ -167,7 +167,7 @@ def test_what_is_not_testable_says_why(functions: xr.Dataset, labelled: Any):
 
 
 def test_a_head_that_looks_at_the_class_token_alone_gets_no_label(functions: xr.Dataset, labelled: Any):
-    found = labelled(functions.assign(class_token=functions.class_token + 0.99), Planted)
+    found = labelled(functions.assign(elsewhere=functions.elsewhere + 0.99), Planted)
     assert found.label.values.tolist() == [""] * 4
     start = "its attention does not show it: "
     assert found.verdict.values[0, 0] == f"{start}the patches have 0.01 of its attention, 0.05 is the least"

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from causal.test_pairs import made_pairs, single_tokens
+from hosted_pairs import made_pairs, single_tokens
 from hosted_vlms import tiny_model
 from notice_lens import HookedVLM, patching
 from notice_lens.models.vlm import families
-from notice_lens.pairs import Noise
 from notice_lens.patching.engine.causal.replay import Replay
 
 
@@ -24,12 +23,6 @@ def test_verbs_of_blip_alone_name_the_others(verb: Any, more: tuple[Any, ...]) -
     model = tiny_model("llava").model
     with pytest.raises(ValueError, match=f"{verb.__name__} runs on HookedBLIP alone so far; .* patch_heads, "):
         verb(model, made_pairs(single_tokens(model)), *more)
-
-
-def test_noise_is_for_blip_alone() -> None:
-    model = tiny_model("llava").model
-    with pytest.raises(ValueError, match="noise is added to embeddings of HookedBLIP alone so far"):
-        patching.patch_heads(model, made_pairs(single_tokens(model)), corruption=Noise())
 
 
 def test_a_model_without_processor_says_how_to_give_one() -> None:

@@ -13,7 +13,7 @@ from notice_lens.models.protocol import image_stream
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 AT_OUTLIERS, BESIDE_OUTLIERS = "patches: outliers", "patches: others outside the regions"
@@ -72,7 +72,7 @@ class Knockouts:
 
     def __init__(
         self,
-        model: "HookedBLIP",
+        model: "VisionLanguageModel",
         pairs: "MinimalPairs",
         functions: "xr.Dataset",
         ablation: str,
@@ -135,7 +135,7 @@ def _name(knockout: Knockout, head: int, side: str | None = None) -> str:
     return f"L{knockout.layer}.H{head} {knockout.role}" + (f" | {side}" if side else "")
 
 
-def _with_patches(model: "HookedBLIP", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
+def _with_patches(model: "VisionLanguageModel", pairs: "MinimalPairs", functions: "xr.Dataset") -> "MinimalPairs":
     """Return the pairs with further regions, patch by patch: outside each region, outliers, and other patches."""
     grid = pairs.layout(model).grid(image_stream(model.cfg))
     masks = region_masks(model, pairs, functions["region"].values.tolist() or None)

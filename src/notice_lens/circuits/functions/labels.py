@@ -2,7 +2,7 @@
 
 1. *Attention.* A head is a candidate for a label where `head_functions` found the attention that goes with it, by rank
    and by amount, at the role and region where that is clearest, and if it looks there enough: what the label is about
-   has at least a twentieth of the head's attention, class token included.
+   has at least a twentieth of the head's attention, class token and words included.
 2. *Cuts.* In the clean run its attention is set to zero inside the region, and outside; the head is ablated. So are all
    other heads of its layer. `verdicts.py` says what each label predicts, with its sign.
 3. *Tests.* Four predictions over pairs, by sign flips; what the cut and the ablation change has to exceed a smallest
@@ -52,14 +52,14 @@ from notice_lens.stats.mean_tests import MeanTests
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 
 NOT_OF_THE_ANSWER = (BACKGROUND, "distractor")
 """Regions that the answer is not about: the predictions are not about them."""
 LEAST_ATTENTION = 0.05
-"""Share of a head's attention, class token included, below which it does not look at what a label is about."""
+"""Share of a head's whole attention below which it does not look at what a label is about."""
 SEEN = {SEGMENTATION: "the patches", INHIBITION: "patches outside the region", OUTLIERS: "patches beside the outliers"}
 IN_WORDS = {
     "changes": "of the clean run's logit difference, correct minus contrast, in logits; below 0 the answer loses",
@@ -70,7 +70,7 @@ IN_WORDS = {
 
 
 def label_heads(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     functions: "xr.Dataset",
     heads: Iterable[tuple[int, int]],
@@ -244,8 +244,8 @@ def _missing(at: "xr.Dataset", kind: str, alpha: float, smallest_ratio: float) -
 
 
 def _seen(at: "xr.Dataset", kind: str) -> float:
-    """Return the share of a head's attention, class token included, at the patches that a label is about, 0 to 1."""
-    patches = 1 - float(at["class_token"])
+    """Return the share of a head's whole attention at the patches that a label is about, 0 to 1."""
+    patches = 1 - float(at["elsewhere"])
     if kind == SEGMENTATION:
         return patches
     return patches * (float(at["ordinary_mass"]) if kind == OUTLIERS else 1 - float(at["attention_inside"]))

@@ -41,7 +41,7 @@ from notice_lens.stats.nulls import over_tests
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching import Site
 
@@ -88,7 +88,7 @@ class Table:
 
 
 def head_functions(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     site: "Site | str | None" = None,
     *,
@@ -96,6 +96,7 @@ def head_functions(
     regions: str | Sequence[str] | None = None,
     maps: MapKind | Sequence[MapKind] = MAP_KINDS,
     outlier_factor: float = OUTLIER_FACTOR,
+    norm_hook: str | None = None,
     smallest_effect: float = SMALLEST_EFFECT,
     smallest_ratio: float = SMALLEST_RATIO,
     attention: "xr.Dataset | None" = None,
@@ -117,6 +118,7 @@ def head_functions(
         maps: Of `attention` and `value_weighted`; false discoveries are controlled for each of them separately, since
             they are two readings of the same heads.
         outlier_factor: An outlier's norm over its image's median.
+        norm_hook: Where norms are measured, as of `attention_maps`: of image tokens, or of the vision tower's output.
         smallest_effect: Of interest, as of `score_maps`.
         smallest_ratio: Of interest, as of `score_maps`.
         attention: What `attention_maps` gave for these pairs; None computes it.
@@ -124,8 +126,8 @@ def head_functions(
         progress: Whether to show a bar.
 
     Returns:
-        What `score_maps` gives, with `maps` as the first dimension of all but `outlier`; and `class_token`
-        [maps, role, layer, head]: the mean share of the attention, class token included, that the class token has.
+        What `score_maps` gives, with `maps` as the first dimension of all but `outlier`; and [maps, role, layer,
+        head] `elsewhere` and `sink`: the mean share of all attention that lies on no patch, and on the first position.
         Attributes describe the numbers; `task` is the task of the pairs, "" where they are of several.
 
     Raises:
@@ -135,7 +137,9 @@ def head_functions(
 
     masks = region_masks(model, pairs, regions)
     if attention is None:
-        attention = attention_maps(model, pairs, site, roles=roles, maps=maps, batch_size=batch_size, progress=progress)
+        attention = attention_maps(
+            model, pairs, site, roles=roles, maps=maps, norm_hook=norm_hook, batch_size=batch_size, progress=progress
+        )
     else:
         attention = _given(attention, pairs, roles, maps)
     options = {
@@ -153,10 +157,11 @@ def head_functions(
 
 
 def _scored(attention: "xr.Dataset", masks: dict[str, Any], options: dict[str, Any]) -> "xr.Dataset":
-    """Return the scores of one kind of map, and the class token's mean share of all attention."""
+    """Return the scores of one kind of map, and the mean shares of all attention that lie on no patch."""
     scores = score_maps(attention["weight"], masks, attention["norm"].values, **options)
-    share = attention["class_token"] / (attention["class_token"] + attention["weight"].sum("patch", skipna=False))
-    return scores.assign(class_token=share.mean("pair").astype(float))
+    total = attention["elsewhere"] + attention["weight"].sum("patch", skipna=False)
+    shares = {name: (attention[name] / total).mean("pair").astype(float) for name in ("elsewhere", "sink")}
+    return scores.assign(shares)
 
 
 def _task(pairs: "MinimalPairs") -> str:
@@ -165,7 +170,7 @@ def _task(pairs: "MinimalPairs") -> str:
     return str(*tasks) if len(tasks) == 1 else ""
 
 
-def region_masks(model: "HookedBLIP", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
+def region_masks(model: "VisionLanguageModel", pairs: "MinimalPairs", names: Any = None) -> dict[str, Any]:
     """Return masks of the clean images' patches by region, bool [pair, patch], without other positions.
 
     Args:

@@ -70,7 +70,7 @@ class VLMConfig:
     stacks: tuple[str, ...] = (IMAGE_STACK, "projector", "language")
     prompt_stack: str = "language"
     default_positions: tuple[str, ...] = ("last",)
-    noise_hooks: tuple[str, ...] = ()
+    noise_hooks: tuple[str, ...] = ("projector.hook_out", "language.hook_embed")
     image_norm_hook: str = "language.blocks.0.hook_resid_pre"
     behaviour: Literal["greedy"] = "greedy"
     pair_kinds: tuple[str, ...] = ("vqa",)

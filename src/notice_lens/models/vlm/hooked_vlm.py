@@ -159,8 +159,10 @@ class HookedVLM(HookedModule):
             FileNotFoundError: This installation came without the weights.
         """
         from notice_lens.mini import llava_folder
+        from notice_lens.models.vlm.loading import quiet_loading
 
-        model = cls.from_pretrained(llava_folder(), dtype=dtype)
+        with quiet_loading():
+            model = cls.from_pretrained(llava_folder(), dtype=dtype)
         cast(nn.Module, model.hf_model).to(device)
         # Results say whose they are: a name, and not where this machine keeps the package.
         model.cfg = replace(model.cfg, name_or_path="notice-lens mini LLaVA")
@@ -425,6 +427,25 @@ class HookedVLM(HookedModule):
         hook = "vision.blocks.0.hook_resid_pre" if stack == IMAGE_STACK else "projector.hook_out"
         _, cache = self.run_with_cache(self.prepare(image, "?"), names_filter=hook)
         return cache[hook].shape[:2].numel()
+
+    @one_thread_at_a_time
+    @torch.no_grad()
+    def embed(self, name: str, inputs: Mapping[str, Any]) -> Float[Tensor, "row pos d_model"]:
+        """Return the embeddings of the words (`language`), or of the image as the language model is given it.
+
+        Args:
+            name: `language` or `projector`.
+            inputs: What `prepare` gives.
+
+        Raises:
+            ValueError: Another stack was asked for.
+        """
+        hooks = {HookName.parse(hook).stack: hook for hook in self.cfg.noise_hooks}
+        if name not in hooks:
+            raise ValueError(one_of("stack with embeddings", name, [*map(str, hooks)]))
+        # What a tower needs, and what stands for an image among the words, differs by family: the model knows it.
+        _, cache = self.run_with_cache(inputs, names_filter=hooks[name])
+        return cache[hooks[name]]
 
     @one_thread_at_a_time
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Loading a vision-language model by the hub id or the folder of its checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging
 
 from notice_lens.errors import in_words
 from notice_lens.models.vlm.families import FAMILIES
@@ -14,6 +17,18 @@ from notice_lens.models.vlm.processors import load_processor
 
 _LISTED = 8
 _FILES = ("revision", "token", "cache_dir", "local_files_only", "subfolder", "trust_remote_code")
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Load without transformers' progress bar: of a small model it is gone before it is read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_model(

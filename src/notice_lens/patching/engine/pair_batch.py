@@ -10,6 +10,7 @@ from torch import Tensor
 
 from notice_lens.models.blip.inputs import BLIPInputs
 from notice_lens.models.blip.steps import EMBEDDING
+from notice_lens.pairs.corruption import changes_words
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.metrics import Custom, ReadOut
 from notice_lens.patching.engine.read_out import AnswerReading
@@ -47,9 +48,7 @@ class Setting:
     @property
     def by_text(self) -> bool:
         """Return whether the runs differ in their questions, and not in their images."""
-        if isinstance(self.corruption, Noise):
-            return not self.corruption.hook.startswith("vision")
-        return self.corruption == "text"
+        return changes_words(self.corruption)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ function overlays(data) {
     return decoded.get(key);
   }
 
-  // The map of the chosen head, or null: what each patch gets, and the class token.
+  // The map of the chosen head, or null: what each patch gets, and what lies on none.
   function looked(chosen, pair, run, role, relative) {
     const maps = mapsOf(pair, run);
     const row = maps ? maps.roles.indexOf(role) : -1;

@@ -110,7 +110,7 @@ function start(root, data) {
       const best = look.raw.indexOf(Math.max(...look.raw)), columns = data.attention.grid[1];
       const parts = Object.entries(regions).filter(([, bits]) => bits.includes("1"))
         .map(([key, bits]) => `${key} ${share(inRegion(look, bits))} (${share((bits.split("1").length - 1) / bits.length)})`);
-      const said = [...parts, `class token ${share(look.token)}`];
+      const said = [...parts, `${data.attention.beside} ${share(look.token)}`];
       said.forEach((text) => caption.append(make("span", "", text)));
       alt += `: L${state.layer}.H${state.head} looks most at row ${Math.floor(best / columns) + 1}, column ` +
         `${best % columns + 1} (${share(look.raw[best])}); ${said.join("; ")}`;

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
-from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
+from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.plan import DecoderEdit
 from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
@@ -157,15 +157,12 @@ class Upstream:
     """Rows of one run that are edited before the language model's blocks.
 
     Args:
-        model: The model.
-        inputs: Of the base run.
+        given: The input of that run.
         sources: New values by source and hook point, [1, pos, ...].
     """
 
-    def __init__(
-        self, model: "HookedVLM", inputs: Mapping[str, Any], sources: Mapping[str, Mapping[str, Tensor]]
-    ) -> None:
-        self.model, self.inputs, self.sources = model, inputs, sources
+    def __init__(self, given: Given, sources: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.given, self.sources = given, sources
 
     def length(self, stack: str) -> int:
         """Return how many positions a stack has, by the activations that were kept of it."""
@@ -177,10 +174,10 @@ class Upstream:
     ) -> Iterator[Tensor]:
         """Yield the logits at the read-outs of rows, [row, answer_pos, d_vocab], as many at a time as fit."""
         tower = max((values.shape[1] for values in self.sources["self"].values()), default=0)
-        size = rows_at_once(self.model, self.inputs, tower, memory)
+        size = rows_at_once(self.given.model, self.given.inputs, tower, memory)
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
-            yield logits_of_rows(self.model, self.inputs, some, self.sources, readouts)
+            yield logits_of_rows(self.given, some, self.sources, readouts)
 
 
 class _Unpatched:
@@ -201,7 +198,7 @@ class CausalEngine:
         donors: Whether rows take values from mismatched donors.
 
     Raises:
-        ValueError: The grid has something that is not patched in this engine: paths, or noise.
+        ValueError: The model has blocks that the wave cannot replay.
     """
 
     def __init__(self, prepared: "Prepared", grid: "Grid", donors: bool) -> None:
@@ -209,8 +206,6 @@ class CausalEngine:
         self.model: HookedVLM = prepared.model  # pyright: ignore[reportAttributeAccessIssue] -- see `engine_of`
         self.decoder = Decoder.of(self.model)
         self.donors = donors or "donor" in grid.hooks
-        if isinstance(prepared.options.corruption, Noise):
-            raise ValueError("noise is added to embeddings of HookedBLIP alone so far; corruption='image' or 'text'")
         self.checked = is_tested(self.decoder)
 
     @cached_property
@@ -269,16 +264,16 @@ class CausalEngine:
     ) -> CausalRuns:
         has_donor = pair.record["donor_prompt" if setting.by_text else "donor_digest"] is not None
         hooks = [hook for hook in self.recorded if not is_upstream(hook)]
-        prepared = {
-            which: self._inputs(pair, setting, which, answer)
+        given = {
+            which: Given.of(self.model, pair, setting, which, answer)
             for which in ("clean", "corrupt", *(["donor"] if self.donors and has_donor else []))
         }
-        inputs = {which: own for which, (own, _) in prepared.items()}
-        unpatched = {which: self._recorded(*own, answer) for which, own in prepared.items()}
+        unpatched = {which: self._recorded(own, answer) for which, own in given.items()}
         names = ("clean", "corrupt") if setting.direction == "noise" else ("corrupt", "clean")
         base, other = (unpatched[name] for name in names)
         if not self.checked:
-            refuse_failures(check_patches(inputs[names[0]], base, other), self.decoder)
+            with given[names[0]].running():
+                refuse_failures(check_patches(given[names[0]].inputs, base, other), self.decoder)
             self.checked = True
         sources: dict[str, Any] = {"other": other, "self": base}
         if "donor" in unpatched:
@@ -288,7 +283,7 @@ class CausalEngine:
             {} if references is None else dict(references.sources(activations[0], None if answer is None else [answer]))
         )
         sources |= {name: FromHooks(values, hooks) for name, values in more.items()}
-        upstream = self._upstream(inputs, names, answer, references)
+        upstream = self._upstream(given, names, answer, references)
 
         prompt = pair.clean_prompt
 
@@ -304,7 +299,7 @@ class CausalEngine:
 
     def _upstream(
         self,
-        inputs: Mapping[str, dict[str, Any]],
+        given: Mapping[str, Given],
         names: tuple[str, str],
         answer: str | None,
         references: References | None,
@@ -312,30 +307,25 @@ class CausalEngine:
         """Return the data for rows that are edited before the language model's blocks."""
         hooks = self.upstream_hooks
         if not hooks:
-            return Upstream(self.model, inputs[names[0]], {})
-        found = {which: upstream_activations(self.model, own, hooks) for which, own in inputs.items()}
+            return Upstream(given[names[0]], {})
+        found = {
+            which: upstream_activations(self.model, own.inputs, hooks, own.noise()) for which, own in given.items()
+        }
         base, other = (found[name] for name in names)
         sources: dict[str, Mapping[str, Tensor]] = {"self": base, "other": other, **computed(base, other)}
         if "donor" in found:
             sources["donor"] = found["donor"]
         if references is not None:
             sources |= references.sources(base, None if answer is None else [answer])
-        return Upstream(self.model, inputs[names[0]], sources)
+        return Upstream(given[names[0]], sources)
 
-    def _recorded(self, inputs: dict[str, Any], words: str, answer: str | None) -> Record:
-        """Return a recorded run of a prompt's inputs."""
-        first = self.model.layout(inputs, [words]).read_out[0]
-        n_answer = 1 if answer is None else len(self.model.answer_ids(words, answer))
+    def _recorded(self, given: Given, answer: str | None) -> Record:
+        """Return a recorded run."""
+        first = self.model.layout(given.inputs, [given.prompt]).read_out[0]
+        n_answer = 1 if answer is None else len(self.model.answer_ids(given.prompt, answer))
         leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded if not is_upstream(hook))
-        return record(self.decoder, inputs, tuple(leaves), range(first, first + n_answer))
-
-    def _inputs(
-        self, pair: "MinimalPair", setting: Setting, which: str, answer: str | None
-    ) -> tuple[dict[str, Any], str]:
-        """Return the inputs of one run, and its prompt."""
-        image, prompt = ("clean", which) if setting.by_text else (which, "clean")
-        words = pair[f"{prompt}_prompt"] or pair.clean_prompt
-        return dict(self.model.prepare(getattr(pair, f"{image}_image"), words, answer)), words
+        with given.running():
+            return record(self.decoder, given.inputs, tuple(leaves), range(first, first + n_answer))
 
     def measure(self, runs: Sequence[CausalRuns], rows: Iterable[PairVariant], fit: int) -> Iterator[Measured]:
         """Measure rows, `fit` of them in memory at a time."""

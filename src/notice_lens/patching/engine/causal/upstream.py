@@ -15,6 +15,7 @@ from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
+from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.rows import Index
 
@@ -55,18 +56,20 @@ def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
 
 
 @torch.no_grad()
-def upstream_activations(model: "HookedVLM", inputs: Mapping[str, Any], hooks: Sequence[str]) -> dict[str, Tensor]:
-    """Return the activations of one example at some hook points, [1, pos, ...]."""
+def upstream_activations(
+    model: "HookedVLM", inputs: Mapping[str, Any], hooks: Sequence[str], noise: Sequence[Any] = ()
+) -> dict[str, Tensor]:
+    """Return the activations of one example at some hook points, [1, pos, ...], under hooks that add noise."""
     if not hooks:
         return {}
-    _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
+    with model.hooks(noise):
+        _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
     return {hook: by_example(cache[hook], 1, hook) for hook in hooks}
 
 
 @torch.no_grad()
 def logits_of_rows(
-    model: "HookedVLM",
-    inputs: Mapping[str, Any],
+    given: Given,
     rows: Sequence[Sequence[HookEdit[Index]]],
     sources: Mapping[str, Mapping[str, Tensor]],
     readouts: Sequence[int],
@@ -74,8 +77,7 @@ def logits_of_rows(
     """Return the logits at the read-outs of rows that are patched in one forward pass, [row, answer_pos, d_vocab].
 
     Args:
-        model: The model.
-        inputs: Of one example.
+        given: The input of the run that is patched.
         rows: The edits of each row.
         sources: New values by source and hook point, [1, pos, ...].
         readouts: Positions whose logits are read.
@@ -93,12 +95,12 @@ def logits_of_rows(
             new[(number, *index)] = source[(0, *index)]
         return new.reshape(value.shape)
 
-    repeated = {name: torch.cat([own] * len(rows)) if isinstance(own, Tensor) else own for name, own in inputs.items()}
-    last = inputs["input_ids"].shape[1] - 1
+    model, last = given.model, given.inputs["input_ids"].shape[1] - 1
     # Logits over the vocabulary are wide: those of the last position alone where nothing else is read.
     less = {"logits_to_keep": 1} if list(readouts) == [last] else {}
-    with model.hooks([(hook, patch) for hook in by_hook]):
-        logits = model(repeated, **less)
+    # The noise comes first: what is patched at the same hook point takes its place.
+    with model.hooks([*given.noise(len(rows)), *((hook, patch) for hook in by_hook)]):
+        logits = model(given.repeated(len(rows)), **less)
     return logits[:, -1:] if less else logits[:, list(readouts)]
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from notice_lens.patching.engine.causal.plan import DecoderVariant, cohorts, entry, first_layer
 from notice_lens.patching.engine.causal.record import Record
 from notice_lens.patching.engine.causal.replay import Replay, TokenBlock, ValueSource
+from notice_lens.patching.engine.causal.trim import trimmed
 
 AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
@@ -66,8 +67,8 @@ class CausalWave:
     def __init__(
         self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, ValueSource], memory: int
     ) -> None:
-        self.base, self.variants, self.memory = base, variants, memory
-        self.replay = Replay(base, variants, sources)
+        self.base, self.variants, self.memory = base, trimmed(base, variants, sources), memory
+        self.replay = Replay(base, self.variants, sources)
 
     def readouts(
         self, advance: Callable[[int], object] = lambda _: None

@@ -1,0 +1,81 @@
+"""Edits without the positions at which they change nothing.
+
+Both runs of a pair are the same to the last bit in front of the first token that differs: with the image first and
+other words behind it, at every image token. There a new value is the old one, so a patch "at all positions" is one at
+the few that differ, and its suffix is as short.
+
+A value that is the base run's is still needed where an earlier edit of the same variant can reach: there it undoes what
+that edit did. So edits go in the order of the forward pass, and a position is dropped only where none of the edits
+before reaches it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit, DecoderVariant
+from notice_lens.patching.engine.causal.reach import suffix
+from notice_lens.patching.engine.causal.record import Record
+
+if TYPE_CHECKING:
+    from notice_lens.patching.engine.causal.replay import ValueSource
+
+ORDER = {leaf: number for number, leaf in enumerate(LEAVES)}
+
+
+class Trim:
+    """Drops positions at which new values are the base run's.
+
+    Args:
+        base: The run that is patched.
+        sources: Where new values come from; those that are no runs are taken to differ everywhere.
+    """
+
+    def __init__(self, base: Record, sources: Mapping[str, "ValueSource"]) -> None:
+        self.base, self.sources = base, sources
+        self._differ: dict[tuple[str, str, int], Tensor] = {}
+        self._reached: dict[tuple[int, ...], set[int]] = {(): set()}
+
+    def variant(self, variant: DecoderVariant) -> DecoderVariant:
+        """Return a variant without such positions; with its first edit at no position where nothing is left."""
+        if len(variant) == 1 and len(variant[0].positions) == 1:
+            return variant
+        kept: list[DecoderEdit] = []
+        changed: set[int] = set()
+        for edit in sorted(variant, key=lambda one: (one.layer, ORDER[one.leaf])):
+            reached = self._reach(tuple(sorted(changed)))
+            positions = tuple(one for one in edit.positions if one in reached or self._differs(edit, one))
+            changed |= set(positions)
+            if positions:
+                kept.append(replace(edit, positions=positions))
+        return tuple(kept) or (replace(variant[0], positions=()),)
+
+    def _differs(self, edit: DecoderEdit, position: int) -> bool:
+        source = self.sources.get(edit.source)
+        if not isinstance(source, Record) or LEAVES[edit.leaf].keys:
+            return True
+        place = edit.source, edit.leaf, edit.layer
+        if place not in self._differ:
+            old, new = (run.value(edit.leaf, edit.layer) for run in (self.base, source))
+            if old.shape != new.shape:  # a donor's prompt may be longer
+                return True
+            by_head = old.shape[1] if old.ndim == 3 else 1
+            self._differ[place] = (old != new).reshape(len(old), by_head, -1).any(-1).cpu()
+        differ = self._differ[place][position]
+        return bool(differ.any() if edit.head is None else differ[edit.head])
+
+    def _reach(self, positions: tuple[int, ...]) -> set[int]:
+        if positions not in self._reached:
+            found = suffix(self.base.seen, positions, self.base.length)
+            self._reached[positions] = set(found.nonzero()[:, 0].tolist())
+        return self._reached[positions]
+
+
+def trimmed(
+    base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, "ValueSource"]
+) -> list[DecoderVariant]:
+    """Return variants without positions at which they change nothing."""
+    trim = Trim(base, sources)
+    return [trim.variant(variant) for variant in variants]

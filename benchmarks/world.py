@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from notice_lens.mini import rows
 from notice_lens.mini.generate import GROUPS
 from notice_lens.mini.pair import Task
-from train_mini.examples import Examples
+from train_mini.blip.examples import Examples
 
 
 def seconds(make: Callable[[], Iterable[object]], rounds: int = 3) -> float:
-    """Seconds of the quickest of several rounds."""
+    """Return the seconds of the quickest of several rounds."""
     found = []
     for _ in range(rounds):
         start = time.process_time()
@@ -21,7 +21,7 @@ def seconds(make: Callable[[], Iterable[object]], rounds: int = 3) -> float:
 
 
 def main() -> None:
-    """Prints a line for each kind of sample."""
+    """Print a line for each kind of sample."""
     for task in GROUPS:
         took = seconds(lambda task=task: _pairs(task))
         print(f"{task}: 1,000 pairs (three pictures and two sets of masks each) in {took:.2f} s")

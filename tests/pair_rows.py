@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from notice_lens.pairs import MinimalPairs
+
 
 def picture(number: int, size: tuple[int, int] = (24, 16)) -> Image.Image:
     """A picture of noise that differs from every other number's; size as (width, height)."""
@@ -28,3 +30,8 @@ def make_row(number: int = 0, **changes: Any) -> dict[str, Any]:
         **changes,
     }
     return {column: value for column, value in row.items() if value is not ...}
+
+
+def some(n: int = 4, **changes: Any) -> MinimalPairs:
+    """Pairs of the first `n` rows."""
+    return MinimalPairs.from_rows([make_row(number, **changes) for number in range(n)])

@@ -3,7 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import notice_lens
 
@@ -11,8 +11,6 @@ EXEMPT = {
     "_HOMES": "the table of lazily imported names, which every package hands to `lazy`",
     "logger": "the logging module's convention: one logger for each module that logs",
 }
-TWINS = {"notice_lens/mini", "notice_lens/mini/pictures"}
-"""Two worlds with the same parts, one for each: a name may be in one module of either."""
 
 
 def targets(target: ast.expr) -> Iterator[tuple[str, int]]:
@@ -46,11 +44,7 @@ def bound_twice(sources: dict[str, str]) -> list[str]:
         for name, line in bound(source):
             if name not in EXEMPT and not name.startswith("__"):
                 places[name].setdefault(path, f"{path}:{line}")
-    return [
-        f"{name}: {' and '.join(found.values())}"
-        for name, found in sorted(places.items())
-        if len(found) > 1 and not (len(found) == 2 and {str(PurePosixPath(path).parent) for path in found} == TWINS)
-    ]
+    return [f"{name}: {' and '.join(found.values())}" for name, found in sorted(places.items()) if len(found) > 1]
 
 
 def test_no_class_and_no_constant_is_named_like_another():

@@ -20,7 +20,7 @@ def reading(path: str | PathLike[str]) -> Iterator[None]:
 
     Raises:
         OSError: The system cannot read it; FileNotFoundError where it is missing.
-        ValueError: What it holds is not what was expected.
+        ValueError: Its content is not as expected.
     """
     try:
         yield
@@ -79,7 +79,7 @@ def whole_number(what: str, value: Any, least: int = 0) -> int:
 
     Args:
         what: The argument's name, for the message.
-        value: What was given for it.
+        value: The value given for it.
         least: The smallest number that is valid.
 
     Raises:

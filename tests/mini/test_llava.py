@@ -1,17 +1,20 @@
 """The mini LLaVA that ships: it sees, it is an ordinary checkpoint, and hosted it can be patched."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from notice_lens.mini import llava_folder
-from notice_lens.mini.pictures.generate import GROUPS, make_pair
+from notice_lens.mini.generate import GROUPS, make_pair
 from notice_lens.models import HookedVLM
 from notice_lens.pairs import behaviour_filter, mini_world
 from notice_lens.patching import patch_heads
-from train_mini.llava.evaluate import ask, measure
+from train_mini.llava.evaluate import ask
 from train_mini.llava.vocabulary import processor, word_pieces
+from train_mini.measure import measure
 
 SUBSET = 60
 LEAST = {"states": 0.85, "scenes": 0.92, "faces": 0.93}
@@ -30,7 +33,7 @@ def hooked():
 
 @pytest.fixture(scope="module")
 def figures(model):
-    return {task: measure(model, task, SUBSET, seed=12345) for task in GROUPS}
+    return {task: measure(partial(ask, model), task, SUBSET, seed=12345, world="pictures") for task in GROUPS}
 
 
 @pytest.mark.parametrize("task", tuple(GROUPS))
@@ -49,7 +52,7 @@ def test_its_answer_comes_through_the_picture(figures, task):
 def test_hugging_face_generates_the_same_answers(model):
     reader = AutoProcessor.from_pretrained(llava_folder())
     for task in GROUPS:
-        pairs = [make_pair(task, number, seed=77) for number in range(6)]
+        pairs = [make_pair(task, number, seed=77, world="pictures") for number in range(6)]
         drawn = [pair.row(128) for pair in pairs]
         asked = ask(model, [np.asarray(row.clean_image) for row in drawn], [pair.question for pair in pairs])
         for row, right in zip(drawn, asked.right, strict=True):

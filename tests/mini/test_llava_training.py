@@ -1,7 +1,7 @@
-"""The mini LLaVA in training: its numbers are Hugging Face's, and a killed run ends as an unbroken one."""
+"""The mini LLaVA in training: its numbers are Hugging Face's, and its examples are what its patches are told."""
 
 import csv
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,14 +10,17 @@ from click.testing import CliRunner
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from notice_lens.mini.pictures.generate import make_pair
-from train_mini.llava.evaluate import accuracies, ask, measure, share
-from train_mini.llava.examples import PATCH_WORDS, SLOT, UNKNOWN, Examples
-from train_mini.llava.model import LlavaSizes, answer_logits, image_tokens, new_model, normalised, question_mask
+from notice_lens.mini.generate import make_pair
+from train_mini.llava.evaluate import ask
+from train_mini.llava.examples import MAX_TOKENS, PATCH_WORDS, Examples, written
+from train_mini.llava.model import LlavaSizes, answer_logits, image_tokens, new_model, question_mask
 from train_mini.llava.optimizer import Muon, orthogonal
 from train_mini.llava.schedule import LlavaConfig
-from train_mini.llava.train import Trainer, export, main
-from train_mini.llava.vocabulary import IMAGE_SIZE, NOTHING, ids, processor
+from train_mini.llava.train import LlavaTrainer, main
+from train_mini.llava.vocabulary import IMAGE_SIZE, ids, processor
+from train_mini.measure import accuracies, measure
+from train_mini.patches import NOTHING, UNKNOWN
+from train_mini.pixels import normalised
 
 TINY = LlavaSizes(width=32, heads=2, vision_layers=2, language_layers=2, vision_mlp=32, language_mlp=32)
 SHORT = LlavaConfig(
@@ -36,13 +39,9 @@ SHORT = LlavaConfig(
 )
 
 
-def weights(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    trainer = Trainer(SHORT, tmp_path_factory.mktemp("unbroken"))
+    trainer = LlavaTrainer(SHORT, tmp_path_factory.mktemp("unbroken"))
     trainer.run(workers=0, every=2)
     return trainer
 
@@ -50,38 +49,13 @@ def unbroken(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(unbroken, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    export(unbroken.model, folder)
+    unbroken.export(folder)
     return folder
-
-
-def test_a_run_that_is_stopped_ends_with_the_same_weights(unbroken, tmp_path):
-    for until in (1, 4, None):
-        # Each one starts from the checkpoint alone, as after a kill.
-        resumed = Trainer(SHORT, tmp_path)
-        resumed.run(until, workers=0, every=1)
-    assert resumed.step == unbroken.step == 6
-    for name, value in weights(unbroken).items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
-def test_a_run_may_be_made_longer_before_its_rate_falls(tmp_path):
-    Trainer(SHORT, tmp_path).run(4, workers=0)
-    longer = replace(SHORT, steps=20)
-    assert Trainer(longer, tmp_path).step == 4
-    Trainer(SHORT, tmp_path).run(5, workers=0)
-    with pytest.raises(ValueError, match="of another run"):
-        Trainer(longer, tmp_path)
-
-
-def test_a_run_with_other_settings_is_refused(tmp_path):
-    Trainer(SHORT, tmp_path).run(1, workers=0)
-    with pytest.raises(ValueError, match="take another folder, or the same settings"):
-        Trainer(replace(SHORT, warm_steps=3), tmp_path)
 
 
 def test_training_changes_every_weight_and_writes_its_log(unbroken):
     fresh = new_model(TINY, SHORT.seed).state_dict()
-    same = [name for name, value in weights(unbroken).items() if torch.equal(value, fresh[name])]
+    same = [name for name, value in unbroken.model.state_dict().items() if torch.equal(value, fresh[name])]
     # The class token's own outputs are not read, and a constant added to every key changes no softmax.
     left = [name for name in same if not name.endswith(("post_layernorm.weight", "post_layernorm.bias", "k_proj.bias"))]
     assert not left
@@ -91,21 +65,11 @@ def test_training_changes_every_weight_and_writes_its_log(unbroken):
     assert all(np.isfinite(float(row["loss"])) for row in rows)
 
 
-def test_another_worker_draws_the_same_examples(tmp_path, unbroken):
-    trainer = Trainer(SHORT, tmp_path)
-    trainer.run(workers=1, test_every=3)
-    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in weights(unbroken).items())
-    with (tmp_path / "validation.csv").open() as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["3", "6"]
-
-
 def test_the_packed_forward_gives_the_numbers_of_hugging_face(unbroken):
     model, reader = unbroken.model.eval(), processor()
-    pairs = [make_pair(task, 1, seed=3) for task in ("states", "scenes", "faces")]
+    pairs = [make_pair(task, 1, seed=3, world="pictures") for task in ("states", "scenes", "faces")]
     drawn = [pair.clean.drawn(IMAGE_SIZE).pixels for pair in pairs]
     questions = [[pair.question, pair.corrupt_question] for pair in pairs]
-    from train_mini.llava.examples import written
-
     rows, places, _ = written(questions)
     with torch.no_grad():
         images = image_tokens(model, normalised(torch.from_numpy(np.stack(drawn))))
@@ -147,12 +111,6 @@ def test_an_exported_model_is_hugging_faces(exported):
     assert given.shape[1] > inputs.input_ids.shape[1]
 
 
-def test_pixels_are_the_processors():
-    batch = Examples(6, 1).batch(0, 2)
-    expected = processor().image_processor([Image.fromarray(pixels) for pixels in batch.pixels], return_tensors="pt")
-    torch.testing.assert_close(normalised(torch.from_numpy(batch.pixels)), expected.pixel_values, atol=1e-5, rtol=1e-5)
-
-
 def test_heads_of_the_tower_look_at_neighbours_at_first():
     tower = new_model(LlavaSizes(), 0).model.vision_tower
     parts = tower if hasattr(tower, "embeddings") else tower.vision_model
@@ -171,19 +129,9 @@ def test_heads_of_the_tower_look_at_neighbours_at_first():
     assert pattern.max(-1).values.min() > 0.5
 
 
-def test_first_weights_follow_from_the_seed_and_leave_the_global_state():
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    one, same, other = (new_model(TINY, seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
-
-
 def test_examples_fit_and_patches_say_what_is_there():
     batch = Examples(8, 4).batch(0, 30)
-    assert batch.questions.shape == (30, 4, SLOT)
+    assert batch.questions.shape == (30, 4, MAX_TOKENS)
     answers = np.take_along_axis(batch.questions, batch.places[..., None].astype(int) + 1, axis=2)[..., 0]
     assert np.array_equal(answers, batch.answers)
     assert (batch.answers != ids()["<unk>"]).all()
@@ -194,13 +142,6 @@ def test_examples_fit_and_patches_say_what_is_there():
     assert 0.2 < nothing.mean() < 0.9
     assert (batch.patches[:, 1:][nothing[:, None].repeat(3, axis=1)] == UNKNOWN).all()
     assert ((noun != UNKNOWN) & ~nothing).any(axis=1).all()
-
-
-def test_every_step_and_every_seed_sees_other_pictures():
-    batches = [Examples(seed, 1).batch(step, 3) for seed, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
-    drawn = [{pixels.tobytes() for pixels in batch.pixels} for batch in batches]
-    assert len(drawn[0] | drawn[1] | drawn[2]) == 9
-    assert drawn[0] == drawn[3]
 
 
 def test_orthogonal_steps():
@@ -225,19 +166,16 @@ def test_the_rate_rises_stays_and_falls():
 
 
 def test_untrained_models_answer_at_chance_or_below(unbroken):
-    found = accuracies(unbroken.model.eval(), 6)
+    asking = partial(ask, unbroken.model.eval())
+    found = accuracies(asking, "pictures", 6)
     assert set(found) == {name + end for name in ("scenes", "states", "faces") for end in ("", "_both")}
     assert all(value < 0.6 for value in found.values())
-    figures = measure(unbroken.model, "states", 12)
+    figures = measure(asking, "states", 12, world="pictures")
     assert figures["pairs"] == 12
     assert len(figures["both_right"]) == 3
-    pair = make_pair("states", 0)
-    answers = ask(unbroken.model, [pair.clean.drawn().pixels], [pair.question])
+    pair = make_pair("states", 0, world="pictures")
+    answers = asking([pair.clean.drawn().pixels], [pair.question])
     assert answers.right.shape == (1,)
-
-
-def test_intervals_are_wilsons():
-    assert share(np.array([True] * 95 + [False] * 5)) == pytest.approx([0.95, 0.8882, 0.9785], abs=2e-4)
 
 
 def test_the_command_trains_and_says_where(tmp_path, monkeypatch):

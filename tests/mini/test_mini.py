@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 from notice_lens.mini import mini_folder, rows
 from notice_lens.mini.generate import GROUPS, pairs
 from notice_lens.mini.vocabulary import processor, word_pieces
-from train_mini.evaluate import ask, measure
+from train_mini.blip.evaluate import ask
+from train_mini.measure import measure
 
 SUBSET = 150
 
@@ -22,20 +24,20 @@ def model():
 
 @pytest.fixture(scope="module")
 def figures(model):
-    return {task: measure(model, task, SUBSET, seed=12345) for task in GROUPS}
+    return {task: measure(partial(ask, model), task, SUBSET, seed=12345) for task in GROUPS}
 
 
 @pytest.mark.parametrize("task", tuple(GROUPS))
 def test_it_answers_held_out_pairs(figures, task):
     assert figures[task]["accuracy"] >= 0.93
-    assert figures[task]["both_right"] >= 0.9
+    assert figures[task]["both_right"][0] >= 0.9
 
 
 @pytest.mark.parametrize("task", tuple(GROUPS))
 def test_its_answer_comes_through_the_picture(figures, task):
-    assert figures[task]["flips"] >= 0.9
+    assert figures[task]["flips"][0] >= 0.9
     # 150 pairs: three standard deviations of a fair coin are twelve points.
-    assert abs(figures[task]["mean_image_option"] - 0.5) < 0.13
+    assert abs(figures[task]["mean_image_option"][0] - 0.5) < 0.13
 
 
 def test_hugging_face_generates_the_same_answers(model):

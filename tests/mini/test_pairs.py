@@ -1,19 +1,13 @@
-"""Pairs: one meaning changes and nothing else, questions are equally long, and nothing gives the answer away."""
-
-from collections import Counter
+"""Pairs of the drawn world: one meaning changes and nothing else, and questions and answers fit the pictures."""
 
 import numpy as np
 import pytest
 
-from notice_lens.mini.drawing import draw
-from notice_lens.mini.faces import EMOTIONS
-from notice_lens.mini.generate import GROUPS, make_pair, pairs
+from notice_lens.mini.generate import GROUPS, pairs
 from notice_lens.mini.questions import compose, either
 from notice_lens.mini.scenes import OPPOSITE, random_scene
 from notice_lens.mini.stream import RandomStream
-from notice_lens.mini.things import ATTRIBUTE_VALUES
-from notice_lens.mini.vocabulary import answer_words, processor, tokens, word_pieces
-from train_mini.evaluate import question_only
+from notice_lens.mini.vocabulary import processor, tokens
 
 TASKS = tuple(GROUPS)
 MANY = 150
@@ -28,7 +22,7 @@ def many():
 @pytest.mark.parametrize("task", TASKS)
 def test_only_the_named_thing_changes(many, task):
     for pair in many[task][:30]:
-        clean, corrupt = draw(pair.clean), draw(pair.corrupt)
+        clean, corrupt = pair.clean.drawn(), pair.corrupt.drawn()
         changed = (clean.pixels != corrupt.pixels).any(axis=2)
         # In scenes two things may exchange their shapes; all else is pinned.
         regions = {
@@ -37,7 +31,7 @@ def test_only_the_named_thing_changes(many, task):
             "faces": ("eyes", "brows", "mouth"),
         }
         allowed = np.zeros(changed.shape, bool)
-        for drawing, parts in ((clean, pair.clean_parts), (corrupt, pair.corrupt_parts)):
+        for drawing, parts in ((clean, pair.clean_parts), (corrupt, pair.corrupt_parts or pair.clean_parts)):
             for region in regions[task]:
                 for name in parts[region]:
                     allowed |= drawing.cover.get(name, np.zeros(changed.shape)) > 0
@@ -67,19 +61,6 @@ def test_states_change_in_the_asked_attribute_alone(many):
         assert same_outline == (pair.group != "shape")
         assert (before.fill.texture == after.fill.texture) == (pair.group != "texture")
         assert (before.fill.colour == after.fill.colour) == (pair.group != "colour")
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_questions_of_a_pair_are_equally_long_and_answers_are_one_token(many, task):
-    for pair in many[task]:
-        asked = [pair.question, pair.corrupt_question, pair.donor_question]
-        if pair.control_question:
-            asked.append(pair.control_question)
-        lengths = {len(TOKENIZER(question.text).input_ids) for question in asked}
-        assert len(lengths) == 1, pair.id
-        for word in (pair.question.answer, pair.incorrect, pair.donor_question.answer, *pair.question.options):
-            assert len(TOKENIZER.tokenize(word)) == 1
-        assert pair.question.text != pair.corrupt_question.text != pair.donor_question.text
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -117,29 +98,6 @@ def test_distractors_often_carry_the_other_option(many):
     for task in ("scenes", "states"):
         share = np.mean([pair.control_question is not None for pair in many[task]])
         assert 0.6 < share < 0.9
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_groups_orders_and_answers_are_balanced(task):
-    some = list(pairs(task, 600, seed=2))
-    assert len(set(Counter(pair.group for pair in some).values())) == 1
-    for group in GROUPS[task]:
-        of_group = [pair for pair in some if pair.group == group]
-        first = [pair.question.options[0] == pair.question.answer for pair in of_group]
-        assert np.mean(first) == 0.5
-        answers = Counter(pair.question.answer for pair in of_group)
-        wrong = Counter(pair.incorrect for pair in of_group)
-        expected = len(of_group) / len(answers)
-        # Six standard deviations of a count: balanced, whatever the seed.
-        for word in answers:
-            assert abs(answers[word] - expected) < 6 * expected**0.5 + 1, (word, answers)
-            assert abs(answers[word] - wrong[word]) < 6 * (2 * expected) ** 0.5, (word, answers, wrong)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_words_alone_do_not_tell_the_answer(task):
-    # 250 pairs: three standard deviations are nine and a half points. The docs have the figure on 3,000.
-    assert abs(question_only(task, 250) - 0.5) < 0.095
 
 
 @pytest.mark.parametrize("task", ["states", "scenes"])
@@ -183,20 +141,11 @@ def test_nested_things_lie_inside():
     for pair in pairs("scenes", 400):
         if "inside" not in pair.question.text:
             continue
-        drawing = draw(pair.clean)
-        without = draw(pair.clean.without(pair.clean_parts["subject"][0]))
+        drawing = pair.clean.drawn()
+        without = pair.clean.without(pair.clean_parts["subject"][0]).drawn()
         inner = drawing.mask(pair.clean_parts["subject"])
         # A corner of a square may graze the notch of a heart, by a pixel or two of two hundred.
         assert without.mask(pair.clean_parts["object"])[inner].mean() > 0.97, pair.id
-
-
-def test_vocabulary_has_every_word_as_one_piece():
-    pieces = word_pieces()
-    assert len(set(pieces)) == len(pieces) > 1100
-    for word in (*answer_words(), *EMOTIONS, *(word for words in ATTRIBUTE_VALUES.values() for word in words)):
-        assert TOKENIZER.tokenize(word) == [word]
-    assert "[UNK]" not in TOKENIZER.tokenize("Is the zebra's 3rd xylophone left of a naive purple-ish qat?")
-    assert (TOKENIZER.bos_token, TOKENIZER.convert_tokens_to_ids("[ENC]")) == ("[DEC]", pieces.index("[ENC]"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -210,7 +159,3 @@ def test_compose_marks_the_right_option():
     assert question.text == "is this star blue or red?"
     assert question.options == ("blue", "red")
     assert question.roles == {"noun": (8, 12), "incorrect": (13, 17), "correct": (21, 24)}
-
-
-def test_pairs_are_numbered():
-    assert make_pair("faces", 4, seed=9, split="validation").id == "validation-faces-9-4"

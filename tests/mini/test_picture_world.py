@@ -1,33 +1,32 @@
-"""The picture world: exact masks, pairs in which one meaning changes, and nothing that gives the answer away."""
+"""The picture world: exact masks, and pairs in which one meaning changes."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from notice_lens.mini.pictures.drawing import GROUND_PATTERNS, UNITS, Picture, PlacedEmoji, ground
-from notice_lens.mini.pictures.generate import GROUPS, make_pair, pairs
-from notice_lens.mini.pictures.names import COLOURED, EMOJI, LOOKS, OPENED, WORDS_OF_ATTRIBUTES, attribute_of
+from notice_lens.mini.generate import WORLDS, make_pair, pairs
+from notice_lens.mini.picture import Picture
+from notice_lens.mini.pictures.emoji import Emoji
+from notice_lens.mini.pictures.ground import GROUND_PATTERNS, PICTURE_UNITS, ground
+from notice_lens.mini.pictures.names import ATTRIBUTE_WORDS, COLOURED, EMOJI_CODES, LOOKS, OPENED, attribute_of
 from notice_lens.mini.pictures.sprites import sprite
 from notice_lens.mini.pictures.states import things
-from notice_lens.mini.pictures.things import picture
 from notice_lens.mini.stream import RandomStream
 from notice_lens.pairs import mini_world
-from train_mini.evaluate import words_alone
-from train_mini.llava.vocabulary import processor, tokens, word_pieces, world_words
 
+GROUPS = WORLDS["pictures"].groups
 TASKS = tuple(GROUPS)
 MANY = 120
-TOKENIZER = processor().tokenizer
 
 
 @pytest.fixture(scope="module")
 def many():
-    return {task: list(pairs(task, MANY, seed=5)) for task in TASKS}
+    return {task: list(pairs(task, MANY, seed=5, world="pictures")) for task in TASKS}
 
 
 def placed(name="one", noun="heart", look="red", **options):
-    return PlacedEmoji(name, noun, look, 0, **({"x": 60.0, "y": 70.0, "side": 50.0} | options))
+    return Emoji(name, noun, look, **({"x": 60.0, "y": 70.0, "side": 50.0} | options))
 
 
 def scene(*things, number=0):
@@ -40,7 +39,7 @@ def scene(*things, number=0):
 def test_a_mask_is_where_the_thing_is_opaque():
     drawing = scene(placed(side=96.0, x=64.0, y=64.0)).drawn()
     alpha = np.asarray(sprite("heart", "red"))[:, :, 3] / 255
-    expected = np.zeros((UNITS, UNITS))
+    expected = np.zeros((PICTURE_UNITS, PICTURE_UNITS))
     expected[16:112, 16:112] = alpha
     np.testing.assert_allclose(drawing.cover["one"], expected, atol=1e-6)
     assert np.array_equal(drawing.mask(["one"]), expected >= 0.5)
@@ -108,7 +107,7 @@ def test_unknown_emoji_and_sizes_are_refused():
         sprite("lock", "red")
     with pytest.raises(ValueError, match="emoji of 'zebra'.*there are heart"):
         sprite("zebra", "")
-    with pytest.raises(ValueError, match="31 pixels asked for; pictures can be drawn from 32"):
+    with pytest.raises(ValueError, match="32 pixels or more, got 31"):
         scene(placed()).drawn(31)
     (lock,) = things(RandomStream("lock"), ["lock"])
     with pytest.raises(ValueError, match="colour 'red' asked for; a lock can be open, closed"):
@@ -136,7 +135,7 @@ def test_only_the_changed_thing_and_its_shadow_differ(many, task):
         clean, corrupt = pair.clean.drawn(), pair.corrupt.drawn()
         changed = (clean.pixels != corrupt.pixels).any(axis=2)
         allowed = np.zeros(changed.shape, bool)
-        for drawing, parts in ((clean, pair.clean_parts), (corrupt, pair.corrupt_parts)):
+        for drawing, parts in ((clean, pair.clean_parts), (corrupt, pair.clean_parts)):
             for region in names:
                 for name in parts.get(region, (region,)):
                     allowed |= drawing.cover.get(name, np.zeros(changed.shape)) > 0
@@ -144,7 +143,7 @@ def test_only_the_changed_thing_and_its_shadow_differ(many, task):
         # A shadow reaches a seventh of the thing's side beyond it.
         reach = _grown(allowed, 12)
         assert not changed[~reach].any(), pair.id
-        assert pair.clean.ground is pair.corrupt.ground is pair.donor.ground
+        assert pair.clean.background is pair.corrupt.background is pair.donor.background
 
 
 def _grown(mask, by):
@@ -158,7 +157,7 @@ def _grown(mask, by):
 @pytest.mark.parametrize("task", TASKS)
 def test_one_meaning_changes(many, task):
     for pair in many[task]:
-        before, after = pair.clean.things, pair.corrupt.things
+        before, after = pair.clean.parts, pair.corrupt.parts
         changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
         if task == "scenes":
             assert 1 <= len(changed) <= 2
@@ -172,15 +171,15 @@ def test_one_meaning_changes(many, task):
                 *(other.noun, other.x, other.y, other.tilt, other.mirrored, other.variant),
             )
             assert (one.look == other.look) == (pair.group == "size")
-            assert (one.side == other.side) == (pair.group != "size")
+            assert (one.width == other.width) == (pair.group != "size")
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_things_lie_within_the_picture_and_hardly_hide_each_other(many, task):
     for pair in many[task][:40]:
         drawing = pair.clean.drawn()
-        for thing in pair.clean.things:
-            alone = Picture(pair.clean.ground, (thing,)).drawn().mask([thing.name])
+        for thing in pair.clean.parts:
+            alone = Picture(pair.clean.background, (thing,)).drawn().mask([thing.name])
             hidden = 1 - drawing.mask([thing.name]).sum() / alone.sum()
             assert hidden < (0.16 if task == "faces" else 0.08), (pair.id, thing)
             assert alone[1:-1, 1:-1].sum() >= 0.97 * alone.sum(), (pair.id, thing)
@@ -188,9 +187,9 @@ def test_things_lie_within_the_picture_and_hardly_hide_each_other(many, task):
 
 def test_what_is_near_is_nearer_than_all_else(many):
     for pair in many["scenes"]:
-        if len(pair.clean.things) != 4:
+        if len(pair.clean.parts) != 4:
             continue
-        middles = {thing.name: np.array([thing.x, thing.y]) for thing in pair.clean.things}
+        middles = {thing.name: np.array([thing.x, thing.y]) for thing in pair.clean.parts}
         for number in (0, 1):
             own = np.linalg.norm(middles[f"actor{number}"] - middles[f"thing{number}"])
             other = np.linalg.norm(middles[f"actor{number}"] - middles[f"thing{1 - number}"])
@@ -215,7 +214,7 @@ def test_answers_fit_what_is_there(many, task):
 
 
 def _looks(pair, which):
-    return {thing.noun: thing.look for thing in getattr(pair, which).things}
+    return {thing.noun: thing.look for thing in getattr(pair, which).parts}
 
 
 @pytest.mark.parametrize("task", ["states", "faces"])
@@ -227,9 +226,9 @@ def test_states_and_faces_look_as_the_answers_say(many, task):
             assert _looks(pair, "clean")[noun] == pair.question.answer
             assert _looks(pair, "corrupt")[noun] == pair.incorrect
             assert _looks(pair, "donor").get(noun) not in pair.question.options
-            assert _looks(pair, "clean")[noun] in WORDS_OF_ATTRIBUTES[attribute_of(noun)]
+            assert _looks(pair, "clean")[noun] in ATTRIBUTE_WORDS[attribute_of(noun)]
         else:
-            sides = [next(t.side for t in each.things if t.noun == noun) for each in (pair.clean, pair.corrupt)]
+            sides = [next(t.width for t in each.parts if t.noun == noun) for each in (pair.clean, pair.corrupt)]
             assert (sides[0] > sides[1]) == (pair.question.answer == "big")
             assert noun not in _looks(pair, "donor")
 
@@ -238,7 +237,7 @@ def test_scenes_show_what_the_answers_say(many):
     for pair in many["scenes"]:
         text, roles = pair.question.text, pair.question.roles
         for which, answer in (("clean", pair.question.answer), ("corrupt", pair.incorrect)):
-            there = {thing.name: thing for thing in getattr(pair, which).things}
+            there = {thing.name: thing for thing in getattr(pair, which).parts}
             actor, near = there["actor0"], there["thing0"]
             words = {role: text[first:last] for role, (first, last) in roles.items()}
             told = {"subject": actor.noun, "verb": actor.look, "object": near.noun}
@@ -246,17 +245,6 @@ def test_scenes_show_what_the_answers_say(many):
             for role in ("subject", "object"):
                 assert words.get(role, told[role]) == told[role], pair.id
             assert words.get("verb", "near") in ("near", actor.look), pair.id
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_questions_of_a_pair_are_equally_long_and_answers_are_one_token(many, task):
-    for pair in many[task]:
-        asked = [pair.question, pair.corrupt_question, pair.donor_question]
-        asked += [pair.control_question] if pair.control_question else []
-        assert len({len(TOKENIZER(question.text).input_ids) for question in asked}) == 1, pair.id
-        for word in (pair.question.answer, pair.incorrect, pair.donor_question.answer, *pair.question.options):
-            assert len(TOKENIZER.tokenize(word)) == 1
-        assert pair.question.text != pair.corrupt_question.text != pair.donor_question.text
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -271,68 +259,13 @@ def test_roles_are_the_words_they_name(many, task):
         assert expected | {"correct", "incorrect"} <= set(words) <= expected | {"correct", "incorrect", "object"}
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_groups_orders_and_answers_are_balanced(task):
-    some = list(pairs(task, 600, seed=2))
-    assert len(set(Counter(pair.group for pair in some).values())) == 1
-    for group in GROUPS[task]:
-        of_group = [pair for pair in some if pair.group == group]
-        assert np.mean([pair.question.options[0] == pair.question.answer for pair in of_group]) == 0.5
-        answers = Counter(pair.question.answer for pair in of_group)
-        wrong = Counter(pair.incorrect for pair in of_group)
-        for word in answers:
-            assert abs(answers[word] - wrong[word]) < 6 * (2 * max(answers[word], wrong[word])) ** 0.5, (word, answers)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_words_alone_do_not_tell_the_answer(task):
-    # 250 pairs: three standard deviations are nine and a half points. The docs have the figure on more.
-    found = words_alone(pairs(task, 750, split="train"), pairs(task, 250))
-    assert abs(found - 0.5) < 0.095
-
-
 def test_controls_are_frequent(many):
     for task, least in (("scenes", 0.65), ("states", 0.75), ("faces", 0.2)):
         assert np.mean([pair.control_question is not None for pair in many[task]]) > least
 
 
-def test_pairs_follow_from_their_key():
-    one, same = make_pair("states", 17, seed=3), make_pair("states", 17, seed=3)
-    assert one.question == same.question
-    assert np.array_equal(one.clean.drawn().pixels, same.clean.drawn().pixels)
-    drawn = {
-        make_pair("states", number, seed=seed, split=split).clean.drawn(64).pixels.tobytes()
-        for number in range(3)
-        for seed in (0, 1)
-        for split in ("train", "validation", "test")
-    }
-    assert len(drawn) == 18
-
-
-def test_wrong_names_are_refused():
-    with pytest.raises(ValueError, match="task 'state' asked for.*did you mean 'states'"):
-        make_pair("state", 0)
-    with pytest.raises(ValueError, match="split 'valid' asked for"):
-        make_pair("states", 0, split="valid")
-    with pytest.raises(ValueError, match="pair -1 asked for"):
-        make_pair("states", -1)
-
-
-# Vocabulary
-
-
-def test_vocabulary_has_every_word_as_one_token():
-    pieces = word_pieces()
-    assert len(set(pieces)) == len(pieces) > 1100
-    for word in world_words():
-        assert TOKENIZER.tokenize(word) == [word]
-    assert "<unk>" not in TOKENIZER.tokenize("Is the zebra's 3rd xylophone left of a naive purple-ish qat?")
-    assert TOKENIZER("Is the heart red?").input_ids[1:] == tokens("is the heart red?")
-    assert TOKENIZER.decode(tokens("is the heart red?")) == "is the heart red?"
-
-
 def test_no_emoji_ships_in_vain():
-    assert {noun for noun, _ in EMOJI} == set(LOOKS) >= {*COLOURED, *OPENED}
+    assert {noun for noun, _ in EMOJI_CODES} == set(LOOKS) >= {*COLOURED, *OPENED}
 
 
 # As minimal pairs
@@ -344,7 +277,7 @@ def test_they_are_minimal_pairs(task):
     assert some[0].clean_image.size == (128, 128)
     assert some.manifest.options["world"] == "pictures"
     assert mini_world(task, 2, world="pictures", size=200)[0].corrupt_image.size == (200, 200)
-    expected = make_pair(task, 0, seed=3).row(UNITS)
+    expected = make_pair(task, 0, seed=3, world="pictures").row(PICTURE_UNITS)
     assert some[0].clean_prompt == expected.clean_prompt
     assert np.array_equal(np.asarray(some[0].clean_image), np.asarray(expected.clean_image))
 
@@ -359,5 +292,5 @@ def test_controls_of_pictures_and_other_worlds():
 
 
 def test_a_picture_without_a_thing_lacks_it():
-    made = picture(things(RandomStream("two"), ["heart", "car"]), ground(RandomStream("g")))
-    assert [thing.noun for thing in made.without("object").things] == ["car"]
+    made = Picture(ground(RandomStream("g")), things(RandomStream("two"), ["heart", "car"]))
+    assert [thing.noun for thing in made.without("object").parts] == ["car"]

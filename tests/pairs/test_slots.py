@@ -147,5 +147,5 @@ def test_wrong_settings_of_the_mini_world():
         mini_world("states", 2, slots="answer")
     with pytest.raises(ValueError, match="n=0: expected a whole number, 1 or more"):
         mini_world("states", 0)
-    with pytest.raises(ValueError, match="task 'state' asked for"):
+    with pytest.raises(ValueError, match="no task 'state'"):
         mini_world("state", 2)

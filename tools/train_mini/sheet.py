@@ -11,9 +11,8 @@ import click
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from notice_lens.mini import generate
+from notice_lens.mini.generate import GROUPS, rows
 from notice_lens.mini.pair import Row
-from notice_lens.mini.pictures import generate as pictures
 
 SIDE, GAP, LINE = 128, 6, 15
 """Pixels: a picture's side, the space around it, and the height of a line of text."""
@@ -82,12 +81,11 @@ def regions_in_colour(row: Row) -> Image.Image:
 @click.option("--size", type=int, help="Pixels along a side of the pictures; the mini models' if missing.")
 @click.option("--world", type=click.Choice(["drawn", "pictures"]), default="drawn", show_default=True)
 def main(out: Path, count: int, seed: int, size: int | None, world: str) -> None:
-    """Draws a sheet of samples for each task."""
+    """Draw a sheet of samples for each task."""
     out.mkdir(parents=True, exist_ok=True)
-    made, name = (generate, "mini_world") if world == "drawn" else (pictures, "picture_world")
-    for task in made.GROUPS:
-        sized = {} if size is None else {"size": size}
-        picture = sheet(list(made.rows(task, count, seed=seed, **sized)))
+    name = "mini_world" if world == "drawn" else "picture_world"
+    for task in GROUPS:
+        picture = sheet(list(rows(task, count, seed=seed, size=size, world=world)))
         picture.save(out / f"{name}_{task}.png", optimize=True)
         click.echo(f"{out / f'{name}_{task}.png'}")
 

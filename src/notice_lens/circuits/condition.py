@@ -74,7 +74,7 @@ class Condition:
 
     @property
     def reach(self) -> np.ndarray:
-        """The whole that `change` is a share of, [pair]: what the donor leaves of the gap, or the gap."""
+        """The denominator of `change`, [pair]: what the donor leaves of the gap, or the gap."""
         return self.gap if self.left is None else self.left
 
     @property

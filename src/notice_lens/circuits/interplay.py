@@ -33,7 +33,7 @@ patch of outputs, and is called so. Interactions say what two heads do to the lo
 interaction too: where either head alone restores nearly all, they are an OR.
 
 **How sure.** +, - and 0 are decided by intervals against a smallest interaction of interest δ: wholly above δ, wholly
-below -δ, wholly between. An interval that does none of these leaves the kind `undecided`. Intervals are bootstrap-t
+below -δ, wholly between. Any other interval leaves the kind `undecided`. Intervals are bootstrap-t
 over clusters of pairs (see `intervals`), and simultaneous: their level is Bonferroni's over all pairs of heads and the
 seven numbers that decide, so that all kinds that are named are right with the given confidence.
 """

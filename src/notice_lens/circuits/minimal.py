@@ -67,7 +67,7 @@ def minimal_circuit(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here; one half finds the circuit, the other scores it.
-        nodes: What a circuit is made of: modules (`text.cross_attn`), whole stacks (`text`: heads and MLPs) or nodes by
+        nodes: The nodes of a circuit: modules (`text.cross_attn`), whole stacks (`text`: heads and MLPs) or nodes by
             name. None takes the heads of `model.cfg.default_site`.
         positions: Where nodes are patched, as an `Edit` takes them.
         share: Of the gap, to be restored by the circuit and lost with it, above 0 and at most 1.
@@ -129,7 +129,7 @@ def minimal_circuit(
 
 
 class _Worth:
-    """What sets are worth on weighted pairs: the smaller of what each surely restores, and what its loss surely costs.
+    """The worth of sets on weighted pairs: the smaller of what each surely restores and what its loss surely costs.
 
     Args:
         patches: Where sets are measured.

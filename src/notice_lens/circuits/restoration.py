@@ -263,7 +263,7 @@ def _random(
         shares: [size, draw, direction].
         ranked: [direction, size].
         confidence: Of the range.
-        along: The dimensions of what is returned.
+        along: The dimensions of the returned array.
     """
     by_draw = np.moveaxis(shares, -1, 0)
     if not by_draw.shape[-1]:

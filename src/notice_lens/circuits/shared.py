@@ -97,5 +97,5 @@ def _jaccard(one: np.ndarray, other: np.ndarray) -> Any:
 
 
 def _p(seen: Any, by_chance: np.ndarray) -> float:
-    """Return the share of draws that reach what was seen, which is counted among them."""
+    """Return the share of draws that reach the observed value, which is counted among them."""
     return float((1 + (by_chance >= seen - 1e-12).sum()) / (1 + len(by_chance)))

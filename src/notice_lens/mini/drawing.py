@@ -1,23 +1,24 @@
-"""Pictures as data, and how they are drawn: anti-aliased, at any size, with the exact share that each part covers.
+"""The drawn world's backgrounds and parts: filled outlines, anti-aliased at any size.
 
-A picture is a background and parts, drawn one over the other. Places are given in units of which 64 span the picture.
 Pillow fills each part's outline at eight times the resolution; the mean of those 8 x 8 points is the part's coverage
-of a pixel. What is seen of a part is its coverage, less what later parts cover.
+of a pixel.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, cos, floor, sin
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from notice_lens.errors import one_of
+from notice_lens.mini.picture import PixelBox, Stamp, blotch_field, colour_field, enlarged
 from notice_lens.mini.shapes import Outline
 
 UNITS = 64
-"""How many units of length a picture is wide and high."""
+"""How many units of length a picture is wide and high, and how many pixels the mini BLIP takes."""
 
 SUPERSAMPLING = 8
 
@@ -27,10 +28,15 @@ Colour = tuple[float | int, float | int, float | int]
 
 @dataclass(frozen=True)
 class Fill:
-    """The fill of a part: `colour`, with `texture` (plain, striped, dotted, checked) in `second`.
+    """The fill of a part.
 
-    The texture's grid is turned by `angle` (radians), hangs on the point `anchor` (units), in whose middle a dot or a
-    band is, and is shifted by `phase` (share of a period).
+    Attributes:
+        colour: The colour.
+        second: The colour of the texture's stripes, dots or squares.
+        texture: `plain`, `striped`, `dotted` or `checked`.
+        angle: By which the texture's grid is turned, in radians.
+        phase: By which it is shifted, as a share of its period.
+        anchor: The point, in units, on which a dot or band is centred but for the shift.
     """
 
     colour: Colour
@@ -42,16 +48,24 @@ class Fill:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One thing of a picture: its name and the outline, [corner, 2] in units, that is filled."""
+class FilledOutline:
+    """A part of a picture: its name and the outline, [corner, 2] in units, that is filled."""
 
     name: str
     outline: Outline
     fill: Fill
 
+    def stamp(self, size: int) -> Stamp | None:
+        """Return its pixels in a picture of `size` pixels; None where all of it is outside."""
+        coverage = _coverage(self.outline * (size / UNITS), size)
+        if coverage is None:
+            return None
+        box, alpha = coverage
+        return Stamp(box, alpha, _filled(self.fill, box, size / UNITS))
+
 
 @dataclass(frozen=True)
-class Background:
+class SoftBackground:
     """A soft field of colours (3 x 3 x 3 numbers from 0 to 255), blotches on it, and the light on all of the picture.
 
     Attributes:
@@ -66,100 +80,22 @@ class Background:
     strength: float
     light: tuple[float, float]
 
+    units: ClassVar[int] = UNITS
+    min_size: ClassVar[int] = 16
+
     @cached_property
     def _fields(self) -> tuple[Image.Image, Image.Image]:
-        colours = np.asarray(self.colours).reshape(3, 3, 3).round().astype(np.uint8)
-        blotches = (np.asarray(self.blotches).reshape(12, 12) * 255).round().astype(np.uint8)
-        return Image.fromarray(colours), Image.fromarray(blotches)
+        return colour_field(self.colours), blotch_field(self.blotches)
 
     def draw(self, size: int) -> NDArray[np.float32]:
-        """The background, [size, size, 3] from 0 to 255, before the light."""
-        colours, blotches = (field.resize((size, size), Image.Resampling.BICUBIC) for field in self._fields)
-        uneven = (np.asarray(blotches, dtype=np.float32) - np.float32(127.5)) * np.float32(2 * self.strength / 255)
-        return (np.asarray(colours, dtype=np.float32) + uneven[:, :, None]).astype(np.float32, copy=False)
+        """Return the background, [size, size, 3] from 0 to 255, before the light."""
+        colours, blotches = (enlarged(field, size) for field in self._fields)
+        uneven = (blotches - np.float32(127.5)) * np.float32(2 * self.strength / 255)
+        return (colours + uneven[:, :, None]).astype(np.float32, copy=False)
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A background and the parts in front of it, the last one foremost."""
-
-    background: Background
-    parts: tuple[Part, ...]
-
-    def without(self, name: str) -> "Picture":
-        """The picture without the parts of this name."""
-        return Picture(self.background, tuple(part for part in self.parts if part.name != name))
-
-    def drawn(self, size: int = UNITS, *, cover: bool = True) -> "Drawing":
-        """The picture drawn; see `draw`."""
-        return draw(self, size, cover=cover)
-
-
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """A picture drawn.
-
-    Attributes:
-        pixels: uint8 [size, size, 3].
-        cover: By part name, the share of each pixel in which the part is seen, float32 [size, size] from 0 to 1; the
-            rest, `background`, among them. All of them sum to 1.
-    """
-
-    pixels: NDArray[np.uint8]
-    cover: dict[str, NDArray[np.float32]]
-
-    def mask(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        """Return the pixels that these parts together fill by at least half, bool [size, size]."""
-        return sum((self.cover[name] for name in names), np.zeros(self.pixels.shape[:2], np.float32)) >= 0.5
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture as a Pillow image."""
-        return Image.fromarray(self.pixels)
-
-
-def draw(picture: Picture, size: int = UNITS, *, cover: bool = True) -> Drawing:
-    """Draw a picture.
-
-    Args:
-        picture: What to draw.
-        size: Its width and height in pixels, 16 or more.
-        cover: Whether to work out what each part covers; without it `Drawing.cover` is empty.
-
-    Raises:
-        ValueError: if the size is below 16.
-    """
-    if size < 16:
-        raise ValueError(f"a size of {size} pixels asked for; pictures can be drawn from 16 pixels on")
-    canvas = picture.background.draw(size)
-    seen = {"background": np.ones((size, size), np.float32)} if cover else {}
-    for part in picture.parts:
-        drawn = _coverage(part.outline * (size / UNITS), size)
-        if drawn is None:
-            continue
-        box, alpha = drawn
-        canvas[box] += alpha[:, :, None] * (_filled(part.fill, box, size / UNITS) - canvas[box])
-        if cover:
-            _cover(seen, part.name, box, alpha)
-    left, right = picture.background.light
-    canvas *= np.linspace(left, right, size, dtype=np.float32)[None, :, None]
-    return Drawing(np.clip(np.rint(canvas), 0, 255).astype(np.uint8), seen)
-
-
-def _cover(
-    seen: dict[str, NDArray[np.float32]], name: str, box: tuple[slice, slice], alpha: NDArray[np.float32]
-) -> None:
-    """Add a part to the visible share of each, and take what it hides from the others."""
-    rest = 1 - alpha
-    for other in seen.values():
-        other[box] *= rest
-    if name not in seen:
-        seen[name] = np.zeros_like(seen["background"])
-    seen[name][box] += alpha
-
-
-def _coverage(outline: Outline, size: int) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
-    """The box of pixels that an outline ([corner, 2] in pixels) touches, and how much of each it covers, 0 to 1."""
+def _coverage(outline: Outline, size: int) -> tuple[PixelBox, NDArray[np.float32]] | None:
+    """Return the pixels that an outline ([corner, 2] in pixels) touches, and how much of each it covers, 0 to 1."""
     low, high = outline.min(axis=0), outline.max(axis=0)
     left, top = max(floor(low[0]), 0), max(floor(low[1]), 0)
     right, bottom = min(ceil(high[0]) + 1, size), min(ceil(high[1]) + 1, size)
@@ -173,8 +109,8 @@ def _coverage(outline: Outline, size: int) -> tuple[tuple[slice, slice], NDArray
     return (slice(top, bottom), slice(left, right)), alpha
 
 
-def _filled(fill: Fill, box: tuple[slice, slice], scale: float) -> NDArray[np.float32]:
-    """The colour at each pixel of a box, [height, width, 3] (or broadcast to it)."""
+def _filled(fill: Fill, box: PixelBox, scale: float) -> NDArray[np.float32]:
+    """Return the colour at each pixel of a box, [height, width, 3] (or broadcast to it)."""
     colour = np.asarray(fill.colour, dtype=np.float32)
     if fill.texture == "plain":
         return colour[None, None]
@@ -195,9 +131,9 @@ PERIODS = {"striped": 6.5, "dotted": 7.0, "checked": 9.0}
 def _pattern(
     texture: str, along: NDArray[np.float64], aside: NDArray[np.float64], phase: float, scale: float
 ) -> NDArray[np.float64]:
-    """The second colour's share, 0 to 1, at places along and across the texture's direction (units)."""
+    """Return the second colour's share, 0 to 1, at places along and across the texture's direction (units)."""
     if texture not in PERIODS:
-        raise ValueError(f"texture {texture!r} asked for; there are plain, {', '.join(PERIODS)}")
+        raise ValueError(one_of("texture", texture, ("plain", *PERIODS)))
     period = PERIODS[texture]
     along, aside = along + phase * period, aside + phase * period
     # How far a place lies inside the second colour, in units: one pixel of blur on the edge is anti-aliasing.
@@ -216,5 +152,5 @@ def _from_middle(place: NDArray[np.float64], period: float) -> NDArray[np.float6
 
 
 def _bands(place: NDArray[np.float64], period: float) -> NDArray[np.float64]:
-    """Signed distance to the edge of alternating bands that are half a period wide, positive inside."""
+    """Return signed distance to the edge of alternating bands that are half a period wide, positive inside."""
     return period / 4 - np.abs(_from_middle(place, period))

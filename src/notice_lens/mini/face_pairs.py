@@ -7,7 +7,7 @@ from notice_lens.mini.things import background
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair (the only group is `emotion`); `swap` puts the right answer second in the question."""
+    """Return a pair (the only group is `emotion`); `swap` puts the right answer second in the question."""
     correct, incorrect, third, fourth, fifth, sixth = stream.sample(faces.EMOTIONS, 6)
     behind, person = background(stream), faces.face(stream)
     clean, corrupt, donor = (person.feeling(word).picture(behind) for word in (correct, incorrect, third))
@@ -18,7 +18,6 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         "background": ("background",),
     }
     return Pair(
-        id="",
         task="faces",
         group=group,
         clean=clean,
@@ -28,7 +27,5 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         incorrect=incorrect,
         corrupt_question=without_answer(faces.ask(fifth, sixth, swap)),
         donor_question=faces.ask(third, fourth, swap),
-        control_question=None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )

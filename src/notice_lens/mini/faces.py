@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from notice_lens.mini.drawing import Background, Colour, Fill, Part, Picture
+from notice_lens.mini.drawing import Colour, Fill, FilledOutline
+from notice_lens.mini.picture import Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import Outline, ellipse, stroke, turned, unit_outline
 from notice_lens.mini.stream import RandomStream
@@ -46,7 +47,7 @@ class Face:
         tilt: Angle of the head.
         strength: How far the expression goes, around 1.
         gaze: How far the pupils look aside.
-        extra: What is to be ignored: `hat`, `ball`, or none.
+        extra: The distractor: `hat`, `ball` or `none`.
         extra_colour: Its colour.
         extra_side: On which side the ball is, -1 or 1.
     """
@@ -72,12 +73,12 @@ class Face:
         return replace(self, emotion=emotion)
 
     def picture(self, behind: Background) -> Picture:
-        """The face in front of a background."""
+        """Return the face in front of a background."""
         return Picture(behind, tuple(_parts(self)))
 
 
 def face(stream: RandomStream) -> Face:
-    """A face with everything drawn at random."""
+    """Return a face with everything drawn at random."""
     shade = stream.uniform(0.93, 1.05)
     red, green, blue = (min(value * shade, 255.0) for value in stream.choice(SKINS))
     return Face(
@@ -110,7 +111,7 @@ def ask_openly(emotion: str) -> Question:
 
 
 def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
-    """Random questions about the face, a quarter of them open."""
+    """Return random questions about the face, a quarter of them open."""
     others = [word for word in EMOTIONS if word != person.emotion]
     asked = []
     for _ in range(count):
@@ -120,8 +121,8 @@ def questions(person: Face, stream: RandomStream, count: int) -> list[Question]:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """An expression: brow heights at the nose and outside, eye opening, and how the mouth is drawn."""
+class _Expression:
+    """The drawing of an emotion: heights of the brows at the nose and outside, how open the eyes are, and the mouth."""
 
     brow_inner: float
     brow_outer: float
@@ -129,19 +130,19 @@ class _Look:
     mouth: str
 
 
-LOOKS = {
-    "angry": _Look(brow_inner=2.6, brow_outer=-2.2, eye=2.2, mouth="teeth"),
-    "disgusted": _Look(brow_inner=1.6, brow_outer=1.2, eye=1.2, mouth="tongue"),
-    "happy": _Look(brow_inner=-0.6, brow_outer=-0.2, eye=3.0, mouth="smile"),
-    "neutral": _Look(brow_inner=0.0, brow_outer=0.0, eye=3.0, mouth="line"),
-    "sad": _Look(brow_inner=-2.6, brow_outer=2.0, eye=2.4, mouth="frown"),
-    "scared": _Look(brow_inner=-3.4, brow_outer=-0.6, eye=4.4, mouth="wave"),
-    "surprised": _Look(brow_inner=-3.2, brow_outer=-2.8, eye=4.4, mouth="open"),
+EXPRESSIONS = {
+    "angry": _Expression(brow_inner=2.6, brow_outer=-2.2, eye=2.2, mouth="teeth"),
+    "disgusted": _Expression(brow_inner=1.6, brow_outer=1.2, eye=1.2, mouth="tongue"),
+    "happy": _Expression(brow_inner=-0.6, brow_outer=-0.2, eye=3.0, mouth="smile"),
+    "neutral": _Expression(brow_inner=0.0, brow_outer=0.0, eye=3.0, mouth="line"),
+    "sad": _Expression(brow_inner=-2.6, brow_outer=2.0, eye=2.4, mouth="frown"),
+    "scared": _Expression(brow_inner=-3.4, brow_outer=-0.6, eye=4.4, mouth="wave"),
+    "surprised": _Expression(brow_inner=-3.2, brow_outer=-2.8, eye=4.4, mouth="open"),
 }
 
 
-def _parts(person: Face) -> list[Part]:
-    """The parts from back to front, turned by the head's tilt and put in place."""
+def _parts(person: Face) -> list[FilledOutline]:
+    """Return the parts from back to front, turned by the head's tilt and put in place."""
     width, height = person.head
     hair = Fill(person.hair)
     parts: list[tuple[str, Outline, Fill]] = []
@@ -161,16 +162,18 @@ def _parts(person: Face) -> list[Part]:
         parts.append(("distractor", np.array(corners), Fill(person.extra_colour)))
     parts += _eyes(person) + _mouth(person)
     placed = np.array([person.x, person.y])
-    return [Part(name, turned(outline, person.tilt) + placed, fill) for name, outline, fill in parts]
+    return [FilledOutline(name, turned(outline, person.tilt) + placed, fill) for name, outline, fill in parts]
 
 
 def _eyes(person: Face) -> list[tuple[str, Outline, Fill]]:
-    look, parts = LOOKS[person.emotion], []
+    expression, parts = EXPRESSIONS[person.emotion], []
     for side in (-1, 1):
         x, y, reach = side * person.head[0] * 0.43, -3.5, 4.2
-        parts.append(("eyes", ellipse(x, y, reach, look.eye), Fill(WHITE)))
-        parts.append(("eyes", ellipse(x + person.gaze, y, min(1.9, look.eye), min(1.9, look.eye)), Fill(DARK)))
-        inner, outer = (height * person.strength for height in (look.brow_inner, look.brow_outer))
+        parts.append(("eyes", ellipse(x, y, reach, expression.eye), Fill(WHITE)))
+        parts.append(
+            ("eyes", ellipse(x + person.gaze, y, min(1.9, expression.eye), min(1.9, expression.eye)), Fill(DARK))
+        )
+        inner, outer = (height * person.strength for height in (expression.brow_inner, expression.brow_outer))
         ends = np.array([[x - side * 4.6, y - 6.0 + inner], [x + side * 4.6, y - 6.0 + outer]])
         parts.append(("brows", stroke(ends, 2.2), Fill(DARK)))
     nose = np.array([[-1.8, 5.0], [0.0, 2.0], [1.8, 5.0]])
@@ -179,7 +182,7 @@ def _eyes(person: Face) -> list[tuple[str, Outline, Fill]]:
 
 
 def _mouth(person: Face) -> list[tuple[str, Outline, Fill]]:
-    kind, strength, y = LOOKS[person.emotion].mouth, person.strength, 13.0
+    kind, strength, y = EXPRESSIONS[person.emotion].mouth, person.strength, 13.0
     lips, inside, tongue = Fill((150, 35, 45)), Fill((70, 12, 18)), Fill((235, 100, 120))
     across = np.linspace(-1, 1, 13)
     if kind == "smile":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def mini_folder() -> Path:
-    """The folder of the mini BLIP in Hugging Face's format, for any `from_pretrained`.
+    """Return the folder of the mini BLIP in Hugging Face's format, for any `from_pretrained`.
 
     Raises:
         FileNotFoundError: if this installation came without the weights.

@@ -1,62 +1,112 @@
-"""Pairs by number: split, task, seed and number alone decide each pair."""
+"""Pairs by number: world, split, task, seed and number alone decide each pair."""
 
-from collections.abc import Iterator
-from difflib import get_close_matches
-from typing import cast, get_args
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
 
+from notice_lens.errors import check_choice
 from notice_lens.mini import face_pairs, scene_pairs, state_pairs
-from notice_lens.mini.drawing import UNITS
 from notice_lens.mini.pair import Pair, Row, Split, Task
+from notice_lens.mini.pictures import faces, scenes, states
 from notice_lens.mini.stream import RandomStream
 
-GROUPS: dict[Task, tuple[str, ...]] = {
-    "scenes": ("subject", "verb", "object"),
-    "states": ("colour", "shape", "texture"),
-    "faces": ("emotion",),
+WorldName = Literal["drawn", "pictures"]
+
+
+@dataclass(frozen=True)
+class World:
+    """The pairs of a world.
+
+    Attributes:
+        groups: The groups of each task; pairs take turns in them.
+        makers: The function that makes a pair of each task, from random draws, its group, and whether the right answer
+            is the second option.
+        prefix: First parts of a pair's key and id.
+    """
+
+    groups: dict[Task, tuple[str, ...]]
+    makers: dict[Task, Callable[[RandomStream, str, bool], Pair]]
+    prefix: tuple[str, ...] = ()
+
+
+WORLDS: dict[WorldName, World] = {
+    "drawn": World(
+        groups={
+            "scenes": ("subject", "verb", "object"),
+            "states": ("colour", "shape", "texture"),
+            "faces": ("emotion",),
+        },
+        makers={"scenes": scene_pairs.make_pair, "states": state_pairs.make_pair, "faces": face_pairs.make_pair},
+    ),
+    "pictures": World(
+        groups={
+            "scenes": ("subject", "verb", "object"),
+            "states": states.STATE_ATTRIBUTES,
+            "faces": ("emotion",),
+        },
+        makers={"scenes": scenes.make_pair, "states": states.make_pair, "faces": faces.make_pair},
+        prefix=("pictures",),
+    ),
 }
-"""The groups of each task; pairs take turns in them."""
+"""Shapes and faces drawn by Pillow, and emoji on grounds."""
 
-_MAKERS = {"scenes": scene_pairs.make_pair, "states": state_pairs.make_pair, "faces": face_pairs.make_pair}
+GROUPS = WORLDS["drawn"].groups
+"""The groups of each task of the drawn world."""
 
 
-def make_pair(task: Task | str, number: int, *, seed: int = 0, split: Split | str = "test") -> Pair:
-    """The pair of a number, not drawn yet.
+def make_pair(
+    task: Task | str, number: int, *, seed: int = 0, split: Split | str = "test", world: WorldName | str = "drawn"
+) -> Pair:
+    """Return the pair of a number, not drawn yet.
 
-    Numbers take turns in the order of the options and in the task's groups, so that any six in a row are balanced.
+    Numbers alternate between the two orders of the options and go through the task's groups, so that any six in a row
+    are balanced.
 
     Args:
         task: `scenes`, `states` or `faces`.
-        number: Which pair, from 0 on.
-        seed: Any whole number; pairs of different seeds have nothing to do with each other.
-        split: `train`, `validation` or `test`; no seed of one leads to a pair of another.
+        number: The pair's number, from 0 on.
+        seed: Any whole number; pairs of different seeds are independent.
+        split: `train`, `validation` or `test`; no pair is in two of them, whatever the seeds.
+        world: `drawn` or `pictures`.
 
     Raises:
-        ValueError: for an unknown task or split, or a negative number.
+        ValueError: The task, split or world is unknown, or the number is negative.
     """
-    _check("task", task, tuple(GROUPS))
-    _check("split", split, get_args(Split))
+    check_choice("task", task, get_args(Task))
+    check_choice("split", split, get_args(Split))
+    check_choice("world", world, tuple(WORLDS))
     if number < 0:
-        raise ValueError(f"pair {number} asked for; they are numbered from 0 on")
-    groups = GROUPS[cast("Task", task)]
-    stream = RandomStream(split, task, seed, number)
-    pair = _MAKERS[task](stream, groups[number // 2 % len(groups)], number % 2 == 1)
-    return pair.named(f"{split}-{task}-{seed}-{number}")
+        raise ValueError(f"expected a number of 0 or more, got {number}")
+    task, made_in = cast("Task", task), WORLDS[cast("WorldName", world)]
+    groups, key = made_in.groups[task], (*made_in.prefix, split, task, seed, number)
+    pair = made_in.makers[task](RandomStream(*key), groups[number // 2 % len(groups)], number % 2 == 1)
+    return replace(pair, id="-".join(map(str, key)))
 
 
-def pairs(task: Task | str, count: int, *, seed: int = 0, split: Split | str = "test") -> Iterator[Pair]:
-    """The first `count` pairs of a seed, not drawn yet. Arguments and errors as of `make_pair`."""
-    return (make_pair(task, number, seed=seed, split=split) for number in range(count))
+def pairs(
+    task: Task | str, count: int, *, seed: int = 0, split: Split | str = "test", world: WorldName | str = "drawn"
+) -> Iterator[Pair]:
+    """Return the first `count` pairs of a seed, not drawn yet. Arguments and errors as of `make_pair`."""
+    return (make_pair(task, number, seed=seed, split=split, world=world) for number in range(count))
 
 
 def rows(
-    task: Task | str, count: int, *, seed: int = 0, split: Split | str = "test", size: int = UNITS
+    task: Task | str,
+    count: int,
+    *,
+    seed: int = 0,
+    split: Split | str = "test",
+    size: int | None = None,
+    world: WorldName | str = "drawn",
 ) -> Iterator[Row]:
-    """The first `count` pairs of a seed, drawn `size` pixels wide and high. Arguments and errors as of `make_pair`."""
-    return (pair.row(size) for pair in pairs(task, count, seed=seed, split=split))
+    """Return the first `count` pairs of a seed, drawn. Other arguments and errors as of `make_pair`.
 
-
-def _check(what: str, name: str, valid: tuple[str, ...]) -> None:
-    if name not in valid:
-        nearest = get_close_matches(name, valid, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{what} {name!r} asked for; there are {', '.join(valid)}{hint}")
+    Args:
+        task: See `make_pair`.
+        count: How many pairs.
+        seed: See `make_pair`.
+        split: See `make_pair`.
+        size: Pixels along a side; None for what the world's mini model takes, 64 (drawn) or 128 (pictures).
+        world: See `make_pair`.
+    """
+    return (pair.row(size) for pair in pairs(task, count, seed=seed, split=split, world=world))

@@ -1,13 +1,13 @@
 """A minimal pair: two pictures that differ in one meaning, two questions of equal length, and what controls need."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from notice_lens.mini.drawing import UNITS, Drawing
+from notice_lens.mini.picture import Drawing, Picture
 from notice_lens.mini.questions import Question
 from notice_lens.models.layout import Span
 
@@ -17,21 +17,12 @@ Parts = dict[str, tuple[str, ...]]
 """Names of a picture's parts by region; a region without parts is empty in this picture."""
 
 
-@runtime_checkable
-class AnyPicture(Protocol):
-    """A picture as data, of the drawn world or of the picture world."""
-
-    def drawn(self, size: int, *, cover: bool = True) -> Drawing:
-        """The picture drawn, `size` pixels wide and high; without `cover` its masks are left out."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
     """One pair, not drawn yet.
 
     Attributes:
-        id: Which pair: split, task, seed and number.
+        id: World, split, task, seed and number, joined by `-`; empty until the pair is numbered.
         task: Its task.
         group: What changes, such as `colour`.
         clean: The picture for which the question's answer is right.
@@ -43,33 +34,30 @@ class Pair:
             neither option is right.
         donor_question: A question with as many words, whose answer on `donor` is neither option.
         control_question: The same options, but asked about something else of `clean`, so that the other one is right;
-            None where the picture has nothing of the kind.
+            None where the picture shows nothing else with that option.
         clean_parts: Which parts of `clean` make up each region.
-        corrupt_parts: The same for `corrupt`.
+        corrupt_parts: The same for `corrupt`; None for the same parts.
     """
 
-    id: str
+    id: str = ""
     task: Task
     group: str
-    clean: AnyPicture
-    corrupt: AnyPicture
-    donor: AnyPicture
+    clean: Picture
+    corrupt: Picture
+    donor: Picture
     question: Question
     incorrect: str
     corrupt_question: Question
     donor_question: Question
-    control_question: Question | None
+    control_question: Question | None = None
     clean_parts: Parts
-    corrupt_parts: Parts
+    corrupt_parts: Parts | None = None
 
-    def named(self, name: str) -> "Pair":
-        """The pair with an id."""
-        return replace(self, id=name)
-
-    def row(self, size: int = UNITS) -> "Row":
-        """The pair drawn, `size` pixels wide and high."""
+    def row(self, size: int | None = None) -> "Row":
+        """Return the pair drawn, `size` pixels wide and high; None for what the world's mini model takes."""
         clean, corrupt = self.clean.drawn(size), self.corrupt.drawn(size)
         control = self.control_question
+        parts = self.clean_parts if self.corrupt_parts is None else self.corrupt_parts
         return Row(
             id=self.id,
             task=self.task,
@@ -88,7 +76,7 @@ class Pair:
             control_answer=control.answer if control else None,
             roles=self.question.roles,
             clean_regions=_regions(clean, self.clean_parts),
-            corrupt_regions=_regions(corrupt, self.corrupt_parts),
+            corrupt_regions=_regions(corrupt, parts),
         )
 
 
@@ -139,7 +127,7 @@ class Row:
     kind: str = "vqa"
 
     def columns(self) -> dict[str, Any]:
-        """The row as a dictionary by column."""
+        """Return the row as a dictionary by column."""
         return dict(vars(self))
 
 
@@ -148,5 +136,5 @@ def _regions(drawing: Drawing, parts: Parts) -> dict[str, NDArray[np.bool_]]:
 
 
 def without_answer(question: Question) -> Question:
-    """The question, for a picture on which neither of its options is right."""
+    """Return the question with no right answer, for a picture on which neither of its options is right."""
     return replace(question, answer="")

@@ -1,9 +1,12 @@
-"""Questions: what is asked, which words of it play which role, and the right answer."""
+"""Questions: their text, which words of it play which role, and the right answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from notice_lens.models.layout import Span
+
+OPEN_WORDS = {"colour": "color", "shape": "form", "texture": "texture", "size": "size"}
+"""The word by which an open question asks for a group: `what color is this circle?`"""
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Question:
     Attributes:
         text: The question.
         answer: Its right answer, one word.
-        group: What the question is about, such as `colour`.
+        group: The group of the question, such as `colour`.
         options: The two answers it offers, in their order; empty where it is open.
         roles: Where the words stand that carry the meaning, by role.
     """
@@ -26,10 +29,10 @@ class Question:
 
 
 def compose(group: str, answer: str, pieces: Sequence[str | tuple[str, str]]) -> Question:
-    """A question from its pieces, joined by spaces (none before a question mark).
+    """Return a question from its pieces, joined by spaces (none before a question mark).
 
     Args:
-        group: What the question is about.
+        group: The group of the question.
         answer: The right answer.
         pieces: Plain words, or (role, word). The role `option` becomes `correct` where the word is the answer and
             else `incorrect`.
@@ -48,6 +51,6 @@ def compose(group: str, answer: str, pieces: Sequence[str | tuple[str, str]]) ->
 
 
 def either(first: str, second: str, swap: bool) -> list[str | tuple[str, str]]:
-    """The pieces `first or second`, or the other way round."""
+    """Return the pieces `first or second`, or the other way round."""
     first, second = (second, first) if swap else (first, second)
     return [("option", first), "or", ("option", second)]

@@ -12,16 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from notice_lens.mini import scenes
-from notice_lens.mini.drawing import Background
 from notice_lens.mini.pair import Pair, Parts, without_answer
+from notice_lens.mini.picture import Background
 from notice_lens.mini.questions import Question
 from notice_lens.mini.scenes import CONTAINERS, GRID, OPPOSITE, Scene
 from notice_lens.mini.shapes import SHAPES
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import background
-
-OTHER_PRESENT_SHARE = 0.75
-"""Share of the pairs in whose pictures the other option is present."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,15 @@ class _Layout:
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair of a group (`subject`, `verb`, `object`); `swap` puts the right answer second in the question."""
-    carried = stream.coin(OTHER_PRESENT_SHARE)
+    """Return a pair of a group (`subject`, `verb`, `object`); `swap` puts the right answer second in the question."""
+    # In three of four pictures the other option is present.
+    rival = stream.coin(0.75)
     makers: dict[str, Callable[[RandomStream, bool, bool, Background], Pair]] = {
         "subject": _subject_pair,
         "verb": _verb_pair,
         "object": _object_pair,
     }
-    return makers[group](stream, carried, swap, background(stream))
+    return makers[group](stream, rival, swap, background(stream))
 
 
 def _row(stream: RandomStream, *, subject_in_middle: bool) -> _Layout:
@@ -73,23 +71,23 @@ def _nest(stream: RandomStream) -> _Layout:
 
 
 def _changed(layout: _Layout, place: int, shape: str) -> Scene:
-    """The scene with another shape at a place."""
+    """Return the scene with another shape at a place."""
     things = list(layout.scene.things)
     things[place] = things[place].having("shape", shape)
     return replace(layout.scene, things=tuple(things))
 
 
-def _subject_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
+def _subject_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background) -> Pair:
     layout = _nest(stream) if stream.coin(0.25) else _row(stream, subject_in_middle=False)
-    return _end_pair(stream, carried, swap, behind, layout, "subject")
+    return _end_pair(stream, rival, swap, behind, layout, "subject")
 
 
-def _object_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
-    return _end_pair(stream, carried, swap, behind, _row(stream, subject_in_middle=True), "object")
+def _object_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background) -> Pair:
+    return _end_pair(stream, rival, swap, behind, _row(stream, subject_in_middle=True), "object")
 
 
-def _end_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
-    """A pair about one end of a relation, its subject or its object."""
+def _end_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background, layout: _Layout, group: str) -> Pair:
+    """Return a pair about one end of a relation, its subject or its object."""
     ends = (layout.subject, layout.thing) if group == "subject" else (layout.thing, layout.subject)
     correct, other_end = layout.shape(ends[0]), layout.shape(ends[1])
 
@@ -99,8 +97,8 @@ def _end_pair(stream: RandomStream, carried: bool, swap: bool, behind: Backgroun
         return scenes.ask_object(other_end, relation, first, second, swap)
 
     third, *others = stream.sample(layout.absent(), 4)
-    incorrect = layout.shape(layout.third) if carried else others.pop()
-    corrupt = layout.scene.exchanged(ends[0], layout.third) if carried else _changed(layout, ends[0], incorrect)
+    incorrect = layout.shape(layout.third) if rival else others.pop()
+    corrupt = layout.scene.exchanged(ends[0], layout.third) if rival else _changed(layout, ends[0], incorrect)
     return _pair(
         layout,
         behind,
@@ -111,13 +109,13 @@ def _end_pair(stream: RandomStream, carried: bool, swap: bool, behind: Backgroun
         incorrect=incorrect,
         corrupt_question=without_answer(ask(others[0], others[1], layout.relation, swap)),
         donor_question=ask(third, others[0], layout.relation, swap),
-        control_question=ask(incorrect, correct, OPPOSITE[layout.relation], not swap) if carried else None,
+        control_question=ask(incorrect, correct, OPPOSITE[layout.relation], not swap) if rival else None,
     )
 
 
-def _verb_pair(stream: RandomStream, carried: bool, swap: bool, behind: Background) -> Pair:
+def _verb_pair(stream: RandomStream, rival: bool, swap: bool, behind: Background) -> Pair:
     layout = _row(stream, subject_in_middle=True)
-    if not carried:
+    if not rival:
         # Without the third thing the control has nothing to ask about.
         kept = [place for place in range(3) if place != layout.third]
         scene = Scene(tuple(layout.scene.things[place] for place in kept))
@@ -125,8 +123,8 @@ def _verb_pair(stream: RandomStream, carried: bool, swap: bool, behind: Backgrou
     relation, subject, thing = layout.relation, layout.shape(layout.subject), layout.shape(layout.thing)
     corrupt = layout.scene.exchanged(layout.subject, layout.thing)
     of = relation in ("left", "right")
-    other_thing = layout.shape(layout.third) if carried else stream.choice(layout.absent())
-    control = scenes.ask_verb(subject, OPPOSITE[relation], relation, other_thing, not swap) if carried else None
+    other_thing = layout.shape(layout.third) if rival else stream.choice(layout.absent())
+    control = scenes.ask_verb(subject, OPPOSITE[relation], relation, other_thing, not swap) if rival else None
     return _pair(
         layout,
         behind,
@@ -143,7 +141,7 @@ def _verb_pair(stream: RandomStream, carried: bool, swap: bool, behind: Backgrou
 
 
 def _beside(stream: RandomStream, layout: _Layout, horizontal: bool) -> Scene:
-    """The scene with the subject level with the thing, so that neither of two opposite relations holds."""
+    """Return the scene with the subject level with the thing, so that neither of two opposite relations holds."""
     things = list(layout.scene.things)
     subject, thing = things[layout.subject], things[layout.thing]
     # The thing has its row (or column) of the grid to itself: two other cells of it are free.
@@ -167,7 +165,7 @@ def _pair(
     control_question: Question | None,
     moved: bool = False,
 ) -> Pair:
-    """The pair; `moved` says that subject and object have changed places in the corrupted picture."""
+    """Return the pair; `moved` says that subject and object have changed places in the corrupted picture."""
 
     def parts(subject: int, thing: int) -> Parts:
         names = [each.name for each in layout.scene.things]
@@ -181,7 +179,6 @@ def _pair(
 
     clean_parts = parts(layout.subject, layout.thing)
     return Pair(
-        id="",
         task="scenes",
         group=group,
         clean=layout.scene.picture(behind),

@@ -8,7 +8,8 @@ square?") and `object` ("is circle above square or star?").
 from dataclasses import dataclass
 from itertools import permutations
 
-from notice_lens.mini.drawing import UNITS, Background, Picture
+from notice_lens.mini.drawing import UNITS
+from notice_lens.mini.picture import Background, Picture
 from notice_lens.mini.questions import Question, compose, either
 from notice_lens.mini.shapes import SHAPES
 from notice_lens.mini.stream import RandomStream
@@ -59,20 +60,20 @@ class Scene:
         return None if abs(distance) < CLEAR else distance > 0
 
     def exchanged(self, first: int, second: int) -> "Scene":
-        """The scene with the shapes of two places exchanged; colour and jitter stay where they are."""
+        """Return the scene with the shapes of two places exchanged; colour and jitter stay where they are."""
         shapes = {first: self.things[second].shape, second: self.things[first].shape}
         things = tuple(thing.having("shape", shapes.get(place, thing.shape)) for place, thing in enumerate(self.things))
         return Scene(things, self.nested)
 
     def picture(self, behind: Background) -> Picture:
-        """The things in front of a background."""
+        """Return the things in front of a background."""
         return Picture(behind, tuple(thing.part() for thing in self.things))
 
 
 def place_things(
     stream: RandomStream, shapes: list[str], places: list[tuple[float, float]], radii: list[float], plain: float = 0.7
 ) -> tuple[Thing, ...]:
-    """Things of these shapes at these places (units), in different colours; named `place0`, `place1`, ...
+    """Return things of these shapes at these places (units), in different colours; named `place0`, `place1`, ...
 
     The share `plain` of them, 0 to 1, is without texture.
     """
@@ -94,7 +95,7 @@ def place_things(
 
 
 def row_of_three(stream: RandomStream, axis: int, shapes: list[str]) -> Scene:
-    """Things one after another along an axis (0: from left to right, 1: from top to bottom), anywhere across it."""
+    """Return things in a row along an axis (0: from left to right, 1: from top to bottom), anywhere across it."""
     places = []
     for step in range(len(shapes)):
         along, across = GRID[step], GRID[stream.below(3)]
@@ -103,13 +104,13 @@ def row_of_three(stream: RandomStream, axis: int, shapes: list[str]) -> Scene:
 
 
 def spread(stream: RandomStream, shapes: list[str]) -> Scene:
-    """Things in random cells of a 3 x 3 grid."""
+    """Return things in random cells of a 3 x 3 grid."""
     cells = stream.sample([(x, y) for x in GRID for y in GRID], len(shapes))
     return Scene(place_things(stream, shapes, cells, [stream.uniform(8.8, 9.6) for _ in shapes]))
 
 
 def nest(stream: RandomStream, inner: str, container: str, outer: list[str]) -> Scene:
-    """A thing inside a larger one, and at most one outside: places 1, 0 and 2."""
+    """Return a thing inside a larger one, and at most one outside: places 1, 0 and 2."""
     corner_x, corner_y = stream.choice((-1.0, 1.0)), stream.choice((-1.0, 1.0))
     middle = (32 + corner_x * stream.uniform(9, 11), 32 + corner_y * stream.uniform(9, 11))
     held = (middle[0] + stream.uniform(-1.5, 1.5), middle[1] + stream.uniform(-1.5, 1.5))
@@ -127,7 +128,7 @@ def ask_subject(subject: str, other: str, relation: str, thing: str, swap: bool)
 
 
 def ask_verb(subject: str, relation: str, other: str, thing: str, swap: bool, of: bool = False) -> Question:
-    """The question `is <subject> above or below <thing>?`, with `of` after the relation if requested or needed."""
+    """Ask `is <subject> above or below <thing>?`, with `of` after the relation if requested or needed."""
     tail = ["of"] if of or len(PHRASE[relation]) > 1 else []
     pieces = ["is", ("subject", subject), *either(relation, other, swap), *tail, ("object", thing), "?"]
     return compose("verb", relation, pieces)
@@ -154,10 +155,10 @@ Fact = tuple[Thing, str, Thing]
 def questions(
     scene: Scene, stream: RandomStream, count: int, groups: tuple[str, ...] = SCENE_GROUPS, *, contested: bool = False
 ) -> list[Question]:
-    """Random questions with a clear answer; other things of the picture are preferred as options.
+    """Return random questions with a clear answer; the other option is often another thing of the picture.
 
     Args:
-        scene: What is asked about.
+        scene: The scene.
         stream: Of the draws.
         count: How many.
         groups: Each question is of one of these; one that stands here twice is twice as frequent. Beside the three of
@@ -224,7 +225,7 @@ def _ask_shape(scene: Scene, fact: Fact, group: str, swap: bool, stream: RandomS
 
 
 def _rivals(scene: Scene, group: str, fact: Fact) -> list[str]:
-    """Shapes of other things of the picture that are clearly wrong as subject (or object) of a fact."""
+    """Return shapes of other things of the picture that are clearly wrong as subject (or object) of a fact."""
     subject, relation, thing = fact
     others = [other for other in scene.things if other not in (subject, thing)]
     if group == "subject":
@@ -240,7 +241,7 @@ def _sides(thing: Thing) -> list[str]:
 
 
 def _rival_relations(scene: Scene, subject: Thing, relation: str, thing: Thing) -> list[str]:
-    """Relations to offer against this one in `is <subject> inside or above <container>?`: they do not hold."""
+    """Return relations to offer against this one in `is <subject> inside or above <container>?`: they do not hold."""
     if scene.nested is None or scene.things.index(thing) != scene.nested[1] or relation in ("left", "right", "outside"):
         return []
     return ["above", "below"] if relation == "inside" else ["inside"]

@@ -16,13 +16,13 @@ SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "heart", "cro
 
 
 def ellipse(centre_x: Length, centre_y: Length, radius_x: Length, radius_y: Length, corners: int = 40) -> Outline:
-    """An ellipse as a polygon. Lengths in any unit; returns [corner, 2]."""
+    """Return an ellipse as a polygon. Lengths in any unit; returns [corner, 2]."""
     turn = np.arange(corners) * (2 * pi / corners)
     return np.stack([centre_x + radius_x * np.cos(turn), centre_y + radius_y * np.sin(turn)], axis=1)
 
 
 def stroke(points: Outline, width: Length) -> Outline:
-    """The band of this width along a curve ([point, 2]), as a polygon; its ends are cut straight."""
+    """Return the band of this width along a curve ([point, 2]), as a polygon; its ends are cut straight."""
     along = np.gradient(points, axis=0)
     along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
     across = np.stack([-along[:, 1], along[:, 0]], axis=1) * (width / 2)
@@ -30,7 +30,7 @@ def stroke(points: Outline, width: Length) -> Outline:
 
 
 def turned(outline: Outline, angle: Length) -> Outline:
-    """The outline turned about (0, 0) by an angle in radians, clockwise on the screen."""
+    """Return the outline turned about (0, 0) by an angle in radians, clockwise on the screen."""
     return outline @ np.array([[cos(angle), sin(angle)], [-sin(angle), cos(angle)]])
 
 

@@ -6,11 +6,11 @@ from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, background
 
 NEXT_GROUP = {"colour": "texture", "texture": "shape", "shape": "colour"}
-"""What the corrupted question asks about: another attribute of the same thing, so that it has a right answer too."""
+"""The group of the corrupted question: another attribute of the same thing, so that it has a right answer too."""
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair of a group; `swap` puts the right answer second in the question."""
+    """Return a pair of a group; `swap` puts the right answer second in the question."""
     attribute = states.ATTRIBUTE_OF_GROUP[group]
     correct, incorrect, third, fourth = stream.sample(ATTRIBUTE_VALUES[attribute], 4)
     behind = background(stream)
@@ -29,7 +29,6 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     )
     parts = {"object": ("object",), "distractor": tuple(other.name for other in others), "background": ("background",)}
     return Pair(
-        id="",
         task="states",
         group=group,
         clean=states.picture(scenes[0], behind),
@@ -41,5 +40,4 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         donor_question=states.ask(scenes[2][0], group, fourth, swap),
         control_question=states.ask(others[0], group, correct, not swap) if shares else None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )

@@ -7,8 +7,8 @@ question about that thing has the other answer.
 
 from dataclasses import replace
 
-from notice_lens.mini.drawing import Background, Picture
-from notice_lens.mini.questions import Question, compose, either
+from notice_lens.mini.picture import Background, Picture
+from notice_lens.mini.questions import OPEN_WORDS, Question, compose, either
 from notice_lens.mini.shapes import SHAPES
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, Attribute, Thing, jitter
@@ -16,16 +16,14 @@ from notice_lens.mini.things import ATTRIBUTE_VALUES, Attribute, Thing, jitter
 ATTRIBUTE_OF_GROUP: dict[str, Attribute] = {"colour": "colour", "shape": "form", "texture": "texture"}
 """Group of questions, and the attribute that it asks for."""
 
-OPEN = {"colour": ("what", "color"), "shape": ("what", "form"), "texture": ("what", "texture")}
-"""How an open question of a group begins: `what color is this circle?`"""
-
-CELLS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
+QUADRANTS = ((16.5, 16.5), (47.5, 16.5), (16.5, 47.5), (47.5, 47.5))
+"""Where things stand, one in each: their middles, in units."""
 
 
 def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
-    """`count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
+    """Return `count` (1 to 3) things of different shapes, colours and places; the first is named `object`."""
     shapes, colours = stream.sample(SHAPES, count), stream.sample(ATTRIBUTE_VALUES["colour"], count)
-    cells = stream.sample(CELLS, count)
+    cells = stream.sample(QUADRANTS, count)
     made = []
     for place, (shape, colour, (x, y)) in enumerate(zip(shapes, colours, cells, strict=True)):
         if count == 1:
@@ -47,7 +45,7 @@ def things(stream: RandomStream, count: int) -> tuple[Thing, ...]:
 
 
 def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
-    """The question `is this <shape> <word> or <word>?` with the thing's own word and another."""
+    """Ask `is this <shape> <word> or <word>?` with the thing's own word and another."""
     answer = thing.word(ATTRIBUTE_OF_GROUP[group])
     return compose(group, answer, ["is", "this", ("noun", thing.shape), *either(answer, other, swap), "?"])
 
@@ -55,12 +53,14 @@ def ask(thing: Thing, group: str, other: str, swap: bool) -> Question:
 def ask_openly(thing: Thing, group: str) -> Question:
     """Ask `what color is this <shape>?`, as a question with roles."""
     return compose(
-        group, thing.word(ATTRIBUTE_OF_GROUP[group]), [*OPEN[group], "is", "this", ("noun", thing.shape), "?"]
+        group,
+        thing.word(ATTRIBUTE_OF_GROUP[group]),
+        ["what", OPEN_WORDS[group], "is", "this", ("noun", thing.shape), "?"],
     )
 
 
 def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int) -> list[Question]:
-    """Random questions about the things; words of other things are preferred as options."""
+    """Return random questions about the things; the other option is often the word of another thing."""
     return [_ask(scene, stream.choice(scene), stream.choice(tuple(ATTRIBUTE_OF_GROUP)), stream) for _ in range(count)]
 
 
@@ -75,12 +75,12 @@ def _ask(scene: tuple[Thing, ...], thing: Thing, group: str, stream: RandomStrea
 
 
 def picture(scene: tuple[Thing, ...], behind: Background) -> Picture:
-    """The things in front of a background."""
+    """Return the things in front of a background."""
     return Picture(behind, tuple(thing.part() for thing in scene))
 
 
 def random_scene(stream: RandomStream) -> tuple[Thing, ...]:
-    """One to three things; some share a colour, as things in pairs do."""
+    """Return one to three things; some share a colour, as things in pairs do."""
     scene = things(stream, 1 + stream.below(3))
     if len(scene) > 1 and stream.coin(0.3):
         return (scene[0], replace(scene[1], colour=scene[0].colour), *scene[2:])

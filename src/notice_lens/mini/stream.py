@@ -25,11 +25,11 @@ class RandomStream:
         self._random = random.Random("/".join(str(part) for part in key))
 
     def uniform(self, low: float | int = 0.0, high: float | int = 1.0) -> float:
-        """A number from `low` up to, and without, `high`."""
+        """Return a number from `low` up to, and without, `high`."""
         return low + (high - low) * self._random.random()
 
     def below(self, bound: int) -> int:
-        """A whole number from 0 to `bound` - 1."""
+        """Return a whole number from 0 to `bound` - 1."""
         return int(self._random.random() * bound)
 
     def coin(self, probability: float = 0.5) -> bool:
@@ -37,11 +37,11 @@ class RandomStream:
         return self._random.random() < probability
 
     def choice(self, items: Sequence[Item]) -> Item:
-        """One of the items."""
+        """Return one of the items."""
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[Item], count: int) -> list[Item]:
-        """`count` different items in random order."""
+        """Return `count` different items in random order."""
         pool = list(items)
         if count > len(pool):
             raise ValueError(f"{count} of {len(pool)} items asked for")
@@ -51,5 +51,5 @@ class RandomStream:
         return pool[:count]
 
     def numbers(self, count: int) -> list[float]:
-        """`count` numbers from 0 up to 1."""
+        """Return `count` numbers from 0 up to 1."""
         return [self._random.random() for _ in range(count)]

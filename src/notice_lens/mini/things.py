@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from notice_lens.mini.drawing import Background, Colour, Fill, Part
+from notice_lens.mini.drawing import Colour, Fill, FilledOutline, SoftBackground
 from notice_lens.mini.shapes import SHAPES, turned, unit_outline
 from notice_lens.mini.stream import RandomStream
 
@@ -30,7 +30,7 @@ FORMS: dict[str, tuple[float, float]] = {
     "tall": (8.6, 14.2),
     "wide": (14.2, 8.6),
 }
-"""What a form means: half the width and half the height, in units."""
+"""Half the width and half the height of each form, in units."""
 
 ATTRIBUTE_VALUES: dict[Attribute, tuple[str, ...]] = {
     "shape": SHAPES,
@@ -57,7 +57,7 @@ class Thing:
         y: Middle, units from the top.
         radius: Half the width and height where there is no form, else a factor on the form's.
         tilt: Angle in radians.
-        tint: What is added to the colour, three numbers.
+        tint: Three numbers that are added to the colour.
         grain: Angle (radians) and phase (share of a period) of the texture.
     """
 
@@ -73,15 +73,15 @@ class Thing:
     grain: tuple[float, float]
     form: str | None = None
 
-    def part(self) -> Part:
-        """The thing as a part of a picture."""
+    def part(self) -> FilledOutline:
+        """Return the thing as a part of a picture."""
         reach = (self.radius, self.radius)
         if self.form is not None:
             reach = tuple(half * self.radius for half in FORMS[self.form])
         outline = turned(unit_outline(self.shape) * reach, self.tilt) + np.array([self.x, self.y])
         colour = _tinted(COLOURS[self.colour], self.tint)
         fill = Fill(colour, _second(colour), self.texture, *self.grain, anchor=(self.x, self.y))
-        return Part(self.name, outline, fill)
+        return FilledOutline(self.name, outline, fill)
 
     def having(self, attribute: Attribute, word: str) -> "Thing":
         """Return this thing with one attribute changed."""
@@ -90,7 +90,7 @@ class Thing:
         return replace(self, **{attribute: word})
 
     def word(self, attribute: Attribute) -> str:
-        """The word for one of its attributes."""
+        """Return the word for one of its attributes."""
         word = getattr(self, attribute)
         if word is None:
             raise ValueError(f"thing {self.name!r} has no {attribute}")
@@ -101,7 +101,7 @@ assert set(ATTRIBUTE_VALUES) == set(get_args(Attribute))
 
 
 def jitter(stream: RandomStream) -> dict[str, Any]:
-    """Fields of a thing that no word names: tilt, tint and grain."""
+    """Return fields of a thing that no word names: tilt, tint and grain."""
     quarter = stream.choice((0.0, 0.7854, 1.5708, 2.3562))
     return {
         "tilt": stream.uniform(-0.13, 0.13),
@@ -111,14 +111,14 @@ def jitter(stream: RandomStream) -> dict[str, Any]:
     }
 
 
-def background(stream: RandomStream) -> Background:
-    """A muted background: no field of it is as dark, as bright or as saturated as a thing."""
+def background(stream: RandomStream) -> SoftBackground:
+    """Return a muted background: no field of it is as dark, as bright or as saturated as a thing."""
     base = stream.uniform(105, 160)
     hue = [stream.uniform(-20, 20) for _ in range(3)]
     colours = tuple(base + hue[place % 3] + stream.uniform(-16, 16) for place in range(27))
     strength = stream.choice((2.0, 6.0, 14.0))
     light = (stream.uniform(0.85, 1.12), stream.uniform(0.85, 1.12))
-    return Background(colours, tuple(stream.numbers(144)), strength, light)
+    return SoftBackground(colours, tuple(stream.numbers(144)), strength, light)
 
 
 def _tinted(colour: Colour, tint: Colour) -> Colour:
@@ -127,7 +127,7 @@ def _tinted(colour: Colour, tint: Colour) -> Colour:
 
 
 def _second(colour: Colour) -> Colour:
-    """The second colour of a texture: a darker shade of a bright colour, a lighter one of a dark colour."""
+    """Return the second colour of a texture: a darker shade of a bright colour, a lighter one of a dark colour."""
     bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 90
     red, green, blue = ((value * 0.42) if bright else (value + (255 - value) * 0.58) for value in colour)
     return red, green, blue

@@ -4,6 +4,7 @@ Every word of the world is one piece, so that answers are one token and the ques
 thousand common words are included for a user's own questions; all other words are split into letters.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -13,28 +14,35 @@ from notice_lens.mini.scenes import OPPOSITE
 from notice_lens.mini.things import ATTRIBUTE_VALUES
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
-"""`[DEC]` starts an answer; `[ENC]` is what the original code puts for `[CLS]`."""
+"""`[DEC]` starts an answer; `[ENC]` stands for `[CLS]` in BLIP's original code."""
+
+PUNCTUATION = "?!.,:;'-()"
 
 TEMPLATE_WORDS = ("is", "this", "or", "of", "what", "how", "color", "texture", "form", "person", "feeling")
 """The words of the templates."""
 
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-"""Of the channels red, green and blue, from 0 to 1: what BLIP's image processor takes by default."""
+"""Of the channels red, green and blue, from 0 to 1: the defaults of BLIP's image processor."""
 
 
 def answer_words() -> list[str]:
-    """Every word that is an answer of some question, each once."""
+    """Return every word that is an answer of some question, each once."""
     attributes = [word for words in ATTRIBUTE_VALUES.values() for word in words]
     return list(dict.fromkeys([*attributes, *OPPOSITE, *EMOTIONS]))
 
 
-def word_pieces() -> list[str]:
-    """The word pieces in the order of their ids."""
+def word_pieces(first: Sequence[str] | None = None) -> list[str]:
+    """Return the word pieces in the order of their ids.
+
+    Args:
+        first: Special tokens and words that come before common words, letters and endings; None for the mini BLIP's.
+    """
+    first = [*SPECIAL, *PUNCTUATION, *answer_words(), *TEMPLATE_WORDS] if first is None else first
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     endings = ("##s", "##es", "##ed", "##ing", "##er", "##ly", "##y")
     common = files("notice_lens.mini").joinpath("common_words.txt").read_text(encoding="utf-8").split()
-    pieces = [*SPECIAL, *"?!.,:;'-()", *answer_words(), *TEMPLATE_WORDS, *common, *letters, *endings]
+    pieces = [*first, *common, *letters, *endings]
     return list(dict.fromkeys([*pieces, *("##" + letter for letter in letters)]))
 
 
@@ -44,7 +52,7 @@ def _ids() -> dict[str, int]:
 
 
 def tokens(text: str) -> list[int]:
-    """Token ids of a text of known words, `[CLS]` and `[SEP]` around it: the tokenizer's, but quick.
+    """Return the token ids of a text of known words, between `[CLS]` and `[SEP]`: the tokenizer's, but quickly.
 
     Raises:
         KeyError: A word is not in the vocabulary.
@@ -53,7 +61,7 @@ def tokens(text: str) -> list[int]:
 
 
 def processor(image_size: int = 64) -> Any:
-    """A `BlipProcessor` with this vocabulary.
+    """Return a `BlipProcessor` with this vocabulary.
 
     Args:
         image_size: What images are resized to, in pixels.

@@ -1,6 +1,6 @@
-"""Write pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
+"""Write drawn pairs to disk: `python -m notice_lens.mini.write --task states --split test --n 1000 --out DIR`.
 
-What is written is a `datasets.Dataset`, to be read by `datasets.load_from_disk(DIR)`. Masks are COCO run lengths.
+The result is a `datasets.Dataset`, to be read by `datasets.load_from_disk(DIR)`. Masks are COCO run lengths.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ REGION_COLUMNS = ("clean_regions", "corrupt_regions")
 
 
 def to_record(row: Row) -> dict[str, Any]:
-    """A row as plain values: roles as [first, end] or None, masks as run lengths."""
+    """Return a row as plain values: roles as [first, end] or None, masks as run lengths."""
     record = row.columns()
     record["roles"] = {role: list(row.roles[role]) if role in row.roles else None for role in ROLES}
     for column in REGION_COLUMNS:
@@ -30,7 +30,7 @@ def to_record(row: Row) -> dict[str, Any]:
 
 
 def to_dataset(task: Task, count: int, *, seed: int = 0, split: Split = "test", size: int = UNITS) -> "Dataset":
-    """The first `count` pairs of a seed as a `datasets.Dataset`; arguments as of `notice_lens.mini.rows`."""
+    """Return the first `count` pairs of a seed as a `datasets.Dataset`; arguments as of `notice_lens.mini.rows`."""
     from datasets import Dataset
 
     return cast(

@@ -8,7 +8,7 @@
    the last vision block, the answers are those to the other images.
 4. The image matters: those answers differ (a model with untrained weights of the usual size fails here).
 
-Errors are relative to the largest magnitude of what is compared: logits, or what a block gives.
+Errors are relative to the largest magnitude of the compared tensors: logits, or a block's output.
 """
 
 from dataclasses import replace
@@ -112,7 +112,7 @@ def _rows_sum_to_one(cache, tolerance: float) -> CheckResult:
 
 
 def _self_patches(model: "HookedBLIP", inputs: BLIPInputs, cache: Any, tolerance: float, bar: Any) -> CheckResult:
-    """One self-patch at a time, each through its own block alone: what a block gives decides all that follows."""
+    """One self-patch at a time, each through its own block alone: a block's output decides all that follows."""
     sources = {stack: model.source_of(stack, inputs) for stack in model.cfg.stacks}
     errors, unpatched = {}, {}
     for name in _checked(model, cache):

@@ -177,9 +177,9 @@ class CheckResult:
     """One self-test: a relative error or change, its bound, and the hook point that is furthest off.
 
     Attributes:
-        name: What is tested.
+        name: The name of the test.
         value: The error, or the change.
-        bound: What it may be at most, or has to be at least.
+        bound: Its largest allowed value, or its smallest.
         at_least: Whether the bound is a lower one.
         where: The hook point with the largest error, where it is one of many.
     """

@@ -31,7 +31,7 @@ class HookName:
     @classmethod
     @cache
     def parse(cls, name: str) -> "HookName":
-        """The parts of `name`; what is not there is None."""
+        """Return the parts of `name`; missing ones are None."""
         match = _HOOK_NAME.fullmatch(name)
         if match is None:
             return cls(None, None, name)
@@ -53,7 +53,7 @@ def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
 
 
 def unknown_hook(name: str, valid: Iterable[str], n_layers: Mapping[str | None, int]) -> str:
-    """Says what is wrong with a hook name that is not among the valid ones.
+    """Return a message that says why a hook name is not valid.
 
     Args:
         name: The requested name.

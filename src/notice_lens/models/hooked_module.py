@@ -82,7 +82,7 @@ class HookedModule(HookedRootModule):
         return firing
 
     def _existing(self, names: str | Sequence[str] | Callable[[str], bool]) -> list[str]:
-        """The hook points that a filter means, switched on or off. Raises KeyError if there is none."""
+        """Return the hook points that a filter means, switched on or off. Raises KeyError if it matches nothing."""
         if callable(names):
             found = [name for name in self.hook_dict if names(name)]
         else:
@@ -225,7 +225,7 @@ class HookedModule(HookedRootModule):
         return out, self.make_cache(cache, not remove_batch_dim, model_args[0] if model_args else kwargs.get("inputs"))
 
     def make_cache(self, cache: dict[str, Tensor], has_batch_dim: bool, inputs: Any = None) -> ActivationCache:
-        """The cache object of a run. `inputs` is what it ran on."""
+        """Return the cache object of a run on `inputs`."""
         return ActivationCache(cache, self, has_batch_dim)
 
 

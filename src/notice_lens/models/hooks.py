@@ -73,7 +73,7 @@ class CopyingHookPoint(HookPoint):
 
 
 def _on_private_copy(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the hook a copy to write on; where it returns nothing, the copy is what the model computes with."""
+    """Give the hook a copy to write on; if it returns nothing, the model computes with the copy."""
 
     def on_copy(activation: Tensor, hook: Any) -> Any:
         private = activation.clone(memory_format=torch.contiguous_format)
@@ -117,7 +117,7 @@ class AliasPoint:
         return self.target.ctx
 
     def clear_context(self) -> None:
-        """Empties the storage."""
+        """Empty the storage."""
         self.target.clear_context()
 
     def layer(self) -> int:
@@ -132,7 +132,7 @@ class AliasPoint:
         level: int | None = None,
         prepend: bool = False,
     ) -> LensHandle:
-        """Attaches a hook, which is told this name."""
+        """Attach a hook, which is told this name."""
         handle = self.target.add_hook(hook, dir, is_permanent, level, prepend, [self.name])
         self._attached.append(handle)
         return handle
@@ -165,7 +165,7 @@ class AliasPoint:
         including_permanent: bool = False,
         level: int | None = None,
     ) -> None:
-        """Removes hooks that were attached under this name; the model's own stay."""
+        """Remove hooks that were attached under this name; the model's own stay."""
         for handle in self._matching(dir, including_permanent, level):
             self.discard(handle)
 

@@ -36,11 +36,11 @@ class Changes:
         self._undos: list[Undo] = []
 
     def at_end(self, undo: Undo) -> None:
-        """Calls `undo` when the use ends. It may be called twice."""
+        """Call `undo` when the use ends. It may be called twice."""
         self._undos.append(undo)
 
     def set(self, target: Any, name: str, value: Any) -> None:
-        """Sets an attribute until the use ends."""
+        """Set an attribute until the use ends."""
         self.at_end(partial(setattr, target, name, getattr(target, name)))
         setattr(target, name, value)
 
@@ -51,7 +51,7 @@ class Changes:
         direction: Literal["fwd", "bwd"],
         **how: Any,
     ) -> Undo:
-        """Attaches a hook until the use ends, and returns its undo; `how` are options of `add_hook`."""
+        """Attach a hook until the use ends, and return its undo; `how` are options of `add_hook`."""
         added: list[Any] = []
         undo = partial(_detach, point, added, point.attached_ids())
         self.at_end(undo)
@@ -59,18 +59,18 @@ class Changes:
         return undo
 
     def keep(self, undos: list[Undo]) -> None:
-        """Makes some of the changes last."""
+        """Make some of the changes last."""
         self._undos = [undo for undo in self._undos if not any(undo is kept for kept in undos)]
 
     def undo(self) -> None:
-        """Undoes every change, the last one first."""
+        """Undo every change, the last one first."""
         while self._undos:
             self._undos[-1]()
             self._undos.pop()
 
 
 def _detach(point: CopyingHookPoint | AliasPoint, added: list[Any], before: set[int]) -> None:
-    """Removes a hook, or, where attaching it was interrupted, whatever is there that was not there before."""
+    """Remove a hook, or, if attaching it was interrupted, everything that was not there before."""
     if added:
         point.discard(added[0])
     else:
@@ -78,7 +78,7 @@ def _detach(point: CopyingHookPoint | AliasPoint, added: list[Any], before: set[
 
 
 class InUse:
-    """The lock of a model, and what is changed of it while it is held."""
+    """The lock of a model, and the changes to it while it is held."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -91,7 +91,7 @@ class InUse:
 
     @contextmanager
     def held(self) -> Iterator[Changes]:
-        """Holds the model for this thread, and undoes at the end what was changed by way of the `Changes`.
+        """Hold the model for this thread, and at the end undo what was changed through the `Changes`.
 
         Raises:
             RuntimeError: Another thread has not let go of the model for `PATIENCE` seconds.
@@ -113,7 +113,7 @@ class InUse:
                     self._open.remove(changes)
 
     def _wait(self) -> bool:
-        """Waits until no other thread holds the model. Returns whether this thread did not hold it already."""
+        """Wait until no other thread holds the model. Return whether this thread did not hold it already."""
         if self._is_mine():
             return False
         try:
@@ -179,7 +179,7 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def without_modes() -> Iterator[None]:
-    """Leaves autocast, and puts new tensors on the CPU, from where they go to the model."""
+    """Leave autocast, and put new tensors on the CPU, from where they go to the model."""
     with ExitStack() as modes:
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):

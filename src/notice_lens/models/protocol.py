@@ -235,7 +235,7 @@ class VisionLanguageModel(TextReader, Protocol):
         ...
 
     def stack(self, name: str) -> Any:
-        """Return a stack, whose `cfg` is an `AnyStackConfig`. Raises KeyError if there is none of that name."""
+        """Return a stack, whose `cfg` is an `AnyStackConfig`. Raises KeyError for an unknown name."""
         ...
 
     def activations(self, stack: str) -> tuple[str, ...]:

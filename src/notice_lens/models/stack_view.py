@@ -1,4 +1,4 @@
-"""One stack of the model under TransformerLens's names: what a cache or a lens needs to know about it."""
+"""One stack of the model under TransformerLens's names, for caches and lenses."""
 
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -32,7 +32,7 @@ class StackView(HookedModule):
         model: The model.
         name: One of `LENSES`.
         axis: `query` or `source`.
-        inputs: What the model ran on, where known.
+        inputs: The model's inputs, where known.
 
     Raises:
         KeyError: There is no such lens, or the model has no such stack.

@@ -21,7 +21,7 @@ EXTENSIONS = frozenset(ending for endings in FORMATS.values() for ending in endi
 _NOT_CONTENT = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _MOST_WORKERS = 8
 NO_ENDING, NO_ACCESS = "no ending", "unreadable folder"
-"""What stands for a file's ending in counts of skipped files: it has none, or is a folder that may not be listed."""
+"""The entry, in counts of skipped files, for files without an ending and folders that may not be listed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReadablePicture:
 
     @property
     def source(self) -> Path | bytes:
-        """The file, or the bytes of a picture that has none."""
+        """The file, or the bytes of a picture without a file."""
         return self.path if self.content is None else self.content
 
 
@@ -121,7 +121,7 @@ def relative_name(path: Path, root: str | PathLike[str] | None) -> str:
 
 
 def ending(name: str) -> str:
-    """Return the ending of a file's name in lower case; "" where it has none: that of `12.0` is the id of a picture."""
+    """Return the ending of a file's name in lower case, or "": `12.0` is the id of a picture."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix if any(letter.isalpha() for letter in suffix) else ""
 
@@ -132,7 +132,7 @@ def is_content(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether a file's ending says that it is an image or, where it has none, its first bytes do."""
+    """Return whether a file is an image by its ending or, without an ending, by its first bytes."""
     kind = ending(path.name)
     if kind:
         return kind in EXTENSIONS

@@ -18,14 +18,14 @@ class Manifest:
 
     Attributes:
         builder: What made them, such as `svo_probes` or `from_csv`.
-        source: What it made them from, in words that hold on another machine.
+        source: Their origin, in words that hold on another machine.
         checksum: SHA-256 of the source, hexadecimal; "" where there is nothing to sum.
         seed: Of the sampling, or None.
         version: Of notice-lens.
         options: The builder's other settings.
         kept: How many pairs there are.
         dropped: How many candidates were dropped, by reason, over all steps.
-        steps: What was done since, such as `{"step": "filter", "task": "states", "kept": 40}`.
+        steps: The steps since, such as `{"step": "filter", "task": "states", "kept": 40}`.
     """
 
     builder: str
@@ -48,7 +48,7 @@ class Manifest:
         """The manifest after one more step.
 
         Args:
-            step: What was done.
+            step: The name of the step.
             kept: How many pairs are left.
             dropped: How many were dropped, by reason.
             settings: Of the step, plain values.

@@ -50,7 +50,7 @@ def object_of_picture(image: Image.Image, label: Any = None) -> Bool[np.ndarray,
         label: The values that are the object, of an image that holds indices.
 
     Raises:
-        ValueError: What the object is cannot be told; the message says what was read, and what settles it.
+        ValueError: The object is ambiguous; the message says what was read, and what settles it.
     """
     kind = f"an image of mode {image.mode}"
     if image.mode in _WITH_ALPHA:

@@ -28,7 +28,7 @@ class MinimalPair:
         group: What changes, such as `colour`.
         kind: `vqa`, `caption` or `match`.
         clean_prompt: The question about both images; of a caption its beginning; of a match the text.
-        corrupt_prompt: The question with the telling words replaced, as many tokens long; None if there is none.
+        corrupt_prompt: The question with the telling words replaced, as many tokens long; or None.
         correct_answer: The right answer for the clean image.
         incorrect_answer: The right answer for the corrupted image.
         corrupt_answer: The answer to the corrupted prompt on the clean image, where known.
@@ -72,7 +72,7 @@ class MinimalPair:
 
     @cached_property
     def donor_image(self) -> Image | None:
-        """An image for which neither option is right, in RGB; None if there is none."""
+        """An image for which neither option is right, in RGB, or None."""
         stored = self.record["donor_image"]
         return None if stored is None else open_image(stored)
 

@@ -57,7 +57,7 @@ class MinimalPairs(PairSequence):
     Attributes:
         dataset: The `datasets.Dataset` underneath; its images are not decoded.
         manifest: Where the pairs come from and what became of the rest.
-        dropped: What was dropped: the same columns, and `reason` and `detail`.
+        dropped: The dropped rows: the same columns, and `reason` and `detail`.
     """
 
     # Where they come from
@@ -78,13 +78,13 @@ class MinimalPairs(PairSequence):
 
         Args:
             rows: One mapping a pair, or a DataFrame.
-            on_error: `raise`, or `drop` rows that are not what they say; they are counted and kept in `dropped`.
+            on_error: `raise`, or `drop` invalid rows; they are counted and kept in `dropped`.
             manifest: Where they come from.
             before: Why other candidates became no rows; they are counted with those that are dropped here.
             progress: Whether to show a progress bar while images are read.
             label: The value, or values, of the object in masks that hold indices; void is never taken for it.
-            box_format: What the four numbers of boxes are: `xywh`, `xyxy` or `cxcywh` in pixels, or the same with an n
-                (`xyxyn`) as shares of the picture. None takes `xywh` where they cannot be anything else.
+            box_format: The meaning of the four numbers of boxes: `xywh`, `xyxy` or `cxcywh` in pixels, or the same
+                with an n (`xyxyn`) as shares of the picture. None takes `xywh` where they cannot be anything else.
 
         Raises:
             PairsError: Rows have problems; all are in the message. A ValueError.
@@ -353,7 +353,7 @@ class MinimalPairs(PairSequence):
             model: The model.
             image: `clean`, `corrupt` or `donor`.
             prompt: `clean`, `corrupt` or `donor`.
-            answer: What the decoder reads: `correct`, `incorrect` or `corrupt`; None leaves it to the model.
+            answer: The answer that the decoder reads: `correct`, `incorrect` or `corrupt`; None leaves it to the model.
 
         Raises:
             ValueError: A pair has no such image, prompt or answer.

@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Own = TypeVar("Own", bound="PairSequence")
-"""What a method is called on, it gives again. (Checks at run time do not know `typing.Self` outside of a class.)"""
+"""The type of `self`, which methods return. (Checks at run time do not know `typing.Self` outside of a class.)"""
 
 
 class PairSequence:
-    """Pairs by number, by slice and by column; `MinimalPairs` says what a pair is.
+    """Pairs by number, by slice and by column; see `MinimalPairs` for a pair's columns.
 
     Attributes:
         dataset: The `datasets.Dataset` underneath; its images are not decoded.
         manifest: Where the pairs come from and what became of the rest.
-        dropped: What was dropped: the same columns, and `reason` and `detail`.
+        dropped: The dropped rows: the same columns, and `reason` and `detail`.
     """
 
     def __init__(self, dataset: "Dataset", manifest: Manifest | None = None, dropped: "Dataset | None" = None) -> None:
@@ -240,7 +240,7 @@ class PairSequence:
 
     @classmethod
     def load(cls: type[Own], path: str | PathLike[str]) -> Own:
-        """Pairs from a folder that `save` wrote. Raises FileNotFoundError if there is none."""
+        """Return the pairs of a folder that `save` wrote. Raises FileNotFoundError if there is no such folder."""
         return cls(*read_folder(Path(path)))
 
     def resize(self: Own, size: Any) -> Own:

@@ -25,7 +25,7 @@ from notice_lens.plain_text import printable
 
 Mask = Bool[np.ndarray, "height width"]
 BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywhn", "xyxyn", "cxcywhn"]
-"""What the four numbers of a box are, in torchvision's words: x and y of the upper left corner with width and height,
+"""The meaning of a box's four numbers, in torchvision's words: x and y of the upper left corner with width and height,
 two corners, or the centre with width and height. With an n they are shares of the picture's width and height."""
 _SLACK = 1.0
 """How far boxes and polygons may reach over the edge of their picture, in pixels: rounding."""
@@ -99,7 +99,7 @@ class RegionFormat:
 
     Attributes:
         label: The value, or values, of a mask that are the object, for masks that hold indices.
-        box_format: What the four numbers of a box are; None takes "xywh" where nothing speaks against it.
+        box_format: The meaning of a box's four numbers; None for "xywh" unless something contradicts it.
 
     Raises:
         ValueError: There is no such format of boxes.
@@ -134,7 +134,7 @@ def as_run_lengths(
         region_format: How it is to be read, where it does not say so itself.
 
     Raises:
-        ValueError: It is none of these, can be read in two ways, or is of another size than the picture; or it is
+        ValueError: It is not one of these, can be read in two ways, or is of another size than the picture; or it is
             empty, which only run lengths and boolean arrays may be.
     """
     mask = as_mask(region, size, region_format)

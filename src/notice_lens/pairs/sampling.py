@@ -1,7 +1,7 @@
 """Seeded, balanced selection without replacement.
 
 Chance here is a hash of the seed and a candidate's id: what is drawn depends on neither the order in which candidates
-come from a disk, nor on the version of a random number generator, and one more candidate reshuffles none of the others.
+come from a disk, nor on the version of a random number generator, and one more candidate does not reshuffle the others.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ def balanced(candidates: Iterable[C], n: int | None = None, seed: int = 0) -> li
 def option_orders(
     candidates: Sequence[C], seed: int = 0, strata: Callable[[C], tuple[str, ...]] = lambda candidate: ()
 ) -> list[bool]:
-    """Whether the right answer is the first option, for each candidate: half of the time, balanced as in `halves`."""
+    """Decide for each candidate if the right answer is the first option: half of the time, balanced as in `halves`."""
     return halves(candidates, seed, "option order", strata)
 
 
@@ -108,7 +108,7 @@ def halves(
     Args:
         candidates: Each with a unique `id` and a `group`.
         seed: Decides where in each group the alternation starts, and who gets which.
-        what: What is decided; under another name the same seed decides anew.
+        what: The name of the decision; under another name the same seed decides anew.
         strata: From the coarsest to the finest, what else is to be balanced over.
 
     Returns:

@@ -74,7 +74,7 @@ class Pool:
 def replace_words(
     words: Sequence[str], pools: Sequence[Pool], rng: random.Random, *, avoid: Collection[str] = ()
 ) -> tuple[str, ...] | None:
-    """Other words for all slots, or None where the pools have none that fit together.
+    """Return other words for all slots, or None if no words of the pools fit together.
 
     A new word has the same number of word pieces as the old one; it is neither the same as nor a near-synonym of any
     old word, any other new word or any word to avoid; and no two new words share their first piece, by which answers
@@ -209,7 +209,7 @@ def symmetric_replacement(
     There, a replacement that is known to flip the answer is preferred; the mini world knows one for most of its pairs.
 
     `corrupt_answer` is filled in where it is known: where some pair asks that question about that image.
-    `donor_prompt` becomes another replacement with yet other words, or None if there is none.
+    `donor_prompt` becomes another replacement with yet other words, or None.
 
     An open question ("what color is the dog?") names no options: replace another role there.
 
@@ -303,7 +303,7 @@ def _open_questions(absent: str, roles: Sequence[str]) -> str:
 
 
 def _cuts(tokenizer: Any, pair: MinimalPair) -> str:
-    """Return the problem of a pair's roles for this tokenizer; empty if there is none."""
+    """Return the problem of a pair's roles for this tokenizer, or an empty text."""
     try:
         token_spans(as_reader(tokenizer, pair.kind).layout_of([pair.clean_prompt]), 0, pair.roles)
     except ValueError as error:

@@ -13,7 +13,7 @@ def as_tokenizer(source: Any) -> "PreTrainedTokenizerBase":
     """Return the tokenizer of a model, a hub id or a folder; a tokenizer is returned as it is.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: It is not one of these.
         OSError: Neither the hub nor the disk has it.
         ValueError: It gives no character offsets, which are needed to find words among tokens.
     """

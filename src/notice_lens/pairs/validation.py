@@ -146,7 +146,7 @@ class _TokenCheck:
         return {number: len(layout.positions(stack, place, "prompt")) for place, number in enumerate(there)}
 
     def problems(self, number: int) -> Iterator[tuple[str, str]]:
-        """Find what is wrong with the tokens of one pair."""
+        """Find the problems of one pair's tokens."""
         record = self.records[number]
         yield from self._lengths(number)
         yield from self._answers(record)

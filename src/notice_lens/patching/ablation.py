@@ -70,8 +70,8 @@ def ablate(
         positions: Where the sites are ablated, as `patch_heads` takes them: `roles`, `regions`, `each`, `all` at once,
             or some by name or number. None takes what `patch_heads` takes by default, and for `joint` all positions at
             once. A `Site` and an `Edit` have their own positions.
-        value: What is put there: `mean` over the reference set (words by role, all else by position), `resample` (what
-            another example of the same task and number of tokens has there, words aligned by role), or `zero`.
+        value: The value put there: `mean` over the reference set (words by role, all else by position), `resample` (the
+            one of another example of the same task and number of tokens, words aligned by role), or `zero`.
         joint: False: each layer, head and label of the sites separately. True: all of them at once, a variant `all`. A
             mapping of names to groups: each of one or several `Edit`s, or nodes such as `text.cross_attn.L1.H3`, made
             at once; `positions` are those of the nodes. An edit whose source is left at `other` gets `value`.
@@ -91,7 +91,7 @@ def ablate(
         pairs. `resampled_from` is the id of each pair's example; a pair without one has none there, and is NaN.
 
     Raises:
-        ValueError: A site, an option or a value is not what it has to be, the reference set lacks what is asked of it,
+        ValueError: A site, an option or a value is invalid, the reference set lacks what is asked of it,
             or hooks are on the model.
         TypeError: An option is unknown, or is not one of ablations.
         PairsError: The pairs do not hold for this model.

@@ -101,7 +101,7 @@ def attribute(
         `patching_effect` and the baselines; `attrs["method"]` is `attribution`.
 
     Raises:
-        ValueError: A site or an option is not what it has to be, or hooks are on the model.
+        ValueError: A site or an option is invalid, or hooks are on the model.
         TypeError: There is no option of that name, or not here.
         PairsError: The pairs do not hold for this model.
     """
@@ -184,7 +184,7 @@ class Attribution:
     Args:
         prepared: The pairs.
         targets: The sites, with how their results are laid out.
-        method: What `attrs` say beside what a sweep's do.
+        method: Attributes of the result beside those of a sweep.
     """
 
     def __init__(self, prepared: Prepared, targets: Sequence[Target], method: Mapping[str, Any]) -> None:

@@ -85,7 +85,7 @@ def faithfulness(
         those of all.
 
     Raises:
-        ValueError: There is no such node, one is not in the universe, or an option is not what it has to be.
+        ValueError: There is no such node, one is not in the universe, or an option is invalid.
         TypeError: The circuit is not a list of nodes, or there is no option of that name.
         PairsError: The pairs do not hold for this model.
 

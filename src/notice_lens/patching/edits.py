@@ -1,4 +1,4 @@
-"""Sites and edits: what can be patched. A site is checked against its model when it is built, so that no edit can miss.
+"""Sites and edits. A site is checked against its model when it is built, so that no edit can miss.
 
 A `Site` names a whole family of activations, which a sweep patches one after the other. An `Edit` is one replaced
 activation of a variant, as the caller writes it.

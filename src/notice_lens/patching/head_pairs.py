@@ -62,9 +62,9 @@ def pairs_of_heads(
         corruption: `image`, `text` or `Noise(...)`.
         contrast: `auto` or `incorrect`, as of `sweep`.
         min_gap: In logits; below it a pair's `patching_effect` is NaN.
-        memory: Bytes that variants may take; None takes a share of what is free.
+        memory: Bytes that variants may take; None for a share of the free memory.
         dtype: Of the result.
-        seed: Of what is drawn.
+        seed: Of the random draws.
         store: A folder with a separate store for each direction, to resume from.
         progress: Whether to show bars.
 
@@ -74,7 +74,7 @@ def pairs_of_heads(
         `logit_diff_clean`, `logit_diff_corrupt` [pair], `noise_floor` [pair, direction] in logits.
 
     Raises:
-        ValueError: There are fewer than two nodes, there is no such node, or an option is not what it has to be.
+        ValueError: There are fewer than two nodes, there is no such node, or an option is invalid.
         PairsError: The pairs do not hold for this model.
 
     Example:

@@ -61,7 +61,7 @@ def model_settings(model: "VisionLanguageModel") -> dict[str, Any]:
 
 
 def metric_codes(metrics: Mapping[str, Any], model: "VisionLanguageModel") -> dict[str, str]:
-    """Return a digest of each of the caller's metrics; empty if none of them has a reliable one.
+    """Return a digest of each of the caller's metrics; empty if no metric has a reliable one.
 
     Args:
         metrics: Functions by name.

@@ -115,7 +115,7 @@ def flows_of(asked: Any) -> dict[str, tuple[str, str]]:
 
     Raises:
         TypeError: They are neither text nor pairs of names.
-        ValueError: There are none, or one has no arrow.
+        ValueError: No flows are given, or one has no arrow.
     """
     if isinstance(asked, Mapping):
         named = dict(asked)

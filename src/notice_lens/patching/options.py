@@ -93,9 +93,9 @@ class SweepOptions(MoreOptions, total=False):
             runs, by role) or `resample` (another pair's clean run).
         reference: The pairs that means and examples are taken from; None takes the pairs themselves.
         controls: Of `self` (patch each run into itself: the noise floor) and `mismatched` (patch from a donor).
-        memory: Bytes that variants may take; None takes a share of what is free.
+        memory: Bytes that variants may take; None for a share of the free memory.
         dtype: Of the result; None takes float64 for a model in float64, float32 else.
-        seed: Of what is drawn.
+        seed: Of the random draws.
         store: A folder to write to, and to resume from.
         progress: Whether to show a bar.
     """

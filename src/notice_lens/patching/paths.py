@@ -257,7 +257,7 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
 
 
 def _sender_grid(prepared: Prepared, paths: Paths) -> Grid:
-    """Return the grid of what is sent: every sender separately, or all of them together at each label of positions."""
+    """Return the grid of senders: every sender separately, or all of them together at each label of positions."""
     if not paths.joint:
         return grid_of_sites(prepared, paths.senders, "other")
     grids = [grid_of_sites(prepared, [site], "other") for site in paths.senders]

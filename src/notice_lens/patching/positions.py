@@ -163,7 +163,7 @@ class Positions:
         return "position", numbers
 
     def of(self, pair: int, label: Any, stack: str, length: int) -> Index:
-        """Return the positions that a label means in a pair; empty where it has none.
+        """Return the positions that a label means in a pair, possibly none.
 
         Args:
             pair: Which pair.

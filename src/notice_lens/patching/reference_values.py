@@ -268,7 +268,7 @@ class Resamples:
 
     @cached_property
     def names(self) -> list[str]:
-        """The ids of the examples; empty if there are none."""
+        """The ids of the examples; empty without examples."""
         ids = self.reference["id"]
         return ["" if number is None else ids[number] for number in self.numbers]
 

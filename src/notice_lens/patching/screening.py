@@ -158,7 +158,7 @@ def _size(effects: np.ndarray) -> np.ndarray:
 
 
 def _result(exact: "xr.Dataset", choice: Choice, threshold: float, confidence: float) -> "xr.Dataset":
-    """The verified effects beside the estimates, and what was missed."""
+    """Return the verified effects beside the estimates, and the missed ones."""
     cells = exact.logit_diff_change.dims[1:]
     gap = float(abs(exact.logit_diff_clean - exact.logit_diff_corrupt).mean())
     size = _size(exact.logit_diff_change.values)

@@ -71,7 +71,7 @@ def ratio_of_sums(
     """Return the sum of `top` over the sum of `bottom`, over pairs, with its interval.
 
     Args:
-        top: [pair, ...]; what is NaN is left out.
+        top: [pair, ...]; NaN is left out.
         bottom: [pair] or [pair, ...]; ones for a mean.
         clusters: The number of each pair's cluster, [pair].
         confidence: Between 0 and 1.
@@ -114,7 +114,7 @@ def ratio_ends(
 
     Args:
         tops: Sums over the pairs of each cluster, [cluster, entry].
-        bottoms: The same of what they are divided by.
+        bottoms: The same for the denominators.
         n_resamples: Of the bootstrap.
         confidence: Between 0 and 1.
         rng: Of the resamples.

@@ -105,7 +105,7 @@ def areas(
     Args:
         maps: Any scale; only the order within a map counts.
         regions: Of each region the masks of all images; they have no patch in common with `outside`.
-        outside: What the regions' patches are compared with.
+        outside: The patches that the regions' patches are compared with.
     """
     from scipy.stats import rankdata
 

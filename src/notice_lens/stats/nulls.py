@@ -33,7 +33,7 @@ class Null:
 
     Attributes:
         draws: Drawn for all heads together, [draw, place].
-        flat: True for draws without spread, [draw, place]; None if there are none.
+        flat: True for draws without spread, [draw, place]; None without such draws.
     """
 
     draws: np.ndarray

@@ -130,7 +130,7 @@ class _Parts:
     """Independent parts of z, of mean 0, and of variance 1 unless they are Student's.
 
     Attributes:
-        rng: Of what is drawn.
+        rng: Of the random draws.
         skewness: Of gamma variables; 0 is normal.
         df: Degrees of freedom of Student's t; None for gamma variables.
         heads: Layers and heads.

@@ -56,10 +56,10 @@ def attention(
         relative: Whether the mean over all layers and heads is taken off: what this head looks at more (orange) or
             less (blue, with a minus sign) than others. For display alone: it sums to zero over heads, so one that looks
             everywhere alike seems to avoid what others look at.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
 
     Raises:
-        TypeError: `maps` is none of these, or layer or head is missing.
+        TypeError: `maps` is not one of these, or layer or head is missing.
         ValueError: There is no such pair, role, layer or head, or the pair has no map there.
     """
     from plotly.subplots import make_subplots
@@ -154,7 +154,7 @@ def _found(pairs: "MinimalPairs", pair: Any) -> "MinimalPair":
 
 
 def _view(pair: "MinimalPair", run: str) -> tuple[Any, str]:
-    """The image of a run, and what it is."""
+    """Return the image of a run, and its name."""
     image = RUNS[run][0]
     return getattr(pair, f"{image}_image"), {"clean": "clean", "image": "corrupted image", "text": "corrupted prompt"}[
         run

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 WIDTHS = {2: 560.0, 3: 704.0}
-"""Pixels: the width of what is drawn, by columns of pictures; 64 pixels become 224 to 272."""
+"""Pixels: the width of the drawing, by columns of pictures; 64 pixels become 224 to 272."""
 PICTURE_GAP, EDGE = 16.0, 20.0
 """Pixels: the space between two pictures, and the figure's edge."""
 FONT, TITLE = 13, 17
@@ -41,7 +41,7 @@ class Canvas:
 
     @property
     def width(self) -> float:
-        """The width of what is drawn, in pixels."""
+        """The width of the drawing, in pixels."""
         return WIDTHS[self.columns]
 
     @property
@@ -56,7 +56,7 @@ class Canvas:
         return SPACING * FONT * len(broken)
 
     def figure(self, title: str, legend: dict[str, Any] | None) -> "Figure":
-        """The figure of what is drawn so far, in Plotly's shares of its sides from the lower left corner."""
+        """Return the figure drawn so far, in Plotly's shares of its sides from the lower left corner."""
         from plotly.graph_objects import Figure
 
         across, down = self.width, self.y

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LINES = {"denoise": ("restored by clean heads", "solid"), "noise": ("lost by corrupted heads", "dash")}
-"""What the share of each direction is, and how it is drawn."""
+"""The name of each direction's share, and how it is drawn."""
 ENOUGH = 0.8
 """The share of the gap that the headline counts heads for."""
 
@@ -33,7 +33,7 @@ def curve(curve: Any, *, share: float = ENOUGH, title: str | None = None) -> "Fi
     Args:
         curve: A result of `circuits.restoration_curve`, or a mapping of conditions' names to such results.
         share: Of the gap; the subtitle says how many heads reach it.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
 
     Raises:
         TypeError: It is something else.
@@ -102,7 +102,7 @@ def forest(heads: Any, *, top: int = 24, title: str | None = None) -> "Figure":
     Args:
         heads: A result of `circuits.important_heads`.
         top: How many heads at most: those with the largest effects.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
 
     Raises:
         TypeError: It is something else.

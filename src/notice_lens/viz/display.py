@@ -1,6 +1,6 @@
 """A Plotly figure as a notebook keeps it: interactive, and as a picture for pages that run no scripts.
 
-A code-hosting site shows a notebook's pictures and none of its scripts. Plotly can write both through a renderer,
+A code-hosting site shows a notebook's pictures, but runs none of its scripts. Plotly can write both through a renderer,
 which is a setting of the whole process; here it is a property of one displayed object.
 """
 

@@ -40,7 +40,7 @@ def modules(effects: Any, *, metric: str | None = None, title: str | None = None
     Args:
         effects: A result of `patch_modules`: dims pair, site, layer and role, position, region or none.
         metric: A variable of it; None takes `patching_effect`.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
         **where: Which label of a dimension that is left, or `site=` for one panel alone.
 
     Raises:
@@ -89,11 +89,11 @@ def profile(profile: Any, *, metric: str = "prob_change", title: str | None = No
         profile: A result of `circuits.layer_profile`, or a mapping of conditions' names to such results; or a result of
             `patching.knockout`.
         metric: Of a knockout, the variable that is drawn.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
 
     Raises:
         TypeError: It is neither.
-        ValueError: A result has no `share` by layer, or there is none; or a knockout has no such metric, or heads.
+        ValueError: A result has no `share` by layer, or no result is given; or a knockout has no such metric, or heads.
     """
     from plotly.graph_objects import Bar, Figure
 
@@ -195,7 +195,7 @@ def paths(
             with one chosen by `receiver_layer=3, receiver_head=1`, senders are drawn as layer x head.
         metric: A variable of it; None takes `patching_effect`.
         top: How many senders and receivers at most: those with the largest effects, in the order of the network.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
         **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise, or
             `all` where there are no roles.
 

@@ -31,7 +31,7 @@ def heads(
         metric: A variable of it; None takes `effect`, or else `patching_effect`.
         important: A result of `circuits.important_heads`, for frames and hovers; None takes `effects` itself where it
             is one.
-        title: None says what is drawn.
+        title: The title; None for a description of the figure.
         **where: Which label of a dimension that is left, such as `role="noun"`; the role is `correct` otherwise, or
             `all` where there are no roles.
 

@@ -76,7 +76,7 @@ def lines(pieces: Iterable[Piece], width: float) -> list[str]:
     """Plotly's markup of the pieces, line by line; one empty line for no text.
 
     Args:
-        pieces: What is to be read, one after the other.
+        pieces: The text, one piece after the other.
         width: Of a line, in units of the font's size; longer words are broken.
     """
     broken: list[list[Piece]] = [[]]

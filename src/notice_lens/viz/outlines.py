@@ -15,7 +15,7 @@ def outline(
     filling by winding number leaves the holes free.
 
     Args:
-        mask: What the region covers; empty for no corners.
+        mask: The pixels of the region; an empty mask has no corners.
     """
     following = _edges(mask)
     corners: list[tuple[float, float]] = []

@@ -70,7 +70,7 @@ def pairs(
 
     Raises:
         TypeError: `pairs` is not a MinimalPairs.
-        ValueError: There are no pairs, `n` is below 1, `donors` is none of these, or no pair shown has `regions`.
+        ValueError: There are no pairs, `n` is below 1, `donors` is not one of these, or no pair shown has `regions`.
     """
     shown = _chosen(pairs, n, regions, donors)
     if donors == "auto":
@@ -224,7 +224,7 @@ def _draw_view(canvas: Canvas, x: float, view: _View, colours: dict[str, str], n
     return height
 
 
-# What is drawn
+# The drawing
 
 
 def _picture(small: Image.Image, view: _View, name: str) -> Any:

@@ -25,7 +25,7 @@ class Unit(NamedTuple):
     form: str
 
     def text(self, value: Any) -> str:
-        """The number as it is read, such as `+23.4%`; `none` where there is none."""
+        """Return the number as readers see it, such as `+23.4%`; `none` for a missing one."""
         number = float(value)
         return format(number, self.form).replace("-", MINUS) if np.isfinite(number) else "none"
 
@@ -69,11 +69,11 @@ def averaged(
         metric: A variable; None takes `effect`, or else `patching_effect`.
         where: By dimension, which of its labels. A role that is not given is `correct`; of effects without roles it may
             be given as `all`.
-        dims: What the figure draws.
+        dims: The dimensions of the figure.
         figure: Its name, for messages.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: It is not one of these.
         ValueError: There is no such metric or label, a dimension is missing, or one is left that has to be chosen from.
     """
     values = _mean(effects, metric, figure)
@@ -151,7 +151,7 @@ def listed(labels: Iterable[Any]) -> str:
 
 
 def bound(*values: Any) -> float:
-    """The largest magnitude, or 1 if there is none: the end of a symmetric colour scale."""
+    """Return the largest magnitude, or 1 without any numbers: the end of a symmetric colour scale."""
     sizes = np.concatenate([np.abs(np.asarray(each, float)).ravel() for each in values])
     largest = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
     return largest or 1.0
@@ -165,5 +165,5 @@ def is_tested(heads: xr.Dataset) -> bool:
 
 
 def flags(results: Any, name: str) -> xr.DataArray | None:
-    """A variable of yes and no, or None where a result has none of that name."""
+    """Return a boolean variable of a result, or None if it has no such variable."""
     return results[name].fillna(0).astype(bool) if isinstance(results, xr.Dataset) and name in results else None

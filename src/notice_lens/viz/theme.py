@@ -36,7 +36,7 @@ def cells(
         rows: Labels.
         unit: Of the numbers.
         hover: What each cell tells, escaped; [row, column].
-        limit: What the colour scale ends at.
+        limit: The end of the colour scale.
     """
     from plotly.graph_objects import Heatmap
 
@@ -76,7 +76,7 @@ def outlined(figure: "Figure", places: Iterable[Any], *, dotted: bool = False, *
     """Draw a frame around cells.
 
     Args:
-        figure: What is drawn on.
+        figure: The figure to draw on.
         places: Row and column of each, from 0.
         dotted: Whether the frame is dotted.
         **axes: `xref` and `yref` of the heat map.

@@ -15,7 +15,7 @@ SHADES = 8
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """A share of the gap with its sign, such as `+23.4 %`; `none` where there is none."""
+    """Return a share of the gap with its sign, such as `+23.4 %`; `none` for a missing one."""
     number = float(value)
     if not np.isfinite(number):
         return "none"
@@ -23,13 +23,13 @@ def percent(value: Any, digits: int = 1) -> str:
 
 
 def _signed(value: float, digits: int) -> str:
-    """A share in percent with its sign; zero, and what is rounded to it, has none."""
+    """Return a share in percent with its sign; numbers that round to zero have no sign."""
     said = f"{100 * value:+.{digits}f}"
     return (said[1:] if float(said) == 0 else said).replace("-", MINUS)
 
 
 def whole(value: Any) -> str:
-    """A share of the gap in whole percent, without its unit and without a plus; nothing where there is none."""
+    """Return a share of the gap in whole percent, without its unit and without a plus; empty for a missing one."""
     number = float(value)
     if not np.isfinite(number):
         return ""
@@ -38,7 +38,7 @@ def whole(value: Any) -> str:
 
 
 def small(value: Any) -> str:
-    """A probability, such as `.012` or `< .001`; `not tested` where there is none."""
+    """Return a probability, such as `.012` or `< .001`; `not tested` for a missing one."""
     number = float(value)
     if not np.isfinite(number):
         return UNTESTED
@@ -46,7 +46,7 @@ def small(value: Any) -> str:
 
 
 def shade(value: Any, limit: float) -> str:
-    """The class of a heat map's cell: `p` above zero and `n` below, 1 to 8; `z` near it, `none` where there is none."""
+    """Return the class of a heat map's cell: `p` above zero and `n` below, 1 to 8; `z` near it, `none` if missing."""
     number = float(value)
     if not np.isfinite(number):
         return "none"
@@ -55,7 +55,7 @@ def shade(value: Any, limit: float) -> str:
 
 
 def with_interval(heads: xr.Dataset, name: str = "effect") -> str:
-    """One head's effect with its interval, where there is one; of `effect` that is `low` to `high`.
+    """Return one head's effect with its interval, if it has one; of `effect` that is `low` to `high`.
 
     Args:
         heads: Of one head.

@@ -1,4 +1,4 @@
-"""What the mini LLaVA learns from: fresh pictures, questions about them, and what is seen in each patch.
+"""The examples that the mini LLaVA learns from: fresh pictures, questions about them, and labels of their patches.
 
 Every example has a number, and step and number alone decide it. So a run that is resumed at step 500 sees the same
 examples as one that was never stopped, and no two steps see the same one.
@@ -10,35 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from notice_lens.mini.drawing import Drawing
+from notice_lens.mini.picture import Picture
 from notice_lens.mini.pictures import faces, scenes, states
-from notice_lens.mini.pictures.drawing import ground
-from notice_lens.mini.pictures.names import ANIMALS, LOOKS, OBJECTS, PEOPLE, SIZES, WORDS_OF_ATTRIBUTES
-from notice_lens.mini.pictures.things import Thing, picture
+from notice_lens.mini.pictures.emoji import Emoji
+from notice_lens.mini.pictures.ground import ground
+from notice_lens.mini.pictures.names import ANIMALS, ATTRIBUTE_WORDS, LOOKS, OBJECTS, PEOPLE, SIZES
 from notice_lens.mini.questions import Question
 from notice_lens.mini.stream import RandomStream
-from train_mini.llava.vocabulary import GRID, NOTHING, ids, tokens
+from train_mini.llava.vocabulary import GRID, ids, tokens
+from train_mini.patches import NOTHING, UNKNOWN, patch_labels
 
 PATCH_WORDS: dict[str, tuple[str, ...]] = {
     "noun": (*LOOKS, NOTHING),
-    "look": tuple(word for name, words in WORDS_OF_ATTRIBUTES.items() if name != "size" for word in words),
+    "look": tuple(word for name, words in ATTRIBUTE_WORDS.items() if name != "size" for word in words),
     "size": tuple(SIZES),
     "near": (*PEOPLE, *ANIMALS, *OBJECTS),
 }
 """What a patch is named by during training: what is there, what it looks like, how big it is, what it stands near."""
 
-UNKNOWN = -100
-"""Label of a patch that is not asked about."""
-
-SLOT = 12
+MAX_TOKENS = 12
 """Tokens of the longest question, `ASSISTANT:` and the answer."""
 
 ASSISTANT = tuple(tokens("assistant :"))
 
-SCENES, STATES = 0.48, 0.34
-"""Shares of the examples; the rest are faces. Contested, more are scenes."""
-
-MORE_SCENES = 0.06
+SCENES, STATES, CONTESTED_SCENES = 0.48, 0.34, 0.06
+"""Shares of the examples; the rest are faces. Of contested ones the last share more are scenes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,11 @@ class Batch:
 def written(questions: list[list[Question]]) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.int16]]:
     """Return questions about each picture as token ids, the places of their answers, and the answers' ids."""
     shape = (len(questions), len(questions[0]))
-    rows, places, answers = np.zeros((*shape, SLOT), np.int16), np.zeros(shape, np.int16), np.zeros(shape, np.int16)
+    rows, places, answers = (
+        np.zeros((*shape, MAX_TOKENS), np.int16),
+        np.zeros(shape, np.int16),
+        np.zeros(shape, np.int16),
+    )
     for image, asked in enumerate(questions):
         for number, question in enumerate(asked):
             # On a picture for which neither option is right there is no answer to write.
@@ -94,7 +94,7 @@ class Examples:
     contested_from: int | None = None
 
     def batch(self, step: int, images: int) -> Batch:
-        """The examples of one training step."""
+        """Return the examples of one training step."""
         made = [self._example(step, number) for number in range(images)]
         pixels, patches = np.stack([one[0] for one in made]), np.stack([one[1] for one in made])
         nouns, told = np.stack([one[3][0] for one in made]), np.stack([one[3][1] for one in made])
@@ -106,12 +106,12 @@ class Examples:
         behind, share = ground(stream), stream.uniform()
         near: dict[str, str] = {}
         contested = self.contested_from is not None and step >= self.contested_from and number % 4 > 0
-        share = max(share - MORE_SCENES, 0.0) if contested else share
+        share = max(share - CONTESTED_SCENES, 0.0) if contested else share
         if share < SCENES:
             scene = scenes.random_scene(stream, 1 + contested)
-            seen = tuple(each for cluster in scene for each in (cluster.thing, cluster.actor))
-            near = {cluster.actor.name: cluster.thing.noun for cluster in scene}
-            near |= {cluster.thing.name: cluster.actor.noun for cluster in scene}
+            seen = scenes.things_of(scene)
+            near = {duo.actor.name: duo.thing.noun for duo in scene}
+            near |= {duo.thing.name: duo.actor.noun for duo in scene}
             asked = scenes.questions(scene, stream, self.questions, contested=contested)
         elif share < SCENES + STATES:
             seen = states.random_scene(stream, 1 + 2 * contested)
@@ -119,12 +119,16 @@ class Examples:
         else:
             face = faces.random_scene(stream)
             seen, asked = face.things(), faces.questions(face, stream, self.questions, contested=contested)
-        drawing = picture(seen, behind).drawn()
-        return drawing.pixels, patch_labels(drawing, seen, near), asked, _told(asked, seen, near)
+        drawing = Picture(behind, seen).drawn()
+        words = {
+            each.name: {"noun": each.noun, "look": each.look, "size": each.size, "near": near.get(each.name)}
+            for each in seen
+        }
+        return drawing.pixels, patch_labels(PATCH_WORDS, drawing, words, GRID), asked, _told(asked, seen, words)
 
 
 def _told(
-    asked: list[Question], seen: tuple[Thing, ...], near: dict[str, str]
+    asked: list[Question], seen: tuple[Emoji, ...], words: dict[str, dict[str, str | None]]
 ) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
     """Where each question names a thing, or what one does, and numbers of words for what that thing is like."""
     places, told = np.zeros(len(asked), np.int16), np.full((len(asked), len(PATCH_WORDS) - 1), UNKNOWN, np.int16)
@@ -135,33 +139,8 @@ def _told(
         thing = next(thing for thing in seen if word == (thing.look if role == "verb" else thing.noun))
         places[number] = len(question.text[:first].split())
         # A verb tells who does it.
-        words = ("", "", thing.noun) if role == "verb" else (thing.look, thing.size, near.get(thing.name))
-        for kind, word in enumerate(words):
-            if word:
-                told[number, kind] = list(PATCH_WORDS.values())[kind + 1].index(word)
+        described = {"near": thing.noun} if role == "verb" else words[thing.name]
+        for kind, name in enumerate(list(PATCH_WORDS)[1:]):
+            if described.get(name):
+                told[number, kind] = PATCH_WORDS[name].index(described[name])
     return places, told
-
-
-def patch_labels(drawing: Drawing, seen: tuple[Thing, ...], near: dict[str, str]) -> NDArray[np.int16]:
-    """Return numbers of words for what is seen in each patch, int16 [kind, patch].
-
-    A patch is of the thing that fills most of it if that is a fifth or more, and of nothing if nothing fills a
-    twentieth; in between it is not asked about.
-    """
-    labels = np.full((len(PATCH_WORDS), GRID * GRID), UNKNOWN, np.int16)
-    kinds = list(PATCH_WORDS)
-    shares = np.stack([_by_patch(drawing.cover[thing.name]) for thing in seen])
-    labels[0, shares.sum(axis=0) < 0.05] = PATCH_WORDS["noun"].index(NOTHING)
-    most = shares.argmax(axis=0)
-    for number, thing in enumerate(seen):
-        filled = (most == number) & (shares[number] >= 0.2)
-        words = {"noun": thing.noun, "look": thing.look, "size": thing.size, "near": near.get(thing.name)}
-        for kind, word in words.items():
-            if word:
-                labels[kinds.index(kind), filled] = PATCH_WORDS[kind].index(word)
-    return labels
-
-
-def _by_patch(cover: NDArray[np.float32]) -> NDArray[np.float32]:
-    side = cover.shape[0] // GRID
-    return cover.reshape(GRID, side, GRID, side).mean(axis=(1, 3)).ravel()

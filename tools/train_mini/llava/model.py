@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from notice_lens.mini.vocabulary import PIXEL_DEVIATION, PIXEL_MEAN
 from train_mini.llava.start import first_weights
 from train_mini.llava.vocabulary import GRID, IMAGE_SIZE, PATCH, ids, tokens, word_pieces
 
@@ -87,15 +86,9 @@ def new_model(sizes: LlavaSizes, seed: int) -> Any:
     return model
 
 
-def normalised(pixels: UInt8[Tensor, "image rows columns 3"]) -> Float[Tensor, "image 3 rows columns"]:
-    """Return pixels as the model's image processor gives them."""
-    mean, deviation = (torch.tensor(values, device=pixels.device) for values in (PIXEL_MEAN, PIXEL_DEVIATION))
-    return ((pixels.float() / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
-
-
 def image_tokens(model: Any, pixels: Float[Tensor, "image 3 rows columns"]) -> Float[Tensor, "image patch width"]:
-    """Return what stands in the language model for the patches of each picture."""
-    seen = model.model.vision_tower(pixels).last_hidden_state
+    """Return the image tokens of each picture, as they enter the language model."""
+    seen = model.model.vision_tower(pixels.contiguous()).last_hidden_state
     return model.model.multi_modal_projector(seen[:, 1:])
 
 

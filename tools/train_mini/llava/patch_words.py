@@ -9,18 +9,16 @@ weights of tower, projector and embeddings.
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train_mini.llava.examples import PATCH_WORDS, UNKNOWN
-from train_mini.llava.vocabulary import NOTHING, ids
+from train_mini.llava.examples import PATCH_WORDS
+from train_mini.llava.vocabulary import ids
+from train_mini.patches import UNKNOWN, naming_loss
 
 SCALE = 8.0
 """Factor on the products of image tokens and embeddings: tokens of ordinary length can be certain."""
-
-GROUND_WEIGHT = 0.05
-"""Weight of a patch of the ground: most are, and things would hardly be heard."""
 
 
 class PatchWords(nn.Module):
@@ -40,28 +38,14 @@ class PatchWords(nn.Module):
     def forward(
         self, model: Any, images: Float[Tensor, "image patch width"], labels: Int[Tensor, "image kind patch"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Return the sum over kinds of the mean cross-entropy, and the share of things' patches with the right noun."""
+        """Return the loss of naming patches, and the share of the patches of things with the right noun."""
         embeddings = model.get_input_embeddings().weight
-        loss, accuracy = images.new_zeros(()), images.new_zeros(())
-        for kind, words in enumerate(PATCH_WORDS):
-            target = labels[:, kind]
-            known = target != UNKNOWN
-            if not known.any():
-                continue
-            states, target = images[known], target[known]
-            if words == "near":
-                states = self.near(states)
-            logits = SCALE * functional.linear(states, embeddings[getattr(self, words + "_ids")])
-            if words != "noun":
-                loss = loss + functional.cross_entropy(logits, target)
-                continue
-            nothing = PATCH_WORDS[words].index(NOTHING)
-            weight = torch.ones(logits.shape[-1], device=logits.device)
-            weight[nothing] = GROUND_WEIGHT
-            loss = loss + functional.cross_entropy(logits, target, weight=weight)
-            things = target != nothing
-            accuracy = (logits.argmax(-1) == target)[things].float().mean().nan_to_num()
-        return loss, accuracy
+
+        def logits_of(kind: str, known: Bool[Tensor, "image patch"]) -> Float[Tensor, "known word"]:
+            states = self.near(images[known]) if kind == "near" else images[known]
+            return SCALE * functional.linear(states, embeddings[getattr(self, kind + "_ids")])
+
+        return naming_loss(PATCH_WORDS, labels, logits_of)
 
     def of_nouns(
         self, states: Float[Tensor, "image question width"], told: Int[Tensor, "image question kind"]

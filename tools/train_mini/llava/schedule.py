@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from train_mini.llava.model import LlavaSizes
+from train_mini.rates import fall, ramp
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,23 @@ class LlavaConfig:
     sizes: LlavaSizes = field(default_factory=LlavaSizes)
 
     def images_at(self, step: int) -> int:
-        """Pictures of a step, with questions or without."""
+        """Return the number of pictures of a step, with questions or without."""
         if step < self.warm_steps:
             return self.warm_images
         return self.images if step < self.seen_from else max(self.images, self.seen_images)
 
     def share_at(self, step: int) -> float:
-        """Share of the highest rates at a step: a ramp where something begins, a plateau, and a straight fall."""
+        """Return the share of the highest rates at a step: ramps where something begins, a plateau, a straight fall."""
         since = step if step < self.warm_steps else step - self.warm_steps
-        rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
-        falling = self.fall * (self.steps - self.warm_steps)
-        return rise * min(1.0, max(0.01, (self.steps - step) / max(falling, 1.0)))
+        length = max(self.fall * (self.steps - self.warm_steps), 1.0)
+        return ramp(since, self.ramp) * fall(self.steps - step, length)
+
+    def rate_at(self, step: int) -> float:
+        """Return AdamW's highest learning rate at a step."""
+        return self.rate * self.share_at(step)
 
     def factor_of(self, kind: str, step: int) -> float:
-        """The factor on the rates of a kind of weights (`seeing`, `embedding`, `language`) at a step."""
+        """Return the factor on the rates of a kind of weights (`seeing`, `embedding`, `language`) at a step."""
         factors = {"seeing": self.seeing_share, "embedding": self.embedding_share}
         return 1.0 if step < self.warm_steps else factors.get(kind, 1.0)
 

@@ -1,6 +1,6 @@
 """First weights of the mini LLaVA from which it learns in an hour.
 
-1. The tower's heads begin by looking at the eight neighbours of a patch, as the mini BLIP's do (`train_mini.start`).
+1. The tower's heads begin by looking at the eight neighbours of a patch (`train_mini.neighbours`).
 2. Heads of the language model begin with queries and keys that are alike, and outputs that give back their values: they
    look for what resembles them and copy it (after the "mimetic" first values of Trockman and Kolter, 2023).
 3. Words have first embeddings of length one, whatever the width.
@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train_mini.start import NEIGHBOURS, PLACE_SIZE, place_codes, shift_of_places
+from train_mini.neighbours import NEIGHBOURS, look_at, start_embeddings
 
-SHARPNESS = 1.5
-ALIKE = 1.6
+LIKENESS = 1.6
 """Size of the language model's first queries and keys, in units of the normed stream."""
 
 
@@ -49,14 +48,14 @@ def _alike(attention: Any, generator: torch.Generator, layers: int) -> None:
         for projection, subspace in ((attention.q_proj, alike), (attention.k_proj, alike), (attention.v_proj, copied)):
             weight = projection.weight[rows]
             nn.init.normal_(weight, **noise)
-            weight += subspace * (ALIKE if subspace is alike else 1.0)
+            weight += subspace * (LIKENESS if subspace is alike else 1.0)
         nn.init.normal_(attention.o_proj.weight[:, rows], **noise)
         attention.o_proj.weight[:, rows] += copied.T
     attention.o_proj.weight.mul_((2 * layers) ** -0.5)
 
 
 def _subspace(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """Orthonormal rows, [rows, columns]."""
+    """Return orthonormal rows, [rows, columns]."""
     return torch.linalg.qr(torch.randn(columns, rows, generator=generator)).Q.T
 
 
@@ -69,21 +68,15 @@ def _tower(tower: Any, generator: torch.Generator) -> None:
             nn.init.xavier_uniform_(parameter, generator=generator)
     embeddings = tower.embeddings if hasattr(tower, "embeddings") else tower.vision_model.embeddings
     layers = (tower.encoder if hasattr(tower, "encoder") else tower.vision_model.encoder).layers
-    patch, position = embeddings.patch_embedding.weight, embeddings.position_embedding.weight
-    nn.init.normal_(patch, std=patch[0].numel() ** -0.5, generator=generator)
-    nn.init.normal_(embeddings.class_embedding, std=0.02, generator=generator)
-    nn.init.zeros_(position)
-    # The places' dimensions are kept clear of what the patches and the first blocks write.
-    patch[:d_head] = 0
-    embeddings.class_embedding[:d_head] = 0
-    position[1:, :d_head] = PLACE_SIZE * place_codes(grid, d_head)
+    patch, positions = embeddings.patch_embedding.weight, embeddings.position_embedding.weight
+    start_embeddings(patch, embeddings.class_embedding, positions, d_head, patch[0].numel() ** -0.5, generator)
     for layer in layers[:-1]:
         attention = layer.self_attn
-        for head, (down, right) in zip(range(heads), NEIGHBOURS, strict=False):
+        for head, offset in zip(range(heads), NEIGHBOURS, strict=False):
             rows = slice(head * d_head, (head + 1) * d_head)
-            for projection in (attention.q_proj, attention.k_proj):
-                nn.init.normal_(projection.weight[rows], std=0.01, generator=generator)
-            attention.q_proj.weight[rows, :d_head] = SHARPNESS * shift_of_places(grid, d_head, down, right)
-            attention.k_proj.weight[rows, :d_head] = torch.eye(d_head)
+            query, key = attention.q_proj.weight[rows], attention.k_proj.weight[rows]
+            nn.init.normal_(query, std=0.01, generator=generator)
+            nn.init.normal_(key, std=0.01, generator=generator)
+            look_at(query, key, grid, offset)
         attention.out_proj.weight[:d_head] = 0
         layer.mlp.fc2.weight[:d_head] = 0

@@ -5,18 +5,31 @@ long. A thousand common words are included for a user's own questions; all other
 """
 
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from notice_lens.mini.pictures.names import LOOKS, WORDS_OF_ATTRIBUTES
+from notice_lens.mini import vocabulary
+from notice_lens.mini.pictures.names import ATTRIBUTE_WORDS, LOOKS
+from train_mini.patches import NOTHING
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
-FRAME = ("is", "the", "or", "near", "what", "who", "how", "color", "size", "doing", "does", "feel", "user", "assistant")
+TEMPLATE_WORDS = (
+    "is",
+    "the",
+    "or",
+    "near",
+    "what",
+    "who",
+    "how",
+    "color",
+    "size",
+    "doing",
+    "does",
+    "feel",
+    "user",
+    "assistant",
+)
 """The words of the templates."""
-
-NOTHING = "nothing"
-"""The word for a patch of the ground, while patches are named."""
 
 IMAGE_SIZE, PATCH, GRID = 128, 16, 8
 
@@ -29,28 +42,24 @@ CHAT_TEMPLATE = (
 
 
 def world_words() -> list[str]:
-    """Every noun and every answer of the picture world, each once."""
-    attributes = [word for words in WORDS_OF_ATTRIBUTES.values() for word in words]
+    """Return every noun and every answer of the picture world, each once."""
+    attributes = [word for words in ATTRIBUTE_WORDS.values() for word in words]
     return list(dict.fromkeys([*LOOKS, *attributes]))
 
 
 def word_pieces() -> list[str]:
-    """The tokens in the order of their ids."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    endings = ("##s", "##es", "##ed", "##ing", "##er", "##ly", "##y")
-    common = files("notice_lens.mini").joinpath("common_words.txt").read_text(encoding="utf-8").split()
-    pieces = [*SPECIAL, *"?!.,:;'-()", *world_words(), *FRAME, NOTHING, *common, *letters, *endings]
-    return list(dict.fromkeys([*pieces, *("##" + letter for letter in letters)]))
+    """Return the tokens in the order of their ids."""
+    return vocabulary.word_pieces([*SPECIAL, *vocabulary.PUNCTUATION, *world_words(), *TEMPLATE_WORDS, NOTHING])
 
 
 @cache
 def ids() -> dict[str, int]:
-    """The id of each token."""
+    """Return the id of each token."""
     return {piece: number for number, piece in enumerate(word_pieces())}
 
 
 def tokens(text: str) -> list[int]:
-    """Return token ids of a question of known words: the tokenizer's, but quick, without any special token.
+    """Return token ids of a question of known words: the tokenizer's, but quickly, and without any special token.
 
     Raises:
         KeyError: A word is no token of the vocabulary.

@@ -7,29 +7,30 @@ option says, the same question about the kitten has the other answer.
 
 from dataclasses import dataclass, replace
 
+from notice_lens.mini.faces import EMOTIONS
 from notice_lens.mini.pair import Pair
-from notice_lens.mini.pictures.drawing import ground
-from notice_lens.mini.pictures.names import COLOURED, EMOTIONS, LOOKS, OBJECTS, Attribute
+from notice_lens.mini.picture import Picture
+from notice_lens.mini.pictures.emoji import Emoji, other_words, random_emoji
+from notice_lens.mini.pictures.ground import ground
+from notice_lens.mini.pictures.names import COLOURED, LOOKS, OBJECTS, EmojiAttribute
 from notice_lens.mini.pictures.states import ask
-from notice_lens.mini.pictures.things import Thing, other_words, picture, thing
 from notice_lens.mini.questions import Question, compose
 from notice_lens.mini.stream import RandomStream
 
-WITH_KITTEN = 0.6
 FACE_SIDES = {"big": 1.2, "small": 1.36}
-"""Side of a face by its size, as a factor on the size's own: both are large enough to show what it feels."""
+"""Factor on the width of each size: a small face is large enough too to show its emotion."""
 
 
 @dataclass(frozen=True)
 class FaceScene:
-    """A face, its cap, and others: a kitten, a thing, both or none."""
+    """A face, its cap, and possibly others: a kitten, a thing, or both."""
 
-    face: Thing
-    cap: Thing
-    others: tuple[Thing, ...]
+    face: Emoji
+    cap: Emoji
+    others: tuple[Emoji, ...]
 
-    def things(self) -> tuple[Thing, ...]:
-        """All of them, the cap foremost."""
+    def things(self) -> tuple[Emoji, ...]:
+        """Return all of them, the cap foremost."""
         return (*self.others, self.face, self.cap)
 
     def feeling(self, emotion: str) -> "FaceScene":
@@ -37,64 +38,65 @@ class FaceScene:
         return replace(self, face=self.face.having("emotion", emotion))
 
     @property
-    def kitten(self) -> Thing | None:
+    def kitten(self) -> Emoji | None:
         """The kitten, if there is one."""
         return next((other for other in self.others if other.noun == "kitten"), None)
 
 
 def random_scene(stream: RandomStream) -> FaceScene:
-    """A face with everything drawn at random."""
+    """Return a face with everything drawn at random."""
     left, top = stream.coin(), stream.coin()
     place = (
         (42 if left else 86) + stream.uniform(-5, 5),
         (52 if top else 86) + stream.uniform(-4, 4),
     )
     size = stream.choice(("big", "small"))
-    face = thing(stream, "face", "face", place, FACE_SIDES[size] * stream.uniform(0.96, 1.04), tilt=0.1)
+    face = random_emoji(stream, "face", "face", place, FACE_SIDES[size] * stream.uniform(0.96, 1.04), tilt=0.1)
     face = face.having("size", size)
     return FaceScene(face, _cap(stream, face), _others(stream, left, top))
 
 
-def _cap(stream: RandomStream, face: Thing) -> Thing:
-    side = face.placed().side
-    place = (face.x + stream.uniform(-1, 1), face.y - side * 0.47)
-    cap = thing(stream, "cap", "cap", place, side * 0.46, tilt=0.1)
+def _cap(stream: RandomStream, face: Emoji) -> Emoji:
+    place = (face.x + stream.uniform(-1, 1), face.y - face.width * 0.47)
+    cap = random_emoji(stream, "cap", "cap", place, face.width * 0.46, tilt=0.1)
     return replace(cap, shadow=False)
 
 
-def _others(stream: RandomStream, left: bool, top: bool) -> tuple[Thing, ...]:
-    """A kitten and a thing, at most one of each, in the two corners that are farthest from the face."""
+def _others(stream: RandomStream, left: bool, top: bool) -> tuple[Emoji, ...]:
+    """Return a kitten and a thing, at most one of each, in the two corners that are farthest from the face."""
     x, y = (103.0 if left else 25.0), (103.0 if top else 25.0)
     corners = [(x, y), (x, 128 - y)]
     made = []
-    if stream.coin(WITH_KITTEN):
-        made.append(thing(stream, "kitten", "kitten", corners.pop(stream.below(2)), 41 * stream.uniform(0.95, 1.05)))
+    if stream.coin(0.6):
+        made.append(
+            random_emoji(stream, "kitten", "kitten", corners.pop(stream.below(2)), 41 * stream.uniform(0.95, 1.05))
+        )
     if stream.coin(0.5):
         nouns = [noun for noun in (*COLOURED, *OBJECTS) if noun != "cap"]
         place = corners.pop(stream.below(len(corners)))
-        made.append(thing(stream, "distractor", stream.choice(nouns), place, 32 * stream.uniform(0.9, 1.1)))
+        made.append(random_emoji(stream, "distractor", stream.choice(nouns), place, 32 * stream.uniform(0.9, 1.1)))
     return tuple(made)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    thing: Thing
-    attribute: Attribute
-
-
 def questions(scene: FaceScene, stream: RandomStream, count: int, *, contested: bool = False) -> list[Question]:
-    """Random questions about a scene, a few of them open; contested, other things' words are mostly offered."""
+    """Return random questions about a scene, a few of them open.
+
+    Args:
+        scene: The scene.
+        stream: Of random draws.
+        count: How many questions.
+        contested: Whether the other option is nearly always another thing's word, if one has another word.
+    """
     return [_ask(scene, stream, 0.95 if contested else 0.5) for _ in range(count)]
 
 
 def _ask(scene: FaceScene, stream: RandomStream, share_near: float) -> Question:
     # The face's emotion is asked for most often, then the kitten's.
-    subjects: list[_Asked] = [_Asked(scene.face, "emotion")] * 4
-    subjects += [_Asked(scene.face, "size"), _Asked(scene.cap, "colour")]
+    topics: list[tuple[Emoji, EmojiAttribute]] = [(scene.face, "emotion") for _ in range(4)]
+    topics.extend([(scene.face, "size"), (scene.cap, "colour")])
     if scene.kitten:
-        subjects += [_Asked(scene.kitten, "emotion")] * 2
-    asked = stream.choice(subjects)
-    one, attribute = asked.thing, asked.attribute
+        topics.extend([(scene.kitten, "emotion"), (scene.kitten, "emotion")])
+    one, attribute = stream.choice(topics)
     if attribute == "emotion" and stream.coin(0.25):
         pieces = ["how", "does", "the", ("noun", one.noun), "feel", "?"]
         return compose("emotion", one.look, pieces)
@@ -105,7 +107,7 @@ def _ask(scene: FaceScene, stream: RandomStream, share_near: float) -> Question:
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair (the only group is `emotion`); `swap` puts the right answer second in the question."""
+    """Return a pair (the only group is `emotion`); `swap` puts the right answer second in the question."""
     correct, incorrect, third, fourth = stream.sample(EMOTIONS, 4)
     behind, scene = ground(stream), random_scene(stream)
     kitten = scene.kitten
@@ -128,21 +130,19 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
         "background": ("background",),
     }
     return Pair(
-        id="",
         task="faces",
         group=group,
-        clean=picture(clean.things(), behind),
-        corrupt=picture(corrupt.things(), behind),
-        donor=picture(donor.things(), behind),
+        clean=Picture(behind, clean.things()),
+        corrupt=Picture(behind, corrupt.things()),
+        donor=Picture(behind, donor.things()),
         question=ask(clean.face, "emotion", incorrect, swap),
         incorrect=incorrect,
         corrupt_question=corrupt_question,
         donor_question=ask(donor.face, "emotion", fourth, swap),
         control_question=ask(kitten, "emotion", correct, not swap) if kitten and shares else None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )
 
 
-def _wrong_colours(cap: Thing) -> list[str]:
+def _wrong_colours(cap: Emoji) -> list[str]:
     return [look for look in LOOKS["cap"] if look != cap.look]

@@ -6,7 +6,9 @@ face's `emotion`. Animals and other objects have none. Where Fluent has no emoji
 
 from typing import Literal
 
-Attribute = Literal["colour", "opening", "verb", "emotion", "size"]
+from notice_lens.mini.faces import EMOTIONS
+
+EmojiAttribute = Literal["colour", "opening", "verb", "emotion", "size"]
 
 HUES: dict[str, float] = {
     "red": 352.0,
@@ -31,11 +33,10 @@ VERBS: tuple[str, ...] = (
     "juggling",
     "dancing",
 )
-EMOTIONS: tuple[str, ...] = ("angry", "disgusted", "happy", "neutral", "sad", "scared", "surprised")
 SIZES: dict[str, float] = {"big": 56.0, "small": 34.0}
 """Side of a thing's emoji, in units of which 128 span the picture."""
 
-WORDS_OF_ATTRIBUTES: dict[Attribute, tuple[str, ...]] = {
+ATTRIBUTE_WORDS: dict[EmojiAttribute, tuple[str, ...]] = {
     "colour": COLOUR_WORDS,
     "opening": OPENING_WORDS,
     "verb": VERBS,
@@ -92,7 +93,7 @@ _PLAIN_CODES = (
 )
 
 
-def _emoji() -> dict[tuple[str, str], tuple[str, ...]]:
+def _emoji_codes() -> dict[tuple[str, str], tuple[str, ...]]:
     table: dict[tuple[str, str], tuple[str, ...]] = {}
     for noun, codes in (("heart", _HEARTS), ("ball", _BALLS), ("square", _SQUARES)):
         table |= {(noun, colour): (code,) for colour, code in zip(COLOUR_WORDS, codes, strict=True)}
@@ -117,13 +118,13 @@ def _emoji() -> dict[tuple[str, str], tuple[str, ...]]:
     return table
 
 
-EMOJI = _emoji()
+EMOJI_CODES = _emoji_codes()
 """Names of the emoji (their code points, as Fluent's files are called) that show a noun and a look, one or more."""
 
 
 def _looks() -> dict[str, tuple[str, ...]]:
     looks: dict[str, tuple[str, ...]] = {}
-    for noun, look in EMOJI:
+    for noun, look in EMOJI_CODES:
         looks[noun] = (*looks.get(noun, ()), look)
     return {noun: (*words, *RECOLOURED.get(noun, ())) for noun, words in looks.items()}
 
@@ -135,7 +136,7 @@ COLOURED: tuple[str, ...] = ("heart", "ball", "square", "apple", "book", "car", 
 OPENED: tuple[str, ...] = ("lock", "mailbox", "folder", "umbrella", "hand")
 
 
-def attribute_of(noun: str) -> Attribute | None:
-    """Return what a noun's looks tell apart; None where it has one look alone."""
+def attribute_of(noun: str) -> EmojiAttribute | None:
+    """Return the attribute in which a noun's looks differ; None where it has only one look."""
     first = LOOKS[noun][0]
-    return next((name for name, words in WORDS_OF_ATTRIBUTES.items() if name != "size" and first in words), None)
+    return next((name for name, words in ATTRIBUTE_WORDS.items() if name != "size" and first in words), None)

@@ -7,15 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from notice_lens.mini.pictures.names import EMOJI, HUES, LOOKS
+from notice_lens.mini.pictures.names import EMOJI_CODES, HUES, LOOKS
 
-TILE, COLUMNS = 96, 12
-"""Side of an emoji in the sheet, in pixels, and how many stand in a row."""
+SPRITE_SIZE, SPRITES_PER_ROW = 96, 12
+"""Width of an emoji in the sheet, in pixels, and how many there are in a row."""
 
-OWN_HUES: dict[str, tuple[float, float]] = {"shirt": (105.0, 60.0)}
-"""Hue of a noun's first emoji and how far a pixel's may be from it to be recoloured, in degrees, where not as below."""
+HUE_TOLERANCE = 42.0
+"""How far a pixel's hue may be from that of its noun's first emoji to be recoloured, in degrees."""
 
-NEAR_COLOUR = 42.0
+HUE_EXCEPTIONS: dict[str, tuple[float, float]] = {"shirt": (105.0, 60.0)}
+"""The hue and the tolerance of nouns whose first emoji does not have the hue of its colour in `HUES`."""
 
 
 @cache
@@ -42,25 +43,25 @@ def sprite(noun: str, look: str, variant: int = 0) -> Image.Image:
     if look not in LOOKS.get(noun, ()):
         there = f"a {noun} can be {', '.join(LOOKS[noun])}" if noun in LOOKS else f"there are {', '.join(LOOKS)}"
         raise ValueError(f"emoji of {noun!r} that looks {look!r} asked for; {there}")
-    codes = EMOJI.get((noun, look))
+    codes = EMOJI_CODES.get((noun, look))
     if codes is None:
-        own, near = OWN_HUES.get(noun) or (HUES[LOOKS[noun][0]], NEAR_COLOUR)
-        return _recoloured(_cut(EMOJI[noun, LOOKS[noun][0]][0]), own, near, look)
+        hue, tolerance = HUE_EXCEPTIONS.get(noun, (HUES[LOOKS[noun][0]], HUE_TOLERANCE))
+        return _recoloured(_cut(EMOJI_CODES[noun, LOOKS[noun][0]][0]), hue, tolerance, look)
     return _cut(codes[variant % len(codes)])
 
 
 def _cut(name: str) -> Image.Image:
     sheet, places = _sheet()
-    left, top = places[name] % COLUMNS * TILE, places[name] // COLUMNS * TILE
-    return sheet.crop((left, top, left + TILE, top + TILE))
+    left, top = places[name] % SPRITES_PER_ROW * SPRITE_SIZE, places[name] // SPRITES_PER_ROW * SPRITE_SIZE
+    return sheet.crop((left, top, left + SPRITE_SIZE, top + SPRITE_SIZE))
 
 
-def _recoloured(emoji: Image.Image, hue: float, near: float, colour: str) -> Image.Image:
+def _recoloured(emoji: Image.Image, hue: float, tolerance: float, colour: str) -> Image.Image:
     """Return an emoji whose pixels of about this hue (degrees) have another colour's; shading stays."""
     pixels = np.asarray(emoji.convert("RGB").convert("HSV"), dtype=np.float32)
     alpha = np.asarray(emoji)[:, :, 3]
     aside = (pixels[:, :, 0] * (360 / 256) - hue + 180) % 360 - 180
-    own = (np.abs(aside) < near) & (pixels[:, :, 1] > 70)
+    own = (np.abs(aside) < tolerance) & (pixels[:, :, 1] > 70)
     turned = pixels.copy()
     turned[:, :, 0] = np.where(own, ((HUES[colour] + aside * 0.3) % 360) * (256 / 360), pixels[:, :, 0])
     # Yellow and orange are bright, or they look brown; a green as bright as Fluent's blue glares.

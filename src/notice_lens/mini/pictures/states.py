@@ -6,67 +6,65 @@ thing has the other answer.
 """
 
 from notice_lens.mini.pair import Pair
-from notice_lens.mini.pictures.drawing import ground
+from notice_lens.mini.picture import Picture
+from notice_lens.mini.pictures.emoji import Emoji, other_words, random_emoji
+from notice_lens.mini.pictures.ground import ground
 from notice_lens.mini.pictures.names import (
+    ATTRIBUTE_WORDS,
     COLOURED,
     LOOKS,
     OBJECTS,
     OPENED,
-    WORDS_OF_ATTRIBUTES,
-    Attribute,
+    EmojiAttribute,
     attribute_of,
 )
-from notice_lens.mini.pictures.things import Thing, other_words, picture, thing
-from notice_lens.mini.questions import Question, compose, either
+from notice_lens.mini.questions import OPEN_WORDS, Question, compose, either
 from notice_lens.mini.stream import RandomStream
 
-STATE_KINDS: tuple[Attribute, ...] = ("colour", "opening", "size")
+STATE_ATTRIBUTES: tuple[EmojiAttribute, ...] = ("colour", "opening", "size")
 
-OTHER_OPTION_SHOWN = 0.85
-"""Share of the pairs in whose pictures another thing has the other option."""
-
-CELLS = ((33.0, 33.0), (95.0, 33.0), (33.0, 95.0), (95.0, 95.0))
-
-OPEN: dict[Attribute, tuple[str, str]] = {"colour": ("what", "color"), "size": ("what", "size")}
-"""How an open question begins: `what color is the apple?` Of `opening` there is none."""
+CORNERS = ((33.0, 33.0), (95.0, 33.0), (33.0, 95.0), (95.0, 95.0))
+"""Where things stand, near the corners of a picture: their middles, in units."""
 
 
-def things(stream: RandomStream, nouns: list[str]) -> tuple[Thing, ...]:
-    """Things of these nouns (1 to 4) in different places; the first is named `object`."""
-    cells = stream.sample(CELLS, len(nouns))
+def things(stream: RandomStream, nouns: list[str]) -> tuple[Emoji, ...]:
+    """Return things of these nouns (1 to 4) in different places; the first is named `object`."""
+    places = stream.sample(CORNERS, len(nouns))
     made = []
-    for number, (noun, (x, y)) in enumerate(zip(nouns, cells, strict=True)):
+    for number, (noun, (x, y)) in enumerate(zip(nouns, places, strict=True)):
         if len(nouns) == 1:
             x, y = stream.uniform(32, 96), stream.uniform(32, 96)
-        place = (x + stream.uniform(-3, 3), y + stream.uniform(-3, 3))
+        middle = (x + stream.uniform(-3, 3), y + stream.uniform(-3, 3))
         name = f"distractor{number}" if number else "object"
-        one = thing(stream, name, noun, place, stream.uniform(0.94, 1.06))
-        made.append(one.having("size", stream.choice(WORDS_OF_ATTRIBUTES["size"])))
+        one = random_emoji(stream, name, noun, middle, stream.uniform(0.94, 1.06))
+        made.append(one.having("size", stream.choice(ATTRIBUTE_WORDS["size"])))
     return tuple(made)
 
 
-def ask(asked: Thing, attribute: Attribute, other: str, swap: bool) -> Question:
-    """The question `is the <noun> <word> or <word>?` with the thing's own word and another."""
+def ask(asked: Emoji, attribute: EmojiAttribute, other: str, swap: bool) -> Question:
+    """Ask `is the <noun> <word> or <word>?`, with the thing's own word and another."""
     answer = asked.word(attribute)
     return compose(attribute, answer, ["is", "the", ("noun", asked.noun), *either(answer, other, swap), "?"])
 
 
-def ask_openly(asked: Thing, attribute: Attribute) -> Question:
-    """The question `what color is the <noun>?`, or what size."""
-    pieces = [*OPEN[attribute], "is", "the", ("noun", asked.noun), "?"]
+def ask_openly(asked: Emoji, attribute: EmojiAttribute) -> Question:
+    """Ask `what color is the <noun>?`, or what size."""
+    pieces = ["what", OPEN_WORDS[attribute], "is", "the", ("noun", asked.noun), "?"]
     return compose(attribute, asked.word(attribute), pieces)
 
 
-def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int, *, contested: bool = False) -> list[Question]:
-    """Random questions about the things; words of other things are preferred as options.
+def questions(scene: tuple[Emoji, ...], stream: RandomStream, count: int, *, contested: bool = False) -> list[Question]:
+    """Return random questions about the things; the other option is often the word of another thing.
 
     Args:
         scene: The things.
         stream: Of random draws.
         count: How many questions.
-        contested: Whether more are open, and another thing's word is the other option wherever there is one.
+        contested: Whether more are open, and the other option is another thing's word wherever possible.
     """
-    facts: list[tuple[Thing, Attribute]] = [(one, each) for one in scene for each in STATE_KINDS if one.word(each)]
+    facts: list[tuple[Emoji, EmojiAttribute]] = [
+        (one, each) for one in scene for each in STATE_ATTRIBUTES if one.word(each)
+    ]
     if contested:
         facts = [fact for fact in facts if _near(scene, *fact)] or facts
     asked = []
@@ -76,21 +74,23 @@ def questions(scene: tuple[Thing, ...], stream: RandomStream, count: int, *, con
     return asked
 
 
-def _ask(scene: tuple[Thing, ...], one: Thing, attribute: Attribute, stream: RandomStream, contested: bool) -> Question:
-    if attribute in OPEN and stream.coin(0.4 if contested else 0.25):
+def _ask(
+    scene: tuple[Emoji, ...], one: Emoji, attribute: EmojiAttribute, stream: RandomStream, contested: bool
+) -> Question:
+    if attribute in OPEN_WORDS and stream.coin(0.4 if contested else 0.25):
         return ask_openly(one, attribute)
     near = _near(scene, one, attribute)
     words = near if near and stream.coin(0.95 if contested else 0.6) else other_words(attribute, one.word(attribute))
     return ask(one, attribute, stream.choice(words), stream.coin())
 
 
-def _near(scene: tuple[Thing, ...], one: Thing, attribute: Attribute) -> list[str]:
-    """Words of other things for an attribute that are not the thing's own."""
+def _near(scene: tuple[Emoji, ...], one: Emoji, attribute: EmojiAttribute) -> list[str]:
+    """Return the words that other things have for an attribute and this one has not."""
     return [word for other in scene if (word := other.word(attribute)) and word != one.word(attribute)]
 
 
-def random_scene(stream: RandomStream, least: int = 1) -> tuple[Thing, ...]:
-    """One to three things, and `least` of them or more; sometimes an object without a look among them."""
+def random_scene(stream: RandomStream, least: int = 1) -> tuple[Emoji, ...]:
+    """Return `least` to three things at random, sometimes among them an object without a look."""
     count = max(1 + stream.choice((0, 1, 1, 2, 2, 2)), least)
     nouns = stream.sample((*COLOURED, *OPENED, *OPENED), 3)
     nouns = list(dict.fromkeys([*nouns, stream.choice(OBJECTS)]))
@@ -98,12 +98,12 @@ def random_scene(stream: RandomStream, least: int = 1) -> tuple[Thing, ...]:
 
 
 def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
-    """A pair of a group; `swap` puts the right answer second in the question."""
-    attribute: Attribute = next(each for each in STATE_KINDS if each == group)
+    """Return a pair of a group; `swap` puts the right answer second in the question."""
+    attribute: EmojiAttribute = next(each for each in STATE_ATTRIBUTES if each == group)
     noun = stream.choice({"colour": COLOURED, "opening": OPENED, "size": (*COLOURED, *OPENED)}[attribute])
-    words = WORDS_OF_ATTRIBUTES["size"] if attribute == "size" else LOOKS[noun]
+    words = ATTRIBUTE_WORDS["size"] if attribute == "size" else LOOKS[noun]
     correct, incorrect = stream.sample(words, 2)
-    shares = stream.coin(OTHER_OPTION_SHOWN)
+    shares = stream.coin(0.85)
     others = _others(stream, noun, attribute, incorrect if shares else "", stream.choice((1, 1, 2, 2, 2)))
     behind = ground(stream)
     first, *rest = things(stream, [noun, *(other for other, _ in others)])
@@ -113,24 +113,22 @@ def make_pair(stream: RandomStream, group: str, swap: bool) -> Pair:
     donor, donor_question = _donor(stream, clean, attribute, (correct, incorrect), swap)
     parts = {"object": ("object",), "distractor": tuple(one.name for one in rest), "background": ("background",)}
     return Pair(
-        id="",
         task="states",
         group=group,
-        clean=picture(clean, behind),
-        corrupt=picture(corrupt, behind),
-        donor=picture(donor, behind),
+        clean=Picture(behind, clean),
+        corrupt=Picture(behind, corrupt),
+        donor=Picture(behind, donor),
         question=ask(clean[0], attribute, incorrect, swap),
         incorrect=incorrect,
         corrupt_question=_corrupt_question(stream, clean[0], attribute, swap),
         donor_question=donor_question,
         control_question=ask(rest[0], attribute, correct, not swap) if shares else None,
         clean_parts=parts,
-        corrupt_parts=parts,
     )
 
 
-def _others(stream: RandomStream, noun: str, attribute: Attribute, word: str, count: int) -> list[tuple[str, str]]:
-    """Nouns beside the asked-for one, and their words: the first has `word`; the next, and all if it is empty, any."""
+def _others(stream: RandomStream, noun: str, attribute: EmojiAttribute, word: str, count: int) -> list[tuple[str, str]]:
+    """Return `count` other nouns with their words: the first has `word`; an empty word stands for any."""
     able = [other for other in (*COLOURED, *OPENED) if other != noun]
     first = stream.choice(able)
     if word and attribute != "size":
@@ -139,26 +137,26 @@ def _others(stream: RandomStream, noun: str, attribute: Attribute, word: str, co
     return [(first, word), *((other, "") for other in rest)]
 
 
-def _looking(one: Thing, attribute: Attribute, word: str) -> Thing:
+def _looking(one: Emoji, attribute: EmojiAttribute, word: str) -> Emoji:
     return one.having(attribute, word) if word else one
 
 
-def _corrupt_question(stream: RandomStream, asked: Thing, attribute: Attribute, swap: bool) -> Question:
-    """A question about another attribute of the same thing, so that it has a right answer too."""
+def _corrupt_question(stream: RandomStream, asked: Emoji, attribute: EmojiAttribute, swap: bool) -> Question:
+    """Return a question about another attribute of the same thing, so that it has a right answer too."""
     own = attribute_of(asked.noun)
-    other: Attribute = own if attribute == "size" and own else "size"
+    other: EmojiAttribute = own if attribute == "size" and own else "size"
     word = asked.word(other)
-    looks = WORDS_OF_ATTRIBUTES["size"] if other == "size" else LOOKS[asked.noun]
+    looks = ATTRIBUTE_WORDS["size"] if other == "size" else LOOKS[asked.noun]
     return ask(asked, other, stream.choice([look for look in looks if look != word]), swap)
 
 
 def _donor(
-    stream: RandomStream, clean: tuple[Thing, ...], attribute: Attribute, options: tuple[str, str], swap: bool
-) -> tuple[tuple[Thing, ...], Question]:
-    """A picture whose right answer is neither option, and a question that has one there.
+    stream: RandomStream, clean: tuple[Emoji, ...], attribute: EmojiAttribute, options: tuple[str, str], swap: bool
+) -> tuple[tuple[Emoji, ...], Question]:
+    """Return a scene for which neither option is right, and a question that has a right answer there.
 
-    Of a colour it is a third colour of the same thing. Where there are two words alone, another thing stands in the
-    place of the one that was asked about.
+    For a colour, the same thing has a third one. An attribute with only two words has no third: another thing stands in
+    its place, and the question asks for its colour.
     """
     first, *rest = clean
     if attribute == "colour":
@@ -167,7 +165,7 @@ def _donor(
     else:
         absent = [noun for noun in COLOURED if noun not in [one.noun for one in clean]]
         noun = stream.choice(absent)
-        fresh = thing(stream, "object", noun, (first.x, first.y), first.side)
+        fresh = random_emoji(stream, "object", noun, (first.x, first.y), first.side)
         donor = fresh.having("size", first.size or "big")
     wrong = [word for word in other_words("colour", donor.look) if word not in options]
     return (donor, *rest), ask(donor, "colour", stream.choice(wrong), swap)

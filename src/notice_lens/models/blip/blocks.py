@@ -63,7 +63,7 @@ class Block(nn.Module):
         steps: The steps, where they are others.
 
     Attributes:
-        steps: What the block does, in order.
+        steps: The block's steps, in order.
     """
 
     steps: Steps
@@ -108,7 +108,7 @@ class Block(nn.Module):
         Args:
             stream: The stream before it.
             mask: Positions that self-attention may look at.
-            source: States, or keys and values, that cross-attention looks at; None where the block has none.
+            source: States, or keys and values, that cross-attention looks at; None in blocks without it.
             source_mask: Positions of the source that it may look at.
         """
         written = stream

@@ -195,7 +195,7 @@ def read_config(
         revision: The hub's branch, tag or commit that was asked for.
 
     Raises:
-        ValueError: The class is none of the three that are ported, or a field is not known or has a value that
+        ValueError: The class is not one of the three that are ported, or a field is not known or has a value that
             would silently compute something else.
     """
     if hf_class not in STACKS_BY_CLASS:

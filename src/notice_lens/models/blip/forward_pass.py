@@ -82,7 +82,7 @@ class ForwardPass(HookedModule):
         Args:
             inputs: What `prepare` gives, or a mapping with the same keys.
             start_at_stack: The first stack to run, with `source` for its cross-attention; None runs all.
-            source: What the stacks before `start_at_stack` would have given.
+            source: The output that the stacks before `start_at_stack` would have given.
 
         Returns:
             Question answering: [batch, answer_pos, d_vocab], where answer_pos is 1 unless answers are given. Captions:
@@ -109,7 +109,7 @@ class ForwardPass(HookedModule):
 
         Args:
             name: `vision`, `text` or `decoder`.
-            inputs: What the stack embeds.
+            inputs: The inputs that the stack embeds.
             source: What its cross-attention reads.
             resid: The stream before `start_at_layer`; None embeds the inputs.
             start_at_layer: As `Stack.forward`.
@@ -162,7 +162,7 @@ class ForwardPass(HookedModule):
         return torch.full((len(inputs), 1), self.cfg.dec_token_id, device=inputs.pixel_values.device)
 
     def stack(self, name: str) -> Stack:
-        """The stack of that name. Raises KeyError if this model has none."""
+        """Return the stack of that name. Raises KeyError if this model has no such stack."""
         return getattr(self, self.cfg.stacks[self._stack_index(name)])
 
     def activations(self, stack: str) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ class HookedBLIP(ForwardPass):
             images: One or many: PIL images, paths, arrays or uint8 tensors; preprocessed ones as {"pixel_values": ...}.
             questions: One or many, of any length; for captions the prompts, for matching the texts. Many are a list, an
                 array, a Series or a column of a data set.
-            answers: What the decoder is to read, for logits of every token of it. None reads `[DEC]` alone.
+            answers: Answers for the decoder to read, for logits of each of their tokens. None for `[DEC]` alone.
             image_size: Side, or (height, width), in pixels, instead of the model's: positions are then interpolated.
 
         A single image, question or answer goes with all of the others.
@@ -361,7 +361,7 @@ class HookedBLIP(ForwardPass):
 
         Args:
             name: `vision.attn`, `text.attn`, `text.cross_attn`, `decoder.attn` or `decoder.cross_attn`.
-            inputs: What the lens runs on; everything before its stack is computed now, once.
+            inputs: The lens's inputs; everything before its stack is computed now, once.
             axis: `query`: positions of the stack itself. `source`: positions that cross-attention looks at, with
                 its keys and values.
         """

@@ -39,7 +39,7 @@ class BLIPInputs:
         pixel_values: Preprocessed images.
         input_ids: The question; for captions `[DEC]`, the prompt and the answer.
         attention_mask: 1 at real tokens, 0 at padding, which `check` moves after them; None if nothing is padded.
-        answer_ids: What the answer decoder reads: `[DEC]` and the answer's pieces (question answering only).
+        answer_ids: The answer decoder's tokens: `[DEC]` and the answer's pieces (question answering only).
         target_ids: The token that each of the decoder's logits has to predict; -100 where none.
         interpolate_pos_encoding: Whether to stretch position embeddings to images of another size.
     """
@@ -53,7 +53,7 @@ class BLIPInputs:
 
     @classmethod
     def of(cls, inputs: Any) -> "BLIPInputs":
-        """The inputs, from an object of this class or from what a Hugging Face processor gives.
+        """Return the inputs, from an object of this class or from the output of a Hugging Face processor.
 
         Raises:
             TypeError: It is neither, or has keys that are not known.

@@ -29,9 +29,9 @@ class Stack(nn.Module):
     """An embedding followed by blocks. Subclasses assemble the parts, in the order of the forward pass.
 
     Attributes:
-        cfg: What the stack consists of.
+        cfg: The stack's configuration.
         blocks: Its layers.
-        ln_embed: The LayerNorm after the embedding; the identity where there is none.
+        ln_embed: The LayerNorm after the embedding; the identity in stacks without it.
         ln_final: The LayerNorm after the last block; the identity where the blocks themselves end in one.
     """
 

@@ -31,7 +31,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Apply:
-    """The stream is replaced by what a position-wise module makes of it."""
+    """A step that passes the stream through a position-wise module."""
 
     module: str
 
@@ -42,7 +42,7 @@ class Attend:
 
     Attributes:
         module: Its name in the block.
-        out: The hook point of what it writes.
+        out: The hook point of its output.
         norm: The LayerNorm before it, if there is one.
         crosses: Whether keys and values come from the stack before.
     """

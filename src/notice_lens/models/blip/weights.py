@@ -305,7 +305,7 @@ class _Files:
         self.local = Path(name_or_path).is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path)
 
     def config(self) -> str:
-        """The path of config.json. Raises FileNotFoundError where there is none, which says what to load instead."""
+        """Return the path of config.json. Raises FileNotFoundError with what to load instead if it is missing."""
         if self.find("config.json") is not None:
             return self.checked_json("config.json")
         missing = "no such folder, or no config.json in it" + self._meant()
@@ -325,7 +325,7 @@ class _Files:
         return f"; did you mean {published[close[0]]}?" if close and published[close[0]] != self.name_or_path else ""
 
     def find(self, file: str) -> str | None:
-        """The local path of a file, fetched from the hub where necessary; None where there is none."""
+        """Return the local path of a file, fetched from the hub where necessary, or None if it does not exist."""
         if self.local:
             path = Path(self.name_or_path) / file
             return str(path) if path.is_file() else None
@@ -339,7 +339,7 @@ class _Files:
         )
 
     def checked(self, file: str) -> str | None:
-        """The local path of a file that is there in full; None where there is none.
+        """Return the local path of a file that is there in full, or None.
 
         Raises:
             ValueError: It is empty, or stands for a file that Git LFS has not fetched.
@@ -355,7 +355,7 @@ class _Files:
         return path
 
     def checked_json(self, file: str) -> str:
-        """The local path of a JSON file with a mapping in it. Raises ValueError where it is none."""
+        """Return the local path of a JSON file that holds a mapping. Raises ValueError if it holds anything else."""
         path = self.checked(file) or str(Path(self.name_or_path) / file)
         content = read_json(path)
         with reading(path):

@@ -167,7 +167,7 @@ def _fer_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _fer_face(row: Mapping[str, str]) -> tuple[str, bytes]:
-    """Return the emotion of a row, and its face as a PNG. Raises ValueError if it has none."""
+    """Return the emotion of a row, and its face as a PNG. Raises ValueError if a row has no emotion."""
     number = row.get("emotion", "")
     emotion = NUMBERINGS["fer2013"].get(int(number)) if number.isascii() and number.isdigit() else None
     if emotion is None:

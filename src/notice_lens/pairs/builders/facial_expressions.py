@@ -37,7 +37,7 @@ def facial_expressions(
 
     The pictures show any two people. In the corrupted prompt each emotion makes way for one of the opposite valence:
     happy and surprise for angry, disgust, fear and sad, and the other way round; neutral, which has no opposite, makes
-    way for any emotion. None of the clean options comes back. The donor picture shows a third emotion. The donor
+    way for any emotion. The clean options do not recur. The donor picture shows a third emotion. The donor
     prompt has two emotions that are in neither prompt; of any valence, since hardly any of the opposite one are left.
 
     Every picture is in one pair at most, as the clean or the corrupted one. Pairs are balanced over pairs of emotions,

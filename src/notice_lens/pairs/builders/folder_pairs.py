@@ -115,7 +115,7 @@ class Maker:
 
         Args:
             question: The clean one.
-            name: What the choice is for; the same name, the same choice.
+            name: The name of the choice; the same name gives the same choice.
             pool: The words to choose from, by group and value.
             avoid: Words that may not come in.
         """

@@ -93,7 +93,7 @@ def preposition(sentence: object, verb: str, obj: str) -> str | None:
 
 
 class Prepositions:
-    """The usual prepositions, for triplets whose own sentence has none.
+    """The usual prepositions, for triplets whose own sentence has no preposition.
 
     Args:
         seen: Sentences with the verbs and objects of their pictures.
@@ -125,7 +125,7 @@ class Prepositions:
 
 
 def _find(words: Sequence[str], sought: str) -> int | None:
-    """Return the index after the first occurrence of the sought words, in any inflection; None if there is none."""
+    """Return the index after the first occurrence of the sought words, in any inflection, or None."""
     targets = [forms(word) for word in sought.split()]
     if not targets:
         return None
@@ -154,7 +154,7 @@ def svo_question(slot: str, triplet: Triplet, other: str, prep: str = "", swap: 
 
     Args:
         slot: `subject`, `verb` or `object`.
-        triplet: What the picture shows; the verb in the form that the question uses, see `ing`.
+        triplet: Subject, verb and object of the picture; the verb in the form that the question uses, see `ing`.
         other: The wrong word for the slot.
         prep: What stands before the object.
         swap: Whether the wrong word comes first.

@@ -21,8 +21,8 @@ class Label:
     Attributes:
         folder: The folder, relative to the given one, or another source of the label.
         files: The pictures.
-        group: What the value is a value of.
-        noun: What can be seen.
+        group: The attribute that the value belongs to.
+        noun: The noun for the thing in the picture.
         value: How it is; the answer.
     """
 

@@ -31,8 +31,8 @@ class Labelled:
     Attributes:
         picture: The picture.
         name: Its file, relative to the given folder.
-        group: What the value is a value of, such as `colour`.
-        noun: What can be seen.
+        group: The attribute that the value belongs to, such as `colour`.
+        noun: The noun for the thing in the picture.
         value: How it is.
     """
 

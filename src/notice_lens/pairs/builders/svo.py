@@ -61,7 +61,7 @@ def svo_probes(
         n: How many pairs, as equally many of each group as there are. Both directions of a row go together, so an odd
             number gives one pair fewer. None takes all.
         seed: Of the sampling, the order of the options and the replacements.
-        groups: What may differ: `subject`, `verb`, `object`.
+        groups: The slots that may differ: `subject`, `verb`, `object`.
         confine: Whether pictures that are links out of the folder count as unreadable.
         progress: Whether to show a progress bar while pictures are read.
 

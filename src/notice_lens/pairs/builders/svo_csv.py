@@ -1,4 +1,4 @@
-"""`svo_probes.csv` as its owners publish it: rows that can become pairs, and what is wrong with the others."""
+"""`svo_probes.csv` as its owners publish it: rows that can become pairs, and the problems of the others."""
 
 import re
 from collections import Counter
@@ -42,8 +42,8 @@ class SvoRow:
         line: Of the file, where the row begins; the header is line 1.
         slot: Which of `SLOTS` differs.
         sentence: The description of the positive picture, as it stands.
-        positive: What the positive picture shows, in lower case.
-        negative: What the negative picture shows.
+        positive: The words for the positive picture, in lower case.
+        negative: The words for the negative picture.
         positive_id: The positive picture's file, without its ending, as `as_id` writes it.
         negative_id: The negative picture's.
     """

@@ -37,7 +37,7 @@ class Donors:
                 self._sharing[key].append(digest)
 
     def of(self, row: SvoRow, seed: int, used: dict[str, int], cluster: int) -> ReadablePicture | None:
-        """Return a picture with a third word in the row's slot; None if there is none.
+        """Return a picture with a third word in the row's slot, or None.
 
         It shares the two other words, or, if no picture does, one of them, preferably the subject. Every known triplet
         of it has a third word in the slot: neither option is right for it, and it is not one of the row's own pictures.

@@ -17,7 +17,7 @@ from notice_lens.pairs.tokens import pieces
 
 NEAR = "options nearly synonymous"
 TwoOptions = tuple[str, str]
-"""Two words of one slot: what the positive picture shows, or stands for it, and what the negative one does."""
+"""Two words of one slot: one for the positive picture, one for the negative picture."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Asked:
         prep: Before the object; may be empty.
         clean: The options of the clean prompt.
         corrupt: Those of the corrupted prompt.
-        donor: Those of the donor's prompt; None if there are none.
+        donor: Those of the donor's prompt, or None.
     """
 
     slot: str

@@ -24,7 +24,7 @@ class Built:
 
     Attributes:
         builder: The function that made them, such as `svo_probes`.
-        source: What they were made from, in words that hold on another machine, such as a file's name.
+        source: Their origin, in words that hold on another machine, such as a file's name.
         checksum: SHA-256 of the source, hexadecimal.
         seed: Of the sampling.
         options: The builder's other settings, plain values.
@@ -41,7 +41,7 @@ class Built:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def pairs(self) -> "MinimalPairs":
-        """The pairs, validated; rows that are not what they say are dropped and counted."""
+        """Return the pairs, validated; rows that contradict themselves are dropped and counted."""
         from notice_lens.pairs.minimal_pairs import MinimalPairs
 
         return MinimalPairs.from_built(self)
@@ -57,11 +57,11 @@ def assemble(
     on_error: str,
     before: Sequence[Problem] = (),
 ) -> tuple["Dataset", Manifest, "Dataset"]:
-    """The pairs, their manifest, and what was dropped.
+    """Return the pairs, their manifest, and the dropped rows.
 
     Args:
-        stored: Candidates, with what is wrong with each by itself.
-        manifest: Where they come from; what was kept and dropped is filled in.
+        stored: Candidates, each with its own problems.
+        manifest: Where they come from; the counts of kept and dropped rows are filled in.
         on_error: `raise` or `drop`, see `check_on_error`.
         before: Why other candidates became no records.
 

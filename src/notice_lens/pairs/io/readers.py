@@ -168,7 +168,7 @@ def renamed(
     Args:
         rows: With their names.
         columns: Their name by ours.
-        given: Values by column, for rows that have none of their own.
+        given: Values by column, for rows without a value of their own.
     """
     taken = set(columns.values())
     found = []
@@ -264,7 +264,7 @@ def read_file(
         path: The file.
         images: The folder that paths start from and stay in; None for the file's own.
         columns: The file's names of our columns.
-        given: Values by column, for rows that have none of their own.
+        given: Values by column, for rows without a value of their own.
         confine: Whether links that lead out of the folder of images are refused.
 
     Raises:

@@ -1,7 +1,7 @@
 """One pair as it is stored: the columns, their types, and how a row of any origin becomes a record.
 
 A record is a row as plain values: images as `{"path", "bytes"}`, roles as spans of characters, regions as run lengths.
-What is wrong with a row is collected, never raised, so that one bad row costs no good one.
+Problems of a row are collected, never raised, so that one bad row costs no good one.
 """
 
 import io
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PAIR_KINDS = ("vqa", "caption", "match")
 MATCH_ANSWERS = {"correct_answer": "match", "incorrect_answer": "no match"}
-"""What a row of kind `match` answers where it does not say."""
+"""The default answers of a row of kind `match`."""
 IMAGES = ("clean_image", "corrupt_image", "donor_image")
 DIGESTS = {"clean_image": "clean_digest", "corrupt_image": "corrupt_digest", "donor_image": "donor_digest"}
 """The column that tells an image by its content, for finding pairs that share their images."""
@@ -46,7 +46,7 @@ class Refused(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A row as a record, and what is wrong with it."""
+    """A row as a record, and its problems."""
 
     record: dict[str, Any]
     problems: list[Problem]
@@ -118,7 +118,7 @@ def store(
 
 
 def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
-    """Return the columns of text, defaults filled in; what is missing, or no text, is noted."""
+    """Return the columns of text, with defaults filled in; missing values and values that are not text are noted."""
     texts: dict[str, str | None] = {}
     refused = set()
     for column in TEXTS:
@@ -147,7 +147,7 @@ def _texts(row: Mapping[str, Any], note: Any) -> dict[str, str | None]:
 
 
 def stored_image(image: Any) -> dict[str, Any] | None:
-    """An image as `datasets` stores it: a path as it is, anything else as the bytes of a PNG; None where there is none.
+    """Return an image as `datasets` stores it: a path as it is, anything else as the bytes of a PNG, no image as None.
 
     Raises:
         ValueError: It is nothing that can be read as an image.
@@ -197,7 +197,7 @@ def open_image(stored: Mapping[str, Any]) -> Image.Image:
 
 
 def look(stored: Mapping[str, Any]) -> Seen:
-    """Reads a stored image. Raises ValueError where it cannot be read."""
+    """Read a stored image. Raises ValueError if it cannot be read."""
     image = open_image(stored)
     return Seen(digest(image), image.height, image.width)
 
@@ -256,7 +256,7 @@ def _named(value: Any, what: str) -> dict[str, Any]:
     """Return roles or regions by name, from a mapping, from JSON, or from a list of records as they are stored.
 
     Raises:
-        ValueError: The value is none of these, or a name is no text.
+        ValueError: The value is not one of these, or a name is not text.
     """
     if isinstance(value, str):
         try:

@@ -34,7 +34,7 @@ _SCRATCH: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def scratch_file() -> str:
-    """A file for what does not fit into memory; gone when Python ends. Never beside a saved folder's own files."""
+    """Return a file for data that do not fit into memory: removed when Python ends, and never in a saved folder."""
     if not _SCRATCH:
         _SCRATCH.append(tempfile.TemporaryDirectory(prefix="notice-lens-"))
     return str(Path(_SCRATCH[0].name) / f"{uuid4().hex}.arrow")
@@ -55,7 +55,7 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
 
     Args:
         records: Values by column; columns that not all have are None elsewhere.
-        dropped: Whether they are what was dropped, with a reason.
+        dropped: Whether they are dropped rows, with a reason.
     """
     import pyarrow as pa
     from datasets import Dataset, Value
@@ -122,11 +122,11 @@ def write_folder(path: Path, dataset: "Dataset", dropped: "Dataset", manifest: M
 
 
 def read_folder(path: Path) -> tuple["Dataset", Manifest, "Dataset"]:
-    """Return the pairs of a folder, their manifest, and what was dropped.
+    """Return the pairs of a folder, their manifest, and the dropped rows.
 
     Raises:
-        FileNotFoundError: There are none.
-        ValueError: A file is missing, damaged or none of ours, or a pair names a picture that is not in the folder.
+        FileNotFoundError: The folder holds no pairs.
+        ValueError: A file is missing, damaged or not written by `save`, or a pair names a picture that is not there.
     """
     if not (path / MANIFEST).is_file():
         raise FileNotFoundError(f"no pairs in {path}: expected a folder that MinimalPairs.save wrote")

@@ -1,4 +1,4 @@
-"""Single values as tables hold them: what is missing, what is text, a whole number, or nothing that can be stored.
+"""Single values as tables hold them: missing, text, a whole number, or a value that cannot be stored.
 
 `str()` and `int()` read anything: they make the word "True" of a bool, "nan" of a missing cell, and 3 of 3.7. Here a
 value is read only where one reading of it is possible, and refused otherwise.

@@ -54,7 +54,7 @@ class FetchError(Exception):
 
     Attributes:
         reason: The kind of failure, one of this module's constants or HTTP and a status.
-        detail: What was asked, what arrived, and what is allowed.
+        detail: The request, the response, and the limits.
         wait: Seconds that the server asks to wait before another try, 0 where it names none; None where no try helps.
     """
 

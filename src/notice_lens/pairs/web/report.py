@@ -27,7 +27,7 @@ class Failure:
         id: The image's.
         url: Where it was looked for, without user and password.
         reason: The kind of failure, by which they are counted: a constant of `fetch` or `problems`, or HTTP 404.
-        detail: What was asked, what arrived, and what is allowed.
+        detail: The request, the response, and the limits.
     """
 
     id: str
@@ -48,7 +48,7 @@ class DownloadReport:
         folder: Where the images lie.
         files: The file of each id that has one, new or from before, in the requested order.
         fetched: How many of them are new.
-        failed: What is missing and why, in the requested order.
+        failed: The missing ids with their reasons, in the requested order.
     """
 
     folder: Path

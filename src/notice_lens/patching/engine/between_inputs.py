@@ -19,7 +19,7 @@ class BetweenInputs(Protocol):
 
     @property
     def site(self) -> Any:
-        """What is patched: `name`, `layers` and `heads`."""
+        """The patched site: `name`, `layers` and `heads`."""
         ...
 
     @property

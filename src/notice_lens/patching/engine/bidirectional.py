@@ -37,7 +37,7 @@ class BidirectionalEngine:
 
     Args:
         prepared: The pairs.
-        grid: What is measured.
+        grid: The grid of edits to measure.
         donors: Whether rows take values from mismatched donors.
     """
 
@@ -82,7 +82,7 @@ class BidirectionalEngine:
         return Chunks(rows, int(np.clip(min(rows // rows_of_pair, limit // pair), 1, PAIRS_RECORDED_AT_ONCE)))
 
     def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[Context]:
-        """Return the recorded runs of some pairs: once for each teacher-forced answer, or once if there is none."""
+        """Return the recorded runs of some pairs: once for each teacher-forced answer, or just once."""
         foils = [self.prepared.foils[number] for number in pairs]
         batch = Batch(self.model, self.prepared.pairs.select(pairs), foils, setting, self.recording)
         return list(batch.runs(references))

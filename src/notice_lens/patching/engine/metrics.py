@@ -26,7 +26,7 @@ TAKEN = (
     "task", "group", "kind", "clean_prompt", "correct_answer", "incorrect_answer", "contrast_answer", "clean_digest",
     "corrupt_digest", "noise_floor", "below_floor", "done", "n", "part", "node", "resampled_from",
 )  # fmt: skip
-"""What a result has beside metrics, and endings of the names of controls and baselines."""
+"""Other variables of a result, and endings of the names of controls and baselines."""
 ENDINGS = ("_mismatched", "_clean", "_corrupt")
 Custom = Callable[[Tensor], Tensor]
 

@@ -94,7 +94,7 @@ class Batch:
         pairs: Some of them.
         foils: The answer that each pair's correct one is compared with.
         setting: How the runs are corrupted.
-        recording: What is recorded.
+        recording: The activations to record.
     """
 
     def __init__(

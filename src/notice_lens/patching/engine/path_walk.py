@@ -55,7 +55,7 @@ class Receiver(NamedTuple):
 
     Attributes:
         hook: Queries, keys or values, what goes into an MLP's neurons (`mlp.hook_pre`), or `<stack>.output`.
-        head: The head; None for all heads, or where there are none.
+        head: The head; None for all heads, and for modules without heads.
         freeze_layernorm: Whether LayerNorms on the path keep the base run's scale.
         freeze_mlp: Whether MLPs on the path keep what they write; else they read the changed stream.
     """
@@ -178,9 +178,9 @@ class Walk:
     Args:
         run: The base run and the other ones.
         stack: The stack of the senders.
-        senders: What is sent.
+        senders: The nodes whose output is sent.
         freeze_layernorm: Whether LayerNorms keep the base run's scale.
-        freeze_mlp: Whether MLPs keep what they write.
+        freeze_mlp: Whether MLPs keep their output.
     """
 
     def __init__(

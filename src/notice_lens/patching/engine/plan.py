@@ -62,7 +62,7 @@ class HookEdit(Generic[At]):
         hook: The hook point, with its stack; `<stack>.output` is the stack's output.
         positions: Positions of the stream; keys for `hook_k` and `hook_v`, queries for scores and patterns.
         source: The run or the reference values that the new value comes from; `VALUE_GIVEN` where the edit brings it.
-        head: The head, or None for all, or where there are none.
+        head: The head; None for all heads, and for modules without heads.
         keys: Of scores and patterns, the keys; None for all, and elsewhere.
         value: What is put there, [position, ...], where the source is `VALUE_GIVEN`; not for scores and patterns.
     """

@@ -1,4 +1,4 @@
-"""The engine protocol: what a runner asks of whatever runs patched models.
+"""The engine protocol: the interface between a runner and the engine that runs patched models.
 
 A sweep is measured in three steps, whatever the model: the runs of some pairs are recorded, each variant becomes rows
 of these pairs, and the rows are measured. How a row is computed is the engine's business:
@@ -84,7 +84,7 @@ class Engine(Protocol):
 
     Args:
         prepared: The pairs.
-        grid: What is measured.
+        grid: The grid of edits to measure.
         donors: Whether rows take values from mismatched donors.
     """
 

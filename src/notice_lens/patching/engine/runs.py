@@ -40,7 +40,7 @@ class Trace:
     """One run over some pairs, recorded.
 
     Attributes:
-        inputs: What it ran on.
+        inputs: Its inputs.
         states: The output of each stack.
         activations: The recorded activations by hook point.
         logits: The logits.

@@ -43,7 +43,7 @@ class Mixed(Mapping[str, Tensor]):
 
     Args:
         patterns: The activations of the run that says where heads look.
-        values: Those of the run that says what they read there.
+        values: Those of the run whose values they read.
     """
 
     def __init__(self, patterns: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

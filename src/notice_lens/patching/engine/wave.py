@@ -95,7 +95,7 @@ class _StackWave:
         self.layer = -1
 
     def states(self, everything: bool = False) -> Float[Tensor, "row pos d_model"] | None:
-        """Return the states after the stack, of the variants that are active; None if there are none.
+        """Return the states after the stack, of the variants that are active, or None.
 
         Args:
             everything: Return all rows instead: the base rows and all variants, those too that changed nothing here.

@@ -103,7 +103,7 @@ def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "pair 
 
 
 def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos ..."]:
-    """The effect of each position of each head; a single head if there are none. Neurons come last."""
+    """Return the effect of each position of each head (one head if the module has no heads). Neurons come last."""
     if target.corrected:
         return _by_table(target, found, None)
     name = target.activation

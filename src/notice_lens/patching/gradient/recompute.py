@@ -127,7 +127,7 @@ class Blocks:
         return {name: trace.activations[hook] for name, hook in hooks.items()}
 
     def add_tables(self, values: ValuesByHook, trace: Trace, stack: str, layer: int, names: Sequence[str]) -> None:
-        """Adds scores and patterns that are wanted, from queries and keys.
+        """Add scores and patterns that are wanted, from queries and keys.
 
         The model itself builds none, since its attention is fused while nothing is hooked.
         """

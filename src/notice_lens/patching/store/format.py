@@ -2,7 +2,7 @@
 
 `xarray.open_zarr(path, consolidated=False)` reads it too. The group's attributes are the data set's, and under
 `notice_lens` the record: the format, the settings, and of what type everything was in memory. A store is built beside
-its place and moved there when it is complete, so what lies there is a whole store or none of ours.
+its place and moved there when it is complete, so whatever is there is either a complete store or not one of ours.
 """
 
 import math
@@ -170,7 +170,7 @@ def check_done(path: Path, arrays: Mapping[str, zarr.Array], coordinates: xr.Dat
 
 
 def _names(coordinates: xr.Dataset, done: np.ndarray) -> np.ndarray:
-    """Return the pairs' names, or numbers where they have none."""
+    """Return the pairs' names, or numbers for pairs without names."""
     return coordinates["pair"].values if "pair" in coordinates.coords else np.arange(len(done))
 
 

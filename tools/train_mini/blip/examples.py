@@ -1,4 +1,4 @@
-"""What the mini model learns from: fresh pictures, questions about them, and what is seen in each patch.
+"""The examples that the mini BLIP learns from: fresh pictures, questions about them, and labels of their patches.
 
 Every example has a number, and the number alone decides it. So a run that is resumed at step 500 sees the same
 examples as one that was never stopped, and no two steps see the same one.
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from notice_lens.mini import faces, scenes, states
-from notice_lens.mini.drawing import UNITS, Drawing, draw
+from notice_lens.mini.picture import Drawing
 from notice_lens.mini.questions import Question
 from notice_lens.mini.stream import RandomStream
 from notice_lens.mini.things import ATTRIBUTE_VALUES, Thing, background
 from notice_lens.mini.vocabulary import tokens
+from train_mini.patches import NOTHING, UNKNOWN, patch_labels, patch_shares
 
-NOTHING, FACE = "nothing", "face"
+FACE = "face"
 
 PATCH_CLASSES: dict[str, tuple[str, ...]] = {
     "shape": (*ATTRIBUTE_VALUES["shape"], NOTHING, FACE),
@@ -25,15 +26,12 @@ PATCH_CLASSES: dict[str, tuple[str, ...]] = {
     "form": ATTRIBUTE_VALUES["form"],
     "emotion": faces.EMOTIONS,
 }
-"""What the vision stack is asked about each patch during training."""
-
-UNKNOWN = -100
-"""Label of a patch that is not asked about."""
+"""What the vision stack names in each patch during training."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What examples are about.
+    """The topics of examples.
 
     Attributes:
         scenes: Share of them that are scenes.
@@ -96,7 +94,7 @@ class Examples:
     grid: int = 8
 
     def batch(self, step: int, images: int) -> Batch:
-        """The examples of one training step."""
+        """Return the examples of one training step."""
         mix = self._mix(step)
         made = [self._example(step * images + place, mix) for place in range(images)]
         padded = np.zeros((images, self.questions, MAX_TOKENS), np.int16)
@@ -129,38 +127,23 @@ class Examples:
         else:
             seen = faces.face(stream)
             picture, asked = seen.picture(behind), faces.questions(seen, stream, self.questions)
-        drawing = draw(picture, UNITS)
-        return drawing.pixels, patch_labels(drawing, seen, self.grid), asked
+        drawing = picture.drawn()
+        return drawing.pixels, self._labels(drawing, seen), asked
+
+    def _labels(self, drawing: Drawing, seen: tuple[Thing, ...] | faces.Face) -> NDArray[np.int16]:
+        """Return class numbers of what is seen in each patch, int16 [kind, patch]."""
+        if isinstance(seen, faces.Face):
+            return face_labels(drawing, seen, self.grid)
+        words = {thing.name: {kind: getattr(thing, kind, None) for kind in PATCH_CLASSES} for thing in seen}
+        return patch_labels(PATCH_CLASSES, drawing, words, self.grid)
 
 
-def patch_labels(drawing: Drawing, seen: tuple[Thing, ...] | faces.Face, grid: int) -> NDArray[np.int16]:
-    """Class numbers of what is seen in each patch, int16 [kind, patch].
-
-    A patch is of the thing that fills most of it if that is a fifth or more, and of nothing if nothing fills a
-    twentieth; in between it is not asked about.
-    """
-    labels = np.full((len(PATCH_CLASSES), grid * grid), UNKNOWN, np.int16)
-    names = [thing.name for thing in seen] if isinstance(seen, tuple) else list(faces.FACE_PARTS)
-    none = np.zeros_like(drawing.cover["background"])
-    shares = np.stack([_by_patch(drawing.cover.get(name, none), grid) for name in names])
-    kinds = list(PATCH_CLASSES)
-    classes = PATCH_CLASSES["shape"]
-    labels[0, shares.sum(axis=0) < 0.05] = classes.index(NOTHING)
-    if not isinstance(seen, tuple):
-        filled = shares.sum(axis=0) >= 0.5
-        labels[0, filled] = classes.index(FACE)
-        labels[kinds.index("emotion"), filled] = faces.EMOTIONS.index(seen.emotion)
-        return labels
-    most = shares.argmax(axis=0)
-    for place, thing in enumerate(seen):
-        filled = (most == place) & (shares[place] >= 0.2)
-        for kind, words in PATCH_CLASSES.items():
-            word = getattr(thing, kind, None)
-            if word is not None:
-                labels[kinds.index(kind), filled] = words.index(word)
+def face_labels(drawing: Drawing, face: faces.Face, grid: int) -> NDArray[np.int16]:
+    """Return class numbers, int16 [kind, patch], for the patches that a face fills by half: `face`, its emotion."""
+    kinds, shapes = list(PATCH_CLASSES), PATCH_CLASSES["shape"]
+    labels = np.full((len(kinds), grid * grid), UNKNOWN, np.int16)
+    filled = patch_shares(drawing, faces.FACE_PARTS, grid).sum(axis=0)
+    labels[0, filled < 0.05] = shapes.index(NOTHING)
+    labels[0, filled >= 0.5] = shapes.index(FACE)
+    labels[kinds.index("emotion"), filled >= 0.5] = faces.EMOTIONS.index(face.emotion)
     return labels
-
-
-def _by_patch(cover: NDArray[np.float32], grid: int) -> NDArray[np.float32]:
-    side = cover.shape[0] // grid
-    return cover.reshape(grid, side, grid, side).mean(axis=(1, 3)).ravel()

@@ -1,8 +1,9 @@
-"""How a training run goes: its lengths, its sizes, and the learning rate of every step."""
+"""How a training run of the mini BLIP goes: its lengths, its sizes, and the learning rate of every step."""
 
 from dataclasses import dataclass, field
 
-from train_mini.model import MiniConfig
+from train_mini.blip.model import MiniConfig
+from train_mini.rates import fall, ramp
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TrainConfig:
         decay: Weight decay.
         fall: Share of the steps before and after `choices_from` at whose end the rate falls to a hundredth.
         patch_weight: Of the loss for naming patches, once questions are asked.
+        bfloat16: Whether matrices are multiplied in bfloat16 (weights stay in float32).
         model: Sizes of the model.
     """
 
@@ -40,15 +42,19 @@ class TrainConfig:
     decay: float = 0.05
     fall: float = 0.35
     patch_weight: float = 1.0
+    bfloat16: bool = True
     model: MiniConfig = field(default_factory=MiniConfig)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step: twice a plateau and a straight fall, with a ramp wherever something begins."""
+        """Return the learning rate of a step: twice a plateau and a straight fall, ramps where something begins."""
         first, last = (0, self.choices_from) if step < self.choices_from else (self.choices_from, self.steps)
         since = step - max(begin for begin in (0, self.warm_steps, first) if begin <= step)
-        rise = min(1.0, (since + 1) / self.ramp) if self.ramp else 1.0
         plateau = self.rate if step < self.choices_from else self.second_rate
-        return plateau * rise * min(1.0, max(0.01, (last - step) / (self.fall * (last - first))))
+        return plateau * ramp(since, self.ramp) * fall(last - step, self.fall * (last - first))
+
+    def images_at(self, step: int) -> int:
+        """Return the number of pictures of a step: always the same."""
+        return self.images
 
     @property
     def last_steady_step(self) -> int:

@@ -1,7 +1,6 @@
-"""The mini model in training: its numbers are Hugging Face's, and a killed run ends as an unbroken one."""
+"""The mini BLIP in training: its numbers are Hugging Face's, and its examples are what its patches are told."""
 
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +9,14 @@ from click.testing import CliRunner
 
 from notice_lens.mini.scenes import questions, random_scene
 from notice_lens.mini.stream import RandomStream
-from notice_lens.mini.vocabulary import processor, tokens, word_pieces
-from train_mini.examples import MAX_TOKENS, NOTHING, PATCH_CLASSES, UNKNOWN, Examples
-from train_mini.model import MiniConfig, answer_logits, encode_images, new_model
+from notice_lens.mini.vocabulary import tokens, word_pieces
+from train_mini.blip.examples import MAX_TOKENS, PATCH_CLASSES, Examples
+from train_mini.blip.model import MiniConfig, answer_logits, encode_images, new_model
+from train_mini.blip.places import place_loss
+from train_mini.blip.start import look_at_neighbours
+from train_mini.blip.train import BlipTrainer, TrainConfig, main
+from train_mini.patches import NOTHING, UNKNOWN
 from train_mini.pixels import normalised
-from train_mini.places import place_loss
-from train_mini.start import look_at_neighbours
-from train_mini.train import TrainConfig, Trainer, export, main
 
 TINY = MiniConfig(width=64, heads=8, vision_layers=2, text_layers=1, mlp=64)
 SHORT = TrainConfig(
@@ -24,57 +24,22 @@ SHORT = TrainConfig(
 )
 
 
-def weights(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    trainer = Trainer(SHORT, tmp_path_factory.mktemp("unbroken"))
+    trainer = BlipTrainer(SHORT, tmp_path_factory.mktemp("unbroken"))
     trainer.run(workers=0, every=2)
     return trainer
 
 
-def test_a_run_that_is_stopped_ends_with_the_same_weights(unbroken, tmp_path):
-    for until in (2, 5, None):
-        # Each one starts from the checkpoint alone, as after a kill.
-        resumed = Trainer(SHORT, tmp_path)
-        resumed.run(until, workers=0, every=1)
-    assert resumed.step == unbroken.step == 8
-    for name, value in weights(unbroken).items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
-def test_a_run_may_be_made_longer_before_its_rate_falls_for_good(tmp_path):
-    Trainer(SHORT, tmp_path).run(7, workers=0)
-    longer = replace(SHORT, steps=20)
-    assert Trainer(longer, tmp_path).step == 7
-    Trainer(SHORT, tmp_path).run(8, workers=0)
-    with pytest.raises(ValueError, match="of another run"):
-        Trainer(longer, tmp_path)
-
-
-def test_a_run_with_other_settings_is_refused(tmp_path):
-    Trainer(SHORT, tmp_path).run(1, workers=0)
-    with pytest.raises(ValueError, match="take another folder, or the same settings"):
-        Trainer(replace(SHORT, warm_steps=3), tmp_path)
-
-
 def test_training_changes_every_weight_and_writes_its_log(unbroken):
     fresh = new_model(TINY, SHORT.seed).state_dict()
-    same = [name for name, value in weights(unbroken).items() if torch.equal(value, fresh[name])]
+    same = [name for name, value in unbroken.model.state_dict().items() if torch.equal(value, fresh[name])]
     # A constant added to every key changes no softmax: those biases have no gradient.
     assert all(name.endswith("self.key.bias") for name in same), same
     with (unbroken.folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
     assert all(np.isfinite(float(row["loss"])) for row in rows)
-
-
-def test_another_worker_draws_the_same_examples(tmp_path, unbroken):
-    trainer = Trainer(SHORT, tmp_path)
-    trainer.run(workers=1)
-    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in weights(unbroken).items())
 
 
 def test_the_quick_forward_gives_the_numbers_of_hugging_face(unbroken):
@@ -96,18 +61,10 @@ def test_the_quick_forward_gives_the_numbers_of_hugging_face(unbroken):
                 torch.testing.assert_close(logits[image, question], expected[0], atol=1e-5, rtol=1e-5)
 
 
-def test_pixels_are_the_processors(unbroken):
-    batch = Examples(6, 1).batch(0, 2)
-    from PIL import Image
-
-    expected = processor().image_processor([Image.fromarray(pixels) for pixels in batch.pixels], return_tensors="pt")
-    torch.testing.assert_close(normalised(torch.from_numpy(batch.pixels)), expected.pixel_values, atol=1e-5, rtol=1e-5)
-
-
 def test_an_exported_model_is_hugging_faces(unbroken, tmp_path):
     from transformers import BlipForQuestionAnswering, BlipProcessor
 
-    export(unbroken.model, tmp_path)
+    unbroken.export(tmp_path)
     model = BlipForQuestionAnswering.from_pretrained(tmp_path)
     reader = BlipProcessor.from_pretrained(tmp_path)
     assert model.dtype == torch.bfloat16
@@ -137,16 +94,6 @@ def _odd():
     config = new_model(TINY, 0).config.vision_config
     config.hidden_size, config.num_attention_heads = 48, 8
     return config
-
-
-def test_first_weights_follow_from_the_seed_and_leave_the_global_state():
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    one, same, other = (new_model(TINY, seed).state_dict() for seed in (1, 1, 2))
-    assert torch.equal(torch.rand(1), expected)
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(*(state["text_decoder.bert.embeddings.word_embeddings.weight"] for state in (one, other)))
 
 
 def test_examples_fit_and_patches_say_what_is_there():
@@ -210,10 +157,3 @@ def test_the_command_trains_and_says_where(tmp_path):
     assert found.exit_code == 0, found.output
     assert "step 3" in found.output
     assert (tmp_path / "model" / "model.safetensors").exists()
-
-
-def test_every_step_and_every_seed_sees_other_pictures():
-    batches = [Examples(seed, 1).batch(step, 3) for seed, step in ((1, 0), (1, 1), (2, 0), (1, 0))]
-    drawn = [{pixels.tobytes() for pixels in batch.pixels} for batch in batches]
-    assert len(drawn[0] | drawn[1] | drawn[2]) == 9
-    assert drawn[0] == drawn[3]

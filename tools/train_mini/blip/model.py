@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from notice_lens.mini.vocabulary import processor, word_pieces
-from train_mini.start import look_at_neighbours
+from train_mini.blip.start import look_at_neighbours
 
 
 @dataclass(frozen=True)

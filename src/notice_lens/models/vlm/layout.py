@@ -18,7 +18,7 @@ from torch import Tensor
 from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span
 from notice_lens.models.vlm.families import family_of, image_token_id
 from notice_lens.models.vlm.inputs import render
-from notice_lens.models.vlm.tiles import Part, parts_of
+from notice_lens.models.vlm.tiles import ImagePart, parts_of
 
 
 def layout_of_inputs(
@@ -123,7 +123,7 @@ def _segments(
     return tuple(_in_parts(runs, parts))
 
 
-def _in_parts(runs: Sequence[tuple[SegmentKind, int, int]], parts: Sequence[Part]) -> Iterator[Segment]:
+def _in_parts(runs: Sequence[tuple[SegmentKind, int, int]], parts: Sequence[ImagePart]) -> Iterator[Segment]:
     """Yield segments: runs of other kinds as they are, and those of the image cut into its parts."""
     waiting = iter(parts)
     for kind, start, stop in runs:

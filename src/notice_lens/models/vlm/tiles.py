@@ -28,7 +28,7 @@ RESIZED_ABOVE = 1.1
 """LLaVA-OneVision makes the put-together picture smaller where its side is this many times too long."""
 
 
-class Part(NamedTuple):
+class ImagePart(NamedTuple):
     """Neighbouring image positions.
 
     Attributes:
@@ -49,7 +49,7 @@ def coordinates(height: int, width: int) -> Image.Image:
     return Image.fromarray((255 * np.stack([red, green, np.full((height, width), 0.5)], -1)).round().astype(np.uint8))
 
 
-def parts_of(config: Any, inputs: Mapping[str, Any], number: int, n: int, coded: bool) -> list[Part] | None:
+def parts_of(config: Any, inputs: Mapping[str, Any], number: int, n: int, coded: bool) -> list[ImagePart] | None:
     """Return what the image positions of an example are, in their order; None where that is not known.
 
     Args:
@@ -70,19 +70,19 @@ def parts_of(config: Any, inputs: Mapping[str, Any], number: int, n: int, coded:
     if len(tiles) < 2 or not coded or side * side * len(tiles) != n:
         return None
     areas = _areas(tiles.float().cpu().numpy())
-    return None if areas is None else [Part(side * side, (side, side), area) for area in areas]
+    return None if areas is None else [ImagePart(side * side, (side, side), area) for area in areas]
 
 
-def _lines(config: Any, size: tuple[int, int], n: int) -> list[Part] | None:
+def _lines(config: Any, size: tuple[int, int], n: int) -> list[ImagePart] | None:
     """Return the small picture and the lines of the put-together tiles."""
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if not pinpoints:
         return None
     tower = config.vision_config
     side = tower.image_size // tower.patch_size
-    small = Part(side * side, (side, side))
+    small = ImagePart(side * side, (side, side))
     if n == side * side + 1:
-        return [small, Part(1, None)]
+        return [small, ImagePart(1, None)]
     height, width = select_best_resolution(size, [list(one) for one in pinpoints])
     rows, columns = _unpadded(size, height // tower.image_size * side, width // tower.image_size * side)
     most = str(getattr(config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
@@ -95,7 +95,7 @@ def _lines(config: Any, size: tuple[int, int], n: int) -> list[Part] | None:
     lines = [
         part
         for row in range(rows)
-        for part in (Part(columns, (1, columns), (row / rows, 0.0, (row + 1) / rows, 1.0)), Part(1, None))
+        for part in (ImagePart(columns, (1, columns), (row / rows, 0.0, (row + 1) / rows, 1.0)), ImagePart(1, None))
     ]
     return [small, *lines]
 

@@ -37,7 +37,7 @@ def llama(texts: Iterable[str], size: int, special: Sequence[str] = (), **option
 def gemma(texts: Iterable[str], size: int, special: Sequence[str] = (), **options: Any) -> Any:
     """Return a SentencePiece BPE without a prefixed space: Gemma's."""
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *BYTES, "\n", *RUNS]
-    vocab, merges = _sentence_pieces(texts, first, size)
+    vocab, merges = _sentence_pieces(texts, first, size, prepend="never")
     merges += [(run[:-1], run[-1]) for run in RUNS]
     words = GemmaTokenizer(vocab=vocab, merges=merges, padding_side="left", **options)
     return _with_special(words, special)
@@ -108,9 +108,9 @@ Vocabulary = tuple[dict[str, int], list[tuple[str, str]]]
 """Ids by piece, and merges in their order."""
 
 
-def _sentence_pieces(texts: Iterable[str], first: Sequence[str], size: int) -> Vocabulary:
+def _sentence_pieces(texts: Iterable[str], first: Sequence[str], size: int, prepend: str = "always") -> Vocabulary:
     """Train on words with their `▁`, apart from punctuation, as SentencePiece does."""
-    apart = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    apart = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme=prepend), pre_tokenizers.Punctuation()])
     vocab, merges = _trained(texts, apart, [], size)
     return {piece: number for number, piece in enumerate(dict.fromkeys([*first, *vocab]))}, merges
 

@@ -91,7 +91,7 @@ class SvoWords:
     def _replace(self, asked: Asked, row: SvoRow, rng: random.Random, avoid: list[str]) -> TwoOptions | None:
         """Return two other options, whose question has its tokens in the same places."""
         question = asked.question(asked.clean, swap=False)
-        pools = dict.fromkeys(OPTIONS, self.pools[row.index])
+        pools: dict[str, Pool] = dict.fromkeys(OPTIONS, self.pools[row.index])
         new = replace_roles(question.text, question.roles, OPTIONS, pools, rng, avoid=avoid)
         if new is None:
             return None

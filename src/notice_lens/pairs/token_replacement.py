@@ -49,8 +49,8 @@ class Pool:
         self.tokenizer = tokenizer
         self.near = near or NearSynonyms.load()
         self.beginnings: dict[str, tuple[int, int]] = {}
-        self._by_length: dict[str, dict[int, list[str]]] = {}
-        self._length = cache(lambda word, before: len(pieces_behind(tokenizer, before, [word])[0]))
+        self._by_length: dict[str, dict[int, dict[str, list[int]]]] = {}
+        self._standing = cache(lambda word, before: pieces_behind(tokenizer, before, [word])[0])
         for word in sorted({" ".join(word.lower().split()) for word in words} - {""}):
             ids = pieces(tokenizer, word)
             if ids and tokenizer.unk_token_id not in ids:
@@ -69,18 +69,23 @@ class Pool:
 
     def of_length(self, length: int, before: str = AFTER_SPACE) -> tuple[str, ...]:
         """The words of so many word pieces, in alphabetical order; see `pieces_behind` for `before`."""
+        return tuple(self._of_length(length, before))
+
+    def _of_length(self, length: int, before: str) -> dict[str, list[int]]:
         if before not in self._by_length:
-            own: dict[int, list[str]] = {}
+            own: dict[int, dict[str, list[int]]] = {}
             for word, ids in zip(self.words, pieces_behind(self.tokenizer, before, self.words), strict=True):
-                own.setdefault(len(ids), []).append(word)
+                own.setdefault(len(ids), {})[word] = ids
             self._by_length[before] = own
-        return tuple(self._by_length[before].get(length, ()))
+        return self._by_length[before].get(length, {})
 
     def candidates(self, word: str, fixed: Iterable[str], before: str = AFTER_SPACE) -> list[str]:
-        """The words of as many pieces as this one that are neither near it nor near any fixed word."""
+        """The words of as many pieces as this one, but not the same ones, that are near neither it nor a fixed word."""
         taken = self.near.around(word).union(*(self.near.around(other) for other in fixed))
-        same = self.of_length(self._length(word, before), before)
-        return [candidate for candidate in same if taken.isdisjoint(forms(candidate))]
+        own = self._standing(word, before)
+        # Where accents are dropped, `café` has the pieces of `cafe`.
+        others = [other for other, ids in self._of_length(len(own), before).items() if ids != own]
+        return [candidate for candidate in others if taken.isdisjoint(forms(candidate))]
 
 
 def replace_words(

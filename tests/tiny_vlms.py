@@ -100,9 +100,14 @@ class Tiny:
     processor: Any
 
 
-def llava() -> Tiny:
-    """LLaVA-1.5: CLIP, whose last block but one is read; 16 image tokens."""
-    words = tokenizer(["<image>"], {"image_token": "<image>"})
+def llava(words: Any = None, chat_template: str = LLAVA_TEMPLATE) -> Tiny:
+    """LLaVA-1.5: CLIP, whose last block but one is read; 16 image tokens.
+
+    Args:
+        words: A tokenizer that knows `<image>`; None trains one.
+        chat_template: The format of prompts.
+    """
+    words = words or tokenizer(["<image>"], {"image_token": "<image>"})
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
         text_config=transformers.LlamaConfig(**TEXT, vocab_size=len(words)),
@@ -116,7 +121,7 @@ def llava() -> Tiny:
         patch_size=7,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=LLAVA_TEMPLATE,
+        chat_template=chat_template,
     )
     return Tiny(config, processor)
 
@@ -149,11 +154,11 @@ def _mrope(sections: list[int]) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}}
 
 
-def _qwen_words() -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
-    special = [
-        *("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"),
-    ]
-    words = tokenizer(special)
+QWEN_MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+
+
+def _qwen_words(words: Any = None) -> tuple[Any, dict[str, int]]:
+    words = words or tokenizer(QWEN_MARKS)
     ids = {
         "image_token_id": words.convert_tokens_to_ids("<|image_pad|>"),
         "video_token_id": words.convert_tokens_to_ids("<|video_pad|>"),
@@ -163,17 +168,17 @@ def _qwen_words() -> tuple[PreTrainedTokenizerFast, dict[str, int]]:
     return words, ids
 
 
-def _qwen_processor(kind: Any, words: PreTrainedTokenizerFast) -> Any:
+def _qwen_processor(kind: Any, words: Any, chat_template: str = "") -> Any:
     images = transformers.Qwen2VLImageProcessorPil(
         patch_size=7, merge_size=2, size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
     )
-    shown = template("<|vision_start|><|image_pad|><|vision_end|>")
+    shown = chat_template or template("<|vision_start|><|image_pad|><|vision_end|>")
     return image_only(kind)(image_processor=images, tokenizer=words, chat_template=shown)
 
 
-def qwen2_5_vl() -> Tiny:
-    """Qwen2.5-VL: windows in the tower's first layers."""
-    words, ids = _qwen_words()
+def qwen2_5_vl(words: Any = None, chat_template: str = "") -> Tiny:
+    """Qwen2.5-VL: windows in the tower's first layers; `words` knows `QWEN_MARKS`, otherwise as `llava`."""
+    words, ids = _qwen_words(words)
     config = transformers.Qwen2_5_VLConfig(
         text_config=dict(**TEXT, **_mrope([1, 1, 2]), vocab_size=len(words)),
         vision_config={
@@ -189,7 +194,7 @@ def qwen2_5_vl() -> Tiny:
         },
         **ids,
     )
-    return Tiny(config, _qwen_processor(transformers.Qwen2_5_VLProcessor, words))
+    return Tiny(config, _qwen_processor(transformers.Qwen2_5_VLProcessor, words, chat_template))
 
 
 def qwen3_vl() -> Tiny:
@@ -261,12 +266,19 @@ def llava_onevision() -> Tiny:
     return Tiny(config, processor)
 
 
-def gemma3() -> Tiny:
-    """Gemma 3: norms on both sides, sliding windows, image tokens that see each other both ways."""
-    words = tokenizer(
-        ["<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>"],
-        {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"},
-    )
+GEMMA_IMAGE = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+GEMMA_MARKS = ["<start_of_turn>", "<end_of_turn>", *GEMMA_IMAGE.values()]
+GEMMA_TEMPLATE = template("<start_of_image>", "<start_of_turn>{role}\n", "<end_of_turn>\n", first="{{ bos_token }}")
+
+
+def gemma3(words: Any = None, chat_template: str = GEMMA_TEMPLATE) -> Tiny:
+    """Gemma 3: norms on both sides, sliding windows, image tokens that see each other both ways.
+
+    Args:
+        words: A tokenizer that knows `GEMMA_MARKS` and has the attributes `GEMMA_IMAGE`; None trains one.
+        chat_template: The format of prompts.
+    """
+    words = words or tokenizer(GEMMA_MARKS, GEMMA_IMAGE)
     text = {**TEXT, "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 8}
     config = transformers.Gemma3Config(
         text_config=dict(**text, vocab_size=len(words), query_pre_attn_scalar=8, sliding_window_pattern=2),
@@ -280,9 +292,7 @@ def gemma3() -> Tiny:
         image_processor=transformers.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
         tokenizer=words,
         image_seq_length=4,
-        chat_template=template(
-            "<start_of_image>", "<start_of_turn>{role}\n", "<end_of_turn>\n", first="{{ bos_token }}"
-        ),
+        chat_template=chat_template,
     )
     return Tiny(config, processor)
 
@@ -371,9 +381,20 @@ def internvl() -> Tiny:
     return Tiny(config, processor)
 
 
-def mllama() -> Tiny:
-    """Llama-3.2-Vision: layers of cross-attention to the image, behind gates that start shut."""
-    words = tokenizer(["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"])
+LLAMA_MARKS = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|python_tag|>"]
+LLAMA_TEMPLATE = template(
+    "<|image|>", "<|start_header_id|>{role}<|end_header_id|>\n\n", "<|eot_id|>", first="{{ bos_token }}"
+)
+
+
+def mllama(words: Any = None, chat_template: str = LLAMA_TEMPLATE) -> Tiny:
+    """Llama-3.2-Vision: layers of cross-attention to the image, behind gates that start shut.
+
+    Args:
+        words: A tokenizer that knows `LLAMA_MARKS` and not yet `<|image|>`; None trains one.
+        chat_template: The format of prompts.
+    """
+    words = words or tokenizer(LLAMA_MARKS)
     # The image's token stands behind the vocabulary, as in the published model.
     words.add_tokens([AddedToken("<|image|>", normalized=False, special=True)])
     config = transformers.MllamaConfig(
@@ -400,11 +421,10 @@ def mllama() -> Tiny:
         },
         image_token_index=words.convert_tokens_to_ids("<|image|>"),
     )
-    header = "<|start_header_id|>{role}<|end_header_id|>\n\n"
     processor = transformers.MllamaProcessor(
         image_processor=transformers.MllamaImageProcessorPil(size={"height": 28, "width": 28}, max_image_tiles=2),
         tokenizer=words,
-        chat_template=template("<|image|>", header, "<|eot_id|>", first="{{ bos_token }}"),
+        chat_template=chat_template,
     )
     return Tiny(config, processor)
 
@@ -481,16 +501,16 @@ def randomise(model: Any, seed: int = 0) -> None:
                 weight.copy_(0.1 * noise)
 
 
-def make(family: str, seed: int = 0) -> tuple[Any, Any]:
+def make(family: str | Tiny, seed: int = 0) -> tuple[Any, Any]:
     """Return a model with weights of a real size, and its processor."""
-    tiny = FAMILIES[family]()
+    tiny = FAMILIES[family]() if isinstance(family, str) else family
     model = AutoModelForImageTextToText.from_config(tiny.config)
     randomise(model, seed)
     model.tie_weights()
     return model.eval(), tiny.processor
 
 
-def write(family: str, folder: Path, seed: int = 0) -> Path:
+def write(family: str | Tiny, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint with `save_pretrained`, processor included, and return its folder."""
     model, processor = make(family, seed)
     model.save_pretrained(folder)

@@ -36,6 +36,17 @@ HALF = 0.5 - 1e-9
 """A position belongs to a region where at least half of it is covered; a hair less, for rounding."""
 
 
+def without_space(text: str, first: int, last: int) -> Span:
+    """Return the characters of a token without the space that it begins with: `▁apple` and `Ġapple` are "apple".
+
+    Args:
+        text: The text that was read.
+        first: The first character that the token stands for.
+        last: The one after the last.
+    """
+    return last - len(text[first:last].lstrip()), last
+
+
 @dataclass(frozen=True)
 class Segment:
     """Neighbouring positions of one kind.

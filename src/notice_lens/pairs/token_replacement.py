@@ -3,7 +3,8 @@
 import random
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from notice_lens.errors import one_of, whole_number
@@ -14,14 +15,24 @@ from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.near_synonyms import NearSynonyms, forms
 from notice_lens.pairs.problems import NO_REPLACEMENT, ROLE, Problem
 from notice_lens.pairs.roles import OPTIONS, token_spans
-from notice_lens.pairs.tokens import as_reader, as_tokenizer, pieces
+from notice_lens.pairs.tokens import (
+    AFTER_SPACE,
+    AT_START,
+    as_reader,
+    as_tokenizer,
+    begin_alike,
+    beginnings,
+    outline,
+    pieces,
+    pieces_behind,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class Pool:
-    """Words to replace with, by number of word pieces.
+    """Words to replace with, by number of word pieces, which depends on what stands before them.
 
     Words are kept once, in lower case and in alphabetical order, so that a seed gives the same replacement whatever the
     order they came in. Words that the vocabulary does not know in full (`[UNK]`) are left out.
@@ -37,42 +48,54 @@ class Pool:
     ) -> None:
         self.tokenizer = tokenizer
         self.near = near or NearSynonyms.load()
-        self._pieces: dict[str, list[int]] = {}
-        self._by_length: dict[int, list[str]] = {}
+        self.beginnings: dict[str, tuple[int, int]] = {}
+        self._by_length: dict[str, dict[int, dict[str, list[int]]]] = {}
+        self._standing = cache(lambda word, before: pieces_behind(tokenizer, before, [word])[0])
         for word in sorted({" ".join(word.lower().split()) for word in words} - {""}):
             ids = pieces(tokenizer, word)
             if ids and tokenizer.unk_token_id not in ids:
-                self._pieces[word] = ids
-                self._by_length.setdefault(len(ids), []).append(word)
+                self.beginnings[word] = beginnings(tokenizer, word)
 
     @property
     def words(self) -> tuple[str, ...]:
         """All words, in alphabetical order."""
-        return tuple(self._pieces)
+        return tuple(self.beginnings)
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self.beginnings)
 
     def __contains__(self, word: object) -> bool:
-        return word in self._pieces
+        return word in self.beginnings
 
-    def of_length(self, length: int) -> tuple[str, ...]:
-        """The words of so many word pieces, in alphabetical order."""
-        return tuple(self._by_length.get(length, ()))
+    def of_length(self, length: int, before: str = AFTER_SPACE) -> tuple[str, ...]:
+        """The words of so many word pieces, in alphabetical order; see `pieces_behind` for `before`."""
+        return tuple(self._of_length(length, before))
 
-    def first_piece(self, word: str) -> int:
-        """The id of the first piece of one of these words."""
-        return self._pieces[word][0]
+    def _of_length(self, length: int, before: str) -> dict[str, list[int]]:
+        if before not in self._by_length:
+            own: dict[int, dict[str, list[int]]] = {}
+            for word, ids in zip(self.words, pieces_behind(self.tokenizer, before, self.words), strict=True):
+                own.setdefault(len(ids), {})[word] = ids
+            self._by_length[before] = own
+        return self._by_length[before].get(length, {})
 
-    def candidates(self, word: str, fixed: Iterable[str]) -> list[str]:
-        """The words of as many pieces as this one that are neither near it nor near any fixed word."""
+    def candidates(self, word: str, fixed: Iterable[str], before: str = AFTER_SPACE) -> list[str]:
+        """The words of as many pieces as this one, but not the same ones, that are near neither it nor a fixed word."""
         taken = self.near.around(word).union(*(self.near.around(other) for other in fixed))
-        same = self.of_length(len(self._pieces.get(word) or pieces(self.tokenizer, word)))
-        return [candidate for candidate in same if taken.isdisjoint(forms(candidate))]
+        own = self._standing(word, before)
+        # Where accents are dropped, `café` has the pieces of `cafe`.
+        others = [other for other, ids in self._of_length(len(own), before).items() if ids != own]
+        return [candidate for candidate in others if taken.isdisjoint(forms(candidate))]
 
 
 def replace_words(
-    words: Sequence[str], pools: Sequence[Pool], rng: random.Random, *, avoid: Collection[str] = ()
+    words: Sequence[str],
+    pools: Sequence[Pool],
+    rng: random.Random,
+    *,
+    avoid: Collection[str] = (),
+    before: Sequence[str] = (),
+    fit: Callable[[Mapping[int, str]], bool] = lambda new: True,
 ) -> tuple[str, ...] | None:
     """Return other words for all slots, or None if no words of the pools fit together.
 
@@ -85,6 +108,8 @@ def replace_words(
         pools: The new words to choose from, for each slot. Whether a word is near another is up to its pool.
         rng: Decides among the replacements.
         avoid: Words that may not come in, nor their near-synonyms, such as the rest of the prompt.
+        before: What stands before each word, `AFTER_SPACE` or `AT_START`; a space before all of them unless given.
+        fit: Whether new words, by the number of their slot, have the old ones' tokens' places in the prompt.
 
     Raises:
         ValueError: There are not as many pools as words.
@@ -92,28 +117,45 @@ def replace_words(
     if len(words) != len(pools):
         raise ValueError(f"{len(words)} words to replace, but {len(pools)} pools; expected one pool for each word")
     fixed = [*words, *avoid]
-    candidates = [pool.candidates(word, fixed) for word, pool in zip(words, pools, strict=True)]
+    places = before or [AFTER_SPACE] * len(words)
+    candidates = [pool.candidates(word, fixed, at) for word, pool, at in zip(words, pools, places, strict=True)]
     for slot in candidates:
         rng.shuffle(slot)
-    return next(_together(candidates, pools, ()), None)
+    fits = cache(lambda new: fit(dict(enumerate(new))))
+    first = next(_together(candidates, pools, lambda slot, word: True, ()), None)
+    if first is None or fits(first):
+        return first
+    alone = cache(lambda slot, word: fit({slot: word}))
+    return next((new for new in _together(candidates, pools, alone, ()) if fits(new)), None)
 
 
 def _together(
-    candidates: Sequence[Sequence[str]], pools: Sequence[Pool], chosen: tuple[str, ...]
+    candidates: Sequence[Sequence[str]],
+    pools: Sequence[Pool],
+    alone: Callable[[int, str], bool],
+    chosen: tuple[str, ...],
 ) -> Iterator[tuple[str, ...]]:
-    """Yield every continuation of the chosen words of the first slots, depth first with backtracking."""
+    """Yield every continuation of the chosen words of the first slots, depth first with backtracking.
+
+    Args:
+        candidates: The words of each slot.
+        pools: Of each slot.
+        alone: Whether a word fits into a slot.
+        chosen: The words of the first slots.
+    """
     slot = len(chosen)
     if slot == len(pools):
         yield chosen
         return
     for word in candidates[slot]:
-        if all(_apart(word, pools[slot], other, pool) for other, pool in zip(chosen, pools, strict=False)):
-            yield from _together(candidates, pools, (*chosen, word))
+        apart = all(_apart(word, pools[slot], other, pool) for other, pool in zip(chosen, pools, strict=False))
+        if apart and alone(slot, word):
+            yield from _together(candidates, pools, alone, (*chosen, word))
 
 
 def _apart(word: str, pool: Pool, other: str, others: Pool) -> bool:
     """Return whether two replacements may be used in one prompt."""
-    if pool.first_piece(word) == others.first_piece(other):
+    if begin_alike(pool.beginnings[word], others.beginnings[other]):
         return False
     return not pool.near.near(word, other) and not others.near.near(word, other)
 
@@ -129,7 +171,8 @@ def replace_roles(
 ) -> tuple[str, dict[str, Span]] | None:
     """The prompt with other words in some of its roles, and where all roles stand in it; None where no words fit.
 
-    The new prompt has as many tokens as the old one, in every slot and altogether.
+    The new prompt has as many tokens as the old one, in every slot and altogether, and the other tokens stay. Where a
+    token reaches across the edge of a slot, no words fit.
 
     Args:
         prompt: The clean prompt.
@@ -146,13 +189,21 @@ def replace_roles(
     _check(prompt, roles, slots, pools)
     old = [prompt[slice(*roles[slot])] for slot in slots]
     context = _without(prompt, [roles[slot] for slot in slots])
-    new = replace_words(old, [pools[slot] for slot in slots], rng, avoid={*context, *avoid})
-    if new is None:
+    if not slots:
+        return prompt, dict(roles)
+    tokenizer = pools[slots[0]].tokenizer
+    before = outline(tokenizer, prompt, [roles[slot] for slot in slots])
+    if before is None:
         return None
-    text, spans = _put(prompt, roles, dict(zip(slots, new, strict=True)))
-    tokenizer = next(iter(pools.values())).tokenizer if slots else None
-    assert tokenizer is None or len(pieces(tokenizer, text)) == len(pieces(tokenizer, prompt)), (prompt, text)
-    return text, spans
+
+    def fit(new: Mapping[int, str]) -> bool:
+        text, spans = _put(prompt, roles, {slots[number]: word for number, word in new.items()})
+        return outline(tokenizer, text, [spans[slot] for slot in slots]) == before
+
+    leads = [AFTER_SPACE if prompt[: roles[slot][0]].endswith(" ") else AT_START for slot in slots]
+    chosen = [pools[slot] for slot in slots]
+    new = replace_words(old, chosen, rng, avoid={*context, *avoid}, before=leads, fit=fit)
+    return None if new is None else _put(prompt, roles, dict(zip(slots, new, strict=True)))
 
 
 def _check(prompt: str, roles: Mapping[str, Span], slots: Sequence[str], pools: Mapping[str, Pool]) -> None:
@@ -393,13 +444,14 @@ def _known_flip(pair: MinimalPair, slots: Sequence[str], facts: Facts, tokenizer
     if set(slots) & set(OPTIONS):
         return None
     pattern, done = "", 0
-    for name in sorted(slots, key=lambda name: pair.roles[name]):
+    in_order = sorted(slots, key=lambda name: pair.roles[name])
+    for name in in_order:
         start, end = pair.roles[name]
         pattern, done = pattern + re.escape(pair.clean_prompt[done:start]) + r"(\S+)", end
     pattern += re.escape(pair.clean_prompt[done:])
-    length = len(pieces(tokenizer, pair.clean_prompt))
+    own = outline(tokenizer, pair.clean_prompt, [pair.roles[name] for name in in_order])
     for prompt, answer in facts[pair.clean_digest].values():
-        other = answer != pair.correct_answer
-        if other and re.fullmatch(pattern, prompt, re.IGNORECASE) and len(pieces(tokenizer, prompt)) == length:
+        found = re.fullmatch(pattern, prompt, re.IGNORECASE) if answer != pair.correct_answer else None
+        if found and own and outline(tokenizer, prompt, [found.span(n + 1) for n in range(len(in_order))]) == own:
             return prompt
     return None

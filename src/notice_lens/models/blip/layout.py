@@ -16,7 +16,7 @@ import torch
 
 from notice_lens.models.blip.config import BLIPConfig, Kind
 from notice_lens.models.blip.inputs import BLIPInputs
-from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span
+from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span, without_space
 
 
 class _Lengths(NamedTuple):
@@ -69,8 +69,8 @@ class BLIPReader:
             return []
         encoded = self.tokenizer(list(prompts), add_special_tokens=False, return_offsets_mapping=True)
         return [
-            tuple((position, first, last) for position, (first, last) in enumerate(characters, 1))
-            for characters in encoded["offset_mapping"]
+            tuple((position, *without_space(prompt, *span)) for position, span in enumerate(characters, 1))
+            for prompt, characters in zip(prompts, encoded["offset_mapping"], strict=True)
         ]
 
     def layout_of_inputs(self, cfg: BLIPConfig, inputs: BLIPInputs, prompts: Sequence[str] | None) -> Layout:

@@ -15,10 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span
+from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span, without_space
 from notice_lens.models.vlm.families import family_of, image_token_id
 from notice_lens.models.vlm.inputs import render
 from notice_lens.models.vlm.tiles import ImagePart, parts_of
+
+MARK = "\ue000"
+"""A prompt that no chat template holds, nor changes, which shows where prompts stand in it."""
 
 
 def layout_of_inputs(
@@ -72,21 +75,20 @@ def _words(processor: Any, config: Any, row: list[int], prompt: str) -> tuple[tu
 
     The rendered prompt is read by the tokenizer as it stands, in context; after the image, its tokens are the row's.
     """
-    family = family_of(config)
-    rendered = render(processor, prompt, family.plain_prompt)
-    if rendered == prompt:
-        raise ValueError(f"{prompt!r} is rendered already: a layout is of the prompt before the chat template")
-    if family.read_as:
-        rendered = family.read_as.format(start=processor.tokenizer.bos_token, prompt=prompt)
-    # Gemma 3's processor puts empty lines around the image, which the first word's token depends on.
-    around = getattr(processor, "full_image_sequence", None)
-    if around is not None:
-        rendered = rendered.replace(processor.boi_token, around)
+    rendered = _as_read(processor, config, prompt)
+    # Where the prompt stands is asked with another one: its words may be the template's too, as in "assistant".
+    first, lead = _as_read(processor, config, MARK).index(MARK), len(prompt) - len(prompt.lstrip())
+    if not rendered.startswith(prompt, first):  # Gemma's template leaves out the space around a prompt
+        first -= lead
+    if not rendered.startswith(prompt.strip(), first + lead):
+        raise ValueError(
+            f"the chat template changes the prompt {prompt!r}, so its words cannot be found in {rendered!r}"
+        )
     encoded = processor.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    tokens, first = encoded["input_ids"], rendered.rindex(prompt)
-    # A token's characters without the space that it begins with: `▁apple` is "apple".
-    spans = [(stop - len(rendered[start:stop].lstrip()), stop) for start, stop in encoded["offset_mapping"]]
-    visible = [n for n, (start, stop) in enumerate(spans) if first < stop and start < min(stop, first + len(prompt))]
+    tokens = encoded["input_ids"]
+    spans = [without_space(rendered, *span) for span in encoded["offset_mapping"]]
+    end = first + len(prompt.rstrip())
+    visible = [n for n, (start, stop) in enumerate(spans) if first < stop and start < min(stop, end)]
     tail = tokens[visible[0] :] if visible else []
     begin = next((at for at in range(len(row) - len(tail), -1, -1) if row[at : at + len(tail)] == tail), None)
     if not visible or begin is None:
@@ -96,6 +98,19 @@ def _words(processor: Any, config: Any, row: list[int], prompt: str) -> tuple[tu
         for n in range(visible[0], visible[-1] + 1)
     )
     return placed, begin + len(tail)
+
+
+def _as_read(processor: Any, config: Any, prompt: str) -> str:
+    """Return the rendered prompt as the processor gives it to the tokenizer, apart from the image's own tokens."""
+    family = family_of(config)
+    rendered = render(processor, prompt, family.plain_prompt)
+    if rendered == prompt:
+        raise ValueError(f"{prompt!r} is rendered already: a layout is of the prompt before the chat template")
+    if family.read_as:
+        return family.read_as.format(start=processor.tokenizer.bos_token, prompt=prompt)
+    # Gemma 3's processor puts empty lines around the image, which the first word's token depends on.
+    around = getattr(processor, "full_image_sequence", None)
+    return rendered if around is None else rendered.replace(processor.boi_token, around)
 
 
 def _segments(

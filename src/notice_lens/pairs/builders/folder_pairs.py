@@ -26,7 +26,7 @@ from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, PairsError, 
 from notice_lens.pairs.roles import OPTIONS
 from notice_lens.pairs.sampling import chance, check_draw, option_orders
 from notice_lens.pairs.token_replacement import Pool, replace_roles
-from notice_lens.pairs.tokens import as_tokenizer, pieces
+from notice_lens.pairs.tokens import as_tokenizer, begin_alike, beginnings
 
 SPARE = 8
 """How many pictures of each value `match="nearest"` may choose from beyond those that it needs."""
@@ -98,11 +98,12 @@ class Maker:
         return False
 
     def _apart(self, a: str, b: str) -> bool:
-        return pieces(self.tokenizer, a)[0] != pieces(self.tokenizer, b)[0]
+        return not begin_alike(beginnings(self.tokenizer, a), beginnings(self.tokenizer, b))
 
     def _replace(self, example: Labelled, other: str) -> bool:
         """Return whether both values have a replacement in this question, in either order of the options."""
-        if self.replaced(self.task.question(example, other), "", self.task.pool) is not None:
+        orders = (self.task.question(example, other, swap) for swap in (False, True))
+        if all(self.replaced(question, "", self.task.pool) is not None for question in orders):
             return True
         detail = f"no two words of as many word pieces replace {example.value!r} and {other!r}"
         self.problems.append(Problem(f"{example.noun}: {example.value} or {other}", NO_REPLACEMENT, detail))

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -11,9 +11,10 @@ from notice_lens.pairs.builders.grammar import SLOTS, Prepositions, Triplet, ing
 from notice_lens.pairs.builders.svo_csv import SvoRow
 from notice_lens.pairs.near_synonyms import NearSynonyms
 from notice_lens.pairs.problems import FIRST_TOKEN, NO_REPLACEMENT, UNKNOWN_WORD, Problem
+from notice_lens.pairs.roles import OPTIONS
 from notice_lens.pairs.sampling import chance
-from notice_lens.pairs.token_replacement import Pool, replace_words
-from notice_lens.pairs.tokens import pieces
+from notice_lens.pairs.token_replacement import Pool, replace_roles
+from notice_lens.pairs.tokens import begin_alike, beginnings, pieces
 
 NEAR = "options nearly synonymous"
 TwoOptions = tuple[str, str]
@@ -55,6 +56,7 @@ class SvoWords:
         self.near = NearSynonyms.load()
         # A file has some hundred words in tens of thousands of rows.
         self._pieces = cache(lambda word: pieces(tokenizer, word))
+        self._beginnings = cache(lambda word: beginnings(tokenizer, word))
         self._unknown = tokenizer.unk_token_id
         triplets = {_as_asked(triplet) for row in rows for triplet in (row.positive, row.negative)}
         self._prepositions = Prepositions((row.sentence, *row.positive[1:]) for row in rows)
@@ -70,25 +72,31 @@ class SvoWords:
         strange = [word for word in (*triplet, *options) if not self._readable(word)]
         if strange:
             return Problem(line, UNKNOWN_WORD, f"the tokenizer does not know {strange[0]!r}")
-        if self._pieces(options[0])[0] == self._pieces(options[1])[0]:
+        if begin_alike(*map(self._beginnings, options)):
             return Problem(line, FIRST_TOKEN, f"{quoted} begin with the same word piece")
         rng = random.Random(chance(seed, f"words\0{row.id}"))
-        context = [word for place, word in enumerate(triplet) if place != row.index]
-        corrupt = self._replace(options, row, rng, context)
-        if corrupt is None:
-            return Problem(line, NO_REPLACEMENT, f"no two other words of the slot {row.slot} replace {quoted}")
-        donor = self._replace(options, row, rng, [*context, *corrupt])
         verbs = [row.positive[1]] if row.slot != "verb" else list(row.options)
         prep = self._prepositions.usual(row.sentence, verbs, row.positive[2])
-        return Asked(row.slot, triplet, prep, options, corrupt, donor)
+        clean = Asked(row.slot, triplet, prep, options, options, None)
+        context = [word for place, word in enumerate(triplet) if place != row.index]
+        corrupt = self._replace(clean, row, rng, context)
+        if corrupt is None:
+            return Problem(line, NO_REPLACEMENT, f"no two other words of the slot {row.slot} replace {quoted}")
+        return replace(clean, corrupt=corrupt, donor=self._replace(clean, row, rng, [*context, *corrupt]))
 
     def _readable(self, word: str) -> bool:
         """Return whether the word has at least one piece and all of them are known to the tokenizer."""
         return bool(self._pieces(word)) and self._unknown not in self._pieces(word)
 
-    def _replace(self, options: TwoOptions, row: SvoRow, rng: random.Random, avoid: list[str]) -> TwoOptions | None:
-        new = replace_words(options, [self.pools[row.index]] * 2, rng, avoid=avoid)
-        return None if new is None else (new[0], new[1])
+    def _replace(self, asked: Asked, row: SvoRow, rng: random.Random, avoid: list[str]) -> TwoOptions | None:
+        """Return two other options, whose question has its tokens in the same places."""
+        question = asked.question(asked.clean, swap=False)
+        pools: dict[str, Pool] = dict.fromkeys(OPTIONS, self.pools[row.index])
+        new = replace_roles(question.text, question.roles, OPTIONS, pools, rng, avoid=avoid)
+        if new is None:
+            return None
+        correct, incorrect = (new[0][slice(*new[1][role])] for role in OPTIONS)
+        return correct, incorrect
 
 
 def _as_asked(triplet: Triplet) -> Triplet:

@@ -124,7 +124,6 @@ class JointPatches:
         model: The model.
         pairs: The pairs.
         nodes: What sets are made of; a set holds their numbers.
-        donors: Whether the same sets are also patched clean from each pair's mismatched donor.
         **options: As `patching.sweep`, less `direction`, `metrics`, `controls` and `store`.
 
     Attributes:
@@ -137,10 +136,9 @@ class JointPatches:
         model: "VisionLanguageModel",
         pairs: "MinimalPairs",
         nodes: Sequence[NodeAt],
-        donors: bool = False,
         **options: Any,
     ) -> None:
-        self.model, self.pairs, self.nodes, self.donors, self.options = model, pairs, nodes, donors, options
+        self.model, self.pairs, self.nodes, self.options = model, pairs, nodes, options
         self.gap, self.base = np.zeros(0), np.zeros((2, 0))
         self.min_gap = 0.0
         self._rows = clusters_of(pairs)
@@ -148,9 +146,15 @@ class JointPatches:
         self._changes: dict[NodeSet, np.ndarray] = {}
         self._from_donors: dict[NodeSet, np.ndarray] = {}
 
-    def measure(self, sets: Iterable[NodeSet]) -> None:
-        """Measure the sets that are not known yet, in one call for each direction."""
-        new = [one for one in dict.fromkeys(sets) if one and one not in self._changes]
+    def measure(self, sets: Iterable[NodeSet], donors: bool = False) -> None:
+        """Measure the sets that are not known yet, in one call for each direction.
+
+        Args:
+            sets: Which.
+            donors: Whether they are also patched clean from each pair's mismatched donor.
+        """
+        known = self._from_donors if donors else self._changes
+        new = [one for one in dict.fromkeys(sets) if one and one not in known]
         if not new:
             return
         n = len(self.pairs)
@@ -159,18 +163,23 @@ class JointPatches:
         for members, edits in self._groups:
             # Sets that are the same in these pairs are measured once; an empty one changes nothing.
             here = [frozenset(one & edits.keys()) for one in new]
-            known = list(dict.fromkeys(one for one in here if one)) or [frozenset()]
-            change, donors = self._measured(members, [[edits[node] for node in sorted(one)] for one in known])
-            place = {one: number for number, one in enumerate(known)}
+            unlike = list(dict.fromkeys(one for one in here if one)) or [frozenset()]
+            variants = [[edits[node] for node in sorted(one)] for one in unlike]
+            change, from_donor = self._measured(members, variants, donors)
+            place = {one: number for number, one in enumerate(unlike)}
             for number, one in enumerate(here):
                 if one:
-                    changes[number][:, members], from_donors[number, members] = change[place[one]], donors[place[one]]
+                    changes[number][:, members] = change[place[one]]
+                    from_donors[number, members] = from_donor[place[one]]
                 else:
                     from_donors[number, members] = 0.0
         self._changes |= dict(zip(new, changes, strict=True))
-        self._from_donors |= dict(zip(new, from_donors, strict=True))
+        if donors:
+            self._from_donors |= dict(zip(new, from_donors, strict=True))
 
-    def _measured(self, members: np.ndarray, variants: list[list["Edit"]]) -> tuple[np.ndarray, np.ndarray]:
+    def _measured(
+        self, members: np.ndarray, variants: list[list["Edit"]], with_donors: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Measure variants on some pairs: changes [variant, direction, pair] and those from donors [variant, pair]."""
         from notice_lens.patching import run_variants
 
@@ -182,7 +191,7 @@ class JointPatches:
         }
         found = []
         for direction in DIRECTIONS:
-            controls = ("mismatched",) if self.donors and direction == "denoise" else ()
+            controls = ("mismatched",) if with_donors and direction == "denoise" else ()
             settings = {**self.options, "metrics": CHANGE, "direction": direction, "controls": controls}
             found.append(run_variants(self.model, some, asked, **settings))
         first = found[0]
@@ -202,7 +211,7 @@ class JointPatches:
         return self._changes[which] if which else np.zeros((2, len(self.gap)))
 
     def from_donors(self, which: NodeSet) -> np.ndarray:
-        """Return the changes by a set that is patched from the mismatched donor, [pair]; NaN for pairs without one."""
+        """Return the changes by a set that was measured with donors, [pair]; NaN for pairs without a donor."""
         return self._from_donors.get(which, np.full(len(self.gap), np.nan)) if which else np.zeros(len(self.gap))
 
     def shares(self, which: NodeSet, weights: np.ndarray | None = None) -> np.ndarray:

@@ -122,7 +122,7 @@ def restoration_curve(
         options = {"corruption": _corruption_of(effects), **options} if "corruption" not in options else options
     sizes = _sizes(sizes, len(places))
     split = halves(pairs, seed)
-    parts = [JointPatches(model, pairs.select(half.tolist()), places, donors=True, **options) for half in split]
+    parts = [JointPatches(model, pairs.select(half.tolist()), places, **options) for half in split]
     if singles is None:
         for part in parts:
             part.measure(frozenset([node]) for node in range(len(places)))
@@ -133,8 +133,9 @@ def restoration_curve(
     orders = [np.argsort(-own, kind="stable").tolist() for own in reversed(worth)]
     rng = np.random.default_rng(seed)
     chains = [[order, *(matched(order, places, rng) for _ in range(n_random))] for order in orders]
-    for part, own in zip(parts, chains, strict=True):
-        part.measure(frozenset(chain[:size]) for chain in own for size in sizes)
+    for part, (ranked, *drawn) in zip(parts, chains, strict=True):
+        part.measure((frozenset(ranked[:size]) for size in sizes), donors=True)
+        part.measure(frozenset(order[:size]) for order in drawn for size in sizes)
     scored = _Scored(parts, split, clusters_of(pairs), confidence, seed)
     return scored.dataset(pairs, places, sizes, chains)
 

@@ -299,8 +299,10 @@ def _all_of(universal: xr.Dataset) -> str:
 
 
 def _strongest_said(data: ReportData) -> str:
+    tested = [each for each in data.conditions if is_tested(each.heads)]  # of few pairs any effect may look large
     condition = max(
-        data.conditions, key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0
+        tested or data.conditions,
+        key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0,
     )
     best = _best(condition)
     if not best["size"] >= SMALLEST:

@@ -12,11 +12,13 @@ from notice_lens import circuits
 from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import FewClusters
 from notice_lens.pairs.roles import ALL
-from notice_lens.patching import Site
+from notice_lens.stats.clusters import ENOUGH_CLUSTERS
 from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from notice_lens.models.protocol import VisionLanguageModel
 
 
@@ -25,10 +27,10 @@ def statistics(study: Study) -> None:
     role = study.choices.role
     for name in list(study.effects):
         _one_condition(study, name)
-    conditions = study.conditions
-    if not conditions:
+    if not study.conditions:
         return
-    sizes = next(iter(conditions.values())).sizes
+    conditions = _testable(study)
+    sizes = next(iter(study.conditions.values())).sizes
     rules = study.choices.rules(role, sizes["layer"] * sizes["head"], len(conditions))
     if len(conditions) > 1:
         with study.noting("universal heads"), _left_out(study, "universal heads are not looked for"):
@@ -44,6 +46,23 @@ def statistics(study: Study) -> None:
             with study.noting(task), _left_out(study, f"{task}: corruptions are not compared"):
                 warnings.simplefilter("ignore", FewClusters)
                 study.comparisons[task] = circuits.compare_corruptions(by_corruption, **rules)
+
+
+def _testable(study: Study) -> dict[str, "xr.Dataset"]:
+    """Return the conditions with enough clusters for a test, and note the others; all of them where none has.
+
+    A condition that cannot be tested would leave universal heads over all conditions untested.
+    """
+    few = {name: int(study.important[name].attrs["clusters"]) for name in study.conditions}
+    few = {name: clusters for name, clusters in few.items() if clusters < ENOUGH_CLUSTERS}
+    if len(few) == len(study.conditions):
+        return study.conditions
+    for name, clusters in few.items():
+        study.note(
+            f"{name}: not among the conditions of universal heads, {clusters} clusters of pairs; {ENOUGH_CLUSTERS} are "
+            "needed for a test."
+        )
+    return {name: effects for name, effects in study.conditions.items() if name not in few}
 
 
 def _one_condition(study: Study, name: str) -> None:
@@ -85,14 +104,15 @@ def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options
         **options: Of sweeps: `memory`, `min_gap`, ...
     """
     choices = study.choices
-    nodes = Site.of(model, choices.site).name.removesuffix(".hook_z")
     for name, effects in study.conditions.items():
         if effects.attrs.get("corruption") != "image":
             continue
+        # Heads are ranked by their effects at all positions, which are known already.
+        known = study.everywhere.get(name, effects)
         with study.noting(name), _left_out(study, f"{name}: what heads carry together is not measured"):
             study.curves[name] = circuits.restoration_curve(
-                model, study.pairs[name], nodes=nodes, n_random=choices.random_orders, seed=choices.seed,
-                progress=progress, **options,
+                model, study.pairs[name], known, n_random=choices.random_orders, seed=choices.seed, progress=progress,
+                **options,
             )  # fmt: skip
 
 

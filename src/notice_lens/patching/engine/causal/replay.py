@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from notice_lens.models.protocol import TABLES
@@ -85,18 +86,18 @@ class OwnKeys(NamedTuple):
     values: Tensor
 
 
-class EditedToken(NamedTuple):
-    """One token whose activation is replaced.
+class EditedTokens(NamedTuple):
+    """The tokens of one row whose activation is replaced by one edit.
 
     Attributes:
-        token: Its number in the sequence of tokens.
+        tokens: Their numbers in the sequence of tokens.
         head: The head, or None.
-        position: Its position in the stream.
+        positions: Their positions in the stream.
     """
 
-    token: int
+    tokens: Int[np.ndarray, " token"]
     head: int | None
-    position: int
+    positions: Int[np.ndarray, " token"]
 
 
 class Replay:
@@ -171,7 +172,7 @@ class _Pass:
         self.positions = [own.positions if self.for_keys else own.read for own in segments]
         sizes = [len(own.variants) * len(at) for own, at in zip(segments, self.positions, strict=True)]
         self.bounds = [(sum(sizes[:n]), sum(sizes[: n + 1])) for n in range(len(sizes))]
-        self.targets: dict[tuple[str, str, int], list[EditedToken]] = {}
+        self.targets: dict[tuple[str, str, int], list[EditedTokens]] = {}
         self.tables: dict[int, list[TableEdit]] = {}
         for number in range(len(segments)):
             self._find_targets(number)
@@ -189,20 +190,22 @@ class _Pass:
         """Note which tokens of a segment are edited here, and how."""
         segment, (start, _) = self.segments[number], self.bounds[number]
         place = {position: n for n, position in enumerate(self.positions[number].tolist())}
+        # Rows by the hundred are edited at the same positions: they are looked up once.
+        known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}
         for row, variant in enumerate(segment.variants):
             edits = [edit for edit in self.replay.variants[variant] if edit.layer == self.layer]
             # In the order of the edits: where two of them overlap, the later one holds.
             for order, edit in enumerate(edits):
-                for position in edit.positions:
-                    if position not in place:
-                        continue
-                    if edit.leaf in TABLES:
-                        table = self._table_edit(edit, row, place[position], position)
-                        self.tables.setdefault(number, []).append(table)
-                    else:
-                        token = start + row * len(place) + place[position]
-                        target = EditedToken(token, edit.head, position)
-                        self.targets.setdefault((edit.leaf, edit.source, order), []).append(target)
+                if edit.positions not in known:
+                    here = [position for position in edit.positions if position in place]
+                    known[edit.positions] = np.array([place[one] for one in here], int), np.array(here, int)
+                places, positions = known[edit.positions]
+                if edit.leaf in TABLES:
+                    for query, position in zip(places.tolist(), positions.tolist(), strict=True):
+                        self.tables.setdefault(number, []).append(self._table_edit(edit, row, query, position))
+                elif len(places):
+                    edited = EditedTokens(start + row * len(place) + places, edit.head, positions)
+                    self.targets.setdefault((edit.leaf, edit.source, order), []).append(edited)
 
     def _table_edit(self, edit: Any, row: int, query: int, position: int) -> TableEdit:
         heads = slice(None) if edit.head is None else edit.head
@@ -250,15 +253,15 @@ class _Pass:
         width = self.base.attended[self.layer].keys.shape[-1]
         view = new.unflatten(-1, (-1, width)) if LEAVES[leaf].heads and new.dim() == 2 else new
         for (_, source, _), targets in groups:
-            by_head = [target for target in targets if target.head is not None]
-            whole = [target for target in targets if target.head is None]
-            for some in (by_head, whole):
+            for of_heads in (True, False):
+                some = [target for target in targets if (target.head is not None) == of_heads]
                 if some:
-                    where = [[target.token for target in some], [target.position for target in some]]
-                    heads = [[target.head for target in some]] if some is by_head else []
-                    view[tuple(torch.tensor(index) for index in (where[0], *heads))] = self._new(
-                        source, leaf, tuple(torch.tensor(index) for index in (where[1], *heads)), view
-                    )
+                    tokens = np.concatenate([one.tokens for one in some])
+                    positions = np.concatenate([one.positions for one in some])
+                    each = np.array([one.head for one in some if one.head is not None])
+                    heads = [each.repeat([len(one.tokens) for one in some])] if of_heads else []
+                    index, there = (tuple(map(torch.from_numpy, (at, *heads))) for at in (tokens, positions))
+                    view[index] = self._new(source, leaf, there, view)
         return new
 
     def _new(self, source: str, leaf: str, index: tuple[Tensor, ...], like: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import numpy as np
+from jaxtyping import Bool
 
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit, DecoderVariant
 from notice_lens.patching.engine.causal.reach import suffix
@@ -35,42 +36,54 @@ class Trim:
 
     def __init__(self, base: Record, sources: Mapping[str, "ValueSource"]) -> None:
         self.base, self.sources = base, sources
-        self._differ: dict[tuple[str, str, int], Tensor] = {}
-        self._reached: dict[tuple[int, ...], set[int]] = {(): set()}
+        self._differ: dict[tuple[str, str, int], np.ndarray | None] = {}
+        self._reached: dict[bytes, np.ndarray] = {}
+        self._index: dict[tuple[int, ...], np.ndarray] = {}
 
     def variant(self, variant: DecoderVariant) -> DecoderVariant:
         """Return a variant without such positions; with its first edit at no position where nothing is left."""
         if len(variant) == 1 and len(variant[0].positions) == 1:
             return variant
         kept: list[DecoderEdit] = []
-        changed: set[int] = set()
+        changed = np.zeros(self.base.length, bool)
         for edit in sorted(variant, key=lambda one: (one.layer, ORDER[one.leaf])):
-            reached = self._reach(tuple(sorted(changed)))
-            positions = tuple(one for one in edit.positions if one in reached or self._differs(edit, one))
-            changed |= set(positions)
-            if positions:
-                kept.append(replace(edit, positions=positions))
+            differ = self._differs(edit)
+            index = self._index.setdefault(edit.positions, np.array(edit.positions, int))
+            if differ is not None:
+                wanted = (differ | self._reach(changed))[index]
+                if not wanted.all():
+                    index = index[wanted]
+                    edit = replace(edit, positions=tuple(index.tolist()))
+            changed[index] = True
+            if len(index):
+                kept.append(edit)
         return tuple(kept) or (replace(variant[0], positions=()),)
 
-    def _differs(self, edit: DecoderEdit, position: int) -> bool:
+    def _differs(self, edit: DecoderEdit) -> Bool[np.ndarray, " pos"] | None:
+        """Return where an edit's new values are not the base run's; None where that is not asked."""
         source = self.sources.get(edit.source)
         if not isinstance(source, Record) or LEAVES[edit.leaf].keys:
-            return True
+            return None
         place = edit.source, edit.leaf, edit.layer
         if place not in self._differ:
             old, new = (run.value(edit.leaf, edit.layer) for run in (self.base, source))
-            if old.shape != new.shape:  # a donor's prompt may be longer
-                return True
+            same_shape = old.shape == new.shape  # a donor's prompt may be longer
             by_head = old.shape[1] if old.ndim == 3 else 1
-            self._differ[place] = (old != new).reshape(len(old), by_head, -1).any(-1).cpu()
-        differ = self._differ[place][position]
-        return bool(differ.any() if edit.head is None else differ[edit.head])
+            unlike = (old != new).reshape(len(old), by_head, -1).any(-1).cpu().numpy() if same_shape else None
+            self._differ[place] = unlike
+        differ = self._differ[place]
+        if differ is None:
+            return None
+        return np.asarray(differ.any(-1)) if edit.head is None else differ[:, edit.head]
 
-    def _reach(self, positions: tuple[int, ...]) -> set[int]:
-        if positions not in self._reached:
-            found = suffix(self.base.seen, positions, self.base.length)
-            self._reached[positions] = set(found.nonzero()[:, 0].tolist())
-        return self._reached[positions]
+    def _reach(self, changed: Bool[np.ndarray, " pos"]) -> Bool[np.ndarray, " pos"]:
+        """Return the positions that a change at some positions can reach."""
+        key = changed.tobytes()
+        if key not in self._reached:
+            positions = np.flatnonzero(changed).tolist()
+            found = suffix(self.base.seen, positions, self.base.length).numpy() if positions else changed.copy()
+            self._reached[key] = found
+        return self._reached[key]
 
 
 def trimmed(

@@ -151,7 +151,7 @@ def test_folders_that_are_none(data, tmp_path):
     folder = data.save(tmp_path / "report")
     index = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     (folder / "report.json").write_text(json.dumps(index | {"format": 99}))
-    with pytest.raises(ValueError, match="has the format 99; notice-lens .* reads 3"):
+    with pytest.raises(ValueError, match="has the format 99; notice-lens .* reads 4"):
         ReportData.load(folder)
     index["pairs"][0]["pictures"] = {"../../secret": "png"}
     del index["sha256"]
@@ -169,7 +169,7 @@ FOREIGN = {
     "of version 0.1": as_bytes(
         {"format": 1, "title": "", "conditions": [], "pairs": [], "universal": None, "functions": {}}
     ),
-    "of its format": as_bytes({"format": 3, "notice_lens": "0.2.0", "files": {}}),
+    "of its format": as_bytes({"format": 4, "notice_lens": "0.2.0", "files": {}}),
     "a list": b"[]",
     "no JSON": b"{",
     "binary": b"\xff\xfe\x00",

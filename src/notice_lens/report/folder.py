@@ -22,7 +22,7 @@ from notice_lens.files import check_files, check_kinds, check_seal, read_json, s
 from notice_lens.report.data import ReportData, ReportPicture, ShownCondition, ShownPair
 from notice_lens.report.plain import as_plain, from_plain, plain
 
-FORMAT = 3
+FORMAT = 4
 INDEX, MAPS, PICTURES = "report.json", "attention.npz", "pictures"
 _LIST, _OBJECT = (list, "a list"), (dict, "a JSON object")
 KINDS_OF_INDEX: dict[str, tuple[Any, str]] = {
@@ -108,7 +108,10 @@ def _write(data: ReportData, folder: Path) -> None:
     }
     if data.attention is not None:
         labels = {str(dim): plain(data.attention[dim].values) for dim in data.attention["largest"].dims}
-        index["attention"] = {"labels": labels, "grid": plain(data.attention.attrs["grid"])}
+        index["attention"] = {
+            "labels": labels,
+            **{name: plain(data.attention.attrs[name]) for name in ("grid", "beside")},
+        }
         arrays = {str(name): values.values for name, values in data.attention.data_vars.items()}
         np.savez_compressed(folder / MAPS, allow_pickle=False, **arrays)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -196,4 +199,4 @@ def _attention(folder: Path, stored: Mapping[str, Any]) -> xr.Dataset:
     with reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         labels = {dim: np.array(each, object) if dim == "pair" else each for dim, each in stored["labels"].items()}
         parts = {name: ((*labels, "patch")[: arrays[name].ndim], arrays[name]) for name in arrays.files}
-        return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"])})
+        return xr.Dataset(parts, labels, {"grid": tuple(stored["grid"]), "beside": str(stored["beside"])})

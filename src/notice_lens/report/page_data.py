@@ -12,6 +12,7 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import address
 from notice_lens.report.plain import plain
+from notice_lens.viz.selection import is_tested
 from notice_lens.viz.words import interval_of
 
 MAP_BYTES = 7_500_000
@@ -138,6 +139,7 @@ def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
         "role": condition.role,
         "ranked": ranked_by(condition),
         "of": share_of(condition),
+        "tested": is_tested(condition.heads),
         "runs": list(condition.runs),
         "layers": plain(condition.heads["layer"].values),
         "heads": plain(condition.heads["head"].values),

@@ -274,8 +274,10 @@ function start(root, data) {
     radio.addEventListener("change", () => recolour(radio.dataset.values, radio.parentElement.textContent.trim()));
   }
 
-  // The strongest head of all is shown first: the one that the headline names.
-  const largest = (condition) => Math.max(...condition.values.effect.map((value) => Math.abs(value || 0)));
+  // The strongest head of all is shown first: the one that the headline names, in a condition that was tested if any was.
+  const tested = data.conditions.some((condition) => condition.tested);
+  const largest = (condition) => tested && !condition.tested ? -1
+    : Math.max(...condition.values.effect.map((value) => Math.abs(value || 0)));
   const sizes = data.conditions.map(largest);
   const strongest = sizes.indexOf(Math.max(...sizes)), first = data.conditions[strongest];
   const best = first.values.effect.findIndex((value) => Math.abs(value || 0) === sizes[strongest]);

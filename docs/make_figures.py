@@ -91,7 +91,8 @@ def look(data: Any) -> "Figure":
 @click.command(help=__doc__)
 @click.option("--out", type=FOLDER, default=Path(__file__).parent / "figures", show_default=True)
 @click.option("--demo", type=FOLDER, help="Folder of `notice-lens demo`; by default one that is thrown away.")
-def main(out: Path, demo: Path | None) -> None:
+@click.option("--llava", type=FOLDER, help="The same of `notice-lens demo --model llava`.")
+def main(out: Path, demo: Path | None, llava: Path | None) -> None:
     """Draws all of them."""
     from notice_lens import viz
     from notice_lens.cli.commands import main as notice_lens
@@ -108,6 +109,10 @@ def main(out: Path, demo: Path | None) -> None:
         photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")
+        chat = llava or Path(scratch) / "llava"
+        if not (chat / "report").is_dir():
+            notice_lens(["demo", "--model", "llava", "--out", str(chat)], standalone_mode=False)
+        photograph_page(browser, chat / "report.html", out / "report_llava.png")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from notice_lens.pairs.io.records import MATCH_ANSWERS
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.problems import FIRST_TOKEN, Problem
 from notice_lens.pairs.tokens import same_answer
+from notice_lens.progress import bar
 
 if TYPE_CHECKING:
     from notice_lens.models.protocol import Behaviour, VisionLanguageModel
@@ -85,15 +86,13 @@ def behaviour_filter(
         ValueError: There is no such corruption, `require` or `answer`, or pairs without a corrupted prompt.
         PairsError: The pairs do not hold for this model.
     """
-    from tqdm.auto import tqdm
-
     _check(model, pairs, corruption, require, answer, batch_size)
     pairs = pairs.validate(model)
     other = not replaces_words(corruption) and require == "other"
     problems: list[Problem] = []
     own_answers: list[str] = []
     image, prompt = INPUTS_BY_CORRUPTION[corruption]
-    with tqdm(total=len(pairs), desc=f"behaviour, {corruption} corruption", unit="pair", disable=not progress) as bar:
+    with bar(progress, f"behaviour, {corruption} corruption", total=len(pairs), unit="pairs") as shown:
         for start in range(0, len(pairs), batch_size):
             part = pairs[start : start + batch_size]
             clean, corrupt = _replies(model, part), _replies(model, part, image, prompt)
@@ -106,7 +105,7 @@ def behaviour_filter(
                     )
                     problems.append(Problem(pair.id, reason, detail))
             own_answers += [_as_read(model.tokenizer, after, answer) for after in corrupt]
-            bar.update(len(part))
+            shown.update(len(part))
     if replaces_words(corruption):
         known = [given or own or None for given, own in zip(pairs["corrupt_answer"], own_answers, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)

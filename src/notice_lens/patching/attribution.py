@@ -41,6 +41,7 @@ from notice_lens.patching.gradient.targets import HEAD_HOOKS, NEURONS, Target, w
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.writer import ResultWriter, averaged, provenance
+from notice_lens.progress import bar
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
@@ -204,14 +205,12 @@ class Attribution:
 
     def run(self) -> "SiteTree":
         """Attribute to every site and return a tree of their results."""
-        from tqdm.auto import tqdm
-
         from notice_lens.patching.results import SiteTree
 
         prepared = self.prepared
         chunks = Chunks(1, self._pairs_that_fit())
-        bar = tqdm(total=len(prepared.pairs), desc="attribution", unit=" pairs", disable=not prepared.options.progress)
-        with bar, ExitStack() as stack, torch.no_grad():
+        shown = bar(prepared.options.progress, "attribution", total=len(prepared.pairs), unit="pairs")
+        with shown, ExitStack() as stack, torch.no_grad():
             opened = [stack.enter_context(writer.opened(chunks)) for writer in self.writers]
             results, chunks = [one for one, _ in opened], opened[0][1]
             for batch in prepared.batches(chunks.pairs):
@@ -224,7 +223,7 @@ class Attribution:
                         new = np.flatnonzero(~results[number].done[batch])
                         part = self.writers[number].labelled(batch, arrays).isel(pair=new)
                         results[number].write([batch[pair] for pair in new], part)
-                bar.update(len(batch))
+                shown.update(len(batch))
             groups = {
                 target.site.name: writer.completed(one.load())
                 for target, writer, one in zip(self.targets, self.writers, results, strict=True)

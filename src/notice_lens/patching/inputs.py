@@ -14,6 +14,7 @@ from notice_lens.patching.engine.between_inputs import between
 from notice_lens.patching.engine.causal.readout import LogitMetric
 from notice_lens.patching.engine.causal.site import PositionsAsked, groups_of
 from notice_lens.patching.options import Direction
+from notice_lens.progress import bar
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,15 +92,13 @@ def patch_inputs(
     """
     check_choice("direction", direction, ("denoise", "noise"))
     check_choice("source", source, ("other", "zero"))
-    from tqdm.auto import tqdm
-
     two = between(model, clean_inputs, corrupted_inputs, direction == "denoise", site, layers, heads)
     labels, groups = groups_of(positions, two.length)
     edits = two.edits(groups, source)
     step = max(1, len(edits) // SELF_PATCHES)
     floor = [two.of_itself(edit) for edit in edits[step // 2 :: step]]
-    with tqdm(total=len(edits) + len(floor), desc="patching", unit=" patches", disable=not progress) as bar:
-        values = two.values([*edits, *floor], metric, memory, bar.update)
+    with bar(progress, "patching", total=len(edits) + len(floor), unit="patches") as shown:
+        values = two.values([*edits, *floor], metric, memory, shown.update)
     coords = _coords(two.site.layers, two.site.heads, labels, groups, two.token_ids)
     result = _with_runs(
         _labelled(coords, values[: len(edits)]), *two.unpatched(metric), values[len(edits) :], direction

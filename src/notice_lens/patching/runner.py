@@ -21,6 +21,7 @@ from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.prepare import Prepared
 from notice_lens.patching.writer import ResultWriter, averaged
+from notice_lens.progress import bar
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,18 +50,14 @@ class SweepRunner:
     @torch.no_grad()
     def run(self) -> "xr.Dataset":
         """Run the sweep and return its result."""
-        from tqdm.auto import tqdm
-
         prepared, writer, size = self.prepared, self.writer, len(self.grid.variants)
-        bar = tqdm(
-            total=len(prepared.pairs) * size, desc="patching", unit=" patches", disable=not prepared.options.progress
-        )
-        with bar, writer.opened(self.chunks) as (results, self.chunks):
+        shown = bar(prepared.options.progress, "patching", total=len(prepared.pairs) * size, unit="patches")
+        with shown, writer.opened(self.chunks) as (results, self.chunks):
             for batch in prepared.batches(self.chunks.pairs):
                 if not results.done[batch].all():
                     draws = [self._batch(batch, setting) for setting in prepared.settings]
                     results.write(batch, writer.labelled(batch, averaged(draws)))
-                bar.update(len(batch) * size)
+                shown.update(len(batch) * size)
             return writer.completed(results.load())
 
     def reserve(self) -> None:

@@ -28,6 +28,7 @@ from notice_lens.pairs.roles import ALL
 from notice_lens.patching.positions import Positions
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
+from notice_lens.progress import step
 from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
@@ -93,8 +94,10 @@ def run_study(
     if site.name == f"{model.cfg.looking_site}.hook_z":
         say("what heads do ...")
         for task in tasks:
-            functions(model, task, study, progress)
-    study.data = _collected(model, study, progress)
+            with step(task):
+                functions(model, task, study, progress)
+    with step("report"):
+        study.data = _collected(model, study, progress)
     study.data.save(folder / SAVED)
     write_tables(study.important, study.important_everywhere, study.universal, study.labels, folder / "tables")
     return study
@@ -134,10 +137,12 @@ def _sweeps(
                 runner = head_sweep(model, chosen, choices.site, positions=positions, **sweep)
                 runner.reserve()
                 sweeps.append((name, into, runner))
-    for name, into, runner in sweeps:
+    for number, (name, into, runner) in enumerate(sweeps, 1):
         if into is study.effects:
             say(f"{name}: patching {choices.site} on {len(runner.prepared.pairs)} pairs ...")
-        into[name] = runner.run()
+        where = name if into is study.effects else f"{name}, all positions"
+        with step(f"{number} of {len(sweeps)}: {where}"):
+            into[name] = runner.run()
 
 
 def _read_at(model: "VisionLanguageModel", pairs: MinimalPairs) -> Any:
@@ -172,7 +177,8 @@ def _chosen(
             study.note(f"{name}: left out, {len(with_question)} of {len(pairs)} pairs have a corrupted question.")
             return None
         pairs = pairs.select(with_question)
-    kept = behaviour_filter(model, pairs, corruption, progress=progress) if study.choices.filtered else pairs
+    with step(name):
+        kept = behaviour_filter(model, pairs, corruption, progress=progress) if study.choices.filtered else pairs
     if len(kept) < FEWEST_PAIRS:
         why = f"the model answers {len(kept)} of {len(pairs)} pairs as expected (the clean run right, the corrupted "
         study.note(

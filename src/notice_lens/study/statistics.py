@@ -12,6 +12,7 @@ from notice_lens import circuits
 from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import FewClusters
 from notice_lens.pairs.roles import ALL
+from notice_lens.progress import step
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS
 from notice_lens.study.choices import METRIC
 from notice_lens.study.findings import Study
@@ -109,7 +110,8 @@ def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options
             continue
         # Heads are ranked by their effects at all positions, which are known already.
         known = study.everywhere.get(name, effects)
-        with study.noting(name), _left_out(study, f"{name}: what heads carry together is not measured"):
+        carried = f"{name}: what heads carry together is not measured"
+        with step(f"{name}, heads together"), study.noting(name), _left_out(study, carried):
             study.curves[name] = circuits.restoration_curve(
                 model, study.pairs[name], known, n_random=choices.random_orders, seed=choices.seed, progress=progress,
                 **options,

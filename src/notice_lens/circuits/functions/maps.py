@@ -20,13 +20,13 @@ import torch
 from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from notice_lens.errors import names_among, one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.models.layout import Layout
 from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT, missing_role
+from notice_lens.progress import bar
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -103,7 +103,8 @@ def attention_maps(
     last = model.cfg.image_norm_hook if norm_hook is None else norm_hook
     watched = [last, *leaves, *(map(_values_of, leaves) if "value_weighted" in kinds else ())]
     batches = _unpadded(model, pairs, image, prompt, batch_size)
-    for numbers in tqdm(batches, desc="attention maps", disable=not progress):
+    shown = bar(progress, "attention maps", total=len(pairs), unit="pairs")
+    for numbers in batches:
         inputs = pairs.select(numbers).prepare(model, image=image, prompt=prompt)
         _, cache = model.run_with_cache(inputs, names_filter=watched)
         own = _ImagePositions.of(layout.take(numbers), looked_at, cache[leaves[0]].device)
@@ -114,6 +115,8 @@ def attention_maps(
             weight[:, numbers, :, layer] = _pair_first(own.take(weighted))
             aside[:, numbers, :, layer] = _pair_first(own.sum_of_others(weighted))
             sink[:, numbers, :, layer] = _pair_first(own.at_first(weighted))
+        shown.update(len(numbers))
+    shown.close()
     alone = model.cfg.streams[looked_at] == ("image",)
     attrs = {"site": found.name, "image": image, "prompt": prompt, "grid": list(grid), "norm_hook": last}
     attrs["beside"] = "class token" if alone else "words and template"

@@ -50,6 +50,15 @@ class Setting:
         """Return whether the runs differ in their questions, and not in their images."""
         return changes_words(self.corruption)
 
+    def is_noisy(self, which: str) -> bool:
+        """Return whether noise is added to the embeddings of a run."""
+        return which == "corrupt" and isinstance(self.corruption, Noise)
+
+    def inputs_of(self, which: str) -> tuple[str, str]:
+        """Return whose image and whose prompt a run has: `clean`, `corrupt` or `donor` each."""
+        source = "clean" if self.is_noisy(which) else which  # the noise comes in at the embeddings
+        return ("clean", source) if self.by_text else (source, "clean")
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -138,9 +147,7 @@ class Batch:
 
     def _inputs(self, which: str, answers: list[str] | None = None) -> BLIPInputs:
         """Return the inputs of the clean, corrupted or donor run; a pair without a donor has its clean run there."""
-        if isinstance(self.setting.corruption, Noise) and which == "corrupt":
-            which = "clean"  # the noise comes in at the embeddings
-        image, prompt = ("clean", which) if self.setting.by_text else (which, "clean")
+        image, prompt = self.setting.inputs_of(which)
         prompts = [
             pair.clean_prompt if pair[f"{prompt}_prompt"] is None else pair[f"{prompt}_prompt"] for pair in self.pairs
         ]

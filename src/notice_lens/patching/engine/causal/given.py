@@ -48,12 +48,10 @@ class Given:
             which: `clean`, `corrupt` or `donor`.
             answer: The teacher-forced answer, or None.
         """
-        noisy = which == "corrupt" and isinstance(setting.corruption, Noise)
-        source = "clean" if noisy else which
-        image, prompt = ("clean", source) if setting.by_text else (source, "clean")
+        image, prompt = setting.inputs_of(which)
         words = pair[f"{prompt}_prompt"] or pair.clean_prompt
         inputs = dict(model.prepare(getattr(pair, f"{image}_image"), words, answer))
-        return cls(model, inputs, words, pair.id, setting, noisy)
+        return cls(model, inputs, words, pair.id, setting, setting.is_noisy(which))
 
     def repeated(self, n: int) -> dict[str, Any]:
         """Return the inputs of a batch of the same example."""

@@ -278,7 +278,7 @@ class VisionLanguageModel(TextReader, Protocol):
         """Return the tokens of each greedy answer, without the closing one."""
         ...
 
-    def embed(self, name: str, inputs: Any) -> "Tensor":
+    def embeddings(self, name: str, inputs: Any) -> "Tensor":
         """Return the embeddings of one stack, [row, pos, d_model], through the hooks on them."""
         ...
 

@@ -97,7 +97,7 @@ class Noise:
         found: dict[str, Tensor] = {}
         assert self.hook is not None, "see `at`"
         with model.hooks([(self.hook, lambda value, hook: found.update(value=value))]):
-            model.embed(str(HookName.parse(self.hook).stack), inputs)
+            model.embeddings(str(HookName.parse(self.hook).stack), inputs)
         return found["value"]
 
     def noisy(

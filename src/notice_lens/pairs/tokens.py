@@ -87,10 +87,10 @@ def begin_alike(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return any(a == b for a, b in zip(first, second, strict=True))
 
 
-Outline = tuple[tuple[int, ...], ...]
+TokenOutline = tuple[tuple[int, ...], ...]
 
 
-def outline(tokenizer: Any, prompt: str, spans: Sequence[Span]) -> Outline | None:
+def outline(tokenizer: Any, prompt: str, spans: Sequence[Span]) -> TokenOutline | None:
     """Return a prompt's tokens with the number of the span, -1 and below, for each token of a span.
 
     Two prompts with one outline differ in the words of these spans alone, which have equally many tokens in the same

@@ -117,7 +117,7 @@ class ForwardPass(HookedModule):
         """
         stack: Any = self.stack(name)
         if resid is None:
-            resid = self.embed(name, inputs)
+            resid = self.embeddings(name, inputs)
         return stack(
             resid,
             mask=self.own_mask(name, inputs),
@@ -127,7 +127,7 @@ class ForwardPass(HookedModule):
             stop_at_layer=stop_at_layer,
         )
 
-    def embed(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"]:
+    def embeddings(self, name: str, inputs: BLIPInputs) -> Float[Tensor, "batch pos d_model"]:
         """Return the stream before block 0 of one stack."""
         if name == "vision":
             return self.vision.embed(inputs.pixel_values, inputs.interpolate_pos_encoding)

@@ -430,7 +430,7 @@ class HookedVLM(HookedModule):
 
     @one_thread_at_a_time
     @torch.no_grad()
-    def embed(self, name: str, inputs: Mapping[str, Any]) -> Float[Tensor, "row pos d_model"]:
+    def embeddings(self, name: str, inputs: Mapping[str, Any]) -> Float[Tensor, "row pos d_model"]:
         """Return the embeddings of the words (`language`), or of the image as the language model is given it.
 
         Args:

@@ -78,7 +78,7 @@ def with_donors(condition: Condition, labels: list[np.ndarray], cluster: Cluster
     Args:
         condition: The condition.
         labels: Its partitions, as `partitions_of` gives them.
-        cluster: What they were asked for with; donors count in `shared` alone.
+        cluster: The clustering that was asked for; donors count in `shared` alone.
     """
     if condition.ranked_by == DIFFERENCE:
         return labels

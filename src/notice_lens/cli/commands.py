@@ -13,7 +13,7 @@ import click
 
 from notice_lens import __version__
 from notice_lens.cli.errors import FAILED, echo, told
-from notice_lens.cli.pairs import pairs
+from notice_lens.cli.pairs import TASKS, pairs
 from notice_lens.cli.replicate import replicate
 from notice_lens.cli.study import (
     REPORT,
@@ -51,7 +51,6 @@ class Demo(NamedTuple):
 
 
 DEMOS = {"blip": Demo("mini", "drawn", 100, "demo"), "llava": Demo("mini-llava", "pictures", 30, "demo-llava")}
-TASKS = ("states", "scenes", "faces")
 
 
 class Commands(click.Group):

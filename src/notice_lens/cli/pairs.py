@@ -9,6 +9,8 @@ import click
 from notice_lens.cli.errors import echo, told
 from notice_lens.cli.study import Out, make_folder, seed
 
+TASKS = ("states", "scenes", "faces")
+"""The tasks of both mini worlds."""
 MODEL = "Salesforce/blip-vqa-base"
 SOURCE = click.Path(exists=True, path_type=Path)
 out_option = click.option("--out", type=Out(), required=True, help="Folder to save to.")
@@ -59,7 +61,7 @@ def _save(made: Any, out: Path, overwrite: bool) -> None:
 
 
 @pairs.command("mini-world")
-@click.option("--task", type=click.Choice(["scenes", "states", "faces"]), default="states", show_default=True)
+@click.option("--task", type=click.Choice(TASKS), default="states", show_default=True)
 @click.option("-n", "n", type=click.IntRange(1), default=100, show_default=True, help="How many pairs.")
 @click.option(
     "--world",

@@ -50,7 +50,7 @@ def seed(help: str = "Seed of all that is drawn.") -> Any:
     """Return the option `--seed`.
 
     Args:
-        help: What it is the seed of.
+        help: The text of `--help`.
     """
     return click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help=help)
 
@@ -100,7 +100,7 @@ def load_model(name: str, device: str | None) -> Any:
 
 
 def _is_blip(name: str) -> bool:
-    """Return whether a checkpoint is a BLIP by its config; True where there is no config, for what is said then."""
+    """Return whether a checkpoint is a BLIP by its config; True without a config: its loader names what is missing."""
     from transformers import AutoConfig
 
     try:
@@ -128,7 +128,7 @@ def carry_out(
     Args:
         model: The model.
         tasks: Pairs by task.
-        choices: What was fixed before.
+        choices: The choices of the study.
         out: The folder for all of it.
         opened: Whether the report is opened in a browser.
         quiet: No bars.
@@ -157,7 +157,7 @@ def studied(
     Args:
         model: The model.
         tasks: Pairs by task.
-        choices: What was fixed before.
+        choices: The choices of the study.
         out: The folder for all of it.
         barless: No bars.
         silent: Whether to print no progress.
@@ -183,7 +183,7 @@ def make_folder(out: Path, *sources: Path | str) -> None:
         sources: What results are made from; the folder may not be one of these, or lie in one.
 
     Raises:
-        ValueError: It is, or lies in, what is read.
+        ValueError: It is, or lies in, a folder that is read.
         OSError: It cannot be made, or not be written to.
     """
     for source in map(Path, sources):

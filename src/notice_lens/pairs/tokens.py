@@ -65,7 +65,7 @@ def pieces(tokenizer: Any, text: str) -> list[int]:
 
 
 def pieces_behind(tokenizer: Any, before: str, words: Sequence[str]) -> list[list[int]]:
-    """Return the ids of words' pieces as they stand behind other text, `AFTER_SPACE` or `AT_START`."""
+    """Return the token ids of words as they follow other text, `AFTER_SPACE` or `AT_START`."""
     if not words:
         return []
     texts = [before + word for word in words]
@@ -100,7 +100,7 @@ def outline(tokenizer: Any, prompt: str, spans: Sequence[Span]) -> TokenOutline 
     Args:
         tokenizer: The model's.
         prompt: Before the chat template.
-        spans: Characters, none of them twice.
+        spans: Characters; spans do not overlap.
 
     Returns:
         Ids by way of reading; None where a token reaches across the edge of a span.

@@ -30,7 +30,7 @@ class Grid:
     Attributes:
         dims: Dimensions after `pair`.
         coords: Labels of each.
-        variants: What is measured, each with its index in the result.
+        variants: The patched runs to measure, each with its index in the result.
     """
 
     dims: tuple[str, ...]

@@ -35,7 +35,7 @@ class SweepRunner:
     Args:
         prepared: The pairs.
         grid: The variants.
-        patched: What is patched, by name, in plain values.
+        patched: The patched sites by name, in plain values.
     """
 
     def __init__(self, prepared: Prepared, grid: Grid, patched: Mapping[str, Any]) -> None:

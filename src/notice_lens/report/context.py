@@ -32,7 +32,7 @@ def ends(conditions: Sequence[ShownCondition]) -> tuple[float, float]:
 
 
 def is_controlled(condition: ShownCondition) -> bool:
-    """Return whether any head has a mismatched effect: without donors there is none to compare with."""
+    """Return whether any head has a mismatched effect: without donors there is nothing to compare with."""
     return "effect_mismatched" in condition.heads and bool(np.isfinite(condition.heads["effect_mismatched"]).any())
 
 
@@ -109,7 +109,7 @@ def curve(name: str, found: xr.Dataset) -> dict[str, Any]:
     scale = 240 / max(1, int(sizes[-1]))
 
     def line(values: Any) -> str:
-        """Points of a line; what is not a number is left out."""
+        """Return the points of a line; values that are not numbers are left out."""
         return " ".join(
             f"{10 + scale * float(size):.1f},{120 - 105 * float(np.clip(value, -0.1, 1.1)):.1f}"
             for size, value in zip(sizes, np.asarray(values, float), strict=True)
@@ -151,7 +151,7 @@ def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
 
 
 def _between(profile: xr.Dataset, *ends: str) -> str:
-    """Return an interval of shares in brackets; nothing where there is none."""
+    """Return an interval of shares in brackets, or an empty string."""
     low, high = (finite(profile.get(end)) for end in ends)
     return "" if low is None or high is None else f" [{low:.0%}, {high:.0%}]"
 
@@ -352,7 +352,7 @@ def _nearest(universal: xr.Dataset) -> str:
 
 
 def _part_intervals(data: ReportData) -> str:
-    """Return what the intervals of matched and mismatched are, in words; nothing where there are none."""
+    """Return a sentence on the intervals of matched and mismatched, or an empty string."""
     known = [one for one in data.conditions if is_controlled(one) and "effect_matched_low" in one.heads]
     if not known:
         return ""

@@ -101,7 +101,7 @@ class ReportData:
         attention: Their maps in 8 bits, `attention`, `largest`, `elsewhere` [pair, run, role, layer, head(, patch)];
             None where the heads do not look at the image.
         universal: As of `circuits.universal_heads`.
-        functions: As of `circuits.head_functions`, by what they are of.
+        functions: Results of `circuits.head_functions`, by task.
         labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which conditions it is shown.
         curves: As of `circuits.restoration_curve`, by condition, without single pairs.
         notes: Sentences: what could not be tested, and why; warnings.
@@ -160,7 +160,7 @@ class ReportData:
             progress: Whether there is a bar.
 
         Raises:
-            ValueError: A condition lacks its pairs, its effects are of other pairs, or a name is none of a condition.
+            ValueError: A condition lacks its pairs, its effects are of other pairs, or a name belongs to no condition.
         """
         from notice_lens.report.collect import collect
 

@@ -14,7 +14,7 @@ def data_uri(image: Image.Image, kind: str = "png", **options: Any) -> str:
     """The image itself as an address.
 
     Args:
-        image: What is written.
+        image: The picture to write.
         kind: `png`, which loses nothing, or `jpeg`.
         **options: Of the writer, such as `quality`.
     """

@@ -150,7 +150,7 @@ def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
 
 
 def _rounded(values: Any) -> list[Any]:
-    """Numbers with five significant digits, None where there is none."""
+    """Return numbers with five significant digits; None for NaN."""
     return [None if not np.isfinite(value) else float(f"{value:.5g}") for value in np.asarray(values, float)]
 
 

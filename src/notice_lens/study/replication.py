@@ -109,7 +109,7 @@ class RawData:
         Args:
             model: Whose tokenizer counts the tokens of replaced words.
             n: Of each task; None takes all.
-            seed: Of what is drawn.
+            seed: Of the random draws.
             progress: Whether there are bars.
 
         Raises:

@@ -72,3 +72,13 @@ def test_effects_are_those_of_untrimmed_patches(family: str, monkeypatch: pytest
     for one, other in zip(found, whole, strict=True):
         np.testing.assert_allclose(one.logit_diff_change, other.logit_diff_change, atol=1e-12)
         np.testing.assert_allclose(one.logit_diff_change_mismatched, other.logit_diff_change_mismatched, atol=1e-12)
+
+
+def test_patches_of_the_run_itself_are_carried_out() -> None:
+    """They measure the noise floor: what the engine's own rounding moves."""
+    base, _, _ = runs("llava")
+    asked = (DecoderEdit("hook_z", 1, tuple(range(base.length)), 0, "self"),)
+    assert trimmed(base, [asked], {"self": base}) == [asked]
+    model = tiny_model("llava").model
+    effects = patching.patch_heads(model, made_pairs(single_tokens(model)), positions="all", progress=False)
+    assert (effects.noise_floor > 0).any()

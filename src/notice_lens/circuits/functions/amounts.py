@@ -64,7 +64,7 @@ def amounts(
     Args:
         mass: Share of each map at the patches, 0 to 1.
         even: Share that a head without preference would have there.
-        habit: Mean share that the maps of other images have there; NaN if there are none.
+        habit: Mean share that the maps of other images have there; NaN without other images.
         labels: The cluster of each pair.
         smallest_ratio: Of interest, beside the even share; above 1.
         smallest_effect: Of interest, beside the habit: 0.1 asks for a tenth more.
@@ -96,7 +96,7 @@ def inside(
 def by_habit(
     maps: Float[np.ndarray, "pair head patch"], masks: Bool[np.ndarray, "pair patch"], labels: Int[np.ndarray, " pair"]
 ) -> Float[np.ndarray, "pair head"]:
-    """Return the mean weight that the maps of other clusters have in each pair's region; NaN if there are none."""
+    """Return the mean weight that the maps of other clusters have in each pair's region; NaN without others."""
     habit = np.full(maps.shape[:2], np.nan)
     everything = maps.sum(0)
     for cluster in members(labels):

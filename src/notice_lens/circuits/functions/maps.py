@@ -71,7 +71,7 @@ def attention_maps(
         norm_hook: Where `norm` is measured; None takes the model's `cfg.image_norm_hook`. The vision tower's last
             `hook_resid_post` can be named where it has a position for each patch, with a class token or without.
         batch_size: Pairs at a time.
-        dtype: Of what is kept: float16, float32 or float64.
+        dtype: Of the result: float16, float32 or float64.
         progress: Whether to show a bar.
 
     Returns:
@@ -103,20 +103,19 @@ def attention_maps(
     last = model.cfg.image_norm_hook if norm_hook is None else norm_hook
     watched = [last, *leaves, *(map(_values_of, leaves) if "value_weighted" in kinds else ())]
     batches = _unpadded(model, pairs, image, prompt, batch_size)
-    shown = bar(progress, "attention maps", total=len(pairs), unit="pairs")
-    for numbers in batches:
-        inputs = pairs.select(numbers).prepare(model, image=image, prompt=prompt)
-        _, cache = model.run_with_cache(inputs, names_filter=watched)
-        own = _ImagePositions.of(layout.take(numbers), looked_at, cache[leaves[0]].device)
-        norm[numbers] = own.norms(cache[last], last).cpu().numpy()
-        mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
-        for layer, leaf in enumerate(leaves):
-            weighted = _weighted(model, leaf, cache, mean, kinds)
-            weight[:, numbers, :, layer] = _pair_first(own.take(weighted))
-            aside[:, numbers, :, layer] = _pair_first(own.sum_of_others(weighted))
-            sink[:, numbers, :, layer] = _pair_first(own.at_first(weighted))
-        shown.update(len(numbers))
-    shown.close()
+    with bar(progress, "attention maps", total=len(pairs), unit="pairs") as shown:
+        for numbers in batches:
+            inputs = pairs.select(numbers).prepare(model, image=image, prompt=prompt)
+            _, cache = model.run_with_cache(inputs, names_filter=watched)
+            own = _ImagePositions.of(layout.take(numbers), looked_at, cache[leaves[0]].device)
+            norm[numbers] = own.norms(cache[last], last).cpu().numpy()
+            mean = _role_weights([spans[number] for number in numbers], names, cache[leaves[0]])
+            for layer, leaf in enumerate(leaves):
+                weighted = _weighted(model, leaf, cache, mean, kinds)
+                weight[:, numbers, :, layer] = _pair_first(own.take(weighted))
+                aside[:, numbers, :, layer] = _pair_first(own.sum_of_others(weighted))
+                sink[:, numbers, :, layer] = _pair_first(own.at_first(weighted))
+            shown.update(len(numbers))
     alone = model.cfg.streams[looked_at] == ("image",)
     attrs = {"site": found.name, "image": image, "prompt": prompt, "grid": list(grid), "norm_hook": last}
     attrs["beside"] = "class token" if alone else "words and template"

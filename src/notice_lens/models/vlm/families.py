@@ -119,7 +119,7 @@ def family_of(config: Any) -> Family:
 
 
 def child(module: nn.Module, role: str) -> nn.Module | None:
-    """Return the child of `module` that plays `role`, by whatever name; None if there is none."""
+    """Return the child of `module` that plays `role`, by whatever name, or None."""
     for name in NAMES[role]:
         found = getattr(module, name, None)
         if isinstance(found, nn.Module):

@@ -75,7 +75,7 @@ class HookedVLM(HookedModule):
     Attributes:
         hf_model: Hugging Face's model, the very one that was given.
         processor: Hugging Face's, or None.
-        family: What is known of its family.
+        family: The peculiarities of its family.
         language: The language model's hook points: `model.language.blocks[3].attn.hook_z`.
         vision: The vision tower's.
         projector: From the tower to the language model.
@@ -239,7 +239,7 @@ class HookedVLM(HookedModule):
         return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
 
     def stack(self, name: str) -> HostedVisionStack | Projector | LanguageStack:
-        """Return a stack. Raises KeyError if there is none of that name."""
+        """Return a stack. Raises KeyError if no stack has that name."""
         if name not in self.cfg.stacks:
             raise KeyError(one_of("stack", name, self.cfg.stacks))
         return getattr(self, name)

@@ -82,7 +82,7 @@ def read_pictures(images: ImageLike | Sequence[ImageLike], image_size: int | tup
     """Return pictures as RGB, resized where a size is given.
 
     Raises:
-        ValueError: There is none, one is an address on the web, or one cannot be read.
+        ValueError: There are no pictures, one is an address on the web, or one cannot be read.
     """
     several = isinstance(images, Sequence) and not isinstance(images, str | bytes)
     given: list[Any] = list(images) if several else [images]  # pyright: ignore[reportArgumentType]

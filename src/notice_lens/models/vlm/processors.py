@@ -31,7 +31,7 @@ def load_processor(name_or_folder: str, config: PreTrainedConfig, **options: Any
         **options: `revision`, `token`, `trust_remote_code` and the like.
 
     Raises:
-        Exception: Whatever transformers raises if there is none, or if it cannot be loaded.
+        Exception: Whatever transformers raises if a processor is missing or cannot be loaded.
     """
     kind = PROCESSOR_MAPPING.get(type(config), None)
     try:

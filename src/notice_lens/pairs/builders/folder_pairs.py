@@ -65,7 +65,7 @@ class Maker:
     """One call of a builder.
 
     Attributes:
-        task: What is asked.
+        task: The task of the pairs.
         tokenizer: The model's.
         seed: Of everything that is drawn.
         near: Which values mean nearly the same.
@@ -199,7 +199,7 @@ def build_pairs(
     """Make the rows of a task from labelled pictures.
 
     Args:
-        task: What is asked.
+        task: The task of the pairs.
         labels: Which pictures show what.
         tokenizer: As the builders take it; for `match="nearest"` a HookedBLIP.
         n: How many pairs; None for all.

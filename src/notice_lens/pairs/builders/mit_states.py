@@ -50,7 +50,7 @@ def mit_states(
 
     Both pictures show the noun; they are of different adjectives of one group, which do not mean nearly the same. The
     corrupted prompt has two other adjectives of that group, with as many word pieces. The donor picture shows the noun
-    with a third adjective of the group, the donor prompt has two more adjectives; where there is none, it is None.
+    with a third adjective of the group, the donor prompt has two more adjectives; without them it is None.
 
     Every picture is in one pair at most, as the clean or the corrupted one. Pairs are balanced over groups, in them
     over pairs of adjectives, over which adjective is the clean one, and over the order of the options.

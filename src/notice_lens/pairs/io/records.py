@@ -222,7 +222,7 @@ def _span(value: Any) -> Any:
 def _regions(
     regions: Any, column: str, size: tuple[int, int] | None, region_format: RegionFormat, note: Any
 ) -> list[dict[str, Any]]:
-    """Return regions as a list of run lengths; what cannot be read, or fits no picture, is noted."""
+    """Return regions as a list of run lengths; regions that cannot be read, or fit no picture, are noted."""
     if is_missing(regions) or size is None:
         return []
     stored = []

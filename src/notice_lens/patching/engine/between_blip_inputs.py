@@ -30,7 +30,7 @@ class BetweenBLIPInputs(NamedTuple):
 
     Attributes:
         model: The model.
-        site: What is patched.
+        site: The patched site.
         run: The base run, with the other one as a source.
         length: Positions of the site's stack.
         token_ids: Of these positions, where they are words; None elsewhere.

@@ -71,7 +71,7 @@ def between(
         clean: Inputs of one example.
         corrupted: The same with another picture or prompt, as long.
         from_clean: Whether the clean run's values go into the corrupted run, and not the reverse.
-        site: What is patched; None takes the model's default.
+        site: The site to patch; None takes the model's default.
         layers: Which layers.
         heads: Which heads.
 

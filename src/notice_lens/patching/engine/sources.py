@@ -2,7 +2,7 @@
 
 What a head gives at a position, `hook_z`, is its pattern there times the values that it reads. So two runs make four of
 it: that of the base run, that of the other run, the other run's pattern with the base run's values (`pattern`: the head
-looks elsewhere, and reads what is there), and the base run's pattern with the other run's values (`values`: it looks
+looks elsewhere, and reads the values there), and the base run's pattern with the other run's values (`values`: it looks
 where it looked, and reads something else).
 """
 

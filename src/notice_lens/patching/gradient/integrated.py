@@ -48,7 +48,7 @@ def tangent(targets: Sequence[Target], base: RunsByAnswer, other: RunsByAnswer) 
     """The gradient at the base run.
 
     Args:
-        targets: What is attributed to.
+        targets: The activations that attributions are of.
         base: The base run.
         other: The run that is patched in.
     """

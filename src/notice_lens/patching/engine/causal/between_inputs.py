@@ -24,7 +24,7 @@ class BetweenDecoderInputs(NamedTuple):
 
     Attributes:
         decoder: The decoder.
-        site: What is patched.
+        site: The patched site.
         base: The run that is patched.
         other: The run that values come from.
         token_ids: Of the prompt.

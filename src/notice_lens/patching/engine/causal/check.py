@@ -48,7 +48,7 @@ def check_patches(inputs: Mapping[str, Any], base: Record, other: Record, n: int
         base: The run that is patched.
         other: The run that z comes from.
         n: How many patches.
-        seed: Of what is drawn.
+        seed: Of the random patches.
     """
     decoder = base.decoder
     generator = torch.Generator().manual_seed(seed)

@@ -194,7 +194,7 @@ class CausalEngine:
 
     Args:
         prepared: The pairs.
-        grid: What is measured.
+        grid: The grid of edits to measure.
         donors: Whether rows take values from mismatched donors.
 
     Raises:
@@ -210,7 +210,7 @@ class CausalEngine:
 
     @cached_property
     def recorded(self) -> list[str]:
-        """Hook points whose values are read; what is cut needs none."""
+        """Hook points whose values are read; attention that is cut needs no values."""
         cut = set(self.grid.hooks.get("cut", ())) - {
             hook for source, hooks in self.grid.hooks.items() if source != "cut" for hook in hooks
         }
@@ -247,7 +247,7 @@ class CausalEngine:
         return Chunks(max(1, limit // self.bytes_of_row), 1)
 
     def runs(self, pairs: list[int], setting: Setting, references: References | None) -> list[CausalRuns]:
-        """Return the recorded runs of one pair: once for each teacher-forced answer, or once if there is none."""
+        """Return the recorded runs of one pair: once for each teacher-forced answer, or just once."""
         (number,) = pairs
         pair, foil = self.prepared.pairs[number], self.prepared.foils[number]
         prompt, said = pair.clean_prompt, (pair.correct_answer, foil)

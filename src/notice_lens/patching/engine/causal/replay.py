@@ -157,7 +157,7 @@ class _Pass:
     """One call of one block.
 
     Args:
-        replay: What is replayed.
+        replay: The replay that this call belongs to.
         layer: The block.
         segments: Whose rows go through it.
         own_keys: Keys and values by the number of the segment, where they are known already; None: the call is for

@@ -132,7 +132,7 @@ def groups_of(positions: PositionsAsked, length: int) -> tuple[list[int] | list[
 
     Raises:
         TypeError: They are not numbers.
-        ValueError: One is outside the input, given twice, or there is none.
+        ValueError: A position is outside the input or given twice, or none was given.
     """
     if isinstance(positions, Mapping):
         named = {str(name): _absolute(some, length) for name, some in positions.items()}

@@ -5,8 +5,8 @@ other words behind it, at every image token. There a new value is the old one, s
 the few that differ, and its suffix is as short.
 
 A value that is the base run's is still needed where an earlier edit of the same variant can reach: there it undoes what
-that edit did. So edits go in the order of the forward pass, and a position is dropped only where none of the edits
-before reaches it.
+that edit did. So edits go in the order of the forward pass, and a position is dropped only where no earlier edit
+reaches it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool
+from torch import Tensor
 
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit, DecoderVariant
 from notice_lens.patching.engine.causal.reach import suffix
@@ -27,11 +28,12 @@ ORDER = {leaf: number for number, leaf in enumerate(LEAVES)}
 
 
 class Trim:
-    """Drops positions at which new values are the base run's.
+    """Drops positions at which the values of another run are the base run's.
 
     Args:
         base: The run that is patched.
-        sources: Where new values come from; those that are no runs are taken to differ everywhere.
+        sources: Where new values come from. Those that are no runs are taken to differ everywhere, and so is the base
+            run itself: its patches measure the noise floor, and have to be carried out for that.
     """
 
     def __init__(self, base: Record, sources: Mapping[str, "ValueSource"]) -> None:
@@ -62,15 +64,12 @@ class Trim:
     def _differs(self, edit: DecoderEdit) -> Bool[np.ndarray, " pos"] | None:
         """Return where an edit's new values are not the base run's; None where that is not asked."""
         source = self.sources.get(edit.source)
-        if not isinstance(source, Record) or LEAVES[edit.leaf].keys:
+        if not isinstance(source, Record) or source is self.base or LEAVES[edit.leaf].keys:
             return None
         place = edit.source, edit.leaf, edit.layer
         if place not in self._differ:
             old, new = (run.value(edit.leaf, edit.layer) for run in (self.base, source))
-            same_shape = old.shape == new.shape  # a donor's prompt may be longer
-            by_head = old.shape[1] if old.ndim == 3 else 1
-            unlike = (old != new).reshape(len(old), by_head, -1).any(-1).cpu().numpy() if same_shape else None
-            self._differ[place] = unlike
+            self._differ[place] = _unlike(old, new) if old.shape == new.shape else None  # donors' prompts may be longer
         differ = self._differ[place]
         if differ is None:
             return None
@@ -84,6 +83,12 @@ class Trim:
             found = suffix(self.base.seen, positions, self.base.length).numpy() if positions else changed.copy()
             self._reached[key] = found
         return self._reached[key]
+
+
+def _unlike(old: Tensor, new: Tensor) -> Bool[np.ndarray, "pos head"]:
+    """Return where two runs' values [pos, head, width] differ; of activations without heads, [pos, 1]."""
+    heads = old.shape[1] if old.ndim == 3 else 1
+    return (old != new).reshape(len(old), heads, -1).any(-1).cpu().numpy()
 
 
 def trimmed(

@@ -34,7 +34,7 @@ AFTER_Z = {
     "hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",
     "hook_mlp_out", "hook_resid_post",
 }  # fmt: skip
-"""Edits after attention: z itself is the base run's, apart from what is edited of it."""
+"""Edits after attention: z is the base run's, except where it is edited itself."""
 
 
 @dataclass

@@ -1,6 +1,8 @@
-"""A report of two conditions, and the heads of its page, for tests in a browser."""
+"""Reports of two conditions and of two tasks, and the heads of their pages, for tests in a browser."""
 
 from typing import Any
+
+import numpy as np
 
 import made_results as made
 from notice_lens.pairs import mini_world
@@ -16,6 +18,22 @@ def two_conditions(mini: Any) -> ReportData:
     return ReportData.collect(
         mini, conditions, effects, important=important, universal=made.universal(important), functions=made.functions(),
         labels=made.labels(), profiles=dict.fromkeys(conditions, made.profile()), progress=False,
+    )  # fmt: skip
+
+
+def two_tasks_of(mini: Any) -> ReportData:
+    """Two tasks, the second without donors and with too few clusters for a test; each has a label of the same head."""
+    conditions = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
+    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(conditions.items())}
+    tested = made.important()
+    few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
+    few["effect"][{"layer": 2, "head": 5}] = np.nan
+    return ReportData.collect(
+        mini, conditions, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
+        universal=made.universal({"states, image": tested, "scenes, image": few}),
+        functions={"states": made.functions(), "scenes": made.functions()},
+        labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
+                {"layer": 1, "head": 2, "label": "object inhibition", "task": "scenes"}],
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from notice_lens.mini.generate import make_pair
+from short_runs import SHORT_LLAVA, TINY_LLAVA
 from train_mini.llava.evaluate import ask
 from train_mini.llava.examples import MAX_TOKENS, PATCH_WORDS, Examples, written
 from train_mini.llava.model import LlavaSizes, answer_logits, image_tokens, new_model, question_mask
@@ -22,26 +23,10 @@ from train_mini.measure import accuracies, measure
 from train_mini.patches import NOTHING, UNKNOWN
 from train_mini.pixels import normalised
 
-TINY = LlavaSizes(width=32, heads=2, vision_layers=2, language_layers=2, vision_mlp=32, language_mlp=32)
-SHORT = LlavaConfig(
-    steps=6,
-    warm_steps=2,
-    joint_from=4,
-    contested_from=3,
-    told_from=3,
-    middle=1,
-    warm_images=4,
-    images=3,
-    questions=2,
-    ramp=2,
-    fall=0.5,
-    sizes=TINY,
-)
-
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    trainer = LlavaTrainer(SHORT, tmp_path_factory.mktemp("unbroken"))
+    trainer = LlavaTrainer(SHORT_LLAVA, tmp_path_factory.mktemp("unbroken"))
     trainer.run(workers=0, every=2)
     return trainer
 
@@ -54,7 +39,7 @@ def exported(unbroken, tmp_path_factory):
 
 
 def test_training_changes_every_weight_and_writes_its_log(unbroken):
-    fresh = new_model(TINY, SHORT.seed).state_dict()
+    fresh = new_model(TINY_LLAVA, SHORT_LLAVA.seed).state_dict()
     same = [name for name, value in unbroken.model.state_dict().items() if torch.equal(value, fresh[name])]
     # The class token's own outputs are not read, and a constant added to every key changes no softmax.
     left = [name for name in same if not name.endswith(("post_layernorm.weight", "post_layernorm.bias", "k_proj.bias"))]

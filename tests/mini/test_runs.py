@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from notice_lens.mini import vocabulary as blip_vocabulary
+from short_runs import SHORT_BLIP, SHORT_LLAVA, TINY_BLIP, TINY_LLAVA
 from train_mini.blip import examples as blip_examples
 from train_mini.blip import model as blip_model
 from train_mini.blip.schedule import TrainConfig
@@ -37,24 +38,10 @@ class Trained:
     vocabulary: ModuleType
 
 
-TINY_BLIP = blip_model.MiniConfig(width=64, heads=8, vision_layers=2, text_layers=1, mlp=64)
-TINY_LLAVA = llava_model.LlavaSizes(
-    width=32, heads=2, vision_layers=2, language_layers=2, vision_mlp=32, language_mlp=32
-)
 TRAINED = {
     "blip": Trained(
         BlipTrainer,
-        TrainConfig(
-            steps=8,
-            warm_steps=2,
-            relations_from=4,
-            choices_from=6,
-            images=6,
-            questions=2,
-            ramp=2,
-            fall=0.5,
-            model=TINY_BLIP,
-        ),
+        SHORT_BLIP,
         stops=(2, 5),
         steady=7,
         sizes=TINY_BLIP,
@@ -64,20 +51,7 @@ TRAINED = {
     ),
     "llava": Trained(
         LlavaTrainer,
-        LlavaConfig(
-            steps=6,
-            warm_steps=2,
-            joint_from=4,
-            contested_from=3,
-            told_from=3,
-            middle=1,
-            warm_images=4,
-            images=3,
-            questions=2,
-            ramp=2,
-            fall=0.5,
-            sizes=TINY_LLAVA,
-        ),
+        SHORT_LLAVA,
         stops=(1, 4),
         steady=4,
         sizes=TINY_LLAVA,

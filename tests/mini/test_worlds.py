@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from hash_seeds import printed_by_hash_seed
 from notice_lens.mini import rows, vocabulary
 from notice_lens.mini.generate import WORLDS, make_pair, pairs
 from train_mini.llava import vocabulary as llava_vocabulary
@@ -39,18 +37,7 @@ print(json.dumps([digest(world, task) for world in WORLDS for task in WORLDS[wor
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process():
-    digests = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", FINGERPRINT],
-                check=True,
-                capture_output=True,
-                text=True,
-                env={**os.environ, "PYTHONHASHSEED": seed},
-            ).stdout
-        )
-        for seed in ("1", "2")
-    ]
+    digests = [json.loads(printed) for printed in printed_by_hash_seed(FINGERPRINT)]
     assert digests[0] == digests[1]
     assert len(set(digests[0])) == len(TASKS)
 

@@ -4,8 +4,6 @@ import ctypes
 import functools
 import hashlib
 import importlib
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -18,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hash_seeds import printed_by_hash_seed
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
 from notice_lens.patching import Site, runner, sweep
@@ -245,16 +244,7 @@ def test_a_code_is_the_same_in_another_process(mini: HookedBLIP) -> None:
             def __call__(self, logits):
                 return torch.softmax(logits[:, -1], -1)[:, len(words)] if "x" in {"x", "y"} else model.tokenizer
         print(metric_codes({"m": M()}, model)["m"])"""
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", text],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
-        for seed in ("1", "2")
-    ]
+    said = printed_by_hash_seed(text)
     assert said[0].strip()
     assert said[0] == said[1]
 

@@ -1,35 +1,16 @@
 """The report in a real browser: a click or a key shows where a head looks; nothing is loaded, and nothing complains."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from browsing import browser, needs_browser, opened, until
-from notice_lens import viz
+from browsing import needs_browser, opened, until
 from notice_lens.report.data import ReportData
-from report_pages import button, shown, two_conditions
+from report_pages import button, shown
 
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def data(mini) -> ReportData:
-    return two_conditions(mini)
-
-
-@pytest.fixture(scope="module")
-def path(data, tmp_path_factory) -> Path:
-    return viz.report(data, tmp_path_factory.mktemp("report") / "report.html")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
 
 
 def overlays(page: Any) -> list[str]:

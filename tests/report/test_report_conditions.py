@@ -1,43 +1,15 @@
 """Several conditions in one report: every button, number and label in the browser is that of its own condition."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
-import made_results as made
-from browsing import browser, needs_browser, opened
+from browsing import needs_browser, opened
 from notice_lens import viz
-from notice_lens.pairs import mini_world
-from notice_lens.report.data import ReportData
 from report_pages import button, shown
 
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def tasks(mini) -> ReportData:
-    """Two tasks, the second without donors and with too few clusters for a test; each has a label of the same head."""
-    conditions = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
-    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(conditions.items())}
-    tested = made.important()
-    few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
-    few["effect"][{"layer": 2, "head": 5}] = np.nan
-    return ReportData.collect(
-        mini, conditions, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
-        universal=made.universal({"states, image": tested, "scenes, image": few}),
-        functions={"states": made.functions(), "scenes": made.functions()},
-        labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
-                {"layer": 1, "head": 2, "label": "object inhibition", "task": "scenes"}],
-    )  # fmt: skip
 
 
 @pytest.fixture

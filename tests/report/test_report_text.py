@@ -1,42 +1,22 @@
 """Text of the report in the browser: words are marked where they stand, long ones break, and all can be read."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 import made_results as made
-from browsing import browser, needs_browser, opened, until
+from browsing import needs_browser, opened, until
 from notice_lens import viz
 from notice_lens.pairs import mini_world
 from notice_lens.pairs.minimal_pairs import MinimalPairs
 from notice_lens.pairs.roles import ALL
 from notice_lens.report.data import ReportData
-from report_pages import button, shown, two_conditions
+from report_pages import button, shown
 
 pytestmark = needs_browser
 
 
 NASTY = "<script>alert(1)</script>"
-
-
-@pytest.fixture(scope="module")
-def data(mini) -> ReportData:
-    return two_conditions(mini)
-
-
-@pytest.fixture(scope="module")
-def path(data, tmp_path_factory) -> Path:
-    return viz.report(data, tmp_path_factory.mktemp("report") / "report.html")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -78,23 +58,6 @@ def test_prompts_and_names_that_are_tags_do_no_harm(chromium, mini, tmp_path):
     assert one.page.locator("h1").inner_text() == NASTY
     assert one.page.locator(".notice-lens").locator("script, img:not(.first-pair img), b, i").count() == 0
     one.calm()
-
-
-@pytest.fixture(scope="module")
-def tasks(mini) -> ReportData:
-    """Two tasks, the second without donors and with too few clusters for a test; each has a label of the same head."""
-    conditions = {"states, image": mini_world("states", 4), "scenes, image": mini_world("scenes", 4)}
-    effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(conditions.items())}
-    tested = made.important()
-    few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
-    few["effect"][{"layer": 2, "head": 5}] = np.nan
-    return ReportData.collect(
-        mini, conditions, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
-        universal=made.universal({"states, image": tested, "scenes, image": few}),
-        functions={"states": made.functions(), "scenes": made.functions()},
-        labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
-                {"layer": 1, "head": 2, "label": "object inhibition", "task": "scenes"}],
-    )  # fmt: skip
 
 
 APPLE, FAMILY, BOLD = "\N{RED APPLE}", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001d420reen"

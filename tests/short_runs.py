@@ -1,0 +1,34 @@
+"""Short runs of both trainers, on models so small that a step takes a moment."""
+
+from train_mini.blip.model import MiniConfig
+from train_mini.blip.schedule import TrainConfig
+from train_mini.llava.model import LlavaSizes
+from train_mini.llava.schedule import LlavaConfig
+
+TINY_BLIP = MiniConfig(width=64, heads=8, vision_layers=2, text_layers=1, mlp=64)
+TINY_LLAVA = LlavaSizes(width=32, heads=2, vision_layers=2, language_layers=2, vision_mlp=32, language_mlp=32)
+SHORT_BLIP = TrainConfig(
+    steps=8,
+    warm_steps=2,
+    relations_from=4,
+    choices_from=6,
+    images=6,
+    questions=2,
+    ramp=2,
+    fall=0.5,
+    model=TINY_BLIP,
+)
+SHORT_LLAVA = LlavaConfig(
+    steps=6,
+    warm_steps=2,
+    joint_from=4,
+    contested_from=3,
+    told_from=3,
+    middle=1,
+    warm_images=4,
+    images=3,
+    questions=2,
+    ramp=2,
+    fall=0.5,
+    sizes=TINY_LLAVA,
+)

@@ -7,9 +7,11 @@ import xarray as xr
 from made_results import swept
 from notice_lens import viz
 from notice_lens.pairs import mini_world
-from notice_lens.report.context import curve, findings, page_context
+from notice_lens.report.context import page_context
 from notice_lens.report.data import ReportData
 from notice_lens.report.page_data import fitting
+from notice_lens.report.sentences import findings
+from notice_lens.report.small_pictures import curve
 
 
 def made_data() -> ReportData:

@@ -14,10 +14,10 @@ import pytest
 import made_results as made
 from notice_lens import viz
 from notice_lens.pairs import mini_world
-from notice_lens.report.context import findings
 from notice_lens.report.data import ReportData
 from notice_lens.report.label_rows import label_rows
 from notice_lens.report.page_data import fitting, page_data, safe_json
+from notice_lens.report.sentences import findings
 from notice_lens.viz.words import percent, shade, small, whole
 
 

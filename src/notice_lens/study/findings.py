@@ -11,8 +11,8 @@ import numpy as np
 from notice_lens.circuits.evidence import DependentPairs, FewClusters
 from notice_lens.pairs import MinimalPairs
 from notice_lens.pairs.regions import SmallRegion
-from notice_lens.report.context import findings
 from notice_lens.report.data import ReportData
+from notice_lens.report.sentences import findings
 from notice_lens.study.choices import Choices
 from notice_lens.viz.selection import is_tested
 

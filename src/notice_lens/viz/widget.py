@@ -10,10 +10,10 @@ from uuid import uuid4
 
 import xarray as xr
 
-from notice_lens.report.context import findings
 from notice_lens.report.data import ReportData
 from notice_lens.report.page import page_script, part, render
 from notice_lens.report.page_data import MAP_BYTES, page_data
+from notice_lens.report.sentences import findings
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP

@@ -1,0 +1,165 @@
+"""The findings of a report in sentences, with their evidence."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.circuits.condition import DIFFERENCE, GAP
+from notice_lens.report.data import ReportData, ShownCondition
+from notice_lens.report.page_data import ranked_by, share_of, task_of
+from notice_lens.report.small_pictures import is_controlled
+from notice_lens.stats.dims import HEADS
+from notice_lens.viz import words
+from notice_lens.viz.circuit_figures import headline
+from notice_lens.viz.head_figures import ranked
+from notice_lens.viz.selection import bound, is_tested
+
+SMALLEST = 0.0005
+"""Of the gap: an effect that is printed as 0.0 % is no finding."""
+
+
+def findings(data: ReportData) -> list[str]:
+    """Return the findings in a few sentences, for the top of the page and for commands to print."""
+    count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
+    together = [f"{name}: {headline(one)}." for name, one in data.curves.items()]
+    said = [_strongest_said(data)]
+    if data.universal is not None:
+        passed = [head_name(*place) for place in head_places(data.universal["universal"])]
+        conditions, null = (
+            words.counted(data.universal.sizes["condition"], "condition"),
+            words.by_layers(data.universal),
+        )
+        if not np.isfinite(data.universal.get("p", 1.0)).any():
+            said.insert(0, f"Universal heads: not tested over {conditions}, there are too few clusters of pairs.")
+        elif passed:
+            verb = "is" if len(passed) == 1 else "are"
+            beside = "; ".join(
+                filter(None, [f"{len(passed)} of {count} heads {verb} universal over {conditions}", null])
+            )
+            said.insert(0, f"{beside}: {', '.join(passed)}.")
+        else:
+            none = f"No head is universal: none of {count} passes in {all_of(data.universal)}"
+            said.insert(0, f"{'; '.join(filter(None, [none, null]))}.{_nearest(data.universal)}")
+    if data.labels:
+        given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
+        several = len({condition.task for condition in data.conditions}) > 1
+        found = dict.fromkeys(f"{head_name(row['layer'], row['head'])} ({claimed(row, several)})" for row in given)
+        said.append(
+            f"With causal evidence for what they do: {', '.join(found)}." if found else
+            "No head has a function with causal evidence."
+        )  # fmt: skip
+    return [*together, *said]
+
+
+def claimed(row: Any, several: bool) -> str:
+    """A label, with its task where there are several: it was tested on the pairs of that task alone."""
+    task = task_of(row) if several else None
+    return str(row["label"]) + (f" in {task}" if task else "")
+
+
+def about(data: ReportData) -> str:
+    """Return the scope of the report in one line."""
+    heads, said = data.conditions[0].heads, []
+    sites = re.findall(r'"stack": "(\w+)", "activation": "(\w+)\.', str(data.conditions[0].facts.get("sites", "")))
+    said.append(
+        f"{heads.sizes['layer']} layers x {heads.sizes['head']} heads" + (f" of {'.'.join(sites[0])}" if sites else "")
+    )
+    said.append(words.counted(len(data.conditions), "condition"))
+    if model := str(data.settings.get("model", "")):
+        said.append(f"model {PurePath(model).name}")
+    return " · ".join([*said, f"notice-lens {data.settings.get('notice_lens', '')}".strip()])
+
+
+def all_of(universal: xr.Dataset) -> str:
+    """The conditions in which a universal head has to matter, in words."""
+    conditions, k = universal.sizes["condition"], universal.attrs.get("at_least")
+    return f"all {conditions} conditions" if k in (None, conditions) else f"at least {k} of {conditions} conditions"
+
+
+def _strongest_said(data: ReportData) -> str:
+    tested = [each for each in data.conditions if is_tested(each.heads)]  # of few pairs any effect may look large
+    condition = max(
+        tested or data.conditions,
+        key=lambda each: bound(each.heads["effect"]) if np.isfinite(each.heads["effect"]).any() else 0,
+    )
+    best = strongest(condition)
+    if not best["size"] >= SMALLEST:
+        where = dict.fromkeys(f" at “{each.role}”" for each in data.conditions if each.role is not None)
+        at = where.popitem()[0] if len(where) == 1 else ""
+        least = words.percent(SMALLEST, 2).removeprefix("+")
+        return f"No head has an effect{at}: all are below {least} of the gap."
+    what = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
+    of, more = share_of(condition), ""
+    if of != GAP:
+        one = condition.heads.sel(layer=best["layer"], head=best["head"])
+        more = f" ({words.with_interval(one, 'effect_of_gap')} of the gap)" if "effect_of_gap" in one else ""
+        what = ""
+    where = f"{head_name(best['layer'], best['head'])} in {condition.name}"
+    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {evidence(condition)}{_null(condition, best)}."
+
+
+def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
+    """Return what a head was tested against, and with what result; nothing where the heads say neither."""
+    heads = condition.heads
+    if "q" not in heads or "smallest_effect" not in heads.attrs:
+        return ""
+    q = words.small(heads["q"].sel(layer=best["layer"], head=best["head"]))
+    tested = f"q {q}" if q.startswith("<") else f"q = {q}"
+    least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
+    if q == words.UNTESTED:
+        return f"; {words.UNTESTED} against {least}"
+    return f"; {tested} that it is no larger than {least} of it, all heads allowed for"
+
+
+def evidence(condition: ShownCondition) -> str:
+    """Return the numbers of pairs and clusters of a condition."""
+    attrs = condition.heads.attrs
+    said = words.counted(int(attrs.get("pairs", condition.facts.get("pairs", 0))), "pair")
+    return f"{said}, {words.counted(int(attrs['clusters']), 'cluster')}" if "clusters" in attrs else said
+
+
+def _nearest(universal: xr.Dataset) -> str:
+    if "count" not in universal:
+        return ""
+    flat = universal.stack(place=HEADS, create_index=False)
+    first = flat.isel(place=int(ranked(universal)[0]))
+    if int(first["count"]) == 0:
+        return " No head is significant in any of them."
+    name = head_name(int(first["layer"]), int(first["head"]))
+    return f" The nearest is {name}, significant in {int(first['count'])} of {universal.sizes['condition']}."
+
+
+def part_intervals(data: ReportData) -> str:
+    """Return a sentence on the intervals of matched and mismatched, or an empty string."""
+    known = [one for one in data.conditions if is_controlled(one) and "effect_matched_low" in one.heads]
+    if not known:
+        return ""
+    levels = {f"{100 * float(condition.heads.attrs.get('confidence', 0.95)):.3g}\xa0%" for condition in known}
+    clusters = "; ".join(f"{condition.name}: {evidence(condition)}" for condition in known)
+    said = "the interval" if len(levels) > 1 else f"the {levels.pop()} interval"
+    return f"In brackets stands {said} of each, by resampling clusters of pairs ({clusters}); no effect would be 0."
+
+
+def head_name(layer: Any, head: Any) -> str:
+    """Return a head's name, such as `L2.H3`."""
+    return f"L{layer}.H{head}"
+
+
+def head_places(found: xr.DataArray) -> list[tuple[int, int]]:
+    """Return layer and head of the heads that are true in a table."""
+    table = found.transpose(*HEADS)
+    rows, columns = table["layer"].values, table["head"].values
+    return [(int(rows[i]), int(columns[j])) for i, j in np.argwhere(table.values.astype(bool))]
+
+
+def strongest(condition: ShownCondition) -> dict[str, Any]:
+    """The head with the largest effect, either way."""
+    sizes = abs(condition.heads["effect"]).fillna(-1.0).values
+    row, column = np.unravel_index(int(sizes.argmax()), sizes.shape)
+    one = condition.heads.isel(layer=int(row), head=int(column))
+    size = float(sizes[row, column])
+    return {"layer": int(one["layer"]), "head": int(one["head"]), "size": size, "said": words.with_interval(one)}

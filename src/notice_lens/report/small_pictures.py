@@ -1,0 +1,149 @@
+"""The page's small pictures, as numbers for its template: strongest heads, layers, and what heads carry together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from notice_lens.report.data import ShownCondition
+from notice_lens.stats.dims import HEADS
+from notice_lens.viz import words
+from notice_lens.viz.circuit_figures import headline
+
+STRONGEST = 6
+"""Heads of a condition that are compared."""
+
+
+def ends(conditions: Sequence[ShownCondition]) -> tuple[float, float]:
+    """The smallest and the largest effect that is compared, and zero between them."""
+    names = ("effect_matched", "effect_mismatched")
+    values = np.concatenate(
+        [np.zeros(1), *(condition.heads[name].values.ravel() for condition in conditions for name in names)]
+    )
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def is_controlled(condition: ShownCondition) -> bool:
+    """Return whether any head has a mismatched effect: without donors there is nothing to compare with."""
+    return "effect_mismatched" in condition.heads and bool(np.isfinite(condition.heads["effect_mismatched"]).any())
+
+
+def contrast(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[str, Any]]:
+    """The strongest heads: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
+    flat = condition.heads.stack(place=HEADS, create_index=False)
+    order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
+    drawn = flat.isel(place=order)
+    scale = 220 / (limits[1] - limits[0] or 1.0)
+
+    def x(value: Any) -> float | None:
+        return round(10 + scale * (float(value) - limits[0]), 1) if np.isfinite(value) else None
+
+    return [
+        {
+            "layer": int(one["layer"]),
+            "head": int(one["head"]),
+            "matched": words.with_interval(one, "effect_matched"),
+            "mismatched": words.with_interval(one, "effect_mismatched"),
+            "x_matched": x(one["effect_matched"]),
+            "x_mismatched": x(one["effect_mismatched"]),
+            "zero": x(0.0),
+            "said": words.with_interval(one),
+            "p": words.small(one.get("p", np.nan)),
+            "q": words.small(one.get("q", np.nan)),
+            "rules": words.rules(one),
+        }
+        for one in (drawn.isel(place=place) for place in range(drawn.sizes["place"]))
+    ]
+
+
+def profile(condition: ShownCondition) -> dict[str, Any]:
+    """A condition's shares by layer as bars in a picture 150 pixels high, whose base line is at 120."""
+    found = condition.profile
+    assert found is not None
+    shares = found["share"].values
+    tops = found["high"].values if "high" in found else shares
+    scale = 110 / float(np.nanmax(np.concatenate([tops, shares, [1e-9]])))
+    step = max(18.0, 240 / len(shares))
+
+    def y(name: str, number: int) -> float | None:
+        value = float(found[name].values[number]) if name in found else np.nan
+        return round(120 - scale * value, 1) if np.isfinite(value) else None
+
+    bars = [
+        {
+            "layer": int(layer),
+            "x": round(number * step + step * 0.15, 1),
+            "middle": round((number + 0.5) * step, 1),
+            "width": round(step * 0.7, 1),
+            "y": y("share", number),
+            "height": round(scale * float(share), 1),
+            "low": y("low", number),
+            "high": y("high", number),
+        }
+        for number, (layer, share) in enumerate(zip(found["layer"].values, shares, strict=True))
+    ]
+    listed = ", ".join(f"layer {bar['layer']} {_in_percent(share)}" for bar, share in zip(bars, shares, strict=True))
+    centre = finite(found.get("centre_of_mass"))
+    first = float(found["layer"].values[0])
+    return {
+        "name": condition.name,
+        "width": round(step * len(shares), 1),
+        "bars": bars,
+        "centre": None if centre is None else round((centre - first + 0.5) * step, 1),
+        "label": f"{condition.name}: {listed}",
+        "said": _centre_said(found, centre),
+    }
+
+
+def curve(name: str, found: xr.Dataset) -> dict[str, Any]:
+    """What the best heads of a condition carry together, as lines in a picture 260 by 150 whose base line is at 120."""
+    restored, sizes = found.sel(direction="denoise"), found["size"].values
+    scale = 240 / max(1, int(sizes[-1]))
+
+    def line(values: Any) -> str:
+        """Return the points of a line; values that are not numbers are left out."""
+        return " ".join(
+            f"{10 + scale * float(size):.1f},{120 - 105 * float(np.clip(value, -0.1, 1.1)):.1f}"
+            for size, value in zip(sizes, np.asarray(values, float), strict=True)
+            if np.isfinite(value)
+        )
+
+    band = f"{line(restored['share_low'])} {' '.join(reversed(line(restored['share_high']).split()))}"
+    return {
+        "name": name,
+        "said": headline(found),
+        "share": line(restored["share"]),
+        "band": band,
+        "random": line(restored["random"]),
+        "mismatched": line(found["mismatched"]),
+        "most": int(sizes[-1]),
+    }
+
+
+def finite(value: Any) -> float | None:
+    """Return the number, or None where it is missing or not a number."""
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _in_percent(share: float) -> str:
+    return f"{share:.0%}" if np.isfinite(share) else "none"
+
+
+def _centre_said(profile: xr.Dataset, centre: float | None) -> str:
+    low, high = finite(profile.get("centre_low")), finite(profile.get("centre_high"))
+    said = [] if centre is None else [f"centre of mass {centre:.2f}"]
+    if centre is not None and low is not None and high is not None:
+        said[0] += f" [{low:.2f}, {high:.2f}]"
+    if (middle := finite(profile.get("middle_share"))) is not None:
+        said.append(f"middle layers {middle:.0%}{_between(profile, 'middle_low', 'middle_high')}")
+    if "middle_p" in profile:
+        p = words.small(profile["middle_p"])
+        said.append(p if p == words.UNTESTED else f"p {p}" if p.startswith("<") else f"p = {p}")
+    return "; ".join(said)
+
+
+def _between(profile: xr.Dataset, *ends: str) -> str:
+    """Return an interval of shares in brackets, or an empty string."""
+    low, high = (finite(profile.get(end)) for end in ends)
+    return "" if low is None or high is None else f" [{low:.0%}, {high:.0%}]"

@@ -7,7 +7,8 @@ import torch
 
 import tiny_vlms
 from hosted_vlms import LIBRARY_WARNINGS, QUESTION, Tiny, tiny_model
-from notice_lens.models.vlm.hooked_vlm import HookedVLM, _arguments
+from notice_lens.models.vlm.forward_pass import _arguments
+from notice_lens.models.vlm.hooked_vlm import HookedVLM
 from notice_lens.models.vlm.inputs import with_answer
 
 pytestmark = LIBRARY_WARNINGS

@@ -1,12 +1,11 @@
 """HookedVLM: any Hugging Face vision-language model, hosted as it is, with TransformerLens's hook points.
 
-The modules are Hugging Face's own: nothing is copied, renamed or left on them. A run attaches what is watched, runs the
-model, and takes it off again, so a model without hooks computes exactly what Hugging Face's does. Where the hook points
-are is in `points.py`, how they see a tensor in `taps.py`, attention in `attention.py`.
+The modules are Hugging Face's own: nothing is copied, renamed or left on them. How they run with hooks is in
+`forward_pass.py`, where the hook points are in `points.py`, how they see a tensor in `taps.py`, attention in
+`attention.py`. Here is everything around a run: loading, pictures and prompts, answers, weights, and ways to look.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from os import PathLike
@@ -19,28 +18,13 @@ from transformers import PreTrainedModel
 
 from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
-from notice_lens.models.hook_names import IMAGE_STACK, HookName, nearest
-from notice_lens.models.hooked_module import HookedModule
-from notice_lens.models.hooks import CopyingHookPoint
-from notice_lens.models.in_use import InUse, one_thread_at_a_time, without_modes
+from notice_lens.models.hook_names import IMAGE_STACK, HookName
+from notice_lens.models.in_use import one_thread_at_a_time, without_modes
 from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
-from notice_lens.models.vlm.anatomy import model_parts
-from notice_lens.models.vlm.attention import attention_by
-from notice_lens.models.vlm.config import config_of
-from notice_lens.models.vlm.families import Family, family_of
-from notice_lens.models.vlm.points import (
-    AnyTap,
-    HostedAttention,
-    HostedBlock,
-    HostedVisionStack,
-    LanguageStack,
-    Projector,
-    matrix,
-    stacked,
-)
+from notice_lens.models.vlm.forward_pass import HostedForwardPass
+from notice_lens.models.vlm.points import HostedBlock, matrix, stacked
 from notice_lens.models.vlm.reader import VLMReader
-from notice_lens.models.vlm.taps import AttentionTap, Rows
 
 if TYPE_CHECKING:
     from notice_lens.models.describe import CheckReport, HooksTable
@@ -66,7 +50,7 @@ _ELSEWHERE = {
 """What people who come from TransformerLens type, and what to write instead."""
 
 
-class HookedVLM(HookedModule):
+class HookedVLM(HostedForwardPass):
     """A Hugging Face vision-language model with hook points.
 
     Make one with `from_pretrained` or `from_hf`. It runs on what a Hugging Face processor gives, which `prepare` makes
@@ -83,26 +67,11 @@ class HookedVLM(HookedModule):
     """
 
     def __init__(self, hf_model: PreTrainedModel, processor: Any = None, *, no_processor: str = ""):
-        super().__init__()
-        parts = model_parts(hf_model)
-        self._in_use = InUse()
+        super().__init__(hf_model)
         self._reader: VLMReader | None = None
         self._no_processor = no_processor or "from_hf(model, processor) takes one"
-        self._parts = (parts,)
         self.processor = processor
-        self.family: Family = family_of(hf_model.config)
-        self.hf_model = hf_model
-        self.image_rows = Rows()
-        self.vision = HostedVisionStack(parts, self.image_rows)
-        self.projector = Projector(parts, self.image_rows)
-        self.language = LanguageStack(parts)
-        # TransformerLens's utilities refuse a model of which any part is in training mode.
-        for module in (self, *self.vision.modules(), *self.projector.modules(), *self.language.modules()):
-            module.training = hf_model.training
-        sizes_matter = processor is not None and self.reader("sizes").image_sizes_matter
-        self.cfg = config_of(parts, hf_model.config, sizes_matter)
-        self.vision.cfg, self.projector.cfg, self.language.cfg = self.cfg.vision, self.cfg.projector, self.cfg.language
-        self.setup()
+        self.configure(processor is not None and self.reader("sizes").image_sizes_matter)
 
     # Loading
 
@@ -187,32 +156,7 @@ class HookedVLM(HookedModule):
             )
         return cls(hf_model, processor)
 
-    def setup(self) -> None:
-        """Name the hook points. Hugging Face's modules keep theirs, or none."""
-        self.mod_dict, self.hook_dict = {}, {}
-        for stack in ("vision", "projector", "language"):
-            for name, module in getattr(self, stack).named_modules(prefix=stack):
-                self.mod_dict[name] = module
-                if isinstance(module, CopyingHookPoint):
-                    module.name = name
-                    self.hook_dict[name] = module
-
     # What it is
-
-    @property
-    def config(self) -> Any:
-        """Hugging Face's config."""
-        return self.hf_model.config
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the embeddings, where inputs have to be."""
-        return cast(Tensor, self.hf_model.get_input_embeddings().weight).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the model computes in."""
-        return self.hf_model.dtype
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -228,83 +172,9 @@ class HookedVLM(HookedModule):
         """The processor's tokenizer."""
         return self._processor_for("a tokenizer").tokenizer
 
-    @property
-    def in_use(self) -> InUse:
-        """The lock that gives the model to one thread at a time."""
-        return self._in_use
-
-    @property
-    def layers_by_stack(self) -> Mapping[str | None, int]:
-        """Layers of each stack; the projector has none."""
-        return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
-
-    def stack(self, name: str) -> HostedVisionStack | Projector | LanguageStack:
-        """Return a stack. Raises KeyError if no stack has that name."""
-        if name not in self.cfg.stacks:
-            raise KeyError(one_of("stack", name, self.cfg.stacks))
-        return getattr(self, name)
-
-    def activations(self, stack: str) -> tuple[str, ...]:
-        """Return the activations of a stack that can be patched, in the order of the forward pass.
-
-        What a head writes is a fixed linear map of its z, so it has no `hook_result`; keys and values of
-        cross-attention are the image's, which are not positions of the stack.
-        """
-        own = self.stack(stack).cfg.name
-        leaves = dict.fromkeys(HookName.parse(name).leaf for name in self.hook_dict if name.startswith(f"{own}."))
-        kept_out = ("cross_attn.hook_k", "cross_attn.hook_v", "cross_attn.hook_rot_k", "ln_final.hook_out")
-        return tuple(leaf for leaf in leaves if leaf not in kept_out and not leaf.endswith("hook_result"))
-
-    def sublayers(self, stack: str) -> tuple[str, ...]:
-        """Return the modules that write to the stream: `attn`, `cross_attn`, `mlp`, in their order."""
-        if stack == "projector":
-            return ()
-        kinds = {self.block(stack, layer).is_cross for layer in range(self.stack(stack).cfg.n_layers)}
-        return (*(name for name, cross in (("attn", False), ("cross_attn", True)) if cross in kinds), "mlp")
-
-    def block_output(self, stack: str) -> str:
-        """Return the hook point that a block's output passes, without stack and layer."""
-        return "hook_resid_post"
-
     def preprocess(self, images: Sequence[ImageLike]) -> list[Any]:
         """Return pictures read and turned to RGB, as `prepare` takes them too."""
         return vlm_inputs.read_pictures(images, None)
-
-    def block(self, stack: str, layer: int) -> HostedBlock:
-        """Return the hook points of a block.
-
-        Args:
-            stack: `language` or `vision`.
-            layer: Its number, counted from 0.
-        """
-        return cast(HostedBlock, getattr(self, stack).blocks[layer])
-
-    def attention_of(self, name: str) -> HostedAttention:
-        """Return the attention module that the hook point `name` belongs to."""
-        parsed = HookName.parse(name)
-        return self.block(parsed.stack or "", parsed.layer or 0).attention
-
-    def explain_missing(self, name: str) -> str:
-        """Return the error message for a name that is not a hook point, with TransformerLens's names in mind."""
-        parsed = HookName.parse(name)
-        if parsed.leaf.startswith("ln_final."):
-            return f"no hook point {name!r}: the final norm is hooked after its weight, at language.ln_final.hook_out"
-        if parsed.stack == "text":
-            return f"no hook point {name!r}: here the stack is called language, {str(name).replace('text', 'language')}"
-        if parsed.stack is None:
-            guesses = [full for full in (f"language.{name}", f"vision.{name}") if full in self.hook_dict]
-            if guesses:
-                return f"no hook point {name!r}: names start with a stack; nearest: {', '.join(guesses)}"
-        if parsed.stack == "language" and parsed.layer is not None and parsed.layer < len(self.language.blocks):
-            kind, other = (
-                ("cross_attn", "attn") if self.block("language", parsed.layer).is_cross else ("attn", "cross_attn")
-            )
-            if parsed.leaf.startswith(f"{other}."):
-                own = [full for full in self.hook_dict if full.startswith(f"language.blocks.{parsed.layer}.{kind}.")]
-                near = ", ".join(nearest(name, own))
-                what = "cross-attention" if kind == "cross_attn" else "self-attention"
-                return f"no hook point {name!r}: layer {parsed.layer} is {what}; nearest: {near}"
-        return super().explain_missing(name)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -469,21 +339,6 @@ class HookedVLM(HookedModule):
             raise ValueError(f"{what} needs a processor, and this model has none: {self._no_processor}")
         return self.processor
 
-    def forward(self, inputs: Mapping[str, Any] | None = None, **more: Any) -> Float[Tensor, "batch pos d_vocab"]:
-        """Return the logits.
-
-        Args:
-            inputs: What a processor gives: `input_ids`, `attention_mask`, `pixel_values` and the rest.
-            **more: Further arguments of Hugging Face's forward, or all of them.
-
-        Raises:
-            TypeError: `inputs` is not a mapping.
-            RuntimeError: A hook is attached that did not fire, since there is no picture for instance.
-        """
-        arguments = _arguments(inputs, more)
-        with self.watching():
-            return self.hf_model(**{"use_cache": False, **arguments}).logits
-
     def generate(
         self,
         images: ImageLike | Sequence[ImageLike],
@@ -504,61 +359,6 @@ class HookedVLM(HookedModule):
         ids = self.generate_ids(inputs, **{"do_sample": False, "max_new_tokens": max_new_tokens, **options})
         answers = ids[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
-
-    def generate_ids(self, inputs: Mapping[str, Any], **options: Any) -> Int[Tensor, "batch pos"]:
-        """Return prompt and answer as token ids, by Hugging Face's own `generate`; hooks fire at every step.
-
-        Args:
-            inputs: As `forward`.
-            **options: As `generate` of transformers takes them.
-        """
-        with self.watching():
-            return cast(Any, self.hf_model).generate(**_arguments(inputs, {}), **options)
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Attach to Hugging Face's modules what the attached hooks need, for the length of a `with` block.
-
-        Raises:
-            RuntimeError: A watched hook point did not fire in the block.
-        """
-        with self.in_use.held() as changes, ExitStack() as attention:
-            taps = [tap for tap in self.taps() if isinstance(tap, AttentionTap) or tap.point.watched]
-            watched = {name for name, point in self.hook_dict.items() if cast(CopyingHookPoint, point).watched}
-            fired: set[str] = set()
-            functions = {}
-            for tap in taps:
-                if not isinstance(tap, AttentionTap):
-                    tap.attach(changes, fired)
-                elif tap.watched:
-                    functions[tap.attention.module] = tap.function(changes, fired)
-            if watched:
-                for module, note in self._row_notes():
-                    changes.at_end(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-            if functions:
-                attention.enter_context(attention_by(self.hf_model, functions))
-            yield
-            silent = [name for name in self.hook_dict if name in watched - fired]
-            if silent:
-                raise RuntimeError(
-                    f"{silent[0]} has a hook that did not fire"
-                    + (f", nor did {len(silent) - 1} more" if len(silent) > 1 else "")
-                    + ": the forward pass did not reach it. Do the inputs have a picture?"
-                )
-
-    def taps(self) -> Iterator[AnyTap]:
-        """Yield where each hook point is, in the order in which they fire."""
-        yield from self.vision.taps()
-        yield from self.projector.taps()
-        yield from self.language.taps()
-
-    def _row_notes(self) -> Iterator[tuple[nn.Module, Any]]:
-        """Yield the modules that know how many rows there are, and who writes it down."""
-        yield self._parts[0].tower, self.image_rows.note_images
-        for layer in range(len(self.language.blocks)):
-            attention = self.block("language", layer).attention
-            if attention.parts.is_cross:
-                yield attention.parts.module, attention.source_rows.note_batch
 
     # Weights
 
@@ -630,22 +430,3 @@ class HookedVLM(HookedModule):
         from notice_lens.models.vlm.check import check
 
         return check(self, inputs, progress)
-
-    @one_thread_at_a_time
-    def set_use_attn_result(self, use_attn_result: bool) -> None:
-        """Set whether `hook_result`, what each head writes, is computed where it is watched."""
-        for module in (*self.language.modules(), *self.vision.modules()):
-            if isinstance(module, HostedAttention):
-                module.use_attn_result = bool(use_attn_result)
-
-
-def _arguments(inputs: Any, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of Hugging Face's forward. Raises TypeError if `inputs` is not a mapping."""
-    if inputs is None:
-        return dict(more)
-    if not isinstance(inputs, Mapping):
-        raise TypeError(
-            f"expected the inputs of a processor, a mapping with input_ids and the rest, got {type(inputs).__name__}; "
-            "model.prepare(image, prompt) makes them"
-        )
-    return {**inputs, **more}

@@ -31,6 +31,7 @@ def places(block: Any) -> dict[str, tuple[Any, str]]:
     }  # fmt: skip
     if hasattr(block.mlp, "gate_proj"):
         found["mlp.pre"] = (block.mlp.gate_proj, "out")
+        found["mlp.pre_linear"] = (block.mlp.up_proj, "out")
     if hasattr(block, "post_self_attn_layernorm"):
         found["attn_out"] = (block.post_self_attn_layernorm, "out")
         found["mlp_out"] = (block.post_mlp_layernorm, "out")

@@ -14,8 +14,8 @@ from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
 from notice_lens.patching.edits import EDIT_SOURCES, Edit, Site
 from notice_lens.patching.engine.measure import Variant
-from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
+from notice_lens.patching.engine.receivers import Receiver
 from notice_lens.patching.engine.sources import HALF_SOURCES, ingredients
 from notice_lens.patching.prepare import Prepared
 

@@ -1,7 +1,7 @@
 """Path patching: the effect of what one part of the model passes to another.
 
 `patch_paths` is the verb, `Paths` its senders and receivers, checked against the model. How a path is computed is in
-`notice_lens.patching.engine.path_walk`.
+`notice_lens.patching.engine.path_walk`, and for decoders in `notice_lens.patching.engine.causal.paths`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from notice_lens.errors import one_of
-from notice_lens.models.blip.steps import EMBEDDING, OUTPUT, order, reading_points
-from notice_lens.models.hook_names import HookName
+from notice_lens.models.blip.steps import OUTPUT
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.edits import Site, as_blip
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import Variant
-from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
+from notice_lens.patching.engine.protocol import engine_of
+from notice_lens.patching.engine.receivers import PathRules, Receiver
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Numbers, Options, PositionSpec, SweepOptions
 from notice_lens.patching.prepare import Prepared, prepare
@@ -24,23 +24,17 @@ from notice_lens.patching.runner import SweepRunner
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
-
-SENDERS = (
-    *EMBEDDING, "attn.hook_z", "attn.hook_result", "hook_attn_out", "cross_attn.hook_z", "cross_attn.hook_result",
-    "hook_cross_attn_out", "hook_mlp_out",
-)  # fmt: skip
-RECEIVERS = (*(f"{module}.hook_{leaf}" for module in ("attn", "cross_attn") for leaf in "qkv"), "mlp.hook_pre")
 
 
 @one_thread_at_a_time
 @outside_inference_mode
 def patch_paths(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    sender: str | Site | Sequence[str | Site] = "text.cross_attn",
-    receiver: str | Site = "text.output",
+    sender: str | Site | Sequence[str | Site] | None = None,
+    receiver: str | Site = "logits",
     *,
     positions: PositionSpec | None = None,
     sender_layers: Numbers | None = None,
@@ -60,16 +54,18 @@ def patch_paths(
     3. The base run, in which the receiver takes the changed input. *Everything after the receiver runs free.*
 
     So "text head to answer" is the receiver `text.output`, with the decoder running free. Effects of single paths do
-    not add up to the total in a real BLIP: LayerNorms and softmaxes are not linear.
+    not add up to the total: LayerNorms and softmaxes are not linear.
 
     Args:
         model: The model.
         pairs: The pairs.
         sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
-            `text.embed`, `vision.attn`, ...; a `Site`; or several of them.
+            `text.embed`, `vision.attn`, ...; of a hosted model parts of its language model: `language.attn`,
+            `language.mlp_out`, `language.resid_pre` (the stream itself); a `Site`; or several of them. None takes the
+            heads of `model.cfg.default_site`.
         receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), a stack's output
             (`text.output`), or `logits`: the output of the senders' stack, since all later stacks run free. Keys and
-            values of cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
+            values of BLIP's cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
         positions: Of the sender, as `patch_heads`, and of the receiver: frozen attention moves nothing elsewhere.
         sender_layers: One, several, or None for all.
         sender_heads: `each`, one, several, or None for all at once.
@@ -77,6 +73,7 @@ def patch_paths(
         receiver_heads: As `sender_heads`.
         joint: Whether all senders are sent together.
         freeze_layernorm: Whether LayerNorms on the path divide by the base run's scale; else they are recomputed.
+            On HookedBLIP alone.
         freeze_mlp: Whether MLPs on the path write what they write in the base run; else they read the changed stream.
         **options: As `sweep`.
 
@@ -85,23 +82,25 @@ def patch_paths(
         and `receiver_head` where there are; variables as of `sweep`; NaN where there is no such path.
 
     Raises:
-        ValueError: There is no path from there to there, or as `sweep`.
+        ValueError: There is no path from there to there, the model has no such paths, or as `sweep`.
 
     Source: path patching after Wang et al. (arXiv 2211.00593) and Goldowsky-Dill et al. (arXiv 2304.05969).
     """
-    as_blip(model, "patch_paths")
+    check_model(model)
+    rules = engine_of(model).paths(model)
     chosen = Options.of(options)
     if chosen.source != "other":
         raise ValueError(f"source={chosen.source!r}: senders take their values from the other run, source='other'")
+    sender = model.cfg.default_site if sender is None else sender
     senders = _senders(model, pairs, sender, sender_layers, sender_heads, positions)
-    ends = _receiver(model, receiver, receiver_layers, receiver_heads)
-    paths = Paths.of(model, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
+    ends = _receiver(model, rules, receiver, receiver_layers, receiver_heads)
+    paths = Paths.of(model, rules, senders, joint, ends, freeze_layernorm=freeze_layernorm, freeze_mlp=freeze_mlp)
     prepared = prepare(model, pairs, chosen)
     return SweepRunner(prepared, grid_of_paths(prepared, paths), asdict(paths)).run()
 
 
 def _senders(
-    model: "HookedBLIP", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
+    model: "VisionLanguageModel", pairs: "MinimalPairs", sender: Any, layers: Any, heads: Any, positions: Any
 ) -> list[Site]:
     several = list(sender) if isinstance(sender, list | tuple) else [sender]
     if len(several) == 1 and not isinstance(several[0], Site):
@@ -110,7 +109,7 @@ def _senders(
 
 
 def _one_of_several(
-    model: "HookedBLIP", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
+    model: "VisionLanguageModel", pairs: "MinimalPairs", name: Any, layers: Any, heads: Any, positions: Any
 ) -> Site:
     """Return one of several senders: layers and heads are for those that have them."""
     found = Site.of(model, name) if isinstance(name, Site) else Site.of(model, name, positions=positions, pairs=pairs)
@@ -120,11 +119,11 @@ def _one_of_several(
     return Site.of(model, name, layers=layers, heads=heads, positions=positions, pairs=pairs)
 
 
-def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
+def _receiver(model: "VisionLanguageModel", rules: PathRules, name: Any, layers: Any, heads: Any) -> Any:
     """Return a receiver as a site, or by its name where it is a stack's output."""
     if isinstance(name, Site):
         return Site.of(model, name)
-    outputs = [f"{stack}.{OUTPUT}" for stack in model.cfg.stacks]
+    outputs = [f"{stack}.{OUTPUT}" for stack in rules.stacks]
     if name in (*outputs, "logits"):
         if layers is not None or heads != "each":
             raise ValueError(f"{name} has no layers and heads to choose")
@@ -133,8 +132,10 @@ def _receiver(model: "HookedBLIP", name: Any, layers: Any, heads: Any) -> Any:
         site = Site.of(model, name, layers=layers, heads=heads, positions="all")
     except ValueError as error:
         raise ValueError(f"receiver {name!r}: {error}; or {', '.join(outputs)}, logits") from error
-    if site.activation not in RECEIVERS:
-        short = [f"{site.stack}.{own.replace('hook_', '')}" for own in RECEIVERS]
+    if site.stack not in rules.stacks or site.activation not in rules.receivers:
+        own = [one for one in rules.receivers if one in model.activations(rules.stacks[-1])]
+        stack = site.stack if site.stack in rules.stacks else rules.stacks[-1]
+        short = [f"{stack}.{one.replace('hook_', '')}" for one in own]
         raise ValueError(one_of("receiver", site.name, [*short, *outputs, "logits"]))
     return site
 
@@ -158,11 +159,20 @@ class Paths:
     freeze_mlp: bool
 
     @classmethod
-    def of(cls, model: "HookedBLIP", senders: Sequence[Site], joint: bool, receiver: Any, **freeze: bool) -> "Paths":
+    def of(
+        cls,
+        model: "VisionLanguageModel",
+        rules: PathRules,
+        senders: Sequence[Site],
+        joint: bool,
+        receiver: Any,
+        **freeze: bool,
+    ) -> "Paths":
         """Return the paths, checked.
 
         Args:
             model: The model.
+            rules: What sends and receives in it.
             senders: Where they start.
             joint: See the class.
             receiver: A checked `Site`, `logits`, or `<stack>.output`.
@@ -175,9 +185,16 @@ class Paths:
         if len(stacks) > 1:
             raise ValueError(f"senders of one call are in one stack; got {', '.join(sorted(stacks))}")
         for site in senders:
-            if site.activation not in SENDERS:
-                short = [f"{site.stack}.{name.replace('hook_', '')}" for name in SENDERS]
+            if site.stack not in rules.stacks or site.activation not in rules.senders:
+                stack = site.stack if site.stack in rules.stacks else rules.stacks[-1]
+                there = model.activations(stack)
+                short = [f"{stack}.{name.replace('hook_', '')}" for name in rules.senders if name in there]
                 raise ValueError(one_of("sender", site.name, short) + ": heads, MLPs and embeddings send")
+        if freeze["freeze_layernorm"] and not rules.can_freeze_layernorm:
+            raise ValueError(
+                "freeze_layernorm=True: the norms of a hosted model are Hugging Face's own modules, which are "
+                "recomputed on every path; leave it out"
+            )
         if not isinstance(receiver, Site):
             receiver = senders[0].stack if receiver == "logits" else str(receiver).removesuffix(f".{OUTPUT}")
         paths = cls(tuple(senders), joint, receiver, **freeze)
@@ -217,16 +234,6 @@ class Paths:
                 labels = {"receiver_layer": layer, **({} if head is None else {"receiver_head": head})}
                 yield labels, Receiver(self.receiver.hook(layer), head, *freeze)
 
-    def exists(self, model: "HookedBLIP", hook: str, receiver: Receiver) -> bool:
-        """Return whether a sender comes before the input of a receiver, in another module."""
-        steps = model.stack(self.stack).steps
-        points, (layer, module) = order(steps), receiver.reads(model.cfg.stacks)[1]
-        if layer == END:
-            return True
-        sender = HookName.parse(hook)
-        sends = (-1 if sender.layer is None else sender.layer, points.index(sender.leaf))
-        return sends < (layer, points.index(reading_points(steps)[module]))
-
 
 def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
     """Return the grid of every path of some senders and receivers; the result is NaN where there is no path.
@@ -242,10 +249,10 @@ def grid_of_paths(prepared: Prepared, paths: Paths) -> Grid:
     found = list(paths.receivers())
     coords = {dim: list(dict.fromkeys(labels[dim] for labels, _ in found)) for dim in found[0][0]}
     own = {f"sender_{dim}" if dim in ("site", "layer", "head") else dim: grid.coords[dim] for dim in grid.dims}
-    variants, model = [], as_blip(prepared.model, "patch_paths")
+    variants, rules = [], engine_of(prepared.model).paths(prepared.model)
     for sender in grid.variants:
         for labels, receiver in found:
-            if any(paths.exists(model, edit.hook, receiver) for edit in sender.edits):
+            if any(rules.comes_before(edit.hook, receiver) for edit in sender.edits):
                 index = (*sender.at, *(coords[dim].index(labels[dim]) for dim in coords))
                 variants.append(Variant(index, sender.edits, receiver))
     if not variants:

@@ -15,7 +15,7 @@ from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.memory import budget, bytes_per_pair, bytes_per_row, free, log, rows_that_fit
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, References, Setting
-from notice_lens.patching.engine.path_walk import received, walk_hooks
+from notice_lens.patching.engine.path_walk import StepPaths, received, walk_hooks
 from notice_lens.patching.engine.plan import HookEdit, Plan
 from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.engine.read_out import combined
@@ -68,6 +68,11 @@ class BidirectionalEngine:
         """Return a run with its activations at some hook points; with `before`, the last stack alone runs anew."""
         with attn_results(model, hooks):
             return trace(model, inputs, hooks, upstream=before)
+
+    @staticmethod
+    def paths(model: Any) -> StepPaths:
+        """Return which parts of a model send and receive."""
+        return StepPaths(model)
 
     def plan(self) -> Chunks:
         """Return how many variants and how many pairs fit into the budget at a time."""

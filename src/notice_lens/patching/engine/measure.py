@@ -21,10 +21,10 @@ from jaxtyping import Bool
 from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.memory import Arrays
 from notice_lens.patching.engine.metrics import ReadOut
-from notice_lens.patching.engine.path_walk import Receiver
 from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
 from notice_lens.patching.engine.protocol import PairRuns
 from notice_lens.patching.engine.read_out import combined
+from notice_lens.patching.engine.receivers import Receiver
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.positions import Positions
 

@@ -17,7 +17,7 @@ Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969)
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -39,40 +39,15 @@ from notice_lens.models.blip.steps import (
     Transform,
     last_hook,
     norm_inputs,
+    order,
+    reading_points,
     sublayers,
 )
 from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.plan import END, VALUE_GIVEN, HookEdit, RowEdit
+from notice_lens.patching.engine.receivers import Read, Receiver
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Run
-
-Read = tuple[int, str]
-"""A layer, and who reads there: `attn`, `cross_attn`, `mlp`; after the last block `output`."""
-
-
-class Receiver(NamedTuple):
-    """The end of a path.
-
-    Attributes:
-        hook: Queries, keys or values, what goes into an MLP's neurons (`mlp.hook_pre`), or `<stack>.output`.
-        head: The head; None for all heads, and for modules without heads.
-        freeze_layernorm: Whether LayerNorms on the path keep the base run's scale.
-        freeze_mlp: Whether MLPs on the path keep what they write; else they read the changed stream.
-    """
-
-    hook: str
-    head: int | None = None
-    freeze_layernorm: bool = False
-    freeze_mlp: bool = True
-
-    def reads(self, stacks: Sequence[str]) -> tuple[str, Read]:
-        """Return the stack whose stream it reads, and where; keys and values of cross-attention read another one."""
-        name = HookName.parse(self.hook)
-        assert name.stack is not None, "receivers are checked"
-        module, _, leaf = name.leaf.rpartition(".")
-        if module == "cross_attn" and leaf in ("hook_k", "hook_v"):
-            return stacks[stacks.index(name.stack) - 1], (END, OUTPUT)
-        return name.stack, ((END, OUTPUT) if name.layer is None else (name.layer, module))
 
 
 @dataclass
@@ -310,6 +285,35 @@ class Walk:
 
     def _index(self, numbers: Index) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.run.model.device)
+
+
+class StepPaths:
+    """Which parts of a BLIP send and receive; `PathRules`."""
+
+    senders: tuple[str, ...] = (
+        *EMBEDDING, "attn.hook_z", "attn.hook_result", "hook_attn_out", "cross_attn.hook_z", "cross_attn.hook_result",
+        "hook_cross_attn_out", "hook_mlp_out",
+    )  # fmt: skip
+    receivers: tuple[str, ...] = (
+        *(f"{module}.hook_{leaf}" for module in ("attn", "cross_attn") for leaf in "qkv"),
+        "mlp.hook_pre",
+    )
+    can_freeze_layernorm: bool = True
+
+    def __init__(self, model: HookedBLIP) -> None:
+        self.model = model
+        self.stacks: tuple[str, ...] = tuple(model.cfg.stacks)
+
+    def comes_before(self, hook: str, receiver: Receiver) -> bool:
+        """Return whether a sender comes before the input of a receiver, in another module."""
+        sender = HookName.parse(hook)
+        layer, module = receiver.reads(self.stacks)[1]
+        if layer == END:
+            return True
+        steps = self.model.stack(sender.stack or "").steps
+        points = order(steps)
+        sends = (-1 if sender.layer is None else sender.layer, points.index(sender.leaf))
+        return sends < (layer, points.index(reading_points(steps)[module]))
 
 
 def walk_hooks(model: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:

@@ -22,6 +22,7 @@ from notice_lens.patching.engine.rows import Index
 if TYPE_CHECKING:
     from notice_lens.patching.engine.measure import Measured, PairVariant
     from notice_lens.patching.engine.pair_batch import References, Setting
+    from notice_lens.patching.engine.receivers import PathRules
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
@@ -98,6 +99,11 @@ class Engine(Protocol):
     @staticmethod
     def hooked_run(model: Any, inputs: Any, hooks: Sequence[str], before: Any = None) -> Any:
         """Return a run with its `activations` at some hook points; `before` is one of the same prompts, if any."""
+        ...
+
+    @staticmethod
+    def paths(model: Any) -> "PathRules":
+        """Return which parts of a model send and receive in path patching."""
         ...
 
     def plan(self) -> Chunks:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
@@ -14,7 +15,8 @@ from notice_lens.patching.engine.causal.check import check_patches, is_tested, r
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.memory import memory_for
-from notice_lens.patching.engine.causal.plan import DecoderEdit
+from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths, PathWalk, Received, edits_of
+from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
 from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
@@ -126,10 +128,29 @@ class CausalRuns:
         """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
         return self.reading.metrics(logits, pairs, base)
 
-    def read_out(self, variants: Sequence[tuple[DecoderEdit, ...]], memory: int) -> ReadOut:
+    def read_out(self, variants: Sequence[DecoderVariant], memory: int) -> ReadOut:
         """Return the metrics of variants."""
+        return self._read(CausalWave(self.base, variants, self.sources, memory).readouts())
+
+    def read_paths(self, paths: Sequence[DecoderPath], memory: int) -> ReadOut:
+        """Return the metrics of paths."""
+        states = self.base.out[-1][list(self.base.readouts)].repeat(len(paths), 1, 1)
+        # Half of the memory is for what receivers took in, which the wave reads afterwards.
+        variants, sources = {}, dict(self.sources)
+        for number, found in PathWalk(self.base, self.sources, paths, memory // 2).received():
+            if isinstance(found, Received):
+                source = f"path {number}"
+                sources[source], variants[number] = found, edits_of(paths[number], found, source)
+            else:
+                states[number] = found
+        if variants:
+            read = CausalWave(self.base, list(variants.values()), sources, memory // 2).readouts()
+            states[list(variants)] = read
+        return self._read(states)
+
+    def _read(self, states: Float[Tensor, "row answer_pos d_model"]) -> ReadOut:
+        """Return the metrics of rows from what the last block wrote at the read-outs."""
         run, decoder = self.base, self.base.decoder
-        states = CausalWave(run, variants, self.sources, memory).readouts()
         each = decoder.head_width * states.shape[1] * max(4, states.element_size())
         base = self.reading.first_token(run.logits[None], np.zeros(1, np.int64))
         parts = []
@@ -240,6 +261,11 @@ class CausalEngine:
         """Return a run whose activations at some hook points are kept."""
         return HookedRun(upstream_activations(model, inputs, hooks))
 
+    @staticmethod
+    def paths(model: Any) -> DecoderPaths:
+        """Return which parts of a model send and receive."""
+        return DecoderPaths()
+
     def plan(self) -> Chunks:
         """Return how many rows fit into the budget at a time; pairs go one by one."""
         memory = self.prepared.options.memory
@@ -324,6 +350,8 @@ class CausalEngine:
         first = self.model.layout(given.inputs, [given.prompt]).read_out[0]
         n_answer = 1 if answer is None else len(self.model.answer_ids(given.prompt, answer))
         leaves = dict.fromkeys(place_of(hook)[0] for hook in self.recorded if not is_upstream(hook))
+        if any(receiver.freeze_mlp for receiver in self.grid.receivers):
+            leaves["hook_mlp_out"] = None
         with given.running():
             return record(self.decoder, given.inputs, tuple(leaves), range(first, first + n_answer))
 
@@ -331,18 +359,32 @@ class CausalEngine:
         """Measure rows, `fit` of them in memory at a time."""
         memory = fit * self.bytes_of_row
         base = combined([one.read_base() for one in runs])
-        every = list(rows)
-        in_front = [any(is_upstream(edit.hook) for edit in row.edits[0]) for row in every]
-        for upstream in (False, True):
-            own = [row for row, is_in_front in zip(every, in_front, strict=True) if is_in_front == upstream]
-            if not own:
-                continue
-            edits = [[row.edits[number] for row in own] for number in range(len(runs))]
-            read_outs = [
-                one.read_upstream(some, memory) if upstream else one.read_out([_variant(row) for row in some], memory)
-                for one, some in zip(runs, edits, strict=True)
-            ]
+        by_kind: dict[str, list[PairVariant]] = {}
+        for row in rows:
+            by_kind.setdefault(_kind(row), []).append(row)
+        for kind, own in by_kind.items():
+            read_outs = [self._read_out(one, number, kind, own, memory) for number, one in enumerate(runs)]
             yield Measured(own, combined(read_outs), base.take(torch.zeros(len(own), dtype=torch.long)))
+
+    @staticmethod
+    def _read_out(one: CausalRuns, number: int, kind: str, rows: Sequence[PairVariant], memory: int) -> ReadOut:
+        """Return the metrics of rows of one kind in one of the runs."""
+        edits = [row.edits[number] for row in rows]
+        if kind == "upstream":
+            return one.read_upstream(edits, memory)
+        variants = [_variant(own) for own in edits]
+        if kind == "wave":
+            return one.read_out(variants, memory)
+        ends = [row.variant.receiver for row in rows]
+        paths = [DecoderPath(own, end) for own, end in zip(variants, ends, strict=True) if end is not None]
+        return one.read_paths(paths, memory)
+
+
+def _kind(row: PairVariant) -> str:
+    """Return how a row is computed: by a `path`, by whole forward passes (`upstream`), or by the `wave`."""
+    if row.variant.receiver is not None:
+        return "path"
+    return "upstream" if any(is_upstream(edit.hook) for edit in row.edits[0]) else "wave"
 
 
 def _variant(edits: Sequence[HookEdit[Index]]) -> tuple[DecoderEdit, ...]:

@@ -45,6 +45,10 @@ IN_ATTENTION = ("hook_rot_q", "hook_rot_k", "hook_v", "hook_z")
 """Activations that the attention function itself edits."""
 
 
+PART = 256 * 2**20
+"""Bytes that a block's intermediates take at most at once on a CPU; larger ones are slower to allocate."""
+
+
 @runtime_checkable
 class ValueSource(Protocol):
     """A source of new values: a recorded run, or means of several."""
@@ -101,11 +105,21 @@ class EditedTokens(NamedTuple):
 
 
 class Replay:
-    """Replays blocks of one base run for rows of variants."""
+    """Replays blocks of one base run for rows of variants.
+
+    Args:
+        base: The run.
+        variants: The edits of each variant.
+        sources: Where new values come from, by name.
+
+    Attributes:
+        seen: Activations [token, ...] by leaf, of the leaves that somebody has put here: each pass adds its own.
+    """
 
     def __init__(self, base: Record, variants: Sequence[DecoderVariant], sources: Mapping[str, ValueSource]) -> None:
         self.base, self.variants, self.sources = base, variants, sources
         self.geometries: dict[tuple[Any, ...], Geometry] = {}
+        self.seen: dict[str, list[Tensor]] = {}
         self._at_work: _Pass | None = None
 
     @contextmanager
@@ -128,6 +142,51 @@ class Replay:
         found = self._run(_Pass(self, layer, [segments[n] for n in some], keys)) if some else []
         outputs = dict(zip(some, found, strict=True))
         return [outputs[n] if n in outputs else own.hidden[:, :0] for n, own in enumerate(segments)]
+
+    def blocks(
+        self, layer: int, segments: Sequence[TokenBlock], memory: int
+    ) -> list[Float[Tensor, "row read d_model"]]:
+        """Return a block's output for each segment as `block` does, computed in parts that fit into memory.
+
+        Args:
+            layer: The block.
+            segments: Whose rows go through it.
+            memory: Bytes that may be taken.
+        """
+        limit = max(1, self._tokens_at_once(layer, memory))
+        pieces: list[list[Tensor]] = [[] for _ in segments]
+        part: list[tuple[int, TokenBlock]] = []
+        size = 0
+
+        def run() -> None:
+            if part:
+                for (number, _), out in zip(part, self.block(layer, [s for _, s in part]), strict=True):
+                    pieces[number].append(out)
+            part.clear()
+
+        for number, segment in enumerate(segments):
+            start, total = 0, len(segment.variants)
+            tokens = max(1, len(segment.positions))
+            while start < total:
+                fit = max(1, (limit - size) // tokens)
+                if size and size + tokens > limit:
+                    run()
+                    size = 0
+                    continue
+                stop = min(total, start + fit)
+                part.append((number, segment.rows(start, stop)))
+                size += (stop - start) * tokens
+                start = stop
+        run()
+        return [torch.cat(own) if len(own) > 1 else own[0] for own in pieces]
+
+    def _tokens_at_once(self, layer: int, memory: int) -> int:
+        """Return how many tokens a block may compute at once."""
+        attended, stream = self.base.attended[layer], self.base.resid[layer]
+        n_heads, n_keys = attended.z.shape[1], attended.keys.shape[1]
+        width = self.base.decoder.widest(layer)
+        each = (3 * n_heads * n_keys + 3 * width + 8 * stream.shape[-1]) * max(4, stream.element_size())
+        return min(memory // 2, PART) // each if stream.device.type == "cpu" else memory // 2 // each
 
     def _run(self, work: "_Pass") -> Any:
         self._at_work = work
@@ -227,7 +286,7 @@ class _Pass:
         ])  # fmt: skip
         arguments = cut(self.base.arguments[self.layer], at)
         with ExitStack() as hooks:
-            for leaf in dict.fromkeys(leaf for leaf, _, _ in self.targets):
+            for leaf in dict.fromkeys([*(leaf for leaf, _, _ in self.targets), *self.replay.seen]):
                 if leaf not in (*IN_ATTENTION, *TABLES, "hook_resid_pre", "hook_resid_post"):
                     place = self.base.decoder.place(self.layer, leaf)
                     hooks.callback(place.attach(partial(self._change, leaf)).remove)
@@ -246,6 +305,8 @@ class _Pass:
 
     def changed(self, leaf: str, tensor: Tensor) -> Tensor:
         """Return an activation [token, ...] with new values where it is edited."""
+        if leaf in self.replay.seen:
+            self.replay.seen[leaf].append(tensor)
         groups = [(key, found) for key, found in self.targets.items() if key[0] == leaf]
         if not groups:
             return tensor

@@ -134,7 +134,7 @@ class CausalWave:
             segments: list[tuple[_Rows, TokenBlock]] = []
             for rows in load:
                 segments += [(rows, segment) for segment in self._segments(rows, layer)]
-            outputs = self._in_parts(layer, [segment for _, segment in segments])
+            outputs = self.replay.blocks(layer, [segment for _, segment in segments], self.memory)
             for rows in load:
                 own = [(segment, out) for (of, segment), out in zip(segments, outputs, strict=True) if of is rows]
                 self._gather(rows, layer, own)
@@ -160,43 +160,6 @@ class CausalWave:
             found.append(TokenBlock(numbers, _numbers(changed), _numbers(changed & read), hidden, given))
         return found
 
-    def _in_parts(self, layer: int, segments: list[TokenBlock]) -> list[Tensor]:
-        """Return a block's output for each segment, computed in parts that fit into memory."""
-        limit = max(1, self._tokens_at_once(layer))
-        pieces: list[list[Tensor]] = [[] for _ in segments]
-        part: list[tuple[int, TokenBlock]] = []
-        size = 0
-
-        def run() -> None:
-            if part:
-                for (number, _), out in zip(part, self.replay.block(layer, [s for _, s in part]), strict=True):
-                    pieces[number].append(out)
-            part.clear()
-
-        for number, segment in enumerate(segments):
-            start, total = 0, len(segment.variants)
-            tokens = max(1, len(segment.positions))
-            while start < total:
-                fit = max(1, (limit - size) // tokens)
-                if size and size + tokens > limit:
-                    run()
-                    size = 0
-                    continue
-                stop = min(total, start + fit)
-                part.append((number, segment.rows(start, stop)))
-                size += (stop - start) * tokens
-                start = stop
-        run()
-        return [torch.cat(own) if len(own) > 1 else own[0] for own in pieces]
-
-    def _tokens_at_once(self, layer: int) -> int:
-        """Return how many tokens a block may compute at once."""
-        attended, stream = self.base.attended[layer], self.base.resid[layer]
-        n_heads, n_keys = attended.z.shape[1], attended.keys.shape[1]
-        width = self.base.decoder.widest(layer)
-        each = (3 * n_heads * n_keys + 3 * width + 8 * stream.shape[-1]) * max(4, stream.element_size())
-        return min(self.memory // 2, PART) // each if stream.device.type == "cpu" else self.memory // 2 // each
-
     def _gather(self, rows: _Rows, layer: int, own: list[tuple[TokenBlock, Tensor]]) -> None:
         """Put together what the rows that were there and those that joined have after a block."""
         base = self.base
@@ -213,10 +176,6 @@ class CausalWave:
         if own:
             rows.variants = [number for segment, _ in own for number in segment.variants]
             rows.hidden = torch.cat(found) if len(found) > 1 else found[0]
-
-
-PART = 256 * 2**20
-"""Bytes that a block's intermediates take at most at once on a CPU; larger ones are slower to allocate."""
 
 
 def _numbers(mask: Tensor) -> Tensor:

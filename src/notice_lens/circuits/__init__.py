@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from notice_lens.circuits.functions.labels import label_heads
     from notice_lens.circuits.functions.maps import attention_maps
     from notice_lens.circuits.functions.scores import head_functions
+    from notice_lens.circuits.graph import circuit_graph
     from notice_lens.circuits.important import important_heads
     from notice_lens.circuits.interplay import interactions
     from notice_lens.circuits.layers import layer_profile
@@ -24,6 +25,7 @@ _HOMES = {
     "DependentPairs": "notice_lens.circuits.evidence",
     "FewClusters": "notice_lens.circuits.evidence",
     "attention_maps": "notice_lens.circuits.functions.maps",
+    "circuit_graph": "notice_lens.circuits.graph",
     "compare_corruptions": "notice_lens.circuits.corruptions",
     "head_functions": "notice_lens.circuits.functions.scores",
     "important_heads": "notice_lens.circuits.important",
@@ -40,6 +42,7 @@ __all__ = [
     "DependentPairs",
     "FewClusters",
     "attention_maps",
+    "circuit_graph",
     "compare_corruptions",
     "head_functions",
     "important_heads",

@@ -87,7 +87,7 @@ def minimal_circuit(
         `random_completeness` [draw] are those of random sets. `resampled_size` [resample] says how many nodes each
         resample's circuit has. Attributes: `circuit` (names, in order of rank), `searched_faithfulness` and
         `searched_completeness` (the same on the half that chose it), `share`, `pairs` and `clusters` (held out),
-        `n_nodes`.
+        `scored_ids` (of the held-out pairs), `n_nodes`.
 
     Raises:
         ValueError: All nodes together do not reach the share, all pairs are one cluster, or an option is out of range.
@@ -240,7 +240,8 @@ def _dataset(
             "circuit": [nodes[node].name for node in order], "n_nodes": len(nodes),
             "searched_faithfulness": float(here[0]), "searched_completeness": float(here[1]),
             "pairs": int(counted.sum()), "clusters": len(np.unique(clusters[counted])),
-            "searched_pairs": len(searched.gap), "model": searched.model.cfg.name_or_path or "",
+            "searched_pairs": len(searched.gap), "scored_ids": [*map(str, scored.pairs["id"])],
+            "model": searched.model.cfg.name_or_path or "",
             "corruption": str(searched.options.get("corruption", "image")),
             "task": ", ".join(sorted({*map(str, searched.pairs["task"])})),
         },

@@ -196,7 +196,7 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
             written = repr(edit)
             if written not in known:
                 try:
-                    known[written] = _looked_up(prepared, edit)
+                    known[written] = edits_at(prepared, edit)
                 except ValueError as error:
                     raise ValueError(f"variant {name!r}: {error}") from error
             own += known[written]
@@ -204,8 +204,16 @@ def grid_of_variants(prepared: Prepared, variants: Mapping[str, Edit | Sequence[
     return Grid(("variant",), {"variant": list(variants)}, found)
 
 
-def _looked_up(prepared: Prepared, edit: Edit) -> list[HookEdit[LabelledPositions]]:
-    """Return an edit of the caller's, checked, as edits of a hook point: one for each label of its positions."""
+def edits_at(prepared: Prepared, edit: Edit) -> list[HookEdit[LabelledPositions]]:
+    """Return an edit of the caller's, checked, as edits of a hook point: one for each label of its positions.
+
+    Args:
+        prepared: The pairs.
+        edit: As the caller writes it.
+
+    Raises:
+        ValueError: It does not fit the model or the pairs.
+    """
     if edit.source not in EDIT_SOURCES:
         raise ValueError(one_of("source", edit.source, EDIT_SOURCES))
     for what, asked in (("layer", edit.layer), ("head", edit.head)):

@@ -87,8 +87,8 @@ def circuit_graph(
         pairs: Validated for it here. Of a result of `minimal_circuit`, those that scored it are used, so that no edge
             is measured on the pairs that chose its heads.
         circuit: A result of `circuits.minimal_circuit`, or nodes by name (`text.cross_attn.L1.H3`).
-        labels: Regions and roles that are read from; None takes all that the pairs have, but the whole image where
-            there are regions.
+        labels: Regions and roles that are read from, where a name is both `image:NAME` for the region; None takes all
+            that the pairs have.
         seed: Of the bootstrap.
         confidence: Of the intervals, between 0 and 1.
         **options: As `patching.sweep`: `corruption`, `contrast`, `memory`, `progress`, ...
@@ -227,17 +227,15 @@ class _Edges:
     def _labels_on(self, axis: str, of_queries: bool) -> list[str]:
         """Return what is read from on an axis of positions, and note it; of queries words, where there are any."""
         positions, kinds = self.prepared.positions, self.model.cfg.streams[axis]
-        regions = {name for one in positions.regions for name in one} if "image" in kinds else set()
         roles = {name for one in positions.roles for name in one} if "prompt" in kinds else set()
-        found = []
-        for name in positions.names(axis):
-            whole = self.labels is None and name == WHOLE_IMAGE and regions
-            other = self.labels is not None and name not in self.labels
-            if whole or other or (of_queries and roles and (name not in roles or name == WHOLE_IMAGE)):
-                continue
-            found.append(name)
+        own = [name for name in positions.names(axis) if name != WHOLE_IMAGE or self.labels is not None]
+        if of_queries and roles:
+            own = [name for name in own if name in roles]
+        if self.labels is not None:
+            own = [name for name in own if name in self.labels]
+        for name in own:
             (self.roles if name in roles else self.regions).setdefault(name)
-        return found
+        return own
 
 
 def _stack(node: Node) -> str:

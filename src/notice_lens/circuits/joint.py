@@ -22,6 +22,7 @@ import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
+from notice_lens.patching.positions import IN_IMAGE
 from notice_lens.patching.results import CHANGE, CONTROL, DIRECTIONS, dataset_of, gap
 from notice_lens.stats.clusters import clusters_of
 
@@ -109,7 +110,7 @@ def nodes_of_effects(effects: "xr.Dataset") -> tuple[list[NodeAt], np.ndarray]:
         for head in effects["head"].values.tolist():
             for label in effects[label_dim].values.tolist() if label_dim else [None]:
                 # One label is a list of one, lest a role that is called `all` or `each` be taken for all positions.
-                places = "all" if label is None else [label]
+                places = "all" if label is None else [IN_IMAGE + label if label_dim == "region" else label]
                 at = "" if label is None else f"@{label}"
                 edit = Edit(f"{module}.z", layer, head, positions=places, source="other")
                 nodes.append(NodeAt(f"{module}.L{layer}.H{head}{at}", edit, (module, layer, label)))

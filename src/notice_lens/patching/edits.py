@@ -51,7 +51,7 @@ def as_blip(model: Any, verb: str) -> "HookedBLIP":
     if hasattr(model, "hf_model"):
         raise ValueError(
             f"{verb} runs on HookedBLIP alone so far; on a HookedVLM there are patch_heads, patch_modules, sweep, "
-            "run_variants, knockout, ablate, split, pairs_of_heads and faithfulness"
+            "run_variants, patch_paths, knockout, ablate, split, pairs_of_heads and faithfulness"
         )
     return model
 

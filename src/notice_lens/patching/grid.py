@@ -17,6 +17,7 @@ from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.engine.receivers import Receiver
 from notice_lens.patching.engine.sources import HALF_SOURCES, ingredients
+from notice_lens.patching.positions import IN_IMAGE, POSITION_DIMS
 from notice_lens.patching.prepare import Prepared
 
 NUMBERED = ("layer", "head", "position", "key_position", "neuron")
@@ -146,15 +147,20 @@ class SiteGrid:
 
     def edits(self, source: str) -> list[tuple[dict[str, Any], HookEdit[LabelledPositions]]]:
         """Return every edit, each with its labels by dimension."""
-        of_positions = next((dim for dim in self.dims if dim in ("role", "region", "position")), "")
+        of_positions = next((dim for dim in self.dims if dim in POSITION_DIMS.values()), "")
         of_keys = next((dim for dim in self.dims if dim.startswith("key_")), "")
         edits = []
         for labels in product(*self.coords.values()):
             at = dict(zip(self.dims, labels, strict=True))
-            keys = None if self.key_axis is None else LabelledPositions(at.get(of_keys), self.key_axis)
-            positions = LabelledPositions(at.get(of_positions), self.axis)
+            keys = None if self.key_axis is None else LabelledPositions(_label(at, of_keys), self.key_axis)
+            positions = LabelledPositions(_label(at, of_positions), self.axis)
             edits.append((at, HookEdit(self.site.hook(at.get("layer")), positions, source, at.get("head"), keys)))
         return edits
+
+
+def _label(at: Mapping[str, Any], dim: str) -> Any:
+    """Return the label of positions at an entry of a dimension: a region is the image's, whatever roles there are."""
+    return IN_IMAGE + at[dim] if dim.endswith("region") else at.get(dim)
 
 
 def check_variants(variants: Any) -> None:

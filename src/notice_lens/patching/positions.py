@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 POSITION_DIMS = {"roles": "role", "regions": "region", "each": "position"}
 """The name of a result's dimension, by kind of positions."""
+IN_IMAGE = "image:"
+"""In front of a region's name where a role may have the same one: `image:object` is what `object` means in the image.
+Without it a name that is both is the role's, in every pair."""
 
 
 class Positions:
@@ -116,11 +119,13 @@ class Positions:
         if stack not in self.layout.stacks:
             return [{}] * len(self.pairs)
         kinds = self.model.cfg.streams[stack]
-        named: list[dict[str, Index]] = [{}] * len(self.pairs)
-        for kind, own in (("image", "regions"), ("prompt", "roles")):
-            if kind in kinds:
-                named = [{**one, **more} for one, more in zip(named, getattr(self, own), strict=True)]
-        return named
+        nothing: list[dict[str, Index]] = [{}] * len(self.pairs)
+        roles = self.roles if "prompt" in kinds else nothing
+        taken = set(_names(roles))
+        return [
+            {IN_IMAGE + name if name in taken else name: own for name, own in regions.items()} | words
+            for regions, words in zip(self.regions if "image" in kinds else nothing, roles, strict=True)
+        ]
 
     def labels(self, spec: Any, stack: str, what: str, longest: int) -> tuple[str | None, list[Any]]:
         """Return a result's dimension for a specification of positions, and its labels; no dimension for `all`.
@@ -151,9 +156,10 @@ class Positions:
             known, of_words = self.names(stack), "prompt" in self.model.cfg.streams[stack]
             if "image" in self.model.cfg.streams[stack]:
                 of_words_too = _names(self.roles) if of_words else []
-                self._warn_of_small(name for name in spec if name not in of_words_too)
+                self._warn_of_small(name.removeprefix(IN_IMAGE) for name in spec if name not in of_words_too)
             for name in spec:
-                if name not in (*known, ALL):
+                region = name.startswith(IN_IMAGE) and name.removeprefix(IN_IMAGE) in _names(self.regions)
+                if name not in (*known, ALL) and not region:
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
                     raise ValueError(f"{what}: {missing}")
             return "role" if of_words else "region", list(spec)
@@ -167,7 +173,8 @@ class Positions:
 
         Args:
             pair: Which pair.
-            label: A role, a region, `all` (unless a role or region has that name), a number, or None for all positions.
+            label: A role; a region, by `IN_IMAGE` and its name whatever roles there are; `all` (unless a role or region
+                has that name); a number; or None for all positions.
             stack: The stack whose positions they are.
             length: How many positions there are, padding left out.
         """
@@ -179,6 +186,8 @@ class Positions:
                 return np.arange(length)
             if label in named[pair]:
                 return named[pair][label]
+            if label.startswith(IN_IMAGE) and "image" in self.model.cfg.streams.get(stack, ()):
+                return self.regions[pair].get(label.removeprefix(IN_IMAGE), np.arange(0))
             if stack not in self.layout.stacks and label == "image":
                 return np.arange(length)
             return self.groups(stack, pair).get(label, np.arange(0))

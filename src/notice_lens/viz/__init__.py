@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from notice_lens.viz.circuit_figures import curve, forest
     from notice_lens.viz.display import show
     from notice_lens.viz.flow_figures import modules, paths, profile
+    from notice_lens.viz.graph_figure import circuit
     from notice_lens.viz.head_figures import heads, universal
     from notice_lens.viz.pair_figures import pairs
     from notice_lens.viz.widget import explore
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ReportData": "notice_lens.report.data",
     "attention": "notice_lens.viz.attention_figures",
+    "circuit": "notice_lens.viz.graph_figure",
     "curve": "notice_lens.viz.circuit_figures",
     "explore": "notice_lens.viz.widget",
     "forest": "notice_lens.viz.circuit_figures",
@@ -33,6 +35,7 @@ _HOMES = {
 __all__ = [
     "ReportData",
     "attention",
+    "circuit",
     "curve",
     "explore",
     "forest",

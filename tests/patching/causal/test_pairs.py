@@ -257,14 +257,14 @@ def test_pictures_of_unequal_numbers_of_positions_are_named_or_dropped() -> None
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3", "paligemma"])
 def test_regions_are_image_tokens_of_the_language_model(family: str) -> None:
-    """A mask of the left half of the picture is the left half of the grid of image tokens."""
+    """A mask of the left half of the picture is the left half of the grid, also where a word has the region's name."""
     model = tiny_model(family).model
     mask = np.zeros((56, 56), bool)
     mask[:, :28] = True
     rows = [
         {
             "id": "halves", "task": "states", "clean_image": tiny_vlms.picture(1, 56), "clean_prompt": PROMPTS[0],
-            "corrupt_image": tiny_vlms.picture(2, 56), "clean_regions": {"left": mask, "right": ~mask},
+            "corrupt_image": tiny_vlms.picture(2, 56), "clean_regions": {"object": mask, "right": ~mask}, "roles": {"object": "apple"},
             **dict(zip(("correct_answer", "incorrect_answer"), single_tokens(model), strict=True)),
         }
     ]  # fmt: skip
@@ -275,7 +275,7 @@ def test_regions_are_image_tokens_of_the_language_model(family: str) -> None:
     assert segment.grid is not None
     grid = np.arange(segment.start, segment.stop).reshape(segment.grid)
     half = segment.grid[1] // 2
-    places = {"left": tuple(grid[:, :half].ravel().tolist()), "right": tuple(grid[:, half:].ravel().tolist())}
+    places = {"object": tuple(grid[:, :half].ravel().tolist()), "right": tuple(grid[:, half:].ravel().tolist())}
     assert sum(map(len, places.values())) == len(segment)
     values = {"z": activations(model.hf_model, oracle.inputs["clean"], "z")}
     before = oracle.logit_diff("corrupt", [], 0.0)
@@ -284,6 +284,13 @@ def test_regions_are_image_tokens_of_the_language_model(family: str) -> None:
             expected = oracle.logit_diff("corrupt", [Patch("z", layer, positions, head)], values) - before
             found = effects.logit_diff_change.sel(layer=layer, head=head, region=region).item()
             assert found == pytest.approx(expected, abs=1e-9)
+    # By name a word comes first, and the region has `image:` in front of it.
+    named = patching.patch_heads(model, pairs, positions=["object", "image:object", "right"], progress=False)
+    by_role = named.logit_diff_change
+    np.testing.assert_array_equal(by_role.sel(role="image:object"), effects.logit_diff_change.sel(region="object"))
+    word = tuple(range(*pairs.token_spans(model)[0]["object"]))
+    expected = oracle.logit_diff("corrupt", [Patch("z", 0, word, 1)], values) - before
+    assert by_role.sel(layer=0, head=1, role="object").item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,7 +14,6 @@ from notice_lens.patching.engine.causal.replay import Replay
 @pytest.mark.parametrize(
     ("verb", "more"),
     [
-        (patching.patch_paths, ()),
         (patching.attribute, ()),
         (patching.screen, ()),
     ],

@@ -44,6 +44,31 @@ def test_tables_of_other_programs(folder: Path):
         assert MinimalPairs.load(folder / f"{name}-saved")["id"] == ["one"]
 
 
+def test_tables_in_other_words_need_neither_ids_nor_a_task(folder: Path):
+    (folder / "fruit.csv").write_text(
+        "photo,other,question,answer,wrong\n"
+        "0.png,1.png,what color is it?,red,green\n1.png,0.png,what color is it?,green,red\n"
+    )
+    names = {"clean_image": "photo", "corrupt_image": "other", "clean_prompt": "question"}
+    names |= {"correct_answer": "answer", "incorrect_answer": "wrong"}
+    columns = [word for ours, theirs in names.items() for word in ("--columns", f"{ours}={theirs}")]
+    out = str(folder / "saved")
+    read = CliRunner().invoke(main, ["pairs", "table", str(folder / "fruit.csv"), *columns, "--out", out])
+    assert read.exit_code == 0, read.output
+    saved = MinimalPairs.load(folder / "saved")
+    assert (saved["id"], saved["task"]) == (["1", "2"], ["fruit", "fruit"])
+    assert saved["correct_answer"] == ["red", "green"]
+    for wrong, message in (
+        ("clean_image", "--columns clean_image: expected our name and the file's, such as clean_image=photo"),
+        ("clean_picture=photo", "no column 'clean_picture'; did you mean 'clean_image'"),
+        ("clean_image=fotos", "fruit.csv has no column 'fotos'; it has answer, other, photo"),
+    ):
+        asked = ["pairs", "table", str(folder / "fruit.csv"), "--columns", wrong, "--out", f"{out}-not"]
+        stopped = CliRunner().invoke(main, asked)
+        assert stopped.exit_code == 1
+        assert message in stopped.stderr
+
+
 @pytest.mark.parametrize("seed", ["-1", "0.5", "nan", "x"])
 def test_seeds_are_refused_before_the_work(seed: str, tmp_path: Path):
     out = str(tmp_path / "out")
@@ -99,7 +124,7 @@ def test_task_and_kind_given_once(folder: Path):
         "id,clean_image,corrupt_image,clean_prompt,corrupt_prompt\n7,0.png,1.png,a dog chases a cat,a cat chases a dog"
     )
     asked = ["pairs", "table", str(folder / "pairs.csv"), "--out", str(folder / "saved")]
-    assert "columns are missing: task, correct_answer" in CliRunner().invoke(main, asked).stderr
+    assert "columns are missing: correct_answer" in CliRunner().invoke(main, asked).stderr
     found = CliRunner().invoke(main, [*asked, "--task", "captions", "--kind", "match"])
     assert found.exit_code == 0, found.output
     pair = MinimalPairs.load(folder / "saved")[0]

@@ -115,3 +115,13 @@ def test_columns_that_are_missing_altogether():
 def test_rows_are_no_pairs_yet() -> None:
     with pytest.raises(TypeError, match=r"pairs are made by from_rows, .* such as MinimalPairs\.from_rows\(rows\)"):
         MinimalPairs([{}])
+
+
+def test_ids_are_numbers_and_there_is_one_task_where_no_row_has_any() -> None:
+    rows = [{name: value for name, value in make_row(n).items() if name not in ("id", "task")} for n in range(11)]
+    pairs = MinimalPairs.from_rows(rows)
+    assert pairs["id"] == [f"{number:02}" for number in range(1, 12)]
+    assert {*pairs["task"]} == {"pairs"}
+    # One row's own id makes the others' a mistake, as before.
+    with pytest.raises(PairsError, match="row 1: id is missing"):
+        MinimalPairs.from_rows([make_row(0), *rows[1:2]])

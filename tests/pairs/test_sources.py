@@ -392,7 +392,7 @@ def test_winoground_s_features(tmp_path):
     assert (pair.kind, pair.clean_prompt) == ("caption", "")
     with pytest.raises(ValueError, match="no kind 'mach'; did you mean 'match'"):
         _given("winoground", "mach")
-    with pytest.raises(ValueError, match="columns are missing: task, correct_answer"):
+    with pytest.raises(ValueError, match="columns are missing: correct_answer"):
         MinimalPairs.from_dataset(dataset, columns=matches)
 
 

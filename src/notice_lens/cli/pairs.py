@@ -138,7 +138,11 @@ def faces(
 @pairs.command(short_help="Pairs of your own, from a CSV or JSON file.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="Folder that picture paths start from.")
-@click.option("--task", help="The task of rows that do not name one.")
+@click.option(
+    "--columns", "renamed", metavar="OURS=THEIRS", multiple=True,
+    help="The file's name of one of our columns, such as clean_image=photo; once for each.",
+)  # fmt: skip
+@click.option("--task", help="The task of rows that do not name one; by default the file's name.")
 @click.option("--kind", type=click.Choice(["vqa", "caption", "match"]), help="The kind of rows that have none.")
 @click.option("--skip", is_flag=True, help="Leave wrong rows out and count them, rather than stop.")
 @click.option("--label", "labels", type=int, multiple=True, help="The object's value in masks that hold indices.")
@@ -152,6 +156,7 @@ def faces(
 def table(
     file: Path,
     images: str | None,
+    renamed: tuple[str, ...],
     task: str | None,
     kind: Any,
     skip: bool,
@@ -162,16 +167,32 @@ def table(
 ) -> None:
     """Make your own pairs from a CSV or JSON FILE with the columns of docs/pairs.md.
 
-    Cells of a CSV file stand between commas, semicolons or tabs; JSON is an object a line, or an array of objects.
+    Cells of a CSV file stand between commas, semicolons or tabs; JSON is an object a line, or an array of objects. Rows
+    without ids are numbered.
     """
     from notice_lens.pairs import MinimalPairs
 
     is_json = file.suffix.lower() in (".json", ".jsonl", ".ndjson")
     read = MinimalPairs.from_jsonl if is_json else MinimalPairs.from_csv
+    columns = dict(_ours_and_theirs(one) for one in renamed)
     _free(out, overwrite)
-    settings: dict[str, Any] = {"label": list(labels) or None, "box_format": box_format, "task": task, "kind": kind}
+    settings: dict[str, Any] = {
+        "columns": columns,
+        "label": list(labels) or None,
+        "box_format": box_format,
+        "task": task,
+        "kind": kind,
+    }
     made = read(file, images=images, on_error="drop" if skip else "raise", **settings)
     _save(made, out, overwrite)
+
+
+def _ours_and_theirs(asked: str) -> tuple[str, str]:
+    """Return the two names of a column."""
+    ours, equals, theirs = asked.partition("=")
+    if not (ours and equals and theirs):
+        raise ValueError(f"--columns {asked}: expected our name and the file's, such as clean_image=photo")
+    return ours, theirs
 
 
 @pairs.command(short_help="Say what saved pairs are.")

@@ -16,12 +16,12 @@ from notice_lens.viz.theme import DIVERGING, INK, QUIET, finish
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-POSITIVE, NEGATIVE = DIVERGING[3][1], DIVERGING[1][1]
+FORWARDS, BACKWARDS = DIVERGING[3][1], DIVERGING[1][1]
 WIDEST, NARROWEST = 11.0, 1.2
 """Widths of edges, in pixels."""
 LABELLED_EDGES = 8
 """So many of the largest edges have their number written beside them."""
-COLUMN, ROW = 150, 58
+COLUMN_WIDTH, ROW_HEIGHT = 150, 58
 """Distances between nodes, in pixels."""
 POINTS = 24
 """Of the curve of an edge."""
@@ -103,7 +103,7 @@ def circuit(graph: Any, *, least: float = 0.01, top: int = 40, title: str | None
     shown = f"edges of {least:.0%} of the gap and more whose interval does not hold 0" if least else "all clear edges"
     left = f", the {top} largest" if len(edges) == top else ""
     about = f"{shown}{left}; {graph.attrs.get('pairs')} pairs in {graph.attrs.get('clusters')} clusters"
-    size = (220 + COLUMN * columns, 190 + ROW * max(rows, 4))
+    size = (220 + COLUMN_WIDTH * columns, 190 + ROW_HEIGHT * max(rows, 4))
     return finish(figure, title or "What the heads of the circuit read, tell each other, and write", about, size)
 
 
@@ -180,7 +180,7 @@ def _draw(figure: "Figure", edge: _Drawn, places: Any, widest: float) -> None:
     positive = edge.effect > 0
     line = {
         "width": NARROWEST + (WIDEST - NARROWEST) * abs(edge.effect) / widest,
-        "color": POSITIVE if positive else NEGATIVE,
+        "color": FORWARDS if positive else BACKWARDS,
         "dash": "solid" if positive else "dash",
     }
     figure.add_trace(

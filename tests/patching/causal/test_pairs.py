@@ -264,7 +264,8 @@ def test_regions_are_image_tokens_of_the_language_model(family: str) -> None:
     rows = [
         {
             "id": "halves", "task": "states", "clean_image": tiny_vlms.picture(1, 56), "clean_prompt": PROMPTS[0],
-            "corrupt_image": tiny_vlms.picture(2, 56), "clean_regions": {"object": mask, "right": ~mask}, "roles": {"object": "apple"},
+            "corrupt_image": tiny_vlms.picture(2, 56), "clean_regions": {"object": mask, "right": ~mask},
+            "roles": {"object": "apple"},
             **dict(zip(("correct_answer", "incorrect_answer"), single_tokens(model), strict=True)),
         }
     ]  # fmt: skip

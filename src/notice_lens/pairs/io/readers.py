@@ -43,6 +43,10 @@ MANY_PICTURES = 500
 """From so many images on a progress bar is worth its line."""
 LONGEST_NAME = 500
 """Ids, tasks and groups may have so many characters."""
+NAMES = ("id", "task")
+"""Columns that a table may lack as a whole: rows are numbered then, and are of one task."""
+TASK = "pairs"
+"""The task of pairs that name none, and are in no file whose name could stand for one."""
 
 
 def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionFormat = AS_IT_SAYS) -> list[Stored]:
@@ -59,6 +63,7 @@ def store_all(rows: Iterable[Any], progress: bool = True, region_format: RegionF
     """
     rows, problems = _as_mappings(rows)
     check_columns({column for row in rows for column in row}, rows)
+    rows = named(rows)
     paths = {path for row in rows for column in IMAGES if (path := _path_of(row.get(column))) is not None}
     inventory = read_pictures(sorted(paths), progress=progress and len(paths) >= MANY_PICTURES)
     broken = {problem.id: problem.detail for problem in inventory.problems}
@@ -147,7 +152,7 @@ def store_built(built: Built) -> list[Stored]:
 def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
     """Raise ValueError if a required column is missing altogether."""
     have = set(have)
-    needed = [column for column in OBLIGATORY if column not in have]
+    needed = [column for column in OBLIGATORY if column not in have and column not in NAMES]
     if rows and all(row.get("kind") == "match" for row in rows):
         needed = [column for column in needed if column not in MATCH_ANSWERS]
     if rows and all(row.get("kind") == "caption" for row in rows):
@@ -158,6 +163,21 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
     guesses = {column: hint[0] for column, hint in zip(needed, hints, strict=True) if hint}
     hint = f"; perhaps columns={guesses}" if guesses else ""
     raise ValueError(f"columns are missing: {', '.join(needed)}; there are {', '.join(sorted(have))}{hint}")
+
+
+def named(rows: Sequence[Mapping[str, Any]], task: str = TASK) -> list[dict[str, Any]]:
+    """Return rows with an id and a task: numbers from 1 where there is no column `id`, one task where there is none.
+
+    A row that alone has no id stays as it is: one is missing there.
+
+    Args:
+        rows: By column.
+        task: Where no row names one.
+    """
+    lacking = {*NAMES} - {column for row in rows for column in row}
+    width = len(str(len(rows)))
+    names = {"id": lambda number: f"{number:0{width}}", "task": lambda number: task}
+    return [{**row, **{column: names[column](number) for column in lacking}} for number, row in enumerate(rows, 1)]
 
 
 def renamed(
@@ -195,6 +215,7 @@ def resolve(
     _check_names(columns, {column for row in rows for column in row}, str(path))
     resolved = renamed(rows, columns, given)
     check_columns({column for row in resolved for column in row}, resolved)
+    resolved = named(resolved, path.stem or TASK)
     for row in resolved:
         for column in IMAGES:
             image = row.get(column)
@@ -307,7 +328,7 @@ def rows_of_dataset(
     _check_names(columns, have, "the data set")
     rows = renamed(found, columns, given)
     check_columns((set(have) - set(columns.values())) | set(columns) | set(given), rows)
-    return rows
+    return named(rows)
 
 
 def _with_names(value: Any, feature: Any) -> Any:

@@ -53,13 +53,15 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-def opened(found: Any, path: Path | None = None, width: int = 1280, height: int = 900, scheme: str = "light") -> Opened:
-    """A file, or an empty page."""
+def opened(
+    found: Any, path: Path | None = None, width: int = 1280, height: int = 900, scheme: str = "light", anchor: str = ""
+) -> Opened:
+    """A file, perhaps at an anchor, or an empty page."""
     one = Opened(found.new_page(viewport={"width": width, "height": height}, color_scheme=scheme))
     one.page.on("console", lambda message: one.messages.append(message.text))
     one.page.on("pageerror", lambda error: one.messages.append(str(error)))
     one.page.on("request", lambda request: one.requests.append(request.url))
     one.page.on("dialog", lambda dialog: (one.dialogs.append(dialog.message), dialog.dismiss()))
     if path is not None:
-        one.page.goto(path.resolve().as_uri())
+        one.page.goto(path.resolve().as_uri() + (f"#{anchor}" if anchor else ""))
     return one

@@ -113,6 +113,18 @@ def test_edges_are_measured_on_the_pairs_that_did_not_choose_the_heads() -> None
     xr.testing.assert_equal(whole, half)
 
 
+def test_of_a_curve_the_first_heads_are_taken_and_measured_where_they_were_scored() -> None:
+    model, pairs = HookedBLIP.mini(), mini_world("states", n=16, seed=1)
+    curve = circuits.restoration_curve(model, pairs, n_random=0, **QUIET)
+    graph = circuits.circuit_graph(model, pairs, curve, **QUIET)
+    restored = curve.share.sel(direction="denoise")
+    size = int(curve["size"][int(np.argmax(restored.values >= 0.8))])
+    heads = curve.order.values[0][:size].tolist()
+    assert sorted(graph.node.values.tolist()) == sorted(heads)
+    own = pairs.select(np.flatnonzero(curve.scored_in.values == 0).tolist())
+    xr.testing.assert_equal(graph, circuits.circuit_graph(model, own, heads, **QUIET))
+
+
 def test_a_word_and_a_region_of_one_name_are_two_ends() -> None:
     """In `scenes` the question names an object or subject, and the image has regions of these names."""
     model, pairs = HookedVLM.mini(), mini_world("scenes", world="pictures", n=6, seed=3)
@@ -132,7 +144,7 @@ def test_a_word_and_a_region_of_one_name_are_two_ends() -> None:
     ("asked", "error", "message"),
     [
         ({"circuit": ["text.cross_attn.L7.H0"]}, ValueError, "layer 7 asked for"),
-        ({"circuit": xr.Dataset()}, ValueError, "expected a result of circuits.minimal_circuit, or nodes by name"),
+        ({"circuit": xr.Dataset()}, ValueError, "expected a result of circuits.minimal_circuit or restoration_curve"),
         ({"labels": ["objekt"]}, ValueError, "no region or role 'objekt'; did you mean 'object'"),
         ({"direction": "noise"}, TypeError, "direction: circuit_graph decides it itself"),
     ],

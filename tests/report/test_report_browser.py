@@ -150,6 +150,31 @@ def test_on_a_phone_the_pairs_come_to_the_head_and_back(chromium, path):
     one.calm()
 
 
+def test_a_head_has_a_link_that_opens_it(chromium, path, data):
+    one = opened(chromium, path)
+    shown(one.page, 0, 1, 2)
+    assert "#" not in one.page.url, "nobody has chosen yet"
+    button(one.page, 0, 0, 5).click()
+    shown(one.page, 0, 0, 5)
+    assert one.page.url.endswith("#states-image/L0.H5")
+    assert one.page.locator(".chosen a").get_attribute("href") == "#states-image/L0.H5"
+    # The same address in another tab, and another one typed into it.
+    other = opened(chromium, path, anchor="states-text/L2.H3")
+    shown(other.page, 1, 2, 3)
+    assert other.page.locator(".chosen").inner_text() == "L2.H3 \u2014 states, text"
+    other.page.evaluate("location.hash = '#states-image/L1.H1'")
+    shown(other.page, 0, 1, 1)
+    other.calm()
+    one.calm()
+
+
+@pytest.mark.parametrize("anchor", ["states-image/L99.H0", "nothing/L0.H0", "universal", "%/L0.H0", "/L0.H0"])
+def test_a_link_to_nothing_shows_what_the_page_shows_first(chromium, path, anchor):
+    one = opened(chromium, path, anchor=anchor)
+    shown(one.page, 0, 1, 2)
+    one.calm()
+
+
 RED = """(one) => {
   const size = one.width / 8, { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
   const sums = new Array(64).fill(0);

@@ -1,5 +1,7 @@
 """The figure of a circuit's graph, from made-up edges: which are drawn, how wide, how dashed, and what they say."""
 
+from html import unescape
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -61,7 +63,7 @@ def test_edges_run_from_left_to_right_and_past_no_node() -> None:
 def test_all_inputs_of_an_edge_are_told_and_names_are_escaped() -> None:
     figure = viz.circuit(made_graph(), least=0.0)
     drawn = lines(figure)
-    said = drawn[f"object → {A}"].hovertext
+    said = unescape(drawn[f"object → {A}"].hovertext)
     assert "its values: +20.0% [+10.0%, +30.0%]" in said
     assert "its keys: +2.0%" in said
     assert f"background → {B}" in drawn

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 ANSWER = "answer"
 """The end of every circuit."""
 WHOLE_IMAGE = "image"
+ENOUGH_FOR_A_GRAPH, MOST_HEADS = 0.8, 12
+"""Of a restoration curve: the share of the gap that its first heads restore, and how many of them are taken at most."""
 
 
 class Edge(NamedTuple):
@@ -84,9 +86,10 @@ def circuit_graph(
 
     Args:
         model: The model. Hooks on it are refused.
-        pairs: Validated for it here. Of a result of `minimal_circuit`, those that scored it are used, so that no edge
-            is measured on the pairs that chose its heads.
-        circuit: A result of `circuits.minimal_circuit`, or nodes by name (`text.cross_attn.L1.H3`).
+        pairs: Validated for it here. Of a result, those that scored it are used, so that no edge is measured on the
+            pairs that chose its heads.
+        circuit: A result of `circuits.minimal_circuit`; one of `circuits.restoration_curve`, whose first heads that
+            restore four fifths are taken, 12 at most; or nodes by name (`text.cross_attn.L1.H3`).
         labels: Regions and roles that are read from, where a name is both `image:NAME` for the region; None takes all
             that the pairs have.
         seed: Of the bootstrap.
@@ -151,11 +154,28 @@ def _chosen(circuit: Any, pairs: "MinimalPairs") -> tuple[Any, "MinimalPairs"]:
     """Return the nodes of a circuit, and the pairs to measure it on."""
     if not isinstance(circuit, xr.Dataset):
         return circuit, pairs
-    if "circuit" not in circuit.attrs:
-        raise ValueError("circuit: expected a result of circuits.minimal_circuit, or nodes by name")
-    scored = {*circuit.attrs.get("scored_ids", ())}
+    if {"order", "scored_in"} <= {*map(str, circuit.variables)}:
+        names, scored = _first_heads(circuit)
+    elif "circuit" in circuit.attrs:
+        names, scored = list(circuit.attrs["circuit"]), {*circuit.attrs.get("scored_ids", ())}
+    else:
+        raise ValueError(
+            "circuit: expected a result of circuits.minimal_circuit or restoration_curve, or nodes by name"
+        )
     places = [place for place, one in enumerate(pairs["id"]) if str(one) in scored]
-    return list(circuit.attrs["circuit"]), pairs.select(places) if places else pairs
+    return names, pairs.select(places) if places else pairs
+
+
+def _first_heads(curve: xr.Dataset) -> tuple[list[str], set[str]]:
+    """Return the first heads of one half's order that restore enough, and the ids of the pairs that they are scored on.
+
+    Heads at words are the same heads here, at all positions.
+    """
+    enough = np.flatnonzero(curve["share"].sel(direction="denoise").values >= ENOUGH_FOR_A_GRAPH)
+    size = int(curve["size"].values[enough[0]]) if len(enough) else MOST_HEADS
+    order = [str(name).partition("@")[0] for name in curve["order"].values[0]]
+    half = curve["scored_in"].values == 0
+    return list(dict.fromkeys(order))[: max(1, min(size, MOST_HEADS))], {*map(str, curve["pair"].values[half])}
 
 
 @dataclass

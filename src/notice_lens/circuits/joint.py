@@ -22,7 +22,7 @@ import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
-from notice_lens.patching.positions import IN_IMAGE
+from notice_lens.pairs.roles import IN_IMAGE
 from notice_lens.patching.results import CHANGE, CONTROL, DIRECTIONS, dataset_of, gap
 from notice_lens.stats.clusters import clusters_of
 

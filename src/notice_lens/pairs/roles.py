@@ -23,6 +23,9 @@ OPTIONS = (CORRECT, "incorrect")
 """The roles of the two answers that a question offers; `slots="answers"` stands for both."""
 ALL = "all"
 """All words of the question at once: a choice beside its roles, and the default where it has no role `correct`."""
+IN_IMAGE = "image:"
+"""In front of a region's name where a role may have the same one: `image:object` is what `object` means in the image.
+Without it a name that is both is the role's, in every pair."""
 RESERVED = (*SPECIAL_ROLES, ALL, "answers")
 """Names that no role may have: roles of every prompt, and the words for all positions and for both options."""
 

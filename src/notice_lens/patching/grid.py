@@ -12,12 +12,13 @@ from typing import Any
 
 from notice_lens.errors import one_of
 from notice_lens.models.protocol import axes
+from notice_lens.pairs.roles import IN_IMAGE
 from notice_lens.patching.edits import EDIT_SOURCES, Edit, Site
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.engine.receivers import Receiver
 from notice_lens.patching.engine.sources import HALF_SOURCES, ingredients
-from notice_lens.patching.positions import IN_IMAGE, POSITION_DIMS
+from notice_lens.patching.positions import POSITION_DIMS
 from notice_lens.patching.prepare import Prepared
 
 NUMBERED = ("layer", "head", "position", "key_position", "neuron")

@@ -9,7 +9,7 @@ import numpy as np
 from notice_lens.errors import one_of
 from notice_lens.models.layout import Layout, SegmentKind
 from notice_lens.pairs.regions import LostRegions
-from notice_lens.pairs.roles import ALL, missing_role
+from notice_lens.pairs.roles import ALL, IN_IMAGE, missing_role
 from notice_lens.patching.engine.rows import Index
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 POSITION_DIMS = {"roles": "role", "regions": "region", "each": "position"}
 """The name of a result's dimension, by kind of positions."""
-IN_IMAGE = "image:"
-"""In front of a region's name where a role may have the same one: `image:object` is what `object` means in the image.
-Without it a name that is both is the role's, in every pair."""
 
 
 class Positions:

@@ -52,7 +52,7 @@ def collect(
         model: The model, or None.
         pairs: By condition.
         effects: By condition.
-        given: `important`, `profiles` and `curves`, by condition each.
+        given: `important`, `profiles`, `curves` and `graphs`, by condition each.
         rest: The other fields of `ReportData`, in the caller's form.
         roles: Whose attention is kept.
         max_pairs: Of each condition.
@@ -84,6 +84,7 @@ def collect(
         "functions": _by_name(rest["functions"]),
         "labels": label_rows(rest["labels"]),
         "curves": {name: _without_pairs(one) for name, one in given["curves"].items()},
+        "graphs": {name: _checked_graph(one) for name, one in given["graphs"].items()},
         "notes": tuple(map(str, rest["notes"])),
         "settings": _shared(effects) | plain(rest["settings"]),
     }
@@ -111,6 +112,13 @@ def _without_pairs(curve: xr.Dataset) -> xr.Dataset:
     if not {"share", "turned", "mismatched"} <= {*map(str, curve.data_vars)}:
         raise ValueError("curves: expected results of circuits.restoration_curve, by condition")
     return curve.drop_dims("pair")
+
+
+def _checked_graph(graph: xr.Dataset) -> xr.Dataset:
+    """Return a circuit's graph. Raises ValueError if it is something else."""
+    if not {"source", "target", "via", "effect", "node"} <= {*map(str, graph.variables)}:
+        raise ValueError("graphs: expected results of circuits.circuit_graph, by condition")
+    return graph
 
 
 def _keys(pairs: "MinimalPairs") -> list[Any]:

@@ -11,7 +11,7 @@ from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.image_bytes import address
 from notice_lens.report.page_data import Kept, label_places, ranked_by, share_of, task_of
 from notice_lens.report.sentences import about, all_of, claimed, findings, head_name, part_intervals, strongest
-from notice_lens.report.small_pictures import contrast, curve, ends, finite, is_controlled, profile
+from notice_lens.report.small_pictures import contrast, curve, ends, finite, graph, is_controlled, profile
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.head_figures import ranked
@@ -37,6 +37,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "findings": findings(data),
         "first_pair": _first_pair(data),
         "curves": [curve(name, one) for name, one in data.curves.items()],
+        "graphs": [graph(name, one) for name, one in data.graphs.items()],
         "about": about(data),
         "conditions": [
             {"number": number, **_condition(condition, _limit(data))}

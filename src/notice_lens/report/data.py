@@ -104,6 +104,7 @@ class ReportData:
         functions: Results of `circuits.head_functions`, by task.
         labels: As of `circuits.label_heads`, one mapping a row; its `task` says at which conditions it is shown.
         curves: As of `circuits.restoration_curve`, by condition, without single pairs.
+        graphs: As of `circuits.circuit_graph`, by condition.
         notes: Sentences: what could not be tested, and why; warnings.
         settings: What made it: the model, options, versions.
     """
@@ -116,6 +117,7 @@ class ReportData:
     functions: Mapping[str, xr.Dataset] = field(default_factory=dict)
     labels: tuple[Mapping[str, Any], ...] = ()
     curves: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    graphs: Mapping[str, xr.Dataset] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -132,6 +134,7 @@ class ReportData:
         functions: Any = None,
         labels: Any = (),
         curves: Mapping[str, xr.Dataset] | None = None,
+        graphs: Mapping[str, xr.Dataset] | None = None,
         notes: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         title: str = "What the heads carry",
@@ -152,6 +155,7 @@ class ReportData:
             labels: A result of `circuits.label_heads`, or several by task: a label is shown at its task's conditions
                 alone. Or a table, or mappings, whose `task` says so.
             curves: Results of `circuits.restoration_curve`, by condition's name: what the best heads carry together.
+            graphs: Results of `circuits.circuit_graph`, by condition's name: what these heads read and write.
             notes: Sentences for the page.
             settings: Added to what the results say of themselves.
             title: Of the page.
@@ -165,6 +169,7 @@ class ReportData:
         from notice_lens.report.collect import collect
 
         given = {"important": important or {}, "profiles": profiles or {}, "curves": curves or {}}
+        given |= {"graphs": graphs or {}}
         rest = {"universal": universal, "functions": functions, "labels": labels, "notes": notes}
         rest |= {"settings": settings or {}, "title": title}
         return collect(model, pairs, effects, given, rest, roles, max_pairs, progress)

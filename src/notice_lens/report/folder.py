@@ -102,6 +102,7 @@ def _write(data: ReportData, folder: Path) -> None:
         "functions": {name: as_plain(one) for name, one in data.functions.items()},
         "labels": plain(data.labels),
         "curves": {name: as_plain(one) for name, one in data.curves.items()},
+        "graphs": {name: as_plain(one) for name, one in data.graphs.items()},
         "notes": list(data.notes),
         "settings": plain(data.settings),
         "attention": None,
@@ -140,6 +141,7 @@ def _data(folder: Path, index: Mapping[str, Any]) -> ReportData:
         functions={name: from_plain(one) for name, one in index["functions"].items()},
         labels=tuple(index["labels"]),
         curves={name: from_plain(one) for name, one in index.get("curves", {}).items()},
+        graphs={name: from_plain(one) for name, one in index.get("graphs", {}).items()},
         notes=tuple(index["notes"]),
         settings=index["settings"],
     )

@@ -18,7 +18,8 @@ from notice_lens.report.data import ReportData
 from notice_lens.report.page_data import MAP_BYTES, fitting, page_data, safe_json
 
 START = """
-start(document.querySelector(".notice-lens"), JSON.parse(document.getElementById("notice-lens-data").textContent));
+const content = JSON.parse(document.getElementById("notice-lens-data").textContent);
+start(document.querySelector(".notice-lens"), content, true);
 """
 
 

@@ -10,6 +10,16 @@ from notice_lens.report.data import ShownCondition
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.circuit_figures import headline
+from notice_lens.viz.graph_layout import (
+    curve_of,
+    drawn_edges,
+    end_labels,
+    layer_labels,
+    numbers_beside,
+    places_of,
+    short_name,
+    thickness,
+)
 
 STRONGEST = 6
 """Heads of a condition that are compared."""
@@ -119,6 +129,57 @@ def curve(name: str, found: xr.Dataset) -> dict[str, Any]:
         "mismatched": line(found["mismatched"]),
         "most": int(sizes[-1]),
     }
+
+
+COLUMN_STEP, ROW_STEP, MARGIN = 110, 42, 96
+"""Distances in the picture of a graph, and the room for words at its sides."""
+EDGES_OF_A_PAGE = 24
+TOLD_EDGES = 4
+"""Edges that the caption names."""
+
+
+def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
+    """What the heads of a circuit read, tell each other and write, as shapes in a picture of its own size."""
+    edges = drawn_edges(found, top=EDGES_OF_A_PAGE)
+    places = places_of(found, edges)
+    highest, lowest = (pick(place[1] for place in places.values()) for pick in (max, min))
+    height = round((highest - lowest) * ROW_STEP + 84)
+
+    def x(column: float) -> float:
+        return round(MARGIN + COLUMN_STEP * column, 1)
+
+    def y(row: float) -> float:
+        return round(28 + ROW_STEP * (highest - row), 1)
+
+    def points(edge: Any) -> str:
+        return " ".join(f"{x(a)},{y(b)}" for a, b in zip(*curve_of(edge.source, edge.target, places), strict=True))
+
+    told = [
+        f"{short_name(one.source) if '.L' in one.source else one.source} → {short_name(one.target)} {one.effect:.0%} "
+        f"[{100 * one.low:.0f}, {100 * one.high:.0f}]"
+        for one in edges[:TOLD_EDGES]
+    ]
+    n = f"{found.attrs.get('pairs')} pairs in {found.attrs.get('clusters')} clusters"
+    return {
+        "name": name,
+        "width": round(2 * MARGIN + COLUMN_STEP * max(place[0] for place in places.values())),
+        "height": height,
+        "edges": [
+            {"points": points(one), "width": round(thickness(one, edges), 1), "against": one.effect < 0,
+             "said": "\n".join([one.name, *one.lines])}
+            for one in reversed(edges)
+        ],
+        "numbers": [{"x": x(a), "y": y(b), "text": text} for a, b, text in numbers_beside(edges, places)],
+        "nodes": [
+            {"x": x(places[one][0]), "y": y(places[one][1]), "text": short_name(one), "name": one}
+            for one in map(str, found["node"].values)
+        ],
+        "ends": [
+            {"x": x(one.x), "y": y(one.y), "kind": one.kind, "text": one.name} for one in end_labels(found, places)
+        ],
+        "layers": [{"x": x(column), "text": text} for column, text in layer_labels(found, places).items()],
+        "said": (f"the largest: {'; '.join(told)}" if told else "no edge of 1 % and more is clear") + f" ({n})",
+    }  # fmt: skip
 
 
 def finite(value: Any) -> float | None:

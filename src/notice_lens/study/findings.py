@@ -37,6 +37,7 @@ class Study:
         functions: Of each task: where its heads look.
         labels: Of each task: labels of heads.
         curves: Of each condition whose images differ: what its best heads carry together.
+        graphs: The same conditions: what these heads read, tell each other and write.
         comparisons: Of each task: agreement of corruptions.
         notes: Omissions, with reasons.
         data: The data of the report.
@@ -54,6 +55,7 @@ class Study:
     functions: dict[str, "xr.Dataset"] = field(default_factory=dict)
     labels: dict[str, "xr.Dataset"] = field(default_factory=dict)
     curves: dict[str, "xr.Dataset"] = field(default_factory=dict)
+    graphs: dict[str, "xr.Dataset"] = field(default_factory=dict)
     comparisons: dict[str, "xr.Dataset"] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     data: "ReportData | None" = None

@@ -205,6 +205,7 @@ def _collected(model: "VisionLanguageModel", study: Study, progress: bool) -> Re
         universal=study.universal,
         functions=study.functions,
         curves=study.curves,
+        graphs=study.graphs,
         labels=[row for task, labels in study.labels.items() for row in label_rows(task, labels)],
         notes=[
             *(everywhere(name, study.important[name], heads) for name, heads in study.important_everywhere.items()),

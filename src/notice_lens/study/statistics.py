@@ -96,7 +96,7 @@ def _left_out(study: Study, what: str) -> Iterator[None]:
 
 
 def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options: Any) -> None:
-    """Compute what the best heads of each condition of image pairs carry together.
+    """Compute what the best heads of each condition of image pairs carry together, and these heads' graph.
 
     Args:
         model: The model.
@@ -116,6 +116,9 @@ def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options
                 model, study.pairs[name], known, n_random=choices.random_orders, seed=choices.seed, progress=progress,
                 **options,
             )  # fmt: skip
+            study.graphs[name] = circuits.circuit_graph(
+                model, study.pairs[name], study.curves[name], seed=choices.seed, progress=progress, **options
+            )
 
 
 def functions(model: "VisionLanguageModel", task: str, study: Study, progress: bool) -> None:

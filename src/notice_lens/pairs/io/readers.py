@@ -43,7 +43,7 @@ MANY_PICTURES = 500
 """From so many images on a progress bar is worth its line."""
 LONGEST_NAME = 500
 """Ids, tasks and groups may have so many characters."""
-NAMES = ("id", "task")
+MAY_LACK = ("id", "task")
 """Columns that a table may lack as a whole: rows are numbered then, and are of one task."""
 TASK = "pairs"
 """The task of pairs that name none, and are in no file whose name could stand for one."""
@@ -152,7 +152,7 @@ def store_built(built: Built) -> list[Stored]:
 def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
     """Raise ValueError if a required column is missing altogether."""
     have = set(have)
-    needed = [column for column in OBLIGATORY if column not in have and column not in NAMES]
+    needed = [column for column in OBLIGATORY if column not in have and column not in MAY_LACK]
     if rows and all(row.get("kind") == "match" for row in rows):
         needed = [column for column in needed if column not in MATCH_ANSWERS]
     if rows and all(row.get("kind") == "caption" for row in rows):
@@ -174,7 +174,7 @@ def named(rows: Sequence[Mapping[str, Any]], task: str = TASK) -> list[dict[str,
         rows: By column.
         task: Where no row names one.
     """
-    lacking = {*NAMES} - {column for row in rows for column in row}
+    lacking = {*MAY_LACK} - {column for row in rows for column in row}
     width = len(str(len(rows)))
     names = {"id": lambda number: f"{number:0{width}}", "task": lambda number: task}
     return [{**row, **{column: names[column](number) for column in lacking}} for number, row in enumerate(rows, 1)]

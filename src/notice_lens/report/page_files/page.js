@@ -1,11 +1,12 @@
 // The report's behaviour: a head that is chosen in any heat map shows where it looks, over the pairs.
-// `start(root, data)` is all there is: the page calls it once, the notebook's widget once for each widget.
+// `start(root, data)` is all there is: the page calls it once, the notebook's widget once for each widget. The page has its
+// address to itself, so there `linked` is true: each head has a link, such as `#states-image/L2.H2`.
 // Text from data only ever goes through textContent; colours are set through classes and canvases.
 
 const FIRST = 6; // pairs that are shown before "all"
 const FIRST_TOKENS = ["[CLS]", "[ENC]", "[DEC]"]; // roles that stand in front of the text
 
-function start(root, data) {
+function start(root, data, linked = false) {
   const find = (selector) => root.querySelector(selector);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const form = find("form.choices");
@@ -14,6 +15,32 @@ function start(root, data) {
   let turn = 0;
 
   const at = (condition) => condition.layers.indexOf(state.layer) * condition.heads.length + condition.heads.indexOf(state.head);
+
+  // Links
+
+  const named = data.conditions.map((condition) =>
+    condition.name.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, ""));
+  const slugs = named.map((name, place) => name && named.indexOf(name) === place ? name : `${name}-${place + 1}`);
+
+  const link = () => `#${encodeURIComponent(slugs[state.condition])}/L${state.layer}.H${state.head}`;
+
+  function followed() {
+    const match = /^#(.+)\/L(\d+)\.H(\d+)$/.exec(window.location.hash);
+    if (!match) return false;
+    let slug = match[1];
+    try { slug = decodeURIComponent(slug); } catch { return false; }
+    const condition = slugs.indexOf(slug), known = data.conditions[condition];
+    if (!known || !known.layers.includes(+match[2]) || !known.heads.includes(+match[3])) return false;
+    choose(condition, +match[2], +match[3], false);
+    find(".browser").scrollIntoView({ block: "start", behavior: "auto" });
+    return true;
+  }
+
+  function address() {
+    if (!linked) return;
+    // A page inside of another one may have no address to change.
+    try { window.history.replaceState(null, "", link()); } catch { return; }
+  }
 
   // Heat maps
 
@@ -204,7 +231,8 @@ function start(root, data) {
     const role = data.attention ? data.attention.roles.indexOf(name) : -1;
     const settings = { name, role, relative: form.elements.scale.value === "relative", outlines: form.elements.regions.checked };
     mark();
-    find(".chosen").textContent = `L${state.layer}.H${state.head} \u2014 ${condition.name}`;
+    const title = `L${state.layer}.H${state.head} \u2014 ${condition.name}`, chosen = find(".chosen");
+    chosen.replaceChildren(linked ? Object.assign(make("a", "", title), { href: link(), title: "a link to this head" }) : title);
     facts(condition);
     scores(name);
     const places = order(condition), visible = state.every ? places : places.slice(0, FIRST);
@@ -257,6 +285,7 @@ function start(root, data) {
     if (!button) return;
     if ("head" in button.dataset) {
       choose(+button.dataset.condition, +button.dataset.layer, +button.dataset.head, true);
+      address();
     } else if (button.classList.contains("more")) {
       state.every = true;
       show();
@@ -268,8 +297,10 @@ function start(root, data) {
   });
   root.addEventListener("keydown", walk);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", () =>
-    choose(+form.elements.condition.value, +form.elements.layer.value, +form.elements.head.value, false));
+  form.addEventListener("change", () => {
+    choose(+form.elements.condition.value, +form.elements.layer.value, +form.elements.head.value, false);
+    address();
+  });
   for (const radio of all("input[data-values]")) {
     radio.addEventListener("change", () => recolour(radio.dataset.values, radio.parentElement.textContent.trim()));
   }
@@ -282,5 +313,7 @@ function start(root, data) {
   const strongest = sizes.indexOf(Math.max(...sizes)), first = data.conditions[strongest];
   const best = first.values.effect.findIndex((value) => Math.abs(value || 0) === sizes[strongest]);
   readAt(first.role);
+  if (linked) window.addEventListener("hashchange", followed);
+  if (linked && followed()) return;
   choose(strongest, first.layers[Math.floor(best / first.heads.length)], first.heads[best % first.heads.length], false);
 }

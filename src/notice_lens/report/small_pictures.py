@@ -131,8 +131,8 @@ def curve(name: str, found: xr.Dataset) -> dict[str, Any]:
     }
 
 
-COLUMN_STEP, ROW_STEP, MARGIN = 110, 42, 96
-"""Distances in the picture of a graph, and the room for words at its sides."""
+COLUMN_STEP, ROW_STEP, LETTER = 110, 42, 7.2
+"""Distances in the picture of a graph, and the room for a letter at its sides, in pixels."""
 EDGES_OF_A_PAGE = 24
 TOLD_EDGES = 4
 """Edges that the caption names."""
@@ -143,10 +143,14 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
     edges = drawn_edges(found, top=EDGES_OF_A_PAGE)
     places = places_of(found, edges)
     highest, lowest = (pick(place[1] for place in places.values()) for pick in (max, min))
-    height = round((highest - lowest) * ROW_STEP + 84)
+    labels = end_labels(found, places)
+    left, right = (
+        16 + LETTER * max((len(f"{one.kind}: {one.name}") for one in labels if bool(one.kind) == read), default=0)
+        for read in (True, False)
+    )
 
     def x(column: float) -> float:
-        return round(MARGIN + COLUMN_STEP * column, 1)
+        return round(left + COLUMN_STEP * column, 1)
 
     def y(row: float) -> float:
         return round(28 + ROW_STEP * (highest - row), 1)
@@ -162,8 +166,8 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
     n = f"{found.attrs.get('pairs')} pairs in {found.attrs.get('clusters')} clusters"
     return {
         "name": name,
-        "width": round(2 * MARGIN + COLUMN_STEP * max(place[0] for place in places.values())),
-        "height": height,
+        "width": round(left + right + COLUMN_STEP * max(place[0] for place in places.values())),
+        "height": round((highest - lowest) * ROW_STEP + 84),
         "edges": [
             {"points": points(one), "width": round(thickness(one, edges), 1), "against": one.effect < 0,
              "said": "\n".join([one.name, *one.lines])}
@@ -175,7 +179,7 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
             for one in map(str, found["node"].values)
         ],
         "ends": [
-            {"x": x(one.x), "y": y(one.y), "kind": one.kind, "text": one.name} for one in end_labels(found, places)
+            {"x": x(one.x) + (-5 if one.kind else 5), "y": y(one.y), "kind": one.kind, "text": one.name} for one in labels
         ],
         "layers": [{"x": x(column), "text": text} for column, text in layer_labels(found, places).items()],
         "said": (f"the largest: {'; '.join(told)}" if told else "no edge of 1 % and more is clear") + f" ({n})",

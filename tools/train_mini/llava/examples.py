@@ -33,8 +33,11 @@ MAX_TOKENS = 12
 
 ASSISTANT = tuple(tokens("assistant :"))
 
-SCENES, STATES, CONTESTED_SCENES = 0.48, 0.34, 0.06
+SCENES, STATES, CONTESTED_SCENES = 0.46, 0.38, 0.06
 """Shares of the examples; the rest are faces. Of contested ones the last share more are scenes."""
+
+STATES_OF_PAIRS = 0.5
+"""Share of contested pictures of states that are composed as a pair's are: another thing has the other option."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Examples:
             near |= {duo.thing.name: duo.actor.noun for duo in scene}
             asked = scenes.questions(scene, stream, self.questions, contested=contested)
         elif share < SCENES + STATES:
-            seen = states.random_scene(stream, 1 + 2 * contested)
+            seen = _contested_states(stream) if contested else states.random_scene(stream)
             asked = states.questions(seen, stream, self.questions, contested=contested)
         else:
             face = faces.random_scene(stream)
@@ -125,6 +128,14 @@ class Examples:
             for each in seen
         }
         return drawing.pixels, patch_labels(PATCH_WORDS, drawing, words, GRID), asked, _told(asked, seen, words)
+
+
+def _contested_states(stream: RandomStream) -> tuple[Emoji, ...]:
+    """Return three things at random, or those of a pair."""
+    if not stream.coin(STATES_OF_PAIRS):
+        return states.random_scene(stream, 3)
+    pair = states.make_pair(stream, stream.choice(states.STATE_ATTRIBUTES), stream.coin())
+    return tuple(part for part in pair.clean.parts if isinstance(part, Emoji))
 
 
 def _told(

@@ -40,7 +40,7 @@ class LlavaConfig:
     """
 
     seed: int = 0
-    steps: int = 2650
+    steps: int = 3600
     warm_steps: int = 400
     joint_from: int = 1000
     warm_images: int = 48
@@ -48,8 +48,8 @@ class LlavaConfig:
     seen_images: int = 28
     seen_from: int = 600
     questions: int = 16
-    contested_from: int = 1200
-    told_from: int = 1200
+    contested_from: int = 800
+    told_from: int = 600
     told_weight: float = 0.5
     middle: int = 3
     rate: float = 2e-3

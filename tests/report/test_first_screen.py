@@ -42,9 +42,9 @@ def with_curve(data: ReportData) -> ReportData:
 
 def test_the_first_sentence_says_how_few_heads_are_enough():
     data = with_curve(made_data())
-    name = data.conditions[0].name
+    task = data.conditions[0].task
     assert findings(data)[0] == (
-        f"{name}: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; the same from a mismatched "
+        f"{task}, where the words differ: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; the same from an unrelated "
         "picture 30% (30 pairs in 28 clusters)."
     )
     assert findings(made_data())[0] != findings(data)[0]

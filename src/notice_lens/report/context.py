@@ -85,14 +85,15 @@ def _first_pair(data: ReportData) -> dict[str, Any] | None:
             continue
         pair = data.pairs[condition.shown[0]]
         if {"clean", "corrupt"} <= {*pair.pictures} and pair.prompts.get("clean"):
-            sides = (("clean", "clean", "The clean picture"), ("corrupt", "image", "The corrupted picture"))
+            sides = (("clean", "clean", "clean picture"), ("corrupt", "image", "corrupted picture"))
             return {
                 "question": pair.prompts["clean"],
                 "pictures": [
                     {
                         "address": address(pair.pictures[side].content, pair.pictures[side].kind),
                         "answer": pair.answers.get(answer, ""),
-                        "alt": f"{told} of pair {pair.id}",
+                        "side": told,
+                        "alt": f"The {told} of pair {pair.id}",
                     }
                     for side, answer, told in sides
                 ],

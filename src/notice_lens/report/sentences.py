@@ -20,13 +20,24 @@ from notice_lens.viz.selection import bound, is_tested
 
 SMALLEST = 0.0005
 """Of the gap: an effect that is printed as 0.0 % is no finding."""
+DIFFERS = {"image": "where the pictures differ", "text": "where the words differ"}
+"""Of a condition, by its corruption."""
+MEANT = {
+    "implicit segmentation": "it looks at what is asked about, and the answer suffers where that is cut",
+    "object inhibition": "it looks away from what is asked about, and holds the answer back",
+    "outlier inhibition": "it looks away from patches of outlying size, and the answer gains where these are cut",
+}
+"""Functions of heads, in plain words."""
 
 
 def findings(data: ReportData) -> list[str]:
     """Return the findings in a few sentences, for the top of the page and for commands to print."""
     count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
-    together = [f"{name}: {headline(one)}." for name, one in data.curves.items()]
-    said = [_strongest_said(data)]
+    by_name = {condition.name: condition for condition in data.conditions}
+    together = [
+        f"{in_words(by_name[name]) if name in by_name else name}: {headline(one)}." for name, one in data.curves.items()
+    ]
+    said = [_strongest_said(data), *_without_heads(data)]
     if data.universal is not None:
         passed = [head_name(*place) for place in head_places(data.universal["universal"])]
         conditions, null = (
@@ -42,17 +53,33 @@ def findings(data: ReportData) -> list[str]:
             )
             said.insert(0, f"{beside}: {', '.join(passed)}.")
         else:
-            none = f"No head is universal: none of {count} passes in {all_of(data.universal)}"
-            said.insert(0, f"{'; '.join(filter(None, [none, null]))}.{_nearest(data.universal)}")
+            none = f"No head is universal: none of {count} is significant in {all_of(data.universal)}."
+            said.insert(0, none + _nearest(data.universal))
     if data.labels:
         given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
         several = len({condition.task for condition in data.conditions}) > 1
         found = dict.fromkeys(f"{head_name(row['layer'], row['head'])} ({claimed(row, several)})" for row in given)
-        said.append(
-            f"With causal evidence for what they do: {', '.join(found)}." if found else
-            "No head has a function with causal evidence."
-        )  # fmt: skip
+        kinds = dict.fromkeys(str(row["label"]) for row in given)
+        meant = "; ".join(f"{kind}: {MEANT[kind]}" for kind in kinds if kind in MEANT)
+        claims = f"With causal evidence for what they do: {', '.join(found)}." + (
+            f" {meant.capitalize()}." if meant else ""
+        )
+        said.append(claims if found else "No head has a function with causal evidence.")
     return [*together, *said]
+
+
+def in_words(condition: ShownCondition) -> str:
+    """Return a condition in words, if its name is its task and corruption: `states, where the words differ`."""
+    if condition.name == f"{condition.task}, {condition.corruption}" and condition.corruption in DIFFERS:
+        return f"{condition.task}, {DIFFERS[condition.corruption]}"
+    return condition.name
+
+
+def _without_heads(data: ReportData) -> list[str]:
+    """Return a sentence on the tested conditions in which no head is significant, if other conditions have one."""
+    tested = [one for one in data.conditions if "significant" in one.heads and is_tested(one.heads)]
+    none = [in_words(one) for one in tested if not bool(one.heads["significant"].any())]
+    return [f"No single head is significant in {'; nor in '.join(none)}."] if 0 < len(none) < len(tested) else []
 
 
 def claimed(row: Any, several: bool) -> str:
@@ -92,14 +119,18 @@ def _strongest_said(data: ReportData) -> str:
         at = where.popitem()[0] if len(where) == 1 else ""
         least = words.percent(SMALLEST, 2).removeprefix("+")
         return f"No head has an effect{at}: all are below {least} of the gap."
-    what = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
-    of, more = share_of(condition), ""
-    if of != GAP:
-        one = condition.heads.sel(layer=best["layer"], head=best["head"])
-        more = f" ({words.with_interval(one, 'effect_of_gap')} of the gap)" if "effect_of_gap" in one else ""
-        what = ""
-    where = f"{head_name(best['layer'], best['head'])} in {condition.name}"
-    return f"Strongest: {where}, {best['said']} of {of}{more}{what}; {evidence(condition)}{_null(condition, best)}."
+    one = condition.heads.sel(layer=best["layer"], head=best["head"])
+    said = f"Strongest: {head_name(best['layer'], best['head'])} in {in_words(condition)}"
+    if share_of(condition) != GAP and {"effect_matched", "effect_mismatched"} <= set(one):
+        matched, mismatched = (words.with_interval(one, f"effect_{name}") for name in ("matched", "mismatched"))
+        said += (
+            f": alone it restores {matched} of the gap, and {mismatched} from an unrelated picture; the difference is "
+            f"{best['said']} of what that picture leaves"
+        )
+    else:
+        beyond = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
+        said += f": alone it restores {best['said']} of {share_of(condition)}{beyond}"
+    return f"{said}{_null(condition, best)} ({evidence(condition)})."
 
 
 def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
@@ -107,19 +138,21 @@ def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
     heads = condition.heads
     if "q" not in heads or "smallest_effect" not in heads.attrs:
         return ""
-    q = words.small(heads["q"].sel(layer=best["layer"], head=best["head"]))
-    tested = f"q {q}" if q.startswith("<") else f"q = {q}"
+    found = float(heads["q"].sel(layer=best["layer"], head=best["head"]))
     least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
-    if q == words.UNTESTED:
-        return f"; {words.UNTESTED} against {least}"
-    return f"; {tested} that it is no larger than {least} of it, all heads allowed for"
+    if not np.isfinite(found):
+        return f", {words.UNTESTED} against {least}"
+    q = words.small(found)
+    sure = "" if found <= float(heads.attrs.get("alpha", 0.05)) else "not "
+    return f", {sure}significantly more than {least} with all heads allowed for (q {q if q[0] == '<' else f'= {q}'})"
 
 
 def evidence(condition: ShownCondition) -> str:
     """Return the numbers of pairs and clusters of a condition."""
     attrs = condition.heads.attrs
-    said = words.counted(int(attrs.get("pairs", condition.facts.get("pairs", 0))), "pair")
-    return f"{said}, {words.counted(int(attrs['clusters']), 'cluster')}" if "clusters" in attrs else said
+    pairs = int(attrs.get("pairs", condition.facts.get("pairs", 0)))
+    said, clusters = words.counted(pairs, "pair"), int(attrs.get("clusters", pairs))
+    return f"{said}, {words.counted(clusters, 'cluster')}" if clusters != pairs else said
 
 
 def _nearest(universal: xr.Dataset) -> str:

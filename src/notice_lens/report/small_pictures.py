@@ -163,7 +163,8 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
         f"[{100 * one.low:.0f}, {100 * one.high:.0f}]"
         for one in edges[:TOLD_EDGES]
     ]
-    n = f"{found.attrs.get('pairs')} pairs in {found.attrs.get('clusters')} clusters"
+    pairs, clusters = found.attrs.get("pairs"), found.attrs.get("clusters")
+    n = f"{pairs} pairs" + (f" in {clusters} clusters" if clusters != pairs else "")
     return {
         "name": name,
         "width": round(left + right + COLUMN_STEP * max(place[0] for place in places.values())),
@@ -179,7 +180,8 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
             for one in map(str, found["node"].values)
         ],
         "ends": [
-            {"x": x(one.x) + (-5 if one.kind else 5), "y": y(one.y), "kind": one.kind, "text": one.name} for one in labels
+            {"x": round(x(one.x) + (-5 if one.kind else 5), 1), "y": y(one.y), "kind": one.kind, "text": one.name}
+            for one in labels
         ],
         "layers": [{"x": x(column), "text": text} for column, text in layer_labels(found, places).items()],
         "said": (f"the largest: {'; '.join(told)}" if told else "no edge of 1 % and more is clear") + f" ({n})",

@@ -90,7 +90,9 @@ def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
     if np.isfinite(at["random"]):
         said += f"; {'a random one' if size == 1 else 'as many at random'} {float(at['random']):.0%}"
     if np.isfinite(at["mismatched"]):
-        said += f"; the same from a mismatched picture {float(at['mismatched']):.0%}"
+        said += f"; the same from an unrelated picture {float(at['mismatched']):.0%}"
+    if np.isfinite(at["random"]) and float(at["random"]) >= float(at["share_low"]):
+        said += "; so which heads these are hardly matters"
     return f"{said} ({_counted(curve)})"
 
 
@@ -261,4 +263,4 @@ def _check_curve(curve: Any, name: str) -> None:
 def _counted(result: xr.Dataset) -> str:
     """Return how many pairs and clusters a result is of."""
     pairs, clusters = (result.attrs.get(name) for name in ("pairs", "clusters"))
-    return f"{pairs} pairs in {clusters} clusters" if clusters is not None else f"{pairs} pairs"
+    return f"{pairs} pairs in {clusters} clusters" if clusters not in (None, pairs) else f"{pairs} pairs"

@@ -90,7 +90,8 @@ def circuit(graph: Any, *, least: float = LEAST, top: int = TOP, title: str | No
     rows = max((sum(other[0] == place[0] for other in places.values()) for place in places.values()), default=1)
     shown = f"edges of {least:.0%} of the gap and more whose interval does not hold 0" if least else "all clear edges"
     left = f", the {top} largest" if len(edges) == top else ""
-    about = f"{shown}{left}; {graph.attrs.get('pairs')} pairs in {graph.attrs.get('clusters')} clusters"
+    pairs, clusters = graph.attrs.get("pairs"), graph.attrs.get("clusters")
+    about = f"{shown}{left}; {pairs} pairs" + (f" in {clusters} clusters" if clusters != pairs else "")
     size = (220 + COLUMN_WIDTH * columns, 190 + ROW_HEIGHT * max(rows, 4))
     return finish(figure, title or "What the heads of the circuit read, tell each other, and write", about, size)
 

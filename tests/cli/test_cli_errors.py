@@ -354,3 +354,17 @@ def test_a_closed_pipe_ends_without_a_traceback(saved):
         said = process.stderr.read().decode()
     assert process.returncode == 1
     assert "Traceback" not in said
+
+
+def test_slips_in_the_names_of_models_and_pairs_are_named_before_anything_is_fetched(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("clean_image,corrupt_image\n")
+    out = ["--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(main, ["patch", "mini", str(table), *out])
+    assert found.exit_code == 1
+    assert f"pairs.csv is a file; expected a folder of saved pairs, as `notice-lens pairs table {table}" in found.stderr
+    mini_world("states", 2).save(tmp_path / "pairs")
+    for slip, meant in (("mini_llava", "mini-llava"), ("minni", "mini"), ("mini-lava", "mini-llava")):
+        found = CliRunner().invoke(main, ["patch", slip, str(tmp_path / "pairs"), *out])
+        assert found.exit_code == 1
+        assert f"cannot load {slip!r}: no such folder; did you mean {meant!r}, which is bundled?" in found.stderr

@@ -22,6 +22,8 @@ def test_wrong_rows_stop_it_or_are_skipped(folder: Path):
     stopped = CliRunner().invoke(main, asked)
     assert stopped.exit_code == 1
     assert "none.png: no such file" in stopped.stderr
+    assert "--skip leaves these rows out, and counts them" in stopped.stderr
+    assert "on_error" not in stopped.stderr
     skipped = CliRunner().invoke(main, [*asked, "--skip"])
     assert skipped.exit_code == 0, skipped.output
     assert "dropped: image unreadable 1" in skipped.output
@@ -62,6 +64,7 @@ def test_tables_in_other_words_need_neither_ids_nor_a_task(folder: Path):
         ("clean_image", "--columns clean_image: expected our name and the file's, such as clean_image=photo"),
         ("clean_picture=photo", "no column 'clean_picture'; did you mean 'clean_image'"),
         ("clean_image=fotos", "fruit.csv has no column 'fotos'; it has answer, other, photo"),
+        ("photo=clean_image", "our name comes first; did you mean clean_image=photo?"),
     ):
         asked = ["pairs", "table", str(folder / "fruit.csv"), "--columns", wrong, "--out", f"{out}-not"]
         stopped = CliRunner().invoke(main, asked)

@@ -224,7 +224,7 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
         r"\+31\.0.% \[\+.*\] of what that picture leaves, significantly more than 2.% with all heads allowed for ",
         strongest,
     )
-    assert re.search(r"\(q (= |< )\.\d{3}\) \(60 pairs, \d+ clusters\)\.$", strongest)
+    assert re.search(r"\(q (= |< )\.\d{3}; 60 pairs, \d+ clusters\)\.$", strongest)
     assert "middle layers 33% [25%, 40%]; p = .400" in text
     assert null in text.split("Universal heads</h2>")[1]
     assert "share of what the mismatched donor leaves of the gap" in text
@@ -413,3 +413,21 @@ def test_words_of_numbers():
     assert [whole(value) for value in (0.234, -0.5, -0.001, np.nan)] == ["23", "\N{MINUS SIGN}50", "0", ""]
     assert [small(value) for value in (0.0123, 1e-5, 1.0, np.nan)] == [".012", "< .001", "1.000", "not tested"]
     assert [shade(value, 0.8) for value in (0.8, -0.4, 0.01, np.nan, 2.0)] == ["p8", "n4", "z", "none", "p8"]
+
+
+def test_wide_intervals_leave_the_colours_to_the_effects(data, tmp_path):
+    """Of few pairs an interval may reach many times its effect; it stands in no map, and the scale is the maps'."""
+    wider = []
+    for one in data.conditions:
+        ends = [name for name in one.heads if str(name).endswith(("low", "high"))]
+        wider.append(replace(one, heads=one.heads.assign({name: one.heads[name] * 100 for name in ends})))
+    assert any("effect_matched_low" in one.heads for one in wider)
+    pages = [
+        viz.report(replace(data, conditions=tuple(some)), tmp_path / f"{number}.html").read_text(encoding="utf-8")
+        for number, some in enumerate((data.conditions, wider))
+    ]
+    first, second = (re.search(r"full colour at ([^<]+)<", page) for page in pages)
+    assert first is not None
+    assert second is not None
+    assert first[1] == second[1]
+    assert re.findall(r'class="cell (\w+)', pages[0]) == re.findall(r'class="cell (\w+)', pages[1])

@@ -106,7 +106,7 @@ def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, q
 
 @main.command(short_help="Patch every head of a model on pairs; report.")
 @click.argument("model")
-@click.argument("pairs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("pairs", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--out", type=Out(), required=True, help="Folder for sweeps, report and tables; an earlier run is resumed."
 )
@@ -151,6 +151,11 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
     from notice_lens.pairs import MinimalPairs, Noise
     from notice_lens.study import Choices
 
+    if pairs.is_file():
+        raise ValueError(
+            f"{pairs} is a file; expected a folder of saved pairs, as `notice-lens pairs table {pairs} --out FOLDER` "
+            "makes one"
+        )
     make_folder(out, pairs, model)
     tasks = by_task(MinimalPairs.load(pairs), asked["limit"])
     corruptions = dict.fromkeys(asked["corruptions"] or _corruptions(tasks))

@@ -170,7 +170,8 @@ def table(
     Cells of a CSV file stand between commas, semicolons or tabs; JSON is an object a line, or an array of objects. Rows
     without ids are numbered.
     """
-    from notice_lens.pairs import MinimalPairs
+    from notice_lens.pairs import MinimalPairs, PairsError
+    from notice_lens.pairs.io.assembly import HINT
 
     is_json = file.suffix.lower() in (".json", ".jsonl", ".ndjson")
     read = MinimalPairs.from_jsonl if is_json else MinimalPairs.from_csv
@@ -183,15 +184,22 @@ def table(
         "task": task,
         "kind": kind,
     }
-    made = read(file, images=images, on_error="drop" if skip else "raise", **settings)
+    try:
+        made = read(file, images=images, on_error="drop" if skip else "raise", **settings)
+    except PairsError as error:
+        raise ValueError(str(error).replace(HINT, "\n--skip leaves these rows out, and counts them")) from error
     _save(made, out, overwrite)
 
 
 def _ours_and_theirs(asked: str) -> tuple[str, str]:
     """Return the two names of a column."""
+    from notice_lens.pairs.io.records import PAIR_COLUMNS
+
     ours, equals, theirs = asked.partition("=")
     if not (ours and equals and theirs):
         raise ValueError(f"--columns {asked}: expected our name and the file's, such as clean_image=photo")
+    if theirs in PAIR_COLUMNS and ours not in PAIR_COLUMNS:
+        raise ValueError(f"--columns {asked}: our name comes first; did you mean {theirs}={ours}?")
     return ours, theirs
 
 

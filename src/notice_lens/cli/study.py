@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 import webbrowser
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
+BUNDLED = ("mini", "mini-llava")
+"""Models that ship with the package, by the name that commands take."""
 STOPPED_MESSAGE = "stopped; finished work is kept, and the same command resumes from there"
 
 BYTES_OF_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
@@ -94,9 +97,17 @@ def load_model(name: str, device: str | None) -> Any:
         return HookedBLIP.mini(device=device)
     if name == "mini-llava":
         return HookedVLM.mini(device=device)
+    _refuse_slip(name)
     if _is_blip(name):
         return HookedBLIP.from_pretrained(name, device=device)
     return HookedVLM.from_pretrained(name, device_map=device)
+
+
+def _refuse_slip(name: str) -> None:
+    """Raise FileNotFoundError for a name that is neither a folder nor a hub id, and nearly that of a bundled model."""
+    near = get_close_matches(name.replace("_", "-"), BUNDLED, 1, 0.8)
+    if near and "/" not in name and not Path(name).exists():
+        raise FileNotFoundError(f"cannot load {name!r}: no such folder; did you mean {near[0]!r}, which is bundled?")
 
 
 def _is_blip(name: str) -> bool:

@@ -9,7 +9,7 @@ import xarray as xr
 from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.image_bytes import address
-from notice_lens.report.page_data import Kept, label_places, ranked_by, share_of, task_of
+from notice_lens.report.page_data import SHARES, Kept, label_places, ranked_by, share_of, task_of
 from notice_lens.report.sentences import about, all_of, claimed, findings, head_name, part_intervals, strongest
 from notice_lens.report.small_pictures import contrast, curve, ends, finite, graph, is_controlled, profile
 from notice_lens.stats.dims import HEADS
@@ -168,14 +168,11 @@ def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool
 
 
 def _limit(data: ReportData) -> float:
-    """Return the end of the scale of all heat maps: one for all, so that they can be compared."""
-    every = [
-        condition.heads[name]
-        for condition in data.conditions
-        for name in condition.heads.data_vars
-        if str(name).startswith("effect")
-    ]
-    return bound(*every)
+    """Return the end of the scale of all heat maps: one for all, so that they can be compared.
+
+    Ends of intervals are in no map; of few pairs they may be many times an effect.
+    """
+    return bound(*(heads[name] for heads in (one.heads for one in data.conditions) for name in SHARES if name in heads))
 
 
 def _universal(data: ReportData) -> dict[str, Any] | None:

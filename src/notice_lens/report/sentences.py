@@ -130,21 +130,23 @@ def _strongest_said(data: ReportData) -> str:
     else:
         beyond = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
         said += f": alone it restores {best['said']} of {share_of(condition)}{beyond}"
-    return f"{said}{_null(condition, best)} ({evidence(condition)})."
+    tested, q = _null(condition, best)
+    return f"{said}{tested} ({'; '.join(filter(None, [q, evidence(condition)]))})."
 
 
-def _null(condition: ShownCondition, best: Mapping[str, Any]) -> str:
-    """Return what a head was tested against, and with what result; nothing where the heads say neither."""
+def _null(condition: ShownCondition, best: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a head was tested against with what result, and its q; nothing where the heads say neither."""
     heads = condition.heads
     if "q" not in heads or "smallest_effect" not in heads.attrs:
-        return ""
+        return "", ""
     found = float(heads["q"].sel(layer=best["layer"], head=best["head"]))
     least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
     if not np.isfinite(found):
-        return f", {words.UNTESTED} against {least}"
+        return f", {words.UNTESTED} against {least}", ""
     q = words.small(found)
     sure = "" if found <= float(heads.attrs.get("alpha", 0.05)) else "not "
-    return f", {sure}significantly more than {least} with all heads allowed for (q {q if q[0] == '<' else f'= {q}'})"
+    said = f", {sure}significantly more than {least} with all heads allowed for"
+    return said, f"q {q}" if q.startswith("<") else f"q = {q}"
 
 
 def evidence(condition: ShownCondition) -> str:

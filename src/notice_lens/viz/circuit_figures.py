@@ -20,6 +20,8 @@ LINES = {"denoise": ("restored by clean heads", "solid"), "noise": ("lost by cor
 """The name of each direction's share, and how it is drawn."""
 ENOUGH = 0.8
 """The share of the gap that the headline counts heads for."""
+HARDLY = 0.05
+"""Of the gap: where random heads restore almost as much, which heads they are hardly matters."""
 
 
 def curve(curve: Any, *, share: float = ENOUGH, title: str | None = None) -> "Figure":
@@ -91,7 +93,7 @@ def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
         said += f"; {'a random one' if size == 1 else 'as many at random'} {float(at['random']):.0%}"
     if np.isfinite(at["mismatched"]):
         said += f"; the same from an unrelated picture {float(at['mismatched']):.0%}"
-    if np.isfinite(at["random"]) and float(at["random"]) >= float(at["share_low"]):
+    if float(at["random"]) >= min(float(at["share_low"]), float(at["share"]) - HARDLY):
         said += "; so which heads these are hardly matters"
     return f"{said} ({_counted(curve)})"
 

@@ -212,7 +212,8 @@ def resolve(
     A path that leads out of the folder is refused: one problem of its row, which costs no other.
     """
     rows = list(rows)
-    _check_names(columns, {column for row in rows for column in row}, str(path))
+    if rows:
+        _check_names(columns, {column for row in rows for column in row}, str(path))
     resolved = renamed(rows, columns, given)
     check_columns({column for row in resolved for column in row}, resolved)
     resolved = named(resolved, path.stem or TASK)

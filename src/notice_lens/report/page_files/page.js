@@ -45,7 +45,7 @@ function start(root, data, linked = false) {
   // Heat maps
 
   function recolour(name, title) {
-    const every = data.conditions.flatMap((condition) => Object.keys(condition.values).filter((key) => key.startsWith("effect"))
+    const every = data.conditions.flatMap((condition) => Object.keys(condition.values).filter((key) => /^effect(?!.*_(low|high)$)/.test(key))
       .flatMap((key) => condition.values[key]));
     const limit = every.reduce((most, value) => Math.max(most, Math.abs(value || 0)), 0) || 1;
     for (const map of all("[data-map]")) {

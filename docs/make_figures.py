@@ -75,17 +75,6 @@ def together() -> "Figure":
     return viz.curve(circuits.restoration_curve(HookedBLIP.mini(), pairs))
 
 
-def graph() -> "Figure":
-    """The graph of the minimal circuit of `states` in the mini LLaVA, as `benchmarks/restoration.py` computes it."""
-    from notice_lens import HookedVLM, circuits, viz
-    from notice_lens.pairs import behaviour_filter, mini_world
-
-    model = HookedVLM.mini()
-    pairs = behaviour_filter(model, mini_world("states", world="pictures", n=60, seed=0))
-    circuit = circuits.minimal_circuit(model, pairs, n_resamples=0, n_random=0)
-    return viz.circuit(circuits.circuit_graph(model, pairs, circuit))
-
-
 def look(data: Any) -> "Figure":
     """Where the strongest head of `states` looks while it reads the right answer's word."""
     from notice_lens import viz
@@ -117,7 +106,6 @@ def main(out: Path, demo: Path | None, llava: Path | None) -> None:
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
         photograph(browser, viz.heads(conditions["states, image"].heads), out / "heads.png", 720, 380)
         photograph(browser, together(), out / "curve.png")
-        photograph(browser, graph(), out / "circuit.png")
         photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
         photograph_page(browser, folder / "report.html", out / "report.png")
@@ -125,6 +113,8 @@ def main(out: Path, demo: Path | None, llava: Path | None) -> None:
         if not (chat / "report").is_dir():
             notice_lens(["demo", "--model", "llava", "--out", str(chat)], standalone_mode=False)
         photograph_page(browser, chat / "report.html", out / "report_llava.png")
+        graphs = viz.ReportData.load(chat / "report").graphs
+        photograph(browser, viz.circuit(graphs["states, image"]), out / "circuit.png")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ MEASURED = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
 def test_the_blocks_run_as_printed():
-    ten_lines, many, there, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    three, ten_lines, many, there, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(three.replace("viz.curve(", "figure = viz.curve(").replace("n=20", "n=10"), names)
+    assert "of 48 heads carry" in names["figure"].layout.title.subtitle.text
     names: dict = {"__name__": "a notebook"}  # and nothing else: no name that a reader would not have
     exec(ten_lines, names)
     assert names["pair"].clean_prompt == "is this circle green or purple?"

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 def test_the_blocks_run() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for block in blocks:
         exec(block, names)
     heads = names["heads"]

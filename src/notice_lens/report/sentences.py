@@ -123,9 +123,10 @@ def _strongest_said(data: ReportData) -> str:
     said = f"Strongest: {head_name(best['layer'], best['head'])} in {in_words(condition)}"
     if share_of(condition) != GAP and {"effect_matched", "effect_mismatched"} <= set(one):
         matched, mismatched = (words.with_interval(one, f"effect_{name}") for name in ("matched", "mismatched"))
+        of_gap = f"{words.with_interval(one, 'effect_of_gap')} of the gap, or " if "effect_of_gap" in one else ""
         said += (
-            f": alone it restores {matched} of the gap, and {mismatched} from an unrelated picture; the difference is "
-            f"{best['said']} of what that picture leaves"
+            f": alone it restores {matched} of the gap, and {mismatched} from an unrelated picture. The difference is "
+            f"{of_gap}{best['said']} of all that the right picture adds to such a one"
         )
     else:
         beyond = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
@@ -142,10 +143,10 @@ def _null(condition: ShownCondition, best: Mapping[str, Any]) -> tuple[str, str]
     found = float(heads["q"].sel(layer=best["layer"], head=best["head"]))
     least = f"{100 * float(heads.attrs['smallest_effect']):.3g}\xa0%"
     if not np.isfinite(found):
-        return f", {words.UNTESTED} against {least}", ""
+        return f": {words.UNTESTED} against {least}", ""
     q = words.small(found)
     sure = "" if found <= float(heads.attrs.get("alpha", 0.05)) else "not "
-    said = f", {sure}significantly more than {least} with all heads allowed for"
+    said = f": {sure}significantly more than {least}, with all heads allowed for"
     return said, f"q {q}" if q.startswith("<") else f"q = {q}"
 
 

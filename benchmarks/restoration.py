@@ -5,6 +5,8 @@ python benchmarks/restoration.py --model llava      # the LLaVA, those of 60 pai
 python benchmarks/restoration.py --pairs 200
 """
 
+from typing import Any
+
 import click
 import numpy as np
 
@@ -46,7 +48,7 @@ def clear_edges(graph, least: float = 0.02) -> str:
 @click.option("--seed", default=0, show_default=True, help="Of pairs, halves, random sets and resamples.")
 def main(which: str, n: int, seed: int) -> None:
     """Print what the best heads of each task carry together."""
-    model = HookedBLIP.mini() if which == "blip" else HookedVLM.mini()
+    model: Any = HookedBLIP.mini() if which == "blip" else HookedVLM.mini()
     world = "drawn" if which == "blip" else "pictures"
     found, graphs = {}, {}
     print("| task | heads | restored, % | lost, % | answers turned, % | random heads, % | from a mismatched donor, % |")

@@ -81,7 +81,7 @@ def drawn_edges(graph: xr.Dataset, least: float = LEAST, top: int = TOP) -> list
     effect, low, high = (np.asarray(graph[name].values, float) for name in ("effect", "effect_low", "effect_high"))
     via = graph["via"].values
     found = []
-    for ends, numbers in between.items():
+    for (source, target), numbers in between.items():
         clear = [n for n in numbers if abs(effect[n]) >= max(least, 1e-12) and (low[n] > 0 or high[n] < 0)]
         if clear:
             largest = max(clear, key=lambda n: abs(effect[n]))
@@ -89,7 +89,8 @@ def drawn_edges(graph: xr.Dataset, least: float = LEAST, top: int = TOP) -> list
                 f"{INPUTS[str(via[n])]}: {SHARE.text(effect[n])} [{SHARE.text(low[n])}, {SHARE.text(high[n])}]"
                 for n in sorted(numbers, key=lambda n: -abs(np.nan_to_num(effect[n])))
             )
-            found.append(DrawnEdge(*ends, *(float(part[largest]) for part in (effect, low, high)), lines))
+            size, least_of_it, most_of_it = (float(part[largest]) for part in (effect, low, high))
+            found.append(DrawnEdge(source, target, size, least_of_it, most_of_it, lines))
     return sorted(found, key=lambda edge: -abs(edge.effect))[:top]
 
 

@@ -2,7 +2,8 @@
 
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from forward_oracle import Patch, activations, attention, hook, logits, places, put
 from hosted_pairs import FAMILIES, made_pairs, single_tokens
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
-from notice_lens import HookedBLIP, HookedVLM, patching
+from notice_lens import HookedBLIP, HookedVLM, circuits, patching
 from notice_lens.pairs import MinimalPairs, mini_world
 
 pytestmark = LIBRARY_WARNINGS
@@ -27,12 +28,19 @@ class PathOracle:
         model: The model.
         pairs: The pairs.
         number: Of the pair.
+        by_text: Whether the question is corrupted, rather than the picture.
+        noise: Whether the clean run is patched, from the corrupted one.
     """
 
-    def __init__(self, model: HookedVLM, pairs: MinimalPairs, number: int) -> None:
+    def __init__(
+        self, model: HookedVLM, pairs: MinimalPairs, number: int, by_text: bool = False, noise: bool = False
+    ) -> None:
         pair, self.hf = pairs[number], model.hf_model
-        self.base = model.prepare(pair.corrupt_image, pair.clean_prompt)
-        self.other = other = model.prepare(pair.clean_image, pair.clean_prompt)
+        clean = model.prepare(pair.clean_image, pair.clean_prompt)
+        corrupt = (pair.clean_image, pair.corrupt_prompt) if by_text else (pair.corrupt_image, pair.clean_prompt)
+        runs = [clean, model.prepare(*corrupt)]
+        self.other, self.base = reversed(runs) if noise else runs
+        other = self.other
         self.blocks: Any = self.hf.get_decoder().layers
         sites = ("z", "mlp_out", "resid_pre")
         self.base_values = {site: activations(self.hf, self.base, site) for site in sites}
@@ -168,6 +176,28 @@ def test_paths_equal_four_forward_passes(family: str, freeze_mlp: bool) -> None:
     assert all(moved[leaf] > 1e-6 for leaf in ("q" if kind == "cross_attn" else "qkv"))
 
 
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3", "smolvlm"])
+def test_paths_of_replaced_words_and_from_the_clean_run(family: str, direction: Literal["denoise", "noise"]) -> None:
+    model = tiny_model(family).model
+    pairs = made_pairs(single_tokens(model))[:1]
+    oracle = PathOracle(model, pairs, 0, by_text=True, noise=direction == "noise")
+    layer, last = oracle.first, model.cfg.n_layers - 1
+    more: dict[str, Any] = {"sender_layers": layer, "sender_heads": HEAD, "positions": ["object", "last"]}
+    more |= {"corruption": "text", "direction": direction, "progress": False}
+    ends: dict[str, Any] = {"receiver_layers": last, "receiver_heads": 0}
+    direct = patching.patch_paths(model, pairs, "language.attn", **more).logit_diff_change
+    heard = patching.patch_paths(model, pairs, "language.attn", "language.attn.v", **ends, **more).logit_diff_change
+    for role in ("object", "last"):
+        sender = sender_of("z", layer, oracle.positions[role])
+        for found, expected in (
+            (direct, oracle.direct(sender, freeze_mlp=True)),
+            (heard, oracle.through(sender, ("v",), last, 0, freeze_mlp=True)),
+        ):
+            assert float(found.sel(role=role).squeeze()) == pytest.approx(expected, abs=1e-9 * oracle.gap), role
+    assert float(abs(heard).max()) > 1e-6 * oracle.gap
+
+
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "internvl"])
 def test_the_input_of_a_gated_mlp_is_received_in_both_halves(family: str) -> None:
     model = tiny_model(family).model
@@ -268,3 +298,37 @@ def test_the_default_is_the_heads_that_look_at_the_image_to_the_logits() -> None
     found = patching.patch_paths(model, own, progress=False)
     written = patching.patch_paths(model, own, "language.attn", "language.output", positions=["last"], progress=False)
     np.testing.assert_array_equal(found.patching_effect, written.patching_effect)
+
+
+def test_a_store_of_paths_is_resumed_and_has_the_numbers_of_one_call(tmp_path: Path) -> None:
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))
+    asked: dict[str, Any] = {"receiver": "language.attn.q", "positions": ["last"], "progress": False}
+    whole = patching.patch_paths(model, pairs, **asked)
+    stored = patching.patch_paths(model, pairs, store=tmp_path / "paths.zarr", **asked)
+    again = patching.patch_paths(model, pairs, store=tmp_path / "paths.zarr", **asked)
+    for found in (stored, again):
+        np.testing.assert_array_equal(found.logit_diff_change, whole.logit_diff_change)
+    with pytest.raises(ValueError, match="receiver"):
+        patching.patch_paths(model, pairs, store=tmp_path / "paths.zarr", **{**asked, "receiver": "language.attn.k"})
+
+
+def test_the_graph_of_a_circuit_whose_heads_share_keys_and_values() -> None:
+    """Four heads and two of keys and values: an edge by k or v is that of the group, and the result says so."""
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))
+    graph = circuits.circuit_graph(
+        model, pairs, ["language.attn.L0.H1", "language.attn.L2.H3"], labels=["object", "last"], progress=False
+    )
+    assert "2 heads share their keys and values" in graph.attrs["note"]
+    asked: dict[str, Any] = {"sender_layers": 0, "sender_heads": 1, "receiver_layers": 2, "positions": "all"}
+    asked |= {"freeze_mlp": False, "progress": False}
+    for via, head in (("q", 3), ("k", 1), ("v", 1)):
+        path = patching.patch_paths(
+            model, pairs, "language.attn", f"language.attn.{via}", receiver_heads=head, **asked
+        )  # fmt: skip
+        gap = path.logit_diff_clean - path.logit_diff_corrupt
+        expected = float(path.logit_diff_change.squeeze().sum() / gap.sum())
+        ends = (graph.source == "language.attn.L0.H1") & (graph.target == "language.attn.L2.H3") & (graph.via == via)
+        assert float(graph.effect.values[ends.values].item()) == pytest.approx(expected, abs=1e-12)
+    assert {*graph.attrs["roles"]} == {"object", "last"}

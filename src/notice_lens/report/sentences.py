@@ -53,7 +53,8 @@ def findings(data: ReportData) -> list[str]:
             )
             said.insert(0, f"{beside}: {', '.join(passed)}.")
         else:
-            none = f"No head is universal: none of {count} is significant in {all_of(data.universal)}."
+            enough = " with enough pairs" if data.universal.sizes["condition"] < len(data.conditions) else ""
+            none = f"No head is universal: none of {count} is significant in {all_of(data.universal)}{enough}."
             said.insert(0, none + _nearest(data.universal))
     if data.labels:
         given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]

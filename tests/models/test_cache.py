@@ -26,6 +26,10 @@ def test_short_names(run):
     assert torch.equal(cache.stack("decoder")["q", 1], cache["decoder.blocks.1.attn.hook_q"])
     assert torch.equal(cache.stack("vision")["resid_post", 2], cache["vision.blocks.2.hook_resid_post"])
     assert torch.equal(cross.stack_activation("pattern")[2], cross["pattern", 2])
+    assert torch.equal(cache["pattern", 3, "text.cross_attn"], cross["pattern", 3])
+    assert torch.equal(cache["attn_out", 3, "text.cross_attn"], cross["attn_out", 3])
+    assert torch.equal(cache["q", 1, "decoder"], cache["decoder.blocks.1.attn.hook_q"])
+    assert torch.equal(cache["resid_post", 2, "vision"], cache["vision.blocks.2.hook_resid_post"])
 
 
 def test_names_that_are_not_there(vqa, run):
@@ -36,6 +40,12 @@ def test_names_that_are_not_there(vqa, run):
         cache["pattern", 3]
     with pytest.raises(KeyError, match="nearest: text.blocks.3.cross_attn.hook_pattern"):
         cache["text.blocks.3.cross_attn.hook_patern"]
+    with pytest.raises(KeyError, match=r"or cache\['pattern', 3, 'text.cross_attn'\]"):
+        cache["pattern", 3]
+    with pytest.raises(KeyError, match="layer 7 asked for; `text` has layers 0 to 3"):
+        cache["pattern", 7, "text.cross_attn"]
+    with pytest.raises(KeyError, match="'txt'.* does not say which stack"):
+        cache["pattern", 1, "txt"]
     for layer in (7, -5):
         with pytest.raises(IndexError, match=f"layer {layer} asked for; `text` has layers 0 to 3"):
             cache.stack("text")["pattern", layer]

@@ -9,6 +9,7 @@ from transformer_lens.utilities.components_utils import get_act_name
 from transformer_lens.utilities.slice import Slice
 
 from notice_lens.models.blip.inputs import BLIPInputs
+from notice_lens.models.hook_names import full_name
 from notice_lens.models.stack_view import StackView
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class StackCache(ActivationCache):
 class BLIPCache(ActivationCache):
     """Every activation of a run under its full name, with a view for each stack.
 
-    `cache["text.blocks.3.cross_attn.hook_pattern"]` and `cache.stack("text", "cross_attn")["pattern", 3]` are the same.
+    `cache["text.blocks.3.cross_attn.hook_pattern"]`, `cache["pattern", 3, "text.cross_attn"]` and
+    `cache.stack("text", "cross_attn")["pattern", 3]` are the same.
     """
 
     model: "HookedBLIP"
@@ -170,9 +172,14 @@ class BLIPCache(ActivationCache):
     def __getitem__(self, key: Any) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
+        if (full := full_name(key, self.model.cfg.stacks)) is not None:
+            return self[full]
         if not isinstance(key, str):
             short = ", ".join(map(repr, key))
-            raise KeyError(f"{key!r} does not say which stack: cache.stack('text', 'cross_attn')[{short}]")
+            raise KeyError(
+                f"{key!r} does not say which stack: cache.stack('text', 'cross_attn')[{short}], or "
+                f"cache[{short}, 'text.cross_attn']"
+            )
         if key in self.model.hook_dict:
             raise KeyError(_not_cached(key))
         raise KeyError(self.model.explain_missing(key))

@@ -6,9 +6,10 @@ drops the stack.
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 STACKS = ("vision", "projector", "text", "decoder", "language")
 """Every name that a stack can have, over all families of models."""
@@ -41,6 +42,26 @@ class HookName:
     def __str__(self) -> str:
         layer = None if self.layer is None else f"blocks.{self.layer}"
         return ".".join(part for part in (self.stack, layer, self.leaf) if part)
+
+
+def full_name(key: Any, stacks: Sequence[str]) -> str | None:
+    """Return the full name of a short key with its stack, `("pattern", 3, "text.cross_attn")`; None of any other key.
+
+    Args:
+        key: As a caller indexes a cache.
+        stacks: Of the model.
+    """
+    from transformer_lens.utilities.components_utils import get_act_name
+
+    if not isinstance(key, tuple) or len(key) != 3 or not isinstance(key[0], str) or not isinstance(key[2], str):
+        return None
+    stack, _, module = key[2].partition(".")
+    if stack not in stacks or isinstance(key[1], bool) or not isinstance(key[1], int):
+        return None
+    name = get_act_name(key[0], key[1])
+    if module == "cross_attn":
+        name = name.replace(".attn.", ".cross_attn.").replace("hook_attn_out", "hook_cross_attn_out")
+    return f"{stack}.{name}"
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:

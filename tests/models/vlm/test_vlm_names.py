@@ -78,6 +78,7 @@ def test_the_cache_knows_its_stacks(llava: Tiny) -> None:
     _, cache = llava.model.run_with_cache(llava.clean)
     full = cache["language.blocks.2.attn.hook_pattern"]
     assert cache.stack("language")["pattern", 2] is full
+    assert cache["pattern", 2, "language"] is full
     assert cache.stack("vision")["z", 1].shape == (1, 17, 2, 8)
     with pytest.raises(KeyError, match=r"which stack: cache.stack\('language'\)\['pattern', 2\]"):
         cache["pattern", 2]

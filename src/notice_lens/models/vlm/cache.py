@@ -6,6 +6,7 @@ from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.components_utils import get_act_name
 
+from notice_lens.models.hook_names import full_name
 from notice_lens.models.vlm.lens import VLMView
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class VLMStackCache(ActivationCache):
 class VLMCache(ActivationCache):
     """Every activation of a run under its full name, with a view for each stack.
 
-    `cache["language.blocks.3.attn.hook_pattern"]` and `cache.stack("language")["pattern", 3]` are the same.
+    `cache["language.blocks.3.attn.hook_pattern"]`, `cache["pattern", 3, "language"]` and
+    `cache.stack("language")["pattern", 3]` are the same.
     """
 
     model: "HookedVLM"
@@ -59,9 +61,13 @@ class VLMCache(ActivationCache):
     def __getitem__(self, key: Any) -> Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
+        if (full := full_name(key, self.model.cfg.stacks)) is not None:
+            return self[full]
         if not isinstance(key, str):
             short = ", ".join(map(repr, key))
-            raise KeyError(f"{key!r} does not say which stack: cache.stack('language')[{short}]")
+            raise KeyError(
+                f"{key!r} does not say which stack: cache.stack('language')[{short}], or cache[{short}, 'language']"
+            )
         if key in self.model.hook_dict:
             raise KeyError(_not_cached(key))
         raise KeyError(self.model.explain_missing(key))

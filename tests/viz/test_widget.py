@@ -23,7 +23,7 @@ def test_the_widget_has_the_pages_data(widget):
     assert [condition["name"] for condition in widget.data["conditions"]] == ["states, image"]
     assert len(widget.data["pairs"]) == 2
     assert "<script" not in widget.html
-    assert "function start(root, data)" in widget._esm
+    assert "function start(root, data, linked = false)" in widget._esm
 
 
 JUPYTER = """
@@ -140,7 +140,7 @@ def test_where_no_kernel_answers_the_findings_and_numbers_are_shown(widget):
     bundle, _ = widget._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     for said in (bundle["text/plain"], bundle["text/html"], repr(widget)):
-        assert "L1.H2 in states, image" in said
+        assert "L1.H2 in states, where the pictures differ" in said
         assert "+31.0" in said
         assert "object at 0x" not in said
     assert bundle["text/html"].count("<td") == 24

@@ -7,6 +7,8 @@ task with their 95 % interval over clusters of pairs, and the highest of random 
 largest of so many would be by chance.
 """
 
+from typing import Any
+
 import click
 import numpy as np
 
@@ -24,7 +26,7 @@ DRAWS, SHOWN = 2000, 8
 @click.option("--seed", default=0, show_default=True, help="Of pairs, bootstrap and signs.")
 def main(n: int, seed: int) -> None:
     """Print the largest modules of each task."""
-    model = HookedVLM.mini()
+    model: Any = HookedVLM.mini()
     print("| task | pairs | largest by chance, % | modules by word and layer, % |\n| --- | --- | --- | --- |")
     for task in TASKS:
         pairs = behaviour_filter(model, mini_world(task, world="pictures", n=n, seed=seed), progress=False)

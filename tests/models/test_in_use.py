@@ -36,6 +36,14 @@ def small():
     return make_small_pair()
 
 
+@pytest.fixture(autouse=True)
+def gradients_as_before():
+    """An interrupt may come within torch's own `no_grad`, as it ends: gradients then stay off for whoever comes next."""
+    before = torch.is_grad_enabled()
+    yield
+    torch.set_grad_enabled(before)
+
+
 @pytest.fixture
 def quick_switches():
     """Threads take turns after some ten microseconds instead of five milliseconds."""

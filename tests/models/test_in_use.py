@@ -38,7 +38,7 @@ def small():
 
 @pytest.fixture(autouse=True)
 def gradients_as_before():
-    """An interrupt may come within torch's own `no_grad`, as it ends: gradients then stay off for whoever comes next."""
+    """An interrupt may come as torch's own `no_grad` ends: gradients then stay off for whoever comes next."""
     before = torch.is_grad_enabled()
     yield
     torch.set_grad_enabled(before)

@@ -50,13 +50,15 @@ def paths_of(chosen: list[tuple[int, int]], last: int) -> list[DecoderPath]:
 @torch.no_grad()
 def all_at_once(base: Any, other: Any, paths: list[DecoderPath], memory: int) -> None:
     """Runs 3 and 4 of all paths, from recorded runs."""
-    sources: dict[str, Any] = {"other": other, "self": base}
-    variants = []
-    for number, found in PathWalk(base, sources, paths, memory).received():
-        if isinstance(found, Received):
-            sources[f"path {number}"] = found
-            variants.append(edits_of(paths[number], found, f"path {number}"))
-    CausalWave(base, variants, sources, memory).readouts()
+    runs: dict[str, Any] = {"other": other, "self": base}
+    walk = PathWalk(base, runs, paths, memory)
+    for load in walk.loads():
+        sources, variants = dict(runs), []
+        for number, found in walk.received(load):
+            if isinstance(found, Received):
+                sources[f"path {number}"] = found
+                variants.append(edits_of(paths[number], found, f"path {number}"))
+        CausalWave(base, variants, sources, memory).readouts()
 
 
 @torch.no_grad()

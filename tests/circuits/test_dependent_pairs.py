@@ -1,4 +1,4 @@
-"""Pairs that share images or donors: one piece of evidence by default, in every statistic, and said to be so."""
+"""Pairs that share images or donors: one piece of evidence by default in every statistic, and results say so."""
 
 from typing import Any
 

@@ -87,7 +87,7 @@ def test_pairs_without_a_replacement_are_dropped_and_counted(bert):
     pairs = symmetric_replacement(fruit(), bert, pool=["crimson", "red", "green", "blue"])
     assert len(pairs) + pairs.manifest.dropped[NO_REPLACEMENT] == 4
     assert "nothing in the pool replaces 'red', 'green'" in pairs.dropped["detail"]
-    # An empty pool is none, and not the words of the pairs.
+    # An empty pool stays empty; the words of the pairs are not taken in its place.
     assert len(symmetric_replacement(fruit(), bert, pool=[])) == 0
     with pytest.raises(ValueError, match="no slot 'anwsers'; did you mean 'answers'"):
         symmetric_replacement(fruit(), bert, slots="anwsers")

@@ -269,7 +269,7 @@ def test_nearest_needs_a_model(bert, tmp_path: Path):
 
 
 def test_underscores_and_folders_below(bert, tmp_path: Path):
-    """As unpacked by tools that write no spaces; a folder `release_dataset` above is none of an adjective."""
+    """As unpacked by tools that write no spaces; the parent folder `release_dataset` does not name an adjective."""
     root = tmp_path / "release_dataset" / "images"
     for name in ("bright_car", "dark_car", "huge_dining_room", "tiny_dining_room", "Bent_Old_Shoe", "smooth car"):
         for number in range(2):

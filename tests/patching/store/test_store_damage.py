@@ -42,7 +42,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    """What is said of a damaged store, read or gone on with."""
+    """The message about a damaged store, when it is read and when a sweep resumes from it."""
     with pytest.raises(ValueError, match="kl|change|done|pair|zarr") as read_only:
         read(path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -100,7 +100,7 @@ def test_an_incomplete_or_edited_record_is_named(copied: Path) -> None:
     edits += [{**record, "settings": {**record["settings"], "corruption": "text"}}, {**record, "missing": {}}]
     for edited in edits:
         if "format" not in edited:
-            continue  # said to be of another format
+            continue  # reported as another format
         meta.write_text(json.dumps({**found, "attributes": {**found["attributes"], "notice_lens": edited}}))
         assert "zarr.json is damaged or was edited" in refused(copied)
 

@@ -166,7 +166,7 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
 
 
 def named(rows: Sequence[Mapping[str, Any]], task: str = TASK) -> list[dict[str, Any]]:
-    """Return rows with an id and a task: numbers from 1 where there is no column `id`, one task where there is none.
+    """Return rows with an id and a task: without a column `id` rows are numbered from 1, and without `task` share one.
 
     A row that alone has no id stays as it is: one is missing there.
 

@@ -232,7 +232,7 @@ def described(template: xr.Dataset) -> dict[str, Any]:
 
 
 def _description(template: xr.Dataset, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The group's attributes and its record; what cannot be stored is refused."""
+    """The group's attributes and its record; raise where one cannot be stored."""
     for name, variable in template.variables.items():
         is_variable = name in template.data_vars
         if is_variable and (not variable.dims or variable.dims[0] != "pair"):

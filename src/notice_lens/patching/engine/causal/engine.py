@@ -136,16 +136,19 @@ class CausalRuns:
         """Return the metrics of paths."""
         states = self.base.out[-1][list(self.base.readouts)].repeat(len(paths), 1, 1)
         # Half of the memory is for what receivers took in, which the wave reads afterwards.
-        variants, sources = {}, dict(self.sources)
-        for number, found in PathWalk(self.base, self.sources, paths, memory // 2).received():
-            if isinstance(found, Received):
-                source = f"path {number}"
-                sources[source], variants[number] = found, edits_of(paths[number], found, source)
-            else:
-                states[number] = found
-        if variants:
-            read = CausalWave(self.base, list(variants.values()), sources, memory // 2).readouts()
-            states[list(variants)] = read
+        walk = PathWalk(self.base, self.sources, paths, memory // 2)
+        for load in walk.loads():
+            variants: dict[int, DecoderVariant] = {}
+            sources = dict(self.sources)
+            for number, found in walk.received(load):
+                if isinstance(found, Received):
+                    source = f"path {number}"
+                    sources[source], variants[number] = found, edits_of(paths[number], found, source)
+                else:
+                    states[number] = found
+            if variants:
+                read = CausalWave(self.base, list(variants.values()), sources, memory // 2).readouts()
+                states[list(variants)] = read
         return self._read(states)
 
     def _read(self, states: Float[Tensor, "row answer_pos d_model"]) -> ReadOut:

@@ -8,7 +8,7 @@ what the receiver takes in is read on the way. The fourth run is a row of the ca
 Norms are the model's own modules, so they are recomputed on every path.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -131,25 +131,40 @@ class PathWalk:
     ) -> None:
         self.base, self.sources, self.paths, self.memory = base, sources, paths, memory
 
-    def received(self) -> Iterator[tuple[int, Received | Float[Tensor, "answer_pos d_model"]]]:
-        """Yield the number of each path and what its receiver takes in; of an output, its states at the read-outs."""
-        groups: dict[tuple[bool, DecoderVariant], list[int]] = {}
-        for number, path in enumerate(self.paths):
-            groups.setdefault((path.receiver.freeze_mlp, path.sender), []).append(number)
-        senders = list(groups)
-        while senders:
-            fit = self._fit(senders)
-            yield from self._walk({sender: groups[sender] for sender in senders[:fit]})
-            senders = senders[fit:]
+    def loads(self) -> Iterator[list[int]]:
+        """Yield the numbers of paths that are walked together: their streams, and what is received, fit into memory."""
+        groups = self._by_sender(range(len(self.paths)))
+        load, size = [], 0
+        for sender, numbers in groups.items():
+            need = self._bytes_of(sender[1], numbers)
+            if load and size + need > self.memory // 2:
+                yield load
+                load, size = [], 0
+            load, size = load + numbers, size + need
+        if load:
+            yield load
 
-    def _fit(self, senders: Sequence[tuple[bool, DecoderVariant]]) -> int:
-        """Return how many of the next senders fit into half of the memory; the other half is for the blocks."""
-        stream, size = self.base.resid[0], 0
-        for number, (_, sender) in enumerate(senders):
-            size += 3 * len(_positions(sender)) * stream.shape[-1] * stream.element_size()
-            if size > self.memory // 2:
-                return max(1, number)
-        return len(senders)
+    def received(self, numbers: Sequence[int]) -> Iterator[tuple[int, Received | Float[Tensor, "answer_pos d_model"]]]:
+        """Yield the number of each path and what its receiver takes in; of an output, its states at the read-outs.
+
+        Args:
+            numbers: Of paths, as `loads` yields them.
+        """
+        return self._walk(self._by_sender(numbers))
+
+    def _by_sender(self, numbers: Iterable[int]) -> dict[tuple[bool, DecoderVariant], list[int]]:
+        groups: dict[tuple[bool, DecoderVariant], list[int]] = {}
+        for number in numbers:
+            path = self.paths[number]
+            groups.setdefault((path.receiver.freeze_mlp, path.sender), []).append(number)
+        return groups
+
+    def _bytes_of(self, sender: DecoderVariant, numbers: Sequence[int]) -> int:
+        """Return the bytes that a sender's stream takes, and what its receivers take in, at most."""
+        stream, decoder = self.base.resid[0], self.base.decoder
+        ends = {self.paths[number].end for number in numbers} - {(END, "")}
+        width = 3 * stream.shape[-1] + sum(len(MLP_IN) * decoder.widest(layer) for layer, _ in ends)
+        return len(_positions(sender)) * width * stream.element_size()
 
     def _walk(
         self, groups: Mapping[tuple[bool, DecoderVariant], Sequence[int]]

@@ -10,16 +10,7 @@ from notice_lens.report.data import ShownCondition
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.circuit_figures import headline
-from notice_lens.viz.graph_layout import (
-    curve_of,
-    drawn_edges,
-    end_labels,
-    layer_labels,
-    numbers_beside,
-    places_of,
-    short_name,
-    thickness,
-)
+from notice_lens.viz.graph_layout import GraphLayout, short_name
 
 STRONGEST = 6
 """Heads of a condition that are compared."""
@@ -140,10 +131,9 @@ TOLD_EDGES = 4
 
 def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
     """What the heads of a circuit read, tell each other and write, as shapes in a picture of its own size."""
-    edges = drawn_edges(found, top=EDGES_OF_A_PAGE)
-    places = places_of(found, edges)
+    layout = GraphLayout(found, top=EDGES_OF_A_PAGE)
+    edges, places, labels = layout.edges, layout.places, layout.ends
     highest, lowest = (pick(place[1] for place in places.values()) for pick in (max, min))
-    labels = end_labels(found, places)
     left, right = (
         16 + LETTER * max((len(f"{one.kind}: {one.name}") for one in labels if bool(one.kind) == read), default=0)
         for read in (True, False)
@@ -156,7 +146,7 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
         return round(28 + ROW_STEP * (highest - row), 1)
 
     def points(edge: Any) -> str:
-        return " ".join(f"{x(a)},{y(b)}" for a, b in zip(*curve_of(edge.source, edge.target, places), strict=True))
+        return " ".join(f"{x(a)},{y(b)}" for a, b in zip(*layout.curve(edge), strict=True))
 
     told = [
         f"{short_name(one.source) if '.L' in one.source else one.source} → {short_name(one.target)} {one.effect:.0%} "
@@ -170,11 +160,11 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
         "width": round(left + right + COLUMN_STEP * max(place[0] for place in places.values())),
         "height": round((highest - lowest) * ROW_STEP + 84),
         "edges": [
-            {"points": points(one), "width": round(thickness(one, edges), 1), "against": one.effect < 0,
+            {"points": points(one), "width": round(layout.thickness(one), 1), "against": one.effect < 0,
              "said": "\n".join([one.name, *one.lines])}
             for one in reversed(edges)
         ],
-        "numbers": [{"x": x(a), "y": y(b), "text": text} for a, b, text in numbers_beside(edges, places)],
+        "numbers": [{"x": x(a), "y": y(b), "text": text} for a, b, text in layout.numbers],
         "nodes": [
             {"x": x(places[one][0]), "y": y(places[one][1]), "text": short_name(one), "name": one}
             for one in map(str, found["node"].values)
@@ -183,7 +173,7 @@ def graph(name: str, found: xr.Dataset) -> dict[str, Any]:
             {"x": round(x(one.x) + (-5 if one.kind else 5), 1), "y": y(one.y), "kind": one.kind, "text": one.name}
             for one in labels
         ],
-        "layers": [{"x": x(column), "text": text} for column, text in layer_labels(found, places).items()],
+        "layers": [{"x": x(column), "text": text} for column, text in layout.layers.items()],
         "said": (f"the largest: {'; '.join(told)}" if told else "no edge of 1 % and more is clear") + f" ({n})",
     }  # fmt: skip
 

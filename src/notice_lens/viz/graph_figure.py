@@ -1,24 +1,10 @@
 """The figure of a circuit's graph: from the image and the words, through the heads by layer, to the answer."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from notice_lens.viz.graph_layout import (
-    LEAST,
-    TOP,
-    DrawnEdge,
-    Places,
-    curve_of,
-    drawn_edges,
-    end_labels,
-    layer_labels,
-    numbers_beside,
-    places_of,
-    short_name,
-    thickness,
-)
+from notice_lens.viz.graph_layout import LEAST, TOP, DrawnEdge, GraphLayout, short_name
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.theme import DIVERGING, INK, QUIET, finish
 
@@ -59,13 +45,13 @@ def circuit(graph: Any, *, least: float = LEAST, top: int = TOP, title: str | No
         raise ValueError(f"least={least}: expected a share of the gap, from 0 to below 1")
     if top < 1:
         raise ValueError(f"top={top}: expected a number of edges, 1 or more")
-    edges = drawn_edges(graph, least, top)
-    places = places_of(graph, edges)
+    layout = GraphLayout(graph, least, top)
+    edges, places = layout.edges, layout.places
     figure = Figure()
     # The largest last, so that they lie above the others.
     for edge in reversed(edges):
-        _draw(figure, edge, edges, places)
-    for x, y, text in numbers_beside(edges, places):
+        _draw(figure, edge, layout)
+    for x, y, text in layout.numbers:
         figure.add_annotation(
             x=x, y=y, text=escape(text), showarrow=False, font={"size": 10, "color": INK},
             bgcolor="rgba(255,255,255,.8)", borderpad=1,
@@ -84,8 +70,8 @@ def circuit(graph: Any, *, least: float = LEAST, top: int = TOP, title: str | No
             cliponaxis=False,
         )
     )
-    _ends(figure, graph, places)
-    _axes(figure, graph, places)
+    _ends(figure, layout)
+    _axes(figure, layout)
     columns = len({place[0] for place in places.values()})
     rows = max((sum(other[0] == place[0] for other in places.values()) for place in places.values()), default=1)
     shown = f"edges of {least:.0%} of the gap and more whose interval does not hold 0" if least else "all clear edges"
@@ -96,13 +82,13 @@ def circuit(graph: Any, *, least: float = LEAST, top: int = TOP, title: str | No
     return finish(figure, title or "What the heads of the circuit read, tell each other, and write", about, size)
 
 
-def _draw(figure: "Figure", edge: DrawnEdge, edges: Sequence[DrawnEdge], places: Places) -> None:
+def _draw(figure: "Figure", edge: DrawnEdge, layout: GraphLayout) -> None:
     from plotly.graph_objects import Scatter
 
-    x, y = curve_of(edge.source, edge.target, places)
+    x, y = layout.curve(edge)
     positive = edge.effect > 0
     line = {
-        "width": thickness(edge, edges),
+        "width": layout.thickness(edge),
         "color": FORWARDS if positive else BACKWARDS,
         "dash": "solid" if positive else "dash",
     }
@@ -110,9 +96,9 @@ def _draw(figure: "Figure", edge: DrawnEdge, edges: Sequence[DrawnEdge], places:
     figure.add_trace(Scatter(x=x, y=y, mode="lines", line=line, opacity=0.75, hovertext=said, hoverinfo="text"))
 
 
-def _ends(figure: "Figure", graph: xr.Dataset, places: Places) -> None:
+def _ends(figure: "Figure", layout: GraphLayout) -> None:
     """Write what is read from, and the answer."""
-    for x, y, kind, name in end_labels(graph, places):
+    for x, y, kind, name in layout.ends:
         before = f"<span style='color:{QUIET}'>{kind}: </span>" if kind else ""
         figure.add_annotation(
             x=x, y=y, text=f"{before}<b>{escape(name)}</b>", showarrow=False, xanchor="right" if kind else "left",
@@ -120,9 +106,9 @@ def _ends(figure: "Figure", graph: xr.Dataset, places: Places) -> None:
         )  # fmt: skip
 
 
-def _axes(figure: "Figure", graph: xr.Dataset, places: Places) -> None:
+def _axes(figure: "Figure", layout: GraphLayout) -> None:
     """Name the layers below their columns."""
-    named = layer_labels(graph, places)
+    named, places = layout.layers, layout.places
     last = max(place[0] for place in places.values())
     heights = [place[1] for place in places.values()]
     plain = {"showgrid": False, "zeroline": False, "showline": False}

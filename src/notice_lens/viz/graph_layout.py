@@ -67,7 +67,40 @@ Places = Mapping[str, tuple[float, float]]
 """By node, region, word or `answer`: the column, and the row upwards, in units of their distances."""
 
 
-def drawn_edges(graph: xr.Dataset, least: float = LEAST, top: int = TOP) -> list[DrawnEdge]:
+class GraphLayout:
+    """A graph, laid out.
+
+    Args:
+        graph: A result of `circuits.circuit_graph`.
+        least: Edges of a smaller share of the gap are left out.
+        top: How many edges at most.
+
+    Attributes:
+        edges: Those that are drawn, the largest first.
+        places: Of everything that is drawn.
+        numbers: Where the largest edges' effects are written: column, row, text.
+        ends: What is read from, and the answer.
+        layers: The name of each column of heads.
+    """
+
+    def __init__(self, graph: xr.Dataset, least: float = LEAST, top: int = TOP) -> None:
+        self.edges = _drawn_edges(graph, least, top)
+        self.places = _places_of(graph, self.edges)
+        self.numbers = _numbers_beside(self.edges, self.places)
+        self.ends = _end_labels(graph, self.places)
+        self.layers = _layer_labels(graph, self.places)
+
+    def curve(self, edge: DrawnEdge) -> tuple[np.ndarray, np.ndarray]:
+        """Return the columns and rows of an edge's points."""
+        return _curve_of(edge.source, edge.target, self.places)
+
+    def thickness(self, edge: DrawnEdge) -> float:
+        """Return how wide an edge is, in pixels."""
+        widest = max(abs(one.effect) for one in self.edges)
+        return NARROWEST + (WIDEST - NARROWEST) * abs(edge.effect) / widest
+
+
+def _drawn_edges(graph: xr.Dataset, least: float, top: int) -> list[DrawnEdge]:
     """Return the edges that are drawn: those that are large enough and whose interval does not hold 0, largest first.
 
     Args:
@@ -94,13 +127,7 @@ def drawn_edges(graph: xr.Dataset, least: float = LEAST, top: int = TOP) -> list
     return sorted(found, key=lambda edge: -abs(edge.effect))[:top]
 
 
-def thickness(edge: DrawnEdge, edges: Sequence[DrawnEdge]) -> float:
-    """Return how wide an edge is, in pixels."""
-    widest = max(abs(one.effect) for one in edges)
-    return NARROWEST + (WIDEST - NARROWEST) * abs(edge.effect) / widest
-
-
-def places_of(graph: xr.Dataset, edges: Sequence[DrawnEdge]) -> Places:
+def _places_of(graph: xr.Dataset, edges: Sequence[DrawnEdge]) -> Places:
     """Return where each node is: a column for what is read, one for each layer, one for the answer."""
     names = [str(name) for name in graph["node"].values]
     layers = graph["layer"].values.tolist()
@@ -126,7 +153,7 @@ def _read_from(graph: xr.Dataset) -> list[str]:
     return [*map(str, graph.attrs.get("regions", ())), *map(str, graph.attrs.get("roles", ()))]
 
 
-def curve_of(source: str, target: str, places: Places) -> tuple[np.ndarray, np.ndarray]:
+def _curve_of(source: str, target: str, places: Places) -> tuple[np.ndarray, np.ndarray]:
     """Return a curve that leaves and arrives level, and goes between the nodes of the columns that it passes."""
     (x0, y0), (x1, y1) = places[source], places[target]
     stops = [(x0, y0)]
@@ -145,17 +172,17 @@ def curve_of(source: str, target: str, places: Places) -> tuple[np.ndarray, np.n
     return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
 
 
-def numbers_beside(edges: Sequence[DrawnEdge], places: Places) -> list[tuple[float, float, str]]:
+def _numbers_beside(edges: Sequence[DrawnEdge], places: Places) -> list[tuple[float, float, str]]:
     """Return where the largest edges' effects are written: half-way to the next column, none over a larger one's."""
     found: list[tuple[float, float, str]] = []
     for edge in edges[:LABELLED_EDGES]:
-        x, y = (float(along[POINTS // 2]) for along in curve_of(edge.source, edge.target, places))
+        x, y = (float(along[POINTS // 2]) for along in _curve_of(edge.source, edge.target, places))
         if not any(abs(x - there[0]) < 0.2 and abs(y - there[1]) < 0.25 for there in found):
             found.append((x, y, f"{edge.effect:.0%}"))
     return found
 
 
-def end_labels(graph: xr.Dataset, places: Places) -> list[EndLabel]:
+def _end_labels(graph: xr.Dataset, places: Places) -> list[EndLabel]:
     """Return what is read from, and the answer."""
     nodes, regions = {*map(str, graph["node"].values)}, {*map(str, graph.attrs.get("regions", ()))}
     targets = {*map(str, graph["target"].values)}
@@ -167,7 +194,7 @@ def end_labels(graph: xr.Dataset, places: Places) -> list[EndLabel]:
     return found
 
 
-def layer_labels(graph: xr.Dataset, places: Places) -> dict[float, str]:
+def _layer_labels(graph: xr.Dataset, places: Places) -> dict[float, str]:
     """Return the layer of each column of heads."""
     nodes = zip(graph["node"].values, graph["layer"].values.tolist(), strict=True)
     return {places[str(name)][0]: f"layer {layer}" for name, layer in nodes}

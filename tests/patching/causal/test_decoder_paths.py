@@ -15,6 +15,7 @@ from hosted_pairs import FAMILIES, made_pairs, single_tokens
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedBLIP, HookedVLM, circuits, patching
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.patching.engine.causal.paths import PathWalk
 
 pytestmark = LIBRARY_WARNINGS
 
@@ -259,12 +260,16 @@ def test_paths_of_several_answer_tokens_equal_a_patch_where_nothing_is_between()
     assert float(abs(patch.logit_diff_change).max()) > 1e-4
 
 
-def test_small_memory_changes_nothing() -> None:
+def test_small_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+    plain = PathWalk.loads
+    monkeypatch.setattr(PathWalk, "loads", lambda walk: (loads.append(len(load)) or load for load in plain(walk)))
     model = tiny_model("llava").model
     pairs = made_pairs(single_tokens(model))
     ends: dict[str, Any] = {"receiver": "language.attn.k", "positions": ["object", "image"], "progress": False}
     whole, some = (patching.patch_paths(model, pairs, memory=memory, **ends) for memory in (None, 2**18))
     np.testing.assert_allclose(whole.logit_diff_change, some.logit_diff_change, atol=1e-12)
+    assert len(loads) > 2 * len(pairs), "the small one takes several loads a pair"
 
 
 @pytest.mark.parametrize(

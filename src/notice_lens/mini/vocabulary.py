@@ -60,14 +60,16 @@ def tokens(text: str) -> list[int]:
     return [_ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
 
 
-def processor(image_size: int = 64) -> Any:
-    """Return a `BlipProcessor` with this vocabulary.
+def processor(image_size: int = 64, pieces: Sequence[str] | None = None) -> Any:
+    """Return a `BlipProcessor` with a vocabulary of word pieces.
 
     Args:
         image_size: What images are resized to, in pixels.
+        pieces: The word pieces in the order of their ids; None for the mini BLIP's.
     """
     from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
 
-    tokenizer = BertTokenizer(vocab=dict(_ids()), bos_token="[DEC]", additional_special_tokens=["[ENC]"])
+    ids = dict(_ids()) if pieces is None else {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = BertTokenizer(vocab=ids, bos_token="[DEC]", additional_special_tokens=["[ENC]"])
     size = {"height": image_size, "width": image_size}
     return BlipProcessor(BlipImageProcessorPil(size=size), tokenizer)

@@ -1,8 +1,9 @@
 """Attribution patching: the first-order effect of every patch of every site, from two runs and one gradient.
 
 1. The base run and the other run go forward once; of each the stream before every block is kept.
-2. The logit difference of the base run is differentiated, block by block from the answer back to the image, with
-   respect to every activation (`notice_lens.patching.gradient.backward`).
+2. The logit difference of the base run is differentiated with respect to every activation: block by block from the
+   answer back to the image (`notice_lens.patching.gradient.backward`), or by one backward pass through Hugging Face's
+   modules (`notice_lens.patching.gradient.hosted`).
 3. A patch of a cell changes the logit difference by about the sum over the cell of gradient times (other - base)
    (`notice_lens.patching.gradient.first_order`); of queries, keys and scores the softmax is computed again
    (`notice_lens.patching.gradient.softmax`).
@@ -16,7 +17,7 @@ A way through the softmax needs no correction of it.
 It is an estimate: verify what it finds, `patching.screen` does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -27,29 +28,24 @@ import torch
 
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.models.protocol import TABLES
-from notice_lens.patching.edits import Site, as_blip
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import baselines
-from notice_lens.patching.engine.memory import Arrays, budget, by_halves, bytes_per_number, numbers_at
-from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Setting
-from notice_lens.patching.engine.protocol import Chunks
-from notice_lens.patching.gradient.backward import Backward
+from notice_lens.patching.engine.memory import Arrays, by_halves
+from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching.engine.protocol import Chunks, engine_of
 from notice_lens.patching.gradient.first_order import Members, effects
-from notice_lens.patching.gradient.integrated import PATHS, GradientStep, input_way, site_way, tangent
-from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks
-from notice_lens.patching.gradient.targets import HEAD_HOOKS, NEURONS, Target, wanted
+from notice_lens.patching.gradient.integrated import PATHS
+from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS, NEURONS, Target
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.writer import ResultWriter, averaged, provenance
 from notice_lens.progress import bar
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching.results import SiteTree
 
-PAIRS_DIFFERENTIATED_AT_ONCE = 64
-"""Pairs that are differentiated together, at most."""
 FIXED_BY_ATTRIBUTE = {
     "metrics": "a gradient is of one number: the logit difference",
     "controls": "the self-patch is exactly 0, and a donor has its own difference",
@@ -61,7 +57,7 @@ IntegrationPath = Literal["site", "inputs"]
 @one_thread_at_a_time
 @outside_inference_mode
 def attribute(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     sites: str | Site | Sequence[str | Site] | None = None,
     *,
@@ -84,7 +80,8 @@ def attribute(
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
         sites: One or several of `Site.of(model, ...)`, or their names; None takes q, k, v and z of every attention,
-            what attention and MLP write, neurons together, and the stream before and after each block, of every stack.
+            what attention and MLP write, neurons together, and the stream before and after each block, of every stack,
+            and what a projector gives.
         positions: Of sites given by name: `roles`, `regions`, `each`, `all`, or some by name or number; None as in
             `patch_heads`.
         neurons: Whether `mlp.pre` and `mlp.post` have a dimension `neuron`; None: if they were named.
@@ -118,7 +115,7 @@ def attribute(
         "path": path if steps else "",
         "attention_correction": corrected,
     }
-    as_blip(model, "attribute")
+    check_model(model)
     _check_folder(chosen.store)
     checked = _sites(model, pairs, sites, positions, neurons)
     prepared = prepare(model, pairs, chosen)
@@ -126,7 +123,9 @@ def attribute(
     return Attribution(prepared, targets, method).run()
 
 
-def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPairs | None" = None) -> list[Site]:
+def default_sites(
+    model: "VisionLanguageModel", positions: Any = None, pairs: "MinimalPairs | None" = None
+) -> list[Site]:
     """Return every site that is attributed to by default.
 
     Args:
@@ -140,12 +139,14 @@ def default_sites(model: "HookedBLIP", positions: Any = None, pairs: "MinimalPai
         names = ["hook_resid_pre"]
         for module in modules:
             names += [*(f"{module}.{leaf}" for leaf in HEAD_HOOKS), f"hook_{module}_out"]
-        found += [f"{stack}.{name}" for name in (*names, "mlp.hook_post", "hook_mlp_out", model.block_output(stack))]
+        names += ["mlp.hook_post", "hook_mlp_out", model.block_output(stack), "hook_out"]
+        there = model.activations(stack)
+        found += [f"{stack}.{name}" for name in names if name in there]
     return [Site.of(model, name, positions=positions, pairs=pairs) for name in found]
 
 
 def _sites(
-    model: "HookedBLIP", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
+    model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, positions: Any, neurons: bool | None
 ) -> list[tuple[Site, bool]]:
     """The requested sites, each with whether its neurons have a dimension."""
     if sites is None:
@@ -189,11 +190,9 @@ class Attribution:
     """
 
     def __init__(self, prepared: Prepared, targets: Sequence[Target], method: Mapping[str, Any]) -> None:
-        self.prepared, self.targets = prepared, list(targets)
-        self.model = as_blip(prepared.model, "attribute")
-        self.method, self.steps, self.path = method, int(method["integrated_gradients"]), str(method["path"])
-        self.kept: list[str] = []
-        """Hook points that are kept of the other run, so that its blocks need not be run again."""
+        self.prepared, self.targets, self.method = prepared, list(targets), method
+        steps, path = int(method["integrated_gradients"]), str(method["path"])
+        self.gradients = engine_of(prepared.model).gradients(prepared, self.targets, steps, path)
         folder = prepared.options.store
         self.writers = [
             ResultWriter(
@@ -208,7 +207,7 @@ class Attribution:
         from notice_lens.patching.results import SiteTree
 
         prepared = self.prepared
-        chunks = Chunks(1, self._pairs_that_fit())
+        chunks = Chunks(1, self.gradients.pairs_at_once())
         shown = bar(prepared.options.progress, "attribution", total=len(prepared.pairs), unit="pairs")
         with shown, ExitStack() as stack, torch.no_grad():
             opened = [stack.enter_context(writer.opened(chunks)) for writer in self.writers]
@@ -244,60 +243,18 @@ class Attribution:
         ]
 
     def _attributed(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
-        prepared = self.prepared
-        foils = [prepared.foils[number] for number in pairs]
-        recording = Recording(Blocks(self.model).recorded, of_others=self.kept)
-        contexts = list(Batch(self.model, prepared.pairs.select(pairs), foils, setting, recording).runs())
-        targets, members = [self.targets[number] for number in left], Members(contexts, prepared.positions, pairs)
-        arrays = []
+        targets = [self.targets[number] for number in left]
+        batch = self.gradients.batch(pairs, targets, setting)
+        members, arrays = Members(batch.runs, self.prepared.positions, pairs), list[Arrays]()
         for number in left:
             own = self.writers[number].empty(len(pairs))
-            own |= {name: values for name, values in baselines(contexts).items() if name in own}
+            own |= {name: values for name, values in baselines(batch.runs).items() if name in own}
             arrays.append({**own, "logit_diff_change": np.zeros_like(own["logit_diff_change"])})
-        for step in self._steps(targets, contexts, setting.direction):
-            for found in Backward(self.model, contexts, step.at, step.towards, step.wanted):
-                for number in step.targets:
-                    target = targets[number]
-                    if target.has(found.stack, found.layer):
-                        layer = [] if found.layer == EMBEDDING_LAYER else [target.coords["layer"].index(found.layer)]
-                        effect = effects(target, found, members).double().cpu().numpy()
-                        arrays[number]["logit_diff_change"][:, *layer] += effect
+        for numbers, found in batch.found():
+            for number in numbers:
+                target = targets[number]
+                if target.has(found.stack, found.layer):
+                    layer = [] if found.layer == EMBEDDING_LAYER else [target.coords["layer"].index(found.layer)]
+                    effect = effects(target, found, members).double().cpu().numpy()
+                    arrays[number]["logit_diff_change"][:, *layer] += effect
         return arrays
-
-    def _steps(self, targets: Sequence[Target], contexts: Sequence[Context], direction: str) -> Iterator[GradientStep]:
-        """Return the gradients to take."""
-        base = [context.run.base for context in contexts]
-        other = [context.clean if direction == "denoise" else context.corrupt for context in contexts]
-        if not self.steps:
-            return tangent(targets, base, other)
-        way = site_way if self.path == "site" else input_way
-        return way(Blocks(self.model), targets, base, other, self.steps)
-
-    def _pairs_that_fit(self) -> int:
-        """Return how many pairs fit at a time: streams of the runs, and the activations and the graph of one block.
-
-        Where there is room for one pair's activations of all blocks too, those of the other run are kept from its
-        forward pass, and its blocks need not be run again.
-        """
-        size, limit = bytes_per_number(self.model), budget(self.model, self.prepared.options.memory)
-        blockwise = size * self._numbers_blockwise()
-        hooks = {
-            f"{stack}.blocks.{layer}.{name}" if layer != EMBEDDING_LAYER else f"{stack}.{name}"
-            for (stack, layer), names in wanted(self.targets).items()
-            for name in names
-            if not name.endswith(TABLES)
-        }
-        whole = blockwise + size * sum(numbers_at(self.model, self.prepared.lengths, hook) for hook in sorted(hooks))
-        if whole <= limit:
-            self.kept = sorted(hook for hook in hooks if ".blocks." in hook)
-        return int(np.clip(limit // (whole if self.kept else blockwise), 1, PAIRS_DIFFERENTIATED_AT_ONCE))
-
-    def _numbers_blockwise(self) -> int:
-        """Return how many numbers one pair takes while blocks are run again one by one."""
-        streams, widest, lengths = 0, 0, self.prepared.lengths
-        for stack in self.model.cfg.stacks:
-            cfg, pos, keys = self.model.stack(stack).cfg, lengths[stack], max(lengths.values())
-            tables = sum(target.site.stack == stack and target.leaf in TABLES for target in self.targets)
-            streams += (3 if self.steps else 2) * cfg.n_layers * pos * cfg.d_model
-            widest = max(widest, pos * (24 * cfg.d_model + 6 * cfg.d_mlp) + 3 * tables * cfg.n_heads * pos * keys)
-        return streams + widest

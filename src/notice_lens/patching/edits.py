@@ -15,7 +15,6 @@ from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT
 
 if TYPE_CHECKING:
-    from notice_lens.models import HookedBLIP
     from notice_lens.models.protocol import AnyStackConfig, VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
@@ -38,22 +37,6 @@ def check_model(model: Any) -> None:
             f"the model comes first: expected a HookedBLIP or a HookedVLM, got {type(model).__name__}; of a model of "
             "transformers, HookedVLM.from_hf(model, processor) makes one"
         )
-
-
-def as_blip(model: Any, verb: str) -> "HookedBLIP":
-    """Return the model of a verb that runs on HookedBLIP alone so far.
-
-    Raises:
-        TypeError: It is not a model.
-        ValueError: The verb does not run on it yet.
-    """
-    check_model(model)
-    if hasattr(model, "hf_model"):
-        raise ValueError(
-            f"{verb} runs on HookedBLIP alone so far; on a HookedVLM there are patch_heads, patch_modules, sweep, "
-            "run_variants, patch_paths, knockout, ablate, split, pairs_of_heads and faithfulness"
-        )
-    return model
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.attribution import IntegrationPath, attribute
-from notice_lens.patching.edits import Site, as_blip
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Controls, EstimateOptions, Options, StorePath
 from notice_lens.patching.prepare import prepare
@@ -84,14 +84,14 @@ def screen(
         ValueError: As `attribute`, or a number is out of range.
         TypeError: There is no option of that name.
     """
-    blip = as_blip(model, "screen")
+    check_model(model)
     _check(share, sample, threshold, confidence)
     folder = None if store is None else Path(store)
     exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}
     chosen = Options.of({**exactly, "metrics": ("logit_diff_change",)})
     checked = [Site.of(model, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
     estimates = attribute(
-        blip, pairs, checked, neurons=False, integrated_gradients=integrated_gradients, path=path,
+        model, pairs, checked, neurons=False, integrated_gradients=integrated_gradients, path=path,
         attention_correction=attention_correction, store=None if folder is None else folder / "estimates", **options,
     )  # fmt: skip
     prepared = prepare(model, pairs, chosen)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -109,20 +109,46 @@ def answer_logits(
         questions: Token ids, padded on the right.
         answers: Token ids of the answers so far, `[DEC]` first.
     """
+    return decoded(model, read(model, images, questions)[-1], questions, answers)
+
+
+def read(
+    model: Any, images: Float[Tensor, "image patch width"], questions: Int[Tensor, "image question pos"]
+) -> list[Float[Tensor, "row pos width"]]:
+    """Return the question encoder's stream after each layer, a row for each question, image by image.
+
+    Arguments as of `answer_logits`.
+    """
     image, question, pos = questions.shape
-    real = (questions != model.config.text_config.pad_token_id).flatten(0, 1)[:, None, None, :]
-    states = _embed(model.text_encoder.embeddings, questions.flatten(0, 1))
+    real = _real(model, questions)
+    states, after = _embed(model.text_encoder.embeddings, questions.flatten(0, 1)), []
     for layer in model.text_encoder.encoder.layer:
         states = _attend(layer.attention, states, states, mask=real)
         # All of an image's questions stand in one long query.
         long = _attend(layer.crossattention, states.view(image, question * pos, -1), images)
         states = layer.feed_forward_chunk(long.view(image * question, pos, -1))
-    decoder = model.text_decoder
+        after.append(states)
+    return after
+
+
+def decoded(
+    model: Any,
+    states: Float[Tensor, "row pos width"],
+    questions: Int[Tensor, "image question pos"],
+    answers: Int[Tensor, "image question answer_pos"],
+) -> Float[Tensor, "image question answer_pos vocab"]:
+    """Return the logits of what follows each answer token, from the last of `read`'s; arguments as there."""
+    real, decoder = _real(model, questions), model.text_decoder
     stream = _embed(decoder.bert.embeddings, answers.flatten(0, 1))
     for layer in decoder.bert.encoder.layer:
         stream = _attend(layer.attention, stream, stream, causal=True)
         stream = layer.feed_forward_chunk(_attend(layer.crossattention, stream, states, mask=real))
-    return decoder.cls(stream).unflatten(0, (image, question))
+    return decoder.cls(stream).unflatten(0, questions.shape[:2])
+
+
+def _real(model: Any, questions: Int[Tensor, "image question pos"]) -> Bool[Tensor, "row 1 1 pos"]:
+    """Return which tokens are no padding, as a mask of keys."""
+    return (questions != model.config.text_config.pad_token_id).flatten(0, 1)[:, None, None, :]
 
 
 def _embed(embeddings: Any, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos width"]:

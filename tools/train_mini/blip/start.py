@@ -25,7 +25,7 @@ def look_at_neighbours(vision: Any, generator: torch.Generator) -> None:
             nn.init.xavier_uniform_(parameter, generator=generator)
     embeddings = vision.embeddings
     patch, positions = embeddings.patch_embedding.weight, embeddings.position_embedding[0]
-    start_embeddings(patch, embeddings.class_embedding, positions, places, config.hidden_size**-0.5, generator)
+    start_embeddings(patch, embeddings.class_embedding, positions, places, patch[0].numel() ** -0.5, generator)
     for layer in vision.encoder.layers[:-1]:
         heads = layer.self_attn.qkv.weight.view(3, config.num_attention_heads, places, config.hidden_size)
         for head, offset in zip(range(config.num_attention_heads), NEIGHBOURS, strict=False):

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from train_mini.llava.start import first_weights
-from train_mini.llava.vocabulary import GRID, IMAGE_SIZE, PATCH, ids, tokens, word_pieces
+from train_mini.llava.vocabulary import IMAGE_SIZE, PATCH, ids, tokens, word_pieces
+from train_mini.picture_examples import GRID
 
 PREFIX = (*tokens("user :"), *([ids()["<image>"]] * GRID**2))
 """What stands in front of every question, behind `<s>`."""

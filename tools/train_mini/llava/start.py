@@ -39,19 +39,38 @@ def first_weights(model: Any, generator: torch.Generator) -> None:
 
 
 def _alike(attention: Any, generator: torch.Generator, layers: int) -> None:
-    width, d_head = attention.q_proj.weight.shape[1], attention.head_dim
-    heads = attention.q_proj.weight.shape[0] // d_head
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    query, key, value, output = (projection.weight for projection in projections)
+    start_alike(query, key, value, output, query.shape[0] // attention.head_dim, LIKENESS, generator)
+    output.mul_((2 * layers) ** -0.5)
+
+
+@torch.no_grad()
+def start_alike(
+    query: Tensor, key: Tensor, value: Tensor, output: Tensor, heads: int, likeness: float, generator: torch.Generator
+) -> None:
+    """Set an attention's first weights: heads look for what resembles their queries, and copy it.
+
+    Args:
+        query: Weights of the queries' projection, [head * d_head, width].
+        key: Likewise.
+        value: Likewise.
+        output: Weights of the output's projection, [width, head * d_head].
+        heads: Number of heads.
+        likeness: Size of queries and keys, in units of the normed stream.
+        generator: Of random draws.
+    """
+    width, d_head = query.shape[1], query.shape[0] // heads
     noise = {"std": 0.3 * width**-0.5, "generator": generator}
     for head in range(heads):
         rows = slice(head * d_head, (head + 1) * d_head)
         alike, copied = (_subspace(d_head, width, generator) for _ in range(2))
-        for projection, subspace in ((attention.q_proj, alike), (attention.k_proj, alike), (attention.v_proj, copied)):
-            weight = projection.weight[rows]
+        for projection, subspace in ((query, alike), (key, alike), (value, copied)):
+            weight = projection[rows]
             nn.init.normal_(weight, **noise)
-            weight += subspace * (LIKENESS if subspace is alike else 1.0)
-        nn.init.normal_(attention.o_proj.weight[:, rows], **noise)
-        attention.o_proj.weight[:, rows] += copied.T
-    attention.o_proj.weight.mul_((2 * layers) ** -0.5)
+            weight += subspace * (likeness if subspace is alike else 1.0)
+        nn.init.normal_(output[:, rows], **noise)
+        output[:, rows] += copied.T
 
 
 def _subspace(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -18,13 +18,14 @@ from torch.nn import functional
 from notice_lens.mini.generate import WorldName
 from notice_lens.mini.questions import Question
 from train_mini.llava.evaluate import ask
-from train_mini.llava.examples import Batch, Examples
+from train_mini.llava.examples import Examples
 from train_mini.llava.model import answer_logits, image_tokens, new_model
-from train_mini.llava.optimizer import Muon
-from train_mini.llava.patch_words import PatchWords
 from train_mini.llava.schedule import LlavaConfig
 from train_mini.llava.vocabulary import ids, processor
 from train_mini.measure import Answers
+from train_mini.optimizer import Muon
+from train_mini.patch_words import PatchWords
+from train_mini.picture_examples import Batch
 from train_mini.pixels import normalised
 from train_mini.run import Trainer, training_command
 
@@ -46,7 +47,7 @@ class LlavaTrainer(Trainer):
         model = new_model(config.sizes, config.seed).to(device).train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed + 1)
-            words = PatchWords(config.sizes.width).to(device)
+            words = PatchWords(config.sizes.width, ids(), scale=8.0).to(device)
         muon = Muon(parameter_groups(model, words, matrices=True), lr=config.matrix_rate, decay=config.decay)
         others = parameter_groups(model, words, matrices=False)
         adam = torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
@@ -67,7 +68,7 @@ class LlavaTrainer(Trainer):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the loss of the answers, their accuracy, the loss of naming patches, and its accuracy."""
         images = image_tokens(self.model, normalised(torch.from_numpy(batch.pixels).to(self.device)))
-        patches, patch_accuracy = self.naming(self.model, images, self.long(batch.patches))
+        patches, patch_accuracy = self.naming(self.model.get_input_embeddings().weight, images, self.long(batch.patches))
         if self.warming:
             return patches.new_zeros(()), patches.new_zeros(()), patches, patch_accuracy
         if self.step < self.config.joint_from:

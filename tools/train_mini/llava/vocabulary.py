@@ -10,6 +10,7 @@ from typing import Any
 from notice_lens.mini import vocabulary
 from notice_lens.mini.pictures.names import ATTRIBUTE_WORDS, LOOKS
 from train_mini.patches import NOTHING
+from train_mini.picture_examples import GRID
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 
@@ -31,7 +32,7 @@ TEMPLATE_WORDS = (
 )
 """The words of the templates."""
 
-IMAGE_SIZE, PATCH, GRID = 128, 16, 8
+IMAGE_SIZE, PATCH = 128, 16
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}"

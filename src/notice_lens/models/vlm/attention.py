@@ -18,6 +18,7 @@ Attention sinks, position biases and paged caches are refused: they would need e
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -49,6 +50,51 @@ def unchanged(stage: Stage, tensor: Tensor) -> Tensor:
     return tensor
 
 
+@dataclass
+class KeptSteps:
+    """The steps of one attention module in a run, for whoever computes parts of it again.
+
+    Attributes:
+        wanted: Whether they are kept.
+        kept: By stage, as the next step was given them.
+        scaling: Factor of the scores; None for d_head ** -0.5.
+        softcap: Soft cap of the scores, or None.
+    """
+
+    wanted: bool = False
+    kept: dict[Stage, Tensor] = field(default_factory=dict)
+    scaling: float | None = None
+    softcap: float | None = None
+
+    def keep(self, stage: Stage, tensor: Tensor) -> Tensor:
+        """Keep a step where it is wanted, and return it."""
+        if self.wanted:
+            self.kept[stage] = tensor
+        return tensor
+
+    def noting(self, attend: AttentionFunction) -> AttentionFunction:
+        """Return the function, which writes down how scores are scaled and capped."""
+
+        def noted(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+            self.scaling, self.softcap = kwargs.get("scaling"), kwargs.get("softcap")
+            return attend(*args, **kwargs)
+
+        return noted
+
+
+def scores_of_heads(
+    query: Float[Tensor, "batch head query_pos d_head"],
+    key: Float[Tensor, "batch kv_head key_pos d_head"],
+    scaling: float | None = None,
+    softcap: float | None = None,
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """Return the scores before any mask. Arguments as of `explicit_attention`."""
+    grouped = query.unflatten(1, (key.shape[1], -1))
+    scores = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2)
+    scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
 def explicit_attention(
     query: Float[Tensor, "batch head query_pos d_head"],
     key: Float[Tensor, "batch kv_head key_pos d_head"],
@@ -75,15 +121,9 @@ def explicit_attention(
     query = watch("rot_q", query.transpose(1, 2)).transpose(1, 2)
     key = watch("rot_k", key.transpose(1, 2)).transpose(1, 2)
     value = watch("v", value.transpose(1, 2)).transpose(1, 2)
-    n_kv_heads = key.shape[1]
-    grouped = query.unflatten(1, (n_kv_heads, -1))
-    scores = (grouped @ key[:, :, None].transpose(-1, -2)).flatten(1, 2)
-    scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = watch("attn_scores", masked(scores, mask))
+    scores = watch("attn_scores", masked(scores_of_heads(query, key, scaling, softcap), mask))
     pattern = watch("pattern", softmax(scores).to(value.dtype))
-    z = pattern.unflatten(1, (n_kv_heads, -1)) @ value[:, :, None]
+    z = pattern.unflatten(1, (key.shape[1], -1)) @ value[:, :, None]
     return watch("z", z.flatten(1, 2).transpose(1, 2)), pattern
 
 

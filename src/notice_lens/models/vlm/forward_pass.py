@@ -204,7 +204,7 @@ class HostedForwardPass(HookedModule):
                     tap.attach(changes, fired)
                 elif tap.watched:
                     functions[tap.attention.module] = tap.function(changes, fired)
-            if watched:
+            if watched or functions:
                 for module, note in self._row_notes():
                     changes.at_end(module.register_forward_pre_hook(note, with_kwargs=True).remove)
             if functions:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.vlm.anatomy import AttentionParts, BlockParts, MLPParts, ModelParts, Slice
-from notice_lens.models.vlm.attention import Stage
+from notice_lens.models.vlm.attention import KeptSteps, Stage
 from notice_lens.models.vlm.config import StackSizes
 from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 
@@ -26,12 +26,13 @@ class HostedAttention(nn.Module):
         n_heads, n_kv_heads, d_head: Query heads, key-value heads, width of a head.
         source_rows: Rows of what keys and values are made of.
         use_attn_result: Whether `hook_result` is computed.
+        steps: Keeps the steps of a run for whoever asks for them.
     """
 
     def __init__(self, parts: AttentionParts, axis: str, rows: Rows):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = parts.n_heads, parts.n_kv_heads, parts.d_head
-        self.use_attn_result = False
+        self.use_attn_result, self.steps = False, KeptSteps()
         query, key = ("pos", "pos") if axis == "batch" else ("patch", "patch")
         key = "image_pos" if parts.is_cross else key
         self.hook_q = CopyingHookPoint(f"{axis} {query} head d_head")
@@ -61,7 +62,7 @@ class HostedAttention(nn.Module):
         yield Tap(self.hook_q, parts.q.module, Side.OUTPUT, parts.q, self._rows)
         yield Tap(self.hook_k, parts.k.module, Side.OUTPUT, parts.k, self.source_rows)
         yield Tap(self.hook_v, parts.v.module, Side.OUTPUT, parts.v, self.source_rows)
-        yield AttentionTap(parts, self._stages, self._rows)
+        yield AttentionTap(parts, self._stages, self._rows, self.steps)
         z = Slice(parts.o, 0, parts.n_heads * parts.d_head, parts.n_heads)
         yield Tap(self.hook_z, parts.o, Side.INPUT, z, self._rows)
         yield ResultTap(self.hook_result, parts, lambda: self.W_O, self._rows)

@@ -27,6 +27,7 @@ from notice_lens.models.in_use import Changes
 from notice_lens.models.vlm.anatomy import AttentionParts, Slice
 from notice_lens.models.vlm.attention import (
     AttentionFunction,
+    KeptSteps,
     Stage,
     explicit_attention,
     refuse_unknown_steps,
@@ -179,33 +180,35 @@ class AttentionTap:
         attention: The module.
         points: Hook point of each step that has one.
         rows: Of the module's tensors.
+        steps: Where every step is kept, if somebody wants them.
     """
 
     attention: AttentionParts
     points: Mapping[Stage, CopyingHookPoint]
     rows: Rows
+    steps: KeptSteps
 
     @property
     def watched(self) -> bool:
-        """Return whether a hook is attached to one of the points."""
-        return any(point.watched for point in self.points.values())
+        """Return whether a hook is attached to one of the points, or every step is wanted."""
+        return self.steps.wanted or any(point.watched for point in self.points.values())
 
     def function(self, changes: Changes, fired: set[str]) -> AttentionFunction:
         """Return the attention function that shows its steps to the hook points."""
 
         def watch(stage: Stage, tensor: Tensor) -> Tensor:
             point = self.points.get(stage)
-            if point is None or not point.watched:
-                return tensor
-            fired.add(str(point.name))
-            return _same_shape(point, tensor, point(tensor))
+            if point is not None and point.watched:
+                fired.add(str(point.name))
+                tensor = _same_shape(point, tensor, point(tensor))
+            return self.steps.keep(stage, tensor)
 
         if "cu_seqlens" not in _keywords(self.attention.module):
-            return watched_attention(watch)
+            return self.steps.noting(watched_attention(watch))
         packed = PackedAttention(self.rows, watch)
         handle = self.attention.module.register_forward_pre_hook(packed.unite, with_kwargs=True)
         changes.at_end(handle.remove)
-        return packed
+        return self.steps.noting(packed)
 
 
 class PackedAttention:

@@ -17,7 +17,7 @@ from notice_lens.patching.engine.memory import budget, bytes_per_pair, bytes_per
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, References, Setting
 from notice_lens.patching.engine.path_walk import StepPaths, received, walk_hooks
 from notice_lens.patching.engine.plan import HookEdit, Plan
-from notice_lens.patching.engine.protocol import Chunks
+from notice_lens.patching.engine.protocol import Chunks, GradientSource
 from notice_lens.patching.engine.read_out import combined
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.runs import Trace, attn_results, trace
@@ -25,6 +25,7 @@ from notice_lens.patching.engine.wave import Wave
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
+    from notice_lens.patching.gradient.targets import Target
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
@@ -73,6 +74,13 @@ class BidirectionalEngine:
     def paths(model: Any) -> StepPaths:
         """Return which parts of a model send and receive."""
         return StepPaths(model)
+
+    @staticmethod
+    def gradients(prepared: "Prepared", targets: "Sequence[Target]", steps: int, path: str) -> GradientSource:
+        """Return the gradients of an attribution."""
+        from notice_lens.patching.gradient.blockwise import BlockwiseGradients
+
+        return BlockwiseGradients(prepared, targets, steps, path)
 
     def plan(self) -> Chunks:
         """Return how many variants and how many pairs fit into the budget at a time."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from notice_lens.patching.engine.measure import Measured, PairVariant
     from notice_lens.patching.engine.pair_batch import References, Setting
     from notice_lens.patching.engine.receivers import PathRules
+    from notice_lens.patching.gradient.found import Found
+    from notice_lens.patching.gradient.targets import Target
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
@@ -80,6 +82,33 @@ class PairRuns(Protocol):
 
 
 @runtime_checkable
+class GradientBatch(Protocol):
+    """Some pairs whose logit differences are differentiated."""
+
+    @property
+    def runs(self) -> "Sequence[PairRuns]":
+        """Their unpatched runs, once for each answer that is teacher-forced."""
+        ...
+
+    def found(self) -> "Iterator[tuple[Sequence[int], Found]]":
+        """Yield the gradients of each block, and the numbers of the targets that they are for."""
+        ...
+
+
+@runtime_checkable
+class GradientSource(Protocol):
+    """The gradients of an attribution."""
+
+    def pairs_at_once(self) -> int:
+        """Return how many pairs are differentiated together, at most."""
+        ...
+
+    def batch(self, pairs: list[int], targets: "Sequence[Target]", setting: "Setting") -> GradientBatch:
+        """Return some pairs, to differentiate with respect to some of the sites."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Runs pairs and measures rows.
 
@@ -104,6 +133,18 @@ class Engine(Protocol):
     @staticmethod
     def paths(model: Any) -> "PathRules":
         """Return which parts of a model send and receive in path patching."""
+        ...
+
+    @staticmethod
+    def gradients(prepared: "Prepared", targets: "Sequence[Target]", steps: int, path: str) -> GradientSource:
+        """Return the gradients of an attribution.
+
+        Args:
+            prepared: The pairs.
+            targets: The sites.
+            steps: Of the way from the base run to the other; 0 for the gradient at the base run.
+            path: The way: `site` or `inputs`.
+        """
         ...
 
     def plan(self) -> Chunks:

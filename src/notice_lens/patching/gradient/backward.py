@@ -16,7 +16,6 @@ two gradients meet, with their signs, in the states that both read, and the earl
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,39 +24,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.patching.engine.pair_batch import Context
-from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER, Blocks, RunsByAnswer, ValuesByHook
-from notice_lens.patching.gradient.softmax import pattern_gradient, score_gradient
+from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.recompute import Blocks, RunsByAnswer, ValuesByHook
+from notice_lens.patching.gradient.softmax import AttentionAtBase, UniformAttention, pattern_gradient, score_gradient
+from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
 SIGNS = (1.0, -1.0)
 """Of the correct answer and of the foil, where both are teacher-forced."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """The activations of one block, their gradients and their changes.
-
-    Attributes:
-        context: Which of the teacher-forced answers.
-        stack: `vision`, `text` or `decoder`.
-        layer: The layer; -1 for the embedding.
-        values: Activations of the run that is differentiated, by hook point without stack and layer: [pair, pos, ...].
-        grads: Gradient of the summed logit difference with respect to each.
-        changes: By how much each changes toward the other run.
-        masks: Of `attn` and `cross_attn`, which keys each query may look at.
-        kept: Values that were computed from them and may be needed again.
-    """
-
-    context: int
-    stack: str
-    layer: int
-    values: ValuesByHook
-    grads: ValuesByHook
-    changes: ValuesByHook
-    masks: Mapping[str, Tensor | None]
-    kept: dict[Any, Any] = field(default_factory=dict)
 
 
 class Backward:
@@ -130,8 +106,23 @@ class Backward:
             own = dict(zip(passed, grads[len(start) :], strict=True))
             _add_table_grads(own, values)
             changes = self._changes(number, stack, layer, names, values)
-            found = Found(number, stack, layer, values, own, changes, blocks.masks(run, stack))
+            attention = self._attention(values, own, changes, blocks.masks(run, stack))
+            found = Found(number, stack, layer, values, own, changes, attention)
         return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING_LAYER else 0.0, found
+
+    @staticmethod
+    def _attention(
+        values: ValuesByHook, grads: ValuesByHook, changes: ValuesByHook, masks: Mapping[str, Tensor | None]
+    ) -> dict[str, AttentionAtBase]:
+        """Return the attention of each module whose queries, keys, values and z were recorded."""
+        found: dict[str, AttentionAtBase] = {}
+        for module, mask in masks.items():
+            q, k, v, z = (f"{module}.{name}" for name in HEAD_HOOKS)
+            if {q, k, v, z} <= set(values):
+                found[module] = UniformAttention(
+                    values[q], values[k], values[v], grads[z], changes.get(q), changes.get(k), mask
+                )
+        return found
 
     def _changes(self, number: int, stack: str, layer: int, names: Sequence[str], values: ValuesByHook) -> ValuesByHook:
         """Return the change of the block's activations toward the other run."""

@@ -18,17 +18,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from notice_lens.patching.engine.attention import scores_of
-from notice_lens.patching.engine.pair_batch import Context
-from notice_lens.patching.gradient.backward import Found
+from notice_lens.patching.engine.protocol import PairRuns
+from notice_lens.patching.gradient.found import Found
 from notice_lens.patching.gradient.softmax import (
     Tables,
     effect_of_each_key,
     effect_of_queries,
     effect_of_sets,
-    pattern_gradient,
 )
-from notice_lens.patching.gradient.targets import HEAD_HOOKS, Target
+from notice_lens.patching.gradient.targets import KEYS, QUERIES, Target
 from notice_lens.patching.positions import Positions
 
 TABLE_ENTRIES = 2**24
@@ -45,30 +43,38 @@ class Members:
         several: The number among all pairs of each pair of the batch.
     """
 
-    contexts: Sequence[Context]
+    contexts: Sequence[PairRuns]
     positions: Positions
     several: Sequence[int]
     _found: dict[Any, Tensor] = field(default_factory=dict)
 
-    def of(self, context: int, axis: str, labels: Sequence[Any], like: Tensor, n: int) -> Bool[Tensor, "pair label n"]:
+    def of(
+        self, context: int, axis: str, labels: Sequence[Any], rows: int, n: int, device: Any
+    ) -> Bool[Tensor, "row label n"]:
         """Return whether a position belongs to a label.
 
         Args:
             context: Which of the teacher-forced answers.
             axis: What the positions are.
             labels: The labels.
-            like: On the device to use.
-            n: How many positions there are, padding included.
+            rows: How many rows there are: one for each pair, or several that follow each other.
+            n: How many positions a row has, padding included.
+            device: The device to use.
         """
-        key = (context, axis, tuple(labels), n)
+        key = (context, axis, tuple(labels), rows, n)
         if key not in self._found:
-            table = np.zeros((len(self.several), len(labels), n), dtype=bool)
+            table = np.zeros((len(self.several), len(labels), rows // len(self.several) * n), dtype=bool)
             for pair, number in enumerate(self.several):
                 length = self.contexts[context].real_length(axis, pair)
                 for row, label in enumerate(labels):
                     table[pair, row, self.positions.of(number, label, axis, length)] = True
-            self._found[key] = torch.from_numpy(table).to(like.device)
+            by_row = torch.from_numpy(table).unflatten(-1, (-1, n)).transpose(1, 2).flatten(0, 1)
+            self._found[key] = by_row.to(device)
         return self._found[key]
+
+    def by_pair(self, by_row: Tensor) -> Tensor:
+        """Return what rows hold with one axis of pairs and one of their rows in front."""
+        return by_row.unflatten(0, (len(self.several), -1))
 
 
 def effects(target: Target, found: Found, members: Members) -> Float[Tensor, "pair ..."]:
@@ -76,30 +82,38 @@ def effects(target: Target, found: Found, members: Members) -> Float[Tensor, "pa
 
     NaN where a pair lacks the label.
     """
-    keys = _keys(target, found, members)
-    if target.corrected and target.leaf == "hook_k":
+    keys, lacking = _keys(target, found, members), []
+    if target.corrected and target.moves == KEYS:
         total = _by_table(target, found, _given(keys))
     else:
         each = _by_position(target, found) if keys is None else _by_table(target, found, keys)
-        own = members.of(found.context, target.axis, target.labels(), each, each.shape[2])
+        own = members.of(found.context, target.axis, target.labels(), len(each), each.shape[2], each.device)
         total = torch.einsum("pln,phn...->phl...", own.to(each.dtype), each)
-        lacking = ~own.any(-1)
-        total = total.masked_fill(lacking[:, None, :, *(None,) * (total.ndim - 3)], torch.nan)
+        has = members.by_pair(own).any(dim=1).any(-1)
+        lacking.append(~has[:, None, :, *(None,) * (total.ndim - 3)])
     if keys is not None:
-        total = total.masked_fill(~keys.any(-1)[:, None, *(None,) * (total.ndim - 3)], torch.nan)
+        has = members.by_pair(keys).any(dim=1).any(-1)
+        lacking.append(~has[:, None, *(None,) * (total.ndim - 3)])
+    total = members.by_pair(total).sum(1)
+    for mask in lacking:
+        total = total.masked_fill(mask, torch.nan)
     if target.with_heads:
         heads = target.coords.get("head")
         total = total.sum(1, keepdim=True) if heads is None else total[:, heads]
     return total.reshape(len(total), *(len(labels) for dim, labels in target.coords.items() if dim != "layer"))
 
 
-def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "pair label key_pos"] | None:
+def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "row label key_pos"] | None:
     """The sets of keys that are patched at once; None for what has no keys, and for all keys of queries."""
-    if target.key_axis is None and not (target.corrected and target.leaf == "hook_k"):
+    if target.key_axis is None and not (target.corrected and target.moves == KEYS):
         return None
-    k = found.values[f"{target.module}.hook_k"]
+    if target.module in found.attention:
+        rows, _, _, n = found.attention[target.module].shape
+    else:
+        rows, _, _, n = found.values[target.activation].shape
+    device = next(iter(found.values.values())).device
     axis, prefix = (target.axis, "") if target.key_axis is None else (target.key_axis, "key_")
-    return members.of(found.context, axis, target.labels(prefix), k, k.shape[1])
+    return members.of(found.context, axis, target.labels(prefix), rows, n, device)
 
 
 def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos ..."]:
@@ -113,15 +127,15 @@ def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos .
     return product[:, None] if "neuron" in target.coords else product.sum(-1)[:, None]
 
 
-def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
+def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor, "row head ..."]:
     """The effect of each query, with the label of its keys last; of patched keys, of each label of them.
 
-    It goes some pairs at a time: a table has an entry for each query and key.
+    It goes some rows at a time: a table has an entry for each query and key.
     """
-    q, k = (found.values[f"{target.module}.{name}"] for name in ("hook_q", "hook_k"))
-    at_a_time = max(1, TABLE_ENTRIES // (q.shape[1] * k.shape[1] * k.shape[2]))
     name, parts = target.activation, []
-    for start in range(0, len(q), at_a_time):
+    whole = found.attention[target.module].shape if target.corrected else tuple(found.values[name].shape)
+    at_a_time = max(1, TABLE_ENTRIES // (whole[1] * whole[2] * whole[3]))
+    for start in range(0, whole[0], at_a_time):
         some = slice(start, start + at_a_time)
         own = None if keys is None else keys[some]
         if target.corrected:
@@ -132,19 +146,14 @@ def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor
     return torch.cat(parts)
 
 
-def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | None) -> Float[Tensor, "pair head ..."]:
+def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | None) -> Float[Tensor, "row head ..."]:
     """Return the effects of patched queries, keys or scores, with the softmax computed again."""
-    module = target.module
-    before, grad, mask = _unpatched(found, module, some)
-    q, k = (found.values[f"{module}.{name}"][some] for name in HEAD_HOOKS[:2])
-    if target.leaf != "hook_k":
-        q = q + found.changes[f"{module}.hook_q"][some]
-    if target.leaf != "hook_q":
-        k = k + found.changes[f"{module}.hook_k"][some]
-    patched = scores_of(q, k, mask)
+    attention = found.attention[target.module]
+    before, grad = _unpatched(found, target.module, some)
+    patched = attention.patched(some, target.moves != KEYS, target.moves != QUERIES)
     if keys is None:
         return effect_of_queries(grad, before.pattern, patched)
-    of_keys = target.leaf == "hook_k"
+    of_keys = target.moves == KEYS
     if bool((keys.sum(-1) <= 1).all()):
         # Keys one at a time need no table each; of patched keys all queries count together.
         each = effect_of_each_key(grad, before, patched)
@@ -152,19 +161,16 @@ def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | N
         rows = torch.einsum("phqk,plk->phql", each, keys.to(each.dtype))
     else:
         rows = effect_of_sets(grad, before, patched, keys)
-    return rows.sum(2) if of_keys else rows
+    # Query heads that share a key move with it.
+    return rows.sum(2).unflatten(1, (attention.n_kv_heads, -1)).sum(2) if of_keys else rows
 
 
-def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor, Tensor | None]:
-    """The scores of a module for some pairs, the gradient at its pattern and the mask, kept for its next site."""
+def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor]:
+    """The tables of a module for some rows and the gradient at its pattern, kept for its next site."""
     key = (module, some.start)
     if key not in found.kept:
         found.kept.clear()
-        q, k, v = (found.values[f"{module}.{name}"][some] for name in HEAD_HOOKS[:3])
-        mask = found.masks[module]
-        mask = mask[some] if mask is not None and len(mask) > 1 else mask
-        grad = pattern_gradient(found.grads[f"{module}.hook_z"][some], v)
-        found.kept[key] = Tables.of(q, k, mask), grad, mask
+        found.kept[key] = found.attention[module].unpatched(some)
     return found.kept[key]
 
 

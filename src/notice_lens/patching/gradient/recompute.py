@@ -16,12 +16,11 @@ from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.runs import Trace
 from notice_lens.patching.gradient.softmax import Tables, table_mask
+from notice_lens.patching.gradient.targets import EMBEDDING_LAYER
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
 
-EMBEDDING_LAYER = -1
-"""The layer of the embedding."""
 ValuesByHook = dict[str, Tensor]
 """Activations of a block, by hook point without stack and layer."""
 RunsByAnswer = Sequence[Trace]

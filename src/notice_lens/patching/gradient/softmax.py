@@ -18,7 +18,8 @@ table for each key. For the key that is looked at most, L_j and m_j are summed a
 leave rounding.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,6 +41,81 @@ class Tables(NamedTuple):
         """From queries and keys [pair, pos, head, d_head]."""
         scores = scores_of(q, k, mask)
         return cls(scores, scores.softmax(-1))
+
+
+@runtime_checkable
+class AttentionAtBase(Protocol):
+    """The attention of one block in the run that is differentiated, and with the other run's queries or keys."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Rows, query heads, queries, keys."""
+        ...
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values."""
+        ...
+
+    def unpatched(self, some: slice) -> tuple[Tables, Tensor]:
+        """Return the tables of some rows, and the gradient at their pattern."""
+        ...
+
+    def patched(self, some: slice, queries: bool, keys: bool) -> Tensor:
+        """Return the scores of some rows with the other run's queries, keys or both."""
+        ...
+
+
+@dataclass
+class UniformAttention:
+    """`AttentionAtBase` of modules that do nothing but softmax(q · k / sqrt(d_head)) under a mask.
+
+    Attributes:
+        q: Queries of the run that is differentiated, [row, query_pos, head, d_head].
+        k: Its keys.
+        v: Its values.
+        grad_z: The gradient at its z.
+        change_q: By how much queries change toward the other run; None where it is not asked for.
+        change_k: Likewise of keys.
+        mask: Which keys each query may look at; None for all.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad_z: Tensor
+    change_q: Tensor | None
+    change_k: Tensor | None
+    mask: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Rows, query heads, queries, keys."""
+        return self.q.shape[0], self.q.shape[2], self.q.shape[1], self.k.shape[1]
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.k.shape[2]
+
+    def _mask(self, some: slice) -> Tensor | None:
+        return self.mask[some] if self.mask is not None and len(self.mask) > 1 else self.mask
+
+    def unpatched(self, some: slice) -> tuple[Tables, Tensor]:
+        """Return the tables of some rows, and the gradient at their pattern."""
+        grad = pattern_gradient(self.grad_z[some], self.v[some])
+        return Tables.of(self.q[some], self.k[some], self._mask(some)), grad
+
+    def patched(self, some: slice, queries: bool, keys: bool) -> Tensor:
+        """Return the scores of some rows with the other run's queries, keys or both."""
+        q, k = self.q[some], self.k[some]
+        if queries:
+            assert self.change_q is not None, "what is patched is recorded"
+            q = q + self.change_q[some]
+        if keys:
+            assert self.change_k is not None, "what is patched is recorded"
+            k = k + self.change_k[some]
+        return scores_of(q, k, self._mask(some))
 
 
 def table_mask(attn: Attention, mask: Bool[Tensor, "pair key_pos"] | None, n_keys: int) -> Tensor | None:

@@ -6,14 +6,25 @@ from typing import Any
 
 from notice_lens.models.protocol import TABLES
 from notice_lens.patching.edits import WITH_HEADS, Site
-from notice_lens.patching.gradient.recompute import EMBEDDING_LAYER
 from notice_lens.patching.grid import NUMBERED, Grid, SiteGrid
 from notice_lens.patching.prepare import Prepared
+
+EMBEDDING_LAYER = -1
+"""The layer of what belongs to none, such as the embedding."""
 
 NEURONS = ("mlp.hook_pre", "mlp.hook_post")
 """Hook points of single neurons."""
 
-THROUGH_SOFTMAX = ("hook_q", "hook_k", "hook_attn_scores")
+QUERIES, KEYS, BOTH = "queries", "keys", "both"
+THROUGH_SOFTMAX = {
+    "hook_q": QUERIES,
+    "hook_rot_q": QUERIES,
+    "hook_k": KEYS,
+    "hook_rot_k": KEYS,
+    "hook_attn_scores": BOTH,
+}
+"""Hook points before a softmax, and what of it a patch moves."""
+
 HEAD_HOOKS = ("hook_q", "hook_k", "hook_v", "hook_z")
 """What scores, patterns and their gradients are made of."""
 
@@ -52,7 +63,7 @@ class Target:
         if neurons and site.activation in NEURONS:
             coords["neuron"] = list(range(prepared.model.stack(site.stack).cfg.d_mlp))
         coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
-        before_softmax = site.activation.endswith(THROUGH_SOFTMAX)
+        before_softmax = site.activation.rpartition(".")[2] in THROUGH_SOFTMAX
         return cls(site, coords, layout.axis, layout.key_axis, corrected and before_softmax)
 
     @property
@@ -64,6 +75,11 @@ class Target:
     def leaf(self) -> str:
         """The last part of the activation's name."""
         return self.site.activation.rpartition(".")[2]
+
+    @property
+    def moves(self) -> str:
+        """What of the softmax a patch moves: `queries`, `keys`, or `both`; nothing where it is behind it."""
+        return THROUGH_SOFTMAX.get(self.leaf, "")
 
     @property
     def with_heads(self) -> bool:

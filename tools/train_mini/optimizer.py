@@ -24,10 +24,12 @@ class Muon(torch.optim.Optimizer):
         lr: Size of a step: its singular values, times the root of rows over columns where there are more rows.
         momentum: Share of the momentum that stays.
         decay: Weight decay, times the rate.
+        parts: Matrices that stand above each other in one, such as a fused projection's queries, keys and values; a
+            group may have its own number.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, decay: float = 0.0, parts: int = 1):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay, "parts": parts})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -49,8 +51,9 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(parameter)
             state["momentum"].lerp_(slope, 1 - momentum)
             moved.append(slope.lerp(state["momentum"], momentum))
-        steps = orthogonal(torch.stack(moved))
-        rows, columns = parameters[0].shape
+        whole = torch.stack(moved)
+        steps = orthogonal(whole.unflatten(1, (group["parts"], -1)).flatten(0, 1)).view_as(whole)
+        rows, columns = parameters[0].shape[0] // group["parts"], parameters[0].shape[1]
         size = group["lr"] * max(1.0, rows / columns) ** 0.5
         for parameter, step in zip(parameters, steps, strict=True):
             parameter.mul_(1 - group["lr"] * group["decay"]).add_(step, alpha=-size)

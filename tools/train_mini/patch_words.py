@@ -6,19 +6,15 @@ told through a matrix, since two nouns in one token would be mistaken for each o
 weights of tower, projector and embeddings.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from train_mini.llava.examples import PATCH_WORDS
-from train_mini.llava.vocabulary import ids
 from train_mini.patches import UNKNOWN, naming_loss
-
-SCALE = 8.0
-"""Factor on the products of image tokens and embeddings: tokens of ordinary length can be certain."""
+from train_mini.picture_examples import PATCH_WORDS
 
 
 class PatchWords(nn.Module):
@@ -26,24 +22,29 @@ class PatchWords(nn.Module):
 
     Args:
         width: Of the language model's stream.
+        ids: The token of each word.
+        scale: Factor on the products of image tokens and embeddings, so that tokens of ordinary length can be certain.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, ids: Mapping[str, int], scale: float):
         super().__init__()
+        self.scale = scale
         self.near = nn.Linear(width, width, bias=False)
         self.told = nn.ModuleList([nn.Linear(width, len(words)) for words in list(PATCH_WORDS.values())[1:]])
         for kind, words in PATCH_WORDS.items():
-            self.register_buffer(kind + "_ids", torch.tensor([ids()[word] for word in words]), persistent=False)
+            self.register_buffer(kind + "_ids", torch.tensor([ids[word] for word in words]), persistent=False)
 
     def forward(
-        self, model: Any, images: Float[Tensor, "image patch width"], labels: Int[Tensor, "image kind patch"]
+        self,
+        embeddings: Float[Tensor, "token width"],
+        images: Float[Tensor, "image patch width"],
+        labels: Int[Tensor, "image kind patch"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Return the loss of naming patches, and the share of the patches of things with the right noun."""
-        embeddings = model.get_input_embeddings().weight
 
         def logits_of(kind: str, known: Bool[Tensor, "image patch"]) -> Float[Tensor, "known word"]:
             states = self.near(images[known]) if kind == "near" else images[known]
-            return SCALE * functional.linear(states, embeddings[getattr(self, kind + "_ids")])
+            return self.scale * functional.linear(states, embeddings[getattr(self, kind + "_ids")])
 
         return naming_loss(PATCH_WORDS, labels, logits_of)
 

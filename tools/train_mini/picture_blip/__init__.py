@@ -1,0 +1,1 @@
+"""Training of the mini BLIP on the picture world: not part of the package."""

@@ -1,0 +1,36 @@
+"""How a training run of the mini BLIP on the picture world goes."""
+
+from dataclasses import dataclass, field
+
+from train_mini.llava.schedule import LlavaConfig
+
+
+@dataclass(frozen=True)
+class BlipSizes:
+    """Sizes of the model.
+
+    Attributes:
+        width: Of every stream.
+        vision_heads: In each layer of the vision stack.
+        text_heads: In each layer of the question encoder and of the answer decoder: few, so that a head matters.
+        vision_layers: Layers of the vision stack.
+        text_layers: Layers of the question encoder, and of the answer decoder.
+        vision_mlp: Hidden units of the vision stack's MLPs.
+        text_mlp: Hidden units of the others.
+    """
+
+    width: int = 128
+    vision_heads: int = 8
+    text_heads: int = 4
+    vision_layers: int = 4
+    text_layers: int = 4
+    vision_mlp: int = 256
+    text_mlp: int = 320
+
+
+@dataclass(frozen=True)
+class PictureBlipConfig(LlavaConfig):
+    """How a run goes: as the mini LLaVA's; `middle` counts the layers of the question encoder."""
+
+    middle: int = 2
+    sizes: BlipSizes = field(default_factory=BlipSizes)

@@ -15,13 +15,13 @@ from short_runs import SHORT_LLAVA, TINY_LLAVA
 from train_mini.llava.evaluate import ask
 from train_mini.llava.examples import MAX_TOKENS, Examples, written
 from train_mini.llava.model import LlavaSizes, answer_logits, image_tokens, new_model, question_mask
-from train_mini.optimizer import Muon, orthogonal
 from train_mini.llava.schedule import LlavaConfig
 from train_mini.llava.train import LlavaTrainer, main
 from train_mini.llava.vocabulary import IMAGE_SIZE, ids, processor
 from train_mini.measure import accuracies, measure
-from train_mini.picture_examples import PATCH_WORDS
+from train_mini.optimizer import Muon, orthogonal
 from train_mini.patches import NOTHING, UNKNOWN
+from train_mini.picture_examples import PATCH_WORDS
 from train_mini.pixels import normalised
 
 

@@ -59,6 +59,11 @@ class AnyStackConfig(Protocol):
         ...
 
     @property
+    def norm_over_heads(self) -> bool:
+        """Whether one norm goes over the queries, or keys, of all heads of a layer together."""
+        ...
+
+    @property
     def d_model(self) -> int:
         """Width of the stream."""
         ...

@@ -89,7 +89,8 @@ def attribute(
             base run.
         path: The way: `site` (each layer of each site separately) or `inputs` (all along with the embeddings).
         attention_correction: Whether queries, keys and scores go through the softmax as they are (see
-            `notice_lens.patching.gradient.softmax`), and not along its tangent. Integrated gradients need none.
+            `notice_lens.patching.gradient.softmax`), and not along its tangent. Integrated gradients need none. Queries
+            and keys in front of a norm over all heads (InternVL's tower) go along the tangent in any case.
         **options: As `sweep`, without `metrics`, `controls` and `source`. `store` is a folder, with a store for each
             site in it; sites can be added to it later.
 

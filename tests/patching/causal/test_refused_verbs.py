@@ -11,19 +11,6 @@ from notice_lens.models.vlm import families
 from notice_lens.patching.engine.causal.replay import Replay
 
 
-@pytest.mark.parametrize(
-    ("verb", "more"),
-    [
-        (patching.attribute, ()),
-        (patching.screen, ()),
-    ],
-)
-def test_verbs_of_blip_alone_name_the_others(verb: Any, more: tuple[Any, ...]) -> None:
-    model = tiny_model("llava").model
-    with pytest.raises(ValueError, match=f"{verb.__name__} runs on HookedBLIP alone so far; .* patch_heads, "):
-        verb(model, made_pairs(single_tokens(model)), *more)
-
-
 def test_a_model_without_processor_says_how_to_give_one() -> None:
     model = HookedVLM.from_hf(tiny_model("llava").hf)
     pairs = made_pairs()

@@ -27,7 +27,7 @@ def ask(
     questions: Sequence[Question],
     tokens: Callable[[str], list[int]] = drawn_tokens,
 ) -> Answers:
-    """Ask one question about each picture (uint8 [size, size, 3]); `tokens` returns a text's, in `[CLS]` and `[SEP]`."""
+    """Ask one question about each picture (uint8 [size, size, 3]); `tokens` returns a text's with `[CLS]`, `[SEP]`."""
 
     def token_of(word: str) -> int:
         return tokens(word)[1]

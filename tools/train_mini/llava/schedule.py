@@ -32,6 +32,7 @@ class LlavaConfig:
         seeing_share: Factor on the rates of tower and projector, once questions are asked: steps have fewer pictures.
         embedding_share: Factor on the embeddings' rate, once questions are asked. At the full rate they are rewritten
             within fifty steps, and patches lose their names.
+        language_share: Factor on the rates of everything else that reads words, once questions are asked.
         ramp: Steps in which the rate rises, at the start and again when the questions begin.
         decay: Weight decay of those matrices.
         fall: Share of the steps with questions at whose end the rate falls to a hundredth.
@@ -56,6 +57,7 @@ class LlavaConfig:
     matrix_rate: float = 0.02
     seeing_share: float = 0.4
     embedding_share: float = 0.1
+    language_share: float = 1.0
     ramp: int = 50
     decay: float = 0.02
     fall: float = 0.4
@@ -80,8 +82,12 @@ class LlavaConfig:
 
     def factor_of(self, kind: str, step: int) -> float:
         """Return the factor on the rates of a kind of weights (`seeing`, `embedding`, `language`) at a step."""
-        factors = {"seeing": self.seeing_share, "embedding": self.embedding_share}
-        return 1.0 if step < self.warm_steps else factors.get(kind, 1.0)
+        factors = {
+            "seeing": self.seeing_share,
+            "embedding": self.embedding_share,
+            "language": self.language_share,
+        }
+        return 1.0 if step < self.warm_steps else factors[kind]
 
     @property
     def last_steady_step(self) -> int:

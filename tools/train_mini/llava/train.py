@@ -68,7 +68,9 @@ class LlavaTrainer(Trainer):
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the loss of the answers, their accuracy, the loss of naming patches, and its accuracy."""
         images = image_tokens(self.model, normalised(torch.from_numpy(batch.pixels).to(self.device)))
-        patches, patch_accuracy = self.naming(self.model.get_input_embeddings().weight, images, self.long(batch.patches))
+        patches, patch_accuracy = self.naming(
+            self.model.get_input_embeddings().weight, images, self.long(batch.patches)
+        )
         if self.warming:
             return patches.new_zeros(()), patches.new_zeros(()), patches, patch_accuracy
         if self.step < self.config.joint_from:

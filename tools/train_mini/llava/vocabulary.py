@@ -10,7 +10,6 @@ from typing import Any
 from notice_lens.mini import vocabulary
 from notice_lens.mini.pictures.names import ATTRIBUTE_WORDS, LOOKS
 from train_mini.patches import NOTHING
-from train_mini.picture_examples import GRID
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 

@@ -1,4 +1,4 @@
-"""Measure a trained BLIP of the picture world: `PYTHONPATH=tools python -m train_mini.picture_blip.evaluate --model DIR`.
+"""Measure a BLIP of the picture world: `PYTHONPATH=tools python -m train_mini.picture_blip.evaluate --model DIR`.
 
 An answer is right where the most likely of all word pieces is the right word, and `[SEP]` the most likely to follow.
 `train_mini.measure` tells what is measured.

@@ -30,7 +30,13 @@ class BlipSizes:
 
 @dataclass(frozen=True)
 class PictureBlipConfig(LlavaConfig):
-    """How a run goes: as the mini LLaVA's; `middle` counts the layers of the question encoder."""
+    """How a run goes: as the mini LLaVA's; `middle` counts the layers of the question encoder.
+
+    Norms stand behind the additions in BLIP's text stacks. At the LLaVA's rates these never learnt to read: 57 % right
+    after 300 steps of questions, and 85 % at a quarter of the rates.
+    """
 
     middle: int = 2
+    seeing_share: float = 0.2
+    language_share: float = 0.25
     sizes: BlipSizes = field(default_factory=BlipSizes)

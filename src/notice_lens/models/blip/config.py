@@ -106,6 +106,11 @@ class BLIPConfig:
     revision: str | None = None
 
     @property
+    def norm_over_heads(self) -> bool:
+        """Whether one norm goes over the queries, or keys, of all heads of a layer together: never."""
+        return False
+
+    @property
     def n_layers(self) -> dict[str, int]:
         """Layers of each stack that there is."""
         return {stack: getattr(self, stack).n_layers for stack in self.stacks}

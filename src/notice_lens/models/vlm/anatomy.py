@@ -41,6 +41,7 @@ class AttentionParts:
         n_heads, n_kv_heads, d_head: Query heads, key-value heads, width of a head.
         is_cross: Whether it looks at the image's states instead of its own.
         rotary: Whether queries and keys are turned by their position.
+        norm_over_heads: Whether one norm goes over the queries, or keys, of all heads together, as in InternVL's tower.
     """
 
     module: nn.Module
@@ -53,6 +54,7 @@ class AttentionParts:
     d_head: int
     is_cross: bool
     rotary: bool
+    norm_over_heads: bool
 
 
 @dataclass(frozen=True)
@@ -207,12 +209,19 @@ def _attention(module: nn.Module, is_cross: bool) -> AttentionParts:
         d_head=d_head,
         is_cross=is_cross,
         rotary=_is_rotary(module),
+        norm_over_heads=n_heads > 1 and _norm_width(module) == n_heads * d_head,
     )
 
 
 def _is_rotary(module: nn.Module) -> bool:
     """Return whether the attention is handed rotary embeddings, which its forward then names."""
     return "position_embeddings" in signature(type(module).forward).parameters
+
+
+def _norm_width(module: nn.Module) -> int:
+    """Return how many numbers the norm of queries goes over; 0 where there is none."""
+    weight = getattr(getattr(module, "q_norm", None), "weight", None)
+    return 0 if weight is None else int(weight.numel())
 
 
 def _mlp(module: nn.Module) -> MLPParts:

@@ -24,6 +24,7 @@ class StackSizes:
         n_layers: Blocks.
         n_heads: Heads of queries in a layer.
         n_key_value_heads: Heads of keys and values in a layer.
+        norm_over_heads: Whether one norm goes over the queries, or keys, of all heads of a layer together.
         d_model: Width of the stream.
         d_head: Width of a head.
         d_mlp: Width of the MLP; 0 where its neurons cannot be told apart, as in a mixture of experts.
@@ -36,6 +37,7 @@ class StackSizes:
     n_layers: int
     n_heads: int
     n_key_value_heads: int
+    norm_over_heads: bool
     d_model: int
     d_head: int
     d_mlp: int
@@ -115,7 +117,7 @@ def config_of(parts: ModelParts, config: Any, image_sizes_matter: bool) -> VLMCo
     n_ctx = getattr(text, "max_position_embeddings", None) or NO_LIMIT
     language = _sizes("language", parts.language, text.vocab_size, n_ctx, causal=True)
     vision = _sizes(IMAGE_STACK, parts.vision, None, NO_LIMIT, causal=False)
-    projector = StackSizes("projector", 0, 0, 0, language.d_model, 0, 0, None, NO_LIMIT, causal=False)
+    projector = StackSizes("projector", 0, 0, 0, False, language.d_model, 0, 0, None, NO_LIMIT, causal=False)
     crosses = any(block.attn.is_cross for block in parts.language)
     plain = {name: value for name, value in config.to_dict().items() if name not in NO_SETTINGS}
     return VLMConfig(
@@ -136,6 +138,7 @@ def _sizes(name: str, blocks: Sequence[BlockParts], d_vocab: int | None, n_ctx: 
         n_layers=len(blocks),
         n_heads=attention.n_heads,
         n_key_value_heads=attention.n_kv_heads,
+        norm_over_heads=attention.norm_over_heads,
         d_model=int(getattr(attention.o, "out_features", attention.n_heads * attention.d_head)),
         d_head=attention.d_head,
         d_mlp=0 if down is None else int(getattr(down, "in_features", 0)),

@@ -1,4 +1,4 @@
-"""Gradients of a batch of pairs of `HookedBLIP`, block by block: the runs, the ways between them, and the memory plan."""
+"""Gradients of pairs of `HookedBLIP`, block by block: the runs, the ways between them, and the memory plan."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast

@@ -63,8 +63,12 @@ class Target:
         if neurons and site.activation in NEURONS:
             coords["neuron"] = list(range(prepared.model.stack(site.stack).cfg.d_mlp))
         coords = {dim: sorted(labels) if dim in NUMBERED else labels for dim, labels in coords.items()}
-        before_softmax = site.activation.rpartition(".")[2] in THROUGH_SOFTMAX
-        return cls(site, coords, layout.axis, layout.key_axis, corrected and before_softmax)
+        leaf = site.activation.rpartition(".")[2]
+        # Before a norm over all heads, a head's query moves those of the others: not by a softmax of its own alone.
+        alone = leaf in THROUGH_SOFTMAX and not (
+            leaf in HEAD_HOOKS and prepared.model.stack(site.stack).cfg.norm_over_heads
+        )
+        return cls(site, coords, layout.axis, layout.key_axis, corrected and alone)
 
     @property
     def module(self) -> str:

@@ -17,6 +17,7 @@ from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths, PathWalk, Received, edits_of
 from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
+from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
 from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
@@ -31,7 +32,7 @@ from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import References, Setting
 from notice_lens.patching.engine.plan import HookEdit
-from notice_lens.patching.engine.protocol import Chunks, HookedRun
+from notice_lens.patching.engine.protocol import Chunks, GradientSource, HookedRun
 from notice_lens.patching.engine.read_out import AnswerReading, combined
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.sources import computed
@@ -39,6 +40,7 @@ from notice_lens.patching.engine.sources import computed
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
     from notice_lens.pairs.minimal_pair import MinimalPair
+    from notice_lens.patching.gradient.targets import Target
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
 
@@ -269,6 +271,13 @@ class CausalEngine:
         """Return which parts of a model send and receive."""
         return DecoderPaths()
 
+    @staticmethod
+    def gradients(prepared: "Prepared", targets: "Sequence[Target]", steps: int, path: str) -> GradientSource:
+        """Return the gradients of an attribution."""
+        from notice_lens.patching.gradient.hosted import HostedGradients
+
+        return HostedGradients(prepared, targets, steps, path)
+
     def plan(self) -> Chunks:
         """Return how many rows fit into the budget at a time; pairs go one by one."""
         memory = self.prepared.options.memory
@@ -279,16 +288,15 @@ class CausalEngine:
         """Return the recorded runs of one pair: once for each teacher-forced answer, or just once."""
         (number,) = pairs
         pair, foil = self.prepared.pairs[number], self.prepared.foils[number]
-        prompt, said = pair.clean_prompt, (pair.correct_answer, foil)
-        forced = self.model.teacher_forced([prompt, prompt], said)
-        return [self._runs(pair, setting, answer, said, references) for answer in (said if forced else (None,))]
+        answers = forced_answers(self.model, pair, foil)
+        return [self._runs(pair, setting, answer, foil, references) for answer in answers]
 
     def _runs(
         self,
         pair: "MinimalPair",
         setting: Setting,
         answer: str | None,
-        said: tuple[str, str],
+        foil: str,
         references: References | None,
     ) -> CausalRuns:
         has_donor = pair.record["donor_prompt" if setting.by_text else "donor_digest"] is not None
@@ -313,18 +321,8 @@ class CausalEngine:
         )
         sources |= {name: FromHooks(values, hooks) for name, values in more.items()}
         upstream = self._upstream(given, names, answer, references)
-
-        prompt = pair.clean_prompt
-
-        def entries() -> tuple[Tensor, Tensor]:
-            correct, foil = (self.model.answer_entries([prompt], [one]) for one in said)
-            return correct, foil
-
-        device = base.logits.device
-        targets = None if answer is None else torch.tensor([self.model.answer_ids(prompt, answer)], device=device)
-        return CausalRuns(
-            unpatched, base, sources, AnswerReading(entries, targets, setting.custom), has_donor, upstream
-        )
+        reading = answer_reading(self.model, pair, foil, answer, setting)
+        return CausalRuns(unpatched, base, sources, reading, has_donor, upstream)
 
     def _upstream(
         self,

@@ -1,0 +1,449 @@
+"""Gradients through the modules of a hosted model: one forward pass with its graph, and one backward pass.
+
+1. The run to differentiate goes forward with a hook at every activation that is asked for. A hook's value is a copy
+   that the model goes on with, so autograd gives the gradient at exactly what a patch would replace.
+2. The other run goes forward without a graph.
+3. Where effects go through the softmax, attention keeps its steps in both runs (`KeptSteps`): queries and keys as they
+   meet, scores, pattern.
+
+Pairs go one by one, as in the causal engine. The graph of a whole pass is in memory at once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from notice_lens.models.vlm.attention import KeptSteps, scores_of_heads
+from notice_lens.patching.engine.causal.given import Given
+from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
+from notice_lens.patching.engine.metrics import ReadOut
+from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching.engine.read_out import AnswerReading
+from notice_lens.patching.engine.rows import Index
+from notice_lens.patching.gradient.backward import SIGNS, weights_at_rest
+from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.softmax import AttentionAtBase, Tables
+from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, Target
+
+if TYPE_CHECKING:
+    from notice_lens.models.vlm.hooked_vlm import HookedVLM
+    from notice_lens.patching.prepare import Prepared
+
+WORDS = "language.hook_embed"
+"""Where words are embedded."""
+Place = tuple[str, int]
+"""A stack and a layer."""
+
+
+class HostedGradients:
+    """The gradients of an attribution; a `GradientSource`.
+
+    Args:
+        prepared: The pairs.
+        targets: The sites.
+        steps: Of the way from the base run to the other; 0 for the gradient at the base run.
+        path: The way: `site` or `inputs`.
+    """
+
+    def __init__(self, prepared: "Prepared", targets: Sequence[Target], steps: int, path: str) -> None:
+        self.prepared, self.steps, self.path = prepared, steps, path
+
+    @staticmethod
+    def pairs_at_once() -> int:
+        """Return 1: padding would move positions."""
+        return 1
+
+    def batch(self, pairs: list[int], targets: Sequence[Target], setting: Setting) -> "HostedBatch":
+        """Return one pair, to differentiate with respect to some of the sites."""
+        (number,) = pairs
+        return HostedBatch(self, number, list(targets), setting)
+
+
+class HostedBatch:
+    """One pair; a `GradientBatch`.
+
+    Args:
+        of: Of the attribution.
+        number: Of the pair.
+        targets: The sites.
+        setting: The corruption.
+    """
+
+    def __init__(self, of: HostedGradients, number: int, targets: Sequence[Target], setting: Setting) -> None:
+        prepared = of.prepared
+        self.model = cast("HookedVLM", prepared.model)
+        self.steps, self.path, self.targets = of.steps, of.path, targets
+        pair, foil = prepared.pairs[number], prepared.foils[number]
+        names = ("clean", "corrupt") if setting.direction == "noise" else ("corrupt", "clean")
+        self.runs = [
+            HostedRuns(self.model, pair, foil, answer, setting, names)
+            for answer in forced_answers(self.model, pair, foil)
+        ]
+        with weights_at_rest(self.model):
+            for run in self.runs:
+                run.others = run.ends[1].passed(self._hooks(), self._corrected())
+
+    def found(self) -> Iterator[tuple[Sequence[int], Found]]:
+        """Yield the gradients of each block, and the numbers of the targets that they are for."""
+        ways = {"site": self._along_sites, "inputs": self._along_inputs}
+        with weights_at_rest(self.model):
+            yield from ways[self.path]() if self.steps else self._tangent()
+
+    def _tangent(self) -> Iterator[tuple[Sequence[int], Found]]:
+        for number, run in enumerate(self.runs):
+            base = run.differentiated(run.ends[0], SIGNS[number], self._hooks(), self._corrected())
+            yield from self._by_block(number, base, run.others, 1.0, base.grads)
+
+    def _along_sites(self) -> Iterator[tuple[Sequence[int], Found]]:
+        """Each layer of each site moves by itself; see `integrated.site_way`."""
+        hooks = self._hooks()
+        for number, run in enumerate(self.runs):
+            start = run.ends[0].passed(hooks)
+            for at, target in enumerate(self.targets):
+                for layer in target.layers:
+                    hook = _hook(target, layer)
+                    for step in range(self.steps):
+                        here, there = start.values[hook], run.others.values[hook]
+                        put = {hook: _between(here, there, (step + 0.5) / self.steps)}
+                        moved = run.differentiated(run.ends[0].putting(put), SIGNS[number], [hook])
+                        change = {hook: _change(there, here) / self.steps}
+                        yield [at], _found(number, (target.site.stack, layer), moved.values, moved.grads, change)
+
+    def _along_inputs(self) -> Iterator[tuple[Sequence[int], Found]]:
+        """Everything moves along with pixels and embedded words; see `integrated.input_way`."""
+        hooks = self._hooks()
+        for number, run in enumerate(self.runs):
+            words = [end.passed([WORDS]).values[WORDS] for end in run.ends]
+            before: Passed | None = None
+            for step in range(self.steps + 1):
+                share = step / self.steps
+                way = run.ends[0].toward(run.ends[1], share).putting({WORDS: _between(*words, share)})
+                after = run.differentiated(way, SIGNS[number], hooks)
+                if before is not None:
+                    mean = {hook: (before.grads[hook] + after.grads[hook]) / 2 for hook in hooks}
+                    yield from self._by_block(number, before, after, 1.0, mean)
+                before = after
+
+    def _by_block(
+        self, number: int, base: "Passed", other: "Passed", share: float, grads: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Sequence[int], Found]]:
+        everyone, corrected = range(len(self.targets)), self._corrected()
+        places = dict.fromkeys((target.site.stack, layer) for target in self.targets for layer in target.layers)
+        for place in places:
+            hooks = [hook for hook in self._hooks() if _place(hook) == place]
+            change = {hook: share * _change(other.values[hook], base.values[hook]) for hook in hooks}
+            attention = {}
+            if place in corrected:
+                module = corrected[place]
+                attention[module] = StepsAtBase.of(base.steps[place], other.steps[place], base.pattern_grads[place])
+            yield everyone, _found(number, place, base.values, grads, change, attention)
+
+    def _hooks(self) -> list[str]:
+        """Hook points that are differentiated or whose values are needed."""
+        return list(dict.fromkeys(_hook(target, layer) for target in self.targets for layer in target.layers))
+
+    def _corrected(self) -> dict[Place, str]:
+        """The blocks whose softmax is computed again, and the attention module of each."""
+        return {
+            (target.site.stack, layer): target.module
+            for target in self.targets
+            for layer in target.layers
+            if target.corrected
+        }
+
+
+@dataclass
+class Passed:
+    """A pass of a run: what was kept of it.
+
+    Attributes:
+        values: By hook point, as hooks see them.
+        logits: At the read-outs, [1, answer_pos, d_vocab].
+        steps: Of attention, by block.
+        grads: By hook point, where the pass was differentiated.
+        pattern_grads: At the patterns of those blocks.
+    """
+
+    values: dict[str, Tensor]
+    logits: Tensor
+    steps: dict[Place, KeptSteps]
+    grads: dict[str, Tensor] = field(default_factory=dict)
+    pattern_grads: dict[Place, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WayPoint:
+    """A run, or a point on the way between two.
+
+    Attributes:
+        given: What the run is given.
+        inputs: Of Hugging Face's forward; those of `given`, or between two.
+        noise: Share of the noise that is added, where the run is noisy.
+        put: Activations that are replaced, by hook point.
+        readouts: Positions whose logits are read.
+    """
+
+    given: Given
+    inputs: Mapping[str, Any]
+    noise: float
+    put: Mapping[str, Tensor]
+    readouts: range
+
+    def putting(self, put: Mapping[str, Tensor]) -> "WayPoint":
+        """Return the run with activations replaced."""
+        return WayPoint(self.given, self.inputs, self.noise, {**self.put, **put}, self.readouts)
+
+    def toward(self, other: "WayPoint", share: float) -> "WayPoint":
+        """Return a point on the way to another run: its pixels, and its noise, are between both."""
+        inputs = {
+            name: _between(own, other.inputs[name], share)
+            if isinstance(own, Tensor) and own.is_floating_point()
+            else own
+            for name, own in self.inputs.items()
+        }
+        noisy = self.given if self.given.noisy else other.given
+        noise = (1 - share) * self.noise + share * other.noise
+        return WayPoint(noisy, inputs, noise, self.put, self.readouts)
+
+    def hooks(self) -> list[Any]:
+        """Return the hooks that make the run what it is."""
+        noisy = [(hook, _weakened(change, self.noise)) for hook, change in self.given.noise() if hook not in self.put]
+        return [*noisy, *((hook, _replacing(value)) for hook, value in self.put.items())]
+
+    @torch.no_grad()
+    def passed(self, hooks: Sequence[str], corrected: Mapping[Place, str] | None = None) -> Passed:
+        """Run it without a graph, and keep what is asked for."""
+        return self.run(hooks, corrected or {})
+
+    def run(self, hooks: Sequence[str], corrected: Mapping[Place, str]) -> Passed:
+        """Run it, and keep what is asked for."""
+        model, values = self.given.model, dict[str, Tensor]()
+
+        def keep(value: Tensor, hook: Any) -> None:
+            if torch.is_grad_enabled() and not value.requires_grad:
+                value.requires_grad_()
+            values[hook.name] = value
+
+        first, length = self.readouts[0], self.inputs["input_ids"].shape[1]
+        with ExitStack() as stack:
+            steps = {place: stack.enter_context(_kept(model, *place)) for place in corrected}
+            stack.enter_context(model.hooks([*self.hooks(), *((hook, keep) for hook in hooks)]))
+            logits = model(self.inputs, logits_to_keep=length - first)
+            kept = {place: KeptSteps(False, dict(own.kept), own.scaling, own.softcap) for place, own in steps.items()}
+        return Passed(values, logits[:, first - length :][:, : len(self.readouts)], kept)
+
+
+class HostedRuns:
+    """The unpatched runs of one pair, with one of its answers teacher-forced or none; `PairRuns`.
+
+    Args:
+        model: The model.
+        pair: The pair.
+        foil: What its correct answer is compared with.
+        answer: The teacher-forced answer, or None.
+        setting: The corruption.
+        names: Of the base run and of the other.
+    """
+
+    def __init__(
+        self,
+        model: "HookedVLM",
+        pair: Any,
+        foil: str,
+        answer: str | None,
+        setting: Setting,
+        names: tuple[str, str],
+    ) -> None:
+        self.ends: list[WayPoint] = []
+        for name in names:
+            given = Given.of(model, pair, setting, name, answer)
+            first = model.layout(given.inputs, [given.prompt]).read_out[0]
+            n_answer = 1 if answer is None else len(model.answer_ids(given.prompt, answer))
+            readouts = range(first, first + n_answer)
+            self.ends.append(WayPoint(given, given.inputs, float(given.noisy), {}, readouts))
+        self.reading: AnswerReading = answer_reading(model, pair, foil, answer, setting)
+        self.others = Passed({}, torch.empty(0), {})
+        """The pass of the other run."""
+        self.names = names
+        self._base: Tensor | None = None
+
+    @property
+    def has_donor(self) -> np.ndarray:
+        """Boolean, [pair]: no mismatched run is needed."""
+        return np.zeros(1, bool)
+
+    @property
+    def unpatched(self) -> Mapping[str, "Logits"]:
+        """The runs as they are: `clean` and `corrupt`."""
+        if self._base is None:
+            self._base = self.ends[0].passed([]).logits
+        return dict(zip(self.names, (Logits(self._base), Logits(self.others.logits)), strict=True))
+
+    def real_length(self, stack: str, pair: int) -> int:
+        """Return how many positions of a stack can be patched; of an image's, all that were kept."""
+        if stack == "language":
+            return self.ends[0].readouts[0] + 1
+        for hook, value in self.others.values.items():
+            if hook.startswith(f"{stack}.") and not hook.endswith(("hook_attn_scores", "hook_pattern")):
+                return value.shape[0] * value.shape[1]
+        for place, steps in self.others.steps.items():
+            if place[0] == stack:
+                return len(steps.kept["rot_q"]) * steps.kept["rot_q"].shape[1]
+        return next(value.shape[-1] for value in self.others.values.values() if value.ndim == 4)
+
+    def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
+        """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
+        return self.reading.metrics(logits, pairs, base)
+
+    def differentiated(
+        self, point: WayPoint, sign: float, hooks: Sequence[str], corrected: Mapping[Place, str] | None = None
+    ) -> Passed:
+        """Run a point with its graph and differentiate the logit difference with respect to what was kept."""
+        with torch.enable_grad():
+            run = point.run(hooks, corrected or {})
+            total = sign * self.read_logits(run.logits, np.zeros(1, np.int64)).logit_diff.sum()
+        to = [*run.values.values(), *(steps.kept["pattern"] for steps in run.steps.values())]
+        grads = torch.autograd.grad(total, to, allow_unused=True, materialize_grads=True)
+        run.grads = dict(zip(run.values, grads, strict=False))
+        run.pattern_grads = dict(zip(run.steps, grads[len(run.values) :], strict=True))
+        run.values = {hook: value.detach() for hook, value in run.values.items()}
+        for steps in run.steps.values():
+            steps.kept = {stage: value.detach() for stage, value in steps.kept.items()}
+        run.logits = run.logits.detach()
+        return run
+
+
+@dataclass
+class Logits:
+    """An unpatched run.
+
+    Attributes:
+        logits: [1, answer_pos, d_vocab].
+    """
+
+    logits: Tensor
+
+
+@dataclass
+class StepsAtBase:
+    """The attention of one block of a hosted model; an `AttentionAtBase`.
+
+    Scores are patched by what the new queries and keys add to them, so masks and biases stay as they are.
+
+    Attributes:
+        base: Steps of the run that is differentiated.
+        other: Of the other run.
+        grad: The gradient at the pattern, [row, head, query_pos, key_pos].
+        tables: Of the base run.
+    """
+
+    base: KeptSteps
+    other: KeptSteps
+    grad: Tensor
+    tables: Tables
+
+    @classmethod
+    def of(cls, base: KeptSteps, other: KeptSteps, grad: Tensor) -> "StepsAtBase":
+        """Return the attention of a block from its steps in both runs."""
+        scores = base.kept["attn_scores"]
+        scores = scores.clamp(min=torch.finfo(scores.dtype).min)
+        return cls(base, other, grad, Tables(scores, base.kept["pattern"].to(scores)))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Rows, query heads, queries, keys."""
+        rows, heads, queries, keys = self.grad.shape
+        return rows, heads, queries, keys
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.base.kept["rot_k"].shape[2]
+
+    def unpatched(self, some: slice) -> tuple[Tables, Tensor]:
+        """Return the tables of some rows, and the gradient at their pattern."""
+        return Tables(self.tables.scores[some], self.tables.pattern[some]), self.grad[some]
+
+    def patched(self, some: slice, queries: bool, keys: bool) -> Tensor:
+        """Return the scores of some rows with the other run's queries, keys or both."""
+        old = self._scores(some, False, False)
+        return self.tables.scores[some] + (self._scores(some, queries, keys) - old)
+
+    def _scores(self, some: slice, queries: bool, keys: bool) -> Tensor:
+        q = (self.other if queries else self.base).kept["rot_q"][some].transpose(1, 2)
+        k = (self.other if keys else self.base).kept["rot_k"][some].transpose(1, 2)
+        return scores_of_heads(q, k, self.base.scaling, self.base.softcap)
+
+
+@contextmanager
+def _kept(model: "HookedVLM", stack: str, layer: int) -> Iterator[KeptSteps]:
+    """Let the attention of a block keep its steps, for the length of a `with` block."""
+    steps = model.block(stack, layer).attention.steps
+    steps.wanted = True
+    try:
+        yield steps
+    finally:
+        steps.wanted = False
+        steps.kept = {}
+
+
+def _found(
+    number: int,
+    place: Place,
+    values: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    changes: Mapping[str, Tensor],
+    attention: Mapping[str, AttentionAtBase] | None = None,
+) -> Found:
+    """Return what a gradient gives of one block, by hook points without stack and layer."""
+
+    def own(by_hook: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {_leaf(hook): value for hook, value in by_hook.items() if _place(hook) == place}
+
+    return Found(number, *place, own(values), own(grads), own(changes), attention or {})
+
+
+def _hook(target: Target, layer: int) -> str:
+    prefix = target.site.stack if layer == EMBEDDING_LAYER else f"{target.site.stack}.blocks.{layer}"
+    return f"{prefix}.{target.activation}"
+
+
+def _place(hook: str) -> Place:
+    stack, _, rest = hook.partition(".")
+    return (stack, int(rest.split(".")[1])) if rest.startswith("blocks.") else (stack, EMBEDDING_LAYER)
+
+
+def _leaf(hook: str) -> str:
+    _, _, rest = hook.partition(".")
+    return rest.split(".", 2)[2] if rest.startswith("blocks.") else rest
+
+
+def _change(there: Tensor, here: Tensor) -> Tensor:
+    """Return the difference; nothing where both are minus infinity, as masked scores are."""
+    return torch.where(there == here, torch.zeros_like(here), there - here)
+
+
+def _between(here: Tensor, there: Tensor, share: float) -> Tensor:
+    """Return what is between; masked scores stay as they are."""
+    return torch.where(there == here, here, here.lerp(there, share))
+
+
+def _replacing(new: Tensor) -> Any:
+    """Return a hook that replaces an activation."""
+    return lambda value, hook: new.to(value).reshape(value.shape)
+
+
+def _weakened(change: Any, share: float) -> Any:
+    """Return a hook that does a share of what another does."""
+
+    def hook_of_a_share(value: Tensor, hook: Any) -> Tensor:
+        before = value.clone()
+        changed = change(value, hook=hook)
+        return before + share * ((value if changed is None else changed) - before)
+
+    return hook_of_a_share

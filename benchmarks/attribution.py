@@ -10,23 +10,33 @@
   computations on these pairs. In parentheses stands what one in twenty random orders of the heads exceeds.
 - `random`: the same of a second model that nobody trained, with random weights of a real size (see
   `notice_lens.models.blip.random_blip`), on the same pictures and questions.
+- `llava`: the same of the mini LLaVA, on the picture world, at the words and at `last`.
 - `coverage`: how often that interval holds the correlation of planted effects.
 - `cost`: all sites of a pair on the architecture of blip-vqa-base with random weights, in plain forwards of it.
+- `vlm_cost`: every head at every position of a random LLaVA of 611 positions, in plain forwards of it.
 
 Ratios are of times of one run; machines are noisy, and absolute times mean little.
 """
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from patching_vlm import SHAPES, difference, make
 
-from notice_lens import HookedBLIP, patching
+from notice_lens import HookedBLIP, HookedVLM, patching
+from notice_lens.mini.generate import WorldName
 from notice_lens.models.blip.random_blip import processor, random_hf
+from notice_lens.models.protocol import VisionLanguageModel
 from notice_lens.pairs import MinimalPairs, mini_world
+from notice_lens.patching.engine.causal.given import Given
+from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching.gradient.backward import weights_at_rest
+from notice_lens.patching.gradient.hosted import WayPoint
 from notice_lens.stats.clusters import Sums, clusters_of
 from notice_lens.stats.intervals import correlation_ends
 from patching import VOCABULARY, Peak, make_pairs, timed
@@ -42,7 +52,8 @@ METHODS: dict[str, dict[str, Any]] = {
 LEAST = 1e-3
 """Of the gap: smaller exact effects have no sign to agree with."""
 RESAMPLES, ORDERS = 2000, 1000
-ONLY = ("mini", "random", "cost", "coverage")
+LLAVA_MODULES, LLAVA_LEAVES = ("language.attn", "vision.attn"), ("z", "v", "q", "k")
+ONLY = ("mini", "random", "llava", "cost", "vlm_cost", "coverage")
 
 
 class Agreement(NamedTuple):
@@ -187,22 +198,30 @@ def coverage(runs: int) -> None:
         print(f"| {n_pairs} | {n_heads} | {factor} | {shared:.0%} | {r:.2f} | {np.mean(held):.3f} |", flush=True)
 
 
-def against_exact(model: HookedBLIP, n_pairs: int, what: str, sites: str) -> None:
+def against_exact(
+    model: VisionLanguageModel,
+    n_pairs: int,
+    what: str,
+    sites: str,
+    modules: Sequence[str] = MODULES,
+    leaves: Sequence[str] = LEAVES,
+    world: WorldName = "drawn",
+) -> None:
     """Print the table of a model, of sites with this in their names."""
     columns = [(task, corruption) for corruption in CORRUPTIONS for task in TASKS]
     print(f"\n{what}, {n_pairs} pairs of each task: correlation [95 %], same sign, of the ten largest (by chance)")
-    pairs = {task: mini_world(task, n_pairs, seed=0) for task in TASKS}
+    pairs = {task: mini_world(task, n_pairs, seed=0, world=world) for task in TASKS}
     counts = ", ".join(f"{task} {len(np.unique(clusters_of(own)))}" for task, own in pairs.items())
     print(f"clusters of pairs: {counts}\n")
     print("| site | by | " + " | ".join(f"{task}, {corruption}" for task, corruption in columns) + " |")
     print("| --- | --- |" + " --- |" * len(columns))
-    for site in (f"{module}.{leaf}" for module in MODULES for leaf in LEAVES):
+    for site in (f"{module}.{leaf}" for module in modules for leaf in leaves):
         for method, line in lines(model, pairs, site, columns).items() if sites in site else ():
             print(f"| `{site}` | {method} | " + " | ".join(line) + " |", flush=True)
 
 
 def lines(
-    model: HookedBLIP, pairs: dict[str, MinimalPairs], site: str, columns: list[tuple[str, str]]
+    model: VisionLanguageModel, pairs: dict[str, MinimalPairs], site: str, columns: list[tuple[str, str]]
 ) -> dict[str, list[str]]:
     """A line for each method that differs at a site."""
     methods = [name for name in METHODS if name != "softmax again" or site.endswith((".q", ".k"))]
@@ -213,9 +232,13 @@ def lines(
                 line.append("-")
             continue
         options: dict[str, Any] = {"corruption": corruption, "progress": False}
-        exact = patching.sweep(model, pairs[task], site, controls=(), metrics="logit_diff_change", **options)
+        positions = None
+        if site.startswith("language"):
+            positions = [*dict.fromkeys(role for pair in pairs[task] for role in pair.roles), "last"]
+        asked = patching.Site.of(model, site, positions=positions, pairs=pairs[task])
+        exact = patching.sweep(model, pairs[task], asked, controls=(), metrics="logit_diff_change", **options)
         for method, line in found.items():
-            estimate = patching.attribute(model, pairs[task], site, **METHODS[method], **options)
+            estimate = patching.attribute(model, pairs[task], asked, **METHODS[method], **options)
             line.append(said(estimate[site], exact))
     return found
 
@@ -248,6 +271,39 @@ def cost(repeats: int) -> None:
     print(f"every position by itself, 577 of the image: {each / forward:.1f} plain forwards")
 
 
+def vlm_cost(repeats: int) -> None:
+    """Print what every head at every position of a pair takes, beside plain forwards of the same pair."""
+    hf, inputs_of = make(SHAPES["small"], "cpu", torch.float32)
+    model = HookedVLM.from_hf(hf)
+    base, other = (
+        WayPoint(Given(model, inputs, "", "", Setting("image"), False), inputs, 0.0, {}, range(length - 1, length))
+        for inputs in (inputs_of(1), inputs_of(2))
+        for length in [inputs["input_ids"].shape[1]]
+    )
+    hooks = [f"language.blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)]
+    n_effects = 0
+
+    def attribution() -> None:
+        nonlocal n_effects
+        there = other.passed(hooks)
+        with weights_at_rest(model), torch.enable_grad():
+            here = base.run(hooks, {})
+            grads = torch.autograd.grad(difference(here.logits[:, 0]).sum(), list(here.values.values()))
+        changes = (there.values[hook] - here.values[hook].detach() for hook in hooks)
+        n_effects = sum((grad * change).sum(-1).numel() for grad, change in zip(grads, changes, strict=True))
+
+    times: dict[str, list[float]] = {"forward": [], "attribution": []}
+    with torch.no_grad():
+        hf(**base.inputs)
+    for _ in range(repeats):
+        with torch.no_grad():
+            times["forward"] += [timed(lambda: hf(**base.inputs, logits_to_keep=1))[0] for _ in range(2)]
+        times["attribution"].append(timed(attribution)[0])
+    forward, attributed = (statistics.median(times[name]) for name in ("forward", "attribution"))
+    print(f"\n{n_effects} effects, all heads at {len(base.inputs['input_ids'][0])} positions of a random LLaVA:")
+    print(f"{attributed / forward:.1f} plain forwards of {forward:.2f} s, both runs in it")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -263,6 +319,11 @@ def main() -> None:
         own = processor(VOCABULARY, 64)
         second = HookedBLIP.from_hf(random_hf("vqa", "tiny", tokenizer=own.tokenizer), own)
         against_exact(second, asked.pairs, "a model with random weights", asked.sites)
+    if "llava" in asked.only:
+        where = (LLAVA_MODULES, LLAVA_LEAVES, "pictures")
+        against_exact(cast("VisionLanguageModel", HookedVLM.mini()), asked.pairs, "the mini LLaVA", asked.sites, *where)
+    if "vlm_cost" in asked.only:
+        vlm_cost(asked.repeats)
     if "cost" in asked.only:
         cost(asked.repeats)
     if "coverage" in asked.only:

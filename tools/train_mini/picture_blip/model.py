@@ -75,14 +75,10 @@ def first_weights(model: Any, generator: torch.Generator) -> None:
         layers = stack.encoder.layer
         for layer in layers:
             for attention in (layer.attention, layer.crossattention):
-                projections = (attention.self.query, attention.self.key, attention.self.value, attention.output.dense)
-                start_alike(
-                    *(each.weight for each in projections),
-                    layer.attention.self.num_attention_heads,
-                    LIKENESS,
-                    generator,
-                )
-                attention.output.dense.weight.mul_((2 * len(layers)) ** -0.5)
+                own, output = attention.self, attention.output.dense.weight
+                query, key, value = own.query.weight, own.key.weight, own.value.weight
+                start_alike(query, key, value, output, own.num_attention_heads, LIKENESS, generator)
+                output.mul_((2 * len(layers)) ** -0.5)
             for linear in (layer.intermediate.dense, layer.output.dense):
                 nn.init.normal_(linear.weight, std=linear.weight.shape[1] ** -0.5, generator=generator)
             layer.output.dense.weight.mul_((2 * len(layers)) ** -0.5)

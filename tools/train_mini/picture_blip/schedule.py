@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from train_mini.llava.schedule import LlavaConfig
+from train_mini.picture_schedule import PictureConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BlipSizes:
 
 
 @dataclass(frozen=True)
-class PictureBlipConfig(LlavaConfig):
+class PictureBlipConfig(PictureConfig):
     """How a run goes: as the mini LLaVA's; `middle` counts the layers of the question encoder.
 
     Norms stand behind the additions in BLIP's text stacks. At the LLaVA's rates these never learnt to read: 57 % right

@@ -59,6 +59,11 @@ class StackConfig:
         """Heads of keys and values: as many as of queries."""
         return self.n_heads
 
+    @property
+    def norm_over_heads(self) -> bool:
+        """Whether one norm goes over the queries, or keys, of all heads of a layer together: never."""
+        return False
+
     def check_layer(self, layer: int) -> int:
         """The layer, counted from the front. Raises IndexError where the stack has no such layer."""
         return self._check("layer", layer, self.n_layers)
@@ -104,11 +109,6 @@ class BLIPConfig:
     pad_token_id: int
     name_or_path: str = ""
     revision: str | None = None
-
-    @property
-    def norm_over_heads(self) -> bool:
-        """Whether one norm goes over the queries, or keys, of all heads of a layer together: never."""
-        return False
 
     @property
     def n_layers(self) -> dict[str, int]:

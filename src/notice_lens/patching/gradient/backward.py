@@ -31,6 +31,7 @@ from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS
 
 if TYPE_CHECKING:
     from notice_lens.models import HookedBLIP
+    from notice_lens.models.hooked_module import HookedModule
 
 SIGNS = (1.0, -1.0)
 """Of the correct answer and of the foil, where both are teacher-forced."""
@@ -150,7 +151,7 @@ def _add_table_grads(grads: ValuesByHook, values: ValuesByHook) -> None:
 
 
 @contextmanager
-def weights_at_rest(model: "HookedBLIP") -> Iterator[None]:
+def weights_at_rest(model: "HookedModule") -> Iterator[None]:
     """Turn off gradients of weights, which would cost a third of a backward pass and memory."""
     with model.in_use.held() as changes:
         for parameter in model.parameters():

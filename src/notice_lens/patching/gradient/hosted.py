@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
     from notice_lens.patching.prepare import Prepared
 
-WORDS = "language.hook_embed"
+WORDS_IN = "language.hook_embed"
 """Where words are embedded."""
 Place = tuple[str, int]
 """A stack and a layer."""
@@ -118,11 +118,12 @@ class HostedBatch:
         """Everything moves along with pixels and embedded words; see `integrated.input_way`."""
         hooks = self._hooks()
         for number, run in enumerate(self.runs):
-            words = [end.passed([WORDS]).values[WORDS] for end in run.ends]
+            words = [end.passed([WORDS_IN]).values[WORDS_IN] for end in run.ends]
             before: Passed | None = None
             for step in range(self.steps + 1):
                 share = step / self.steps
-                way = run.ends[0].toward(run.ends[1], share).putting({WORDS: _between(*words, share)})
+                put = {WORDS_IN: _between(words[0], words[1], share)}
+                way = run.ends[0].toward(run.ends[1], share).putting(put)
                 after = run.differentiated(way, SIGNS[number], hooks)
                 if before is not None:
                     mean = {hook: (before.grads[hook] + after.grads[hook]) / 2 for hook in hooks}

@@ -19,7 +19,7 @@ def test_the_blocks_run() -> None:
     assert names["patches"]["vision.attn"].logit_diff_change.sizes["position"] == 65
     assert names["looks"].logit_diff_change.dims == ("pair", "layer", "head", "role", "key_region")
     exec(blocks[2], names)
-    assert len(names["found"].children) == 29
+    assert len(names["found"].children) == 19
     assert dict(names["found"]["language.attn.z"].sizes) == {"pair": 4, "layer": 6, "head": 8, "role": 1}
     exec(blocks[3], names)
     assert names["line"].attrs["integrated_gradients"] == 8

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.head_pairs import pairs_of_heads
     from notice_lens.patching.inputs import patch_inputs
     from notice_lens.patching.knockouts import knockout
+    from notice_lens.patching.lenses import logit_lens
     from notice_lens.patching.paths import patch_paths
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
@@ -28,6 +29,7 @@ _HOMES = {
     "carried": "notice_lens.patching.results",
     "faithfulness": "notice_lens.patching.circuit_scores",
     "knockout": "notice_lens.patching.knockouts",
+    "logit_lens": "notice_lens.patching.lenses",
     "mediation": "notice_lens.patching.results",
     "pairs_of_heads": "notice_lens.patching.head_pairs",
     "patch_inputs": "notice_lens.patching.inputs",
@@ -48,6 +50,7 @@ __all__ = [
     "carried",
     "faithfulness",
     "knockout",
+    "logit_lens",
     "mediation",
     "pairs_of_heads",
     "patch_heads",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from notice_lens.viz.flow_figures import modules, paths, profile
     from notice_lens.viz.graph_figure import circuit
     from notice_lens.viz.head_figures import heads, universal
+    from notice_lens.viz.lens_figure import lens
     from notice_lens.viz.pair_figures import pairs
     from notice_lens.viz.widget import explore
 
@@ -24,6 +25,7 @@ _HOMES = {
     "explore": "notice_lens.viz.widget",
     "forest": "notice_lens.viz.circuit_figures",
     "heads": "notice_lens.viz.head_figures",
+    "lens": "notice_lens.viz.lens_figure",
     "modules": "notice_lens.viz.flow_figures",
     "pairs": "notice_lens.viz.pair_figures",
     "paths": "notice_lens.viz.flow_figures",
@@ -40,6 +42,7 @@ __all__ = [
     "explore",
     "forest",
     "heads",
+    "lens",
     "modules",
     "pairs",
     "paths",

@@ -147,6 +147,18 @@ class Engine(Protocol):
         """
         ...
 
+    @staticmethod
+    def check_lens(model: Any) -> None:
+        """Raise ValueError where blocks do not add to one stream that a final norm reads, with the reason."""
+        ...
+
+    @staticmethod
+    def read_stream(
+        model: Any, pair: Any, setting: "Setting", which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
+    ) -> Any:
+        """Return what the stream of one run says at groups of positions (`causal.logit_lens.StreamReading`)."""
+        ...
+
     def plan(self) -> Chunks:
         """Return how many rows and how many pairs fit into the budget at a time."""
         ...

@@ -14,6 +14,7 @@ from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
+from notice_lens.patching.engine.causal.logit_lens import StreamReading, read_stream
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths, PathWalk, Received, edits_of
 from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
@@ -277,6 +278,17 @@ class CausalEngine:
         from notice_lens.patching.gradient.hosted import HostedGradients
 
         return HostedGradients(prepared, targets, steps, path)
+
+    @staticmethod
+    def check_lens(model: Any) -> None:
+        """Accept every hosted model: `Decoder` has found its final norm, and `record` checks that it reads the stream."""
+
+    @staticmethod
+    def read_stream(
+        model: Any, pair: Any, setting: Setting, which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
+    ) -> StreamReading:
+        """Return what the stream of one run says at groups of positions."""
+        return read_stream(model, pair, setting, which, answers, groups)
 
     def plan(self) -> Chunks:
         """Return how many rows fit into the budget at a time; pairs go one by one."""

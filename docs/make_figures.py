@@ -75,6 +75,14 @@ def together() -> "Figure":
     return viz.curve(circuits.restoration_curve(HookedBLIP.mini(), pairs))
 
 
+def stream() -> "Figure":
+    """The logit lens of `states` in the small LLaVA."""
+    from notice_lens import HookedVLM, viz
+    from notice_lens.pairs import mini_world
+
+    return viz.lens(HookedVLM.mini(), mini_world("states", n=24, seed=1, world="pictures"))
+
+
 def look(data: Any) -> "Figure":
     """Where the strongest head of `states` looks while it reads the right answer's word."""
     from notice_lens import viz
@@ -92,26 +100,28 @@ def look(data: Any) -> "Figure":
 @click.option("--out", type=FOLDER, default=Path(__file__).parent / "figures", show_default=True)
 @click.option("--demo", type=FOLDER, help="Folder of `notice-lens demo`; by default one that is thrown away.")
 @click.option("--llava", type=FOLDER, help="The same of `notice-lens demo --model llava`.")
-def main(out: Path, demo: Path | None, llava: Path | None) -> None:
-    """Draws all of them."""
+@click.option("--drawn", type=FOLDER, help="The same of `notice-lens demo --model drawn`.")
+def main(out: Path, demo: Path | None, llava: Path | None, drawn: Path | None) -> None:
+    """Draw all of them."""
     from notice_lens import viz
     from notice_lens.cli.commands import main as notice_lens
 
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
-        folder = demo or Path(scratch)
-        if not (folder / "report").is_dir():
-            notice_lens(["demo", "--out", str(folder)], standalone_mode=False)
-        data = viz.ReportData.load(folder / "report")
+        folders = {"blip": demo, "llava": llava, "drawn": drawn}
+        for name, given in folders.items():
+            folder = folders[name] = given or Path(scratch) / name
+            if not (folder / "report").is_dir():
+                notice_lens(["demo", "--model", name, "--out", str(folder)], standalone_mode=False)
+        blip, chat, shapes = (Path(str(folders[name])) for name in ("blip", "llava", "drawn"))
+        data = viz.ReportData.load(shapes / "report")
         conditions = {condition.name: condition for condition in data.conditions}
         photograph(browser, first_patch(), out / "first_patch.png", 720, 380)
         photograph(browser, viz.heads(conditions["states, image"].heads), out / "heads.png", 720, 380)
         photograph(browser, together(), out / "curve.png")
         photograph(browser, viz.universal(data.universal), out / "universal.png", height=620)
         photograph(browser, look(data), out / "attention.png")
-        photograph_page(browser, folder / "report.html", out / "report.png")
-        chat = llava or Path(scratch) / "llava"
-        if not (chat / "report").is_dir():
-            notice_lens(["demo", "--model", "llava", "--out", str(chat)], standalone_mode=False)
+        photograph(browser, stream(), out / "lens.png")
+        photograph_page(browser, blip / "report.html", out / "report.png")
         photograph_page(browser, chat / "report.html", out / "report_llava.png")
         graphs = viz.ReportData.load(chat / "report").graphs
         photograph(browser, viz.circuit(graphs["states, image"]), out / "circuit.png")

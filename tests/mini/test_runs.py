@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from notice_lens.mini import vocabulary as blip_vocabulary
-from short_runs import SHORT_BLIP, SHORT_LLAVA, TINY_BLIP, TINY_LLAVA
+from short_runs import SHORT_BLIP, SHORT_LLAVA, SHORT_PICTURE_BLIP, TINY_BLIP, TINY_LLAVA, TINY_PICTURE_BLIP
 from train_mini.blip import examples as blip_examples
 from train_mini.blip import model as blip_model
 from train_mini.blip.schedule import TrainConfig
@@ -21,6 +21,11 @@ from train_mini.llava import vocabulary as llava_vocabulary
 from train_mini.llava.schedule import LlavaConfig
 from train_mini.llava.train import LlavaTrainer
 from train_mini.measure import share
+from train_mini.picture_blip import examples as picture_blip_examples
+from train_mini.picture_blip import model as picture_blip_model
+from train_mini.picture_blip import vocabulary as picture_blip_vocabulary
+from train_mini.picture_blip.schedule import PictureBlipConfig
+from train_mini.picture_blip.train import PictureBlipTrainer
 from train_mini.pixels import normalised
 
 
@@ -29,7 +34,7 @@ class Trained:
     """A trainer with a short run: stops to resume it at, the last step before the rate falls, and its modules."""
 
     trainer: type
-    config: TrainConfig | LlavaConfig
+    config: TrainConfig | LlavaConfig | PictureBlipConfig
     stops: tuple[int, int]
     steady: int
     sizes: object
@@ -58,6 +63,16 @@ TRAINED = {
         model=llava_model,
         examples=llava_examples,
         vocabulary=llava_vocabulary,
+    ),
+    "picture_blip": Trained(
+        PictureBlipTrainer,
+        SHORT_PICTURE_BLIP,
+        stops=(1, 6),
+        steady=5,
+        sizes=TINY_PICTURE_BLIP,
+        model=picture_blip_model,
+        examples=picture_blip_examples,
+        vocabulary=picture_blip_vocabulary,
     ),
 }
 

@@ -70,8 +70,13 @@ class PictureConfig:
     def share_at(self, step: int) -> float:
         """Return the share of the highest rates at a step: ramps where something begins, a plateau, a straight fall."""
         since = step if step < self.warm_steps else step - self.warm_steps
-        length = max(self.fall * (self.steps - self.warm_steps), 1.0)
-        return ramp(since, self.ramp) * fall(self.steps - step, length)
+        length = max(self.fall * (self.fallen_at - self.warm_steps), 1.0)
+        return ramp(since, self.ramp) * fall(self.fallen_at - step, length)
+
+    @property
+    def fallen_at(self) -> int:
+        """The step at which the rates have fallen."""
+        return self.steps
 
     def rate_at(self, step: int) -> float:
         """Return AdamW's highest learning rate at a step."""

@@ -50,7 +50,11 @@ class Demo(NamedTuple):
     folder: str
 
 
-DEMOS = {"blip": Demo("mini", "drawn", 100, "demo"), "llava": Demo("mini-llava", "pictures", 30, "demo-llava")}
+DEMOS = {
+    "blip": Demo("mini-blip", "pictures", 60, "demo"),
+    "llava": Demo("mini-llava", "pictures", 30, "demo-llava"),
+    "drawn": Demo("mini", "drawn", 100, "demo-drawn"),
+}
 
 
 class Commands(click.Group):
@@ -77,10 +81,10 @@ def main() -> None:
     type=click.Choice(list(DEMOS)),
     default="blip",
     show_default=True,
-    help="The small BLIP, or the small LLaVA: a chat model.",
+    help="The small BLIP; the small LLaVA, a chat model; or the small BLIP of drawn shapes.",
 )
-@click.option("--out", type=Out(), help="Folder for report and results; by default demo, or demo-llava.")
-@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 100, of the LLaVA 30.")
+@click.option("--out", type=Out(), help="Folder for report and results; by default demo, demo-llava or demo-drawn.")
+@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 60, 30 or 100.")
 @seed("Seed of the pairs, and of all that is drawn.")
 @opened
 @quiet
@@ -145,7 +149,7 @@ def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, q
 def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Patch every head of a MODEL on saved PAIRS, find the heads that matter, and write a report.
 
-    MODEL is a folder, a hub id, `mini` or `mini-llava`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save`
+    MODEL is a folder, a hub id, `mini-blip`, `mini-llava` or `mini`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save`
     wrote, of one task or several. Interrupted? Run the same command again and it resumes.
     """
     from notice_lens.pairs import MinimalPairs, Noise
@@ -196,7 +200,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
 @as_json
 @told
 def info(model: str, device: str | None, as_json: bool) -> None:
-    """Show the size of a MODEL (a folder, a hub id, `mini` or `mini-llava`) and run self-tests.
+    """Show the size of a MODEL (a folder, a hub id, `mini-blip`, `mini-llava` or `mini`) and run self-tests.
 
     The exit code is 1 where a self-test fails.
     """

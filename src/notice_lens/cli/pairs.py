@@ -18,7 +18,7 @@ n_option = click.option("-n", "n", type=click.IntRange(1), help="How many pairs;
 seed_option = seed()
 model_option = click.option(
     "--model", default=MODEL, show_default=True,
-    help="Hub id, folder or `mini`: replaced words have as many tokens for it as those that they replace.",
+    help="Hub id, folder, `mini-blip` or `mini`: replaced words have as many tokens for it as those that they replace.",
 )  # fmt: skip
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace pairs that were saved there.")
 
@@ -42,7 +42,8 @@ def _reader(model: str, match: str | None = None) -> Any:
 
     if match is not None:
         return load_model(model, None)
-    return str(mini_folder()) if model == "mini" else model
+    worlds = {"mini": "drawn", "mini-blip": "pictures"}
+    return str(mini_folder(worlds[model])) if model in worlds else model
 
 
 def _free(out: Path, overwrite: bool) -> None:
@@ -68,7 +69,7 @@ def _save(made: Any, out: Path, overwrite: bool) -> None:
     type=click.Choice(["drawn", "pictures"]),
     default="drawn",
     show_default=True,
-    help="Drawn, which the mini BLIP answers, or of pictures, which the mini LLaVA does.",
+    help="Pictures, which the mini BLIP and the mini LLaVA answer, or drawn shapes.",
 )
 @seed_option
 @out_option

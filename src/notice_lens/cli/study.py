@@ -13,7 +13,7 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
-BUNDLED = ("mini", "mini-llava")
+BUNDLED = ("mini", "mini-blip", "mini-llava")
 """Models that ship with the package, by the name that commands take."""
 STOPPED_MESSAGE = "stopped; finished work is kept, and the same command resumes from there"
 
@@ -74,7 +74,7 @@ quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
 
 
 def load_model(name: str, device: str | None) -> Any:
-    """Return a model by folder, hub id, `mini` or `mini-llava`: a BLIP as `HookedBLIP`, any other as `HookedVLM`.
+    """Return a model by folder, hub id, `mini-blip`, `mini-llava` or `mini`: a BLIP as `HookedBLIP`, any other as `HookedVLM`.
 
     Args:
         name: Which.
@@ -93,8 +93,8 @@ def load_model(name: str, device: str | None) -> Any:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
         raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    if name == "mini":
-        return HookedBLIP.mini(device=device)
+    if name in ("mini", "mini-blip"):
+        return HookedBLIP.mini("pictures" if name == "mini-blip" else "drawn", device=device)
     if name == "mini-llava":
         return HookedVLM.mini(device=device)
     _refuse_slip(name)

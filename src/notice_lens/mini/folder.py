@@ -3,14 +3,24 @@
 from importlib.resources import files
 from pathlib import Path
 
+from notice_lens.errors import check_choice
 
-def mini_folder() -> Path:
-    """Return the folder of the mini BLIP in Hugging Face's format, for any `from_pretrained`.
+BLIP_FOLDERS = {"drawn": "weights", "pictures": "blip_weights"}
+"""The folder of the BLIP of each world."""
+
+
+def mini_folder(world: str = "drawn") -> Path:
+    """Return the folder of a mini BLIP in Hugging Face's format, for any `from_pretrained`.
+
+    Args:
+        world: The pictures that it answers about, `drawn` or `pictures`.
 
     Raises:
-        FileNotFoundError: if this installation came without the weights.
+        ValueError: There is no such world.
+        FileNotFoundError: This installation came without the weights.
     """
-    return _folder("weights", "the mini BLIP")
+    check_choice("world", world, tuple(BLIP_FOLDERS))
+    return _folder(BLIP_FOLDERS[world], "the mini BLIP")
 
 
 def llava_folder() -> Path:

@@ -137,7 +137,8 @@ def _heads(figure: "Figure", own: xr.Dataset) -> None:
     mean = own["head_logit_diff"].mean("pair").transpose("layer", "head")
     rows, columns = (list(map(str, mean[name].values)) for name in ("layer", "head"))
     hover = [
-        [f"<b>L{row}.H{column}</b><br>{WRITTEN.text(mean.values[i, j])} {WRITTEN.name}" for j, column in enumerate(columns)]
+        [f"<b>L{row}.H{column}</b><br>{WRITTEN.text(mean.values[i, j])} {WRITTEN.name}"
+         for j, column in enumerate(columns)]
         for i, row in enumerate(rows)
     ]  # fmt: skip
     limit = bound(mean)

@@ -92,6 +92,12 @@ class PictureBlipTrainer(Trainer):
             loss = loss + self.config.told_weight * self.naming.of_nouns(states.unflatten(0, told.shape[:2]), told)
         return loss, (logits[:, :, 0].argmax(-1) == right).float().mean(), patches, patch_accuracy
 
+    def _train_on(self, batch: Any) -> Tensor:
+        found = super()._train_on(batch)
+        if self.step + 1 >= self.config.cut_from:
+            cut_heads(self.model, self.config.kept)
+        return found
+
     def ask(self, pixels: Sequence[NDArray[np.uint8]], questions: Sequence[Question]) -> Answers:
         """Ask the model one question about each picture."""
         return ask(self.model, pixels, questions)
@@ -99,6 +105,18 @@ class PictureBlipTrainer(Trainer):
     def processor(self) -> Any:
         """Return the processor that is saved with the model."""
         return processor()
+
+
+@torch.no_grad()
+def cut_heads(model: Any, kept: Sequence[tuple[int, int]]) -> None:
+    """Let no other heads of the question encoder write what they read of the image than these layers and heads."""
+    for number, layer in enumerate(model.text_encoder.encoder.layer):
+        attention = layer.crossattention
+        n_heads = attention.self.num_attention_heads
+        by_head = attention.output.dense.weight.view(-1, n_heads, attention.self.attention_head_size)
+        for head in range(n_heads):
+            if (number, head) not in kept:
+                by_head[:, head] = 0
 
 
 def parameter_groups(model: nn.Module, words: PatchWords, *, matrices: bool) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ loading, inputs, answers, and looking inside.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -128,21 +128,31 @@ class HookedBLIP(ForwardPass):
         )
 
     @classmethod
-    def mini(cls, *, device: torch.device | str = "cpu", dtype: torch.dtype | str = torch.float32) -> "HookedBLIP":
-        """The small trained model that ships with the package: question answering about the mini world.
+    def mini(
+        cls,
+        world: Literal["drawn", "pictures"] = "drawn",
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+    ) -> "HookedBLIP":
+        """Return a small trained model that ships with the package: question answering about a mini world.
 
         Args:
+            world: The pictures that it answers about: `drawn` (shapes and faces), or `pictures` (emoji on grounds).
+                `mini_world(task, world=world)` gives pairs for it.
             device: Where to put it.
             dtype: What to compute in; the weights are kept in bfloat16.
 
         Raises:
+            ValueError: There is no such world.
             FileNotFoundError: This installation came without the weights.
         """
         from notice_lens.mini import mini_folder
 
-        model = cls.from_pretrained(mini_folder(), device=device, dtype=dtype)
+        model = cls.from_pretrained(mini_folder(world), device=device, dtype=dtype)
         # Results say whose they are: a name, and not where this machine keeps the package.
-        model.cfg = replace(model.cfg, name_or_path="notice-lens mini")
+        name = "notice-lens mini" if world == "drawn" else "notice-lens mini BLIP"
+        model.cfg = replace(model.cfg, name_or_path=name)
         return model
 
     # Inputs

@@ -87,8 +87,8 @@ class BidirectionalEngine:
         """Raise ValueError: the blocks that end in the answer are post-norm."""
         raise ValueError(
             f"{type(model).__name__} has no stream that a logit lens could read: every block of its text stacks ends "
-            "with a LayerNorm, which rescales all that earlier blocks wrote, and only the last block's output is in the "
-            "basis of the unembedding. On models whose blocks add to one stream (any HookedVLM) it runs; here, "
+            "with a LayerNorm, which rescales all that earlier blocks wrote, and only the last block's output is in "
+            "the basis of the unembedding. On models whose blocks add to one stream (any HookedVLM) it runs; here, "
             "patch_modules tells by intervention in which layers the answer is formed"
         )
 

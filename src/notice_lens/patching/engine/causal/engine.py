@@ -281,7 +281,7 @@ class CausalEngine:
 
     @staticmethod
     def check_lens(model: Any) -> None:
-        """Accept every hosted model: `Decoder` has found its final norm, and `record` checks that it reads the stream."""
+        """Accept every hosted model: `record` checks that its final norm reads the stream."""
 
     @staticmethod
     def read_stream(

@@ -42,16 +42,18 @@ class Demo(NamedTuple):
         world: The world of its pictures.
         pairs: Of each task.
         folder: Where its results go.
+        role: At which words effects are read; None takes the model's own.
     """
 
     model: str
     world: Literal["drawn", "pictures"]
     pairs: int
     folder: str
+    role: str | None = None
 
 
 DEMOS = {
-    "blip": Demo("mini-blip", "pictures", 60, "demo"),
+    "blip": Demo("mini-blip", "pictures", 60, "demo", "all"),
     "llava": Demo("mini-llava", "pictures", 30, "demo-llava"),
     "drawn": Demo("mini", "drawn", 100, "demo-drawn"),
 }
@@ -104,7 +106,7 @@ def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, q
     out = Path(of.folder) if out is None else out
     make_folder(out)
     tasks = {task: mini_world(task, n or of.pairs, seed, world=of.world) for task in TASKS}
-    choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), seed=seed)
+    choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), role=of.role, seed=seed)
     carry_out(load_model(of.model, "cpu"), tasks, choices, out, opened, quiet, as_json)
 
 

@@ -1,7 +1,8 @@
 """How few heads of a bundled model carry its answers: restoration curves, minimal circuits, their graphs, shared heads.
 
-python benchmarks/restoration.py                    # the BLIP, 60 pairs of each task, some minutes
-python benchmarks/restoration.py --model llava      # the LLaVA, those of 60 pairs that it answers, a quarter of an hour
+python benchmarks/restoration.py                    # the BLIP, those of 60 pairs of each task that it answers, some minutes
+python benchmarks/restoration.py --model llava      # the LLaVA, a quarter of an hour
+python benchmarks/restoration.py --model drawn      # the BLIP of drawn shapes
 python benchmarks/restoration.py --pairs 200
 """
 
@@ -43,20 +44,20 @@ def clear_edges(graph, least: float = 0.02) -> str:
 
 
 @click.command()
-@click.option("--model", "which", type=click.Choice(["blip", "llava"]), default="blip", show_default=True)
+@click.option("--model", "which", type=click.Choice(["blip", "llava", "drawn"]), default="blip", show_default=True)
 @click.option("--pairs", "n", default=60, show_default=True, help="Pairs of each task; half of them choose.")
 @click.option("--seed", default=0, show_default=True, help="Of pairs, halves, random sets and resamples.")
 def main(which: str, n: int, seed: int) -> None:
     """Print what the best heads of each task carry together."""
-    model: Any = HookedBLIP.mini() if which == "blip" else HookedVLM.mini()
-    world = "drawn" if which == "blip" else "pictures"
+    world = "drawn" if which == "drawn" else "pictures"
+    model: Any = HookedVLM.mini() if which == "llava" else HookedBLIP.mini(world)
     found, graphs = {}, {}
     print("| task | heads | restored, % | lost, % | answers turned, % | random heads, % | from a mismatched donor, % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     told = []
     for task in TASKS:
         pairs = mini_world(task, n=n, seed=seed, world=world)
-        if which == "llava":
+        if which != "drawn":
             pairs = behaviour_filter(model, pairs, progress=False)
         curve = circuits.restoration_curve(model, pairs, seed=seed)
         told.append(f"{task}: {headline(curve)}")

@@ -75,6 +75,6 @@ def test_models_are_loaded_by_what_their_config_says():
 
 
 def test_the_demo_of_each_model_has_its_own_folder():
-    assert {of.folder for of in DEMOS.values()} == {"demo", "demo-llava"}
+    assert {of.folder for of in DEMOS.values()} == {"demo", "demo-llava", "demo-drawn"}
     help = ran("demo", "--help")
-    assert "[blip|llava]" in help
+    assert "[blip|llava|drawn]" in help

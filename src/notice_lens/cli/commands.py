@@ -53,7 +53,7 @@ class Demo(NamedTuple):
 
 
 DEMOS = {
-    "blip": Demo("mini-blip", "pictures", 60, "demo", "all"),
+    "blip": Demo("mini-blip", "pictures", 40, "demo", "all"),
     "llava": Demo("mini-llava", "pictures", 30, "demo-llava"),
     "drawn": Demo("mini", "drawn", 100, "demo-drawn"),
 }
@@ -86,7 +86,7 @@ def main() -> None:
     help="The small BLIP; the small LLaVA, a chat model; or the small BLIP of drawn shapes.",
 )
 @click.option("--out", type=Out(), help="Folder for report and results; by default demo, demo-llava or demo-drawn.")
-@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 60, 30 or 100.")
+@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 40, 30 or 100.")
 @seed("Seed of the pairs, and of all that is drawn.")
 @opened
 @quiet
@@ -151,8 +151,8 @@ def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, q
 def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json: bool, **asked: Any) -> None:
     """Patch every head of a MODEL on saved PAIRS, find the heads that matter, and write a report.
 
-    MODEL is a folder, a hub id, `mini-blip`, `mini-llava` or `mini`; PAIRS a folder that `notice-lens pairs` or `MinimalPairs.save`
-    wrote, of one task or several. Interrupted? Run the same command again and it resumes.
+    MODEL is a folder, a hub id, `mini-blip`, `mini-llava` or `mini`; PAIRS a folder that `notice-lens pairs` or
+    `MinimalPairs.save` wrote, of one task or several. Interrupted? Run the same command again and it resumes.
     """
     from notice_lens.pairs import MinimalPairs, Noise
     from notice_lens.study import Choices

@@ -74,7 +74,9 @@ quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
 
 
 def load_model(name: str, device: str | None) -> Any:
-    """Return a model by folder, hub id, `mini-blip`, `mini-llava` or `mini`: a BLIP as `HookedBLIP`, any other as `HookedVLM`.
+    """Return a model by folder, hub id, `mini-blip`, `mini-llava` or `mini`.
+
+    A BLIP becomes a `HookedBLIP`, any other a `HookedVLM`.
 
     Args:
         name: Which.

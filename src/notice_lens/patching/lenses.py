@@ -128,12 +128,8 @@ def _dataset(prepared: Prepared, read: dict[str, list[Any]], names: list[str]) -
         name: (("pair", "run", *dims[name]), np.stack(values).astype(prepared.dtype)) for name, values in read.items()
     }
     found = xr.Dataset(variables, coords={"pair": prepared.columns["id"], "run": list(READ_RUNS), "role": names})
+    numbered = {dim: np.arange(found.sizes[dim]) for dim in ("blocks", "layer", "head")}
     columns = {name: ("pair", values) for name, values in prepared.columns.items() if name != "id"}
-    found = found.assign_coords(
-        blocks=np.arange(found.sizes["blocks"]),
-        layer=np.arange(found.sizes["layer"]),
-        head=np.arange(found.sizes["head"]),
-        **columns,
-    )
+    found = found.assign_coords({**numbered, **columns})
     found["logit_diff"] = found.answer_logit - found.foil_logit
     return found.assign_attrs({**provenance(prepared), "method": "logit lens"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from notice_lens import circuits
 from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import FewClusters
-from notice_lens.pairs.roles import ALL
+from notice_lens.pairs.roles import ALL, as_mapping
 from notice_lens.progress import step
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS
 from notice_lens.study.choices import METRIC
@@ -127,9 +127,16 @@ def functions(model: "VisionLanguageModel", task: str, study: Study, progress: b
     if not conditions:
         return
     pairs = study.pairs[conditions[0]]
+    # A head that is patched at all words may look from one of them alone.
+    each = choices.role == ALL and any(as_mapping(roles) for roles in pairs["roles"])
     with study.noting(task):
         study.functions[task] = circuits.head_functions(
-            model, pairs, choices.site, roles=[str(choices.role)], maps=["attention"], progress=progress
+            model,
+            pairs,
+            choices.site,
+            roles=None if each else [str(choices.role)],
+            maps=["attention"],
+            progress=progress,
         )
         if heads := _candidates(study, conditions):
             study.labels[task] = circuits.label_heads(

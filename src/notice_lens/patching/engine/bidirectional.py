@@ -93,9 +93,11 @@ class BidirectionalEngine:
         )
 
     @staticmethod
-    def read_stream(*_: Any) -> Any:
+    def read_stream(
+        model: Any, pair: Any, setting: Setting, which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
+    ) -> Any:
         """Raise as `check_lens`."""
-        raise NotImplementedError("see check_lens")
+        BidirectionalEngine.check_lens(model)
 
     def plan(self) -> Chunks:
         """Return how many variants and how many pairs fit into the budget at a time."""

@@ -1,6 +1,6 @@
 """How few heads of a bundled model carry its answers: restoration curves, minimal circuits, their graphs, shared heads.
 
-python benchmarks/restoration.py                    # the BLIP, those of 60 pairs of each task that it answers, some minutes
+python benchmarks/restoration.py                    # the BLIP, those of 60 pairs that it answers, some minutes
 python benchmarks/restoration.py --model llava      # the LLaVA, a quarter of an hour
 python benchmarks/restoration.py --model drawn      # the BLIP of drawn shapes
 python benchmarks/restoration.py --pairs 200

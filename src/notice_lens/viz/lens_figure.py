@@ -80,7 +80,8 @@ def lens(
 def _reading(model: Any, pairs: Any, roles: Any) -> xr.Dataset:
     if isinstance(model, xr.Dataset):
         if "head_logit_diff" not in model:
-            raise ValueError(f"viz.lens draws a result of patching.logit_lens; this one has {', '.join(map(str, model))}")
+            there = ", ".join(map(str, model))
+            raise ValueError(f"viz.lens draws a result of patching.logit_lens; this one has {there}")
         return model
     from notice_lens.pairs import MinimalPairs
     from notice_lens.patching import logit_lens

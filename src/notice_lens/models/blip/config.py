@@ -61,7 +61,7 @@ class StackConfig:
 
     @property
     def norm_over_heads(self) -> bool:
-        """Whether one norm goes over the queries, or keys, of all heads of a layer together: never."""
+        """Always false, since BLIP norms neither queries nor keys."""
         return False
 
     def check_layer(self, layer: int) -> int:

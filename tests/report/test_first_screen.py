@@ -44,8 +44,8 @@ def test_the_first_sentence_says_how_few_heads_are_enough():
     data = with_curve(made_data())
     task = data.conditions[0].task
     assert findings(data)[0] == (
-        f"{task}, where the words differ: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; the "
-        "same from an unrelated picture 30% (30 pairs in 28 clusters)."
+        f"{task}, where the words differ: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; "
+        "these heads from an unrelated picture 30% (30 pairs in 28 clusters)."
     )
     assert findings(made_data())[0] != findings(data)[0]
 

@@ -141,7 +141,7 @@ def test_where_no_kernel_answers_the_findings_and_numbers_are_shown(widget):
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     for said in (bundle["text/plain"], bundle["text/html"], repr(widget)):
         assert "L1.H2 in states, where the pictures differ" in said
-        assert "+31.0" in said
+        assert "+21.7" in said
         assert "object at 0x" not in said
     assert bundle["text/html"].count("<td") == 24
     assert "<strong>31</strong>" in bundle["text/html"]

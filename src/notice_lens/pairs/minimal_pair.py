@@ -89,6 +89,12 @@ class MinimalPair:
     def _masks(self, column: str) -> dict[str, Bool[np.ndarray, "height width"]]:
         return {item["region"]: as_mask(item) for item in self.record[column]}
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: both pictures above their answers, and the questions."""
+        from notice_lens.viz.pair_table import table_of_pairs
+
+        return table_of_pairs(f"a minimal pair of {self.task}", [self])
+
     def __getitem__(self, column: str) -> Any:
         if column in PAIR_COLUMNS:
             return getattr(self, column)

@@ -31,6 +31,8 @@ from notice_lens.stats.clusters import clusters_of, members
 if TYPE_CHECKING:
     from datasets import Dataset
 
+PAIRS_SHOWN = 3
+"""Pairs of which a notebook shows the pictures."""
 Own = TypeVar("Own", bound="PairSequence")
 """The type of `self`, which methods return. (Checks at run time do not know `typing.Self` outside of a class.)"""
 
@@ -258,6 +260,13 @@ class PairSequence:
             raise ValueError(f"a size is (height, width) or a side, one pixel or more; got {size!r}")
         manifest = self.manifest.after("resize", len(self), settings={"size": list(sides)})
         return type(self)(resized(self.dataset, sides), manifest, self.dropped)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, and the first pairs with their pictures."""
+        from notice_lens.viz.pair_table import table_of_pairs
+
+        first = self.select(range(min(len(self), PAIRS_SHOWN)))
+        return table_of_pairs(repr(self), first, len(self) - len(first))
 
     def __repr__(self) -> str:
         manifest = self.manifest

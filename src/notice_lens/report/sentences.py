@@ -124,10 +124,13 @@ def _strongest_said(data: ReportData) -> str:
     said = f"Strongest: {head_name(best['layer'], best['head'])} in {in_words(condition)}"
     if share_of(condition) != GAP and {"effect_matched", "effect_mismatched"} <= set(one):
         matched, mismatched = (words.with_interval(one, f"effect_{name}") for name in ("matched", "mismatched"))
-        of_gap = f"{words.with_interval(one, 'effect_of_gap')} of the gap, or " if "effect_of_gap" in one else ""
+        if "effect_of_gap" in one:
+            beyond = f"{words.with_interval(one, 'effect_of_gap')} of the gap"
+        else:
+            beyond = f"{best['said']} of {share_of(condition)}"
         said += (
-            f": alone it restores {matched} of the gap, and {mismatched} from an unrelated picture. The difference is "
-            f"{of_gap}{best['said']} of all that the right picture adds to such a one"
+            f": alone it restores {matched} of the gap, and {mismatched} from an unrelated picture. "
+            f"The difference is {beyond}"
         )
     else:
         beyond = " beyond what a mismatched image does" if ranked_by(condition) == DIFFERENCE else ""
@@ -147,7 +150,7 @@ def _null(condition: ShownCondition, best: Mapping[str, Any]) -> tuple[str, str]
         return f": {words.UNTESTED} against {least}", ""
     q = words.small(found)
     sure = "" if found <= float(heads.attrs.get("alpha", 0.05)) else "not "
-    said = f": {sure}significantly more than {least}, with all heads allowed for"
+    said = f": {sure}significantly more than {least}, corrected for all heads"
     return said, f"q {q}" if q.startswith("<") else f"q = {q}"
 
 

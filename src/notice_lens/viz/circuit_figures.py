@@ -92,7 +92,9 @@ def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
     if np.isfinite(at["random"]):
         said += f"; {'a random one' if size == 1 else 'as many at random'} {float(at['random']):.0%}"
     if np.isfinite(at["mismatched"]):
-        said += f"; the same from an unrelated picture {float(at['mismatched']):.0%}"
+        said += f"; these heads from an unrelated picture {float(at['mismatched']):.0%}"
+        if "mismatched_low" in at:
+            said += f" [{100 * float(at['mismatched_low']):.0f}, {100 * float(at['mismatched_high']):.0f}]"
     if float(at["random"]) >= min(float(at["share_low"]), float(at["share"]) - HARDLY):
         said += "; so which heads these are hardly matters"
     return f"{said} ({_counted(curve)})"

@@ -73,6 +73,14 @@ class BLIPInputs:
     def __len__(self) -> int:
         return len(self.pixel_values)
 
+    def __repr__(self) -> str:
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        kept = (
+            f"{name} {list(value.shape)} {str(value.dtype).removeprefix('torch.')}" for name, value in tensors.items()
+        )
+        stretched = "; position embeddings are stretched" if self.interpolate_pos_encoding else ""
+        return f"BLIPInputs of {len(self)} on {self.pixel_values.device}: {', '.join(kept)}{stretched}"
+
     def to(self, device: torch.device | str) -> "BLIPInputs":
         """Return these inputs on another device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

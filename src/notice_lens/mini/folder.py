@@ -20,7 +20,7 @@ def mini_folder(world: str = "drawn") -> Path:
         FileNotFoundError: This installation came without the weights.
     """
     check_choice("world", world, tuple(BLIP_FOLDERS))
-    return _folder(BLIP_FOLDERS[world], "the mini BLIP")
+    return _folder(BLIP_FOLDERS[world], f"the mini BLIP of the {'drawn' if world == 'drawn' else 'picture'} world")
 
 
 def llava_folder() -> Path:

@@ -1,6 +1,6 @@
 """Attribution patching: the first-order effect of every patch of every site, from two runs and one gradient.
 
-1. The base run and the other run go forward once; of each the stream before every block is kept.
+1. The base run and the other run go forward once.
 2. The logit difference of the base run is differentiated with respect to every activation: block by block from the
    answer back to the image (`notice_lens.patching.gradient.backward`), or by one backward pass through Hugging Face's
    modules (`notice_lens.patching.gradient.hosted`).
@@ -249,7 +249,6 @@ class Attribution:
         members, arrays = Members(batch.runs, self.prepared.positions, pairs), list[Arrays]()
         for number in left:
             own = self.writers[number].empty(len(pairs))
-            own |= {name: values for name, values in baselines(batch.runs).items() if name in own}
             arrays.append({**own, "logit_diff_change": np.zeros_like(own["logit_diff_change"])})
         for numbers, found in batch.found():
             for number in numbers:
@@ -258,4 +257,6 @@ class Attribution:
                     layer = [] if found.layer == EMBEDDING_LAYER else [target.coords["layer"].index(found.layer)]
                     effect = effects(target, found, members).double().cpu().numpy()
                     arrays[number]["logit_diff_change"][:, *layer] += effect
-        return arrays
+        # Now the runs have passed: what they answered needs no pass of its own.
+        unpatched = baselines(batch.runs)
+        return [own | {name: values for name, values in unpatched.items() if name in own} for own in arrays]

@@ -8,6 +8,7 @@ The lens reads; it changes nothing. What it shows is where an answer can be read
 for that.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,6 @@ import xarray as xr
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.pairs.roles import LAST
 from notice_lens.patching.edits import check_model
-from notice_lens.patching.engine.pair_batch import Setting
 from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.options import Options
 from notice_lens.patching.prepare import Prepared, prepare
@@ -52,7 +52,7 @@ def logit_lens(
         pairs: Validated for it here.
         roles: Which roles and regions of the pairs to read at, several positions of one averaged; None takes all of
             them, the `image` tokens together, and `last`, from which the answer is given.
-        corruption: `image`, `text` or `Noise(...)`: what the run `corrupt` is.
+        corruption: `image`, `text` or `Noise(...)`: what the run `corrupt` is; of noise the mean over its draws.
         contrast: `auto` or `incorrect`: what the foil is, as of `sweep`.
         progress: Whether to show a bar.
 
@@ -64,7 +64,8 @@ def logit_lens(
         features added between blocks), which add up to the difference after the last block, before a soft cap.
 
     Raises:
-        ValueError: The model has no such stream; there is no such role; an option is invalid.
+        ValueError: The model has no such stream, or its unembedding is quantised; there is no such role; an option is
+            invalid.
         PairsError: The pairs do not hold for this model.
     """
     check_model(model)
@@ -73,14 +74,27 @@ def logit_lens(
     engine.check_lens(model)
     prepared = prepare(model, pairs, options)
     names = _roles(prepared, roles)
-    (setting, *_) = prepared.settings
+    _warn_of_equal_tokens(prepared)
     read: dict[str, list[Any]] = {}
     with bar(progress, "logit lens", total=len(prepared.pairs), unit="pairs") as shown:
         for number in range(len(prepared.pairs)):
-            for name, values in _of_pair(prepared, engine, number, names, setting).items():
+            for name, values in _of_pair(prepared, engine, number, names).items():
                 read.setdefault(name, []).append(values)
             shown.update(1)
     return _dataset(prepared, read, names)
+
+
+def _warn_of_equal_tokens(prepared: Prepared) -> None:
+    """Warn where answer and foil begin with the same token: the lens reads no other, so they never differ."""
+    prompts, answers = prepared.pairs["clean_prompt"], (prepared.pairs["correct_answer"], prepared.foils)
+    correct, foils = (prepared.model.answer_entries(prompts, own) for own in answers)
+    same = int((correct == foils).sum())
+    if same:
+        warnings.warn(
+            f"in {same} of {len(prompts)} pairs answer and foil begin with the same token, the only one that a lens "
+            "reads: their logit difference is 0 throughout",
+            stacklevel=5,
+        )
 
 
 def _roles(prepared: Prepared, asked: Any) -> list[str]:
@@ -92,14 +106,21 @@ def _roles(prepared: Prepared, asked: Any) -> list[str]:
     return names
 
 
-def _of_pair(prepared: Prepared, engine: Any, number: int, names: list[str], setting: Setting) -> dict[str, np.ndarray]:
-    """Return what both runs of a pair say, by variable, [run, ...]."""
+def _of_pair(prepared: Prepared, engine: Any, number: int, names: list[str]) -> dict[str, np.ndarray]:
+    """Return what both runs of a pair say, by variable, [run, ...]; of noise the mean over its draws."""
     model, pair = prepared.model, prepared.pairs[number]
     said = (pair.correct_answer, prepared.foils[number])
     entries = tuple(int(model.answer_entries([pair.clean_prompt], [one])[0]) for one in said)
     length, stream = prepared.positions.tokens[number], model.cfg.prompt_stack
     groups = [prepared.positions.of(number, name, stream, length).tolist() for name in names]
-    runs = [engine.read_stream(model, pair, setting, which, entries, groups) for which in READ_RUNS]
+    draws = [
+        _arrays([engine.read_stream(model, pair, setting, which, entries, groups) for which in READ_RUNS])
+        for setting in prepared.settings
+    ]
+    return {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
+
+
+def _arrays(runs: list[Any]) -> dict[str, np.ndarray]:
     found = {
         "answer_logit": [run.logits[..., 0] for run in runs],
         "foil_logit": [run.logits[..., 1] for run in runs],

@@ -268,7 +268,7 @@ def test_nothing_of_an_attribution_stays_on_the_model(llava: HookedVLM) -> None:
     assert torch.equal(llava(inputs), before)
     assert all(parameter.requires_grad for parameter in llava.parameters())
     blocks = [llava.block(stack, 0).attention.steps for stack in ("vision", "language")]
-    assert not any(steps.wanted or steps.kept for steps in blocks)
+    assert not any(steps.wanted or steps.kept for steps in blocks), "nothing is kept behind a run"
 
 
 def test_sites_that_are_not_there_have_near_names() -> None:
@@ -288,3 +288,50 @@ def test_queries_before_a_norm_over_all_heads_go_along_the_tangent() -> None:
         for corrected in (True, False)
     )
     np.testing.assert_array_equal(found.logit_diff_change, tangent.logit_diff_change)
+
+
+def test_a_layer_that_is_not_read_has_no_effect() -> None:
+    """LLaVA reads the last but one layer of its tower; the last one has no gradient at all."""
+    model = tiny_model("llava").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    last = model.stack("vision").cfg.n_layers - 1
+    for more in ({}, {"integrated_gradients": 2}):
+        site = patching.Site.of(model, "vision.attn.z", layers=last)
+        found = patching.attribute(model, pairs, site, **more, **QUIET)[site.name]
+        np.testing.assert_array_equal(found.logit_diff_change, 0)
+
+
+def test_keys_of_cross_attention_and_tables_of_tiles_have_all_their_positions() -> None:
+    """All keys together are the whole table's effect, whatever site is recorded first."""
+    model = tiny_model("mllama").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    sites = [
+        patching.Site.of(model, name, positions="all", keys=keys)
+        for name, keys in (("language.cross_attn.pattern", "all"), ("language.cross_attn.pattern", "each"))
+    ]
+    whole, each = (
+        patching.attribute(model, pairs, ["language.attn.z", site], **QUIET)["language.cross_attn.pattern"]
+        for site in sites
+    )
+    dims = [dim for dim in each.logit_diff_change.dims if dim not in whole.logit_diff_change.dims]
+    np.testing.assert_allclose(each.logit_diff_change.sum(dims), whole.logit_diff_change, rtol=0, atol=1e-12)
+    assert float(abs(whole.logit_diff_change).max()) > 0
+    tiles = tiny_model("llava_next").model
+    pairs = made_pairs(single_tokens(tiles))[:1]
+    alone, beside = (
+        patching.attribute(tiles, pairs, sites, **QUIET)["vision.attn.pattern"].logit_diff_change
+        for sites in ("vision.attn.pattern", ["vision.attn.z", "vision.attn.pattern"])
+    )
+    np.testing.assert_array_equal(alone, beside)
+    assert float(abs(alone).max()) > 0
+
+
+def test_in_half_precision_a_key_that_did_not_change_has_no_effect() -> None:
+    """A text corruption leaves the image's keys in the first layer as they are, to the last bit."""
+    model = tiny_model("llava").model
+    half = HookedVLM.mini().to(torch.bfloat16)
+    assert model.dtype == torch.float64, "the model of the other tests is left alone"
+    pairs = mini_world("states", 1, seed=2, world="pictures")
+    site = patching.Site.of(half, "language.attn.k", layers=0, positions=["image"])
+    found = patching.attribute(half, pairs, site, corruption="text", **QUIET)[site.name]
+    np.testing.assert_array_equal(found.logit_diff_change, 0)

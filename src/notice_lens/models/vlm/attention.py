@@ -55,20 +55,20 @@ class KeptSteps:
     """The steps of one attention module in a run, for whoever computes parts of it again.
 
     Attributes:
-        wanted: Whether they are kept.
+        wanted: The stages that are kept.
         kept: By stage, as the next step was given them.
         scaling: Factor of the scores; None for d_head ** -0.5.
         softcap: Soft cap of the scores, or None.
     """
 
-    wanted: bool = False
+    wanted: tuple[Stage, ...] = ()
     kept: dict[Stage, Tensor] = field(default_factory=dict)
     scaling: float | None = None
     softcap: float | None = None
 
     def keep(self, stage: Stage, tensor: Tensor) -> Tensor:
         """Keep a step where it is wanted, and return it."""
-        if self.wanted:
+        if stage in self.wanted:
             self.kept[stage] = tensor
         return tensor
 

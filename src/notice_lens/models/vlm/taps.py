@@ -180,7 +180,7 @@ class AttentionTap:
         attention: The module.
         points: Hook point of each step that has one.
         rows: Of the module's tensors.
-        steps: Where every step is kept, if somebody wants them.
+        steps: Where steps are kept, if somebody wants them.
     """
 
     attention: AttentionParts
@@ -190,8 +190,8 @@ class AttentionTap:
 
     @property
     def watched(self) -> bool:
-        """Return whether a hook is attached to one of the points, or every step is wanted."""
-        return self.steps.wanted or any(point.watched for point in self.points.values())
+        """Return whether a hook is attached to one of the points, or steps are wanted."""
+        return bool(self.steps.wanted) or any(point.watched for point in self.points.values())
 
     def function(self, changes: Changes, fired: set[str]) -> AttentionFunction:
         """Return the attention function that shows its steps to the hook points."""

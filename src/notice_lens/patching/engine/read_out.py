@@ -56,8 +56,9 @@ class AnswerReading:
         first = self.first_token(logits, pairs)
         kl = torch.zeros_like(first[:, 0]) if base is None else kl_from(base, first, pairs)
         if self.targets is not None:
-            log_prob = answer_log_prob(logits, self.targets[index])
-            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, self.targets[index]))
+            targets = self.targets.to(index.device)[index]
+            log_prob = answer_log_prob(logits, targets)
+            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, targets))
         correct, foils = (own.to(index.device) for own in self.entries)
         at_answer = logits if logits.ndim == 2 else logits[:, -1]
         accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
@@ -69,7 +70,7 @@ class AnswerReading:
             return precise(logits).log_softmax(-1)
         if self.targets is None:
             return precise(logits[:, -1]).log_softmax(-1)
-        start = (self.targets[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
+        start = (self.targets.to(logits.device)[torch.from_numpy(pairs).to(logits.device)] >= 0).int().argmax(-1)
         return precise(logits[torch.arange(len(start), device=start.device), start]).log_softmax(-1)
 
 

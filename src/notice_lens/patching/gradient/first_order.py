@@ -61,7 +61,7 @@ class Members:
             n: How many positions a row has, padding included.
             device: The device to use.
         """
-        key = (context, axis, tuple(labels), rows, n)
+        key = (context, axis, tuple(labels), rows, n, device)
         if key not in self._found:
             table = np.zeros((len(self.several), len(labels), rows // len(self.several) * n), dtype=bool)
             for pair, number in enumerate(self.several):

@@ -10,7 +10,6 @@ Pairs go one by one, as in the causal engine. The graph of a whole pass is in me
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notice_lens.models.vlm.attention import KeptSteps, scores_of_heads
+from notice_lens.models.protocol import TABLES
+from notice_lens.models.vlm.attention import KeptSteps, Stage, scores_of_heads
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
 from notice_lens.patching.engine.metrics import ReadOut
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 WORDS_IN = "language.hook_embed"
 """Where words are embedded."""
+QUERIES_AND_KEYS: tuple[Stage, ...] = ("rot_q", "rot_k")
+TABLES_OF_BASE: tuple[Stage, ...] = ("attn_scores", "pattern")
+"""Steps of attention that are kept of both runs, and those that are kept of the run that is differentiated alone."""
 Place = tuple[str, int]
 """A stack and a layer."""
 
@@ -84,9 +87,9 @@ class HostedBatch:
             HostedRuns(self.model, pair, foil, answer, setting, names)
             for answer in forced_answers(self.model, pair, foil)
         ]
-        with weights_at_rest(self.model):
-            for run in self.runs:
-                run.others = run.ends[1].passed(self._hooks(), self._corrected())
+        self.hooks, self.corrected = _hooks(targets), _corrected(targets)
+        for run in self.runs:
+            run.others = run.ends[1].passed(self.hooks, self.corrected)
 
     def found(self) -> Iterator[tuple[Sequence[int], Found]]:
         """Yield the gradients of each block, and the numbers of the targets that they are for."""
@@ -96,14 +99,15 @@ class HostedBatch:
 
     def _tangent(self) -> Iterator[tuple[Sequence[int], Found]]:
         for number, run in enumerate(self.runs):
-            base = run.differentiated(run.ends[0], SIGNS[number], self._hooks(), self._corrected())
-            yield from self._by_block(number, base, run.others, 1.0, base.grads)
+            base = run.differentiated(run.ends[0], SIGNS[number], self.hooks, self.corrected)
+            run.base = base.logits
+            yield from self._by_block(number, base, run.others, base.grads)
 
     def _along_sites(self) -> Iterator[tuple[Sequence[int], Found]]:
         """Each layer of each site moves by itself; see `integrated.site_way`."""
-        hooks = self._hooks()
         for number, run in enumerate(self.runs):
-            start = run.ends[0].passed(hooks)
+            start = run.ends[0].passed(self.hooks)
+            run.base = start.logits
             for at, target in enumerate(self.targets):
                 for layer in target.layers:
                     hook = _hook(target, layer)
@@ -116,7 +120,6 @@ class HostedBatch:
 
     def _along_inputs(self) -> Iterator[tuple[Sequence[int], Found]]:
         """Everything moves along with pixels and embedded words; see `integrated.input_way`."""
-        hooks = self._hooks()
         for number, run in enumerate(self.runs):
             words = [end.passed([WORDS_IN]).values[WORDS_IN] for end in run.ends]
             before: Passed | None = None
@@ -124,38 +127,39 @@ class HostedBatch:
                 share = step / self.steps
                 put = {WORDS_IN: _between(words[0], words[1], share)}
                 way = run.ends[0].toward(run.ends[1], share).putting(put)
-                after = run.differentiated(way, SIGNS[number], hooks)
-                if before is not None:
-                    mean = {hook: (before.grads[hook] + after.grads[hook]) / 2 for hook in hooks}
-                    yield from self._by_block(number, before, after, 1.0, mean)
+                after = run.differentiated(way, SIGNS[number], self.hooks)
+                if before is None:
+                    run.base = after.logits
+                else:
+                    mean = {hook: (before.grads[hook] + after.grads[hook]) / 2 for hook in self.hooks}
+                    yield from self._by_block(number, before, after, mean)
                 before = after
 
     def _by_block(
-        self, number: int, base: "Passed", other: "Passed", share: float, grads: Mapping[str, Tensor]
+        self, number: int, base: "Passed", other: "Passed", grads: Mapping[str, Tensor]
     ) -> Iterator[tuple[Sequence[int], Found]]:
-        everyone, corrected = range(len(self.targets)), self._corrected()
+        everyone = range(len(self.targets))
         places = dict.fromkeys((target.site.stack, layer) for target in self.targets for layer in target.layers)
         for place in places:
-            hooks = [hook for hook in self._hooks() if _place(hook) == place]
-            change = {hook: share * _change(other.values[hook], base.values[hook]) for hook in hooks}
+            hooks = [hook for hook in self.hooks if _place(hook) == place]
+            change = {hook: _change(other.values[hook], base.values[hook]) for hook in hooks}
             attention = {}
-            if place in corrected:
-                module = corrected[place]
+            if place in self.corrected:
+                module = self.corrected[place]
                 attention[module] = StepsAtBase.of(base.steps[place], other.steps[place], base.pattern_grads[place])
             yield everyone, _found(number, place, base.values, grads, change, attention)
 
-    def _hooks(self) -> list[str]:
-        """Hook points that are differentiated or whose values are needed."""
-        return list(dict.fromkeys(_hook(target, layer) for target in self.targets for layer in target.layers))
 
-    def _corrected(self) -> dict[Place, str]:
-        """The blocks whose softmax is computed again, and the attention module of each."""
-        return {
-            (target.site.stack, layer): target.module
-            for target in self.targets
-            for layer in target.layers
-            if target.corrected
-        }
+def _hooks(targets: Sequence[Target]) -> list[str]:
+    """Return the hook points that are differentiated or whose values are needed."""
+    return list(dict.fromkeys(_hook(target, layer) for target in targets for layer in target.layers))
+
+
+def _corrected(targets: Sequence[Target]) -> dict[Place, str]:
+    """Return the blocks whose softmax is computed again, and the attention module of each."""
+    return {
+        (target.site.stack, layer): target.module for target in targets for layer in target.layers if target.corrected
+    }
 
 
 @dataclass
@@ -231,11 +235,14 @@ class WayPoint:
             values[hook.name] = value
 
         first, length = self.readouts[0], self.inputs["input_ids"].shape[1]
-        with ExitStack() as stack:
-            steps = {place: stack.enter_context(_kept(model, *place)) for place in corrected}
-            stack.enter_context(model.hooks([*self.hooks(), *((hook, keep) for hook in hooks)]))
+        wanted = (*QUERIES_AND_KEYS, *TABLES_OF_BASE) if torch.is_grad_enabled() else QUERIES_AND_KEYS
+        steps = {place: model.block(*place).attention.steps for place in corrected}
+        with model.in_use.held() as changes, model.hooks([*self.hooks(), *((hook, keep) for hook in hooks)]):
+            for own in steps.values():
+                changes.set(own, "kept", {})
+                changes.set(own, "wanted", wanted)
             logits = model(self.inputs, logits_to_keep=length - first)
-            kept = {place: KeptSteps(False, dict(own.kept), own.scaling, own.softcap) for place, own in steps.items()}
+            kept = {place: KeptSteps((), own.kept, own.scaling, own.softcap) for place, own in steps.items()}
         return Passed(values, logits[:, first - length :][:, : len(self.readouts)], kept)
 
 
@@ -271,7 +278,8 @@ class HostedRuns:
         self.others = Passed({}, torch.empty(0), {})
         """The pass of the other run."""
         self.names = names
-        self._base: Tensor | None = None
+        self.base: Tensor | None = None
+        """Logits of the base run, once a pass had them."""
 
     @property
     def has_donor(self) -> np.ndarray:
@@ -281,21 +289,24 @@ class HostedRuns:
     @property
     def unpatched(self) -> Mapping[str, "Logits"]:
         """The runs as they are: `clean` and `corrupt`."""
-        if self._base is None:
-            self._base = self.ends[0].passed([]).logits
-        return dict(zip(self.names, (Logits(self._base), Logits(self.others.logits)), strict=True))
+        if self.base is None:
+            self.base = self.ends[0].passed([]).logits
+        return dict(zip(self.names, (Logits(self.base), Logits(self.others.logits)), strict=True))
 
     def real_length(self, stack: str, pair: int) -> int:
         """Return how many positions of a stack can be patched; of an image's, all that were kept."""
         if stack == "language":
             return self.ends[0].readouts[0] + 1
         for hook, value in self.others.values.items():
-            if hook.startswith(f"{stack}.") and not hook.endswith(("hook_attn_scores", "hook_pattern")):
-                return value.shape[0] * value.shape[1]
-        for place, steps in self.others.steps.items():
-            if place[0] == stack:
-                return len(steps.kept["rot_q"]) * steps.kept["rot_q"].shape[1]
-        return next(value.shape[-1] for value in self.others.values.values() if value.ndim == 4)
+            if hook.startswith(f"{stack}."):
+                return value.shape[0] * value.shape[2 if hook.endswith(TABLES) else 1]
+            if ".cross_attn." in hook and hook.endswith(TABLES):
+                return value.shape[-1]  # its keys are the image's, and asked for by no other name
+        return next(
+            len(steps.kept["rot_q"]) * steps.kept["rot_q"].shape[1]
+            for place, steps in self.others.steps.items()
+            if place[0] == stack
+        )
 
     def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
         """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
@@ -309,7 +320,10 @@ class HostedRuns:
             run = point.run(hooks, corrected or {})
             total = sign * self.read_logits(run.logits, np.zeros(1, np.int64)).logit_diff.sum()
         to = [*run.values.values(), *(steps.kept["pattern"] for steps in run.steps.values())]
-        grads = torch.autograd.grad(total, to, allow_unused=True, materialize_grads=True)
+        if total.requires_grad:
+            grads = torch.autograd.grad(total, to, allow_unused=True, materialize_grads=True)
+        else:  # what is kept is not on the way to the logits, such as a layer of the tower that is not read
+            grads = tuple(torch.zeros_like(one) for one in to)
         run.grads = dict(zip(run.values, grads, strict=False))
         run.pattern_grads = dict(zip(run.steps, grads[len(run.values) :], strict=True))
         run.values = {hook: value.detach() for hook, value in run.values.items()}
@@ -334,26 +348,36 @@ class Logits:
 class StepsAtBase:
     """The attention of one block of a hosted model; an `AttentionAtBase`.
 
-    Scores are patched by what the new queries and keys add to them, so masks and biases stay as they are.
+    Scores are patched by what the new queries and keys add to them, so masks and biases stay as they are. All of it is
+    in float32 at least: rounded to half precision, a key that nobody patched would have an effect.
 
     Attributes:
-        base: Steps of the run that is differentiated.
-        other: Of the other run.
-        grad: The gradient at the pattern, [row, head, query_pos, key_pos].
-        tables: Of the base run.
+        q, k: Queries and keys as they meet in the run that is differentiated, [row, pos, head, d_head].
+        other_q, other_k: Those of the other run.
+        tables: Scores and pattern of the first run.
+        grad: The gradient at its pattern, [row, head, query_pos, key_pos].
+        scaling, softcap: Of the scores.
     """
 
-    base: KeptSteps
-    other: KeptSteps
-    grad: Tensor
+    q: Tensor
+    k: Tensor
+    other_q: Tensor
+    other_k: Tensor
     tables: Tables
+    grad: Tensor
+    scaling: float | None
+    softcap: float | None
 
     @classmethod
     def of(cls, base: KeptSteps, other: KeptSteps, grad: Tensor) -> "StepsAtBase":
         """Return the attention of a block from its steps in both runs."""
-        scores = base.kept["attn_scores"]
+        scores = _wide(base.kept["attn_scores"])
         scores = scores.clamp(min=torch.finfo(scores.dtype).min)
-        return cls(base, other, grad, Tables(scores, base.kept["pattern"].to(scores)))
+        (q, k), (other_q, other_k) = (
+            [_wide(steps.kept[stage]) for stage in QUERIES_AND_KEYS] for steps in (base, other)
+        )
+        tables = Tables(scores, scores.softmax(-1))
+        return cls(q, k, other_q, other_k, tables, _wide(grad), base.scaling, base.softcap)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -364,7 +388,7 @@ class StepsAtBase:
     @property
     def n_kv_heads(self) -> int:
         """Heads of keys and values."""
-        return self.base.kept["rot_k"].shape[2]
+        return self.k.shape[2]
 
     def unpatched(self, some: slice) -> tuple[Tables, Tensor]:
         """Return the tables of some rows, and the gradient at their pattern."""
@@ -372,25 +396,11 @@ class StepsAtBase:
 
     def patched(self, some: slice, queries: bool, keys: bool) -> Tensor:
         """Return the scores of some rows with the other run's queries, keys or both."""
-        old = self._scores(some, False, False)
-        return self.tables.scores[some] + (self._scores(some, queries, keys) - old)
+        new = self._scores(self.other_q if queries else self.q, self.other_k if keys else self.k, some)
+        return self.tables.scores[some] + (new - self._scores(self.q, self.k, some))
 
-    def _scores(self, some: slice, queries: bool, keys: bool) -> Tensor:
-        q = (self.other if queries else self.base).kept["rot_q"][some].transpose(1, 2)
-        k = (self.other if keys else self.base).kept["rot_k"][some].transpose(1, 2)
-        return scores_of_heads(q, k, self.base.scaling, self.base.softcap)
-
-
-@contextmanager
-def _kept(model: "HookedVLM", stack: str, layer: int) -> Iterator[KeptSteps]:
-    """Let the attention of a block keep its steps, for the length of a `with` block."""
-    steps = model.block(stack, layer).attention.steps
-    steps.wanted = True
-    try:
-        yield steps
-    finally:
-        steps.wanted = False
-        steps.kept = {}
+    def _scores(self, q: Tensor, k: Tensor, some: slice) -> Tensor:
+        return scores_of_heads(q[some].transpose(1, 2), k[some].transpose(1, 2), self.scaling, self.softcap)
 
 
 def _found(
@@ -404,7 +414,7 @@ def _found(
     """Return what a gradient gives of one block, by hook points without stack and layer."""
 
     def own(by_hook: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {_leaf(hook): value for hook, value in by_hook.items() if _place(hook) == place}
+        return {_leaf(hook): _wide(value) for hook, value in by_hook.items() if _place(hook) == place}
 
     return Found(number, *place, own(values), own(grads), own(changes), attention or {})
 
@@ -424,8 +434,14 @@ def _leaf(hook: str) -> str:
     return rest.split(".", 2)[2] if rest.startswith("blocks.") else rest
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32 at least."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _change(there: Tensor, here: Tensor) -> Tensor:
     """Return the difference; nothing where both are minus infinity, as masked scores are."""
+    there, here = _wide(there), _wide(here)
     return torch.where(there == here, torch.zeros_like(here), there - here)
 
 
@@ -441,6 +457,8 @@ def _replacing(new: Tensor) -> Any:
 
 def _weakened(change: Any, share: float) -> Any:
     """Return a hook that does a share of what another does."""
+    if share == 1:
+        return change
 
     def hook_of_a_share(value: Tensor, hook: Any) -> Tensor:
         before = value.clone()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
+from notice_lens.models.vlm.points import matrix
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
@@ -281,7 +282,11 @@ class CausalEngine:
 
     @staticmethod
     def check_lens(model: Any) -> None:
-        """Accept every hosted model: `record` checks that its final norm reads the stream."""
+        """Raise ValueError where the unembedding's weights cannot be read; `record` checks the final norm."""
+        try:
+            matrix(Decoder.of(model).head)
+        except ValueError as error:
+            raise ValueError(f"logit_lens needs the weights of the unembedding: {error}") from None
 
     @staticmethod
     def read_stream(

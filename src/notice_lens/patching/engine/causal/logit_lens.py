@@ -74,7 +74,7 @@ def read_stream(
     with given.running():
         run = record(decoder, given.inputs, PARTS)
     logits, probs = _through_the_lens(run, answers, groups)
-    return StreamReading(logits, probs, *_direct(model, run, answers))
+    return StreamReading(logits, probs, *_direct(run, answers))
 
 
 def _through_the_lens(run: Record, answers: tuple[int, int], groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -101,26 +101,26 @@ def _through_the_lens(run: Record, answers: tuple[int, int], groups: Sequence[Se
     return logits, probs
 
 
-def _direct(model: "HookedVLM", run: Record, answers: tuple[int, int]) -> tuple[Tensor, Tensor, float, float]:
+def _direct(run: Record, answers: tuple[int, int]) -> tuple[Tensor, Tensor, float, float]:
     """Return what heads, MLPs, the first stream and the rest add to the logit difference at the read-out."""
     decoder, at = run.decoder, run.readouts[0]
     wide = torch.promote_types(run.out[-1].dtype, torch.float32)
-    head = matrix(decoder.head).to(wide)
-    direction = _through_norm(decoder.norm, run.out[-1][at], head[answers[0]] - head[answers[1]])
+    head = matrix(decoder.head)[list(answers)].to(wide)
+    direction = _through_norm(decoder.norm, run.out[-1][at], head[0] - head[1])
     heads, mlps = [], []
     for layer in range(len(decoder.layers)):
-        before, mid, after = (
-            stream[at].to(wide) for stream in (run.resid[layer], run.values[layer, "hook_resid_mid"], run.out[layer])
+        streams = (run.resid[layer], run.values[layer, "hook_resid_mid"], run.out[layer])
+        outputs = (run.values[layer, f"hook_{part}_out"] for part in ("attn", "mlp"))
+        # Layers may lie on several devices.
+        before, mid, after, written, by_mlp = (one[at].to(direction) for one in (*streams, *outputs))
+        results, whole = (
+            one.to(direction) for one in _results(decoder.blocks[layer].attn.o, run.attended[layer].z[at])
         )
-        written, by_mlp = (run.values[layer, f"hook_{part}_out"][at].to(wide) for part in ("attn", "mlp"))
-        attention = model.block("language", layer).attention
-        results = torch.einsum("hd,hdm->hm", run.attended[layer].z[at].to(wide), attention.W_O.to(wide))
-        whole = _written_by(attention.parts.o, results)
         # A norm behind the output projection scales what all heads wrote together.
         scale = torch.where(whole == 0, torch.zeros_like(whole), written / whole)
         heads.append((results * scale) @ direction * _gate(written, mid - before))
         mlps.append(by_mlp @ direction * _gate(by_mlp, after - mid))
-    embed = float(run.resid[0][at].to(wide) @ direction)
+    embed = float(run.resid[0][at].to(direction) @ direction)
     each, of_mlps = torch.stack(heads).cpu(), torch.stack(mlps).cpu()
     uncapped = head_logits(decoder, run.out[-1][at], answers)
     return each, of_mlps, embed, uncapped - embed - float(each.sum() + of_mlps.sum())
@@ -145,10 +145,17 @@ def _through_norm(norm: nn.Module, stream: Tensor, direction: Tensor) -> Tensor:
     return scaled - scaled.mean()
 
 
-def _written_by(output: nn.Module, results: Float[Tensor, "head d_model"]) -> Float[Tensor, " d_model"]:
-    """Return what all heads write together, with the output projection's bias."""
-    bias = getattr(output, "bias", None)
-    return results.sum(0) + (0 if bias is None else bias.to(results))
+def _results(
+    output: nn.Module, z: Float[Tensor, "head d_head"]
+) -> tuple[Float[Tensor, "head d_model"], Float[Tensor, " d_model"]]:
+    """Return what each head writes, and what all write together with the output projection's bias.
+
+    By the module itself, since its weights may be quantised.
+    """
+    alone = torch.diag_embed(z.T).permute(1, 2, 0).flatten(1)  # a row for each head, with the others' z at zero
+    written = output(torch.cat([alone, z.flatten()[None], torch.zeros_like(z.flatten())[None]]))
+    wide = written.to(torch.promote_types(written.dtype, torch.float32))
+    return wide[:-2] - wide[-1], wide[-2]
 
 
 def _gate(written: Tensor, added: Tensor) -> float:

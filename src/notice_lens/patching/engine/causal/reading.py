@@ -37,7 +37,5 @@ def answer_reading(
         correct, other = (model.answer_entries([prompt], [one]) for one in (pair.correct_answer, foil))
         return correct, other
 
-    head = model.hf_model.get_output_embeddings()
-    device = model.device if head is None else next(head.parameters()).device
-    targets = None if answer is None else torch.tensor([model.answer_ids(prompt, answer)], device=device)
+    targets = None if answer is None else torch.tensor([model.answer_ids(prompt, answer)])
     return AnswerReading(entries, targets, setting.custom)

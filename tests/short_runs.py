@@ -1,5 +1,7 @@
 """Short runs of both trainers, on models so small that a step takes a moment."""
 
+from typing import Any
+
 from train_mini.blip.model import MiniConfig
 from train_mini.blip.schedule import TrainConfig
 from train_mini.llava.model import LlavaSizes
@@ -19,36 +21,22 @@ SHORT_BLIP = TrainConfig(
     fall=0.5,
     model=TINY_BLIP,
 )
-SHORT_LLAVA = LlavaConfig(
-    steps=6,
-    warm_steps=2,
-    joint_from=4,
-    contested_from=3,
-    told_from=3,
-    middle=1,
-    warm_images=4,
-    images=3,
-    questions=2,
-    ramp=2,
-    fall=0.5,
-    sizes=TINY_LLAVA,
-)
 TINY_PICTURE_BLIP = BlipSizes(
     width=32, vision_heads=2, text_heads=2, vision_layers=2, text_layers=2, vision_mlp=32, text_mlp=32
 )
+SHORT_OF_PICTURES: dict[str, Any] = {
+    "warm_steps": 2,
+    "joint_from": 4,
+    "contested_from": 3,
+    "told_from": 3,
+    "middle": 1,
+    "warm_images": 4,
+    "images": 3,
+    "questions": 2,
+    "ramp": 2,
+    "fall": 0.5,
+}
+SHORT_LLAVA = LlavaConfig(steps=6, sizes=TINY_LLAVA, **SHORT_OF_PICTURES)
 SHORT_PICTURE_BLIP = PictureBlipConfig(
-    steps=7,
-    warm_steps=2,
-    joint_from=4,
-    contested_from=3,
-    told_from=3,
-    middle=1,
-    warm_images=4,
-    images=3,
-    questions=2,
-    ramp=2,
-    fall=0.5,
-    cut_from=5,
-    kept=((0, 1),),
-    sizes=TINY_PICTURE_BLIP,
+    steps=7, cut_from=5, kept=((0, 1),), sizes=TINY_PICTURE_BLIP, **SHORT_OF_PICTURES
 )

@@ -50,7 +50,7 @@ PAGES = sorted(page.name for page in DOCS.glob("*.md") if blocks(page) and page.
 
 
 def as_here(code: str) -> str:
-    """Code with what is here in place of what cannot be fetched."""
+    """The code, with the mini model in place of checkpoints that cannot be fetched."""
     for named in ("Salesforce/blip-vqa-base", "path/to/folder"):
         code = code.replace(f'"{named}"', repr(str(mini_folder())))
     return code.replace('"cuda"', '"cpu"').replace("n=120", "n=36")  # a third of the pairs says as much to a test

@@ -11,8 +11,9 @@ import notice_lens
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "notice_lens"
-MOST = 15_000_000
-"""Bytes of a wheel that is still quick to fetch."""
+MOST = 17_000_000
+"""Bytes of a wheel that is still quick to fetch: three small models are most of it."""
+WEIGHTS = ("weights", "blip_weights", "llava_weights")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: ZipFile) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.name != ".DS_Store"
     }
     assert packed == there
-    weights = {f"notice_lens/mini/{folder}/model.safetensors" for folder in ("weights", "llava_weights")}
+    weights = {f"notice_lens/mini/{folder}/model.safetensors" for folder in WEIGHTS}
     assert {"notice_lens/py.typed", "notice_lens/mini/pictures/emoji.webp", *weights} <= packed
     assert {Path(name).suffix for name in packed} == {
         ".py", ".typed", ".txt", ".toml", ".json", ".safetensors", ".md", ".j2", ".css", ".js", ".jinja", ".webp",
@@ -47,8 +48,8 @@ def test_it_is_small(wheel: ZipFile) -> None:
 def test_licences_come_along(wheel: ZipFile) -> None:
     assert info(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "License-Expression: MIT" in info(wheel, "METADATA")
-    assert "MIT licence" in wheel.read("notice_lens/mini/weights/README.md").decode()
-    assert "MIT licence" in wheel.read("notice_lens/mini/llava_weights/README.md").decode()
+    for folder in WEIGHTS:
+        assert "MIT licence" in wheel.read(f"notice_lens/mini/{folder}/README.md").decode(), folder
     assert "Copyright (c) Microsoft Corporation" in wheel.read("notice_lens/mini/pictures/LICENSE.md").decode()
 
 

@@ -395,7 +395,7 @@ def mllama(words: Any = None, chat_template: str = LLAMA_TEMPLATE) -> Tiny:
         chat_template: The format of prompts.
     """
     words = words or tokenizer(LLAMA_MARKS)
-    # The image's token stands behind the vocabulary, as in the published model.
+    # The image's token has an id past the end of the vocabulary, as in the published model.
     words.add_tokens([AddedToken("<|image|>", normalized=False, special=True)])
     config = transformers.MllamaConfig(
         text_config={

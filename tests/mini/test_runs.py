@@ -44,37 +44,15 @@ class Trained:
 
 
 TRAINED = {
-    "blip": Trained(
-        BlipTrainer,
-        SHORT_BLIP,
-        stops=(2, 5),
-        steady=7,
-        sizes=TINY_BLIP,
-        model=blip_model,
-        examples=blip_examples,
-        vocabulary=blip_vocabulary,
-    ),
+    "blip": Trained(BlipTrainer, SHORT_BLIP, (2, 5), 7, TINY_BLIP, blip_model, blip_examples, blip_vocabulary),
     "llava": Trained(
-        LlavaTrainer,
-        SHORT_LLAVA,
-        stops=(1, 4),
-        steady=4,
-        sizes=TINY_LLAVA,
-        model=llava_model,
-        examples=llava_examples,
-        vocabulary=llava_vocabulary,
+        LlavaTrainer, SHORT_LLAVA, (1, 4), 4, TINY_LLAVA, llava_model, llava_examples, llava_vocabulary
     ),
     "picture_blip": Trained(
-        PictureBlipTrainer,
-        SHORT_PICTURE_BLIP,
-        stops=(1, 6),
-        steady=5,
-        sizes=TINY_PICTURE_BLIP,
-        model=picture_blip_model,
-        examples=picture_blip_examples,
-        vocabulary=picture_blip_vocabulary,
+        PictureBlipTrainer, SHORT_PICTURE_BLIP, (1, 6), 5, TINY_PICTURE_BLIP, picture_blip_model,
+        picture_blip_examples, picture_blip_vocabulary,
     ),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=tuple(TRAINED))

@@ -86,7 +86,7 @@ def norms(here: Bench, stack: str) -> list[nn.LayerNorm]:
 
 
 def output(here: Bench, stack: str) -> nn.Module:
-    """The module whose output a stack hands on."""
+    """The last module of a stack."""
     return here.pair.hf.vision_model.post_layernorm if stack == "vision" else here.pair.oracle.layers(stack)[-1]
 
 
@@ -240,7 +240,7 @@ def _projection(here: Bench, stack: str, layer: int, module: str):
 
 
 def test_layer_norms_of_one_scale_make_direct_effects_add_up():
-    """With LayerNorms that divide by a constant, the stream is a sum, and so is what it hands on."""
+    """With LayerNorms that divide by a constant, the stream is a sum of what all blocks add, up to its end."""
     here = Bench("vqa, one token", "image", True)
     here.model = copy.deepcopy(here.model)  # other tests have the same model
 

@@ -86,7 +86,9 @@ def main() -> None:
     help="The small BLIP; the small LLaVA, a chat model; or the small BLIP of drawn shapes.",
 )
 @click.option("--out", type=Out(), help="Folder for report and results; by default demo, demo-llava or demo-drawn.")
-@click.option("--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 40, 30 or 100.")
+@click.option(
+    "--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 40 (blip), 30 (llava) or 100 (drawn)."
+)
 @seed("Seed of the pairs, and of all that is drawn.")
 @opened
 @quiet

@@ -4,7 +4,7 @@ Every word of the world is one piece, so that answers are one token and the ques
 thousand common words are included for a user's own questions; all other words are split into letters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -51,25 +51,30 @@ def _ids() -> dict[str, int]:
     return {piece: number for number, piece in enumerate(word_pieces())}
 
 
-def tokens(text: str) -> list[int]:
+def tokens(text: str, ids: Mapping[str, int] | None = None) -> list[int]:
     """Return the token ids of a text of known words, between `[CLS]` and `[SEP]`: the tokenizer's, but quickly.
+
+    Args:
+        text: The text.
+        ids: The id of each word piece; None for those of the mini BLIP of the drawn world.
 
     Raises:
         KeyError: A word is not in the vocabulary.
     """
-    return [_ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
+    known = _ids() if ids is None else ids
+    return [known[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
 
 
-def processor(image_size: int = 64, pieces: Sequence[str] | None = None) -> Any:
+def processor(image_size: int = 64, ids: Mapping[str, int] | None = None) -> Any:
     """Return a `BlipProcessor` with a vocabulary of word pieces.
 
     Args:
         image_size: What images are resized to, in pixels.
-        pieces: The word pieces in the order of their ids; None for the mini BLIP's.
+        ids: As of `tokens`.
     """
     from transformers import BertTokenizer, BlipImageProcessorPil, BlipProcessor
 
-    ids = dict(_ids()) if pieces is None else {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = BertTokenizer(vocab=ids, bos_token="[DEC]", additional_special_tokens=["[ENC]"])
+    vocab = dict(_ids() if ids is None else ids)
+    tokenizer = BertTokenizer(vocab=vocab, bos_token="[DEC]", additional_special_tokens=["[ENC]"])
     size = {"height": image_size, "width": image_size}
     return BlipProcessor(BlipImageProcessorPil(size=size), tokenizer)

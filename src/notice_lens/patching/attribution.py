@@ -250,7 +250,7 @@ class Attribution:
         for number in left:
             own = self.writers[number].empty(len(pairs))
             arrays.append({**own, "logit_diff_change": np.zeros_like(own["logit_diff_change"])})
-        for numbers, found in batch.found():
+        for numbers, found in batch.by_block():
             for number in numbers:
                 target = targets[number]
                 if target.has(found.stack, found.layer):

@@ -69,16 +69,15 @@ def logit_lens(
         PairsError: The pairs do not hold for this model.
     """
     check_model(model)
-    engine = engine_of(model)
     options = Options.of({"corruption": corruption, "contrast": contrast, "progress": progress, "controls": ()})
-    engine.check_lens(model)
+    read_stream = engine_of(model).stream_reader(model)
     prepared = prepare(model, pairs, options)
     names = _roles(prepared, roles)
     _warn_of_equal_tokens(prepared)
     read: dict[str, list[Any]] = {}
     with bar(progress, "logit lens", total=len(prepared.pairs), unit="pairs") as shown:
         for number in range(len(prepared.pairs)):
-            for name, values in _of_pair(prepared, engine, number, names).items():
+            for name, values in _of_pair(prepared, read_stream, number, names).items():
                 read.setdefault(name, []).append(values)
             shown.update(1)
     return _dataset(prepared, read, names)
@@ -106,7 +105,7 @@ def _roles(prepared: Prepared, asked: Any) -> list[str]:
     return names
 
 
-def _of_pair(prepared: Prepared, engine: Any, number: int, names: list[str]) -> dict[str, np.ndarray]:
+def _of_pair(prepared: Prepared, read_stream: Any, number: int, names: list[str]) -> dict[str, np.ndarray]:
     """Return what both runs of a pair say, by variable, [run, ...]; of noise the mean over its draws."""
     model, pair = prepared.model, prepared.pairs[number]
     said = (pair.correct_answer, prepared.foils[number])
@@ -114,7 +113,7 @@ def _of_pair(prepared: Prepared, engine: Any, number: int, names: list[str]) -> 
     length, stream = prepared.positions.tokens[number], model.cfg.prompt_stack
     groups = [prepared.positions.of(number, name, stream, length).tolist() for name in names]
     draws = [
-        _arrays([engine.read_stream(model, pair, setting, which, entries, groups) for which in READ_RUNS])
+        _arrays([read_stream(pair, setting, which, entries, groups) for which in READ_RUNS])
         for setting in prepared.settings
     ]
     return {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}

@@ -10,7 +10,7 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import flags, is_tested, unit_of
-from notice_lens.viz.theme import DIVERGING, FRAME, INK, LINE_COLOURS, QUIET, finish
+from notice_lens.viz.theme import DIVERGING, FRAME, INK, LINE_COLOURS, QUIET, around, finish
 from notice_lens.viz.words import UNTESTED
 
 if TYPE_CHECKING:
@@ -175,10 +175,9 @@ def _one(figure: "Figure", curve: xr.Dataset) -> None:
     sizes = curve["size"].values
     by_chance = curve.sel(direction="denoise")
     if by_chance["random"].notnull().any():
-        ends = np.concatenate([by_chance["random_high"].values, by_chance["random_low"].values[::-1]])
-        around = {"x": np.concatenate([sizes, sizes[::-1]]), "y": ends}
+        low, high = (by_chance[f"random_{end}"].values for end in ("low", "high"))
         name = f"{curve.attrs['n_random']} random orders"
-        figure.add_trace(_band(around, "#98a2b3", "random", 0.35))
+        figure.add_trace(around(sizes, low, high, "#98a2b3", "random", 0.35))
         figure.add_trace(
             Scatter(
                 x=sizes,
@@ -222,8 +221,7 @@ def _line(figure: "Figure", of: xr.Dataset, name: str, label: str, colour: str, 
     from plotly.graph_objects import Scatter
 
     sizes, low, high = of["size"].values, of[f"{name}_low"].values, of[f"{name}_high"].values
-    around = {"x": np.concatenate([sizes, sizes[::-1]]), "y": np.concatenate([high, low[::-1]])}
-    figure.add_trace(_band(around, colour, label, 0.15))
+    figure.add_trace(around(sizes, low, high, colour, label))
     figure.add_trace(
         Scatter(
             x=sizes,
@@ -236,22 +234,6 @@ def _line(figure: "Figure", of: xr.Dataset, name: str, label: str, colour: str, 
             customdata=np.stack([low, high], -1),
             hovertemplate="%{y:.0%} [%{customdata[0]:.0%}, %{customdata[1]:.0%}]",
         )
-    )
-
-
-def _band(around: Mapping[str, Any], colour: str, group: str, opacity: float) -> Any:
-    from plotly.graph_objects import Scatter
-
-    return Scatter(
-        **around,
-        fill="toself",
-        mode="lines",
-        fillcolor=colour,
-        opacity=opacity,
-        line={"width": 0},
-        hoverinfo="skip",
-        legendgroup=group,
-        showlegend=False,
     )
 
 

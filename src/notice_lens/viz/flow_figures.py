@@ -11,7 +11,7 @@ from notice_lens.pairs.roles import ALL
 from notice_lens.viz.head_figures import heads
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import averaged, bound, unit_of
-from notice_lens.viz.theme import FRAME, INK, LINE_COLOURS, cells, colour_bar, finish, grid_axes
+from notice_lens.viz.theme import FRAME, INK, LINE_COLOURS, around, cells, colour_bar, finish, grid_axes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -146,20 +146,7 @@ def _flows(lost: xr.Dataset, metric: str, title: str | None) -> "Figure":
     for number, flow in enumerate(map(str, lost["flow"].values)):
         colour, name = LINE_COLOURS[number % len(LINE_COLOURS)], escape(flow)
         mean, low, high = (part[number] for part in (interval.mean, interval.low, interval.high))
-        around = {"x": np.concatenate([layers, layers[::-1]]), "y": np.concatenate([high, low[::-1]])}
-        figure.add_trace(
-            Scatter(
-                **around,
-                fill="toself",
-                mode="lines",
-                fillcolor=colour,
-                opacity=0.15,
-                line={"width": 0},
-                hoverinfo="skip",
-                legendgroup=name,
-                showlegend=False,
-            )
-        )
+        figure.add_trace(around(layers, low, high, colour, name))
         form = ".1%" if share else ".3g"
         figure.add_trace(
             Scatter(

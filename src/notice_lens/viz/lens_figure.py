@@ -11,7 +11,7 @@ from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import ratio_of_sums
 from notice_lens.viz.marked_text import escape
 from notice_lens.viz.selection import Unit, bound
-from notice_lens.viz.theme import INK, LINE_COLOURS, cells, colour_bar, finish, grid_axes
+from notice_lens.viz.theme import INK, LINE_COLOURS, around, cells, colour_bar, finish, grid_axes
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -125,9 +125,7 @@ def _line(figure: "Figure", values: xr.DataArray, name: str, colour: str, labels
     mean = found.mean(0)
     if len(np.unique(labels[known])) > 1:
         interval = ratio_of_sums(found, np.ones(len(found)), labels[known])
-        x, y = np.concatenate([blocks, blocks[::-1]]), np.concatenate([interval.high, interval.low[::-1]])
-        band = {"fill": "toself", "mode": "lines", "fillcolor": colour, "opacity": 0.13, "line": {"width": 0}}
-        figure.add_trace(Scatter(x=x, y=y, hoverinfo="skip", legendgroup=name, showlegend=False, **band), 1, 1)
+        figure.add_trace(around(blocks, interval.low, interval.high, colour, name), 1, 1)
     line = {"color": colour, "width": 3 if name == "last" else 2, "dash": "solid" if name == "last" else "dot"}
     template = f"{label}<br>after %{{x}} blocks: %{{y:.3g}}<extra></extra>"
     more = {"name": label, "legendgroup": name, "mode": "lines+markers", "line": line, "hovertemplate": template}

@@ -87,6 +87,33 @@ def outlined(figure: "Figure", places: Iterable[Any], *, dotted: bool = False, *
         figure.add_shape(type="rect", line=line, layer="above", **box, **axes)
 
 
+def around(x: Any, low: Any, high: Any, colour: str, group: str, opacity: float = 0.15) -> Any:
+    """Return the trace of a band around a line, of the same group of the legend and without an entry of its own.
+
+    Args:
+        x: Places along the line, in their order.
+        low: The lower end at each.
+        high: The upper end at each.
+        colour: Of the band.
+        group: The line's.
+        opacity: Of the band.
+    """
+    from plotly.graph_objects import Scatter
+
+    return Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
+        fill="toself",
+        mode="lines",
+        fillcolor=colour,
+        opacity=opacity,
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=group,
+        showlegend=False,
+    )
+
+
 def finish(figure: "Figure", title: str, subtitle: str = "", size: tuple[int, int] = (640, 420)) -> "Figure":
     """Title, size in pixels, fonts and background, the same for all figures; returns the figure."""
     heading: dict[str, Any] = {"text": escape(title), "x": 0.01, "xanchor": "left", "font": {"size": 17}}

@@ -171,7 +171,7 @@ def test_same_picture_twice(bert, tmp_path: Path):
     for name in ("bright car/9", "large car/0", "huge car/0"):
         picture(tmp_path / f"{name}.png", "the same")
     for name in ("bright car/8", "dark car/8", "dark car/9"):
-        picture(tmp_path / f"{name}.png", "said to be both")
+        picture(tmp_path / f"{name}.png", "contradictory")
     built = build(tmp_path, bert)
     by_reason = {reason: [p for p in built.problems if p.reason == reason] for reason in (DUPLICATE, LABELS)}
     # Bright and large is no contradiction, nor is large and huge: the picture is used once.

@@ -268,7 +268,7 @@ def test_nothing_of_an_attribution_stays_on_the_model(llava: HookedVLM) -> None:
     assert torch.equal(llava(inputs), before)
     assert all(parameter.requires_grad for parameter in llava.parameters())
     blocks = [llava.block(stack, 0).attention.steps for stack in ("vision", "language")]
-    assert not any(steps.wanted or steps.kept for steps in blocks), "nothing is kept behind a run"
+    assert not any(steps.wanted or steps.kept for steps in blocks), "nothing is kept after a run"
 
 
 def test_sites_that_are_not_there_have_near_names() -> None:

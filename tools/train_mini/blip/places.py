@@ -1,4 +1,4 @@
-"""A training loss that keeps a patch's place loud in what the vision stack hands on.
+"""A training loss that keeps the position of a patch easy to read from the vision stack's output.
 
 Questions of the group `verb` compare two places. Left to itself the vision stack drowns the place in shape and colour
 (it was a twentieth of the variance), and the text stack did not find it in a thousand steps; with the place as a large

@@ -5,17 +5,15 @@ language model's embeddings; then the whole model answers several questions abou
 being named with less weight.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from notice_lens.mini.generate import WorldName
 from notice_lens.mini.questions import Question
 from train_mini.llava.evaluate import ask
 from train_mini.llava.examples import Examples
@@ -23,47 +21,31 @@ from train_mini.llava.model import answer_logits, image_tokens, new_model
 from train_mini.llava.schedule import LlavaConfig
 from train_mini.llava.vocabulary import ids, processor
 from train_mini.measure import Answers
-from train_mini.optimizer import Muon
-from train_mini.patch_words import PatchWords
 from train_mini.picture_examples import Batch
+from train_mini.picture_trainer import PICTURE_OPTIONS, PictureTrainer
 from train_mini.pixels import normalised
-from train_mini.run import Trainer, training_command
+from train_mini.run import training_command
 
 
-class LlavaTrainer(Trainer):
-    """A run of the mini LLaVA.
+class LlavaTrainer(PictureTrainer):
+    """A run of the mini LLaVA; arguments as of `PictureTrainer`, with a `LlavaConfig`."""
 
-    Args:
-        config: How the run goes.
-        folder: Where its checkpoint and log are; a run that is there already is resumed.
-        device: Such as `cpu` or `cuda`.
-    """
+    examples_of, naming_scale = Examples, 8.0
 
-    world: ClassVar[WorldName] = "pictures"
-    patch_column = "noun_accuracy"
-    log_every, save_every = 25, 100
+    @staticmethod
+    def new_model(config: LlavaConfig) -> Any:
+        """Return the untrained model."""
+        return new_model(config.sizes, config.seed)
 
-    def __init__(self, config: LlavaConfig, folder: Path, device: str = "cpu"):
-        model = new_model(config.sizes, config.seed).to(device).train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            words = PatchWords(config.sizes.width, ids(), scale=8.0).to(device)
-        muon = Muon(parameter_groups(model, words, matrices=True), lr=config.matrix_rate, decay=config.decay)
-        others = parameter_groups(model, words, matrices=False)
-        adam = torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        super().__init__(config, folder, device, model, words, {"adam": adam, "muon": muon})
+    @staticmethod
+    def ids() -> Mapping[str, int]:
+        """Return the token of each word."""
+        return ids()
 
-    def examples(self) -> Examples:
-        """Return the stream of examples."""
-        return Examples(self.config.seed, self.config.questions, self.config.contested_from)
-
-    def set_rates(self) -> None:
-        """Set the learning rates of the next step."""
-        highest = {"adam": self.config.rate, "muon": self.config.matrix_rate}
-        for name, optimizer in self.optimizers.items():
-            rate = highest[name] * self.config.share_at(self.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.config.factor_of(group["kind"], self.step)
+    @staticmethod
+    def kind_of(name: str) -> str:
+        """Return what a weight is of."""
+        return "embedding" if "embed_tokens" in name else "language" if "language_model" in name else "seeing"
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the loss of the answers, their accuracy, the loss of naming patches, and its accuracy."""
@@ -98,31 +80,7 @@ class LlavaTrainer(Trainer):
         return processor()
 
 
-def parameter_groups(model: nn.Module, words: PatchWords, *, matrices: bool) -> list[dict[str, Any]]:
-    """Return the blocks' matrices, or all other parameters, by the kinds that `LlavaConfig.factor_of` tells apart."""
-    groups: dict[str, list[nn.Parameter]] = {"seeing": [], "embedding": [], "language": []}
-    for name, parameter in model.named_parameters():
-        if (parameter.ndim == 2 and ".layers." in name) == matrices:
-            kind = "embedding" if "embed_tokens" in name else "language" if "language_model" in name else "seeing"
-            groups[kind].append(parameter)
-    if not matrices:
-        groups["seeing"] += words.parameters()
-    return [{"params": some, "kind": kind} for kind, some in groups.items() if some]
-
-
-OPTIONS = {
-    "steps": "Steps in all.",
-    "warm_steps": "Steps in which tower and projector learn alone.",
-    "joint_from": "Step from which on answers train the tower too.",
-    "images": "Pictures a step with questions.",
-    "warm_images": "Pictures a step before.",
-    "questions": "Questions about each picture.",
-    "rate": "Highest learning rate.",
-    "matrix_rate": "Highest learning rate of the blocks' matrices.",
-    "seed": "Seed of the first weights and the examples.",
-}
-
-main = training_command(LlavaTrainer, LlavaConfig, OPTIONS, test_every=200)
+main = training_command(LlavaTrainer, LlavaConfig, PICTURE_OPTIONS, test_every=200)
 
 if __name__ == "__main__":
     main()

@@ -33,7 +33,7 @@ class BlipSizes:
 class PictureBlipConfig(PictureConfig):
     """How a run goes: as the mini LLaVA's, and then with few heads.
 
-    Norms stand behind the additions in BLIP's text stacks. At the LLaVA's rates these never learnt to read: 57 % right
+    BLIP's text stacks are post-norm. At the LLaVA's rates they never learnt to read: 57 % of the answers were right
     after 300 steps of questions, and 85 % at a quarter of the rates.
 
     Left to itself the model spreads its work over all heads that read the image, any of which may be missing: the best
@@ -41,7 +41,7 @@ class PictureBlipConfig(PictureConfig):
     away, and the rest learns to do without them.
 
     Attributes:
-        cut_from: Step from which on no other head of the question encoder than `kept` reads the image; its last part.
+        cut_from: The first step after which no head of the question encoder but `kept` reads the image.
         cut_share: The share of the highest rates with which that part begins.
         kept: Layer and head of those that go on.
         sizes: Sizes of the model.
@@ -57,7 +57,7 @@ class PictureBlipConfig(PictureConfig):
     sizes: BlipSizes = field(default_factory=BlipSizes)
 
     def share_at(self, step: int) -> float:
-        """Return the share of the highest rates at a step; a ramp and a straight fall again behind the cut."""
+        """Return the share of the highest rates at a step; after the cut there is another ramp and a straight fall."""
         if step < self.cut_from:
             return super().share_at(step)
         rising = self.cut_share * ramp(step - self.cut_from, self.ramp)

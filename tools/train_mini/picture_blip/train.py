@@ -5,68 +5,48 @@ question encoder's embeddings; then the whole model answers several questions ab
 on being named with less weight, and the question encoder tells, at the word that names a thing, what the thing is like.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from notice_lens.mini.generate import WorldName
 from notice_lens.mini.questions import Question
 from train_mini.blip.model import decoded, encode_images, read
 from train_mini.measure import Answers
-from train_mini.optimizer import Muon
-from train_mini.patch_words import PatchWords
 from train_mini.picture_blip.evaluate import ask
 from train_mini.picture_blip.examples import Examples
 from train_mini.picture_blip.model import new_model
 from train_mini.picture_blip.schedule import PictureBlipConfig
 from train_mini.picture_blip.vocabulary import ids, processor
 from train_mini.picture_examples import Batch
+from train_mini.picture_trainer import PICTURE_OPTIONS, PictureTrainer
 from train_mini.pixels import normalised
-from train_mini.run import Trainer, training_command
-
-SCALE = 1.5
+from train_mini.run import training_command
 
 
-class PictureBlipTrainer(Trainer):
-    """A run of the mini BLIP on the picture world.
+class PictureBlipTrainer(PictureTrainer):
+    """A run of the mini BLIP on the picture world; arguments as of `PictureTrainer`, with a `PictureBlipConfig`."""
 
-    Args:
-        config: How the run goes.
-        folder: Where its checkpoint and log are; a run that is there already is resumed.
-        device: Such as `cpu` or `cuda`.
-    """
+    examples_of, naming_scale = Examples, 1.5
 
-    world: ClassVar[WorldName] = "pictures"
-    patch_column = "noun_accuracy"
-    log_every, save_every = 25, 100
+    @staticmethod
+    def new_model(config: PictureBlipConfig) -> Any:
+        """Return the untrained model."""
+        return new_model(config.sizes, config.seed)
 
-    def __init__(self, config: PictureBlipConfig, folder: Path, device: str = "cpu"):
-        model = new_model(config.sizes, config.seed).to(device).train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed + 1)
-            words = PatchWords(config.sizes.width, ids(), SCALE).to(device)
-        muon = Muon(parameter_groups(model, words, matrices=True), lr=config.matrix_rate, decay=config.decay)
-        others = parameter_groups(model, words, matrices=False)
-        adam = torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        super().__init__(config, folder, device, model, words, {"adam": adam, "muon": muon})
+    @staticmethod
+    def ids() -> Mapping[str, int]:
+        """Return the token of each word."""
+        return ids()
 
-    def examples(self) -> Examples:
-        """Return the stream of examples."""
-        return Examples(self.config.seed, self.config.questions, self.config.contested_from)
-
-    def set_rates(self) -> None:
-        """Set the learning rates of the next step."""
-        highest = {"adam": self.config.rate, "muon": self.config.matrix_rate}
-        for name, optimizer in self.optimizers.items():
-            rate = highest[name] * self.config.share_at(self.step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.config.factor_of(group["kind"], self.step)
+    @staticmethod
+    def kind_of(name: str) -> str:
+        """Return what a weight is of."""
+        return "embedding" if "word_embeddings" in name else "seeing" if name.startswith("vision") else "language"
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the loss of the answers, their accuracy, the loss of naming patches, and its accuracy."""
@@ -94,7 +74,7 @@ class PictureBlipTrainer(Trainer):
 
     def _train_on(self, batch: Any) -> Tensor:
         found = super()._train_on(batch)
-        if self.step + 1 >= self.config.cut_from:
+        if self.step >= self.config.cut_from:
             cut_heads(self.model, self.config.kept)
         return found
 
@@ -119,32 +99,7 @@ def cut_heads(model: Any, kept: Sequence[tuple[int, int]]) -> None:
                 by_head[:, head] = 0
 
 
-def parameter_groups(model: nn.Module, words: PatchWords, *, matrices: bool) -> list[dict[str, Any]]:
-    """Return the blocks' matrices, or all other parameters, by the kinds that the config's `factor_of` tells apart."""
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if (parameter.ndim == 2 and (".layer." in name or ".layers." in name)) == matrices:
-            kind = "embedding" if "word_embeddings" in name else "seeing" if name.startswith("vision") else "language"
-            groups.setdefault("fused" if "qkv" in name else kind, []).append(parameter)
-    if not matrices:
-        groups.setdefault("seeing", []).extend(words.parameters())
-    fused = {"kind": "seeing", "parts": 3} if matrices else {"kind": "seeing"}
-    return [{"params": some, **(fused if kind == "fused" else {"kind": kind})} for kind, some in groups.items()]
-
-
-OPTIONS = {
-    "steps": "Steps in all.",
-    "warm_steps": "Steps in which the vision stack learns alone.",
-    "joint_from": "Step from which on answers train the vision stack too.",
-    "images": "Pictures a step with questions.",
-    "warm_images": "Pictures a step before.",
-    "questions": "Questions about each picture.",
-    "rate": "Highest learning rate.",
-    "matrix_rate": "Highest learning rate of the blocks' matrices.",
-    "seed": "Seed of the first weights and the examples.",
-}
-
-main = training_command(PictureBlipTrainer, PictureBlipConfig, OPTIONS, test_every=200)
+main = training_command(PictureBlipTrainer, PictureBlipConfig, PICTURE_OPTIONS, test_every=200)
 
 if __name__ == "__main__":
     main()

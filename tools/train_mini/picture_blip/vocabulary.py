@@ -23,14 +23,10 @@ def ids() -> dict[str, int]:
 
 
 def tokens(text: str) -> list[int]:
-    """Return the token ids of a text of known words, between `[CLS]` and `[SEP]`: the tokenizer's, but quickly.
-
-    Raises:
-        KeyError: A word is not in the vocabulary.
-    """
-    return [ids()[word] for word in ("[CLS]", *text.replace("?", " ?").split(), "[SEP]")]
+    """Return the token ids of a text of known words; see `notice_lens.mini.vocabulary.tokens`."""
+    return vocabulary.tokens(text, ids())
 
 
 def processor() -> Any:
     """Return a `BlipProcessor` with this vocabulary."""
-    return vocabulary.processor(IMAGE_SIZE, word_pieces())
+    return vocabulary.processor(IMAGE_SIZE, ids())

@@ -209,7 +209,7 @@ def _attention(module: nn.Module, is_cross: bool) -> AttentionParts:
         d_head=d_head,
         is_cross=is_cross,
         rotary=_is_rotary(module),
-        norm_over_heads=n_heads > 1 and _norm_width(module) == n_heads * d_head,
+        norm_over_heads=n_heads > 1 and n_heads * d_head in _norm_widths(module),
     )
 
 
@@ -218,10 +218,10 @@ def _is_rotary(module: nn.Module) -> bool:
     return "position_embeddings" in signature(type(module).forward).parameters
 
 
-def _norm_width(module: nn.Module) -> int:
-    """Return how many numbers the norm of queries goes over; 0 where there is none."""
-    weight = getattr(getattr(module, "q_norm", None), "weight", None)
-    return 0 if weight is None else int(weight.numel())
+def _norm_widths(module: nn.Module) -> set[int]:
+    """Return the widths of the norms inside an attention module: those of queries and keys."""
+    norms = (own for name, own in module.named_children() if "norm" in name)
+    return {weight.numel() for own in norms if (weight := getattr(own, "weight", None)) is not None}
 
 
 def _mlp(module: nn.Module) -> MLPParts:

@@ -72,8 +72,8 @@ class KeptSteps:
             self.kept[stage] = tensor
         return tensor
 
-    def noting(self, attend: AttentionFunction) -> AttentionFunction:
-        """Return the function, which writes down how scores are scaled and capped."""
+    def recording_scale(self, attend: AttentionFunction) -> AttentionFunction:
+        """Return the function, which also records how scores are scaled and capped."""
 
         def noted(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
             self.scaling, self.softcap = kwargs.get("scaling"), kwargs.get("softcap")

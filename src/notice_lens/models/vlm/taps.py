@@ -204,11 +204,11 @@ class AttentionTap:
             return self.steps.keep(stage, tensor)
 
         if "cu_seqlens" not in _keywords(self.attention.module):
-            return self.steps.noting(watched_attention(watch))
+            return self.steps.recording_scale(watched_attention(watch))
         packed = PackedAttention(self.rows, watch)
         handle = self.attention.module.register_forward_pre_hook(packed.unite, with_kwargs=True)
         changes.at_end(handle.remove)
-        return self.steps.noting(packed)
+        return self.steps.recording_scale(packed)
 
 
 class PackedAttention:

@@ -83,21 +83,14 @@ class BidirectionalEngine:
         return BlockwiseGradients(prepared, targets, steps, path)
 
     @staticmethod
-    def check_lens(model: Any) -> None:
-        """Raise ValueError: the blocks that end in the answer are post-norm."""
+    def stream_reader(model: Any) -> Any:
+        """Raise ValueError: the text stacks are post-norm, so that there is no stream to read."""
         raise ValueError(
             f"{type(model).__name__} has no stream that a logit lens could read: every block of its text stacks ends "
             "with a LayerNorm, which rescales all that earlier blocks wrote, and only the last block's output is in "
             "the basis of the unembedding. On models whose blocks add to one stream (any HookedVLM) it runs; here, "
             "patch_modules tells by intervention in which layers the answer is formed"
         )
-
-    @staticmethod
-    def read_stream(
-        model: Any, pair: Any, setting: Setting, which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
-    ) -> Any:
-        """Raise as `check_lens`."""
-        BidirectionalEngine.check_lens(model)
 
     def plan(self) -> Chunks:
         """Return how many variants and how many pairs fit into the budget at a time."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.engine.measure import Measured, PairVariant
     from notice_lens.patching.engine.pair_batch import References, Setting
     from notice_lens.patching.engine.receivers import PathRules
-    from notice_lens.patching.gradient.found import Found
+    from notice_lens.patching.gradient.block_gradients import BlockGradients
     from notice_lens.patching.gradient.targets import Target
     from notice_lens.patching.grid import Grid
     from notice_lens.patching.prepare import Prepared
@@ -90,7 +90,7 @@ class GradientBatch(Protocol):
         """Their unpatched runs, once for each answer that is teacher-forced."""
         ...
 
-    def found(self) -> "Iterator[tuple[Sequence[int], Found]]":
+    def by_block(self) -> "Iterator[tuple[Sequence[int], BlockGradients]]":
         """Yield the gradients of each block, and the numbers of the targets that they are for."""
         ...
 
@@ -148,15 +148,12 @@ class Engine(Protocol):
         ...
 
     @staticmethod
-    def check_lens(model: Any) -> None:
-        """Raise ValueError where blocks do not add to one stream that a final norm reads, with the reason."""
-        ...
+    def stream_reader(model: Any) -> Any:
+        """Return the logit lens of a model (`causal.logit_lens.ReadStream`).
 
-    @staticmethod
-    def read_stream(
-        model: Any, pair: Any, setting: "Setting", which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
-    ) -> Any:
-        """Return what the stream of one run says at groups of positions (`causal.logit_lens.StreamReading`)."""
+        Raises:
+            ValueError: Its blocks do not add to one stream that a final norm reads; the message says why.
+        """
         ...
 
     def plan(self) -> Chunks:

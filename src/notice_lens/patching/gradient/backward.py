@@ -24,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.patching.engine.pair_batch import Context
-from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.block_gradients import BlockGradients
 from notice_lens.patching.gradient.recompute import Blocks, RunsByAnswer, ValuesByHook
-from notice_lens.patching.gradient.softmax import AttentionAtBase, UniformAttention, pattern_gradient, score_gradient
+from notice_lens.patching.gradient.softmax import AttentionAtBase, PlainAttention, pattern_gradient, score_gradient
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Backward:
         self.model, self.contexts, self.at, self.towards, self.wanted = model, contexts, at, towards, wanted
         self.blocks = Blocks(model)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[BlockGradients]:
         stacks = self.model.cfg.stacks
         first = min(stacks.index(stack) for stack, _ in self.wanted)
         with weights_at_rest(self.model):
@@ -85,7 +85,7 @@ class Backward:
             total = context.read_logits(self.model.head(states), everyone).logit_diff.sum()
         return SIGNS[number] * torch.autograd.grad(total, states)[0]
 
-    def _block(self, number: int, stack: str, layer: int, grad: Tensor) -> tuple[Tensor, Any, Found | None]:
+    def _block(self, number: int, stack: str, layer: int, grad: Tensor) -> tuple[Tensor, Any, BlockGradients | None]:
         """Return the gradients before a block and at its source, and what is found in it.
 
         Args:
@@ -108,7 +108,7 @@ class Backward:
             _add_table_grads(own, values)
             changes = self._changes(number, stack, layer, names, values)
             attention = self._attention(values, own, changes, blocks.masks(run, stack))
-            found = Found(number, stack, layer, values, own, changes, attention)
+            found = BlockGradients(number, stack, layer, values, own, changes, attention)
         return grads[0], grads[1] if len(start) > 1 and layer != EMBEDDING_LAYER else 0.0, found
 
     @staticmethod
@@ -120,7 +120,7 @@ class Backward:
         for module, mask in masks.items():
             q, k, v, z = (f"{module}.{name}" for name in HEAD_HOOKS)
             if {q, k, v, z} <= set(values):
-                found[module] = UniformAttention(
+                found[module] = PlainAttention(
                     values[q], values[k], values[v], grads[z], changes.get(q), changes.get(k), mask
                 )
         return found

@@ -9,7 +9,7 @@ from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.memory import budget, bytes_per_number, numbers_at
 from notice_lens.patching.engine.pair_batch import Batch, Context, Recording, Setting
 from notice_lens.patching.gradient.backward import Backward
-from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.block_gradients import BlockGradients
 from notice_lens.patching.gradient.integrated import GradientStep, input_way, site_way, tangent
 from notice_lens.patching.gradient.recompute import Blocks
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, Target, wanted
@@ -91,7 +91,7 @@ class BlockwiseBatch:
         self.model, self.steps, self.path = of.model, of.steps, of.path
         self.runs, self.targets, self.direction = runs, targets, direction
 
-    def found(self) -> Iterator[tuple[Sequence[int], Found]]:
+    def by_block(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         """Yield the gradients of each block, and the numbers of the targets that they are for."""
         for step in self._steps(self.targets, self.runs, self.direction):
             for found in Backward(self.model, self.runs, step.at, step.towards, step.wanted):

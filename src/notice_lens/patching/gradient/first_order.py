@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from notice_lens.patching.engine.protocol import PairRuns
-from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.block_gradients import BlockGradients
 from notice_lens.patching.gradient.softmax import (
     Tables,
     effect_of_each_key,
@@ -77,7 +77,7 @@ class Members:
         return by_row.unflatten(0, (len(self.several), -1))
 
 
-def effects(target: Target, found: Found, members: Members) -> Float[Tensor, "pair ..."]:
+def effects(target: Target, found: BlockGradients, members: Members) -> Float[Tensor, "pair ..."]:
     """Return the effects of a target's patches in one block, [pair, head, label, key label, neuron]: those that exist.
 
     NaN where a pair lacks the label.
@@ -103,7 +103,7 @@ def effects(target: Target, found: Found, members: Members) -> Float[Tensor, "pa
     return total.reshape(len(total), *(len(labels) for dim, labels in target.coords.items() if dim != "layer"))
 
 
-def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "row label key_pos"] | None:
+def _keys(target: Target, found: BlockGradients, members: Members) -> Bool[Tensor, "row label key_pos"] | None:
     """The sets of keys that are patched at once; None for what has no keys, and for all keys of queries."""
     if target.key_axis is None and not (target.corrected and target.moves == KEYS):
         return None
@@ -116,7 +116,7 @@ def _keys(target: Target, found: Found, members: Members) -> Bool[Tensor, "row l
     return members.of(found.context, axis, target.labels(prefix), rows, n, device)
 
 
-def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos ..."]:
+def _by_position(target: Target, found: BlockGradients) -> Float[Tensor, "pair head pos ..."]:
     """Return the effect of each position of each head (one head if the module has no heads). Neurons come last."""
     if target.corrected:
         return _by_table(target, found, None)
@@ -127,7 +127,7 @@ def _by_position(target: Target, found: Found) -> Float[Tensor, "pair head pos .
     return product[:, None] if "neuron" in target.coords else product.sum(-1)[:, None]
 
 
-def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor, "row head ..."]:
+def _by_table(target: Target, found: BlockGradients, keys: Tensor | None) -> Float[Tensor, "row head ..."]:
     """The effect of each query, with the label of its keys last; of patched keys, of each label of them.
 
     It goes some rows at a time: a table has an entry for each query and key.
@@ -146,7 +146,9 @@ def _by_table(target: Target, found: Found, keys: Tensor | None) -> Float[Tensor
     return torch.cat(parts)
 
 
-def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | None) -> Float[Tensor, "row head ..."]:
+def _through_softmax(
+    target: Target, found: BlockGradients, some: slice, keys: Tensor | None
+) -> Float[Tensor, "row head ..."]:
     """Return the effects of patched queries, keys or scores, with the softmax computed again."""
     attention = found.attention[target.module]
     before, grad = _unpatched(found, target.module, some)
@@ -165,7 +167,7 @@ def _through_softmax(target: Target, found: Found, some: slice, keys: Tensor | N
     return rows.sum(2).unflatten(1, (attention.n_kv_heads, -1)).sum(2) if of_keys else rows
 
 
-def _unpatched(found: Found, module: str, some: slice) -> tuple[Tables, Tensor]:
+def _unpatched(found: BlockGradients, module: str, some: slice) -> tuple[Tables, Tensor]:
     """The tables of a module for some rows and the gradient at its pattern, kept for its next site."""
     key = (module, some.start)
     if key not in found.kept:

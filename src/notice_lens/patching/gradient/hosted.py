@@ -20,13 +20,13 @@ from torch import Tensor
 from notice_lens.models.protocol import TABLES
 from notice_lens.models.vlm.attention import KeptSteps, Stage, scores_of_heads
 from notice_lens.patching.engine.causal.given import Given
-from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
+from notice_lens.patching.engine.causal.reading import UnpatchedRun, answer_reading, forced_answers
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import Setting
 from notice_lens.patching.engine.read_out import AnswerReading
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.gradient.backward import SIGNS, weights_at_rest
-from notice_lens.patching.gradient.found import Found
+from notice_lens.patching.gradient.block_gradients import BlockGradients
 from notice_lens.patching.gradient.softmax import AttentionAtBase, Tables
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, Target
 
@@ -89,55 +89,58 @@ class HostedBatch:
         ]
         self.hooks, self.corrected = _hooks(targets), _corrected(targets)
         for run in self.runs:
-            run.others = run.ends[1].passed(self.hooks, self.corrected)
+            run.other = run.endpoints[1].passed(self.hooks, self.corrected)
 
-    def found(self) -> Iterator[tuple[Sequence[int], Found]]:
+    def by_block(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         """Yield the gradients of each block, and the numbers of the targets that they are for."""
         ways = {"site": self._along_sites, "inputs": self._along_inputs}
         with weights_at_rest(self.model):
             yield from ways[self.path]() if self.steps else self._tangent()
 
-    def _tangent(self) -> Iterator[tuple[Sequence[int], Found]]:
+    def _tangent(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         for number, run in enumerate(self.runs):
-            base = run.differentiated(run.ends[0], SIGNS[number], self.hooks, self.corrected)
+            base = run.differentiated(run.endpoints[0], SIGNS[number], self.hooks, self.corrected)
             run.base = base.logits
-            yield from self._by_block(number, base, run.others, base.grads)
+            yield from self._at_every_block(number, base, run.other, base.grads)
 
-    def _along_sites(self) -> Iterator[tuple[Sequence[int], Found]]:
+    def _along_sites(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         """Each layer of each site moves by itself; see `integrated.site_way`."""
         for number, run in enumerate(self.runs):
-            start = run.ends[0].passed(self.hooks)
+            start = run.endpoints[0].passed(self.hooks)
             run.base = start.logits
             for at, target in enumerate(self.targets):
                 for layer in target.layers:
                     hook = _hook(target, layer)
                     for step in range(self.steps):
-                        here, there = start.values[hook], run.others.values[hook]
+                        here, there = start.values[hook], run.other.values[hook]
                         put = {hook: _between(here, there, (step + 0.5) / self.steps)}
-                        moved = run.differentiated(run.ends[0].putting(put), SIGNS[number], [hook])
+                        moved = run.differentiated(run.endpoints[0].with_replaced(put), SIGNS[number], [hook])
                         change = {hook: _change(there, here) / self.steps}
-                        yield [at], _found(number, (target.site.stack, layer), moved.values, moved.grads, change)
+                        yield (
+                            [at],
+                            _block_gradients(number, (target.site.stack, layer), moved.values, moved.grads, change),
+                        )
 
-    def _along_inputs(self) -> Iterator[tuple[Sequence[int], Found]]:
+    def _along_inputs(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         """Everything moves along with pixels and embedded words; see `integrated.input_way`."""
         for number, run in enumerate(self.runs):
-            words = [end.passed([WORDS_IN]).values[WORDS_IN] for end in run.ends]
+            words = [end.passed([WORDS_IN]).values[WORDS_IN] for end in run.endpoints]
             before: Passed | None = None
             for step in range(self.steps + 1):
                 share = step / self.steps
                 put = {WORDS_IN: _between(words[0], words[1], share)}
-                way = run.ends[0].toward(run.ends[1], share).putting(put)
+                way = run.endpoints[0].interpolated(run.endpoints[1], share).with_replaced(put)
                 after = run.differentiated(way, SIGNS[number], self.hooks)
                 if before is None:
                     run.base = after.logits
                 else:
                     mean = {hook: (before.grads[hook] + after.grads[hook]) / 2 for hook in self.hooks}
-                    yield from self._by_block(number, before, after, mean)
+                    yield from self._at_every_block(number, before, after, mean)
                 before = after
 
-    def _by_block(
+    def _at_every_block(
         self, number: int, base: "Passed", other: "Passed", grads: Mapping[str, Tensor]
-    ) -> Iterator[tuple[Sequence[int], Found]]:
+    ) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         everyone = range(len(self.targets))
         places = dict.fromkeys((target.site.stack, layer) for target in self.targets for layer in target.layers)
         for place in places:
@@ -147,7 +150,7 @@ class HostedBatch:
             if place in self.corrected:
                 module = self.corrected[place]
                 attention[module] = StepsAtBase.of(base.steps[place], other.steps[place], base.pattern_grads[place])
-            yield everyone, _found(number, place, base.values, grads, change, attention)
+            yield everyone, _block_gradients(number, place, base.values, grads, change, attention)
 
 
 def _hooks(targets: Sequence[Target]) -> list[str]:
@@ -199,11 +202,11 @@ class WayPoint:
     put: Mapping[str, Tensor]
     readouts: range
 
-    def putting(self, put: Mapping[str, Tensor]) -> "WayPoint":
+    def with_replaced(self, put: Mapping[str, Tensor]) -> "WayPoint":
         """Return the run with activations replaced."""
         return WayPoint(self.given, self.inputs, self.noise, {**self.put, **put}, self.readouts)
 
-    def toward(self, other: "WayPoint", share: float) -> "WayPoint":
+    def interpolated(self, other: "WayPoint", share: float) -> "WayPoint":
         """Return a point on the way to another run: its pixels, and its noise, are between both."""
         inputs = {
             name: _between(own, other.inputs[name], share)
@@ -217,7 +220,9 @@ class WayPoint:
 
     def hooks(self) -> list[Any]:
         """Return the hooks that make the run what it is."""
-        noisy = [(hook, _weakened(change, self.noise)) for hook, change in self.given.noise() if hook not in self.put]
+        noisy = [
+            (hook, _share_of_hook(change, self.noise)) for hook, change in self.given.noise() if hook not in self.put
+        ]
         return [*noisy, *((hook, _replacing(value)) for hook, value in self.put.items())]
 
     @torch.no_grad()
@@ -267,15 +272,15 @@ class HostedRuns:
         setting: Setting,
         names: tuple[str, str],
     ) -> None:
-        self.ends: list[WayPoint] = []
+        self.endpoints: list[WayPoint] = []
         for name in names:
             given = Given.of(model, pair, setting, name, answer)
             first = model.layout(given.inputs, [given.prompt]).read_out[0]
             n_answer = 1 if answer is None else len(model.answer_ids(given.prompt, answer))
             readouts = range(first, first + n_answer)
-            self.ends.append(WayPoint(given, given.inputs, float(given.noisy), {}, readouts))
+            self.endpoints.append(WayPoint(given, given.inputs, float(given.noisy), {}, readouts))
         self.reading: AnswerReading = answer_reading(model, pair, foil, answer, setting)
-        self.others = Passed({}, torch.empty(0), {})
+        self.other = Passed({}, torch.empty(0), {})
         """The pass of the other run."""
         self.names = names
         self.base: Tensor | None = None
@@ -287,24 +292,24 @@ class HostedRuns:
         return np.zeros(1, bool)
 
     @property
-    def unpatched(self) -> Mapping[str, "Logits"]:
+    def unpatched(self) -> Mapping[str, UnpatchedRun]:
         """The runs as they are: `clean` and `corrupt`."""
         if self.base is None:
-            self.base = self.ends[0].passed([]).logits
-        return dict(zip(self.names, (Logits(self.base), Logits(self.others.logits)), strict=True))
+            self.base = self.endpoints[0].passed([]).logits
+        return dict(zip(self.names, (UnpatchedRun(self.base), UnpatchedRun(self.other.logits)), strict=True))
 
     def real_length(self, stack: str, pair: int) -> int:
         """Return how many positions of a stack can be patched; of an image's, all that were kept."""
         if stack == "language":
-            return self.ends[0].readouts[0] + 1
-        for hook, value in self.others.values.items():
+            return self.endpoints[0].readouts[0] + 1
+        for hook, value in self.other.values.items():
             if hook.startswith(f"{stack}."):
                 return value.shape[0] * value.shape[2 if hook.endswith(TABLES) else 1]
             if ".cross_attn." in hook and hook.endswith(TABLES):
                 return value.shape[-1]  # its keys are the image's, and asked for by no other name
         return next(
             len(steps.kept["rot_q"]) * steps.kept["rot_q"].shape[1]
-            for place, steps in self.others.steps.items()
+            for place, steps in self.other.steps.items()
             if place[0] == stack
         )
 
@@ -331,17 +336,6 @@ class HostedRuns:
             steps.kept = {stage: value.detach() for stage, value in steps.kept.items()}
         run.logits = run.logits.detach()
         return run
-
-
-@dataclass
-class Logits:
-    """An unpatched run.
-
-    Attributes:
-        logits: [1, answer_pos, d_vocab].
-    """
-
-    logits: Tensor
 
 
 @dataclass
@@ -403,20 +397,21 @@ class StepsAtBase:
         return scores_of_heads(q[some].transpose(1, 2), k[some].transpose(1, 2), self.scaling, self.softcap)
 
 
-def _found(
+def _block_gradients(
     number: int,
     place: Place,
     values: Mapping[str, Tensor],
     grads: Mapping[str, Tensor],
     changes: Mapping[str, Tensor],
     attention: Mapping[str, AttentionAtBase] | None = None,
-) -> Found:
+) -> BlockGradients:
     """Return what a gradient gives of one block, by hook points without stack and layer."""
 
     def own(by_hook: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {_leaf(hook): _wide(value) for hook, value in by_hook.items() if _place(hook) == place}
+        return {_leaf(hook): value for hook, value in by_hook.items() if _place(hook) == place}
 
-    return Found(number, *place, own(values), own(grads), own(changes), attention or {})
+    wide = {leaf: _wide(grad) for leaf, grad in own(grads).items()}
+    return BlockGradients(number, *place, own(values), wide, own(changes), attention or {})
 
 
 def _hook(target: Target, layer: int) -> str:
@@ -455,7 +450,7 @@ def _replacing(new: Tensor) -> Any:
     return lambda value, hook: new.to(value).reshape(value.shape)
 
 
-def _weakened(change: Any, share: float) -> Any:
+def _share_of_hook(change: Any, share: float) -> Any:
     """Return a hook that does a share of what another does."""
     if share == 1:
         return change

@@ -67,7 +67,7 @@ class AttentionAtBase(Protocol):
 
 
 @dataclass
-class UniformAttention:
+class PlainAttention:
     """`AttentionAtBase` of modules that do nothing but softmax(q · k / sqrt(d_head)) under a mask.
 
     Attributes:

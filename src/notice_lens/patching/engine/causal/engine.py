@@ -11,15 +11,14 @@ from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.protocol import TABLES
-from notice_lens.models.vlm.points import matrix
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
-from notice_lens.patching.engine.causal.logit_lens import StreamReading, read_stream
+from notice_lens.patching.engine.causal.logit_lens import ReadStream, stream_reader
 from notice_lens.patching.engine.causal.memory import memory_for
 from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths, PathWalk, Received, edits_of
 from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
-from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
+from notice_lens.patching.engine.causal.reading import UnpatchedRun, answer_reading, forced_answers
 from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
@@ -115,7 +114,7 @@ class CausalRuns:
         has_donor: bool,
         upstream: "Upstream",
     ) -> None:
-        self.unpatched = {name: _Unpatched(run) for name, run in unpatched.items()}
+        self.unpatched = {name: UnpatchedRun(run.logits[None]) for name, run in unpatched.items()}
         self.base, self.sources, self.reading = base, sources, reading
         self.has_donor, self.upstream = np.array([has_donor]), upstream
 
@@ -208,13 +207,6 @@ class Upstream:
             yield logits_of_rows(self.given, some, self.sources, readouts)
 
 
-class _Unpatched:
-    """An unpatched run, as a batch of one."""
-
-    def __init__(self, run: Record) -> None:
-        self.logits = run.logits[None]
-
-
 class CausalEngine:
     """Runs pairs of a hosted model and measures rows; an `Engine`.
 
@@ -281,19 +273,9 @@ class CausalEngine:
         return HostedGradients(prepared, targets, steps, path)
 
     @staticmethod
-    def check_lens(model: Any) -> None:
-        """Raise ValueError where the unembedding's weights cannot be read; `record` checks the final norm."""
-        try:
-            matrix(Decoder.of(model).head)
-        except ValueError as error:
-            raise ValueError(f"logit_lens needs the weights of the unembedding: {error}") from None
-
-    @staticmethod
-    def read_stream(
-        model: Any, pair: Any, setting: Setting, which: str, answers: tuple[int, int], groups: Sequence[Sequence[int]]
-    ) -> StreamReading:
-        """Return what the stream of one run says at groups of positions."""
-        return read_stream(model, pair, setting, which, answers, groups)
+    def stream_reader(model: Any) -> ReadStream:
+        """Return the logit lens of a model. Raises ValueError if its unembedding's weights cannot be read."""
+        return stream_reader(model)
 
     def plan(self) -> Chunks:
         """Return how many rows fit into the budget at a time; pairs go one by one."""

@@ -5,8 +5,9 @@ The stream is read as the model reads it after the last block: by the final norm
 given (direct logit attribution; Elhage et al., 2021), and the parts add up to the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +50,23 @@ class StreamReading:
     mlps: Float[Tensor, " layer"]
     embed: float
     rest: float
+
+
+ReadStream = Callable[..., StreamReading]
+"""Reads the stream of one run of a pair; arguments as of `read_stream`, without the model."""
+
+
+def stream_reader(model: "HookedVLM") -> ReadStream:
+    """Return the logit lens of a model. That its final norm reads the stream is checked by `record` in every run.
+
+    Raises:
+        ValueError: The weights of its unembedding cannot be read.
+    """
+    try:
+        matrix(Decoder.of(model).head)
+    except ValueError as error:
+        raise ValueError(f"logit_lens needs the weights of the unembedding: {error}") from None
+    return partial(read_stream, model)
 
 
 @torch.no_grad()

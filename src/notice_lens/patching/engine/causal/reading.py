@@ -1,5 +1,6 @@
 """The answers of one pair of a hosted model: which are teacher-forced, and how its logits are read."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,17 @@ from notice_lens.patching.engine.read_out import AnswerReading
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
     from notice_lens.pairs.minimal_pair import MinimalPair
+
+
+@dataclass(frozen=True)
+class UnpatchedRun:
+    """An unpatched run, as a batch of one.
+
+    Attributes:
+        logits: At the read-outs, [1, answer_pos, d_vocab].
+    """
+
+    logits: Tensor
 
 
 def forced_answers(model: "HookedVLM", pair: "MinimalPair", foil: str) -> list[str | None]:

@@ -10,7 +10,7 @@ from notice_lens.patching.gradient.softmax import AttentionAtBase
 
 
 @dataclass(frozen=True)
-class Found:
+class BlockGradients:
     """The activations of one block, their gradients and their changes.
 
     Attributes:

@@ -98,9 +98,9 @@ def look(data: Any) -> "Figure":
 
 @click.command(help=__doc__)
 @click.option("--out", type=FOLDER, default=Path(__file__).parent / "figures", show_default=True)
-@click.option("--demo", type=FOLDER, help="Folder of `notice-lens demo`; by default one that is thrown away.")
-@click.option("--llava", type=FOLDER, help="The same of `notice-lens demo --model llava`.")
-@click.option("--drawn", type=FOLDER, help="The same of `notice-lens demo --model drawn`.")
+@click.option("--demo", type=FOLDER, help="Results of `notice-lens demo --model blip`; by default they are made anew.")
+@click.option("--llava", type=FOLDER, help="The same of `--model llava`.")
+@click.option("--drawn", type=FOLDER, help="The same of `--model drawn`.")
 def main(out: Path, demo: Path | None, llava: Path | None, drawn: Path | None) -> None:
     """Draw all of them."""
     from notice_lens import viz
@@ -109,9 +109,9 @@ def main(out: Path, demo: Path | None, llava: Path | None, drawn: Path | None) -
     with tempfile.TemporaryDirectory() as scratch, chromium() as browser:
         folders = {"blip": demo, "llava": llava, "drawn": drawn}
         for name, given in folders.items():
-            folder = folders[name] = given or Path(scratch) / name
-            if not (folder / "report").is_dir():
-                notice_lens(["demo", "--model", name, "--out", str(folder)], standalone_mode=False)
+            folders[name] = given or Path(scratch) / name
+            if not (folders[name] / "report").is_dir():
+                notice_lens(["demo", "--model", name, "--out", scratch], standalone_mode=False)
         blip, chat, shapes = (Path(str(folders[name])) for name in ("blip", "llava", "drawn"))
         data = viz.ReportData.load(shapes / "report")
         conditions = {condition.name: condition for condition in data.conditions}

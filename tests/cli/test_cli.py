@@ -228,7 +228,7 @@ def test_models_and_folders_that_are_not_there(pairs, tmp_path):
     assert "report.json" in said("report", tmp_path)
     (tmp_path / "file").write_text("in the way")
     blocked = tmp_path / "file" / "demo"
-    assert f"cannot write to {blocked}" in said("demo", "--out", blocked)
+    assert f"cannot write to {blocked / 'blip'}" in said("demo", "--out", blocked)
 
 
 def test_other_choices_do_not_overwrite_an_earlier_run(patched, pairs):

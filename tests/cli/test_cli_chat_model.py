@@ -74,7 +74,20 @@ def test_models_are_loaded_by_what_their_config_says():
     assert found["stacks"]["language"] == {"layers": 6, "heads": 8, "d_model": 128}
 
 
-def test_the_demo_of_each_model_has_its_own_folder():
-    assert {of.folder for of in DEMOS.values()} == {"demo", "demo-llava", "demo-drawn"}
-    help = ran("demo", "--help")
-    assert "[blip|llava|drawn]" in help
+def test_the_demo_studies_both_models_one_after_the_other(tmp_path, monkeypatch):
+    """Each has its own folder; JSON has both by name, and of one model the findings alone."""
+    studied = []
+
+    def instead(model, tasks, choices, out, *_, name):
+        studied.append((model.cfg.name_or_path, list(tasks), out, name))
+        return {"findings": [name]}
+
+    monkeypatch.setattr("notice_lens.cli.commands.carry_out", instead)
+    both = json.loads(ran("demo", "--out", tmp_path, "--pairs", 20, "--json"))
+    assert list(both) == ["blip", "llava"]
+    assert [out for _, _, out, _ in studied] == [tmp_path / "blip", tmp_path / "llava"]
+    assert [name for *_, name in studied] == ["mini-blip (1 of 2)", "mini-llava (2 of 2)"]
+    one = json.loads(ran("demo", "--model", "llava", "--model", "llava", "--out", tmp_path, "--pairs", 20, "--json"))
+    assert one == {"findings": ["mini-llava"]}
+    assert set(DEMOS) == {"blip", "llava", "drawn"}
+    assert "[blip|llava|drawn]" in ran("demo", "--help")

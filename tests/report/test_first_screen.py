@@ -1,16 +1,18 @@
 """The first screen: two pictures, the question and both answers, what heads carry together, and the curve behind it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from made_results import swept
 from notice_lens import viz
-from notice_lens.pairs import mini_world
+from notice_lens.pairs import behaviour_filter, mini_world
 from notice_lens.report.context import page_context
 from notice_lens.report.data import ReportData
 from notice_lens.report.page_data import fitting
-from notice_lens.report.sentences import findings
+from notice_lens.report.sentences import few_heads, few_heads_rows, findings
 from notice_lens.report.small_pictures import curve
 
 
@@ -35,8 +37,6 @@ def made_curve(pairs: int = 30) -> xr.Dataset:
 
 
 def with_curve(data: ReportData) -> ReportData:
-    from dataclasses import replace
-
     return replace(data, curves={data.conditions[0].name: made_curve().drop_dims("pair")})
 
 
@@ -48,6 +48,46 @@ def test_the_first_sentence_says_how_few_heads_are_enough():
         "these heads from an unrelated picture 30% (30 pairs in 28 clusters)."
     )
     assert findings(made_data())[0] != findings(data)[0]
+
+
+def test_the_table_has_controls_beside_what_few_heads_carry():
+    data = with_curve(made_data())
+    facts = {"answered_as_expected": [6, 8]}
+    data = replace(data, conditions=(replace(data.conditions[0], facts=facts), *data.conditions[1:]))
+    (row,) = few_heads_rows(data)
+    assert row == {
+        "name": "states, where the words differ", "answered": "6 of 8", "heads": "2 of 2", "share": "90% [85, 95]",
+        "random": "45%", "mismatched": "30%",
+    }  # fmt: skip
+    with_range = made_curve().assign(mismatched=("size", [np.nan] * 3))
+    with_range["random_low"], with_range["random_high"] = with_range["random"] - 0.3, with_range["random"] + 0.4
+    (row,) = few_heads_rows(replace(data, curves={data.conditions[0].name: with_range}))
+    assert (row["random"], row["mismatched"]) == ("45% [15, 85]", "not measured")
+
+
+def test_one_sentence_is_of_all_conditions():
+    data = made_data()
+    text, image = (one.name for one in data.conditions)
+    assert few_heads(data) == ""
+    one = replace(data, curves={image: made_curve()})
+    assert few_heads(one) == "2 of 2 heads carry 90\N{NO-BREAK SPACE}% of the answer from picture to words."
+    fewer = made_curve()
+    fewer["share"][0] = np.array([0, 0.83, 0.95])
+    both = replace(data, curves={text: made_curve(), image: fewer})
+    assert few_heads(both) == (
+        "In each of 2 conditions, 1 to 2 of 2 heads carry 83 to 90\N{NO-BREAK SPACE}% of the answer."
+    )
+
+
+def test_pairs_that_the_model_answers_are_counted(mini):
+    """The count is that of the last filter for the condition's corruption, whatever was selected after it."""
+    states = mini_world("states", 8, seed=3)
+    kept = {corruption: behaviour_filter(mini, states, corruption, progress=False) for corruption in ("image", "text")}
+    pairs = {f"states, {corruption}": own.select(range(2)) for corruption, own in kept.items()}
+    effects = {name: swept(one, name.rpartition(" ")[2]) for name, one in pairs.items()}
+    data = ReportData.collect(None, pairs, effects, progress=False)
+    found = {one.corruption: one.facts["answered_as_expected"] for one in data.conditions}
+    assert found == {corruption: [len(own), 8] for corruption, own in kept.items()}
 
 
 def test_the_first_pair_has_its_pictures_and_both_answers():

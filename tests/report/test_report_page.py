@@ -18,6 +18,8 @@ from notice_lens.report.data import ReportData
 from notice_lens.report.label_rows import label_rows
 from notice_lens.report.page_data import fitting, page_data, safe_json
 from notice_lens.report.sentences import findings
+from notice_lens.report.small_pictures import forest, forest_limits
+from notice_lens.viz import words
 from notice_lens.viz.words import percent, shade, small, whole
 
 
@@ -234,7 +236,7 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
 def test_matched_and_mismatched_have_intervals_of_their_own(data, text):
     """In the table, with the level and the clusters above it, and in what the script reads; none without them."""
     heads = data.conditions[0].heads.sel(layer=1, head=2)
-    section = text.split("Matched against mismatched</h2>")[1].split("</section>")[0]
+    section = text.split("The strongest heads, with their intervals</h2>")[1].split("</section>")[0]
     row = next(row for row in section.split("<tr>") if 'data-condition="0" data-layer="1" data-head="2"' in row)
     found = re.findall(r'<td class="number">([^ <]*)\xa0% \[([^,]*), ([^]]*)\]</td>', row)
     columns = (f"effect_{name}" for name in ("matched", "mismatched"))
@@ -254,7 +256,7 @@ def test_heads_of_an_earlier_version_have_no_interval_of_the_parts(data, tmp_pat
     assert len(ends) == 6
     older = [replace(one, heads=one.heads.drop_vars(ends)) for one in data.conditions]
     page = viz.report(replace(data, conditions=tuple(older)), tmp_path / "page.html").read_text(encoding="utf-8")
-    section = page.split("Matched against mismatched</h2>")[1].split("</section>")[0]
+    section = page.split("The strongest heads, with their intervals</h2>")[1].split("</section>")[0]
     assert "interval of each" not in section
     assert 'class="number">matched</th>' in section
     assert "minus mismatched [interval]" in section
@@ -339,9 +341,29 @@ def test_without_a_mismatched_effect_none_is_drawn(data, tmp_path, missing):
     drawn = [attrs for tag, attrs in tags if tag == "circle" and attrs.get("class") == "mismatched" and "cx" in attrs]
     in_rows = [attrs for attrs in drawn if attrs["cx"] != "6"]  # the key has one of its own
     assert len(in_rows) == (1 if missing == "one donor" else 0)
-    assert len([attrs for tag, attrs in tags if attrs.get("class") == "bar"]) == len(in_rows)
-    sections = [attrs.get("id") for tag, attrs in tags if tag == "section"]
-    assert ("matched" in sections) == (missing == "one donor")
+    lines = [attrs for tag, attrs in tags if tag == "line" and attrs.get("class") == "mismatched"]
+    assert len(lines) == len(in_rows)
+    others = [
+        attrs for tag, attrs in tags if tag == "circle" and attrs.get("class") == "matched" and attrs["cx"] != "6"
+    ]
+    assert len(others) == 6, "the heads' own effects are drawn all the same"
+
+
+def test_a_forest_is_drawn_to_one_scale(data):
+    """Places are linear in the effects, over all conditions; an interval that ends far out is cut off at the edge."""
+    limits = forest_limits(data.conditions)
+    for condition in data.conditions:
+        rows = forest(condition, limits)
+        assert len(rows) == 6
+        for row in rows:
+            at = condition.heads.sel(layer=row["layer"], head=row["head"])
+            names = ("effect_matched", "effect_mismatched") if len(row["marks"]) == 2 else ("effect",)
+            for mark, name in zip(row["marks"], names, strict=True):
+                ends = words.interval_of(name)
+                expected = [10 + 220 * (float(at[one]) - limits[0]) / (limits[1] - limits[0]) for one in (name, *ends)]
+                assert [mark["x"], mark["low"], mark["high"]] == pytest.approx(np.clip(expected, 10, 230), abs=0.06)
+    wide = data.conditions[0].heads.assign(effect_matched_high=data.conditions[0].heads.effect_matched_high + 13)
+    assert {row["marks"][0]["high"] for row in forest(replace(data.conditions[0], heads=wide), limits)} == {230.0}
 
 
 def test_numbers_that_are_missing_are_neither_drawn_nor_written(data, tmp_path):

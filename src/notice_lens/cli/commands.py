@@ -41,22 +41,21 @@ class Demo(NamedTuple):
         model: Its name, as commands take it.
         world: The world of its pictures.
         pairs: Of each task.
-        folder: Where its results go.
         role: At which words effects are read; None takes the model's own.
     """
 
     model: str
     world: Literal["drawn", "pictures"]
     pairs: int
-    folder: str
     role: str | None = None
 
 
 DEMOS = {
-    "blip": Demo("mini-blip", "pictures", 40, "demo", "all"),
-    "llava": Demo("mini-llava", "pictures", 30, "demo-llava"),
-    "drawn": Demo("mini", "drawn", 100, "demo-drawn"),
+    "blip": Demo("mini-blip", "pictures", 40, "all"),
+    "llava": Demo("mini-llava", "pictures", 30),
+    "drawn": Demo("mini", "drawn", 100),
 }
+SHOWN_FIRST = ("blip", "llava")
 
 
 class Commands(click.Group):
@@ -77,15 +76,19 @@ def main() -> None:
     """See how vision-language models answer: minimal pairs, exact patching, heads that matter and what they do."""
 
 
-@main.command(short_help="Study a small model included in the package.")
+@main.command(short_help="Study the small models included in the package.")
 @click.option(
     "--model",
+    "models",
     type=click.Choice(list(DEMOS)),
-    default="blip",
-    show_default=True,
-    help="The small BLIP; the small LLaVA, a chat model; or the small BLIP of drawn shapes.",
+    multiple=True,
+    default=SHOWN_FIRST,
+    help="The small BLIP; the small LLaVA, a chat model; or the small BLIP of drawn shapes. One or several; by default "
+    "the first two, one after the other.",
 )
-@click.option("--out", type=Out(), help="Folder for report and results; by default demo, demo-llava or demo-drawn.")
+@click.option(
+    "--out", type=Out(), default="demo", show_default=True, help="Reports and results go to OUT/blip, OUT/llava, ..."
+)
 @click.option(
     "--pairs", "n", type=click.IntRange(20), help="Pairs of each task; by default 40 (blip), 30 (llava) or 100 (drawn)."
 )
@@ -94,8 +97,10 @@ def main() -> None:
 @quiet
 @as_json
 @told
-def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, quiet: bool, as_json: bool) -> None:
-    """Find the heads that carry the answer in a small model included in the package.
+def demo(
+    models: tuple[str, ...], out: Path, n: int | None, seed: int, opened: bool, quiet: bool, as_json: bool
+) -> None:
+    """Find the heads that carry the answer in the small models included in the package.
 
     Three tasks, image and text corruptions, a Gaussian baseline, both controls; universal heads and what they do. It
     takes a few minutes; interrupted, the same command resumes. The last lines say what was found, and where the report
@@ -104,12 +109,19 @@ def demo(model: str, out: Path | None, n: int | None, seed: int, opened: bool, q
     from notice_lens.pairs import Noise, mini_world
     from notice_lens.study import Choices
 
-    of = DEMOS[model]
-    out = Path(of.folder) if out is None else out
-    make_folder(out)
-    tasks = {task: mini_world(task, n or of.pairs, seed, world=of.world) for task in TASKS}
-    choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), role=of.role, seed=seed)
-    carry_out(load_model(of.model, "cpu"), tasks, choices, out, opened, quiet, as_json)
+    models = tuple(dict.fromkeys(models))
+    for model in models:
+        make_folder(out / model)
+    found = {}
+    for number, model in enumerate(models, 1):
+        of = DEMOS[model]
+        tasks = {task: mini_world(task, n or of.pairs, seed, world=of.world) for task in TASKS}
+        choices = Choices(corruptions=("image", "text", Noise(samples=1, seed=seed)), role=of.role, seed=seed)
+        name = f"{of.model} ({number} of {len(models)})" if len(models) > 1 else of.model
+        done = carry_out(load_model(of.model, "cpu"), tasks, choices, out / model, opened, quiet, as_json, name=name)
+        found[model] = done
+    if as_json:
+        echo(json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2))
 
 
 @main.command(short_help="Patch every head of a model on pairs; report.")
@@ -180,7 +192,9 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
         seed=asked["seed"],
     )
     hooked = load_model(model, asked["device"])
-    carry_out(hooked, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
+    found = carry_out(hooked, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
+    if as_json:
+        echo(json.dumps(found, indent=2))
 
 
 @main.command(short_help="Rebuild the report of a finished study.")

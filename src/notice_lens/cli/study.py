@@ -1,6 +1,5 @@
 """Shared parts of the commands that run a study: options, the model, and the printed summary."""
 
-import json
 import re
 import tempfile
 import webbrowser
@@ -134,9 +133,9 @@ def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:
 
 
 def carry_out(
-    model: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, as_json: bool, **options: Any
-) -> Any:
-    """Carry a study out, write its report, print what was found, and return it.
+    model: Any, tasks: dict[str, Any], choices: Any, out: Path, opened: bool, quiet: bool, silent: bool, **options: Any
+) -> dict[str, Any]:
+    """Carry a study out, write its report, print what was found, and return that as plain values.
 
     Args:
         model: The model.
@@ -145,21 +144,20 @@ def carry_out(
         out: The folder for all of it.
         opened: Whether the report is opened in a browser.
         quiet: No bars.
-        as_json: Only JSON is printed.
-        **options: Of sweeps.
+        silent: Nothing is printed.
+        **options: Of `run_study`: a `name` for its progress, and options of sweeps.
     """
     from notice_lens.study import summary
 
     try:
-        found, page = studied(model, tasks, choices, out, quiet or as_json, as_json, **options)
+        found, page = studied(model, tasks, choices, out, quiet or silent, silent, **options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED_MESSAGE) from None
-    if as_json:
-        echo(json.dumps({**summary(found), "report": str(page)}, indent=2))
-    else:
-        echo("\n".join(["", *found.findings(), "", f"report: {page}"]))
+    if not silent:
+        heading = [f"{options['name']}:"] if options.get("name") else []
+        echo("\n".join(["", *heading, *found.findings(), "", f"report: {page}"]))
     show(page, opened)
-    return found
+    return {**summary(found), "report": str(page)}
 
 
 def studied(

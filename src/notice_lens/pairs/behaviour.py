@@ -109,7 +109,13 @@ def behaviour_filter(
     if replaces_words(corruption):
         known = [given or own or None for given, own in zip(pairs["corrupt_answer"], own_answers, strict=True)]
         pairs = pairs.with_column("corrupt_answer", known)
-    settings = {"corruption": corruption, "require": require, "answer": answer, "model": model.cfg.name_or_path}
+    settings = {
+        "corruption": corruption,
+        "require": require,
+        "answer": answer,
+        "model": model.cfg.name_or_path,
+        "of": len(pairs),
+    }
     return pairs.without(problems, "behaviour_filter", settings)
 
 

@@ -164,7 +164,7 @@ def _condition(
         heads=heads.transpose(*HEADS, ...),
         shown=tuple(numbers),
         by_pair=by_pair,
-        facts=_facts(effects),
+        facts=_facts(effects) | _answered(pairs, effects.attrs.get("corruption")),
         profile=given["profiles"].get(name),
     )
 
@@ -192,6 +192,13 @@ def _facts(effects: xr.Dataset) -> dict[str, Any]:
     if "noise_floor" in effects:
         found["noise_floor"] = float(effects["noise_floor"].max())
     return plain(found | {name: effects.attrs[name] for name in OF_A_CONDITION if name in effects.attrs})
+
+
+def _answered(pairs: "MinimalPairs", corruption: object) -> dict[str, Any]:
+    """Return how many pairs the model answered as expected, by the last behaviour filter for a corruption, if any."""
+    filters = [one for one in pairs.manifest.steps if one["step"] == "behaviour_filter" and "of" in one]
+    ours = [one for one in filters if one["corruption"] == corruption]
+    return {"answered_as_expected": [ours[-1]["kept"], ours[-1]["of"]]} if ours else {}
 
 
 def _shared(effects: Mapping[str, xr.Dataset]) -> dict[str, Any]:

@@ -10,8 +10,19 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.image_bytes import address
 from notice_lens.report.page_data import SHARES, Kept, label_places, ranked_by, share_of, task_of
-from notice_lens.report.sentences import about, all_of, claimed, findings, head_name, part_intervals, strongest
-from notice_lens.report.small_pictures import contrast, curve, ends, finite, graph, is_controlled, profile
+from notice_lens.report.sentences import (
+    about,
+    all_of,
+    claimed,
+    few_heads,
+    few_heads_rows,
+    head_name,
+    level,
+    part_intervals,
+    single_heads,
+    strongest,
+)
+from notice_lens.report.small_pictures import curve, finite, forest, forest_limits, graph, is_controlled, profile
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.head_figures import ranked
@@ -30,11 +41,13 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         data: Of the report.
         kept: What of the attention is on the page.
     """
-    controlled = {number: condition for number, condition in enumerate(data.conditions) if is_controlled(condition)}
-    limits = ends(list(controlled.values()))
+    limits = forest_limits(data.conditions)
     return {
         "title": data.title,
-        "findings": findings(data),
+        "few_heads": few_heads(data),
+        "few_heads_rows": few_heads_rows(data),
+        "few_heads_level": _same([level(one.attrs) for one in data.curves.values()] or [""], ""),
+        "findings": single_heads(data),
         "first_pair": _first_pair(data),
         "curves": [curve(name, one) for name, one in data.curves.items()],
         "graphs": [graph(name, one) for name, one in data.graphs.items()],
@@ -48,14 +61,17 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "scale_end": words.percent(_limit(data), 0).removeprefix("+"),
         "intervals": any("low" in condition.heads for condition in data.conditions),
         "part_intervals": part_intervals(data),
-        "contrasts": [
+        "controlled": any(map(is_controlled, data.conditions)),
+        "forests": [
             {
                 "name": condition.name,
                 "number": number,
                 "ranked": ranked_by(condition),
-                "rows": contrast(condition, limits),
+                "controlled": is_controlled(condition),
+                "rows": forest(condition, limits),
             }
-            for number, condition in controlled.items()
+            for number, condition in enumerate(data.conditions)
+            if is_controlled(condition) or "low" in condition.heads
         ],
         "ranked": _ranked(data),
         "of": _same(

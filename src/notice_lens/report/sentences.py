@@ -14,7 +14,7 @@ from notice_lens.report.page_data import ranked_by, share_of, task_of
 from notice_lens.report.small_pictures import is_controlled
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
-from notice_lens.viz.circuit_figures import headline
+from notice_lens.viz.circuit_figures import EnoughHeads, enough_heads, headline, in_brackets
 from notice_lens.viz.head_figures import ranked
 from notice_lens.viz.selection import bound, is_tested
 
@@ -31,12 +31,14 @@ MEANT = {
 
 
 def findings(data: ReportData) -> list[str]:
-    """Return the findings in a few sentences, for the top of the page and for commands to print."""
+    """Return the findings in a few sentences, as commands print them."""
+    together = [f"{_called(data, name)}: {headline(one)}." for name, one in data.curves.items()]
+    return [*together, *single_heads(data)]
+
+
+def single_heads(data: ReportData) -> list[str]:
+    """Return the findings about single heads: the strongest, universal ones, and what they do."""
     count = data.conditions[0].heads.sizes["layer"] * data.conditions[0].heads.sizes["head"]
-    by_name = {condition.name: condition for condition in data.conditions}
-    together = [
-        f"{in_words(by_name[name]) if name in by_name else name}: {headline(one)}." for name, one in data.curves.items()
-    ]
     said = [_strongest_said(data), *_without_heads(data)]
     if data.universal is not None:
         passed = [head_name(*place) for place in head_places(data.universal["universal"])]
@@ -66,7 +68,53 @@ def findings(data: ReportData) -> list[str]:
             f" {meant.capitalize()}." if meant else ""
         )
         said.append(claims if found else "No head has a function with causal evidence.")
-    return [*together, *said]
+    return said
+
+
+def few_heads(data: ReportData) -> str:
+    """Return one sentence on how few heads carry the answer over all conditions; empty where none was measured."""
+    enough = [enough_heads(one) for one in data.curves.values()]
+    if not enough:
+        return ""
+    sizes, shares = [one.size for one in enough], [100 * one.share[0] for one in enough]
+    of_images = all(one.corruption == "image" for one in data.conditions if one.name in data.curves)
+    where = f"In each of {len(enough)} {'tasks' if of_images else 'conditions'}, " if len(enough) > 1 else ""
+    verb = "carries" if max(sizes) == 1 else "carry"
+    percent = _range([round(share) for share in shares])
+    way = " from picture to words" if of_images else ""
+    return (
+        f"{where}{_range(sizes)} of {enough[0].n} {enough[0].what} {verb} {percent}\N{NO-BREAK SPACE}% of the answer"
+        f"{way}."
+    )
+
+
+def few_heads_rows(data: ReportData) -> list[dict[str, str]]:
+    """Return a row for each condition: answers as expected, how few heads are enough, and what controls restore."""
+    return [_few_heads_row(data, name, enough_heads(one)) for name, one in data.curves.items()]
+
+
+def _few_heads_row(data: ReportData, name: str, enough: EnoughHeads) -> dict[str, str]:
+    facts = next((one.facts for one in data.conditions if one.name == name), {})
+    kept, asked = facts.get("answered_as_expected", (None, None))
+    return {
+        "name": _called(data, name),
+        "answered": "" if asked is None else f"{kept} of {asked}",
+        "heads": f"{enough.size} of {enough.n}",
+        "share": in_brackets(enough.share),
+        **{
+            control: in_brackets(share) if np.isfinite(share[0]) else "not measured"
+            for control, share in (("random", enough.random), ("mismatched", enough.mismatched))
+        },
+    }
+
+
+def _range(numbers: list[int]) -> str:
+    return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+
+
+def _called(data: ReportData, name: str) -> str:
+    """Return a condition's name in words."""
+    return next((in_words(one) for one in data.conditions if one.name == name), name)
 
 
 def in_words(condition: ShownCondition) -> str:
@@ -178,10 +226,15 @@ def part_intervals(data: ReportData) -> str:
     known = [one for one in data.conditions if is_controlled(one) and "effect_matched_low" in one.heads]
     if not known:
         return ""
-    levels = {f"{100 * float(condition.heads.attrs.get('confidence', 0.95)):.3g}\xa0%" for condition in known}
+    levels = {level(condition.heads.attrs) for condition in known}
     clusters = "; ".join(f"{condition.name}: {evidence(condition)}" for condition in known)
     said = "the interval" if len(levels) > 1 else f"the {levels.pop()} interval"
     return f"In brackets stands {said} of each, by resampling clusters of pairs ({clusters}); no effect would be 0."
+
+
+def level(attrs: Mapping[Any, Any]) -> str:
+    """Return the level of a result's intervals, such as `95 %`."""
+    return f"{100 * float(attrs.get('confidence', 0.95)):.3g}\N{NO-BREAK SPACE}%"
 
 
 def head_name(layer: Any, head: Any) -> str:

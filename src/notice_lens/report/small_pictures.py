@@ -16,38 +16,51 @@ STRONGEST = 6
 """Heads of a condition that are compared."""
 
 
-def ends(conditions: Sequence[ShownCondition]) -> tuple[float, float]:
-    """The smallest and the largest effect that is compared, and zero between them."""
-    names = ("effect_matched", "effect_mismatched")
-    values = np.concatenate(
-        [np.zeros(1), *(condition.heads[name].values.ravel() for condition in conditions for name in names)]
-    )
-    return float(np.nanmin(values)), float(np.nanmax(values))
-
-
 def is_controlled(condition: ShownCondition) -> bool:
     """Return whether any head has a mismatched effect: without donors there is nothing to compare with."""
     return "effect_mismatched" in condition.heads and bool(np.isfinite(condition.heads["effect_mismatched"]).any())
 
 
-def contrast(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[str, Any]]:
-    """The strongest heads: matched and mismatched effect as places in a picture 240 pixels wide, in words."""
+def forest_limits(conditions: Sequence[ShownCondition]) -> tuple[float, float]:
+    """Return the ends of the one scale of all forests: effects of single heads, and as much again for intervals.
+
+    Intervals that end further out, as they may of few pairs, are cut off at the picture's edge; the numbers beside it
+    say where they end.
+    """
+    values = np.concatenate(
+        [np.zeros(1), *(one.heads[name].values.ravel() for one in conditions for name in _marked(one))]
+    )
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return low - 0.25 * (high - low), high + 0.25 * (high - low)
+
+
+def _marked(condition: ShownCondition) -> dict[str, int]:
+    """Return the effects that a forest marks, each with its height in a picture 20 pixels high."""
+    return {"effect_matched": 6, "effect_mismatched": 14} if is_controlled(condition) else {"effect": 10}
+
+
+def forest(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[str, Any]]:
+    """Return the strongest heads: effects and intervals as places in a picture 240 by 20 pixels, and in words."""
     flat = condition.heads.stack(place=HEADS, create_index=False)
     order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
     drawn = flat.isel(place=order)
     scale = 220 / (limits[1] - limits[0] or 1.0)
 
     def x(value: Any) -> float | None:
-        return round(10 + scale * (float(value) - limits[0]), 1) if np.isfinite(value) else None
+        return round(10 + scale * float(np.clip(value - limits[0], 0, 220 / scale)), 1) if np.isfinite(value) else None
 
+    def mark(one: xr.Dataset, name: str, y: int) -> dict[str, Any]:
+        low, high = (x(float(one.get(end, np.nan))) for end in words.interval_of(name))
+        kind = "mismatched" if name == "effect_mismatched" else "matched"
+        return {"kind": kind, "x": x(float(one[name])), "low": low, "high": high, "y": y}
+
+    names = _marked(condition)
     return [
         {
             "layer": int(one["layer"]),
             "head": int(one["head"]),
-            "matched": words.with_interval(one, "effect_matched"),
-            "mismatched": words.with_interval(one, "effect_mismatched"),
-            "x_matched": x(one["effect_matched"]),
-            "x_mismatched": x(one["effect_mismatched"]),
+            "marks": [mark(one, name, y) for name, y in names.items() if np.isfinite(one[name])],
+            "parts": [words.with_interval(one, name) for name in names] if len(names) > 1 else [],
             "zero": x(0.0),
             "said": words.with_interval(one),
             "p": words.small(one.get("p", np.nan)),

@@ -28,7 +28,7 @@ from notice_lens.pairs.roles import ALL
 from notice_lens.patching.positions import Positions
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
-from notice_lens.progress import step
+from notice_lens.progress import one_line, step
 from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
@@ -45,6 +45,8 @@ LONGEST_FILE_NAME = 200
 """Characters of the name of a condition's store; file systems take 255 bytes, and endings are appended to it."""
 SAVED = "report"
 """The folder of the data that a page is written from."""
+TIMES = {"sweep": 1.0, "statistics": 5.0, "together": 6.0, "functions": 3.0, "report": 3.0}
+"""Shares of the time that steps take, roughly, for the line that says how much is left."""
 Say = Callable[[str], None]
 
 
@@ -56,6 +58,7 @@ def run_study(
     *,
     say: Say = lambda text: None,
     progress: bool = True,
+    name: str = "",
     **options: Any,
 ) -> Study:
     """Carry a study out, and write everything but the page into a folder.
@@ -66,7 +69,8 @@ def run_study(
         folder: Where results go; an earlier run's sweeps there are resumed.
         choices: Of the study; None takes the defaults.
         say: Receives messages about progress.
-        progress: Whether there are bars.
+        progress: Whether there is a line that says which step is being done, and how long the rest takes.
+        name: Printed before that line, such as the model's name.
         **options: Of sweeps: `memory`, `min_gap`, ...
 
     Raises:
@@ -83,24 +87,44 @@ def run_study(
     if (folder / "tables").is_file():
         raise FileExistsError(f"{folder / 'tables'} is a file, where tables are to be written; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    _sweeps(model, tasks, folder, study, say, {**options, "progress": progress})
-    say("statistics ...")
-    statistics(study)
-    if not study.conditions:
-        raise ValueError("no condition is left to study: " + " ".join(study.notes))
-    if site.name.endswith("attn.hook_z"):
-        say("what heads carry together ...")
-        curves(model, study, progress, **options)
-    if site.name == f"{model.cfg.looking_site}.hook_z":
-        say("what heads do ...")
-        for task in tasks:
-            with step(task):
-                functions(model, task, study, progress)
-    with step("report"):
-        study.data = _collected(model, study, progress)
+    with one_line(progress, {}, name):
+        sweeps = _sweeps(model, tasks, folder, study, {**options, "progress": progress})
+    say(
+        f"patching {study.choices.site} on "
+        + "; ".join(f"{name}: {len(own)} pairs" for name, own in study.pairs.items())
+    )
+    heads_together = site.name.endswith("attn.hook_z")
+    attention = site.name == f"{model.cfg.looking_site}.hook_z"
+    with one_line(progress, _steps(study, sweeps, heads_together, attention), name):
+        for where, (condition, into, runner) in sweeps.items():
+            with step(where):
+                into[condition] = runner.run()
+        with step("statistics"):
+            statistics(study)
+        if not study.conditions:
+            raise ValueError("no condition is left to study: " + " ".join(study.notes))
+        if heads_together:
+            curves(model, study, progress, **options)
+        if attention:
+            for task in tasks:
+                with step(f"{task}, what heads do"):
+                    functions(model, task, study, progress)
+        with step("report"):
+            study.data = _collected(model, study, progress)
     study.data.save(folder / SAVED)
     write_tables(study.important, study.important_everywhere, study.universal, study.labels, folder / "tables")
     return study
+
+
+def _steps(study: Study, sweeps: Mapping[str, Any], heads_together: bool, attention: bool) -> dict[str, float]:
+    """Return the steps of a study after the choice of its pairs, each with its share of the time."""
+    steps = dict.fromkeys(sweeps, TIMES["sweep"]) | {"statistics": TIMES["statistics"]}
+    if heads_together:
+        pictures = [name for name in study.task_of if name.endswith(", image")]
+        steps |= {f"{name}, heads together": TIMES["together"] for name in pictures}
+    if attention:
+        steps |= {f"{task}, what heads do": TIMES["functions"] for task in dict.fromkeys(study.task_of.values())}
+    return steps | {"report": TIMES["report"]}
 
 
 def _sweeps(
@@ -108,16 +132,18 @@ def _sweeps(
     tasks: Mapping[str, MinimalPairs],
     folder: Path,
     study: Study,
-    say: Say,
     options: dict[str, Any],
-) -> None:
-    """Carry out steps 2 and 3: choose the pairs of each condition, and patch every head.
+) -> dict[str, tuple[str, dict[str, xr.Dataset], SweepRunner]]:
+    """Carry out step 2, the choice of each condition's pairs, and prepare the sweeps of step 3.
 
     All stores are made or checked before the first sweep, so that one that cannot be resumed is reported at once.
+
+    Returns:
+        By the name of each sweep: its condition, where its result goes, and the sweep.
     """
     choices = study.choices
     shared = {"direction": choices.direction, "seed": choices.seed, **options}
-    sweeps: list[tuple[str, dict[str, xr.Dataset], SweepRunner]] = []
+    sweeps: dict[str, tuple[str, dict[str, xr.Dataset], SweepRunner]] = {}
     for task, pairs in tasks.items():
         for corruption in choices.corruptions:
             name = f"{task}, {corruption_name(corruption)}"
@@ -136,13 +162,8 @@ def _sweeps(
                 sweep = {"corruption": corruption, "store": f"{store}{ending}.zarr", **shared}
                 runner = head_sweep(model, chosen, choices.site, positions=positions, **sweep)
                 runner.reserve()
-                sweeps.append((name, into, runner))
-    for number, (name, into, runner) in enumerate(sweeps, 1):
-        if into is study.effects:
-            say(f"{name}: patching {choices.site} on {len(runner.prepared.pairs)} pairs ...")
-        where = name if into is study.effects else f"{name}, all positions"
-        with step(f"{number} of {len(sweeps)}: {where}"):
-            into[name] = runner.run()
+                sweeps[f"{name}{'' if into is study.effects else ', all positions'}"] = (name, into, runner)
+    return sweeps
 
 
 def _read_at(model: "VisionLanguageModel", pairs: MinimalPairs) -> Any:

@@ -1,7 +1,7 @@
 """Figures of circuits: what the best heads carry together, and heads with their intervals one below the other."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -73,8 +73,28 @@ def curve(curve: Any, *, share: float = ENOUGH, title: str | None = None) -> "Fi
     return finish(figure, title or "What the best heads carry together", said, (760, 480))
 
 
-def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
-    """Return in one sentence how many heads restore a share of the gap, beside random heads and a mismatched donor.
+class EnoughHeads(NamedTuple):
+    """The fewest of the best heads that restore a share of the gap together, beside random heads and a donor.
+
+    Attributes:
+        size: How many they are; all of the curve's where none of its sizes reaches the share.
+        n: Of how many.
+        what: `heads` or `nodes`.
+        share: The share of the gap that they restore, with the ends of its interval.
+        random: What as many random ones restore, with its range; NaN where that was not measured.
+        mismatched: What they restore from a mismatched donor, with the ends of its interval; NaN without donors.
+    """
+
+    size: int
+    n: int
+    what: str
+    share: tuple[float, float, float]
+    random: tuple[float, float, float]
+    mismatched: tuple[float, float, float]
+
+
+def enough_heads(curve: xr.Dataset, share: float = ENOUGH) -> EnoughHeads:
+    """Return the fewest of the best heads that restore a share of the gap together.
 
     Args:
         curve: A result of `circuits.restoration_curve`.
@@ -83,19 +103,41 @@ def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
     restored = curve.sel(direction="denoise")
     reached = np.flatnonzero(restored["share"].values >= share)
     at = restored.isel(size=int(reached[0]) if len(reached) else -1)
-    size, n = int(at["size"]), int(curve.attrs["n_nodes"])
     what = "heads" if all(".H" in str(name) for name in curve["order"].values[0]) else "nodes"
-    said = (
-        f"{size} of {n} {what} {'carries' if size == 1 else 'carry'} {float(at['share']):.0%} "
-        f"[{100 * float(at['share_low']):.0f}, {100 * float(at['share_high']):.0f}] of the answer"
-    )
-    if np.isfinite(at["random"]):
-        said += f"; {'a random one' if size == 1 else 'as many at random'} {float(at['random']):.0%}"
-    if np.isfinite(at["mismatched"]):
-        said += f"; these heads from an unrelated picture {float(at['mismatched']):.0%}"
-        if "mismatched_low" in at:
-            said += f" [{100 * float(at['mismatched_low']):.0f}, {100 * float(at['mismatched_high']):.0f}]"
-    if float(at["random"]) >= min(float(at["share_low"]), float(at["share"]) - HARDLY):
+
+    def with_ends(name: str) -> tuple[float, float, float]:
+        value, low, high = (float(at.get(one, np.nan)) for one in (name, f"{name}_low", f"{name}_high"))
+        return value, low, high
+
+    return EnoughHeads(
+        int(at["size"]), int(curve.attrs["n_nodes"]), what, with_ends("share"), with_ends("random"),
+        with_ends("mismatched"),
+    )  # fmt: skip
+
+
+def in_brackets(share: tuple[float, float, float]) -> str:
+    """Return a share in whole percent with its interval, if it has one: `81% [75, 86]`."""
+    value, low, high = (100 * part for part in share)
+    ends = f" [{round(low)}, {round(high)}]" if np.isfinite([low, high]).all() else ""
+    return f"{round(value)}%{ends}"
+
+
+def headline(curve: xr.Dataset, share: float = ENOUGH) -> str:
+    """Return in one sentence how many heads restore a share of the gap, beside random heads and a mismatched donor.
+
+    Args:
+        curve: A result of `circuits.restoration_curve`.
+        share: Of the gap.
+    """
+    found = enough_heads(curve, share)
+    verb = "carries" if found.size == 1 else "carry"
+    said = f"{found.size} of {found.n} {found.what} {verb} {in_brackets(found.share)} of the answer"
+    by_chance = found.random[0]
+    if np.isfinite(by_chance):
+        said += f"; {'a random one' if found.size == 1 else 'as many at random'} {by_chance:.0%}"
+    if np.isfinite(found.mismatched[0]):
+        said += f"; these heads from an unrelated picture {in_brackets(found.mismatched)}"
+    if by_chance >= min(found.share[1], found.share[0] - HARDLY):
         said += "; so which heads these are hardly matters"
     return f"{said} ({_counted(curve)})"
 

@@ -131,3 +131,13 @@ def test_what_is_not_a_curve_is_refused():
     with pytest.raises(ValueError, match=r"curves: expected results of circuits.restoration_curve"):
         _without_pairs(xr.Dataset({"share": 1.0}))
     assert "change" not in _without_pairs(made_curve())
+
+
+def test_conditions_of_pictures_are_named_by_their_tasks():
+    data = made_data()
+    image = next(one for one in data.conditions if one.corruption == "image")
+    (row,) = few_heads_rows(replace(data, curves={image.name: made_curve()}))
+    assert row["name"] == "states"
+    twice = replace(data, conditions=(*data.conditions, replace(image, name="states, other pictures")))
+    rows = few_heads_rows(replace(twice, curves={image.name: made_curve(), "states, other pictures": made_curve()}))
+    assert [row["name"] for row in rows] == ["states, where the pictures differ", "states, other pictures"]

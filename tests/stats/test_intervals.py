@@ -97,3 +97,37 @@ def _agreement(effect: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of two halves, [1, resample], from [resample, place]."""
     one, other = (rank_scores(half, "spearman_signed") for half in np.split(effect, 2, axis=1))
     return cosine(one, other)[None]
+
+
+def test_of_two_clusters_the_interval_is_students() -> None:
+    """Resamples of one cluster alone have no spread, and rounding is none: they say nothing of t."""
+    change, gap = np.array([[0.1, 0.7], [0.4, 0.71]]), np.array([[1.1], [1.3]])
+    low, high = bootstrap_t([Sums(change, gap)], None, 2000, 0.95, np.random.default_rng(0))
+    for place in range(2):
+        effect, error = ratio(change[:, place], gap[:, 0])
+        reach = stats.t.ppf(0.975, 1) * error
+        np.testing.assert_allclose([low[place], high[place]], [effect - reach, effect + reach])
+
+
+def test_no_interval_is_wider_than_that_of_two_clusters() -> None:
+    """Two of twenty pairs make up the spread; resamples without them have hardly any, and t of thousands."""
+    rng = np.random.default_rng(0)
+    change, gap = 0.1 + rng.normal(0, 1e-5, (20, 1)), np.ones((20, 1))
+    change[:2] += [[1.0], [2.0]]
+    low, high = bootstrap_t([Sums(change, gap)], None, 2000, 0.95, rng)
+    effect, error = ratio(change[:, 0], gap[:, 0])
+    reach = stats.t.ppf(0.975, 1) * error
+    np.testing.assert_allclose(high[0] - effect, reach)
+    assert low[0] >= effect - reach
+
+
+def test_the_bound_costs_no_coverage_where_few_pairs_make_up_the_spread() -> None:
+    """One pair in seven has an effect of 1, the others hardly any. Of 40 pairs none may have it: no interval knows."""
+    rng, covered = np.random.default_rng(0), []
+    gap = np.ones((40, 1))
+    for _ in range(6):
+        some = rng.uniform(size=(40, 100)) < 1 / 7
+        change = np.where(some, 1.0, rng.normal(0, 1e-3, (40, 100)))
+        low, high = bootstrap_t([Sums(change, gap)], None, 500, 0.95, rng)
+        covered.append(((low <= 1 / 7) & (high >= 1 / 7)).mean())
+    assert np.mean(covered) >= 0.93

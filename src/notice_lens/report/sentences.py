@@ -89,15 +89,23 @@ def few_heads(data: ReportData) -> str:
 
 
 def few_heads_rows(data: ReportData) -> list[dict[str, str]]:
-    """Return a row for each condition: answers as expected, how few heads are enough, and what controls restore."""
-    return [_few_heads_row(data, name, enough_heads(one)) for name, one in data.curves.items()]
+    """Return a row for each condition: answers as expected, how few heads are enough, and what controls restore.
+
+    Where all conditions are of pictures, their tasks name them.
+    """
+    known = {one.name: one for one in data.conditions}
+    tasks = {
+        name: known[name].task if name in known and known[name].corruption == "image" else "" for name in data.curves
+    }
+    names = tasks if len({*tasks.values()} - {""}) == len(tasks) else {name: _called(data, name) for name in tasks}
+    facts = {name: known[name].facts if name in known else {} for name in names}
+    return [_few_heads_row(names[name], facts[name], enough_heads(one)) for name, one in data.curves.items()]
 
 
-def _few_heads_row(data: ReportData, name: str, enough: EnoughHeads) -> dict[str, str]:
-    facts = next((one.facts for one in data.conditions if one.name == name), {})
+def _few_heads_row(name: str, facts: Mapping[str, Any], enough: EnoughHeads) -> dict[str, str]:
     kept, asked = facts.get("answered_as_expected", (None, None))
     return {
-        "name": _called(data, name),
+        "name": name,
         "answered": "" if asked is None else f"{kept} of {asked}",
         "heads": f"{enough.size} of {enough.n}",
         "share": in_brackets(enough.share),

@@ -5,7 +5,9 @@ give the distribution of (effect* - effect) / standard error*, whose quantiles a
 data. A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed. Where tails are so long that
 a few clusters make up the variance (Student's t with two degrees of freedom), resamples leave them out or draw them
 twice, and the bootstrap-t covers 90 %: studentised sums of long-tailed values are no wider than normal ones, so the
-interval reaches at least as far as Student's t does, either way. Standard errors allow for clusters of different sizes:
+interval reaches at least as far as Student's t does, either way. Where a few of few clusters make up the spread,
+resamples without them have next to no error, and quantiles of t have no bound; the interval reaches at most as far as
+that of two clusters, Student's t with one degree of freedom: no sample says less than two clusters do. Standard errors allow for clusters of different sizes:
 the residual of a cluster with the share h of the gap is divided by the root of 1 - h (CR2, Bell & McCaffrey 2002), and
 degrees of freedom are those of as many clusters of one size.
 
@@ -160,8 +162,8 @@ def bootstrap_t(
     t[:, error == 0] = 0
     tail = (1 - confidence) / 2
     below, above = np.nanquantile(t, [tail, 1 - tail], axis=0)
-    student = stdtrit(max(1.0, min(map(_like, partitions)) - 1), 1 - tail)
-    return effect - np.maximum(above, student) * error, effect - np.minimum(below, -student) * error
+    least, most = stdtrit(np.array([max(1.0, min(map(_like, partitions)) - 1), 1.0]), 1 - tail)
+    return effect - np.clip(above, least, most) * error, effect + np.clip(-below, least, most) * error
 
 
 def resampled_ratio(partitions: Sequence[Sums], weights: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -291,8 +293,10 @@ def _resampled_variance(sums: Sums, weights: np.ndarray, effect: np.ndarray) -> 
     """Return the residual variance in resamples, [resample, place]: the square of the residual multiplied out."""
     d, g = sums.change, sums.gap
     weights = weights * _of_share(g[:, 0] / (weights @ g))
-    square = weights @ d**2 - 2 * effect * (weights @ (d * g)) + effect**2 * (weights @ g**2)
-    return np.maximum(square, 0)
+    parts = weights @ d**2, effect**2 * (weights @ g**2)
+    square = sum(parts) - 2 * effect * (weights @ (d * g))
+    # A resample of one cluster alone has no spread; what is left of the sums is rounding.
+    return np.where(square > CONSTANT * sum(parts), square, 0)
 
 
 def _of_share(share: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from notice_lens import progress
 from notice_lens.progress import bar, one_line, step
 
 
@@ -29,7 +28,7 @@ def test_no_bar_is_shown_where_none_is_wanted(capsys):
 def clock(monkeypatch):
     """A clock that a test sets; the line is redrawn whenever it is later."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 

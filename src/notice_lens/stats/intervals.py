@@ -2,14 +2,14 @@
 
 **Effects of heads** have the bootstrap-t (Efron & Tibshirani 1993, section 12.5; for ratios Hinkley 1977): resamples
 give the distribution of (effect* - effect) / standard error*, whose quantiles are read off in standard errors of the
-data. A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed. Where tails are so long that
-a few clusters make up the variance (Student's t with two degrees of freedom), resamples leave them out or draw them
-twice, and the bootstrap-t covers 90 %: studentised sums of long-tailed values are no wider than normal ones, so the
-interval reaches at least as far as Student's t does, either way. Where a few of few clusters make up the spread,
+data. A percentile interval covers 84 to 91 % where it says 95 %, since effects are skewed. Where tails are so long
+that a few clusters make up the variance (Student's t with two degrees of freedom), resamples leave them out or draw
+them twice, and the bootstrap-t covers 90 %: studentised sums of long-tailed values are no wider than normal ones, so
+the interval reaches at least as far as Student's t does, either way. Where a few of few clusters make up the spread,
 resamples without them have next to no error, and quantiles of t have no bound; the interval reaches at most as far as
-that of two clusters, Student's t with one degree of freedom: no sample says less than two clusters do. Standard errors allow for clusters of different sizes:
-the residual of a cluster with the share h of the gap is divided by the root of 1 - h (CR2, Bell & McCaffrey 2002), and
-degrees of freedom are those of as many clusters of one size.
+that of two clusters, Student's t with one degree of freedom: no sample says less than two clusters do. Standard errors
+allow for clusters of different sizes: the residual of a cluster with the share h of the gap is divided by the root of
+1 - h (CR2, Bell & McCaffrey 2002), and degrees of freedom are those of as many clusters of one size.
 
 **Correlations** of heads over two measures are pulled toward zero by the noise of single pairs, the more so the nearer
 they are to 1, and resampling pulls them once more. On Fisher's scale (artanh) the interval reaches inward to the

@@ -88,8 +88,11 @@ def _plain(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         module = inside
     if id(module) not in made:
         made[id(module)] = plain = copy.copy(module)
-        # Instances that forward was changed on, as the adapter of BLIP does, are bound to the model with the bridge.
-        plain.__dict__.pop("forward", None)
+        for name, value in vars(module).items():
+            if isinstance(value, dict):  # of weights, of hooks: what is added to one model is not the other's
+                vars(plain)[name] = copy.copy(value)
+        # Where an adapter gave an instance another forward, as that of BLIP does, it is bound to the bridge's model.
+        vars(plain).pop("forward", None)
         plain._modules = {
             name: None if child is None else _plain(child, made) for name, child in module._modules.items()
         }

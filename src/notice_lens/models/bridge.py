@@ -91,6 +91,8 @@ def _plain(module: nn.Module, made: dict[int, nn.Module]) -> nn.Module:
         for name, value in vars(module).items():
             if isinstance(value, dict):  # of weights, of hooks: what is added to one model is not the other's
                 vars(plain)[name] = copy.copy(value)
+            elif value is module:  # TransformerLens gives CLIP's tower one of these
+                vars(plain)[name] = plain
         # Where an adapter gave an instance another forward, as that of BLIP does, it is bound to the bridge's model.
         vars(plain).pop("forward", None)
         plain._modules = {

@@ -71,8 +71,8 @@ class Node(NamedTuple):
 
 def modules(model: "VisionLanguageModel", stack: str | None = None) -> list[str]:
     """The modules of a stack, or of all, that have nodes."""
-    stacks = model.cfg.stacks if stack is None else [stack]
     check_model(model)
+    stacks = model.cfg.stacks if stack is None else [stack]
     return [f"{name}.{part}" for name in stacks for part in model.sublayers(name)]
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from notice_lens.errors import reading
 from notice_lens.files import check_kinds, inside, read_json
-from notice_lens.models.bridge import refuse_bridge, without_bridges
 from notice_lens.models.blip.config import STACKS_BY_CLASS, BLIPConfig, Kind, read_config
+from notice_lens.models.bridge import refuse_bridge, without_bridges
 
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP

@@ -1,14 +1,16 @@
 """The parts of a BLIP in a TransformerBridge for which TransformerLens has no component.
 
-TransformerLens puts a component in the place of each of Hugging Face's modules. Most of BLIP's have one ready. Four
-need their own, each for a reason that silent wrong numbers would follow from:
+TransformerLens puts a component in the place of each of Hugging Face's modules, and has one ready for most of BLIP's.
+Five need their own, since otherwise numbers would be wrong without a word:
 
 1. *Attention of the text stacks.* Hugging Face's `BlipTextAttention` drops the mask of its source, so that a padded
    question is looked at by the decoder, padding included; and scores and patterns that are handed on after the fact
    cannot be edited. Here attention is computed between its hook points, and the source's mask counts.
 2. *Attention of the image encoder.* TransformerLens's component for fused projections is causal; a ViT is not.
-3. *Word embeddings.* Hugging Face adds the positions to them in place, after the hook point has shown them.
-4. *The last LayerNorm of the image encoder.* Hugging Face runs it a second time on the class token alone, which would
+3. *Blocks of the image encoder.* TransformerLens's hook point in their middle is beside the stream, and its blocks
+   give back a tuple where they are called with the stream alone, as BLIP's encoder calls them.
+4. *Word embeddings.* Hugging Face adds the positions to them in place, after the hook point has shown them.
+5. *The last LayerNorm of the image encoder.* Hugging Face runs it a second time on the class token alone, which would
    overwrite what was cached of the first.
 """
 
@@ -18,6 +20,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.generalized_components import (
     AttentionBridge,
     BlockBridge,
@@ -78,7 +81,9 @@ class BLIPTextAttentionBridge(AttentionBridge):
         hf: Any = self.original_component
         states = self.hook_in(hidden_states)
         q = self._heads(self.q(states))
-        k, v = self._keys_and_values(states if encoder_hidden_states is None else encoder_hidden_states, past_key_values)
+        k, v = self._keys_and_values(
+            states if encoder_hidden_states is None else encoder_hidden_states, past_key_values
+        )
         scores = torch.matmul(q, k.transpose(-1, -2)) / q.shape[-1] ** 0.5
         if attention_mask is not None:
             scores = self._apply_reconstruct_attention_mask(scores, attention_mask, k.shape[-2], q.shape[-2])
@@ -154,11 +159,6 @@ class BLIPBlockBridge(BlockBridge):
             del self.hook_mlp_in
             self._hook_registry.pop("hook_mlp_in")
 
-    @staticmethod
-    def _is_standalone_hidden_state_call(args: tuple, kwargs: dict) -> bool:
-        """Return False: BLIP's image encoder calls its blocks with nothing but the stream, and expects a tensor."""
-        return False
-
 
 def text_block(name: str, config: Any, self_attention: str) -> BLIPBlockBridge:
     """Return a block of BERT with cross-attention: a LayerNorm follows each addition.
@@ -193,19 +193,31 @@ def text_block(name: str, config: Any, self_attention: str) -> BLIPBlockBridge:
     )
 
 
-def _vision_block(name: str, config: Any) -> BLIPBlockBridge:
-    mlp = {"in": LinearBridge(name="fc1"), "out": LinearBridge(name="fc2")}
-    return BLIPBlockBridge(
-        name,
-        config,
-        submodules={
+class BLIPVisionBlockBridge(BLIPBlockBridge):
+    """A block of the image encoder: each sublayer reads a normalised copy of the stream and adds to it.
+
+    TransformerLens takes `hook_resid_mid` to be the input of the second LayerNorm, which the stream passes by: a tensor
+    that a hook returns there would reach the MLP alone.
+    """
+
+    def __init__(self, name: str, config: Any):
+        mlp = {"in": LinearBridge(name="fc1"), "out": LinearBridge(name="fc2")}
+        parts = {
             "ln1": norm("layer_norm1", config),
             "attn": BLIPVisionAttentionBridge("self_attn", config),
             "ln2": norm("layer_norm2", config),
             "mlp": MLPBridge(name="mlp", config=config, submodules=mlp),
-        },
-        aliases={},
-    )
+        }
+        super().__init__(name, config, parts, {})
+        del self.hook_aliases["hook_resid_mid"]
+        self.hook_resid_mid = HookPoint()
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """Return the stream after this block, [batch, pos, d_model]."""
+        self._maybe_wire_capture_hooks()
+        stream = self.hook_in(hidden_states)
+        stream = self.hook_resid_mid(stream + self.attn(hidden_states=self.ln1(stream), **kwargs)[0])
+        return self.hook_out(stream + self.mlp(self.ln2(stream)))
 
 
 class BLIPVisionEncoderBridge(GeneralizedComponent):
@@ -222,7 +234,7 @@ class BLIPVisionEncoderBridge(GeneralizedComponent):
             config,
             submodules={
                 "embeddings": GeneralizedComponent(name="embeddings"),
-                "encoder_layers": _vision_block("encoder.layers", own),
+                "encoder_layers": BLIPVisionBlockBridge("encoder.layers", own),
                 "post_layernorm": OnceNormBridge("post_layernorm", own, use_native_layernorm_autograd=True),
             },
         )

@@ -76,7 +76,7 @@ class BridgeLens:
         self.tokens = self._positions(axis)
 
     def _positions(self, axis: str) -> Int[Tensor, "batch pos"]:
-        if self.stack_name == "text" and axis == "query" or self.stack_name == "decoder" and axis == "source":
+        if (self.stack_name == "text" and axis == "query") or (self.stack_name == "decoder" and axis == "source"):
             return self.input_ids
         if self.stack_name == "decoder":
             return self.inputs["decoder_input_ids"]
@@ -135,7 +135,9 @@ class BridgeLens:
             ValueError: Other tokens than the lens's.
         """
         if tokens is not None and (not isinstance(tokens, Tensor) or tokens.shape != self.tokens.shape):
-            raise ValueError(f"this lens is bound to tokens of shape {list(self.tokens.shape)} (lens.tokens), got others")
+            raise ValueError(
+                f"this lens is bound to tokens of shape {list(self.tokens.shape)} (lens.tokens), got others"
+            )
         hooks = [(self._full_name(name), hook) for name, hook in fwd_hooks]
         return self.bridge.run_with_hooks(self.input_ids, fwd_hooks=hooks, **self.inputs, **options)
 
@@ -161,7 +163,9 @@ class BridgeLens:
         other = "query" if self.axis == "source" else "source"
         hint = f"keys and values of cross-attention are on the lens with axis={other!r}; " if "attn." in name else ""
         close = ", ".join(nearest(name, self.full_names))
-        raise KeyError(f"no hook point {name!r} in this lens; {hint if self.attn_name == 'cross_attn' else ''}nearest: {close}")
+        raise KeyError(
+            f"no hook point {name!r} in this lens; {hint if self.attn_name == 'cross_attn' else ''}nearest: {close}"
+        )
 
 
 def _keep(kept: dict[str, Tensor], name: str, tensor: Tensor, hook: Any) -> None:

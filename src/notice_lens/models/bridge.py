@@ -36,9 +36,10 @@ def register() -> None:
         adapters.ArchitectureAdapterFactory.discover_entry_points()
         adapters.ArchitectureAdapterFactory.register_adapter(ARCHITECTURE, BLIPArchitectureAdapter)
         adapters.SUPPORTED_ARCHITECTURES[ARCHITECTURE] = BLIPArchitectureAdapter
-        choose: Any = source.get_hf_model_class_for_architecture
+        booting: Any = source
+        choose = booting.get_hf_model_class_for_architecture
         if not isinstance(choose, _ModelClass):
-            source.get_hf_model_class_for_architecture = _ModelClass(choose)
+            booting.get_hf_model_class_for_architecture = _ModelClass(choose)
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,16 @@ def test_hugging_face_generates_through_the_bridge(bridged: Bridged) -> None:
     assert bridged.bridge.original_model.generate(**given).equal(hf.generate(**given))
 
 
+def test_what_a_bridge_of_blip_cannot_do_is_refused(bridged: Bridged) -> None:
+    given = bare(bridged.clean)
+    with pytest.raises(NotImplementedError, match="does not support TransformerBridge's shifted causal loss"):
+        bridged.bridge(**given, return_type="loss")
+    with pytest.raises(Exception, match="enerat"):
+        bridged.bridge.generate(given["input"])
+    with pytest.raises(Exception, match="ompatibility"):
+        bridged.bridge.enable_compatibility_mode()
+
+
 def test_from_hf_takes_the_bridges_model(bridged: Bridged) -> None:
     model = HookedBLIP.from_hf(bridged.bridge.original_model, bridged.bridge.processor)
     with torch.no_grad():

@@ -99,7 +99,8 @@ class BLIPTextAttentionBridge(AttentionBridge):
 
     def _keys_and_values(self, states: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of the states, and of what came before them where Hugging Face keeps a cache."""
-        layer = self.original_component.self.layer_idx  # pyright: ignore[reportOptionalMemberAccess]
+        hf: Any = self.original_component
+        layer = hf.self.layer_idx
         both = isinstance(cache, EncoderDecoderCache)
         own = cache
         if both:
@@ -168,7 +169,10 @@ def text_block(name: str, config: Any, self_attention: str) -> BLIPBlockBridge:
         config: Of the text stacks.
         self_attention: What TransformerLens calls self-attention there: `attn` in encoders, `self_attn` in decoders.
     """
-    mlp = {"in": LinearBridge(name="intermediate.dense"), "out": LinearBridge(name="output.dense")}
+    mlp: dict[str, GeneralizedComponent] = {
+        "in": LinearBridge(name="intermediate.dense"),
+        "out": LinearBridge(name="output.dense"),
+    }
     return BLIPBlockBridge(
         name,
         config,
@@ -201,7 +205,7 @@ class BLIPVisionBlockBridge(BLIPBlockBridge):
     """
 
     def __init__(self, name: str, config: Any):
-        mlp = {"in": LinearBridge(name="fc1"), "out": LinearBridge(name="fc2")}
+        mlp: dict[str, GeneralizedComponent] = {"in": LinearBridge(name="fc1"), "out": LinearBridge(name="fc2")}
         parts = {
             "ln1": norm("layer_norm1", config),
             "attn": BLIPVisionAttentionBridge("self_attn", config),

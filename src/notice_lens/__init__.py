@@ -11,10 +11,16 @@ from notice_lens._lazy import lazy
 if TYPE_CHECKING:
     from notice_lens import circuits, mini, models, pairs, patching, report, stats, study, viz
     from notice_lens.models import HookedBLIP, HookedVLM
+    from notice_lens.models.bridge import register
     from notice_lens.pairs import MinimalPairs
 
 __version__ = "0.1.0"
-_HOMES = {"HookedBLIP": "notice_lens.models", "HookedVLM": "notice_lens.models", "MinimalPairs": "notice_lens.pairs"}
+_HOMES = {
+    "HookedBLIP": "notice_lens.models",
+    "HookedVLM": "notice_lens.models",
+    "MinimalPairs": "notice_lens.pairs",
+    "register": "notice_lens.models.bridge",
+}
 _ROOMS = ("circuits", "mini", "models", "pairs", "patching", "report", "stats", "study", "viz")
 __all__ = [
     "HookedBLIP",
@@ -26,6 +32,7 @@ __all__ = [
     "models",
     "pairs",
     "patching",
+    "register",
     "report",
     "stats",
     "study",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
+    from notice_lens.models.blip.bridge.lens import BridgeLens
     from notice_lens.models.blip.hooked_blip import HookedBLIP
     from notice_lens.models.blip.inputs import BLIPInputs
     from notice_lens.models.layout import Layout
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from notice_lens.models.vlm import HookedVLM
 
 _HOMES = {
+    "BridgeLens": "notice_lens.models.blip.bridge.lens",
     "HookedBLIP": "notice_lens.models.blip.hooked_blip",
     "HookedVLM": "notice_lens.models.vlm",
     "BLIPInputs": "notice_lens.models.blip.inputs",
@@ -23,6 +25,7 @@ _HOMES = {
 }
 __all__ = [
     "BLIPInputs",
+    "BridgeLens",
     "HookedBLIP",
     "HookedVLM",
     "Layout",

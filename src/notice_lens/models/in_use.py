@@ -19,6 +19,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 
+from notice_lens.models.bridge import refuse_bridge
 from notice_lens.models.hooks import AliasPoint, CopyingHookPoint
 
 P = ParamSpec("P")
@@ -149,7 +150,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function whose first argument is a model, or its argument `model`: it holds the model while it runs.
 
     Modes of the caller that would change numbers or devices do not reach the function: autocast and a default device.
-    Anything else than a model in its place is left to the function to refuse.
+    A TransformerBridge in its place is refused with what to write; anything else is left to the function to refuse.
     """
 
     @wraps(function)
@@ -157,6 +158,7 @@ def one_thread_at_a_time(function: Callable[P, T]) -> Callable[P, T]:
         model: Any = args[0] if args else kwargs.get("model")
         in_use = getattr(model, "in_use", None)
         if not isinstance(in_use, InUse):
+            refuse_bridge(model)
             return function(*args, **kwargs)
         with in_use.held(), without_modes():
             return function(*args, **kwargs)

@@ -236,7 +236,7 @@ def _aliases(model: "HookedBLIP", stack: str, attn: str, axis: str) -> dict[str,
     aliases = {}
     for full in model.hook_dict:
         parsed = HookName.parse(full)
-        leaf = parsed.leaf if attn == "attn" else _as_cross_attention(parsed.leaf)
+        leaf = parsed.leaf if attn == "attn" else as_cross_attention(parsed.leaf)
         if parsed.stack != stack or leaf is None:
             continue
         if attn == "cross_attn" and (leaf in _KEYS_AND_VALUES) != (axis == "source"):
@@ -245,7 +245,7 @@ def _aliases(model: "HookedBLIP", stack: str, attn: str, axis: str) -> dict[str,
     return aliases
 
 
-def _as_cross_attention(leaf: str) -> str | None:
+def as_cross_attention(leaf: str) -> str | None:
     """The lens's name for a leaf where cross-attention is called attention; None for what gives way to it."""
     if leaf.startswith("cross_attn."):
         renamed = leaf.removeprefix("cross_")

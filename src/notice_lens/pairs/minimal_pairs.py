@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from notice_lens.errors import check_choice
+from notice_lens.models.bridge import refuse_bridge
 from notice_lens.models.layout import HALF, Layout, Span
 from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
@@ -224,6 +225,7 @@ class MinimalPairs(PairSequence):
             PairsError: Pairs do not hold; all problems are in the message.
         """
         check_on_error(on_error)
+        refuse_bridge(model)
         found = []
         kinds = getattr(getattr(model, "cfg", None), "pair_kinds", ())
         records = self.records()
@@ -358,6 +360,7 @@ class MinimalPairs(PairSequence):
         Raises:
             ValueError: A pair has no such image, prompt or answer.
         """
+        refuse_bridge(model)
         columns = {"image": image, "prompt": prompt, "answer": answer}
         check_choice("image", image, ("clean", "corrupt", "donor"))
         check_choice("prompt", prompt, ("clean", "corrupt", "donor"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from notice_lens.errors import one_of
+from notice_lens.models.bridge import refuse_bridge
 from notice_lens.models.protocol import axes
 from notice_lens.pairs.roles import ALL, CORRECT
 
@@ -28,6 +29,7 @@ EDIT_SOURCES = ("other", "zero", "mean", "resample", "donor")
 
 def check_model(model: Any) -> None:
     """Raise TypeError if the model is something else, such as the pairs."""
+    refuse_bridge(model)
     if not hasattr(model, "stack"):
         if hasattr(model, "state_dict"):
             from notice_lens.models.blip.weights import refuse_wrapped

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from notice_lens.errors import one_of
-from notice_lens.patching.edits import Edit
+from notice_lens.patching.edits import Edit, check_model
 
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
@@ -71,6 +71,7 @@ class Node(NamedTuple):
 
 def modules(model: "VisionLanguageModel", stack: str | None = None) -> list[str]:
     """The modules of a stack, or of all, that have nodes."""
+    check_model(model)
     stacks = model.cfg.stacks if stack is None else [stack]
     return [f"{name}.{part}" for name in stacks for part in model.sublayers(name)]
 

@@ -25,6 +25,7 @@ from notice_lens.circuits.functions.maps import blind_roles
 from notice_lens.pairs import MinimalPairs, Noise, behaviour_filter
 from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.roles import ALL
+from notice_lens.patching.edits import check_model
 from notice_lens.patching.positions import Positions
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.sweeps import head_sweep
@@ -79,6 +80,7 @@ def run_study(
         FileExistsError: The folder holds something else where results go.
         PairsError: Pairs do not hold for this model.
     """
+    check_model(model)
     study = Study((choices or Choices()).resolved(tasks, model))
     if study.choices.role == ALL:
         say("effects are read at all words at once")

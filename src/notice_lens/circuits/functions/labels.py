@@ -46,6 +46,7 @@ from notice_lens.circuits.functions.verdicts import (
     not_testable,
 )
 from notice_lens.errors import names_among, one_of
+from notice_lens.patching.edits import check_model
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of
 from notice_lens.stats.mean_tests import MeanTests
 
@@ -123,6 +124,7 @@ def label_heads(
         ValueError: A head, region or kind of map does not exist, the functions are of other pairs, or `n_flips` are too
             few for any label to pass.
     """
+    check_model(model)
     verdicts = Verdicts(_candidates(heads, functions))
     scores = _scores(pairs, functions, maps, regions, ablation)
     claims = _claims(scores, alpha, n_flips, verdicts)

@@ -34,6 +34,7 @@ from notice_lens.circuits.functions.maps import MAP_KINDS, MapKind, attention_ma
 from notice_lens.circuits.functions.outliers import OUTLIER_FACTOR, avoidance, outlier_patches
 from notice_lens.errors import names_among
 from notice_lens.models.protocol import image_stream
+from notice_lens.patching.edits import check_model
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS, clusters_of, members
 from notice_lens.stats.masks import areas, by_cluster, crossfitted_iou, pointing, tails
 from notice_lens.stats.nulls import over_tests
@@ -135,6 +136,7 @@ def head_functions(
     """
     import xarray as xr
 
+    check_model(model)
     masks = region_masks(model, pairs, regions)
     if attention is None:
         attention = attention_maps(

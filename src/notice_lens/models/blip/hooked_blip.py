@@ -108,7 +108,8 @@ class HookedBLIP(ForwardPass):
         """The port of an in-memory Hugging Face model, whose weights are copied: it is never touched.
 
         Args:
-            hf_model: A `BlipForQuestionAnswering`, `BlipForConditionalGeneration` or `BlipForImageTextRetrieval`.
+            hf_model: A `BlipForQuestionAnswering`, `BlipForConditionalGeneration` or `BlipForImageTextRetrieval`, or a
+                TransformerBridge's `original_model`.
             processor: Its `BlipProcessor`; without one, `prepare` and `generate` cannot be used.
             device: Where to put the copy; None leaves it where the model is.
             dtype: What to keep the copy in; None takes the model's.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from notice_lens.errors import reading
 from notice_lens.files import check_kinds, inside, read_json
 from notice_lens.models.blip.config import STACKS_BY_CLASS, BLIPConfig, Kind, read_config
+from notice_lens.models.bridge import refuse_bridge, without_bridges
 
 if TYPE_CHECKING:
     from notice_lens.models.blip.hooked_blip import HookedBLIP
@@ -80,6 +81,8 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.
 
 def port(cls: "type[HookedBLIP]", hf_model: nn.Module, processor: Any, enc_token: bool) -> "HookedBLIP":
     """A `HookedBLIP` with a copy of the weights of an in-memory Hugging Face model."""
+    refuse_bridge(hf_model)
+    hf_model = without_bridges(hf_model)
     refuse_wrapped(hf_model)
     ancestors = [ancestor.__name__ for ancestor in type(hf_model).__mro__]
     hf_class = next((name for name in ancestors if name in STACKS_BY_CLASS), ancestors[0])

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
+from notice_lens.models.bridge import refuse_bridge, without_bridges
 from notice_lens.models.hook_names import IMAGE_STACK, HookName
 from notice_lens.models.in_use import one_thread_at_a_time, without_modes
 from notice_lens.models.layout import Layout
@@ -142,13 +143,15 @@ class HookedVLM(HostedForwardPass):
         """Host a model in memory. Its weights are not copied, and hooks that are on it stay where they are.
 
         Args:
-            hf_model: As `AutoModelForImageTextToText` loads it.
+            hf_model: As `AutoModelForImageTextToText` loads it, or a TransformerBridge's `original_model`.
             processor: Its processor; without one, `prepare` and `generate` cannot be used.
 
         Raises:
             TypeError: It is not one of transformers' models.
             ValueError: It is not a vision-language model, or it cannot be hooked; the message says why.
         """
+        refuse_bridge(hf_model)
+        hf_model = without_bridges(hf_model)
         if not isinstance(hf_model, PreTrainedModel):
             raise TypeError(
                 f"expected a model of transformers, got {type(hf_model).__name__}; of a compiled, parallel or adapted "

@@ -1,19 +1,22 @@
 """The first screen: two pictures, the question and both answers, what heads carry together, and the curve behind it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from made_results import important as made_important
 from made_results import swept
 from notice_lens import viz
 from notice_lens.pairs import behaviour_filter, mini_world
 from notice_lens.report.context import page_context
 from notice_lens.report.data import ReportData
 from notice_lens.report.page_data import fitting
-from notice_lens.report.sentences import few_heads, few_heads_rows, findings
+from notice_lens.report.sentences import few_heads, few_heads_rows, findings, idle_heads, worked_example
 from notice_lens.report.small_pictures import curve
+from notice_lens.viz.circuit_figures import enough_heads
 
 
 def made_data() -> ReportData:
@@ -44,7 +47,7 @@ def test_the_first_sentence_says_how_few_heads_are_enough():
     data = with_curve(made_data())
     task = data.conditions[0].task
     assert findings(data)[0] == (
-        f"{task}, where the words differ: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; "
+        f"{task}, where the question is changed: 2 of 2 heads carry 90% [85, 95] of the answer; as many at random 45%; "
         "these heads from an unrelated picture 30% (30 pairs in 28 clusters)."
     )
     assert findings(made_data())[0] != findings(data)[0]
@@ -56,8 +59,8 @@ def test_the_table_has_controls_beside_what_few_heads_carry():
     data = replace(data, conditions=(replace(data.conditions[0], facts=facts), *data.conditions[1:]))
     (row,) = few_heads_rows(data)
     assert row == {
-        "name": "states, where the words differ", "answered": "6 of 8", "heads": "2 of 2", "share": "90% [85, 95]",
-        "random": "45%", "mismatched": "30%",
+        "name": "states, where the question is changed", "answered": "6 of 8", "heads": "2 of 2",
+        "which": "L0.H1, L1.H0", "share": "90% [85, 95]", "random": "45%", "mismatched": "30%",
     }  # fmt: skip
     with_range = made_curve().assign(mismatched=("size", [np.nan] * 3))
     with_range["random_low"], with_range["random_high"] = with_range["random"] - 0.3, with_range["random"] + 0.4
@@ -70,12 +73,16 @@ def test_one_sentence_is_of_all_conditions():
     text, image = (one.name for one in data.conditions)
     assert few_heads(data) == ""
     one = replace(data, curves={image: made_curve()})
-    assert few_heads(one) == "2 of 2 heads carry 90\N{NO-BREAK SPACE}% of the answer from picture to words."
+    assert few_heads(one) == (
+        "2 of 2 heads carry 90\N{NO-BREAK SPACE}% of the answer from picture to words; as many random heads "
+        "45\N{NO-BREAK SPACE}% and the same heads from an unrelated picture 30\N{NO-BREAK SPACE}%."
+    )
     fewer = made_curve()
     fewer["share"][0] = np.array([0, 0.83, 0.95])
     both = replace(data, curves={text: made_curve(), image: fewer})
     assert few_heads(both) == (
-        "In each of 2 conditions, 1 to 2 of 2 heads carry 83 to 90\N{NO-BREAK SPACE}% of the answer."
+        "In each of 2 conditions, 1 to 2 of 2 heads carry 83 to 90\N{NO-BREAK SPACE}% of the answer; as many random "
+        "heads 25 to 45\N{NO-BREAK SPACE}% and the same heads from an unrelated picture 17 to 30\N{NO-BREAK SPACE}%."
     )
 
 
@@ -140,4 +147,43 @@ def test_conditions_of_pictures_are_named_by_their_tasks():
     assert row["name"] == "states"
     twice = replace(data, conditions=(*data.conditions, replace(image, name="states, other pictures")))
     rows = few_heads_rows(replace(twice, curves={image.name: made_curve(), "states, other pictures": made_curve()}))
-    assert [row["name"] for row in rows] == ["states, where the pictures differ", "states, other pictures"]
+    assert [row["name"] for row in rows] == ["states, where the picture is changed", "states, other pictures"]
+
+
+def test_heads_that_one_half_alone_ranks_among_the_best_are_in_brackets():
+    one_sided = made_curve()
+    one_sided["order"] = (("half", "rank"), np.array([["s.L0.H1", "s.L1.H0"], ["s.L1.H0", "s.L0.H1"]], object))
+    fewer = one_sided.copy(deep=True)
+    fewer["share"][0] = np.array([0, 0.83, 0.95])
+    assert enough_heads(fewer).names == ["(L0.H1)", "(L1.H0)"]
+    assert enough_heads(one_sided).names == ["L0.H1", "L1.H0"]
+
+
+def test_heads_that_do_nothing_are_counted():
+    """Random heads are a weak control where most heads do nothing, and the page says so."""
+    data = with_curve(made_data())
+    quiet = []
+    for one in data.conditions:
+        effect = one.heads["effect"].copy(deep=True)
+        effect[:2] = effect[:2].where(np.abs(effect[:2]) > 0.2, 0.0004)
+        quiet.append(replace(one, heads=one.heads.assign(effect=effect)))
+    idle = sum(
+        max(abs(float(one.heads["effect"][layer, head])) for one in quiet) < 0.001
+        for layer in range(3)
+        for head in range(8)
+    )
+    assert idle > 10
+    assert idle_heads(replace(data, conditions=tuple(quiet))).startswith(f"{idle} of the 24 heads do nothing here")
+    assert idle_heads(made_data()) == ""
+
+
+def test_the_arithmetic_of_a_share_of_what_the_donor_leaves_is_shown():
+    heads = made_important()
+    data = made_data()
+    data = replace(data, conditions=(replace(data.conditions[0], heads=heads), *data.conditions[1:]))
+    said = worked_example(data)
+    assert said.startswith(f"For instance L1.H2 in {data.conditions[0].name}: matched ")
+    numbers = [float(one.replace(",", "")) for one in re.findall(r"\d+\.?\d*", said.partition(": ")[2])]
+    matched, mismatched, of_gap, left, share = numbers
+    assert matched - mismatched == pytest.approx(of_gap, abs=0.11)
+    assert of_gap / left * 100 == pytest.approx(share, abs=0.5)

@@ -140,7 +140,7 @@ def test_where_no_kernel_answers_the_findings_and_numbers_are_shown(widget):
     bundle, _ = widget._repr_mimebundle_()
     assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == widget.model_id
     for said in (bundle["text/plain"], bundle["text/html"], repr(widget)):
-        assert "L1.H2 in states, where the pictures differ" in said
+        assert "L1.H2 in states, where the picture is changed" in said
         assert "+21.7" in said
         assert "object at 0x" not in said
     assert bundle["text/html"].count("<td") == 24

@@ -17,10 +17,12 @@ from notice_lens.report.sentences import (
     few_heads,
     few_heads_rows,
     head_name,
+    idle_heads,
     level,
     part_intervals,
     single_heads,
     strongest,
+    worked_example,
 )
 from notice_lens.report.small_pictures import curve, finite, forest, forest_limits, graph, is_controlled, profile
 from notice_lens.stats.dims import HEADS
@@ -47,6 +49,9 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "few_heads": few_heads(data),
         "few_heads_rows": few_heads_rows(data),
         "few_heads_level": _same([level(one.attrs) for one in data.curves.values()] or [""], ""),
+        "idle": idle_heads(data),
+        "left_out": [note for note in data.notes if ": left out, " in note],
+        "worked_example": worked_example(data),
         "findings": single_heads(data),
         "first_pair": _first_pair(data),
         "curves": [curve(name, one) for name, one in data.curves.items()],
@@ -68,6 +73,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
                 "number": number,
                 "ranked": ranked_by(condition),
                 "controlled": is_controlled(condition),
+                "twice": is_controlled(condition) and ranked_by(condition) == "matched",
                 "rows": forest(condition, limits),
             }
             for number, condition in enumerate(data.conditions)

@@ -11,21 +11,21 @@ import xarray as xr
 from notice_lens.circuits.condition import DIFFERENCE, GAP
 from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.page_data import ranked_by, share_of, task_of
-from notice_lens.report.small_pictures import is_controlled
+from notice_lens.report.small_pictures import SMALLEST, is_controlled
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.circuit_figures import EnoughHeads, enough_heads, headline, in_brackets
 from notice_lens.viz.head_figures import ranked
 from notice_lens.viz.selection import bound, is_tested
 
-SMALLEST = 0.0005
-"""Of the gap: an effect that is printed as 0.0 % is no finding."""
-DIFFERS = {"image": "where the pictures differ", "text": "where the words differ"}
+IDLE = 0.001
+"""Heads whose effects are smaller than this share in every condition do nothing."""
+DIFFERS = {"image": "where the picture is changed", "text": "where the question is changed"}
 """Of a condition, by its corruption."""
 MEANT = {
-    "implicit segmentation": "it looks at what is asked about, and the answer suffers where that is cut",
-    "object inhibition": "it looks away from what is asked about, and holds the answer back",
-    "outlier inhibition": "it looks away from patches of outlying size, and the answer gains where these are cut",
+    "implicit segmentation": "looks at what is asked about, and the answer suffers where that is cut",
+    "object inhibition": "looks away from what is asked about, and holds the answer back",
+    "outlier inhibition": "looks away from patches of outlying size, and the answer gains where these are cut",
 }
 """Functions of heads, in plain words."""
 
@@ -59,16 +59,26 @@ def single_heads(data: ReportData) -> list[str]:
             none = f"No head is universal: none of {count} is significant in {all_of(data.universal)}{enough}."
             said.insert(0, none + _nearest(data.universal))
     if data.labels:
-        given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
-        several = len({condition.task for condition in data.conditions}) > 1
-        found = dict.fromkeys(f"{head_name(row['layer'], row['head'])} ({claimed(row, several)})" for row in given)
-        kinds = dict.fromkeys(str(row["label"]) for row in given)
-        meant = "; ".join(f"{kind}: {MEANT[kind]}" for kind in kinds if kind in MEANT)
-        claims = f"With causal evidence for what they do: {', '.join(found)}." + (
-            f" {meant.capitalize()}." if meant else ""
-        )
-        said.append(claims if found else "No head has a function with causal evidence.")
+        said += _functions_said(data)
     return said
+
+
+def _functions_said(data: ReportData) -> list[str]:
+    """Return a sentence on each function that heads have, or one that none has any."""
+    given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
+    several = len({condition.task for condition in data.conditions}) > 1
+    heads: dict[str, list[str]] = {}
+    for row in given:
+        task = task_of(row) if several else None
+        name = head_name(row["layer"], row["head"]) + (f" in {task}" if task else "")
+        heads.setdefault(str(row["label"]), []).append(name)
+    if not heads:
+        return ["No head has a function that cutting its attention confirms."]
+    return [
+        f"{kind.capitalize()}, confirmed by cutting attention: {', '.join(dict.fromkeys(names))}."
+        + (f" Such a head {MEANT[kind]}." if kind in MEANT else "")
+        for kind, names in heads.items()
+    ]
 
 
 def few_heads(data: ReportData) -> str:
@@ -80,11 +90,16 @@ def few_heads(data: ReportData) -> str:
     of_images = all(one.corruption == "image" for one in data.conditions if one.name in data.curves)
     where = f"In each of {len(enough)} {'tasks' if of_images else 'conditions'}, " if len(enough) > 1 else ""
     verb = "carries" if max(sizes) == 1 else "carry"
-    percent = _range([round(share) for share in shares])
     way = " from picture to words" if of_images else ""
+    controls = {
+        "as many random heads": [100 * one.random[0] for one in enough],
+        "the same heads from an unrelated picture": [100 * one.mismatched[0] for one in enough],
+    }
+    beside = [f"{who} {_percents(values)}" for who, values in controls.items() if np.isfinite(values).all()]
     return (
-        f"{where}{_range(sizes)} of {enough[0].n} {enough[0].what} {verb} {percent}\N{NO-BREAK SPACE}% of the answer"
-        f"{way}."
+        f"{where}{_range(sizes)} of {enough[0].n} {enough[0].what} {verb} {_percents(shares)} of the answer{way}"
+        + (f"; {' and '.join(beside)}" if beside else "")
+        + "."
     )
 
 
@@ -108,12 +123,17 @@ def _few_heads_row(name: str, facts: Mapping[str, Any], enough: EnoughHeads) -> 
         "name": name,
         "answered": "" if asked is None else f"{kept} of {asked}",
         "heads": f"{enough.size} of {enough.n}",
+        "which": ", ".join(enough.names),
         "share": in_brackets(enough.share),
         **{
             control: in_brackets(share) if np.isfinite(share[0]) else "not measured"
             for control, share in (("random", enough.random), ("mismatched", enough.mismatched))
         },
     }
+
+
+def _percents(values: list[float]) -> str:
+    return f"{_range([round(value) for value in values])}\N{NO-BREAK SPACE}%"
 
 
 def _range(numbers: list[int]) -> str:
@@ -126,7 +146,7 @@ def _called(data: ReportData, name: str) -> str:
 
 
 def in_words(condition: ShownCondition) -> str:
-    """Return a condition in words, if its name is its task and corruption: `states, where the words differ`."""
+    """Return a condition in words, if its name is its task and corruption: `states, where the question is changed`."""
     if condition.name == f"{condition.task}, {condition.corruption}" and condition.corruption in DIFFERS:
         return f"{condition.task}, {DIFFERS[condition.corruption]}"
     return condition.name
@@ -238,6 +258,47 @@ def part_intervals(data: ReportData) -> str:
     clusters = "; ".join(f"{condition.name}: {evidence(condition)}" for condition in known)
     said = "the interval" if len(levels) > 1 else f"the {levels.pop()} interval"
     return f"In brackets stands {said} of each, by resampling clusters of pairs ({clusters}); no effect would be 0."
+
+
+def worked_example(data: ReportData) -> str:
+    """Return the arithmetic of one number that is a share of what a mismatched donor leaves; empty where there is none.
+
+    It is the largest one.
+    """
+    parts = {"effect_matched", "effect_mismatched", "effect_of_gap"}
+    known = [one for one in data.conditions if share_of(one) != GAP and parts <= {*map(str, one.heads)}]
+    if not known:
+        return ""
+    condition = max(known, key=lambda one: bound(one.heads["effect"]))
+    best = strongest(condition)
+    one = condition.heads.sel(layer=best["layer"], head=best["head"])
+    matched, mismatched, of_gap, effect = (
+        100 * float(one[name]) for name in ("effect_matched", "effect_mismatched", "effect_of_gap", "effect")
+    )
+    if not np.isfinite([matched, mismatched, of_gap, effect]).all() or effect == 0:
+        return ""
+    return (
+        f"For instance {head_name(best['layer'], best['head'])} in {condition.name}: matched {matched:.1f} less "
+        f"mismatched {mismatched:.1f} is {of_gap:.1f}\N{NO-BREAK SPACE}% of the gap. The unrelated picture, "
+        f"with all of its run, leaves {100 * of_gap / effect:.0f}\N{NO-BREAK SPACE}% of the gap to bring back, and of "
+        f"that it is {effect:.1f}\N{NO-BREAK SPACE}%."
+    )
+
+
+def idle_heads(data: ReportData) -> str:
+    """Return a sentence on heads that do nothing in any condition, if there are any: they make random heads weak."""
+    effects = [one.heads["effect"].stack(place=HEADS, create_index=False) for one in data.conditions]
+    if not data.curves or len({one.sizes["place"] for one in effects}) > 1:
+        return ""
+    largest = np.max([np.abs(one.fillna(0).values) for one in effects], axis=0)
+    idle = int((largest < IDLE).sum())
+    if not idle:
+        return ""
+    least = words.percent(IDLE).removeprefix("+")
+    return (
+        f"{idle} of the {len(largest)} heads do nothing here (below {least} in every condition), so that random heads "
+        "are an easy control in this model."
+    )
 
 
 def level(attrs: Mapping[Any, Any]) -> str:

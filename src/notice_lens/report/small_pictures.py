@@ -14,6 +14,8 @@ from notice_lens.viz.graph_layout import GraphLayout, short_name
 
 STRONGEST = 6
 """Heads of a condition that are compared."""
+SMALLEST = 0.0005
+"""Of the gap: an effect that is printed as 0.0 % is no finding."""
 
 
 def is_controlled(condition: ShownCondition) -> bool:
@@ -43,7 +45,9 @@ def forest(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[
     """Return the strongest heads: effects and intervals as places in a picture 240 by 20 pixels, and in words."""
     flat = condition.heads.stack(place=HEADS, create_index=False)
     order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
-    drawn = flat.isel(place=order)
+    # Heads without any effect are no finding; of a condition in which none has one, the first stands for all.
+    there = [place for place in order if abs(float(flat["effect"][place])) >= SMALLEST] or order[:1]
+    drawn = flat.isel(place=there)
     scale = 220 / (limits[1] - limits[0] or 1.0)
 
     def x(value: Any) -> float | None:

@@ -1,5 +1,6 @@
 """Figures of circuits: what the best heads carry together, and heads with their intervals one below the other."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +84,7 @@ class EnoughHeads(NamedTuple):
         share: The share of the gap that they restore, with the ends of its interval.
         random: What as many random ones restore, with its range; NaN where that was not measured.
         mismatched: What they restore from a mismatched donor, with the ends of its interval; NaN without donors.
+        names: Their names. Both halves of the pairs rank heads; `(L2.H1)` is among these by one of the two alone.
     """
 
     size: int
@@ -91,6 +93,7 @@ class EnoughHeads(NamedTuple):
     share: tuple[float, float, float]
     random: tuple[float, float, float]
     mismatched: tuple[float, float, float]
+    names: list[str]
 
 
 def enough_heads(curve: xr.Dataset, share: float = ENOUGH) -> EnoughHeads:
@@ -109,10 +112,21 @@ def enough_heads(curve: xr.Dataset, share: float = ENOUGH) -> EnoughHeads:
         value, low, high = (float(at.get(one, np.nan)) for one in (name, f"{name}_low", f"{name}_high"))
         return value, low, high
 
+    size = int(at["size"])
+    ranked = [list(map(_short, half[:size])) for half in curve["order"].values]
+    names = [
+        name if all(name in half for half in ranked) else f"({name})"
+        for name in dict.fromkeys(name for half in ranked for name in half)
+    ]
     return EnoughHeads(
-        int(at["size"]), int(curve.attrs["n_nodes"]), what, with_ends("share"), with_ends("random"),
-        with_ends("mismatched"),
+        size, int(curve.attrs["n_nodes"]), what, with_ends("share"), with_ends("random"), with_ends("mismatched"),
+        sorted(names, key=lambda name: name.startswith("(")),
     )  # fmt: skip
+
+
+def _short(name: object) -> str:
+    """Return a head's name without its stack: `L2.H1` of `text.cross_attn.L2.H1`."""
+    return re.sub(r"^.*\.(L\d+\.H\d+)$", r"\1", str(name))
 
 
 def in_brackets(share: tuple[float, float, float]) -> str:

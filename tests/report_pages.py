@@ -27,7 +27,8 @@ def two_tasks_of(mini: Any) -> ReportData:
     effects = {name: made.swept(pairs, seed=number) for number, (name, pairs) in enumerate(conditions.items())}
     tested = made.important()
     few = made.untested(made.important(seed=1)).drop_vars("effect_mismatched")
-    few["effect"][{"layer": 2, "head": 5}] = np.nan
+    for name in ("effect", "effect_of_gap"):
+        few[name][{"layer": 2, "head": 5}] = np.nan
     return ReportData.collect(
         mini, conditions, effects, important={"states, image": tested, "scenes, image": few}, progress=False,
         universal=made.universal({"states, image": tested, "scenes, image": few}),

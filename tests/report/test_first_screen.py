@@ -74,14 +74,17 @@ def test_one_sentence_is_of_all_conditions():
     assert few_heads(data) == ""
     one = replace(data, curves={image: made_curve()})
     assert few_heads(one) == (
-        "2 of 2 heads carry 90\N{NO-BREAK SPACE}% of the answer from picture to words; as many random heads "
+        "2 of 2 heads carry 80\N{NO-BREAK SPACE}% of the answer and more from picture to words; as many random heads "
         "45\N{NO-BREAK SPACE}% and the same heads from an unrelated picture 30\N{NO-BREAK SPACE}%."
     )
     fewer = made_curve()
     fewer["share"][0] = np.array([0, 0.83, 0.95])
     both = replace(data, curves={text: made_curve(), image: fewer})
+    weak = made_curve()
+    weak["share"][0] = np.array([0, 0.3, 0.5])
+    assert few_heads(replace(data, curves={image: weak})).startswith("2 of 2 heads carry 50\N{NO-BREAK SPACE}% of the")
     assert few_heads(both) == (
-        "In each of 2 conditions, 1 to 2 of 2 heads carry 83 to 90\N{NO-BREAK SPACE}% of the answer; as many random "
+        "In each of 2 conditions, 1 to 2 of 2 heads carry 80\N{NO-BREAK SPACE}% of the answer and more; as many random "
         "heads 25 to 45\N{NO-BREAK SPACE}% and the same heads from an unrelated picture 17 to 30\N{NO-BREAK SPACE}%."
     )
 

@@ -124,7 +124,7 @@ def test_what_is_chosen_by_hand(chromium, path, data):
     assert "object: solid" in one.page.locator(".region-note").inner_text()
     before = button(one.page, 0, 1, 2).inner_text()
     one.page.locator("input[data-values=effect_mismatched]").check()
-    assert before == "31"
+    assert before == "22"
     assert button(one.page, 0, 1, 2).inner_text() == str(
         round(100 * float(data.conditions[0].heads.effect_mismatched[1, 2]))
     )

@@ -7,6 +7,7 @@ import pytest
 
 from browsing import needs_browser, opened
 from notice_lens import viz
+from notice_lens.viz.words import interval_of
 from report_pages import button, shown
 
 pytestmark = needs_browser
@@ -66,9 +67,12 @@ def test_every_share_in_the_panel_has_its_interval(two_tasks, tasks):
     shown(two_tasks.page, 0, 1, 2)
     facts = two_tasks.page.locator(".facts > div").all_inner_texts()
     heads = tasks.conditions[0].heads.sel(layer=1, head=2)
-    names = {"matched": "effect_matched", "mismatched": "effect_mismatched", "the same, of the gap": "effect_of_gap"}
+    names = {
+        "matched": "effect_matched", "mismatched": "effect_mismatched", "matched minus mismatched": "effect_of_gap",
+        "of what the donor leaves": "effect",
+    }  # fmt: skip
     for label, name in names.items():
-        values = [f"{100 * float(heads[each]):+.1f}" for each in (name, f"{name}_low", f"{name}_high")]
+        values = [f"{100 * float(heads[each]):+.1f}" for each in (name, *interval_of(name))]
         values = [value.replace("-", "\u2212") for value in values]
         assert f"{label}\n{values[0]}\u00a0% [{values[1]}, {values[2]}]" in facts
 

@@ -89,7 +89,7 @@ def test_the_numbers_that_matter_are_said(text):
     assert "cutting inside the object costs 12 % of the gap [8, 16], p = 0.001" in said
     assert "constant masks" in said
     assert "not testable: there are no outliers" in said
-    assert "+31.0 % [+25.1, +36.9]" in said
+    assert "+21.7 % [+18.8, +24.6]" in said
     assert "60 (58 clusters)" in said
     assert "centre of mass 1.10 [0.90, 1.30]" in said
     assert "arXiv:2406.16320" in said
@@ -106,7 +106,7 @@ def test_every_condition_has_a_heat_map_of_all_heads(text, data):
     assert best["class"].split()[0] == "cell"
     assert best["class"].split()[-1] == "significant"
     assert {"p7", "p8"} & set(best["class"].split())
-    assert best["aria-label"] == "L1.H2: +31.0\xa0% [+25.1, +36.9]; rules passed: significant, two-sigma"
+    assert best["aria-label"] == "L1.H2: +21.7\xa0% [+18.8, +24.6]; rules passed: significant, two-sigma"
 
 
 def test_nothing_is_loaded_and_the_policy_has_the_hashes(text):
@@ -229,8 +229,10 @@ def test_every_count_and_number_has_its_null_its_clusters_and_its_interval(data,
     assert re.search(r"\(q (= |< )\.\d{3}; 60 pairs, \d+ clusters\)\.$", strongest)
     assert "middle layers 33% [25%, 40%]; p = .400" in text
     assert null in text.split("Universal heads</h2>")[1]
-    assert "share of what the mismatched donor leaves of the gap" in text
-    assert 'data-values="effect_of_gap"' in text
+    assert "as a share of what the donor leaves of the gap" in text
+    assert "For instance L1.H2 in states, image: matched 23.9 less mismatched 2.2 is 21.7\xa0% of the gap." in text
+    assert "leaves 70\xa0% of the gap to bring back, and of that it is 31.0\xa0%." in text
+    assert re.findall(r'data-values="(\w+)"', text) == ["map", "effect_matched", "effect_mismatched", "effect"]
 
 
 def test_matched_and_mismatched_have_intervals_of_their_own(data, text):
@@ -240,7 +242,7 @@ def test_matched_and_mismatched_have_intervals_of_their_own(data, text):
     row = next(row for row in section.split("<tr>") if 'data-condition="0" data-layer="1" data-head="2"' in row)
     found = re.findall(r'<td class="number">([^ <]*)\xa0% \[([^,]*), ([^]]*)\]</td>', row)
     columns = (f"effect_{name}" for name in ("matched", "mismatched"))
-    names = [(name, f"{name}_low", f"{name}_high") for name in columns] + [("effect", "low", "high")]
+    names = [(name, f"{name}_low", f"{name}_high") for name in (*columns, "effect_of_gap")]
     said = [[float(number.replace("\N{MINUS SIGN}", "-")) for number in each] for each in found]
     np.testing.assert_allclose(said, [[100 * float(heads[name]) for name in each] for each in names], atol=0.051)
     assert "the 95\xa0% interval of each" in section

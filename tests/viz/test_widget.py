@@ -144,7 +144,7 @@ def test_where_no_kernel_answers_the_findings_and_numbers_are_shown(widget):
         assert "+21.7" in said
         assert "object at 0x" not in said
     assert bundle["text/html"].count("<td") == 24
-    assert "<strong>31</strong>" in bundle["text/html"]
+    assert "<strong>22</strong>" in bundle["text/html"]
     assert "<script" not in bundle["text/html"]
 
 

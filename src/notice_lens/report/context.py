@@ -9,11 +9,12 @@ import xarray as xr
 from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition
 from notice_lens.report.image_bytes import address
-from notice_lens.report.page_data import SHARES, Kept, label_places, ranked_by, share_of, task_of
+from notice_lens.report.page_data import Kept, colour_limit, label_places, ranked_by, share_of, shown_effect, task_of
 from notice_lens.report.sentences import (
     about,
     all_of,
     claimed,
+    elsewhere,
     few_heads,
     few_heads_rows,
     head_name,
@@ -50,6 +51,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "few_heads_rows": few_heads_rows(data),
         "few_heads_level": _same([level(one.attrs) for one in data.curves.values()] or [""], ""),
         "idle": idle_heads(data),
+        "elsewhere": elsewhere(data),
         "left_out": [note for note in data.notes if ": left out, " in note],
         "worked_example": worked_example(data),
         "findings": single_heads(data),
@@ -58,12 +60,12 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "graphs": [graph(name, one) for name, one in data.graphs.items()],
         "about": about(data),
         "conditions": [
-            {"number": number, **_condition(condition, _limit(data))}
+            {"number": number, **_condition(condition, colour_limit(data))}
             for number, condition in enumerate(data.conditions)
         ],
         "has_rules": any({"significant", "two_sigma"} & set(condition.heads) for condition in data.conditions),
         "tested": any(is_tested(condition.heads) for condition in data.conditions),
-        "scale_end": words.percent(_limit(data), 0).removeprefix("+"),
+        "scale_end": words.percent(colour_limit(data), 0).removeprefix("+"),
         "intervals": any("low" in condition.heads for condition in data.conditions),
         "part_intervals": part_intervals(data),
         "controlled": any(map(is_controlled, data.conditions)),
@@ -80,9 +82,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
             if is_controlled(condition) or "low" in condition.heads
         ],
         "ranked": _ranked(data),
-        "of": _same(
-            [share_of(condition) for condition in data.conditions], "the gap, or of what the donor leaves of it"
-        ),
+        "of": _same([_unit(one) for one in data.conditions], "the gap, or of what the donor leaves of it"),
         "carried": any(share_of(condition) != GAP for condition in data.conditions),
         "wide": max(condition.heads.sizes["head"] for condition in data.conditions) > WIDE,
         "layers": _labels(data, "layer"),
@@ -155,7 +155,7 @@ def _condition(condition: ShownCondition, limit: float) -> dict[str, Any]:
         "pairs": pairs,
         "gap": gap if None not in ends else "none",
         "ranked": ranked_by(condition),
-        "of": share_of(condition),
+        "of": _unit(condition),
         "best": strongest(condition),
         "significant": counts.get("significant", words.UNTESTED),
         "two_sigma": counts.get("two_sigma", words.UNTESTED),
@@ -172,29 +172,25 @@ def _rows(condition: ShownCondition, limit: float) -> list[dict[str, Any]]:
     return [
         {
             "layer": layer,
-            "cells": [
-                _button(condition.heads.isel(layer=i, head=j), layer, head, limit, first=i == j == 0)
-                for j, head in enumerate(condition.heads["head"].values.tolist())
-            ],
+            "cells": [_button(condition, i, j, limit) for j in range(condition.heads.sizes["head"])],
         }
         for i, layer in enumerate(condition.heads["layer"].values.tolist())
     ]
 
 
-def _button(one: xr.Dataset, layer: int, head: int, limit: float, *, first: bool) -> dict[str, Any]:
-    label = f"{head_name(layer, head)}: {words.with_interval(one)}"
+def _button(condition: ShownCondition, i: int, j: int, limit: float) -> dict[str, Any]:
+    one, name = condition.heads.isel(layer=i, head=j), shown_effect(condition)
+    head = int(one["head"])
+    label = f"{head_name(int(one['layer']), head)}: {words.with_interval(one, name)}"
     if "significant" in one or "two_sigma" in one:
         label += f"; rules passed: {words.rules(one)}"
-    shade, text = words.shade(one["effect"], limit), words.whole(one["effect"])
-    return {"head": head, "shade": shade, "frame": words.frame(one), "label": label, "text": text, "first": first}
+    shade, text = words.shade(one[name], limit), words.whole(one[name])
+    return {"head": head, "shade": shade, "frame": words.frame(one), "label": label, "text": text, "first": i == j == 0}
 
 
-def _limit(data: ReportData) -> float:
-    """Return the end of the scale of all heat maps: one for all, so that they can be compared.
-
-    Ends of intervals are in no map; of few pairs they may be many times an effect.
-    """
-    return bound(*(heads[name] for heads in (one.heads for one in data.conditions) for name in SHARES if name in heads))
+def _unit(condition: ShownCondition) -> str:
+    """Return what the numbers of a condition's map are shares of."""
+    return share_of(condition) if shown_effect(condition) == "effect" else GAP
 
 
 def _universal(data: ReportData) -> dict[str, Any] | None:

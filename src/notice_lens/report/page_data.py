@@ -12,7 +12,7 @@ from notice_lens.circuits.condition import GAP
 from notice_lens.report.data import ReportData, ShownCondition, ShownPair
 from notice_lens.report.image_bytes import address
 from notice_lens.report.plain import plain
-from notice_lens.viz.selection import is_tested
+from notice_lens.viz.selection import bound, is_tested
 from notice_lens.viz.words import interval_of
 
 MAP_BYTES = 7_500_000
@@ -53,6 +53,20 @@ def share_of(condition: ShownCondition) -> str:
     return str(condition.heads.attrs.get("share_of", GAP))
 
 
+def shown_effect(condition: ShownCondition) -> str:
+    """Return which effect a condition's map shows: a share of the gap, so that all numbers of a page have one unit."""
+    return "effect_of_gap" if share_of(condition) != GAP and "effect_of_gap" in condition.heads else "effect"
+
+
+def colour_limit(data: ReportData) -> float:
+    """Return the end of the scale of all heat maps: one for all, so that they can be compared.
+
+    Ends of intervals are in no map; of few pairs they may be many times an effect.
+    """
+    names = {id(one): {shown_effect(one), "effect_matched", "effect_mismatched"} for one in data.conditions}
+    return bound(*(one.heads[name] for one in data.conditions for name in sorted(names[id(one)]) if name in one.heads))
+
+
 def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
     """Everything that the script needs.
 
@@ -62,6 +76,7 @@ def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
     """
     kept = fitting(data, map_bytes)
     return {
+        "limit": colour_limit(data),
         "conditions": [_condition(condition, kept) for condition in data.conditions],
         "pairs": [_pair(pair) for pair in data.pairs],
         "attention": None if data.attention is None else _attention(data, kept),
@@ -139,6 +154,7 @@ def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
         "role": condition.role,
         "ranked": ranked_by(condition),
         "of": share_of(condition),
+        "inMap": shown_effect(condition),
         "tested": is_tested(condition.heads),
         "runs": list(condition.runs),
         "layers": plain(condition.heads["layer"].values),

@@ -10,11 +10,11 @@ import xarray as xr
 
 from notice_lens.circuits.condition import DIFFERENCE, GAP
 from notice_lens.report.data import ReportData, ShownCondition
-from notice_lens.report.page_data import ranked_by, share_of, task_of
+from notice_lens.report.page_data import ranked_by, share_of, shown_effect, task_of
 from notice_lens.report.small_pictures import SMALLEST, is_controlled
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
-from notice_lens.viz.circuit_figures import EnoughHeads, enough_heads, headline, in_brackets
+from notice_lens.viz.circuit_figures import ENOUGH, EnoughHeads, enough_heads, headline, in_brackets
 from notice_lens.viz.head_figures import ranked
 from notice_lens.viz.selection import bound, is_tested
 
@@ -96,8 +96,10 @@ def few_heads(data: ReportData) -> str:
         "the same heads from an unrelated picture": [100 * one.mismatched[0] for one in enough],
     }
     beside = [f"{who} {_percents(values)}" for who, values in controls.items() if np.isfinite(values).all()]
+    reached = min(shares) >= 100 * ENOUGH
+    amount = f"{_percents([100 * ENOUGH])} of the answer and more" if reached else f"{_percents(shares)} of the answer"
     return (
-        f"{where}{_range(sizes)} of {enough[0].n} {enough[0].what} {verb} {_percents(shares)} of the answer{way}"
+        f"{where}{_range(sizes)} of {enough[0].n} {enough[0].what} {verb} {amount}{way}"
         + (f"; {' and '.join(beside)}" if beside else "")
         + "."
     )
@@ -286,18 +288,30 @@ def worked_example(data: ReportData) -> str:
 
 
 def idle_heads(data: ReportData) -> str:
-    """Return a sentence on heads that do nothing in any condition, if there are any: they make random heads weak."""
+    """Return a sentence on heads that do nothing in any condition, if half of them do: random heads say little then."""
     effects = [one.heads["effect"].stack(place=HEADS, create_index=False) for one in data.conditions]
     if not data.curves or len({one.sizes["place"] for one in effects}) > 1:
         return ""
     largest = np.max([np.abs(one.fillna(0).values) for one in effects], axis=0)
     idle = int((largest < IDLE).sum())
-    if not idle:
+    if 2 * idle < len(largest):
         return ""
     least = words.percent(IDLE).removeprefix("+")
     return (
-        f"{idle} of the {len(largest)} heads do nothing here (below {least} in every condition), so that random heads "
-        "are an easy control in this model."
+        f"{idle} of the {len(largest)} heads do nothing here (below {least} in every condition), so random heads are "
+        "a weak control in this model."
+    )
+
+
+def elsewhere(data: ReportData) -> str:
+    """Return a sentence on where curves and maps patch, if these differ; else nothing."""
+    roles = {one.role for one in data.conditions if one.name in data.curves} - {"all", None}
+    if not roles:
+        return ""
+    where = " or ".join(f"“{role}”" for role in sorted(map(str, roles)))
+    return (
+        f"These heads are patched at all words at once. The maps below patch one head at {where} alone, so that a head "
+        "that reads the picture into another word may be in this table and show 0 there."
     )
 
 
@@ -324,4 +338,5 @@ def strongest(condition: ShownCondition) -> dict[str, Any]:
     row, column = np.unravel_index(int(sizes.argmax()), sizes.shape)
     one = condition.heads.isel(layer=int(row), head=int(column))
     size = float(sizes[row, column])
-    return {"layer": int(one["layer"]), "head": int(one["head"]), "size": size, "said": words.with_interval(one)}
+    said = words.with_interval(one, shown_effect(condition))
+    return {"layer": int(one["layer"]), "head": int(one["head"]), "size": size, "said": said}

@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from notice_lens.report.data import ShownCondition
+from notice_lens.report.page_data import shown_effect
 from notice_lens.stats.dims import HEADS
 from notice_lens.viz import words
 from notice_lens.viz.circuit_figures import headline
@@ -66,7 +67,7 @@ def forest(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[
             "marks": [mark(one, name, y) for name, y in names.items() if np.isfinite(one[name])],
             "parts": [words.with_interval(one, name) for name in names] if len(names) > 1 else [],
             "zero": x(0.0),
-            "said": words.with_interval(one),
+            "said": words.with_interval(one, shown_effect(condition)),
             "p": words.small(one.get("p", np.nan)),
             "q": words.small(one.get("q", np.nan)),
             "rules": words.rules(one),

@@ -45,20 +45,18 @@ function start(root, data, linked = false) {
   // Heat maps
 
   function recolour(name, title) {
-    const every = data.conditions.flatMap((condition) => Object.keys(condition.values).filter((key) => /^effect(?!.*_(low|high)$)/.test(key))
-      .flatMap((key) => condition.values[key]));
-    const limit = every.reduce((most, value) => Math.max(most, Math.abs(value || 0)), 0) || 1;
     for (const map of all("[data-map]")) {
       const condition = data.conditions[+map.dataset.map];
       // A condition without donors has one kind of effect, which is matched; it has no other number to show in its place.
-      const values = condition.values[name] || (name === "effect_mismatched" ? [] : condition.values.effect);
-      map.querySelector(".ranked").textContent = name === "effect" ? condition.ranked : title;
+      const values = condition.values[name === "map" ? condition.inMap : name] ||
+        (name === "effect_mismatched" ? [] : condition.values.effect);
+      map.querySelector(".ranked").textContent = name === "map" ? condition.ranked : title;
       map.querySelectorAll("button[data-head]").forEach((button, place) => {
         const value = values[place];
-        button.className = button.className.replace(/\b(z|none|[pn]\d)\b/, shade(value, limit));
+        button.className = button.className.replace(/\b(z|none|[pn]\d)\b/, shade(value, data.limit));
         button.textContent = value == null ? "" : String(Math.round(100 * value)).replace("-", "\u2212");
         button.dataset.label = button.dataset.label || button.getAttribute("aria-label");
-        const label = name === "effect" ? button.dataset.label
+        const label = name === "map" ? button.dataset.label
           : `L${button.dataset.layer}.H${button.dataset.head}: ${title} ${percent(value)}`;
         button.setAttribute("aria-label", label);
         button.title = label;
@@ -188,11 +186,12 @@ function start(root, data, linked = false) {
     };
     const shown = (name, low = `${name}_low`, high = `${name}_high`) => percent(values[name][place]) +
       (values[low] && values[low][place] != null ? ` [${signed(values[low][place])}, ${signed(values[high][place])}]` : "");
-    const carried = condition.of !== "the gap";
-    say(carried ? `${condition.ranked}, of what the donor leaves` : condition.ranked, shown("effect", "low", "high"));
-    if (carried && values.effect_of_gap) say("the same, of the gap", shown("effect_of_gap"));
+    const ranked = shown("effect", "low", "high"), carried = condition.of !== "the gap";
+    const inMap = condition.inMap === "effect" ? ranked : shown(condition.inMap);
+    say(condition.ranked, inMap);
     if (values.effect_matched && condition.ranked !== "matched") say("matched", shown("effect_matched"));
     if (values.effect_mismatched) say("mismatched", shown("effect_mismatched"));
+    if (carried && inMap !== ranked) say("of what the donor leaves", ranked);
     const tested = values.p && values.p[place] != null;
     if (values.p) {
       const numbers = [values.p, values.q].filter(Boolean).map((each) => small(each[place]));
@@ -247,7 +246,7 @@ function start(root, data, linked = false) {
     await Promise.all(cards.map((each) => each.drawn));
     if (mine === turn) {
       find(".said").textContent = `Layer ${state.layer}, head ${state.head} in ${condition.name}: ` +
-        `${percent(condition.values.effect[at(condition)])} of ${condition.of}; ${visible.length} pairs shown.`;
+        `${percent(condition.values[condition.inMap][at(condition)])} of ${condition.inMap === "effect" ? condition.of : "the gap"}; ${visible.length} pairs shown.`;
       root.dataset.shown = `${state.condition}/${state.layer}/${state.head}`;
       root.dataset.turn = String(mine);
     }

@@ -245,7 +245,7 @@ def test_labels(model: HookedVLM, answers: tuple[str, ...], ablation: Any, label
     """The mover looks at the object and the answer loses without that; nobody else does both.
 
     From the last position the image head and the idle backup rest on `<s>`, the negative head looks at itself, and
-    bystanders look everywhere. Where all answers are the same, the mean is what the mover writes, and takes nothing away.
+    bystanders look everywhere. Where all answers are the same, the mean is what the mover writes, and costs nothing.
     """
     pairs, candidates = attribute_pairs(24, answers=answers), [IMAGE_HEAD, MOVER, BACKUP, NEGATIVE, *BYSTANDERS]
     functions = circuits.head_functions(model, pairs, roles="last", maps="attention", **QUIET)

@@ -15,7 +15,8 @@ numbers are exact to about 1e-7: transformers takes these norms in float32. Rota
 by less than that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from notice_lens.coco import run_lengths
 from notice_lens.pairs import MinimalPairs
 from planted import neutral, write
 
+Head = tuple[int, int]
+Weights = Mapping[int, float]
 SIDE, PATCH = 4, 7
 N_LAYERS, N_HEADS, D_HEAD = 4, 4, 8
 IMAGE_HEAD, MOVER, BACKUP, NEGATIVE = (0, 1), (1, 2), (2, 0), (3, 3)
@@ -54,11 +57,10 @@ def planted_llava(*, backup: bool = True, mover_reads_by: str = "v") -> HookedVL
         mover_reads_by: `v` as above. `k`: the mover looks at what has ATTRIBUTE, and copies that it is an image token.
     """
     tiny = tiny_vlms.llava(chat_template=TEMPLATE)
-    tiny.config.text_config = transformers.LlamaConfig(
-        **{**tiny_vlms.TEXT, "num_hidden_layers": N_LAYERS, "num_key_value_heads": N_HEADS},
-        vocab_size=tiny.config.text_config.vocab_size,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e12},
-    )
+    sizes: dict[str, Any] = {**tiny_vlms.TEXT, "num_hidden_layers": N_LAYERS, "num_key_value_heads": N_HEADS}
+    rotary = {"rope_type": "default", "rope_theta": 1e12}
+    n_words = tiny.config.text_config.vocab_size
+    tiny.config.text_config = transformers.LlamaConfig(**sizes, vocab_size=n_words, rope_parameters=rotary)
     hf, processor = tiny_vlms.make(tiny)
     hf = hf.double()
     with torch.no_grad():
@@ -81,7 +83,7 @@ def planted_llava(*, backup: bool = True, mover_reads_by: str = "v") -> HookedVL
     return HookedVLM.from_hf(hf, processor)
 
 
-def plant_tower(tower, images) -> None:
+def plant_tower(tower: Any, images: Any) -> None:
     """Patch states are signs on two channels; a third is always there, so that all have one norm."""
     embeddings = tower.embeddings
     for parameter in (embeddings.patch_embedding.weight, embeddings.position_embedding.weight):
@@ -104,7 +106,7 @@ def plant_tower(tower, images) -> None:
             part.bias.zero_()
 
 
-def plant_projector(projector) -> None:
+def plant_projector(projector: Any) -> None:
     """A sign becomes 1 or 0: far from zero GELU is the identity or 0 to the last bit."""
     for parameter in projector.parameters():
         parameter.zero_()
@@ -115,7 +117,7 @@ def plant_projector(projector) -> None:
     projector.linear_2.bias[IMAGE_TOKEN] = 1
 
 
-def plant_language(language, tokenizer) -> None:
+def plant_language(language: Any, tokenizer: Any) -> None:
     """Words are signs of their own; `<s>` and the last token are marked; no block writes anything yet."""
     table = language.embed_tokens.weight
     signs = torch.randint(0, 2, table[:, WORDS].shape, generator=torch.Generator().manual_seed(1)) * 2.0 - 1
@@ -132,12 +134,12 @@ def plant_language(language, tokenizer) -> None:
     keep_size(language.norm)
 
 
-def keep_size(norm) -> None:
+def keep_size(norm: Any) -> None:
     """A norm that leaves a stream with the constant as it is."""
     norm.weight.fill_(SIZE / len(norm.weight) ** 0.5)
 
 
-def plant_head(blocks, head, queries, keys, values, writes) -> None:
+def plant_head(blocks: Any, head: Head, queries: Weights, keys: Weights, values: Weights, writes: Weights) -> None:
     """A head that looks where `keys` are, from where `queries` are, and writes `values` to `writes`: by dimension.
 
     From elsewhere, and where nothing of that can be seen, it rests on `<s>`. Without keys it looks everywhere evenly.
@@ -152,7 +154,7 @@ def plant_head(blocks, head, queries, keys, values, writes) -> None:
         attention.o_proj.weight[dim, first] = weight
 
 
-def plant_look(blocks, head, at, queries, keys) -> None:
+def plant_look(blocks: Any, head: Head, at: int, queries: Weights, keys: Weights) -> None:
     """One dimension of a head's queries and keys; where both are 1 the score is `SHARP`."""
     attention, row = blocks[head[0]].self_attn, head[1] * D_HEAD + at
     for dim, weight in queries.items():
@@ -161,7 +163,7 @@ def plant_look(blocks, head, at, queries, keys) -> None:
         attention.k_proj.weight[row, dim] = weight
 
 
-def plant_read_out(head, tokenizer) -> None:
+def plant_read_out(head: Any, tokenizer: Any) -> None:
     """`red` is ANSWER, and `green` half of what it is in a picture with the attribute; other words are unlikely."""
     head.weight.zero_()
     head.weight[:, CONST] = -10 / SIZE

@@ -94,7 +94,7 @@ def test_where_the_corrupted_picture_has_the_attribute_both_directions_change_pl
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-def test_heads_in_the_image(model: HookedVLM, direction: str) -> None:
+def test_heads_in_the_image(model: HookedVLM, direction: Any) -> None:
     """The image head writes the attribute at the object, and nobody reads what it or others write elsewhere."""
     swept = patching.patch_heads(model, attribute_pairs(), positions="regions", direction=direction, **ALONE)
     assert heads(swept.sel(region="object")) == pytest.approx({IMAGE_HEAD: 1}, abs=EXACT)

@@ -22,7 +22,7 @@ import argparse
 import statistics
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -321,7 +321,7 @@ def main() -> None:
         against_exact(second, asked.pairs, "a model with random weights", asked.sites)
     if "llava" in asked.only:
         where = (LLAVA_MODULES, LLAVA_LEAVES, "pictures")
-        against_exact(cast("VisionLanguageModel", HookedVLM.mini()), asked.pairs, "the mini LLaVA", asked.sites, *where)
+        against_exact(HookedVLM.mini(), asked.pairs, "the mini LLaVA", asked.sites, *where)
     if "vlm_cost" in asked.only:
         vlm_cost(asked.repeats)
     if "cost" in asked.only:

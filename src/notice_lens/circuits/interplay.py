@@ -21,6 +21,7 @@ The two interactions have the same sign only where other heads take part, or one
 | - | 0 | 0 | OR | of more heads than these two: without two of three nothing is lost yet |
 | - or 0 | + | not 0 | backup | one restores, and its loss is made up for by the other, whose output depends on it |
 | + | + | any | majority | neither does anything alone; two out-vote the third, clean or corrupted |
+| + | + | any | negative | one works against the answer and reads the other, whose effect has its own in it already |
 | - | - | any | series | one is read by the other: each does alone what both do |
 | 0 | 0 | any | negative | effects of opposite sign that add up |
 | 0 | 0 | any | independent | effects of one sign that add up |
@@ -231,9 +232,11 @@ def _kinds(low: np.ndarray, high: np.ndarray, smallest: float) -> list[tuple[str
 def _kind(signs: dict[str, str]) -> tuple[str, int | None]:
     """Return the kind by the table of the module, and which of the two heads it is about."""
     pattern, asymmetry = signs["interaction denoise"] + signs["interaction noise"], signs["asymmetry"]
-    kinds = {"+-": AND, "0-": AND, "++": MAJORITY, "--": SERIES, "+0": OTHER}
+    kinds = {"+-": AND, "0-": AND, "--": SERIES, "+0": OTHER}
     if pattern in kinds:
         return kinds[pattern], None
+    if pattern == "++":
+        return _more_than_the_sum(signs)
     if pattern == "00":
         return _additive(signs)
     if pattern not in ("-+", "-0", "0+") or asymmetry == "?":
@@ -244,9 +247,29 @@ def _kind(signs: dict[str, str]) -> tuple[str, int | None]:
     return (OTHER if pattern == "0+" else OR), None
 
 
+def _alone(signs: dict[str, str]) -> list[str]:
+    """Return the signs of what each of two heads does alone, denoised and noised."""
+    return ["".join(signs[f"{name}_alone {way}"] for way in ("denoise", "noise")) for name in ("first", "second")]
+
+
+def _more_than_the_sum(signs: dict[str, str]) -> tuple[str, int | None]:
+    """Return the kind of two heads that do more together than alone, in both directions, and the negative one.
+
+    A negative head that reads the other takes a share of what that one brings, alone or not. Together they do what the
+    other does alone, which is more than the sum: it is no majority.
+    """
+    heads = _alone(signs)
+    if any("?" in of_head for of_head in heads):
+        return UNDECIDED, None
+    against = ["-" in of_head for of_head in heads]
+    if sum(against) == 1:
+        return NEGATIVE, against.index(True)
+    return (OTHER if any(against) else MAJORITY), None
+
+
 def _additive(signs: dict[str, str]) -> tuple[str, int | None]:
     """Return the kind of two heads whose effects add up, and the negative or the single one."""
-    heads = ["".join(signs[f"{name}_alone {way}"] for way in ("denoise", "noise")) for name in ("first", "second")]
+    heads = _alone(signs)
     if any("?" in of_head for of_head in heads):
         return UNDECIDED, None
     there = [of_head != "00" for of_head in heads]

@@ -263,7 +263,7 @@ class VisionLanguageModel(TextReader, Protocol):
         """Return images as `prepare` takes them too, so that they are resized and normalised once for many runs."""
         ...
 
-    def prepare(self, images: Any, prompts: Any = ..., answers: Any = ..., /) -> Any:
+    def prepare(self, images: Any, prompts: Any, answers: Any = ..., /) -> Any:
         """Return the inputs of images, prompts and teacher-forced answers, on the model's device."""
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.pair_batch import Setting
 
 if TYPE_CHECKING:
-    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
     from notice_lens.pairs.minimal_pair import MinimalPair
 
@@ -63,9 +62,7 @@ class Given:
         if not self.noisy or not isinstance(noise, Noise):
             return []
         inputs, ids, prompts = self.repeated(n), [self.pair] * n, [self.prompt] * n
-        return noise.hooks(
-            cast("VisionLanguageModel", self.model), inputs, ids, self.setting.noise_std, self.setting.sample, prompts
-        )
+        return noise.hooks(self.model, inputs, ids, self.setting.noise_std, self.setting.sample, prompts)
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -29,8 +29,10 @@ FILES = {
     "LogicalObj": "GQA_val_correct_question_with_existThatOr_LogicalObj.csv",
     "QueryAttr": "GQA_val_correct_question_with_positionQuery_QueryAttr.csv",
 }
+STATES = ("huge", "wide", "bent", "thin")
 DETAILED = {"ChooseAttr": "chooseAttr", "LogicalObj": "existThatOr", "QueryAttr": "positionQuery"}
 FALSE_OPTION = ("true option", "false option")
+BOX = {"w": 14, "h": 14, "x": 0, "y": 7}
 BOX_COLUMNS = [f"{name} {side}" for name in ("central object", "object1", "object2") for side in "whxy"]
 
 
@@ -46,10 +48,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     raw.decoder = decoders.Metaspace()
     said = [*(form for thing in THINGS for form in questions(thing)), *tiny_vlms.SENTENCES]
     said += [form.format(thing) + INSTRUCTION for form in ASKED_FOR.values() for thing in THINGS]
-    forms = [*COLOURS, "yes", "no", "left", "right"]
+    forms = [*COLOURS, "yes", "no", "left", "right", *STATES, "box", "car", "this"]
     said += [word for form in forms for word in (form, form.capitalize()) for _ in range(3)]
     trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=["<pad>", "<s>", "</s>", "<unk>"], show_progress=False
+        vocab_size=3000, special_tokens=["<pad>", "<s>", "</s>", "<unk>"], show_progress=False
     )
     raw.train_from_iterator(said * 2, trainer)
     raw.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
@@ -92,7 +94,7 @@ def gqa_rows(kind: str, count: int) -> list[dict[str, str]]:
     for number in range(count):
         one, other = SIDES[kind][:: 1 if number % 2 else -1]
         name = "object1" if kind == "LogicalObj" else "central object"
-        box = dict.fromkeys(BOX_COLUMNS, "-") | {f"{name} {side}": str(at) for side, at in zip("whxy", (14, 14, 0, 7))}
+        box = dict.fromkeys(BOX_COLUMNS, "-") | {f"{name} {side}": str(at) for side, at in BOX.items()}
         rows.append({
             "question_id": f"0{number}{kind}", "img_id": str(1000 + number),
             "question": ASKED_FOR[kind].format(THINGS[number]), "answer": one, "type_detailed": DETAILED[kind],
@@ -136,7 +138,7 @@ def gqa_json(root: Path, count: int = 4) -> Path:
                 "types": {"detailed": DETAILED[kind], "semantic": "attr", "structural": "choose"},
                 "annotations": {"question": {"2": "7"} if number + 1 < count else {}, "answer": {}},
             }  # fmt: skip
-            scenes[row["img_id"]] = {"objects": {"7": {"name": "thing", "w": 14, "h": 14, "x": 0, "y": 7}}}
+            scenes[row["img_id"]] = {"objects": {"7": {"name": "thing", **BOX}}}
     records["other"] = {**records["00ChooseAttr"], "types": {"detailed": "verifyAttr"}}
     (root / "val_balanced_questions.json").write_text(json.dumps(records), encoding="utf-8")
     (root / "val_sceneGraphs.json").write_text(json.dumps(scenes), encoding="utf-8")

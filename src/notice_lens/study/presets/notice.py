@@ -256,16 +256,17 @@ _RULE_NAMES = {"two_sigma": "two-sigma", "significant": "significant"}
 
 
 def _heads_lines(heads: "pd.DataFrame") -> list[str]:
-    """The paper's heads, in each condition."""
-    return ["the heads that the paper calls universal:", *(f"  {_looked_up(row)}" for row in heads.to_dict("records"))]
+    """The paper's heads, in each condition, and those that the model has not."""
+    rows = heads.to_dict("records")
+    missing = dict.fromkeys(row["head"] for row in rows if not row["there"])
+    lines = ["the heads that the paper calls universal:", *(f"  {_looked_up(row)}" for row in rows if row["there"])]
+    return [*lines, f"  this model has no {', '.join(missing)}"] if missing else lines
 
 
 def _looked_up(row: Mapping[Any, Any]) -> str:
     from notice_lens.viz.words import percent, small
 
     where = f"{row['head']} in {row['condition']}"
-    if not row["there"]:
-        return f"{where}: this model has no such head"
     interval = f"[{percent(row['low'])}, {percent(row['high'])}]"
     passed = [rule for key, rule in _RULE_NAMES.items() if row[key]]
     return (

@@ -14,6 +14,7 @@ Both runs of a pair see the same counterfactual picture, such as a blue strawber
 Beside the paper's sets stand heads that are significant in both directions, and random heads of the same layers.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -152,17 +153,20 @@ def head_scores(effects: "Mapping[str, xr.Dataset]", seed: int = 0) -> "pd.DataF
     """
     import pandas as pd
 
-    from notice_lens.circuits import universal_heads
+    from notice_lens.circuits import FewClusters, universal_heads
     from notice_lens.stats.clusters import clusters_of
     from notice_lens.stats.intervals import ratio_of_sums
 
     first = next(iter(effects.values()))
     n_layers, n_heads = first.sizes["layer"], first.sizes["head"]
     flips = max(FEWEST_FLIPS, ceil(n_layers * n_heads * len(effects) / Choices.alpha))
-    ours = universal_heads(
-        effects, role=READ_OUT, metric=METRIC, control=False, smallest_effect=Choices.smallest_effect,
-        alpha=Choices.alpha, n_permutations=flips, seed=seed,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        # The table has the number of clusters, and no q where there are few.
+        warnings.simplefilter("ignore", FewClusters)
+        ours = universal_heads(
+            effects, role=READ_OUT, metric=METRIC, control=False, smallest_effect=Choices.smallest_effect,
+            alpha=Choices.alpha, n_permutations=flips, seed=seed,
+        )  # fmt: skip
     columns: dict[str, np.ndarray] = {
         "layer": np.repeat(first["layer"].values, n_heads), "head": np.tile(first["head"].values, n_layers)
     }  # fmt: skip
@@ -173,10 +177,7 @@ def head_scores(effects: "Mapping[str, xr.Dataset]", seed: int = 0) -> "pd.DataF
         share = ratio_of_sums(values.astype(float), np.ones(len(values)), clusters, seed=seed)
         shares[short] = share.mean.ravel()
         columns |= {short: share.mean.ravel(), f"{short}_low": share.low.ravel(), f"{short}_high": share.high.ravel()}
-    component = first_component(np.column_stack([shares["p2v"], shares["v2p"]]))
-    far = COMPONENT_SIGMAS * component.std()
-    columns["component"] = component
-    columns["chosen"] = np.where(component > far, "promoting", np.where(component < -far, "suppressing", ""))
+    columns["component"], columns["chosen"] = component_rule(np.column_stack([shares["p2v"], shares["v2p"]]))
     for name, short in (("prior to visual", "p2v"), ("visual to prior", "v2p")):
         one = ours.sel(condition=name).transpose("layer", "head", ...)
         columns |= {f"effect_{short}": one["effect"].values.ravel(), f"effect_{short}_low": one["low"].values.ravel()}
@@ -188,18 +189,21 @@ def head_scores(effects: "Mapping[str, xr.Dataset]", seed: int = 0) -> "pd.DataF
     return table.assign(pairs=int(condition["pairs"]), clusters=int(condition["clusters"]))
 
 
-def first_component(points: np.ndarray) -> np.ndarray:
-    """Return each point's score on the first principal component, which points to where both numbers rise.
+def component_rule(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each head's score on the first principal component, and the set that the paper's rule puts it in.
 
     Args:
-        points: [head, direction].
+        points: The scores of heads in both directions, [head, direction].
 
     Returns:
-        Scores, with mean zero, [head].
+        Scores with mean zero, [head], of the component that points to where both numbers rise; and `promoting` more
+        than two standard deviations above, `suppressing` below, empty for the rest.
     """
     centred = points - points.mean(0)
     axis = np.linalg.svd(centred, full_matrices=False)[2][0]
-    return centred @ (axis if axis.sum() >= 0 else -axis)
+    component = centred @ (axis if axis.sum() >= 0 else -axis)
+    far = COMPONENT_SIGMAS * component.std()
+    return component, np.where(component > far, "promoting", np.where(component < -far, "suppressing", ""))
 
 
 def chosen_sets(heads: "pd.DataFrame", seed: int = 0) -> dict[str, list[LayerHead]]:
@@ -293,8 +297,12 @@ def _heads_lines(heads: Sequence[Mapping[Any, Any]]) -> list[str]:
         for row in own:
             scores = (percent_between(row[one], row[f"{one}_low"], row[f"{one}_high"]) for one in ("p2v", "v2p"))
             lines.append("    {}: P2V {}, V2P {}".format(head_name(row["layer"], row["head"]), *scores))
-    ours = ", ".join(head_name(row["layer"], row["head"]) for row in heads if row["q"] <= Choices.alpha) or "none"
-    found = ours if all(row["q"] == row["q"] for row in heads) else "not tested"
+    ours = [
+        head_name(row["layer"], row["head"]) + (" (against the answer)" if row["effect_p2v"] < 0 else "")
+        for row in heads
+        if row["q"] <= Choices.alpha
+    ]
+    found = ", ".join(ours) or "none" if all(row["q"] == row["q"] for row in heads) else "not tested"
     lines.append("our rule, significant in both directions with one sign:")
     return [*lines, f"  {found} ({heads[0]['pairs']} pairs, {heads[0]['clusters']} clusters)"]
 

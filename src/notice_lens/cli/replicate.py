@@ -51,7 +51,7 @@ def replicate(name: str | None, data: Path | None, out: Path | None, opened: boo
     are fixed in OUT/plan.json before anything runs. At the end: the paper's rule beside ours, the heads that it names,
     and what differs from the paper; OUT/tables has the numbers to lay beside the paper's.
     """
-    from notice_lens.study.presets import PRESETS, Run, preset_of
+    from notice_lens.study.presets import PRESETS, PresetRun, preset_of
     from notice_lens.study.presets.preset import Settings, fix
     from notice_lens.study.tables import write_csv
 
@@ -79,7 +79,7 @@ def replicate(name: str | None, data: Path | None, out: Path | None, opened: boo
             echo(text, err=True)
 
     try:
-        outcome = preset.carry_out(Run(preset, model, tasks, out, settings, say))
+        outcome = preset.carry_out(PresetRun(preset, model, tasks, out, settings, say))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(STOPPED_MESSAGE) from None
     for table, rows in outcome.tables.items():

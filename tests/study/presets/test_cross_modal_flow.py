@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import tiny_vlms
 from notice_lens import HookedVLM
 from notice_lens.cli.commands import main
-from notice_lens.study.presets import PRESETS, Run
+from notice_lens.study.presets import PRESETS, PresetRun
 from notice_lens.study.presets import cross_modal_flow as preset
 from notice_lens.study.presets.preset import Settings
 from preset_folders import gqa_json, gqa_tables, tiny_llava, tokenizer
@@ -43,7 +43,7 @@ def test_every_flow_is_a_forward_pass_with_those_scores_at_minus_infinity(tmp_pa
     model = HookedVLM.from_hf(hf.double(), processor)
     tasks = preset.read_questions(gqa_tables(tmp_path / "data"), model, SETTINGS)
     assert list(tasks) == ["ChooseAttr", "LogicalObj", "QueryAttr"]
-    run = Run(
+    run = PresetRun(
         PRESETS["cross-modal-flow"], model, {"QueryAttr": tasks["QueryAttr"]}, tmp_path, SETTINGS, lambda text: None
     )
     table = preset.carry_out_flows(run).tables["flows"].set_index(["flow", "layer"])

@@ -12,7 +12,7 @@ import tiny_vlms
 from notice_lens import HookedVLM
 from notice_lens.cli.commands import main
 from notice_lens.patching import run_variants
-from notice_lens.study.presets import PRESETS, Run
+from notice_lens.study.presets import PRESETS, PresetRun
 from notice_lens.study.presets import vision_default as preset
 from notice_lens.study.presets.preset import Settings
 from preset_folders import counterfact_folder, tiny_llava, tokenizer
@@ -34,7 +34,7 @@ def run_tiny(tmp_path_factory):
     model = HookedVLM.from_hf(hf.double(), processor)
     tasks = preset.read_color_pairs(counterfact_folder(root / "data"), model, SETTINGS)
     said: list[str] = []
-    run = Run(PRESETS["vision-default"], model, tasks, root / "out", SETTINGS, said.append)
+    run = PresetRun(PRESETS["vision-default"], model, tasks, root / "out", SETTINGS, said.append)
     return model, tasks["color"], preset.carry_out_knockouts(run), run
 
 
@@ -155,7 +155,7 @@ def test_ties_are_the_priors_answer_in_either_run(carried_out):
         metrics=["logit_diff_change"], controls=(), progress=False,
     )  # fmt: skip
     for question, flipped in (("prior", 0), ("visual", 2)):
-        run, base = preset.RUNS[question]
+        run, base = preset.BASE_RUNS[question]
         tie = lost.assign(logit_diff_change=-lost[f"logit_diff_{base}"].expand_dims(variant=lost.variant, axis=1))
         assert preset.flips(tie, question, {"set": [(0, 0)]})[0]["flipped"] == flipped, run
 

@@ -47,11 +47,11 @@ GQA_TYPES: dict[str, tuple[str, ...]] = {
 }
 """Each type of question, with GQA's names for it in `types.detailed`."""
 INSTRUCTION = " \nAnswer the question using a single word or phrase."
-ASKED, OBJECT, REST = "asked", "object", "rest"
+ASKED, OBJECT, REST_OF_IMAGE = "asked", "object", "rest"
 """The role of the question's words, and the regions of the things that it is about and of all else."""
 TABLE_COLUMNS = ("question_id", "img_id", "question", "answer")
 BOXES = ("central object", "object1", "object2")
-Box = tuple[int, int, int, int]
+XYWH = tuple[int, int, int, int]
 
 
 class GqaQuestion(NamedTuple):
@@ -73,7 +73,7 @@ class GqaQuestion(NamedTuple):
     text: str
     answer: str
     foil: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[XYWH, ...]
 
 
 def gqa_questions(
@@ -158,7 +158,7 @@ def _of_table(path: Path) -> Iterator[GqaQuestion | Problem]:
         yield GqaQuestion(row["question_id"], group, image, row["question"], row["answer"].strip(), foil, boxes)
 
 
-def _box(sides: Sequence[Any]) -> Box | None:
+def _box(sides: Sequence[Any]) -> XYWH | None:
     """Return a box; None where a side is missing, which the tables write as a dash."""
     try:
         x, y, width, height = (round(float(side)) for side in sides)
@@ -257,9 +257,9 @@ def _blank(picture: Image.Image) -> Image.Image:
     return Image.new("RGB", picture.size, (red, green, blue))
 
 
-def _regions(boxes: Sequence[Box], size: tuple[int, int]) -> dict[str, np.ndarray]:
+def _regions(boxes: Sequence[XYWH], size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Return the masks of the boxes and of all else, [height, width]; nothing without a box in the picture."""
     mask = np.zeros(size[::-1], bool)
     for x, y, width, height in boxes:
         mask[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)] = True
-    return {OBJECT: mask, REST: ~mask} if mask.any() and not mask.all() else {}
+    return {OBJECT: mask, REST_OF_IMAGE: ~mask} if mask.any() and not mask.all() else {}

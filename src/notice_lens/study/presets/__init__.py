@@ -17,12 +17,12 @@ Experimental: tested on made-up folders of the published layouts and on small mo
 from notice_lens.errors import one_of
 from notice_lens.study.presets.cross_modal_flow import CROSS_MODAL_FLOW
 from notice_lens.study.presets.notice import NOTICE_BLIP, NOTICE_LLAVA
-from notice_lens.study.presets.preset import Outcome, Preset, Run
+from notice_lens.study.presets.preset import Outcome, Preset, PresetRun
 from notice_lens.study.presets.vision_default import VISION_DEFAULT
 
 PRESETS = {preset.name: preset for preset in (NOTICE_BLIP, NOTICE_LLAVA, VISION_DEFAULT, CROSS_MODAL_FLOW)}
 """The presets by name."""
-__all__ = ["PRESETS", "Outcome", "Preset", "Run", "preset_of"]
+__all__ = ["PRESETS", "Outcome", "Preset", "PresetRun", "preset_of"]
 
 
 def preset_of(name: str) -> Preset:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens.pairs.builders.gqa import ASKED, GQA_TYPES, OBJECT, REST, gqa_questions
+from notice_lens.pairs.builders.gqa import ASKED, GQA_TYPES, OBJECT, REST_OF_IMAGE, gqa_questions
 from notice_lens.pairs.problems import Problem
 from notice_lens.stats.clusters import ENOUGH_CLUSTERS
 from notice_lens.study.choices import FEWEST_FLIPS
-from notice_lens.study.presets.preset import Outcome, Preset, Run, Settings, percent_between
+from notice_lens.study.presets.preset import Outcome, Preset, PresetRun, Settings, percent_between
 from notice_lens.study.presets.spoken import spellings, spoken
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ SIX_FLOWS: dict[str, tuple[str, str]] = {
     "last -> last": ("last", "last"),
     "image -> question": ("image", ASKED),
     "object -> question": (OBJECT, ASKED),
-    "rest of the image -> question": (REST, ASKED),
+    "rest of the image -> question": (REST_OF_IMAGE, ASKED),
 }
 """The flows of the paper: what is looked at, and what may not look."""
 WRONG = "the model answers otherwise"
@@ -85,7 +85,7 @@ def _answered(model: "VisionLanguageModel", pairs: "MinimalPairs", settings: Set
     return pairs.without(problems, "answered") if settings.filtered else pairs
 
 
-def carry_out_flows(run: Run) -> Outcome:
+def carry_out_flows(run: PresetRun) -> Outcome:
     """Knock out every flow in every window of layers, for each type of question."""
     import pandas as pd
 
@@ -94,7 +94,7 @@ def carry_out_flows(run: Run) -> Outcome:
     parts = []
     for kind, pairs in run.tasks.items():
         regions = {one["region"] for own in pairs["clean_regions"] for one in own}
-        flows = {name: ends for name, ends in SIX_FLOWS.items() if ends[0] not in {OBJECT, REST} - regions}
+        flows = {name: ends for name, ends in SIX_FLOWS.items() if ends[0] not in {OBJECT, REST_OF_IMAGE} - regions}
         missing = [name for name in SIX_FLOWS if name not in flows]
         without = f"; no boxes, so without {' and '.join(missing)}" if missing else ""
         run.say(f"{kind}: knocking out {len(flows)} flows on {len(pairs)} questions{without} ...")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from notice_lens.study.choices import METRIC, Choices
-from notice_lens.study.presets.preset import LayerHead, Outcome, Preset, Run, Settings, head_name
+from notice_lens.study.presets.preset import LayerHead, Outcome, Preset, PresetRun, Settings, head_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +98,7 @@ def read_raw(folder: Path, model: "VisionLanguageModel", settings: Settings) -> 
     return tasks
 
 
-def carry_out(run: Run) -> Outcome:
+def carry_out(run: PresetRun) -> Outcome:
     """Run the study, and return its findings with the paper's heads and numbers beside them."""
     from notice_lens import viz
     from notice_lens.pairs import Noise

@@ -41,7 +41,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class PresetRun:
     """A run of a preset, once its pairs are there and its plan is fixed.
 
     Attributes:
@@ -115,7 +115,7 @@ class Preset:
     rule: str
     differences: tuple[str, ...]
     read: "Callable[[Path, VisionLanguageModel, Settings], dict[str, MinimalPairs]]"
-    carry_out: Callable[[Run], Outcome]
+    carry_out: Callable[[PresetRun], Outcome]
     heads: tuple[LayerHead, ...] = ()
 
     def plan(

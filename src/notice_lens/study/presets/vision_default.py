@@ -30,7 +30,7 @@ from notice_lens.pairs.builders.visual_counterfact import (
 )
 from notice_lens.pairs.problems import Problem
 from notice_lens.study.choices import FEWEST_FLIPS, METRIC, Choices
-from notice_lens.study.presets.preset import LayerHead, Outcome, Preset, Run, Settings, head_name, percent_between
+from notice_lens.study.presets.preset import LayerHead, Outcome, Preset, PresetRun, Settings, head_name, percent_between
 from notice_lens.study.presets.spoken import spellings, spoken
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ COMPONENT_SIGMAS = 2.0
 READ_OUT = "last"
 DIRECTIONS_OF: dict[str, Literal["denoise", "noise"]] = {"prior to visual": "denoise", "visual to prior": "noise"}
 """The two directions: prior activations into the visual run, and the reverse."""
-RUNS: dict[str, tuple[Literal["denoise", "noise"], str]] = {
+BASE_RUNS: dict[str, tuple[Literal["denoise", "noise"], str]] = {
     "prior": ("noise", "clean"),
     "visual": ("denoise", "corrupt"),
 }
@@ -104,7 +104,7 @@ def _answered(model: "VisionLanguageModel", pairs: "MinimalPairs", settings: Set
     return pairs.without(problems, "answered") if settings.filtered else pairs
 
 
-def carry_out_knockouts(run: Run) -> Outcome:
+def carry_out_knockouts(run: PresetRun) -> Outcome:
     """Patch every head in both directions, choose heads by both rules, and knock them out."""
     from notice_lens import patching
 
@@ -124,7 +124,7 @@ def carry_out_knockouts(run: Run) -> Outcome:
     rows = []
     if sets:
         variants = {name: _knocked_out(run.model, own) for name, own in sets.items()}
-        for question, (direction, _) in RUNS.items():
+        for question, (direction, _) in BASE_RUNS.items():
             run.say(f"{question} run: knocking out {len(variants)} sets of heads ...")
             lost = patching.run_variants(
                 run.model, pairs, variants, direction=direction, metrics=["logit_diff_change"],
@@ -265,7 +265,7 @@ def flips(lost: "xr.Dataset", question: str, sets: Mapping[str, Sequence[LayerHe
     from notice_lens.stats.intervals import ratio_of_sums, wilson
 
     own = 1.0 if question == "prior" else -1.0
-    before = own * lost[f"logit_diff_{RUNS[question][1]}"].values.astype(float)
+    before = own * lost[f"logit_diff_{BASE_RUNS[question][1]}"].values.astype(float)
     after = before[:, None] + own * lost["logit_diff_change"].transpose("pair", "variant").values
     clusters = clusters_of(lost)
     margins = ratio_of_sums(after, np.ones(len(after)), clusters)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,8 +43,15 @@ def noise(seed: int, side: int = 28) -> Image.Image:
     return tiny_vlms.picture(seed, side)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words of all questions and answers as one token each, so that `here` and `usually` have as many."""
+def tokenizer(
+    special: Sequence[str] = ("<image>",), named: Mapping[str, str] = MappingProxyType({"image_token": "<image>"})
+) -> PreTrainedTokenizerFast:
+    """Words of all questions and answers as one token each, so that `here` and `usually` have as many.
+
+    Args:
+        special: Tokens of a family's template.
+        named: Attribute to special token, as of `tiny_vlms.tokenizer`.
+    """
     raw = Tokenizer(models.BPE(unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     raw.decoder = decoders.Metaspace()
@@ -54,10 +63,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=3000, special_tokens=["<pad>", "<s>", "</s>", "<unk>"], show_progress=False
     )
     raw.train_from_iterator(said * 2, trainer)
-    raw.add_special_tokens([AddedToken("<image>", normalized=False, special=True)])
+    raw.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"}, padding_side="left",
+        extra_special_tokens=dict(named), padding_side="left",
     )  # fmt: skip
 
 

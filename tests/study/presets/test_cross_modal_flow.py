@@ -161,5 +161,5 @@ def test_questions_that_the_model_answers_otherwise_are_dropped(tmp_path, monkey
     assert kept["QueryAttr"]["correct_answer"] == ["Right", "left", "Left"]
     assert kept["QueryAttr"].manifest.dropped == {preset.WRONG: 1}
     monkeypatch.setattr(model, "greedy_ids", lambda inputs, most: [[7]] * len(inputs["input_ids"]))
-    with pytest.raises(ValueError, match=r"no type has two questions .* ChooseAttr, 0 of 4 left"):
+    with pytest.raises(ValueError, match=r"no type has two questions left: ChooseAttr, 0 of 4 left"):
         preset.read_questions(folder, model, Settings(progress=False))

@@ -214,6 +214,22 @@ def test_the_command_resumes_and_prints_the_papers_rule_beside_ours(tmp_path, mo
         assert difference in said
 
 
+def test_it_runs_on_the_family_of_its_own_checkpoint(tmp_path):
+    model = tiny_vlms.write(tiny_vlms.qwen2_5_vl(tokenizer(tiny_vlms.QWEN_MARKS, {})), tmp_path / "model")
+    command = [
+        "replicate",
+        "vision-default",
+        "--data",
+        str(counterfact_folder(tmp_path / "data")),
+        "--model",
+        str(model),
+    ]
+    command += ["--out", str(tmp_path / "out"), "--pairs", "3", "--unfiltered", "--quiet"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "heads.csv")) == 12
+
+
 def test_a_model_that_answers_otherwise_leaves_nothing_and_says_why(tmp_path):
     data, model = counterfact_folder(tmp_path / "data"), tiny_llava(tmp_path / "model")
     command = ["replicate", "vision-default", "--data", str(data), "--model", str(model), "--quiet"]

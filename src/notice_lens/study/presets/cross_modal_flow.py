@@ -68,7 +68,7 @@ def read_questions(folder: Path, model: "VisionLanguageModel", settings: Setting
         else:
             left[kind] = pairs
     if not left:
-        raise ValueError(f"no type has two questions that the model answers as expected: {'; '.join(dropped)}")
+        raise ValueError(f"no type has two questions left: {'; '.join(dropped)}")
     return left
 
 

@@ -262,13 +262,13 @@ def _read_faces(folder: Path) -> None:
 
 
 def _make_plan(folder: Path) -> None:
-    from notice_lens.study.replication import fix
+    from notice_lens.study.presets.preset import fix
 
     fix(PLANNED, folder)
 
 
 def _read_plan(folder: Path) -> None:
-    from notice_lens.study.replication import fix
+    from notice_lens.study.presets.preset import fix
 
     fix(PLANNED, folder)
 

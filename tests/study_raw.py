@@ -9,7 +9,7 @@ SVO = "sentence,pos_triplet,neg_triplet,pos_url,neg_url,pos_image_id,neg_image_i
 
 
 def raw_folder(root: Path) -> Path:
-    """All three data sets in one folder, as `replicate --images` takes them."""
+    """All three data sets in one folder, as the presets `notice-blip` and `notice-llava` take them."""
     states = {f"{size}_{noun}": 4 for size in ("huge", "wide", "bent", "thin") for noun in ("box", "car")}
     folders(root / "mit-states", **states)
     folders(root / "faces", **dict.fromkeys(("happy", "angry", "neutral", "fear", "surprise"), 4))

@@ -77,6 +77,15 @@ def test_open_questions_and_yes_and_no_are_good():
         MinimalPairs.from_rows([make_row(0, kind="match", correct_answer="yes", incorrect_answer="no", roles=None)])
 
 
+def test_an_instruction_behind_the_question_offers_no_answers():
+    """The "or" of "a word or phrase" is none of the question's; one in front of the question mark still is."""
+    told = "side is it? \nAnswer the question using a single word or phrase."
+    answers = {"correct_answer": "left", "incorrect_answer": "right", "roles": None, "corrupt_prompt": None}
+    assert len(MinimalPairs.from_rows([make_row(0, clean_prompt=f"on which {told}", **answers)])) == 1
+    with pytest.raises(PairsError, match="offers a choice, and the answer 'right' is not in it"):
+        MinimalPairs.from_rows([make_row(0, clean_prompt=f"is it left or the other {told}", **answers)])
+
+
 def test_captions_and_matches():
     caption = make_row(0, kind="caption", clean_prompt="", correct_answer="a red apple", incorrect_answer="a pear",
                        roles=None, corrupt_prompt=...)  # fmt: skip

@@ -5,7 +5,7 @@ from scipy import stats
 
 from notice_lens.circuits.corruptions import cosine, rank_scores
 from notice_lens.stats.clusters import Sums, resamples
-from notice_lens.stats.intervals import _standard_error, bootstrap_t, correlation_ends
+from notice_lens.stats.intervals import _standard_error, bootstrap_t, correlation_ends, wilson
 
 
 def ratio(change: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
@@ -91,6 +91,14 @@ def test_a_correlation_lies_in_its_interval_and_one_is_one() -> None:
     assert -1 <= low[0] <= _agreement(other.mean(0)[None])[0, 0] <= high[0] <= 1
     low, high = correlation_ends(_agreement, [Sums(both[:1], gap[:1])], 200, 0.95, rng)
     assert np.isnan([low, high]).all()
+
+
+def test_a_rate_has_wilsons_interval_at_its_ends_too() -> None:
+    for flipped, n in ((0, 12), (3, 12), (12, 12), (170, 493)):
+        for confidence in (0.9, 0.95):
+            ends = wilson(flipped / n, n, confidence)
+            expected = stats.binomtest(flipped, n).proportion_ci(confidence, method="wilson")
+            np.testing.assert_allclose(ends, (expected.low, expected.high), atol=1e-12)
 
 
 def _agreement(effect: np.ndarray) -> np.ndarray:

@@ -61,7 +61,9 @@ def _answers(record: PairRecord) -> Iterable[tuple[str, str]]:
     if record["kind"] != "vqa":
         return
     answers = {"correct": correct, "incorrect": incorrect}
-    if _stands_in("or", prompt) and not {correct.lower(), incorrect.lower()} <= YES_NO:
+    # What follows the question, such as "answer with a word or phrase", offers no answers.
+    asked = prompt.partition("?")[0]
+    if _stands_in("or", asked) and not {correct.lower(), incorrect.lower()} <= YES_NO:
         absent = [answer for answer in answers.values() if not _stands_in(answer, prompt)]
         # "how many cats or dogs are there?" is open: its "or" offers no answers.
         is_open = len(absent) == 2 and prompt.lower().startswith(OPENINGS)

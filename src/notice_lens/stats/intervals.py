@@ -100,6 +100,22 @@ def ratio_of_sums(
     return Interval(*(value.reshape(shape) for value in (mean, low, high, there.sum(0))))
 
 
+def wilson(rate: float, n: float | int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the ends of Wilson's score interval of a rate, which has a width at 0 and at 1 too (Wilson 1927).
+
+    Args:
+        rate: Between 0 and 1.
+        n: How many independent cases it is of.
+        confidence: Between 0 and 1.
+    """
+    from scipy.special import ndtri
+
+    z = float(ndtri((1 + confidence) / 2))
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def labelled(effects: "xr.Dataset", interval: Interval, name: str, dims: Sequence[str]) -> "dict[str, xr.DataArray]":
     """Return an interval as variables `{name}`, `{name}_low` and `{name}_high`, with the coordinates of a result."""
     import xarray as xr

@@ -1,7 +1,6 @@
-"""The replication: what is fixed before, the heads that the paper names, and the raw data sets from end to end."""
+"""NOTICE on BLIP and on LLaVA: what is fixed before, the heads that the paper names, the raw data sets end to end."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,13 +9,17 @@ from click.testing import CliRunner
 import made_results as made
 from notice_lens.cli.commands import main
 from notice_lens.models.blip.random_blip import save_random_checkpoint
-from notice_lens.study.replication import DIFFERENCES, RawData, fix, paper_heads
+from notice_lens.study.presets import PRESETS
+from notice_lens.study.presets.notice import BLIP_HEADS, LLAVA_HEADS, paper_heads, read_raw
+from notice_lens.study.presets.preset import Settings, fix
+from picture_folders import folders
+from preset_folders import STATES, tiny_llava
 from study_raw import raw_folder
 
 
 def test_the_heads_that_the_paper_names_are_looked_up():
     conditions = {"a": made.important(12, 12), "b": made.important(3, 12, seed=1)}
-    table = paper_heads(conditions).set_index(["head", "condition"])
+    table = paper_heads(conditions, BLIP_HEADS).set_index(["head", "condition"])
     assert list(dict.fromkeys(head for head, _ in table.index)) == ["L5.H3", "L3.H0", "L0.H11"]
     for name, layer, head in (("L5.H3", 5, 3), ("L3.H0", 3, 0), ("L0.H11", 0, 11)):
         one, row = conditions["a"].sel(layer=layer, head=head), table.loc[name, "a"]
@@ -39,18 +42,21 @@ def test_a_plan_is_not_changed_once_it_was_fixed(tmp_path):
 
 
 def test_data_sets_that_are_not_there(tmp_path):
-    with pytest.raises(ValueError, match="one at least"):
-        RawData()
-    with pytest.raises(ValueError, match="needs both"):
-        RawData(svo_csv=Path("svo.csv"))
-    with pytest.raises(ValueError, match=r"holds none of the data sets: expected svo_probes\.csv, images"):
-        RawData.inside(tmp_path)
+    """The message says what was expected, and where."""
+    with pytest.raises(
+        FileNotFoundError, match=r"holds none of the data sets: expected svo_probes\.csv with the folder"
+    ):
+        read_raw(tmp_path, None, Settings())  # pyright: ignore[reportArgumentType]
+    (tmp_path / "svo_probes.csv").write_text("sentence\n")
+    with pytest.raises(FileNotFoundError, match=r"svo_probes\.csv has no pictures: expected them by id in .*images"):
+        read_raw(tmp_path, None, Settings())  # pyright: ignore[reportArgumentType]
 
 
 def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     """A random model of four layers of six heads: it has L3.H0, and neither of the others."""
     model, images = save_random_checkpoint(tmp_path / "model"), raw_folder(tmp_path / "raw")
-    command = ["replicate", "--images", str(images), "--model", str(model), "--pairs", "4", "--unfiltered", "--quiet"]
+    command = ["replicate", "notice-blip", "--data", str(images), "--model", str(model)]
+    command += ["--pairs", "4", "--unfiltered", "--quiet"]
     out = tmp_path / "out"
     result = CliRunner().invoke(main, [*command, "--out", str(out)])
     assert result.exit_code == 0, result.output
@@ -59,15 +65,15 @@ def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
     assert (plan["role"], plan["metric"]) == ("correct", "logit_diff_change")
     assert set(plan["pairs"]) == {"SVO-Probes", "MIT-States", "faces"}
-    for difference in DIFFERENCES:
+    for difference in PRESETS["notice-blip"].differences:
         assert difference in said
-    assert "L5.H3 in MIT-States, text: this model has no such head" in said
+    assert "this model has no L5.H3, L0.H11" in said
     assert "L3.H0 in MIT-States, text: rank " in said
     table = pd.read_csv(out / "tables" / "paper_heads.csv")
     assert set(table.condition) == set(pd.read_csv(out / "tables" / "heads.csv").condition)
     check_the_papers_numbers(out, said)
     assert table.groupby("head").there.all().to_dict() == {"L0.H11": False, "L3.H0": True, "L5.H3": False}
-    wrong = CliRunner().invoke(main, [*command, "--out", str(out), "--role", "incorrect"])
+    wrong = CliRunner().invoke(main, [*command, "--out", str(out), "--seed", "1"])
     assert wrong.exit_code == 1
     assert "is of another plan" in wrong.stderr
 
@@ -97,8 +103,19 @@ def check_the_papers_numbers(out, said):
     assert "the same of modules" in said
 
 
-def test_no_data_set_is_an_error(tmp_path):
-    result = CliRunner().invoke(main, ["replicate", "--out", str(tmp_path / "out")])
-    assert result.exit_code == 1
-    assert "no data set given" in result.stderr
-    assert not (tmp_path / "out").exists()
+def test_llava_is_read_at_the_end_of_the_prompt(tmp_path):
+    """On MIT-States alone; a tiny model has none of the paper's heads, and its own are at `last`."""
+    states = {f"{state}_{noun}": 3 for state in STATES for noun in ("box", "car")}
+    folders(tmp_path / "raw" / "mit-states", **states)
+    model, out = tiny_llava(tmp_path / "model"), tmp_path / "out"
+    command = ["replicate", "notice-llava", "--data", str(tmp_path / "raw"), "--model", str(model), "--out", str(out)]
+    result = CliRunner().invoke(main, [*command, "--pairs", "4", "--unfiltered", "--quiet"])
+    assert result.exit_code == 0, result.output
+    plan = json.loads((out / "plan.json").read_text(encoding="utf-8"))
+    assert (plan["preset"], plan["role"]) == ("notice-llava", "last")
+    assert plan["heads_looked_up"] == [f"L{layer}.H{head}" for layer, head in LLAVA_HEADS]
+    assert "this model has no L28.H2, L31.H27, L18.H10, L16.H24, L21.H30, L19.H15, L18.H30" in result.stdout
+    heads, modules = (pd.read_csv(out / "tables" / f"{name}.csv") for name in ("paper_rule", "modules"))
+    assert set(heads.condition) == set(modules.condition)
+    assert len(heads[heads.condition == "MIT-States, text"]) == 12
+    assert set(modules.site) == {"language.hook_attn_out", "language.hook_mlp_out", "language.hook_resid_post"}

@@ -437,7 +437,7 @@ QFORMER = {
     "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
     "encoder_hidden_size": 16, "cross_attention_frequency": 2, "max_position_embeddings": 64,
 }  # fmt: skip
-N_QUERIES = 6
+N_QUERIES = 8
 
 
 def blip2() -> Tiny:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import tiny_vlms
+from forward_oracle import decoder_of
 from hosted_vlms import LIBRARY_WARNINGS, Tiny, tiny_model
 
 pytestmark = LIBRARY_WARNINGS
@@ -105,7 +106,7 @@ def agree(found: Tensor, expected: Tensor, mutant: Tensor, unpatched: Tensor) ->
 def language_attention(tiny: Tiny) -> tuple[int, Any, int]:
     """Layer, Hugging Face's attention and the width of a head."""
     layer = self_attention_layer(tiny)
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     return layer, attention, attention.head_dim
 
 
@@ -140,7 +141,7 @@ def test_queries_keys_and_values_before_the_rotary_embedding(tiny: Tiny, which: 
 
 def values_of(tiny: Tiny, layer: int) -> Tensor:
     """[head, pos, d_head]: each query head's values, by Hugging Face's projection."""
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     values = recorded(tiny, tiny.clean, attention.v_proj, "output")[0].unflatten(-1, (-1, attention.head_dim))
     n_heads = attention.o_proj.in_features // attention.head_dim
     return values.transpose(0, 1).repeat_interleave(n_heads // values.shape[1], 0)
@@ -231,7 +232,7 @@ def test_an_edit_of_rotated_queries_or_keys_is_an_edit_of_their_scores(llava: Ti
 def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to(tiny: Tiny) -> None:
     """The block keeps the stream for the addition: an edit has to reach that too."""
     layer = self_attention_layer(tiny)
-    block = tiny.hf.get_decoder().layers[layer]
+    block = decoder_of(tiny.hf).layers[layer]
     name = f"language.blocks.{layer}.hook_resid_mid"
     _, cache = tiny.model.run_with_cache(tiny.corrupted, names_filter=name)
     _, own = tiny.model.run_with_cache(tiny.clean, names_filter=name)
@@ -252,7 +253,7 @@ def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to
 @pytest.mark.parametrize("leaf", ["hook_resid_pre", "hook_resid_post"])
 def test_the_stream_before_and_behind_a_block(tiny: Tiny, leaf: str) -> None:
     layer = self_attention_layer(tiny)
-    block = tiny.hf.get_decoder().layers[layer]
+    block = decoder_of(tiny.hf).layers[layer]
     on = "input" if leaf == "hook_resid_pre" else "output"
     name = f"language.blocks.{layer}.{leaf}"
     expected = by_oracle(tiny, block, on, (0, POSITION), slice(None))
@@ -272,7 +273,7 @@ def test_parts_of_a_block_add_up_to_its_stream(tiny: Tiny) -> None:
 def test_results_of_heads_are_attention_s_output(tiny: Tiny) -> None:
     layer = self_attention_layer(tiny)
     name = f"language.blocks.{layer}.attn.hook_result"
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     tiny.model.set_use_attn_result(True)
     try:
         _, cache = tiny.model.run_with_cache(tiny.clean, names_filter=name)
@@ -289,7 +290,7 @@ def test_results_of_heads_are_attention_s_output(tiny: Tiny) -> None:
 
 def test_neurons(tiny: Tiny) -> None:
     layer = self_attention_layer(tiny)
-    mlp = tiny.hf.get_decoder().layers[layer].mlp
+    mlp = decoder_of(tiny.hf).layers[layer].mlp
     name = f"language.blocks.{layer}.mlp.hook_post"
     expected = by_oracle(tiny, mlp.down_proj, "input", (0, POSITION), slice(7, 9))
     agree(
@@ -359,7 +360,7 @@ def test_cross_attention_looks_at_the_image() -> None:
     """Llama-3.2-Vision: queries of the prompt, keys and values of the image, one hook point each."""
     tiny = tiny_model("mllama")
     layer = tiny.layers(is_cross=True)[0]
-    attention = tiny.hf.get_decoder().layers[layer].cross_attn
+    attention = decoder_of(tiny.hf).layers[layer].cross_attn
     stem = f"language.blocks.{layer}.cross_attn.hook_"
     expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(8, 16))
     agree(

@@ -92,7 +92,11 @@ def _processed(
             **more,
         )
     if family.image_in_front and len(texts) > 1:
-        _move_padding_to_front(inputs)
+        # The processor pads between image and words, which would lie that much further apart.
+        _move_padding(inputs, ("input_ids", "attention_mask"), to_end=False)
+    if OF_QFORMER[0] in inputs:
+        # A Q-Former counts positions from its first token, also where the processor pads in front of it.
+        _move_padding(inputs, OF_QFORMER, to_end=True)
     return inputs
 
 
@@ -102,11 +106,10 @@ def text_to_read(processor: Any, family: Family, rendered: str) -> str:
     return rendered.replace(token, "", 1) if family.image_in_front and token is not None else rendered
 
 
-def _move_padding_to_front(inputs: Any) -> None:
-    """Put padding in front of the image where it came between image and words, which would be that much further apart."""
-    order = inputs["attention_mask"].argsort(-1, stable=True)
-    for name in ("input_ids", "attention_mask"):
-        inputs[name] = inputs[name].gather(-1, order)
+def _move_padding(inputs: Any, names: tuple[str, str], to_end: bool) -> None:
+    """Put all padding of each row at its start or end: of token ids and their mask, by name."""
+    order = inputs[names[1]].argsort(dim=-1, stable=True, descending=to_end)
+    inputs.update({name: inputs[name].gather(-1, order) for name in names})
 
 
 def read_pictures(images: ImageLike | Sequence[ImageLike], image_size: int | tuple[int, int] | None) -> list[Any]:

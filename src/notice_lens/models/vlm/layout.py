@@ -160,9 +160,7 @@ def _of_qformer(config: Any, inputs: Mapping[str, Any], tokenizer: Any) -> list[
     found = []
     for row, mask in zip(*(inputs[name].tolist() for name in OF_QFORMER), strict=True):
         words = row[: sum(mask)]  # padding follows the words
-        kinds: list[SegmentKind] = [
-            "special" if special is None or token in special else "prompt" for token in words
-        ]
+        kinds: list[SegmentKind] = ["special" if special is None or token in special else "prompt" for token in words]
         cuts = [0, *(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds)]
         runs = (Segment(kinds[start], n + start, n + stop) for start, stop in pairwise(cuts) if start < stop)
         found.append((queries, *runs))

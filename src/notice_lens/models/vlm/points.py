@@ -231,9 +231,7 @@ class LanguageStack(nn.Module):
         self.flat_rows = Rows()
         self._embed, self._rows = (parts.embed,), whole
         self.hook_embed = CopyingHookPoint("batch pos d_model")
-        self.blocks = nn.ModuleList(
-            HostedBlock(block, OF_LANGUAGE, whole, self.flat_rows) for block in parts.language
-        )
+        self.blocks = nn.ModuleList(HostedBlock(block, OF_LANGUAGE, whole, self.flat_rows) for block in parts.language)
         self.ln_final = Point(parts.ln_final, "batch pos d_model", whole)
 
     def taps(self) -> Iterator[AnyTap]:

@@ -543,7 +543,7 @@ def randomise(model: Any, seed: int = 0) -> None:
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
             if weight.ndim >= 2:
-                gain = 2.0 if any(part in name for part in ("q_proj", "k_proj")) else 1.0
+                gain = 2.0 if any(part in name for part in ("q_proj", "k_proj", ".query.", ".key.")) else 1.0
                 table = "embed_tokens" in name and not tied
                 fan_in = 1 if table else weight[0].numel()
                 weight.copy_(noise * gain * fan_in**-0.5)

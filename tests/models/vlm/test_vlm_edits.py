@@ -110,11 +110,16 @@ def language_attention(tiny: Tiny) -> tuple[int, Any, int]:
     return layer, attention, attention.head_dim
 
 
+def projection_of(attention: Any) -> Any:
+    """The output projection, by either of its names."""
+    return attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
+
+
 def test_z_of_one_head_at_one_position(tiny: Tiny) -> None:
     layer, attention, width = language_attention(tiny)
     head = 2
     name = f"language.blocks.{layer}.attn.hook_z"
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(head * width, (head + 1) * width))
+    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(head * width, (head + 1) * width))
     agree(
         by_hooks(tiny, name, (0, POSITION, head)),
         expected,
@@ -143,7 +148,7 @@ def values_of(tiny: Tiny, layer: int) -> Tensor:
     """[head, pos, d_head]: each query head's values, by Hugging Face's projection."""
     attention = decoder_of(tiny.hf).layers[layer].self_attn
     values = recorded(tiny, tiny.clean, attention.v_proj, "output")[0].unflatten(-1, (-1, attention.head_dim))
-    n_heads = attention.o_proj.in_features // attention.head_dim
+    n_heads = projection_of(attention).in_features // attention.head_dim
     return values.transpose(0, 1).repeat_interleave(n_heads // values.shape[1], 0)
 
 
@@ -155,7 +160,7 @@ def with_z(tiny: Tiny, attention: Any, head: int, new: Tensor) -> Tensor:
         z[0, :, head * attention.head_dim : (head + 1) * attention.head_dim] = new
         return z
 
-    with hooked(attention.o_proj, change, "input"):
+    with hooked(projection_of(attention), change, "input"):
         return tiny.logits()
 
 
@@ -194,10 +199,11 @@ def test_scores_become_the_pattern_by_a_softmax(tiny: Tiny) -> None:
 
 
 def test_rotated_queries_and_keys_give_the_scores(tiny: Tiny) -> None:
-    """Scores are q k / sqrt(d), query heads in groups."""
+    """Scores are q k / sqrt(d), query heads in groups; OPT's queries and keys are not rotated."""
     layer, attention, _ = language_attention(tiny)
     stem = f"language.blocks.{layer}.attn.hook_"
-    names = [stem + leaf for leaf in ("rot_q", "rot_k", "attn_scores")]
+    rotated = ("rot_q", "rot_k") if tiny.family != "blip-2" else ("q", "k")
+    names = [stem + leaf for leaf in (*rotated, "attn_scores")]
     _, cache = tiny.model.run_with_cache(tiny.clean, names_filter=names)
     q, k, scores = (cache[name][0] for name in names)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
@@ -243,6 +249,8 @@ def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to
             added = block.post_feedforward_layernorm(block.mlp(block.pre_feedforward_layernorm(stream)))
         elif tiny.family == "glm4v":
             added = block.post_mlp_layernorm(block.mlp(block.post_attention_layernorm(stream)))
+        elif tiny.family == "blip-2":
+            added = block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(stream))))
         else:
             added = block.mlp(block.post_attention_layernorm(stream))
     with hooked(block, lambda output: stream + added):
@@ -281,18 +289,21 @@ def test_results_of_heads_are_attention_s_output(tiny: Tiny) -> None:
         mutant = by_hooks(tiny, name, (0, POSITION, 1))
     finally:
         tiny.model.set_use_attn_result(False)
-    output = recorded(tiny, tiny.clean, attention.o_proj, "output")
-    torch.testing.assert_close(cache[name].sum(2), output, atol=1e-12, rtol=0)
+    output = recorded(tiny, tiny.clean, projection_of(attention), "output")
+    bias = projection_of(attention).bias
+    torch.testing.assert_close(cache[name].sum(2), output if bias is None else output - bias, atol=1e-12, rtol=0)
     width = attention.head_dim
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(2 * width, 3 * width))
+    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(2 * width, 3 * width))
     agree(found, expected, mutant, tiny.logits())
 
 
 def test_neurons(tiny: Tiny) -> None:
     layer = self_attention_layer(tiny)
-    mlp = decoder_of(tiny.hf).layers[layer].mlp
+    block = decoder_of(tiny.hf).layers[layer]
+    # OPT's block is its own MLP, which sees the positions of all examples, here one, in one axis.
+    mlp, at = (block.mlp, (0, POSITION)) if hasattr(block, "mlp") else (block, (POSITION,))
     name = f"language.blocks.{layer}.mlp.hook_post"
-    expected = by_oracle(tiny, mlp.down_proj, "input", (0, POSITION), slice(7, 9))
+    expected = by_oracle(tiny, mlp.fc2 if mlp is block else mlp.down_proj, "input", at, slice(7, 9))
     agree(
         by_hooks(tiny, name, (0, POSITION, slice(7, 9))),
         expected,
@@ -301,6 +312,10 @@ def test_neurons(tiny: Tiny) -> None:
     )
     _, cache = tiny.model.run_with_cache(tiny.clean)
     stem = f"language.blocks.{layer}.mlp.hook_"
+    if mlp is block:
+        neurons = mlp.activation_fn(cache[stem + "pre"])
+        torch.testing.assert_close(neurons, cache[stem + "post"], atol=1e-12, rtol=0)
+        return
     gated = mlp.activation_fn if tiny.family == "glm4v" else mlp.act_fn
     product = gated(cache[stem + "pre"]) * cache[stem + "pre_linear"]
     torch.testing.assert_close(product, cache[stem + "post"], atol=1e-12, rtol=0)
@@ -315,7 +330,8 @@ def tower_attention(tiny: Tiny, layer: int = 1) -> Any:
         return tower.encoder.layer[layer].attention.projection_layer
     if tiny.family == "mllama":
         return tower.transformer.layers[layer].self_attn.o_proj
-    return tower.encoder.layers[layer].self_attn.out_proj
+    attention = tower.encoder.layers[layer].self_attn
+    return attention.projection if tiny.family in ("blip-2", "instructblip") else attention.out_proj
 
 
 def test_heads_of_the_tower_go_on_through_everything(tiny: Tiny) -> None:
@@ -362,7 +378,7 @@ def test_cross_attention_looks_at_the_image() -> None:
     layer = tiny.layers(is_cross=True)[0]
     attention = decoder_of(tiny.hf).layers[layer].cross_attn
     stem = f"language.blocks.{layer}.cross_attn.hook_"
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(8, 16))
+    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(8, 16))
     agree(
         by_hooks(tiny, stem + "z", (0, POSITION, 1)),
         expected,

@@ -309,7 +309,7 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
     model = tiny_model(family).model
     pairs = made_pairs(single_tokens(model))[:1]
     gated = hasattr(model.block("language", 0).mlp, "hook_pre_linear")  # OPT has no gate
-    names = ("language.resid_mid", *(["language.mlp.pre_linear"] if gated else []))
+    names = ("language.resid_mid", "language.mlp.pre_linear" if gated else "language.mlp.pre")
     sites = [patching.Site.of(model, name, positions=["object", "last"]) for name in names]
     found = patching.sweep(model, pairs, sites, progress=False)
     oracle, hf = Oracle(model, pairs[0], "image"), model.hf_model
@@ -318,7 +318,7 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
     gap = abs(oracle.logit_diff("clean", [], 0.0) - before)
     going_in, wrote = ({run: activations(hf, run_inputs, site) for run, run_inputs in oracle.inputs.items()}
                        for site in ("resid_pre", "attn_out"))  # fmt: skip
-    neurons = _linear_neurons(hf, clean) if gated else []
+    neurons = _linear_neurons(hf, clean) if gated else activations(hf, clean, "mlp.pre")
     spans = pairs.token_spans(model)[0]
     for layer in range(model.cfg.n_layers):
         for role in ("object", "last"):
@@ -328,10 +328,14 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
             expected = oracle.logit_diff("corrupt", [Patch("attn_out", layer, at)], values) - before
             own = found.logit_diff_change.isel(pair=0).sel(layer=layer, role=role)
             assert float(own.sel(site="language.hook_resid_mid")) == pytest.approx(expected, abs=1e-9 * gap)
-            if not gated:
-                continue
-            expected = float(oracle.difference(_with_neurons(hf, corrupt, layer, at, neurons[layer]))) - before
-            assert float(own.sel(site="language.mlp.hook_pre_linear")) == pytest.approx(expected, abs=1e-9 * gap)
+            patched = (
+                oracle.difference(_with_neurons(hf, corrupt, layer, at, neurons[layer]))
+                if gated
+                else oracle.logit_diff("corrupt", [Patch("mlp.pre", layer, at)], {"mlp.pre": neurons})
+            )
+            expected = float(patched) - before
+            linear = "language.mlp.hook_pre_linear" if gated else "language.mlp.hook_pre"
+            assert float(own.sel(site=linear)) == pytest.approx(expected, abs=1e-9 * gap)
 
 
 def _up(block: Any) -> tuple[Any, slice]:

@@ -462,7 +462,7 @@ def blip2() -> Tiny:
 
 
 def instructblip() -> Tiny:
-    """InstructBLIP: a Q-Former that reads the question too, with a tokenizer of its own, between the tower and Llama."""
+    """InstructBLIP: a Q-Former that reads the question too, by a tokenizer of its own, between the tower and Llama."""
     words, own = tokenizer(["<image>"]), tokenizer(["[CLS]"])
     config = transformers.InstructBlipConfig(
         vision_config=VISION,

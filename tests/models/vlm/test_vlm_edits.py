@@ -119,7 +119,9 @@ def test_z_of_one_head_at_one_position(tiny: Tiny) -> None:
     layer, attention, width = language_attention(tiny)
     head = 2
     name = f"language.blocks.{layer}.attn.hook_z"
-    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(head * width, (head + 1) * width))
+    expected = by_oracle(
+        tiny, projection_of(attention), "input", (0, POSITION), slice(head * width, (head + 1) * width)
+    )
     agree(
         by_hooks(tiny, name, (0, POSITION, head)),
         expected,

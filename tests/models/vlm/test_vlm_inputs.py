@@ -34,7 +34,7 @@ def test_the_prompt_goes_through_the_chat_template(tiny: Tiny) -> None:
     assert words.count("<s>") <= 1
     assert "▁apple" in words
     assert words.index("▁apple") > len(words) // 4  # behind the picture
-    ends = {"paligemma": "?", "blip-2": "Answer:", "instructblip": "Short▁answer:"}
+    ends = {"paligemma": "?\n", "blip-2": "Answer:", "instructblip": "Short▁answer:"}
     if tiny.family in ends:
         assert "".join(words).endswith(ends[tiny.family])
         return

@@ -1,6 +1,7 @@
 """Patches in a Q-Former, against torch's own hooks on Hugging Face's modules; what it reads, and what is refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,7 +18,9 @@ from notice_lens.pairs import MinimalPairs
 FAMILIES = ("blip-2", "instructblip")
 RUNS = [(family, "image") for family in FAMILIES] + [("instructblip", "text")]
 """A model and what differs between its runs: BLIP-2's Q-Former reads no words."""
+NAMES = {"q": "query", "k": "key", "v": "value"}
 WIDTH = 8
+"""Of a head."""
 
 
 class At(NamedTuple):
@@ -38,7 +41,7 @@ def place(hf: Any, site: str, layer: int) -> At | None:
     if wrapper is not None:
         leaf = site.partition(".")[2]
         return At(wrapper.output.dense, "in") if leaf == "z" else At(getattr(wrapper.attention, NAMES[leaf]))
-    if module == "cross_attn" or (site.startswith("cross") or site == "resid_mid_cross") and layer % 2:
+    if module == "cross_attn" or (site in ("cross_attn_out", "resid_mid_cross") and layer % 2):
         return None
     return {
         "attn_out": lambda: At(own.attention.output.dense),
@@ -52,9 +55,6 @@ def place(hf: Any, site: str, layer: int) -> At | None:
         "resid_post": lambda: At(own.output_query.LayerNorm, "in"),
         "normalized_resid_post": lambda: At(own),
     }[site]()
-
-
-NAMES = {"q": "query", "k": "key", "v": "value"}
 
 
 @torch.no_grad()
@@ -276,7 +276,7 @@ def test_padding_is_in_front_of_the_image_and_behind_the_qformers_words() -> Non
     assert of_qformer.tolist() == sorted(of_qformer.tolist(), reverse=True)
     assert 0 in of_qformer.tolist()
     layout = model.layout(inputs, prompts)
-    assert [segment.kind for segment in layout.segments("qformer", 0)][0] == "image"
+    assert layout.segments("qformer", 0)[0].kind == "image"
     assert layout.length("qformer", 0) == tiny_vlms.N_QUERIES + int(of_qformer.sum())
     n_pads = int((mask == 0).sum())
     assert layout.roles[0]["image"] == (n_pads, n_pads + tiny_vlms.N_QUERIES)
@@ -309,14 +309,54 @@ def test_what_has_no_positions_is_refused(family: str) -> None:
             verb(model, pairs, "qformer.attn.pattern", progress=False)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "mllama"])
+def test_pairs_with_regions_are_patched_where_image_positions_lie_on_no_grid(family: str) -> None:
+    """Regions that nobody asks for are in nobody's way; those that are asked for are refused with the reason."""
+    model = tiny_model(family).model
+    mask = torch.zeros(56, 56, dtype=torch.bool).numpy()
+    mask[:, :28] = True
+    clean, corrupt = (tiny_vlms.picture(seed, 56) for seed in (1, 2))
+    answers = dict(zip(("correct_answer", "incorrect_answer"), single_tokens(model), strict=True))
+    row = {
+        "id": "halves", "task": "states", "clean_image": clean, "clean_prompt": "is this apple red ?",
+        "corrupt_image": corrupt, "clean_regions": {"object": mask}, "roles": {"object": "apple"}, **answers,
+    }  # fmt: skip
+    pairs = MinimalPairs.from_rows([row], progress=False)
+    plain = MinimalPairs.from_rows(
+        [{name: value for name, value in row.items() if name != "clean_regions"}], progress=False
+    )
+    options: Any = {"positions": ["object", "image" if family != "mllama" else "bos", "last"], "progress": False}
+    found, expected = (patching.patch_heads(model, some, **options).logit_diff_change for some in (pairs, plain))
+    assert found.equals(expected)
+    with pytest.raises(ValueError, match="positions of `language` lie on no grid here"):
+        patching.patch_heads(model, pairs, positions="regions", progress=False)
+    with pytest.raises(ValueError, match="no role 'image:object'; did you mean 'object'"):
+        patching.patch_heads(model, pairs, positions=["image:object"], progress=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_language_model_in_half_precision_beside_a_qformer_in_float32(family: str, tmp_path: Path) -> None:
+    """As transformers loads them; effects stay near those of float64."""
+    folder, effects = tiny_vlms.write(family, tmp_path), []
+    for dtype in (torch.float16, torch.float64):
+        model = HookedVLM.from_pretrained(folder, dtype=dtype)
+        assert model.dtype == dtype
+        learned: Tensor = model.hf_model.query_tokens  # pyright: ignore
+        assert learned.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+        assert model.check(progress=False).passed
+        pairs = made_pairs(single_tokens(model))[:1]
+        found = [patching.patch_heads(model, pairs, site, progress=False) for site in ("language.attn", "qformer.attn")]
+        effects.append([own.logit_diff_change.values for own in found])
+    for half, exact in zip(*effects, strict=True):
+        assert abs(half - exact).max() < 0.05 * abs(effects[1][0]).max()
+
+
 def test_words_cannot_be_halfway_for_a_qformer() -> None:
     model = tiny_model("instructblip").model
     pairs: MinimalPairs = made_pairs(single_tokens(model))[:1]
     site = patching.Site.of(model, "language.attn", layers=0)
     with pytest.raises(ValueError, match="path='inputs' moves pixels and embedded words, and the Q-Former reads"):
-        patching.attribute(
-            model, pairs, site, integrated_gradients=2, path="inputs", corruption="text", progress=False
-        )
+        patching.attribute(model, pairs, site, integrated_gradients=2, path="inputs", corruption="text", progress=False)
 
 
 def test_language_models_that_cannot_be_hooked_are_refused_by_name() -> None:

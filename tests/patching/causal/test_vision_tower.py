@@ -15,7 +15,13 @@ from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import patching
 
 pytestmark = LIBRARY_WARNINGS
-WRITES = (".self_attn.out_proj", ".self_attn.projection", ".self_attn.o_proj", ".attn.proj", ".attention.projection_layer")
+WRITES = (
+    ".self_attn.out_proj",
+    ".self_attn.projection",
+    ".self_attn.o_proj",
+    ".attn.proj",
+    ".attention.projection_layer",
+)
 INERT = {"llava", "llava_next", "llava_onevision"}
 """Families whose tower has layers behind the one that is read."""
 

@@ -95,8 +95,9 @@ class HostedForwardPass(HookedModule):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the model computes in."""
-        return self.hf_model.dtype
+        """The dtype that the language model computes in; a Q-Former stays in float32 beside one in float16."""
+        words = cast(Tensor, self.hf_model.get_input_embeddings().weight)
+        return words.dtype if words.is_floating_point() else self.hf_model.dtype
 
     @property
     def in_use(self) -> InUse:

@@ -186,19 +186,19 @@ class HookedVLM(HostedForwardPass):
             raise
 
     def __repr__(self) -> str:
-        language, vision, between = self.cfg.language, self.cfg.vision, self.cfg.qformer
-        reads = [] if between is None else [
-            f"  qformer: {between.n_ctx} queries, {between.n_layers} layers x {between.n_heads} heads of {between.d_head}"
-        ]  # fmt: skip
-        return "\n".join(
-            [
-                f"HookedVLM: {self.family.name}, {self.dtype} on {self.device}",
-                f"  vision: {len(self.vision.blocks)} layers x {vision.n_heads} heads of {vision.d_head}",
-                *reads,
-                f"  language: {len(self.language.blocks)} layers x {language.n_heads} heads of {language.d_head}, "
-                f"{language.n_key_value_heads} of keys and values",
-            ]
+        language, vision, qformer = self.cfg.language, self.cfg.vision, self.cfg.qformer
+        lines = [
+            f"HookedVLM: {self.family.name}, {self.dtype} on {self.device}",
+            f"  vision: {vision.n_layers} layers x {vision.n_heads} heads of {vision.d_head}",
+        ]
+        if qformer is not None:
+            heads = f"{qformer.n_layers} layers x {qformer.n_heads} heads of {qformer.d_head}"
+            lines.append(f"  qformer: {qformer.n_ctx} learned queries, {heads}")
+        lines.append(
+            f"  language: {language.n_layers} layers x {language.n_heads} heads of {language.d_head}, "
+            f"{language.n_key_value_heads} of keys and values"
         )
+        return "\n".join(lines)
 
     # Running
 
@@ -297,7 +297,8 @@ class HookedVLM(HostedForwardPass):
     def image_length(self, stack: str, image: ImageLike) -> int:
         """Return how many positions a picture has in the tower (`vision`) or behind the `projector`, by a run.
 
-        In a `qformer` it has one for each learned query. Positions of several rows of the tower, a picture's tiles, are counted one after the other.
+        In a `qformer` it has one for each learned query. Positions of several rows of the tower, a picture's tiles, are
+        counted one after the other.
         """
         if stack == QFORMER and self.cfg.qformer is not None:
             return self.cfg.qformer.n_ctx

@@ -5,8 +5,9 @@ what a processor puts around the image. An image's positions are those of its to
 one picture (tiles, lines of tiles), each run is a segment.
 
 A picture of one run has a grid: that of the processor where it gives one (Qwen-VL), else a square, or several where it
-lies in tiles (`tiles.py`). Behind a Q-Former it has none: each position is a learned query, which may look anywhere. A grid is stretched over the picture, or over its tile's part of it, which is so for square
-pictures in every family, and for others where the processor does not crop.
+lies in tiles (`tiles.py`). A grid is stretched over the picture, or over its tile's part of it, which is so for square
+pictures in every family, and for others where the processor does not crop. Behind a Q-Former there is no grid: each
+position is a learned query, which may look anywhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -5,9 +5,9 @@ A block is one of BERT's, with a norm after each addition, so its names are thos
 | step | hook points | positions |
 | --- | --- | --- |
 | what the block is given | `hook_resid_pre` | all |
-| self-attention | `attn.*`, `hook_attn_out`, then `hook_resid_mid`, the sum before its norm | all |
-| cross-attention to the tower, in some blocks | `cross_attn.*`, `hook_cross_attn_out`, `hook_resid_mid_cross` | queries |
-| MLP | `mlp.*`, `hook_mlp_out`, `hook_resid_post`, the sum before the last norm | queries |
+| self-attention, and the sum before its norm | `attn.*`, `hook_attn_out`, `hook_resid_mid` | all |
+| cross-attention, in some blocks | `cross_attn.*`, `hook_cross_attn_out`, `hook_resid_mid_cross` | learned |
+| MLP, and the sum before the last norm | `mlp.*`, `hook_mlp_out`, `hook_resid_post` | learned |
 | what the block gives | `hook_normalized_resid_post` | all |
 
 All positions are the learned queries, and behind them the question's tokens where the Q-Former reads them

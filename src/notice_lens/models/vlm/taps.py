@@ -7,9 +7,10 @@ Three places are not simply an input or an output:
 
 - *Half-way through a block* the stream is read by a norm and kept by the block for the addition. A hook on the norm's
   input alone would leave the kept tensor as it was, so an edit is written into it in place (`Side.STREAM`).
-- *Axes are missing or more than one.* Packed towers (Qwen's) hold the patches of all images one after the other;
-  Llama-3.2-Vision's images have an axis for tiles; OPT's MLP sees the tokens of all examples in one axis. Hooks see [row, position, ...] all the same (`Rows`): an image or an
-  example a row. Packed images of unequal numbers of patches are one row of all patches.
+- *Axes are missing or more than one.* Packed towers (Qwen's) hold the patches of all images one after the other, and
+  OPT's MLP the tokens of all examples; Llama-3.2-Vision's images have an axis for tiles. Hooks see [row, position, ...]
+  all the same (`Rows`): an image or an example a row. Packed images of unequal numbers of patches are one row of all
+  patches.
 - *Inside attention* there is no module between the steps: see `AttentionTap`.
 """
 

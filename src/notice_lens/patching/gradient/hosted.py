@@ -168,10 +168,7 @@ def _hooks(targets: Sequence[Target]) -> list[str]:
 def _corrected(targets: Sequence[Target]) -> list[AttentionAt]:
     """Return the attention modules whose softmax is computed again."""
     modules = [
-        (target.site.stack, layer, target.module)
-        for target in targets
-        for layer in target.layers
-        if target.corrected
+        (target.site.stack, layer, target.module) for target in targets for layer in target.layers if target.corrected
     ]
     return list(dict.fromkeys(modules))
 

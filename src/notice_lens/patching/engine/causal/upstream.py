@@ -1,11 +1,11 @@
-"""Patches before the language model's blocks: in the vision tower, a Q-Former, the projector and the token embeddings.
+"""Patches before the language model's blocks: in the vision tower, a Q-Former, the projector and token embeddings.
 
 Such a patch affects everything after it: it changes what the language model is given of the image, and so all positions
 from the image on. There is nothing to share, so each row is a separate forward pass, several of them in a batch.
 
 A row's positions are those of all its tower's rows, one after the other: the tiles of a picture are rows of the tower,
-and patch 3 of the second tile of 577 patches is position 580. Those of a Q-Former are its learned queries; the question's
-tokens that it may read behind them are not patched.
+and patch 3 of the second tile of 577 patches is position 580. Those of a Q-Former are its learned queries; the
+question's tokens, which it may read behind them, are not patched.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from torch import Tensor
 from notice_lens.images import ImageLike, to_rgb
 from notice_lens.models.vlm.families import Family, family_of, image_token_id
 
-OF_QFORMER = ("qformer_input_ids", "qformer_attention_mask")
+QFORMER_INPUTS = ("qformer_input_ids", "qformer_attention_mask")
 """Inputs that are the question as a Q-Former's own tokenizer reads it."""
 
 
@@ -67,10 +67,10 @@ def prepare(
             for prompt, answer in zip(rendered, rest[0], strict=True)
         ]
     inputs = _processed(processor, family, rendered, pictures, more)
-    if rendered is not questions and any(name in inputs for name in OF_QFORMER):
+    if rendered is not questions and any(name in inputs for name in QFORMER_INPUTS):
         # A Q-Former reads the question to look at the image, and must not see the answer.
         of_questions = _processed(processor, family, questions, None, {})
-        inputs.update({name: of_questions[name] for name in OF_QFORMER})
+        inputs.update({name: of_questions[name] for name in QFORMER_INPUTS})
     inputs.pop("labels", None)  # PaliGemma's processor gives them for training
     if not allow_unequal:
         check_equal_counts(config, inputs["input_ids"], [picture.size for picture in pictures])
@@ -94,9 +94,9 @@ def _processed(
     if family.image_in_front and len(texts) > 1:
         # The processor pads between image and words, which would lie that much further apart.
         _move_padding(inputs, ("input_ids", "attention_mask"), to_end=False)
-    if OF_QFORMER[0] in inputs:
+    if QFORMER_INPUTS[0] in inputs:
         # A Q-Former counts positions from its first token, also where the processor pads in front of it.
-        _move_padding(inputs, OF_QFORMER, to_end=True)
+        _move_padding(inputs, QFORMER_INPUTS, to_end=True)
     return inputs
 
 

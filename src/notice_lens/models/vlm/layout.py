@@ -19,7 +19,7 @@ from torch import Tensor
 from notice_lens.models.hook_names import QFORMER
 from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span, without_space
 from notice_lens.models.vlm.families import family_of, image_token_id, learned_queries
-from notice_lens.models.vlm.inputs import OF_QFORMER, render, text_to_read
+from notice_lens.models.vlm.inputs import QFORMER_INPUTS, render, text_to_read
 from notice_lens.models.vlm.tiles import ImagePart, parts_of
 
 MARK = "\ue000"
@@ -155,11 +155,11 @@ def _of_qformer(config: Any, inputs: Mapping[str, Any], tokenizer: Any) -> list[
     """
     n, examples = learned_queries(config), len(inputs["input_ids"])
     queries = Segment("image", 0, n)
-    if OF_QFORMER[0] not in inputs:
+    if QFORMER_INPUTS[0] not in inputs:
         return [(queries,)] * examples
     special = None if tokenizer is None else set(tokenizer.all_special_ids)
     found = []
-    for row, mask in zip(*(inputs[name].tolist() for name in OF_QFORMER), strict=True):
+    for row, mask in zip(*(inputs[name].tolist() for name in QFORMER_INPUTS), strict=True):
         words = row[: sum(mask)]  # padding follows the words
         kinds: list[SegmentKind] = ["special" if special is None or token in special else "prompt" for token in words]
         cuts = [0, *(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds)]

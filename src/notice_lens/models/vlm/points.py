@@ -34,10 +34,10 @@ class Axes(NamedTuple):
     source: str
 
 
-OF_LANGUAGE = Axes("batch", "pos", "image_pos")
-OF_VISION = Axes("image", "patch", "image_pos")
-OF_QFORMER = Axes("image", "pos", "patch")
-OF_LEARNED_QUERIES = Axes("image", "learned", "patch")
+LANGUAGE_AXES = Axes("batch", "pos", "image_pos")
+VISION_AXES = Axes("image", "patch", "image_pos")
+QFORMER_AXES = Axes("image", "pos", "patch")
+LEARNED_AXES = Axes("image", "learned", "patch")
 """Of a Q-Former's learned queries, which its cross-attention and its MLP see without the question's tokens."""
 
 
@@ -231,7 +231,9 @@ class LanguageStack(nn.Module):
         self.flat_rows = Rows()
         self._embed, self._rows = (parts.embed,), whole
         self.hook_embed = CopyingHookPoint("batch pos d_model")
-        self.blocks = nn.ModuleList(HostedBlock(block, OF_LANGUAGE, whole, self.flat_rows) for block in parts.language)
+        self.blocks = nn.ModuleList(
+            HostedBlock(block, LANGUAGE_AXES, whole, self.flat_rows) for block in parts.language
+        )
         self.ln_final = Point(parts.ln_final, "batch pos d_model", whole)
 
     def taps(self) -> Iterator[AnyTap]:
@@ -254,7 +256,7 @@ class HostedVisionStack(nn.Module):
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__()
-        self.blocks = nn.ModuleList(HostedBlock(block, OF_VISION, rows, rows) for block in parts.vision)
+        self.blocks = nn.ModuleList(HostedBlock(block, VISION_AXES, rows, rows) for block in parts.vision)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""

@@ -22,7 +22,7 @@ from torch import nn
 from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.vlm.anatomy import QFormerBlockParts, QFormerParts
 from notice_lens.models.vlm.config import StackSizes
-from notice_lens.models.vlm.points import OF_LEARNED_QUERIES, OF_QFORMER, AnyTap, Axes, HostedAttention, HostedMLP
+from notice_lens.models.vlm.points import LEARNED_AXES, QFORMER_AXES, AnyTap, Axes, HostedAttention, HostedMLP
 from notice_lens.models.vlm.taps import Rows, Side, Tap
 
 
@@ -41,17 +41,17 @@ class QFormerBlock(nn.Module):
     def __init__(self, parts: QFormerBlockParts, rows: Rows):
         super().__init__()
         self._parts, self._rows = (parts,), rows
-        self.hook_resid_pre = _stream(OF_QFORMER)
-        self.attn = HostedAttention(parts.attn, OF_QFORMER, rows)
-        self.hook_attn_out, self.hook_resid_mid = _stream(OF_QFORMER), _stream(OF_QFORMER)
+        self.hook_resid_pre = _stream(QFORMER_AXES)
+        self.attn = HostedAttention(parts.attn, QFORMER_AXES, rows)
+        self.hook_attn_out, self.hook_resid_mid = _stream(QFORMER_AXES), _stream(QFORMER_AXES)
         self.has_cross_attention = parts.cross_attn is not None
         if parts.cross_attn is not None:
-            self.cross_attn = HostedAttention(parts.cross_attn, OF_LEARNED_QUERIES, rows)
-            self.hook_cross_attn_out = _stream(OF_LEARNED_QUERIES)
-            self.hook_resid_mid_cross = _stream(OF_LEARNED_QUERIES)
-        self.mlp = HostedMLP(parts.mlp, OF_LEARNED_QUERIES, rows)
-        self.hook_mlp_out, self.hook_resid_post = _stream(OF_LEARNED_QUERIES), _stream(OF_LEARNED_QUERIES)
-        self.hook_normalized_resid_post = _stream(OF_QFORMER)
+            self.cross_attn = HostedAttention(parts.cross_attn, LEARNED_AXES, rows)
+            self.hook_cross_attn_out = _stream(LEARNED_AXES)
+            self.hook_resid_mid_cross = _stream(LEARNED_AXES)
+        self.mlp = HostedMLP(parts.mlp, LEARNED_AXES, rows)
+        self.hook_mlp_out, self.hook_resid_post = _stream(LEARNED_AXES), _stream(LEARNED_AXES)
+        self.hook_normalized_resid_post = _stream(QFORMER_AXES)
 
     def attentions(self) -> dict[str, HostedAttention]:
         """Return the block's attention modules by name: `attn`, and `cross_attn` where there is one."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from notice_lens.models.protocol import axes
 from notice_lens.models.vlm.attention import KeptSteps, Stage, scores_of_heads
-from notice_lens.models.vlm.inputs import OF_QFORMER
+from notice_lens.models.vlm.inputs import QFORMER_INPUTS
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.reading import UnpatchedRun, answer_reading, forced_answers
 from notice_lens.patching.engine.causal.upstream import check_keys
@@ -220,7 +220,9 @@ class WayPoint:
         Raises:
             ValueError: A Q-Former reads other words in the other run, which cannot be between.
         """
-        if any(not torch.equal(self.inputs[name], other.inputs[name]) for name in OF_QFORMER if name in self.inputs):
+        if any(
+            not torch.equal(self.inputs[name], other.inputs[name]) for name in QFORMER_INPUTS if name in self.inputs
+        ):
             raise ValueError(
                 "path='inputs' moves pixels and embedded words, and the Q-Former reads the words of the question too, "
                 "which are others in the two runs: take path='site', or corruption='image'"

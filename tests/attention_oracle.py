@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from forward_oracle import decoder_of
+
 Change = Callable[[int, str, Tensor], Tensor]
 """Called with the layer, `rot_q`, `rot_k`, `scores` or `pattern`, and the tensor [head, pos, ...]."""
 NAME = "attention_of_the_oracle"
@@ -37,7 +39,7 @@ def changed_attention(model: Any, change: Change) -> Iterator[None]:
 
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-    config = model.get_decoder().config
+    config = decoder_of(model).config
     before = config._attn_implementation
     config._attn_implementation = NAME
     try:

@@ -7,6 +7,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 
+from forward_oracle import decoder_of
+
 IMAGE, START, END = 390, 391, 392
 N_HEADS, N_KV, VOCAB = 4, 2, 400
 VISION: dict[str, Any] = {
@@ -177,6 +179,48 @@ def mllama() -> Family:
     ))  # fmt: skip
 
 
+QFORMER: dict[str, Any] = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "encoder_hidden_size": 32, "cross_attention_frequency": 2, "vocab_size": 60, "max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def let_the_image_through(model: Any) -> None:
+    """Give the Q-Former weights with which its queries tell pictures apart."""
+    torch.nn.init.normal_(model.query_tokens)
+    for module in (model.vision_model, model.qformer, model.language_projection):
+        for parameter in module.parameters():
+            if parameter.dim() >= 2:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+
+
+def blip_2() -> Family:
+    # OPT: positions are learned, queries are scaled before attention, and the block is its own MLP.
+    text = hf.OPTConfig(
+        hidden_size=64, ffn_dim=128, num_hidden_layers=4, num_attention_heads=N_HEADS, vocab_size=VOCAB,
+        word_embed_proj_dim=64, max_position_embeddings=512,
+    )  # fmt: skip
+    config = hf.Blip2Config(
+        vision_config={**VISION, "image_size": 28}, qformer_config=QFORMER, text_config=text, num_query_tokens=4,
+        image_token_index=IMAGE,
+    )  # fmt: skip
+    model = hf.Blip2ForConditionalGeneration(config)
+    let_the_image_through(model)
+    return Family(model, with_image(prompt(), 1, 3, 28, 28))
+
+
+def instructblip() -> Family:
+    config = hf.InstructBlipConfig(
+        vision_config={**VISION, "image_size": 28}, qformer_config=QFORMER, text_config=hf.LlamaConfig(**TEXT),
+        num_query_tokens=4, image_token_index=IMAGE,
+    )  # fmt: skip
+    model = hf.InstructBlipForConditionalGeneration(config)
+    let_the_image_through(model)
+    question = torch.tensor([[1, *range(5, 12)]])
+    more = {"qformer_input_ids": question, "qformer_attention_mask": torch.ones_like(question)}
+    return Family(model, with_image(prompt(), 1, 3, 28, 28, **more))
+
+
 def softcapped() -> Family:
     """A PaliGemma 2: soft caps of scores and logits, sliding windows in every other layer."""
     config = hf.PaliGemmaConfig(
@@ -192,7 +236,7 @@ FAMILIES = {
     make.__name__: make
     for make in (
         llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, gemma3, paligemma, idefics3, internvl,
-        mllama, softcapped,
+        mllama, softcapped, blip_2, instructblip,
     )
 }  # fmt: skip
 
@@ -203,7 +247,7 @@ def made(name: str, dtype: torch.dtype = torch.float64) -> Family:
     model, inputs = FAMILIES[name]()
     model.eval().to(dtype)
     with torch.no_grad():
-        for key, parameter in model.get_decoder().named_parameters():
+        for key, parameter in decoder_of(model).named_parameters():
             if parameter.dim() == 2 and "embed" not in key:
                 parameter.mul_(3)
 

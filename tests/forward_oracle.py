@@ -16,6 +16,20 @@ class Patch(NamedTuple):
     head: int | None = None
 
 
+def decoder_of(model: Any) -> Any:
+    """The module that holds the language model's blocks, which may be inside of one that has the unembedding too."""
+    language = model.get_decoder()
+    while (inner := language.get_decoder()) is not language:
+        language = inner
+    return language
+
+
+def final_norm(model: Any) -> Any:
+    """The norm after the last block."""
+    decoder = decoder_of(model)
+    return decoder.norm if hasattr(decoder, "norm") else decoder.final_layer_norm
+
+
 def attention(block: Any) -> Any:
     return block.self_attn if hasattr(block, "self_attn") else block.cross_attn
 
@@ -26,9 +40,11 @@ def places(block: Any) -> dict[str, tuple[Any, str]]:
     found = {
         "z": (getattr(own, "o_proj", None) or getattr(own, "out_proj", None), "in"),
         "q": (own.q_proj, "out"), "k": (own.k_proj, "out"), "v": (own.v_proj, "out"),
-        "attn_out": (own, "out"), "mlp_out": (block.mlp, "out"),
-        "mlp.post": (block.mlp.down_proj, "in"), "resid_pre": (block, "in"), "resid_post": (block, "out"),
+        "attn_out": (own, "out"), "resid_pre": (block, "in"), "resid_post": (block, "out"),
     }  # fmt: skip
+    if not hasattr(block, "mlp"):  # OPT's block holds its MLP's layers itself
+        return {**found, "mlp.pre": (block.fc1, "out"), "mlp.post": (block.fc2, "in"), "mlp_out": (block.fc2, "out")}
+    found |= {"mlp_out": (block.mlp, "out"), "mlp.post": (block.mlp.down_proj, "in")}
     if hasattr(block.mlp, "gate_proj"):
         found["mlp.pre"] = (block.mlp.gate_proj, "out")
         found["mlp.pre_linear"] = (block.mlp.up_proj, "out")
@@ -41,7 +57,11 @@ def places(block: Any) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def hook(module: Any, side: str, change: Callable[[Tensor], Tensor]) -> Any:
+def hook(module: Any, side: str, change_rows: Callable[[Tensor], Tensor]) -> Any:
+    def change(tensor: Tensor) -> Tensor:
+        """OPT's MLP sees the positions of all examples, here one, in one axis."""
+        return change_rows(tensor[None])[0] if tensor.dim() == 2 else change_rows(tensor)
+
     if side == "in":
         return module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
     return module.register_forward_hook(
@@ -59,7 +79,7 @@ def activations(model: Any, inputs: Mapping[str, Any], site: str) -> list[Tensor
         return tensor
 
     with ExitStack() as hooks:
-        for block in model.get_decoder().layers:
+        for block in decoder_of(model).layers:
             hooks.callback(hook(*places(block)[site], keep).remove)
         model(**inputs)
     return found
@@ -78,7 +98,7 @@ def logits(
     model: Any, inputs: Mapping[str, Any], patches: list[Patch], values: Mapping[str, list[Tensor]] | float
 ) -> Tensor:
     """The last position's logits of a run with patches made, in their order."""
-    blocks = model.get_decoder().layers
+    blocks = decoder_of(model).layers
     with ExitStack() as hooks:
         for patch in patches:
             block = blocks[patch.layer]

@@ -429,6 +429,58 @@ def mllama(words: Any = None, chat_template: str = LLAMA_TEMPLATE) -> Tiny:
     return Tiny(config, processor)
 
 
+OPT = {
+    "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "word_embed_proj_dim": 32,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+QFORMER = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "encoder_hidden_size": 16, "cross_attention_frequency": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+N_QUERIES = 8
+
+
+def blip2() -> Tiny:
+    """BLIP-2: a Q-Former between the tower and OPT, whose positions are learned and whose blocks are their own MLPs."""
+    words = tokenizer(["<image>"])
+    ids = {name: getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    config = transformers.Blip2Config(
+        vision_config=VISION,
+        qformer_config={**QFORMER, "vocab_size": 50},
+        text_config=transformers.OPTConfig(
+            **OPT, vocab_size=len(words), **{f"{name}_token_id": token for name, token in ids.items()}
+        ),
+        num_query_tokens=N_QUERIES,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    processor = transformers.Blip2Processor(
+        image_processor=transformers.BlipImageProcessorPil(size={"height": 28, "width": 28}),
+        tokenizer=words,
+        num_query_tokens=N_QUERIES,
+    )
+    return Tiny(config, processor)
+
+
+def instructblip() -> Tiny:
+    """InstructBLIP: a Q-Former that reads the question too, by a tokenizer of its own, between the tower and Llama."""
+    words, own = tokenizer(["<image>"]), tokenizer(["[CLS]"])
+    config = transformers.InstructBlipConfig(
+        vision_config=VISION,
+        qformer_config={**QFORMER, "vocab_size": len(own)},
+        text_config=transformers.LlamaConfig(**TEXT, vocab_size=len(words)),
+        num_query_tokens=N_QUERIES,
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+    )
+    own.padding_side = "right"
+    processor = transformers.InstructBlipProcessor(
+        image_processor=transformers.BlipImageProcessorPil(size={"height": 28, "width": 28}),
+        tokenizer=words,
+        qformer_tokenizer=own,
+        num_query_tokens=N_QUERIES,
+    )
+    return Tiny(config, processor)
+
+
 def glm4v() -> Tiny:
     """GLM-4V, of which the package knows nothing: gate and up projection in one, norms on both sides."""
     marks = ["<|user|>", "<|assistant|>", "<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>"]
@@ -476,6 +528,8 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "mllama": mllama,
+    "blip-2": blip2,
+    "instructblip": instructblip,
     "glm4v": glm4v,
 }
 """By model type. GLM-4V is not known to the package, and is hosted all the same."""
@@ -489,7 +543,7 @@ def randomise(model: Any, seed: int = 0) -> None:
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
             if weight.ndim >= 2:
-                gain = 2.0 if any(part in name for part in ("q_proj", "k_proj")) else 1.0
+                gain = 2.0 if any(part in name for part in ("q_proj", "k_proj", ".query.", ".key.")) else 1.0
                 table = "embed_tokens" in name and not tied
                 fan_in = 1 if table else weight[0].numel()
                 weight.copy_(noise * gain * fan_in**-0.5)

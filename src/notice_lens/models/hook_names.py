@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-STACKS = ("vision", "projector", "text", "decoder", "language")
+STACKS = ("vision", "qformer", "projector", "text", "decoder", "language")
 """Every name that a stack can have, over all families of models."""
 IMAGE_STACK = "vision"
 """The stack that embeds the picture, in every family."""
+QFORMER = "qformer"
+"""The stack of learned queries that reads the image stack, where there is one."""
 IMAGE_ONLY = (IMAGE_STACK, "projector")
 """The stacks that hold nothing but the picture."""
 _FRONT = "|".join(STACKS)

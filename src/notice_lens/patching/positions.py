@@ -8,6 +8,7 @@ import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.models.layout import Layout, SegmentKind
+from notice_lens.models.protocol import image_stream
 from notice_lens.pairs.regions import LostRegions
 from notice_lens.pairs.roles import ALL, IN_IMAGE, missing_role
 from notice_lens.patching.engine.rows import Index
@@ -65,8 +66,19 @@ class Positions:
     def _covered(self) -> tuple[list[dict[str, Any]], LostRegions]:
         return self.pairs.covered_positions(self.model)
 
+    @cached_property
+    def on_grid(self) -> bool:
+        """Whether the image positions that words look at lie on a grid, so that regions of pixels are some of them."""
+        stream, layout = image_stream(self.model.cfg), self.layout
+        if stream not in layout.stacks:
+            return False
+        segments = [one for pair in range(len(self.pairs)) for one in layout.image_segments(stream, pair)]
+        return bool(segments) and all(segment.grid is not None for segment in segments)
+
     def _warn_of_small(self, names: Iterable[Any]) -> None:
         """Warn once of each region that covers no patch, where it is asked for: nobody else needs to know."""
+        if not self.on_grid:
+            return
         new = {name for name in names if isinstance(name, str)} - self._warned_of
         if new:
             self._warned_of |= new
@@ -121,7 +133,9 @@ class Positions:
         taken = set(_names(roles))
         return [
             {IN_IMAGE + name if name in taken else name: own for name, own in regions.items()} | words
-            for regions, words in zip(self.regions if "image" in kinds else nothing, roles, strict=True)
+            for regions, words in zip(
+                self.regions if "image" in kinds and self.on_grid else nothing, roles, strict=True
+            )
         ]
 
     def labels(self, spec: Any, stack: str, what: str, longest: int) -> tuple[str | None, list[Any]]:
@@ -140,7 +154,7 @@ class Positions:
             return None, [None]
         if spec == "each":
             return "position", list(range(longest))
-        if spec == "regions" and stack not in self.layout.stacks:
+        if spec == "regions" and (stack not in self.layout.stacks or not self.on_grid):
             raise ValueError(f"{what}: positions of `{stack}` lie on no grid here; take 'all', 'each' or numbers")
         if isinstance(spec, str) and spec in POSITION_DIMS:
             known = _names(self.roles if spec == "roles" else self.regions)
@@ -155,7 +169,8 @@ class Positions:
                 of_words_too = _names(self.roles) if of_words else []
                 self._warn_of_small(name.removeprefix(IN_IMAGE) for name in spec if name not in of_words_too)
             for name in spec:
-                region = name.startswith(IN_IMAGE) and name.removeprefix(IN_IMAGE) in _names(self.regions)
+                in_image = name.startswith(IN_IMAGE) and self.on_grid
+                region = in_image and name.removeprefix(IN_IMAGE) in _names(self.regions)
                 if name not in (*known, ALL) and not region:
                     missing = missing_role(name, known) if of_words else one_of("region", name, [*known, ALL])
                     raise ValueError(f"{what}: {missing}")

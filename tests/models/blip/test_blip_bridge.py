@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -366,11 +367,13 @@ def test_the_entry_point_alone_is_not_asked_by_the_booting_code_and_registering_
     tmp_path: Path,
 ) -> None:
     """TransformerLens 4.3 decides whether it knows an architecture before it looks for entry points."""
-    info = tmp_path / "entry_points_of_notice_lens-0.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: entry_points_of_notice_lens\nVersion: 0.0\n")
-    home = f"{BLIPArchitectureAdapter.__module__}:BLIPArchitectureAdapter"
-    (info / "entry_points.txt").write_text(f"[transformer_lens.architectures]\n{ARCHITECTURE} = {home}\n")
+    if not entry_points(group="transformer_lens.architectures", name=ARCHITECTURE):
+        # The package runs from a folder that was not installed since the entry point is there.
+        info = tmp_path / "entry_points_of_notice_lens-0.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: entry_points_of_notice_lens\nVersion: 0.0\n")
+        home = f"{BLIPArchitectureAdapter.__module__}:BLIPArchitectureAdapter"
+        (info / "entry_points.txt").write_text(f"[transformer_lens.architectures]\n{ARCHITECTURE} = {home}\n")
     script = SCRIPT.format(folder=str(tmp_path), weights=str(mini_folder()))
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr

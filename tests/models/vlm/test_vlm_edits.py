@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import tiny_vlms
+from forward_oracle import decoder_of
 from hosted_vlms import LIBRARY_WARNINGS, Tiny, tiny_model
 
 pytestmark = LIBRARY_WARNINGS
@@ -105,15 +106,22 @@ def agree(found: Tensor, expected: Tensor, mutant: Tensor, unpatched: Tensor) ->
 def language_attention(tiny: Tiny) -> tuple[int, Any, int]:
     """Layer, Hugging Face's attention and the width of a head."""
     layer = self_attention_layer(tiny)
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     return layer, attention, attention.head_dim
+
+
+def projection_of(attention: Any) -> Any:
+    """The output projection, by either of its names."""
+    return attention.o_proj if hasattr(attention, "o_proj") else attention.out_proj
 
 
 def test_z_of_one_head_at_one_position(tiny: Tiny) -> None:
     layer, attention, width = language_attention(tiny)
     head = 2
     name = f"language.blocks.{layer}.attn.hook_z"
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(head * width, (head + 1) * width))
+    expected = by_oracle(
+        tiny, projection_of(attention), "input", (0, POSITION), slice(head * width, (head + 1) * width)
+    )
     agree(
         by_hooks(tiny, name, (0, POSITION, head)),
         expected,
@@ -140,9 +148,9 @@ def test_queries_keys_and_values_before_the_rotary_embedding(tiny: Tiny, which: 
 
 def values_of(tiny: Tiny, layer: int) -> Tensor:
     """[head, pos, d_head]: each query head's values, by Hugging Face's projection."""
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     values = recorded(tiny, tiny.clean, attention.v_proj, "output")[0].unflatten(-1, (-1, attention.head_dim))
-    n_heads = attention.o_proj.in_features // attention.head_dim
+    n_heads = projection_of(attention).in_features // attention.head_dim
     return values.transpose(0, 1).repeat_interleave(n_heads // values.shape[1], 0)
 
 
@@ -154,7 +162,7 @@ def with_z(tiny: Tiny, attention: Any, head: int, new: Tensor) -> Tensor:
         z[0, :, head * attention.head_dim : (head + 1) * attention.head_dim] = new
         return z
 
-    with hooked(attention.o_proj, change, "input"):
+    with hooked(projection_of(attention), change, "input"):
         return tiny.logits()
 
 
@@ -193,10 +201,11 @@ def test_scores_become_the_pattern_by_a_softmax(tiny: Tiny) -> None:
 
 
 def test_rotated_queries_and_keys_give_the_scores(tiny: Tiny) -> None:
-    """Scores are q k / sqrt(d), query heads in groups."""
+    """Scores are q k / sqrt(d), query heads in groups; OPT's queries and keys are not rotated."""
     layer, attention, _ = language_attention(tiny)
     stem = f"language.blocks.{layer}.attn.hook_"
-    names = [stem + leaf for leaf in ("rot_q", "rot_k", "attn_scores")]
+    rotated = ("rot_q", "rot_k") if tiny.family != "blip-2" else ("q", "k")
+    names = [stem + leaf for leaf in (*rotated, "attn_scores")]
     _, cache = tiny.model.run_with_cache(tiny.clean, names_filter=names)
     q, k, scores = (cache[name][0] for name in names)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
@@ -231,7 +240,7 @@ def test_an_edit_of_rotated_queries_or_keys_is_an_edit_of_their_scores(llava: Ti
 def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to(tiny: Tiny) -> None:
     """The block keeps the stream for the addition: an edit has to reach that too."""
     layer = self_attention_layer(tiny)
-    block = tiny.hf.get_decoder().layers[layer]
+    block = decoder_of(tiny.hf).layers[layer]
     name = f"language.blocks.{layer}.hook_resid_mid"
     _, cache = tiny.model.run_with_cache(tiny.corrupted, names_filter=name)
     _, own = tiny.model.run_with_cache(tiny.clean, names_filter=name)
@@ -242,6 +251,8 @@ def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to
             added = block.post_feedforward_layernorm(block.mlp(block.pre_feedforward_layernorm(stream)))
         elif tiny.family == "glm4v":
             added = block.post_mlp_layernorm(block.mlp(block.post_attention_layernorm(stream)))
+        elif tiny.family == "blip-2":
+            added = block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(stream))))
         else:
             added = block.mlp(block.post_attention_layernorm(stream))
     with hooked(block, lambda output: stream + added):
@@ -252,7 +263,7 @@ def test_the_stream_half_way_is_what_the_norm_reads_and_what_the_mlp_is_added_to
 @pytest.mark.parametrize("leaf", ["hook_resid_pre", "hook_resid_post"])
 def test_the_stream_before_and_behind_a_block(tiny: Tiny, leaf: str) -> None:
     layer = self_attention_layer(tiny)
-    block = tiny.hf.get_decoder().layers[layer]
+    block = decoder_of(tiny.hf).layers[layer]
     on = "input" if leaf == "hook_resid_pre" else "output"
     name = f"language.blocks.{layer}.{leaf}"
     expected = by_oracle(tiny, block, on, (0, POSITION), slice(None))
@@ -272,7 +283,7 @@ def test_parts_of_a_block_add_up_to_its_stream(tiny: Tiny) -> None:
 def test_results_of_heads_are_attention_s_output(tiny: Tiny) -> None:
     layer = self_attention_layer(tiny)
     name = f"language.blocks.{layer}.attn.hook_result"
-    attention = tiny.hf.get_decoder().layers[layer].self_attn
+    attention = decoder_of(tiny.hf).layers[layer].self_attn
     tiny.model.set_use_attn_result(True)
     try:
         _, cache = tiny.model.run_with_cache(tiny.clean, names_filter=name)
@@ -280,18 +291,21 @@ def test_results_of_heads_are_attention_s_output(tiny: Tiny) -> None:
         mutant = by_hooks(tiny, name, (0, POSITION, 1))
     finally:
         tiny.model.set_use_attn_result(False)
-    output = recorded(tiny, tiny.clean, attention.o_proj, "output")
-    torch.testing.assert_close(cache[name].sum(2), output, atol=1e-12, rtol=0)
+    output = recorded(tiny, tiny.clean, projection_of(attention), "output")
+    bias = projection_of(attention).bias
+    torch.testing.assert_close(cache[name].sum(2), output if bias is None else output - bias, atol=1e-12, rtol=0)
     width = attention.head_dim
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(2 * width, 3 * width))
+    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(2 * width, 3 * width))
     agree(found, expected, mutant, tiny.logits())
 
 
 def test_neurons(tiny: Tiny) -> None:
     layer = self_attention_layer(tiny)
-    mlp = tiny.hf.get_decoder().layers[layer].mlp
+    block = decoder_of(tiny.hf).layers[layer]
+    # OPT's block is its own MLP, which sees the positions of all examples, here one, in one axis.
+    mlp, at = (block.mlp, (0, POSITION)) if hasattr(block, "mlp") else (block, (POSITION,))
     name = f"language.blocks.{layer}.mlp.hook_post"
-    expected = by_oracle(tiny, mlp.down_proj, "input", (0, POSITION), slice(7, 9))
+    expected = by_oracle(tiny, mlp.fc2 if mlp is block else mlp.down_proj, "input", at, slice(7, 9))
     agree(
         by_hooks(tiny, name, (0, POSITION, slice(7, 9))),
         expected,
@@ -300,6 +314,10 @@ def test_neurons(tiny: Tiny) -> None:
     )
     _, cache = tiny.model.run_with_cache(tiny.clean)
     stem = f"language.blocks.{layer}.mlp.hook_"
+    if mlp is block:
+        neurons = mlp.activation_fn(cache[stem + "pre"])
+        torch.testing.assert_close(neurons, cache[stem + "post"], atol=1e-12, rtol=0)
+        return
     gated = mlp.activation_fn if tiny.family == "glm4v" else mlp.act_fn
     product = gated(cache[stem + "pre"]) * cache[stem + "pre_linear"]
     torch.testing.assert_close(product, cache[stem + "post"], atol=1e-12, rtol=0)
@@ -314,7 +332,8 @@ def tower_attention(tiny: Tiny, layer: int = 1) -> Any:
         return tower.encoder.layer[layer].attention.projection_layer
     if tiny.family == "mllama":
         return tower.transformer.layers[layer].self_attn.o_proj
-    return tower.encoder.layers[layer].self_attn.out_proj
+    attention = tower.encoder.layers[layer].self_attn
+    return attention.projection if tiny.family in ("blip-2", "instructblip") else attention.out_proj
 
 
 def test_heads_of_the_tower_go_on_through_everything(tiny: Tiny) -> None:
@@ -359,9 +378,9 @@ def test_cross_attention_looks_at_the_image() -> None:
     """Llama-3.2-Vision: queries of the prompt, keys and values of the image, one hook point each."""
     tiny = tiny_model("mllama")
     layer = tiny.layers(is_cross=True)[0]
-    attention = tiny.hf.get_decoder().layers[layer].cross_attn
+    attention = decoder_of(tiny.hf).layers[layer].cross_attn
     stem = f"language.blocks.{layer}.cross_attn.hook_"
-    expected = by_oracle(tiny, attention.o_proj, "input", (0, POSITION), slice(8, 16))
+    expected = by_oracle(tiny, projection_of(attention), "input", (0, POSITION), slice(8, 16))
     agree(
         by_hooks(tiny, stem + "z", (0, POSITION, 1)),
         expected,

@@ -23,6 +23,8 @@ SIZES = {
     "smolvlm": (16, 4),
     "internvl": (17, 4),
     "mllama": (48, 34),
+    "blip-2": (17, 8),
+    "instructblip": (17, 8),
     "glm4v": (64, 16),
 }
 """Positions in the tower and behind the projector, for each image or tile; written down by hand."""
@@ -73,12 +75,15 @@ def test_shapes_are_what_the_words_say(tiny: Tiny) -> None:
         ("language", "pos"): tiny.clean["input_ids"].shape[1],
         ("language", "d_model"): text.hidden_size,
         ("language", "head"): text.num_attention_heads,
-        ("language", "kv_head"): text.num_key_value_heads,
-        ("language", "d_mlp"): text.intermediate_size,
+        ("language", "kv_head"): getattr(text, "num_key_value_heads", text.num_attention_heads),
+        ("language", "d_mlp"): getattr(text, "ffn_dim", None) or text.intermediate_size,
         ("language", "image_pos"): image_positions,
         ("projector", "image_pos"): image_positions,
         ("projector", "d_model"): text.hidden_size,
         ("vision", "patch"): patches,
+        ("qformer", "learned"): image_positions,
+        ("qformer", "patch"): patches,
+        ("qformer", "pos"): image_positions + tiny.clean.get("qformer_input_ids", torch.empty(1, 0)).shape[1],
     }
     for name, activation in cache.items():
         stack = HookName.parse(name).stack or ""
@@ -124,7 +129,7 @@ def test_unequal_prompts_padded_on_the_left_say_what_each_says_alone(tiny: Tiny)
 def test_the_twelfth_family_is_hosted_without_a_word_about_it_in_the_package() -> None:
     assert TWELFTH not in FAMILIES
     assert tiny_model(TWELFTH).model.family.name == TWELFTH
-    assert len(FAMILIES) == 12  # eleven, Idefics3 and SmolVLM counted apart
+    assert len(FAMILIES) == 14  # Idefics3 and SmolVLM counted apart
 
 
 def test_layers_that_llava_does_not_read_are_inert_by_name(llava: Tiny) -> None:

@@ -108,7 +108,10 @@ def with_part(part: str) -> Any:
     [
         ("linear_attn", r"layer 1 \(LlamaDecoderLayer\) has a recurrent mixer.*`linear_attn`"),
         ("shared", "the last 2 layers of LlamaModel share the keys and values"),
-        ("unknown", r"no `k` found in LlamaAttention: expected a child called k_proj; it has q_proj, v_proj, o_proj"),
+        (
+            "unknown",
+            r"no `k` found in LlamaAttention: expected a child called k_proj or key; it has q_proj, v_proj, o_proj",
+        ),
         ("width", r"LlamaAttention does not say how wide a head is \(`head_dim`\)"),
         ("cross_attn", "both self-attention and cross-attention"),
     ],

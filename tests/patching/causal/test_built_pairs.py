@@ -19,7 +19,7 @@ from torch import Tensor
 import made_downloads
 import published_tokenizers
 import tiny_vlms
-from forward_oracle import Patch, activations, attention, hook, places, put
+from forward_oracle import Patch, activations, attention, decoder_of, hook, places, put
 from notice_lens import HookedVLM, patching
 from notice_lens.pairs import (
     MinimalPairs,
@@ -137,7 +137,7 @@ class Loaded:
         hf = self.model.hf_model
         with ExitStack() as hooks:
             if patch is not None and values is not None:
-                block = hf.get_decoder().layers[patch.layer]
+                block = decoder_of(hf).layers[patch.layer]
                 change = partial(put, new=values[patch.layer], patch=patch, d_head=attention(block).head_dim)
                 hooks.callback(hook(*places(block)["z"], change).remove)
             return hf(**inputs).logits[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from causal.test_vision_tower import projections
-from forward_oracle import Patch, attention, hook, places, put
+from forward_oracle import Patch, attention, decoder_of, hook, places, put
 from hosted_pairs import FAMILIES, made_pairs, single_tokens
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedVLM, patching
@@ -34,7 +34,7 @@ class AutogradOracle:
 
     def __init__(self, model: HookedVLM, pairs: MinimalPairs, number: int) -> None:
         pair, self.hf = pairs[number], model.hf_model
-        self.blocks: Any = self.hf.get_decoder().layers
+        self.blocks: Any = decoder_of(self.hf).layers
         self.base = model.prepare(pair.corrupt_image, pair.clean_prompt)
         self.other = model.prepare(pair.clean_image, pair.clean_prompt)
         answers = (pair.correct_answer, pair.incorrect_answer)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forward_oracle import Patch, activations, attention, hook, logits, places, put
+from forward_oracle import Patch, activations, attention, decoder_of, hook, logits, places, put
 from hosted_pairs import FAMILIES, made_pairs, single_tokens
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedBLIP, HookedVLM, circuits, patching
@@ -42,7 +42,7 @@ class PathOracle:
         runs = [clean, model.prepare(*corrupt)]
         self.other, self.base = reversed(runs) if noise else runs
         other = self.other
-        self.blocks: Any = self.hf.get_decoder().layers
+        self.blocks: Any = decoder_of(self.hf).layers
         sites = ("z", "mlp_out", "resid_pre")
         self.base_values = {site: activations(self.hf, self.base, site) for site in sites}
         self.other_values = {site: activations(self.hf, other, site) for site in sites}
@@ -113,7 +113,7 @@ class PathOracle:
 def activations_of(hf: Any, inputs: Any, site: str, layer: int) -> Tensor:
     """An activation of one layer: not all layers have all sites."""
     found: list[Tensor] = []
-    block = hf.get_decoder().layers[layer]
+    block = decoder_of(hf).layers[layer]
     handle = hook(*places(block)[site], lambda tensor: found.append(tensor.clone()) or tensor)
     with torch.no_grad():
         hf(**inputs)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attention_oracle import changed_attention
 from causal_families import Family, made
-from forward_oracle import Patch, activations, logits
+from forward_oracle import Patch, activations, decoder_of, logits
 from notice_lens.models.vlm import families
 from notice_lens.patching.engine.causal.check import check_patches, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
@@ -35,7 +35,7 @@ def gap_of(family: Family) -> float:
 
 
 def self_attending(family: Family) -> list[int]:
-    return [number for number, block in enumerate(family.model.get_decoder().layers) if hasattr(block, "self_attn")]
+    return [number for number, block in enumerate(decoder_of(family.model).layers) if hasattr(block, "self_attn")]
 
 
 @torch.no_grad()

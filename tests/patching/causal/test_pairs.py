@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny_vlms
 from attention_oracle import changed_attention
-from forward_oracle import Patch, activations, logits
+from forward_oracle import Patch, activations, decoder_of, logits
 from hosted_pairs import FAMILIES, LONG, PROMPTS, made_pairs, single_tokens
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedVLM, circuits, patching
@@ -308,7 +308,8 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
     """Half-way through a block the stream is what came in and what attention wrote: the oracle changes the latter."""
     model = tiny_model(family).model
     pairs = made_pairs(single_tokens(model))[:1]
-    names = ("language.resid_mid", "language.mlp.pre_linear")
+    gated = hasattr(model.block("language", 0).mlp, "hook_pre_linear")  # OPT has no gate
+    names = ("language.resid_mid", "language.mlp.pre_linear" if gated else "language.mlp.pre")
     sites = [patching.Site.of(model, name, positions=["object", "last"]) for name in names]
     found = patching.sweep(model, pairs, sites, progress=False)
     oracle, hf = Oracle(model, pairs[0], "image"), model.hf_model
@@ -317,7 +318,7 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
     gap = abs(oracle.logit_diff("clean", [], 0.0) - before)
     going_in, wrote = ({run: activations(hf, run_inputs, site) for run, run_inputs in oracle.inputs.items()}
                        for site in ("resid_pre", "attn_out"))  # fmt: skip
-    neurons = _linear_neurons(hf, clean)
+    neurons = _linear_neurons(hf, clean) if gated else activations(hf, clean, "mlp.pre")
     spans = pairs.token_spans(model)[0]
     for layer in range(model.cfg.n_layers):
         for role in ("object", "last"):
@@ -327,8 +328,14 @@ def test_the_stream_half_way_and_the_linear_neurons_equal_forward_passes(family:
             expected = oracle.logit_diff("corrupt", [Patch("attn_out", layer, at)], values) - before
             own = found.logit_diff_change.isel(pair=0).sel(layer=layer, role=role)
             assert float(own.sel(site="language.hook_resid_mid")) == pytest.approx(expected, abs=1e-9 * gap)
-            expected = float(oracle.difference(_with_neurons(hf, corrupt, layer, at, neurons[layer]))) - before
-            assert float(own.sel(site="language.mlp.hook_pre_linear")) == pytest.approx(expected, abs=1e-9 * gap)
+            patched = (
+                oracle.difference(_with_neurons(hf, corrupt, layer, at, neurons[layer]))
+                if gated
+                else oracle.logit_diff("corrupt", [Patch("mlp.pre", layer, at)], {"mlp.pre": neurons})
+            )
+            expected = float(patched) - before
+            linear = "language.mlp.hook_pre_linear" if gated else "language.mlp.hook_pre"
+            assert float(own.sel(site=linear)) == pytest.approx(expected, abs=1e-9 * gap)
 
 
 def _up(block: Any) -> tuple[Any, slice]:
@@ -342,7 +349,7 @@ def _up(block: Any) -> tuple[Any, slice]:
 @torch.no_grad()
 def _linear_neurons(hf: Any, inputs: Any) -> list[Tensor]:
     kept: list[Tensor] = []
-    places = [_up(block) for block in hf.get_decoder().layers]
+    places = [_up(block) for block in decoder_of(hf).layers]
     handles = [
         module.register_forward_hook(lambda _, args, out, columns=columns: kept.append(out[..., columns].clone()))
         for module, columns in places
@@ -355,7 +362,7 @@ def _linear_neurons(hf: Any, inputs: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def _with_neurons(hf: Any, inputs: Any, layer: int, at: tuple[int, ...], new: Tensor) -> Tensor:
-    module, columns = _up(hf.get_decoder().layers[layer])
+    module, columns = _up(decoder_of(hf).layers[layer])
 
     def patch(_: Any, args: Any, out: Tensor) -> Tensor:
         out = out.clone()
@@ -388,7 +395,7 @@ def _cross_queries(hf: Any, inputs: Any) -> dict[int, Tensor]:
     kept: dict[int, Tensor] = {}
     handles = [
         block.cross_attn.q_proj.register_forward_hook(lambda _, args, out, n=n: kept.update({n: out.clone()}))
-        for n, block in enumerate(hf.get_decoder().layers)
+        for n, block in enumerate(decoder_of(hf).layers)
         if hasattr(block, "cross_attn")
     ]
     hf(**inputs)

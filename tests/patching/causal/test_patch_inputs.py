@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from causal_families import N_HEADS, N_KV, Family, made
-from forward_oracle import Patch, activations, logits
+from forward_oracle import Patch, activations, decoder_of, logits
 from notice_lens.errors import check_choice
 from notice_lens.patching import patch_inputs
 
@@ -26,11 +26,11 @@ def swept(family: Family, site: str, **options: Any) -> Any:
 
 
 def self_layers(model: Any) -> list[int]:
-    return [number for number, block in enumerate(model.get_decoder().layers) if hasattr(block, "self_attn")]
+    return [number for number, block in enumerate(decoder_of(model).layers) if hasattr(block, "self_attn")]
 
 
 def cross_layers(model: Any) -> list[int]:
-    return [number for number, block in enumerate(model.get_decoder().layers) if hasattr(block, "cross_attn")]
+    return [number for number, block in enumerate(decoder_of(model).layers) if hasattr(block, "cross_attn")]
 
 
 @pytest.mark.parametrize("site", MODULES)
@@ -207,7 +207,7 @@ def test_models_that_are_refused() -> None:
     inputs = family.inputs(1)
     with pytest.raises(TypeError, match="expected a HookedVLM or a Hugging Face.*got str"):
         patch_inputs("llava", inputs, inputs, metric=difference)  # pyright: ignore[reportArgumentType]
-    block = family.model.get_decoder().layers[1]
+    block = decoder_of(family.model).layers[1]
     handle = block.mlp.register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match=r"there are hooks on the model, at .*layers\.1\.mlp"):
         patch_inputs(family.model, inputs, inputs, metric=difference)

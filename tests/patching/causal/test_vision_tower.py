@@ -10,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from causal.test_pairs import FAMILIES, Oracle, made_pairs, single_tokens
+from forward_oracle import decoder_of
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import patching
 
 pytestmark = LIBRARY_WARNINGS
-WRITES = (".self_attn.out_proj", ".self_attn.o_proj", ".attn.proj", ".attention.projection_layer")
+WRITES = (
+    ".self_attn.out_proj",
+    ".self_attn.projection",
+    ".self_attn.o_proj",
+    ".attn.proj",
+    ".attention.projection_layer",
+)
 INERT = {"llava", "llava_next", "llava_onevision"}
 """Families whose tower has layers behind the one that is read."""
 
@@ -108,7 +115,7 @@ def test_edits_in_tower_and_language_model_at_once() -> None:
     def in_tower(own: Tensor) -> None:
         own[:, d_head : 2 * d_head] = z[:, d_head : 2 * d_head]
 
-    output = model.hf_model.get_decoder().layers[1].self_attn.o_proj
+    output = decoder_of(model.hf_model).layers[1].self_attn.o_proj
     kept: list[Tensor] = []
     handle = output.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone()))
     tower.run(oracle.inputs["clean"], {})

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from causal_families import N_HEADS, Family, made
-from forward_oracle import Patch, activations, logits
+from forward_oracle import Patch, activations, decoder_of, logits
 from notice_lens.patching.engine.causal import plan
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.plan import DecoderEdit
@@ -19,7 +19,7 @@ Cell = tuple[int, int, int]
 def every_cell(model: torch.nn.Module, length: int) -> list[Cell]:
     """A text position in front of the image, image positions, a word, the last token but one, and the last."""
     positions = (1, 3, length - 9, length - 6, length - 2, length - 1)
-    layers = range(len(model.get_decoder().layers))  # pyright: ignore
+    layers = range(len(decoder_of(model).layers))  # pyright: ignore
     return [(layer, head, position) for layer in layers for head in range(N_HEADS) for position in positions]
 
 
@@ -72,7 +72,7 @@ def test_a_neighbouring_cell_would_be_found(family: Family, shift: Cell) -> None
 
 def test_a_suffix_one_too_short_would_be_found(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     length = family.inputs(1)["input_ids"].shape[1]
-    layer = max(len(family.model.get_decoder().layers) - 4, 0)
+    layer = max(len(decoder_of(family.model).layers) - 4, 0)
     cells = [(layer, head, length - 6) for head in range(N_HEADS)]
     whole = plan.suffix
 

@@ -80,12 +80,51 @@ class BlockParts:
 
 
 @dataclass(frozen=True)
+class QFormerBlockParts:
+    """One block of a Q-Former: self-attention, in some blocks cross-attention to the tower's states, and an MLP.
+
+    Attributes:
+        module: Hugging Face's.
+        attn: Self-attention among the learned queries, and the question's tokens where the Q-Former reads them.
+        attn_norm: The norm of the stream after self-attention was added to it.
+        cross_attn: From the learned queries to the tower's states; None in blocks without.
+        cross_attn_norm: The norm after it.
+        mlp: The MLP of the learned queries.
+        mlp_norm: The norm after it.
+    """
+
+    module: nn.Module
+    attn: AttentionParts
+    attn_norm: nn.Module
+    cross_attn: AttentionParts | None
+    cross_attn_norm: nn.Module | None
+    mlp: MLPParts
+    mlp_norm: nn.Module
+
+
+@dataclass(frozen=True)
+class QFormerParts:
+    """A Q-Former: blocks between the tower and the projector, which turn an image into a fixed number of states.
+
+    Attributes:
+        module: Hugging Face's.
+        blocks: In order.
+        n_queries: How many queries are learned.
+    """
+
+    module: nn.Module
+    blocks: tuple[QFormerBlockParts, ...]
+    n_queries: int
+
+
+@dataclass(frozen=True)
 class ModelParts:
     """A whole model.
 
     Attributes:
         language: The blocks of the language model.
         vision: The blocks of the vision tower.
+        qformer: What reads the tower for the projector; None where the projector reads it itself.
         embed: The token embeddings.
         ln_final: The norm after the last block of the language model.
         unembed: The unembedding.
@@ -96,6 +135,7 @@ class ModelParts:
 
     language: tuple[BlockParts, ...]
     vision: tuple[BlockParts, ...]
+    qformer: QFormerParts | None
     embed: nn.Module
     ln_final: nn.Module
     unembed: nn.Module
@@ -117,6 +157,7 @@ def model_parts(model: Any) -> ModelParts:
             f"no {missing} found in {type(model).__name__}: expected a vision-language model, as "
             "AutoModelForImageTextToText loads it"
         )
+    language = _inner_decoder(language)
     shared = getattr(language.config, "num_kv_shared_layers", 0) or 0
     if shared:
         raise ValueError(
@@ -132,6 +173,7 @@ def model_parts(model: Any) -> ModelParts:
     return ModelParts(
         language=_stack(language),
         vision=_stack(tower),
+        qformer=_qformer(model.base_model),
         embed=model.get_input_embeddings(),
         ln_final=_required(language, "ln_final"),
         unembed=unembed,
@@ -141,6 +183,30 @@ def model_parts(model: Any) -> ModelParts:
     )
 
 
+def _inner_decoder(language: Any) -> Any:
+    """Return the module that holds the blocks, where the language model has its unembedding inside.
+
+    Raises:
+        ValueError: It is an encoder-decoder, or its norms come after the additions.
+    """
+    config = language.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(language).__name__} ({config.model_type!r}) is an encoder-decoder: its encoder reads image and "
+            "prompt both ways, and its decoder reads the encoder by cross-attention beside its self-attention, with "
+            "position biases in its scores; notice-lens hooks decoder-only language models, such as OPT and Llama"
+        )
+    if getattr(config, "do_layer_norm_before", True) is False:
+        raise ValueError(
+            f"{type(language).__name__} ({config.model_type!r}) normalises after its additions "
+            "(`do_layer_norm_before` is False): its blocks do not add to one stream, and notice-lens does not hook "
+            "such language models"
+        )
+    while (inner := language.get_decoder()) is not language:
+        language = inner
+    return language
+
+
 def _stack(root: nn.Module) -> tuple[BlockParts, ...]:
     """Every block of a stack, in order: the entries of its lists of modules that look like blocks."""
     blocks = [
@@ -148,7 +214,7 @@ def _stack(root: nn.Module) -> tuple[BlockParts, ...]:
         for module in root.modules()
         if isinstance(module, nn.ModuleList)
         for entry in module
-        if child(entry, "mlp") is not None
+        if _own_mlp(entry) is not None
     ]
     if not blocks:
         raise ValueError(f"no blocks found in {type(root).__name__}: expected a list of modules with an MLP each")
@@ -171,21 +237,75 @@ def _block(block: nn.Module, layer: int) -> BlockParts:
     module = cross or own
     if module is None:
         raise ValueError(_missing("attn", block, f"layer {layer}"))
-    mlp = _required(block, "mlp")
+    mlp = _own_mlp(block)
+    assert mlp is not None, "blocks are found by it"
+    parts = _mlp(mlp)
+    written = parts.down if mlp is block and parts.down is not None else mlp
     attention = _attention(module, is_cross=cross is not None)
     return BlockParts(
         module=block,
         attn=attention,
         attn_out=attention_output(block, module),
         mid_norm=_required(block, "resid_mid"),
-        mlp=_mlp(mlp),
-        mlp_out=mlp_output(block, mlp),
+        mlp=parts,
+        mlp_out=mlp_output(block, written),
     )
 
 
-def _attention(module: nn.Module, is_cross: bool) -> AttentionParts:
-    out = _required(module, "o")
-    d_head = getattr(module, "head_dim", None)
+def _own_mlp(block: nn.Module) -> nn.Module | None:
+    """Return the MLP of a block: a child of it, or the block itself where it holds both layers (OPT); else None."""
+    found = child(block, "mlp")
+    if found is None and all(child(block, role) is not None for role in ("attn", "fc", "down")):
+        return block
+    return found
+
+
+def _qformer(model: nn.Module) -> QFormerParts | None:
+    """Return the Q-Former of a model, or None.
+
+    Raises:
+        ValueError: Its blocks are not those that can be hooked; the message says what is missing.
+    """
+    module, learned = child(model, "qformer"), getattr(model, "query_tokens", None)
+    if module is None:
+        return None
+    if not isinstance(learned, nn.Parameter):
+        raise ValueError(f"{type(model).__name__} has a Q-Former, and no learned queries for it (`query_tokens`)")
+    blocks = [
+        entry
+        for own in module.modules()
+        if isinstance(own, nn.ModuleList)
+        for entry in own
+        if child(entry, "query_fc") is not None
+    ]
+    if not any(child(block, "cross_attn") for block in blocks):
+        raise ValueError(f"no block of {type(module).__name__} reads the image: expected some with cross-attention")
+    return QFormerParts(module, tuple(map(_qformer_block, blocks)), learned.shape[1])
+
+
+def _qformer_block(block: nn.Module) -> QFormerBlockParts:
+    attn, cross = _required(block, "attn"), child(block, "cross_attn")
+    fc, output = _required(_required(block, "query_fc"), "dense"), _required(block, "query_output")
+    return QFormerBlockParts(
+        module=block,
+        attn=_wrapped_attention(attn, is_cross=False),
+        attn_norm=_required(_required(attn, "output"), "sum_norm"),
+        cross_attn=None if cross is None else _wrapped_attention(cross, is_cross=True),
+        cross_attn_norm=None if cross is None else _required(_required(cross, "output"), "sum_norm"),
+        mlp=MLPParts(block, Slice(fc, 0, _width(fc, "out_features")), None, _required(output, "dense")),
+        mlp_norm=_required(output, "sum_norm"),
+    )
+
+
+def _wrapped_attention(wrapper: nn.Module, is_cross: bool) -> AttentionParts:
+    """Return an attention of a Q-Former, whose output projection is beside it, as in BERT."""
+    return _attention(_required(wrapper, "attn"), is_cross, _required(_required(wrapper, "output"), "dense"))
+
+
+def _attention(module: nn.Module, is_cross: bool, out: nn.Module | None = None) -> AttentionParts:
+    """Return the projections of an attention module; `out` is the output projection where it is not inside."""
+    out = _required(module, "o") if out is None else out
+    d_head = getattr(module, "head_dim", getattr(module, "attention_head_size", None))
     if not isinstance(d_head, int):
         raise ValueError(f"{type(module).__name__} does not say how wide a head is (`head_dim`)")
     n_heads = _width(out, "in_features") // d_head

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from notice_lens.models.hook_names import IMAGE_STACK
+from notice_lens.models.hook_names import IMAGE_STACK, QFORMER
 from notice_lens.models.layout import SegmentKind
-from notice_lens.models.vlm.anatomy import BlockParts, ModelParts
+from notice_lens.models.vlm.anatomy import BlockParts, ModelParts, QFormerBlockParts
 
 NO_LIMIT = 10**9
 """The number of positions of a model whose config names none."""
@@ -17,10 +17,10 @@ NO_SETTINGS = ("_name_or_path", "name_or_path", "transformers_version", "archite
 
 @dataclass(frozen=True)
 class StackSizes:
-    """The sizes of the vision tower, the projector or the language model; 0 where a stack has none.
+    """The sizes of the vision tower, the Q-Former, the projector or the language model; 0 where a stack has none.
 
     Attributes:
-        name: `vision`, `projector` or `language`.
+        name: `vision`, `qformer`, `projector` or `language`.
         n_layers: Blocks.
         n_heads: Heads of queries in a layer.
         n_key_value_heads: Heads of keys and values in a layer.
@@ -29,7 +29,7 @@ class StackSizes:
         d_head: Width of a head.
         d_mlp: Width of the MLP; 0 where its neurons cannot be told apart, as in a mixture of experts.
         d_vocab: Tokens in the vocabulary; None for images.
-        n_ctx: The most positions.
+        n_ctx: The most positions; of a Q-Former its learned queries, which are patched, and not the question's tokens.
         causal: True for the language model, whatever blocks of image positions see of each other.
     """
 
@@ -56,6 +56,7 @@ class VLMConfig:
         language: The sizes of the language model, whose stream holds image, prompt and answer in one row.
         vision: Those of the vision tower. Positions are the patches of all its rows, a picture's tiles among them.
         projector: Those of what the language model is given of the image.
+        qformer: Those of the Q-Former between tower and projector; None where there is none.
         looking_site: The attention that looks from words at the image.
         image_sizes_matter: Whether the number of image positions depends on the picture's size.
         name_or_path: The origin of the weights; empty for an in-memory model.
@@ -69,7 +70,7 @@ class VLMConfig:
     image_sizes_matter: bool
     name_or_path: str
     hf: dict[str, Any] = field(repr=False)
-    stacks: tuple[str, ...] = (IMAGE_STACK, "projector", "language")
+    qformer: StackSizes | None = None
     prompt_stack: str = "language"
     default_positions: tuple[str, ...] = ("last",)
     noise_hooks: tuple[str, ...] = ("projector.hook_out", "language.hook_embed")
@@ -83,14 +84,21 @@ class VLMConfig:
         return "language.attn"
 
     @property
+    def stacks(self) -> tuple[str, ...]:
+        """The stacks in their order."""
+        return (IMAGE_STACK, *(() if self.qformer is None else (QFORMER,)), "projector", "language")
+
+    @property
     def sources(self) -> dict[str, str]:
-        """The projector, where the language model reads it by cross-attention; empty elsewhere."""
-        return {"language": "projector"} if self.looking_site.endswith("cross_attn") else {}
+        """The stack that cross-attention reads: the tower for a Q-Former, for the language model the projector."""
+        read = {} if self.qformer is None else {QFORMER: IMAGE_STACK}
+        return {**read, "language": "projector"} if self.looking_site.endswith("cross_attn") else read
 
     @property
     def streams(self) -> dict[str, tuple[SegmentKind, ...]]:
         """The kinds of positions of each stack: the language model has all of them in one row."""
-        return {IMAGE_STACK: ("image",), "projector": ("image",), "language": ("image", "prompt", "answer")}
+        of_image: dict[str, tuple[SegmentKind, ...]] = dict.fromkeys(self.stacks, ("image",))
+        return {**of_image, "language": ("image", "prompt", "answer")}
 
     @property
     def d_read_out(self) -> int:
@@ -118,6 +126,9 @@ def config_of(parts: ModelParts, config: Any, image_sizes_matter: bool) -> VLMCo
     language = _sizes("language", parts.language, text.vocab_size, n_ctx, causal=True)
     vision = _sizes(IMAGE_STACK, parts.vision, None, NO_LIMIT, causal=False)
     projector = StackSizes("projector", 0, 0, 0, False, language.d_model, 0, 0, None, NO_LIMIT, causal=False)
+    qformer = None
+    if parts.qformer is not None:
+        qformer = _sizes(QFORMER, parts.qformer.blocks, None, parts.qformer.n_queries, causal=False)
     crosses = any(block.attn.is_cross for block in parts.language)
     plain = {name: value for name, value in config.to_dict().items() if name not in NO_SETTINGS}
     return VLMConfig(
@@ -128,10 +139,17 @@ def config_of(parts: ModelParts, config: Any, image_sizes_matter: bool) -> VLMCo
         image_sizes_matter=image_sizes_matter,
         name_or_path=str(getattr(config, "name_or_path", "") or ""),
         hf=json.loads(json.dumps(plain, default=str)),
+        qformer=qformer,
     )
 
 
-def _sizes(name: str, blocks: Sequence[BlockParts], d_vocab: int | None, n_ctx: int, causal: bool) -> StackSizes:
+def _sizes(
+    name: str,
+    blocks: Sequence[BlockParts] | Sequence[QFormerBlockParts],
+    d_vocab: int | None,
+    n_ctx: int,
+    causal: bool,
+) -> StackSizes:
     attention, down = blocks[0].attn, blocks[0].mlp.down
     return StackSizes(
         name=name,

@@ -18,31 +18,38 @@ from torch import nn
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     # Of the whole model.
-    "projector": ("multi_modal_projector", "connector", "merger"),
+    "projector": ("multi_modal_projector", "connector", "merger", "language_projection"),
+    "qformer": ("qformer",),
     "deepstack": ("deepstack_merger_list",),
-    "ln_final": ("norm", "final_layernorm", "ln_f"),
+    "ln_final": ("norm", "final_layernorm", "ln_f", "final_layer_norm"),
     # Of a block. The order counts: where there are norms on both sides, the one before the MLP comes first.
     "attn": ("self_attn", "attn", "attention"),
-    "cross_attn": ("cross_attn",),
+    "cross_attn": ("cross_attn", "crossattention"),
     "mlp": ("mlp", "feed_forward"),
     "resid_mid": (
         *("pre_feedforward_layernorm", "post_attention_layernorm", "layer_norm2", "norm2", "layernorm_after"),
-        "ffn_norm",
+        *("ffn_norm", "final_layer_norm"),
     ),
     "attn_out_norm": ("post_self_attn_layernorm",),
     "mlp_out_norm": ("post_feedforward_layernorm", "post_mlp_layernorm"),
     # Of attention.
-    "q": ("q_proj",),
-    "k": ("k_proj",),
-    "v": ("v_proj",),
+    "q": ("q_proj", "query"),
+    "k": ("k_proj", "key"),
+    "v": ("v_proj", "value"),
     "qkv": ("qkv", "qkv_proj"),
-    "o": ("o_proj", "out_proj", "projection_layer", "proj"),
+    "o": ("o_proj", "out_proj", "projection_layer", "proj", "projection"),
     # Of an MLP: with a gate, or without.
     "gate": ("gate_proj",),
     "up": ("up_proj",),
     "gate_up": ("gate_up_proj",),
     "fc": ("fc1", "linear_fc1"),
     "down": ("down_proj", "fc2", "linear_fc2"),
+    # Of a Q-Former's block: what its learned queries go through, and how BERT adds to the stream.
+    "query_fc": ("intermediate_query",),
+    "query_output": ("output_query",),
+    "output": ("output",),
+    "dense": ("dense",),
+    "sum_norm": ("LayerNorm",),
 }
 """Our name of a module to the names that families have for it."""
 
@@ -73,6 +80,8 @@ class Family:
         read_as: What the processor makes of such a prompt after the image, with `{start}` and `{prompt}`.
         answer_argument: The processor's argument for answers, where the text must not hold them: a prompt that sees
             itself both ways would see its answer.
+        image_in_front: Whether the processor puts the image's tokens in front of the text by itself, even before the
+            start token: the image's token is then taken out of a prompt again before the processor reads it.
     """
 
     name: str
@@ -82,6 +91,7 @@ class Family:
     plain_prompt: str = ""
     read_as: str = ""
     answer_argument: str = ""
+    image_in_front: bool = False
 
 
 _WINDOWS = {"projector.hook_out": "in the order of the tower's windows; the model sorts them afterwards"}
@@ -93,6 +103,7 @@ _MLLAMA = {
     "vision.hook_mlp_out": "before the gate, in global layers",
 }
 _INTERNVL = {"vision.hook_attn_out": "before the layer scale", "vision.hook_mlp_out": "before the layer scale"}
+_OPT = {"language.attn.hook_q": "before the scaling of queries, which OPT does first"}
 
 FAMILIES: Mapping[str, Family] = {
     "llava": Family("LLaVA", tested=True),
@@ -109,6 +120,12 @@ FAMILIES: Mapping[str, Family] = {
     "smolvlm": Family("SmolVLM", tested=True),
     "internvl": Family("InternVL", tested=True, notes=_INTERNVL),
     "mllama": Family("Llama-3.2-Vision", tested=True, notes=_MLLAMA),
+    "blip-2": Family(
+        "BLIP-2", tested=True, notes=_OPT, plain_prompt="{image}Question: {prompt} Answer:", image_in_front=True
+    ),
+    "instructblip": Family(
+        "InstructBLIP", tested=True, plain_prompt="{image}Question: {prompt} Short answer:", image_in_front=True
+    ),
 }
 """By `config.model_type`."""
 
@@ -157,3 +174,8 @@ def image_token_id(config: Any) -> int | None:
         if found is not None:
             return int(found)
     return None
+
+
+def learned_queries(config: Any) -> int:
+    """Return how many learned queries stand for a picture behind a Q-Former; 0 where there is none."""
+    return int(config.num_query_tokens) if getattr(config, "qformer_config", None) is not None else 0

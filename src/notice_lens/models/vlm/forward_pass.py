@@ -8,7 +8,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from notice_lens.errors import one_of
-from notice_lens.models.hook_names import HookName, nearest
+from notice_lens.models.hook_names import QFORMER, HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
@@ -32,6 +32,7 @@ from notice_lens.models.vlm.points import (
     LanguageStack,
     Projector,
 )
+from notice_lens.models.vlm.qformer import QFormerBlock, QFormerStack
 from notice_lens.models.vlm.taps import AttentionTap, Rows
 
 
@@ -51,23 +52,32 @@ class HostedForwardPass(HookedModule):
         self.hf_model = hf_model
         self.image_rows = Rows()
         self.vision = HostedVisionStack(parts, self.image_rows)
+        if parts.qformer is not None:
+            self.qformer = QFormerStack(parts.qformer)
         self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
         # TransformerLens's utilities refuse a model of which any part is in training mode.
-        for module in (self, *self.vision.modules(), *self.projector.modules(), *self.language.modules()):
+        for module in (self, *(one for stack in self._own_stacks() for one in stack.modules())):
             module.training = hf_model.training
 
     def configure(self, image_sizes_matter: bool) -> None:
         """Set the config of the model and of its stacks, and name the hook points."""
         self.cfg = config_of(self._parts[0], self.hf_model.config, image_sizes_matter)
         self.vision.cfg, self.projector.cfg, self.language.cfg = self.cfg.vision, self.cfg.projector, self.cfg.language
+        if self.cfg.qformer is not None:
+            self.qformer.cfg = self.cfg.qformer
         self.setup()
+
+    def _own_stacks(self) -> dict[nn.Module, str]:
+        """Return the stacks of hook points in their order, and the name of each."""
+        names = ("vision", "qformer", "projector", "language")
+        return {self._modules[name]: name for name in names if name in self._modules}  # pyright: ignore
 
     def setup(self) -> None:
         """Name the hook points. Hugging Face's modules keep theirs, or none."""
         self.mod_dict, self.hook_dict = {}, {}
-        for stack in ("vision", "projector", "language"):
-            for name, module in getattr(self, stack).named_modules(prefix=stack):
+        for stack, prefix in self._own_stacks().items():
+            for name, module in stack.named_modules(prefix=prefix):
                 self.mod_dict[name] = module
                 if isinstance(module, CopyingHookPoint):
                     module.name = name
@@ -85,8 +95,9 @@ class HostedForwardPass(HookedModule):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the model computes in."""
-        return self.hf_model.dtype
+        """The dtype that the language model computes in; a Q-Former stays in float32 beside one in float16."""
+        words = cast(Tensor, self.hf_model.get_input_embeddings().weight)
+        return words.dtype if words.is_floating_point() else self.hf_model.dtype
 
     @property
     def in_use(self) -> InUse:
@@ -96,9 +107,9 @@ class HostedForwardPass(HookedModule):
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
         """Layers of each stack; the projector has none."""
-        return {"vision": len(self.vision.blocks), "projector": 0, "language": len(self.language.blocks)}
+        return {name: len(getattr(stack, "blocks", ())) for stack, name in self._own_stacks().items()}
 
-    def stack(self, name: str) -> HostedVisionStack | Projector | LanguageStack:
+    def stack(self, name: str) -> HostedVisionStack | QFormerStack | Projector | LanguageStack:
         """Return a stack. Raises KeyError if no stack has that name."""
         if name not in self.cfg.stacks:
             raise KeyError(one_of("stack", name, self.cfg.stacks))
@@ -119,26 +130,33 @@ class HostedForwardPass(HookedModule):
         """Return the modules that write to the stream: `attn`, `cross_attn`, `mlp`, in their order."""
         if stack == "projector":
             return ()
-        kinds = {self.block(stack, layer).is_cross for layer in range(self.stack(stack).cfg.n_layers)}
-        return (*(name for name, cross in (("attn", False), ("cross_attn", True)) if cross in kinds), "mlp")
+        blocks = [self.block(stack, layer) for layer in range(self.stack(stack).cfg.n_layers)]
+        return (*(name for name in ("attn", "cross_attn") if any(name in own.attentions() for own in blocks)), "mlp")
 
     def block_output(self, stack: str) -> str:
         """Return the hook point that a block's output passes, without stack and layer."""
-        return "hook_resid_post"
+        return "hook_normalized_resid_post" if stack == QFORMER else "hook_resid_post"
 
-    def block(self, stack: str, layer: int) -> HostedBlock:
+    @overload
+    def block(self, stack: Literal["language", "vision"], layer: int) -> HostedBlock: ...
+
+    @overload
+    def block(self, stack: str, layer: int) -> HostedBlock | QFormerBlock: ...
+
+    def block(self, stack: str, layer: int) -> HostedBlock | QFormerBlock:
         """Return the hook points of a block.
 
         Args:
-            stack: `language` or `vision`.
+            stack: `language`, `vision` or `qformer`.
             layer: Its number, counted from 0.
         """
-        return cast(HostedBlock, getattr(self, stack).blocks[layer])
+        return cast("HostedBlock | QFormerBlock", getattr(self, stack).blocks[layer])
 
     def attention_of(self, name: str) -> HostedAttention:
         """Return the attention module that the hook point `name` belongs to."""
         parsed = HookName.parse(name)
-        return self.block(parsed.stack or "", parsed.layer or 0).attention
+        own = self.block(parsed.stack or "", parsed.layer or 0).attentions()
+        return own.get(parsed.leaf.partition(".")[0], next(iter(own.values())))
 
     def explain_missing(self, name: str) -> str:
         """Return the error message for a name that is not a hook point, with TransformerLens's names in mind."""
@@ -220,22 +238,24 @@ class HostedForwardPass(HookedModule):
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield where each hook point is, in the order in which they fire."""
-        yield from self.vision.taps()
-        yield from self.projector.taps()
-        yield from self.language.taps()
+        for stack in self._own_stacks():
+            yield from cast(Any, stack).taps()
 
     def _row_notes(self) -> Iterator[tuple[nn.Module, Any]]:
         """Yield the modules that know how many rows there are, and who writes it down."""
         yield self._parts[0].tower, self.image_rows.note_images
         for layer in range(len(self.language.blocks)):
-            attention = self.block("language", layer).attention
+            block = self.block("language", layer)
+            if block.flat_rows is self.language.flat_rows:
+                yield self._parts[0].language[layer].module, block.flat_rows.note_batch
+            attention = block.attention
             if attention.parts.is_cross:
                 yield attention.parts.module, attention.source_rows.note_batch
 
     @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Set whether `hook_result`, what each head writes, is computed where it is watched."""
-        for module in (*self.language.modules(), *self.vision.modules()):
+        for module in (one for stack in self._own_stacks() for one in stack.modules()):
             if isinstance(module, HostedAttention):
                 module.use_attn_result = bool(use_attn_result)
 

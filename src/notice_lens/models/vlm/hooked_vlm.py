@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from notice_lens.errors import one_of
 from notice_lens.images import ImageLike
 from notice_lens.models.bridge import refuse_bridge, without_bridges
-from notice_lens.models.hook_names import IMAGE_STACK, HookName
+from notice_lens.models.hook_names import IMAGE_STACK, QFORMER, HookName
 from notice_lens.models.in_use import one_thread_at_a_time, without_modes
 from notice_lens.models.layout import Layout
 from notice_lens.models.vlm import inputs as vlm_inputs
@@ -63,6 +63,7 @@ class HookedVLM(HostedForwardPass):
         family: The peculiarities of its family.
         language: The language model's hook points: `model.language.blocks[3].attn.hook_z`.
         vision: The vision tower's.
+        qformer: The Q-Former's, in models that have one.
         projector: From the tower to the language model.
         image_rows: How a packed tower's tensors are cut into images.
     """
@@ -188,15 +189,19 @@ class HookedVLM(HostedForwardPass):
             raise
 
     def __repr__(self) -> str:
-        language, vision = self.block("language", 0).attention, self.block("vision", 0).attention
-        return "\n".join(
-            [
-                f"HookedVLM: {self.family.name}, {self.dtype} on {self.device}",
-                f"  vision: {len(self.vision.blocks)} layers x {vision.n_heads} heads of {vision.d_head}",
-                f"  language: {len(self.language.blocks)} layers x {language.n_heads} heads of {language.d_head}, "
-                f"{language.n_kv_heads} of keys and values",
-            ]
+        language, vision, qformer = self.cfg.language, self.cfg.vision, self.cfg.qformer
+        lines = [
+            f"HookedVLM: {self.family.name}, {self.dtype} on {self.device}",
+            f"  vision: {vision.n_layers} layers x {vision.n_heads} heads of {vision.d_head}",
+        ]
+        if qformer is not None:
+            heads = f"{qformer.n_layers} layers x {qformer.n_heads} heads of {qformer.d_head}"
+            lines.append(f"  qformer: {qformer.n_ctx} learned queries, {heads}")
+        lines.append(
+            f"  language: {language.n_layers} layers x {language.n_heads} heads of {language.d_head}, "
+            f"{language.n_key_value_heads} of keys and values"
         )
+        return "\n".join(lines)
 
     # Running
 
@@ -295,8 +300,11 @@ class HookedVLM(HostedForwardPass):
     def image_length(self, stack: str, image: ImageLike) -> int:
         """Return how many positions a picture has in the tower (`vision`) or behind the `projector`, by a run.
 
-        Positions of several rows of the tower, a picture's tiles, are counted one after the other.
+        In a `qformer` it has one for each learned query. Positions of several rows of the tower, a picture's tiles, are
+        counted one after the other.
         """
+        if stack == QFORMER and self.cfg.qformer is not None:
+            return self.cfg.qformer.n_ctx
         hook = "vision.blocks.0.hook_resid_pre" if stack == IMAGE_STACK else "projector.hook_out"
         _, cache = self.run_with_cache(self.prepare(image, "?"), names_filter=hook)
         return cache[hook].shape[:2].numel()

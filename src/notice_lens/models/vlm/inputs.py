@@ -13,7 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from notice_lens.images import ImageLike, to_rgb
-from notice_lens.models.vlm.families import family_of, image_token_id
+from notice_lens.models.vlm.families import Family, family_of, image_token_id
+
+QFORMER_INPUTS = ("qformer_input_ids", "qformer_attention_mask")
+"""Inputs that are the question as a Q-Former's own tokenizer reads it."""
 
 
 def prepare(
@@ -55,7 +58,7 @@ def prepare(
     pictures, texts, *rest = (column if len(column) == n else column * n for column in columns.values())
     family = family_of(config)
     rendered = [render(processor, text, family.plain_prompt) for text in texts]
-    more: dict[str, Any] = {}
+    questions, more = rendered, dict[str, Any]()
     if rest and family.answer_argument:
         more[family.answer_argument] = list(rest[0])
     elif rest:
@@ -63,19 +66,50 @@ def prepare(
             with_answer(processor.tokenizer, prompt, answer)[0]
             for prompt, answer in zip(rendered, rest[0], strict=True)
         ]
-    with _padding_left(processor.tokenizer):
-        inputs = processor(
-            text=rendered,
-            images=[[picture] for picture in pictures],
-            return_tensors="pt",
-            **({"padding": True} if n > 1 else {}),
-            **({"add_special_tokens": False} if _has_start(processor, rendered[0]) else {}),
-            **more,
-        )
+    inputs = _processed(processor, family, rendered, pictures, more)
+    if rendered is not questions and any(name in inputs for name in QFORMER_INPUTS):
+        # A Q-Former reads the question to look at the image, and must not see the answer.
+        of_questions = _processed(processor, family, questions, None, {})
+        inputs.update({name: of_questions[name] for name in QFORMER_INPUTS})
     inputs.pop("labels", None)  # PaliGemma's processor gives them for training
     if not allow_unequal:
         check_equal_counts(config, inputs["input_ids"], [picture.size for picture in pictures])
     return inputs
+
+
+def _processed(
+    processor: Any, family: Family, rendered: Sequence[str], pictures: Sequence[Any] | None, more: Mapping[str, Any]
+) -> Any:
+    """Return the processor's tensors of rendered prompts, padded on the left."""
+    texts = [text_to_read(processor, family, text) for text in rendered]
+    with _padding_left(processor.tokenizer):
+        inputs = processor(
+            text=texts,
+            **({} if pictures is None else {"images": [[picture] for picture in pictures]}),
+            return_tensors="pt",
+            **({"padding": True} if len(texts) > 1 else {}),
+            **({"add_special_tokens": False} if _has_start(processor, texts[0]) else {}),
+            **more,
+        )
+    if family.image_in_front and len(texts) > 1:
+        # The processor pads between image and words, which would lie that much further apart.
+        _move_padding(inputs, ("input_ids", "attention_mask"), to_end=False)
+    if QFORMER_INPUTS[0] in inputs:
+        # A Q-Former counts positions from its first token, also where the processor pads in front of it.
+        _move_padding(inputs, QFORMER_INPUTS, to_end=True)
+    return inputs
+
+
+def text_to_read(processor: Any, family: Family, rendered: str) -> str:
+    """Return the text of a rendered prompt that the processor is given: without the image's token if it adds that."""
+    token = image_token(processor)
+    return rendered.replace(token, "", 1) if family.image_in_front and token is not None else rendered
+
+
+def _move_padding(inputs: Any, names: tuple[str, str], to_end: bool) -> None:
+    """Put all padding of each row at its start or end: of token ids and their mask, by name."""
+    order = inputs[names[1]].argsort(dim=-1, stable=True, descending=to_end)
+    inputs.update({name: inputs[name].gather(-1, order) for name in names})
 
 
 def read_pictures(images: ImageLike | Sequence[ImageLike], image_size: int | tuple[int, int] | None) -> list[Any]:
@@ -132,6 +166,7 @@ def image_token(processor: Any) -> str | None:
     """Return the token that stands for a picture in a prompt; None where the processor does not say."""
     for name in ("boi_token", "image_token"):
         token = getattr(processor, name, None)
+        token = getattr(token, "content", token)  # an AddedToken in BLIP-2's processor
         if isinstance(token, str):
             return token
     return None

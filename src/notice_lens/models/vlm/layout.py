@@ -6,7 +6,8 @@ one picture (tiles, lines of tiles), each run is a segment.
 
 A picture of one run has a grid: that of the processor where it gives one (Qwen-VL), else a square, or several where it
 lies in tiles (`tiles.py`). A grid is stretched over the picture, or over its tile's part of it, which is so for square
-pictures in every family, and for others where the processor does not crop.
+pictures in every family, and for others where the processor does not crop. Behind a Q-Former there is no grid: each
+position is a learned query, which may look anywhere.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
+from notice_lens.models.hook_names import QFORMER
 from notice_lens.models.layout import Layout, Offset, Segment, SegmentKind, Span, without_space
-from notice_lens.models.vlm.families import family_of, image_token_id
-from notice_lens.models.vlm.inputs import render
+from notice_lens.models.vlm.families import family_of, image_token_id, learned_queries
+from notice_lens.models.vlm.inputs import QFORMER_INPUTS, render, text_to_read
 from notice_lens.models.vlm.tiles import ImagePart, parts_of
 
 MARK = "\ue000"
@@ -54,13 +56,16 @@ def layout_of_inputs(
     if prompts is not None:
         found = [_words(processor, config, row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
         offsets, ends = [own for own, _ in found], [end for _, end in found]
+    tokenizer = None if prompts is None else getattr(processor, "qformer_tokenizer", None)
+    between = {QFORMER: _of_qformer(config, inputs, tokenizer)} if learned_queries(config) else {}
     mask = inputs.get("attention_mask")
     starts = [0] * len(rows) if mask is None else mask.long().argmax(-1).tolist()
     return Layout(
         {
+            **between,
             "language": [
                 _segments(config, inputs, number, row, offsets, ends[number], coded) for number, row in enumerate(rows)
-            ]
+            ],
         },
         read_out=tuple(end - 1 for end in ends),
         prompt_stack="language",
@@ -106,6 +111,8 @@ def _as_read(processor: Any, config: Any, prompt: str) -> str:
     rendered = render(processor, prompt, family.plain_prompt)
     if rendered == prompt:
         raise ValueError(f"{prompt!r} is rendered already: a layout is of the prompt before the chat template")
+    if family.image_in_front:
+        return text_to_read(processor, family, rendered)
     if family.read_as:
         return family.read_as.format(start=processor.tokenizer.bos_token, prompt=prompt)
     # Gemma 3's processor puts empty lines around the image, which the first word's token depends on.
@@ -138,6 +145,29 @@ def _segments(
     return tuple(_in_parts(runs, parts))
 
 
+def _of_qformer(config: Any, inputs: Mapping[str, Any], tokenizer: Any) -> list[tuple[Segment, ...]]:
+    """Return the segments of a Q-Former: its learned queries, which lie on no grid, then the question it reads, if any.
+
+    Args:
+        config: The model's config.
+        inputs: What `prepare` gives.
+        tokenizer: The Q-Former's own; None leaves all words special.
+    """
+    n, examples = learned_queries(config), len(inputs["input_ids"])
+    queries = Segment("image", 0, n)
+    if QFORMER_INPUTS[0] not in inputs:
+        return [(queries,)] * examples
+    special = None if tokenizer is None else set(tokenizer.all_special_ids)
+    found = []
+    for row, mask in zip(*(inputs[name].tolist() for name in QFORMER_INPUTS), strict=True):
+        words = row[: sum(mask)]  # padding follows the words
+        kinds: list[SegmentKind] = ["special" if special is None or token in special else "prompt" for token in words]
+        cuts = [0, *(at for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1]), len(kinds)]
+        runs = (Segment(kinds[start], n + start, n + stop) for start, stop in pairwise(cuts) if start < stop)
+        found.append((queries, *runs))
+    return found
+
+
 def _in_parts(runs: Sequence[tuple[SegmentKind, int, int]], parts: Sequence[ImagePart]) -> Iterator[Segment]:
     """Yield segments: runs of other kinds as they are, and those of the image cut into its parts."""
     waiting = iter(parts)
@@ -156,14 +186,18 @@ def _grid(config: Any, inputs: Mapping[str, Any], number: int, n: int) -> tuple[
         merge = config.vision_config.spatial_merge_size
         _, height, width = inputs["image_grid_thw"][number].tolist()
         return height // merge, width // merge
+    if learned_queries(config):
+        return None
     side = round(n**0.5)
     return (side, side) if side * side == n and "image_sizes" not in inputs else None
 
 
 def _roles(config: Any, row: list[int], start: int, end: int) -> dict[str, Span]:
     """The positions that every prompt has, by name."""
-    roles: dict[str, Span] = {"bos": (start, start + 1), "last": (end - 1, end)}
     token = image_token_id(config)
+    if family_of(config).image_in_front:  # the start token comes after the image
+        start = next(at for at in range(start, end) if row[at] != token)
+    roles: dict[str, Span] = {"bos": (start, start + 1), "last": (end - 1, end)}
     if token in row:
         roles["image"] = row.index(token), len(row) - row[::-1].index(token)
     return roles

@@ -5,6 +5,7 @@ Hugging Face's modules, which they only refer to. `vlm.language.blocks[3].attn.W
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,27 @@ from notice_lens.models.vlm.taps import AttentionTap, ResultTap, Rows, Side, Tap
 AnyTap = Tap | ResultTap | AttentionTap
 
 
+class Axes(NamedTuple):
+    """The names of the axes of a stack's hook points.
+
+    Attributes:
+        row: An example or an image.
+        pos: The positions of its stream.
+        source: Those that cross-attention reads.
+    """
+
+    row: str
+    pos: str
+    source: str
+
+
+LANGUAGE_AXES = Axes("batch", "pos", "image_pos")
+VISION_AXES = Axes("image", "patch", "image_pos")
+QFORMER_AXES = Axes("image", "pos", "patch")
+LEARNED_AXES = Axes("image", "learned", "patch")
+"""Of a Q-Former's learned queries, which its cross-attention and its MLP see without the question's tokens."""
+
+
 class HostedAttention(nn.Module):
     """The hook points of one attention module, and its weights.
 
@@ -29,12 +51,11 @@ class HostedAttention(nn.Module):
         steps: Keeps the steps of a run for whoever asks for them.
     """
 
-    def __init__(self, parts: AttentionParts, axis: str, rows: Rows):
+    def __init__(self, parts: AttentionParts, axes: Axes, rows: Rows):
         super().__init__()
         self.n_heads, self.n_kv_heads, self.d_head = parts.n_heads, parts.n_kv_heads, parts.d_head
         self.use_attn_result, self.steps = False, KeptSteps()
-        query, key = ("pos", "pos") if axis == "batch" else ("patch", "patch")
-        key = "image_pos" if parts.is_cross else key
+        axis, query, key = axes.row, axes.pos, axes.source if parts.is_cross else axes.pos
         self.hook_q = CopyingHookPoint(f"{axis} {query} head d_head")
         self.hook_k = CopyingHookPoint(f"{axis} {key} kv_head d_head")
         self.hook_v = CopyingHookPoint(f"{axis} {key} kv_head d_head")
@@ -111,10 +132,10 @@ def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
 class HostedMLP(nn.Module):
     """The hook points of an MLP's neurons; a mixture of experts has none."""
 
-    def __init__(self, parts: MLPParts, axis: str, rows: Rows):
+    def __init__(self, parts: MLPParts, axes: Axes, rows: Rows):
         super().__init__()
         self._parts, self._rows = (parts,), rows
-        shape = f"{axis} pos d_mlp" if axis == "batch" else f"{axis} patch d_mlp"
+        shape = f"{axes.row} {axes.pos} d_mlp"
         if parts.pre is not None:
             self.hook_pre = CopyingHookPoint(shape)
         if parts.pre_linear is not None:
@@ -141,19 +162,21 @@ class HostedMLP(nn.Module):
 class HostedBlock(nn.Module):
     """The hook points of one block. `attn` is its self-attention, `cross_attn` its cross-attention; it has one."""
 
-    def __init__(self, parts: BlockParts, axis: str, rows: Rows):
+    def __init__(self, parts: BlockParts, axes: Axes, rows: Rows, flat_rows: Rows):
         super().__init__()
         self._parts, self._rows = (parts,), rows
+        # A block that is its own MLP hands the tokens of all rows to it in one axis (OPT).
+        self.flat_rows = flat_rows if parts.mlp.module is parts.module else rows
         self.is_cross = parts.attn.is_cross
-        shape = f"{axis} pos d_model" if axis == "batch" else f"{axis} patch d_model"
+        shape = f"{axes.row} {axes.pos} d_model"
         self.hook_resid_pre = CopyingHookPoint(shape)
-        attention = HostedAttention(parts.attn, axis, rows)
+        attention = HostedAttention(parts.attn, axes, rows)
         if self.is_cross:
             self.cross_attn, self.hook_cross_attn_out = attention, CopyingHookPoint(shape)
         else:
             self.attn, self.hook_attn_out = attention, CopyingHookPoint(shape)
         self.hook_resid_mid = CopyingHookPoint(shape)
-        self.mlp = HostedMLP(parts.mlp, axis, rows)
+        self.mlp = HostedMLP(parts.mlp, axes, self.flat_rows)
         self.hook_mlp_out = CopyingHookPoint(shape)
         self.hook_resid_post = CopyingHookPoint(shape)
 
@@ -162,6 +185,10 @@ class HostedBlock(nn.Module):
         """Return the attention that the block has, of either kind."""
         return self.cross_attn if self.is_cross else self.attn
 
+    def attentions(self) -> dict[str, HostedAttention]:
+        """Return the block's attention under its name, `attn` or `cross_attn`."""
+        return {"cross_attn" if self.is_cross else "attn": self.attention}
+
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""
         parts, rows = self._parts[0], self._rows
@@ -169,9 +196,9 @@ class HostedBlock(nn.Module):
         yield from self.attention.taps()
         attn_out = self.hook_cross_attn_out if self.is_cross else self.hook_attn_out
         yield Tap(attn_out, parts.attn_out, Side.OUTPUT, None, rows)
-        yield Tap(self.hook_resid_mid, parts.mid_norm, Side.STREAM, None, rows)
+        yield Tap(self.hook_resid_mid, parts.mid_norm, Side.STREAM, None, self.flat_rows)
         yield from self.mlp.taps()
-        yield Tap(self.hook_mlp_out, parts.mlp_out, Side.OUTPUT, None, rows)
+        yield Tap(self.hook_mlp_out, parts.mlp_out, Side.OUTPUT, None, self.flat_rows)
         yield Tap(self.hook_resid_post, parts.module, Side.OUTPUT, None, rows)
 
 
@@ -193,6 +220,7 @@ class LanguageStack(nn.Module):
 
     Attributes:
         cfg: Its sizes; the model that it is a part of sets them.
+        flat_rows: Rows of tensors whose first axis is the tokens of all examples.
     """
 
     cfg: StackSizes
@@ -200,9 +228,12 @@ class LanguageStack(nn.Module):
     def __init__(self, parts: ModelParts):
         super().__init__()
         whole = Rows()
+        self.flat_rows = Rows()
         self._embed, self._rows = (parts.embed,), whole
         self.hook_embed = CopyingHookPoint("batch pos d_model")
-        self.blocks = nn.ModuleList(HostedBlock(block, "batch", whole) for block in parts.language)
+        self.blocks = nn.ModuleList(
+            HostedBlock(block, LANGUAGE_AXES, whole, self.flat_rows) for block in parts.language
+        )
         self.ln_final = Point(parts.ln_final, "batch pos d_model", whole)
 
     def taps(self) -> Iterator[AnyTap]:
@@ -225,7 +256,7 @@ class HostedVisionStack(nn.Module):
 
     def __init__(self, parts: ModelParts, rows: Rows):
         super().__init__()
-        self.blocks = nn.ModuleList(HostedBlock(block, "image", rows) for block in parts.vision)
+        self.blocks = nn.ModuleList(HostedBlock(block, VISION_AXES, rows, rows) for block in parts.vision)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the taps, in the order in which they fire."""

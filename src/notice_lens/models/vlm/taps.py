@@ -7,9 +7,10 @@ Three places are not simply an input or an output:
 
 - *Half-way through a block* the stream is read by a norm and kept by the block for the addition. A hook on the norm's
   input alone would leave the kept tensor as it was, so an edit is written into it in place (`Side.STREAM`).
-- *Axes are missing or more than one.* Packed towers (Qwen's) hold the patches of all images one after the other;
-  Llama-3.2-Vision's images have an axis for tiles. Hooks see [row, position, ...] all the same (`Rows`): an image or an
-  example a row. Packed images of unequal numbers of patches are one row of all patches.
+- *Axes are missing or more than one.* Packed towers (Qwen's) hold the patches of all images one after the other, and
+  OPT's MLP the tokens of all examples; Llama-3.2-Vision's images have an axis for tiles. Hooks see [row, position, ...]
+  all the same (`Rows`): an image or an example a row. Packed images of unequal numbers of patches are one row of all
+  patches.
 - *Inside attention* there is no module between the steps: see `AttentionTap`.
 """
 
@@ -61,8 +62,8 @@ class Rows:
             lengths = grid.prod(-1).tolist()
             self.n = len(lengths) if len(set(lengths)) == 1 else 1
 
-    def note_batch(self, attention: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Write down how many examples cross-attention is about to see. A forward pre-hook of the attention."""
+    def note_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Write down how many examples a module is about to see. A forward pre-hook of an attention or a block."""
         self.n = len(args[0] if args else kwargs["hidden_states"])
 
     def of(self, tensor: Tensor) -> Float[Tensor, "row pos width"]:

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notice_lens.models.protocol import TABLES
+from notice_lens.models.protocol import axes
 from notice_lens.models.vlm.attention import KeptSteps, Stage, scores_of_heads
+from notice_lens.models.vlm.inputs import QFORMER_INPUTS
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.reading import UnpatchedRun, answer_reading, forced_answers
+from notice_lens.patching.engine.causal.upstream import check_keys
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import Setting
 from notice_lens.patching.engine.read_out import AnswerReading
@@ -41,6 +43,8 @@ TABLES_OF_BASE: tuple[Stage, ...] = ("attn_scores", "pattern")
 """Steps of attention that are kept of both runs, and those that are kept of the run that is differentiated alone."""
 Place = tuple[str, int]
 """A stack and a layer."""
+AttentionAt = tuple[str, int, str]
+"""A stack, a layer, and which attention of the block: `attn` or `cross_attn`."""
 
 
 class HostedGradients:
@@ -90,6 +94,8 @@ class HostedBatch:
         self.hooks, self.corrected = _hooks(targets), _corrected(targets)
         for run in self.runs:
             run.other = run.endpoints[1].passed(self.hooks, self.corrected)
+            for hook, values in run.other.values.items():
+                check_keys(self.model, hook, values)
 
     def by_block(self) -> Iterator[tuple[Sequence[int], BlockGradients]]:
         """Yield the gradients of each block, and the numbers of the targets that they are for."""
@@ -146,10 +152,11 @@ class HostedBatch:
         for place in places:
             hooks = [hook for hook in self.hooks if _place(hook) == place]
             change = {hook: _change(other.values[hook], base.values[hook]) for hook in hooks}
-            attention = {}
-            if place in self.corrected:
-                module = self.corrected[place]
-                attention[module] = StepsAtBase.of(base.steps[place], other.steps[place], base.pattern_grads[place])
+            attention = {
+                at[2]: StepsAtBase.of(base.steps[at], other.steps[at], base.pattern_grads[at])
+                for at in self.corrected
+                if at[:2] == place
+            }
             yield everyone, _block_gradients(number, place, base.values, grads, change, attention)
 
 
@@ -158,11 +165,12 @@ def _hooks(targets: Sequence[Target]) -> list[str]:
     return list(dict.fromkeys(_hook(target, layer) for target in targets for layer in target.layers))
 
 
-def _corrected(targets: Sequence[Target]) -> dict[Place, str]:
-    """Return the blocks whose softmax is computed again, and the attention module of each."""
-    return {
-        (target.site.stack, layer): target.module for target in targets for layer in target.layers if target.corrected
-    }
+def _corrected(targets: Sequence[Target]) -> list[AttentionAt]:
+    """Return the attention modules whose softmax is computed again."""
+    modules = [
+        (target.site.stack, layer, target.module) for target in targets for layer in target.layers if target.corrected
+    ]
+    return list(dict.fromkeys(modules))
 
 
 @dataclass
@@ -172,16 +180,16 @@ class Passed:
     Attributes:
         values: By hook point, as hooks see them.
         logits: At the read-outs, [1, answer_pos, d_vocab].
-        steps: Of attention, by block.
+        steps: Of attention, by module.
         grads: By hook point, where the pass was differentiated.
-        pattern_grads: At the patterns of those blocks.
+        pattern_grads: At the patterns of those modules.
     """
 
     values: dict[str, Tensor]
     logits: Tensor
-    steps: dict[Place, KeptSteps]
+    steps: dict[AttentionAt, KeptSteps]
     grads: dict[str, Tensor] = field(default_factory=dict)
-    pattern_grads: dict[Place, Tensor] = field(default_factory=dict)
+    pattern_grads: dict[AttentionAt, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,18 @@ class WayPoint:
         return WayPoint(self.given, self.inputs, self.noise, {**self.put, **put}, self.readouts)
 
     def interpolated(self, other: "WayPoint", share: float) -> "WayPoint":
-        """Return a point on the way to another run: its pixels, and its noise, are between both."""
+        """Return a point on the way to another run: its pixels, and its noise, are between both.
+
+        Raises:
+            ValueError: A Q-Former reads other words in the other run, which cannot be between.
+        """
+        if any(
+            not torch.equal(self.inputs[name], other.inputs[name]) for name in QFORMER_INPUTS if name in self.inputs
+        ):
+            raise ValueError(
+                "path='inputs' moves pixels and embedded words, and the Q-Former reads the words of the question too, "
+                "which are others in the two runs: take path='site', or corruption='image'"
+            )
         inputs = {
             name: _between(own, other.inputs[name], share)
             if isinstance(own, Tensor) and own.is_floating_point()
@@ -226,11 +245,11 @@ class WayPoint:
         return [*noisy, *((hook, _replacing(value)) for hook, value in self.put.items())]
 
     @torch.no_grad()
-    def passed(self, hooks: Sequence[str], corrected: Mapping[Place, str] | None = None) -> Passed:
+    def passed(self, hooks: Sequence[str], corrected: Sequence[AttentionAt] = ()) -> Passed:
         """Run it without a graph, and keep what is asked for."""
-        return self.run(hooks, corrected or {})
+        return self.run(hooks, corrected)
 
-    def run(self, hooks: Sequence[str], corrected: Mapping[Place, str]) -> Passed:
+    def run(self, hooks: Sequence[str], corrected: Sequence[AttentionAt]) -> Passed:
         """Run it, and keep what is asked for."""
         model, values = self.given.model, dict[str, Tensor]()
 
@@ -241,13 +260,13 @@ class WayPoint:
 
         first, length = self.readouts[0], self.inputs["input_ids"].shape[1]
         wanted = (*QUERIES_AND_KEYS, *TABLES_OF_BASE) if torch.is_grad_enabled() else QUERIES_AND_KEYS
-        steps = {place: model.block(*place).attention.steps for place in corrected}
+        steps = {at: model.block(at[0], at[1]).attentions()[at[2]].steps for at in corrected}
         with model.in_use.held() as changes, model.hooks([*self.hooks(), *((hook, keep) for hook in hooks)]):
             for own in steps.values():
                 changes.set(own, "kept", {})
                 changes.set(own, "wanted", wanted)
             logits = model(self.inputs, logits_to_keep=length - first)
-            kept = {place: KeptSteps((), own.kept, own.scaling, own.softcap) for place, own in steps.items()}
+            kept = {at: KeptSteps((), own.kept, own.scaling, own.softcap) for at, own in steps.items()}
         return Passed(values, logits[:, first - length :][:, : len(self.readouts)], kept)
 
 
@@ -300,29 +319,29 @@ class HostedRuns:
 
     def real_length(self, stack: str, pair: int) -> int:
         """Return how many positions of a stack can be patched; of an image's, all that were kept."""
+        model = self.endpoints[0].given.model
         if stack == "language":
             return self.endpoints[0].readouts[0] + 1
+        limit = model.stack(stack).cfg.n_ctx
         for hook, value in self.other.values.items():
-            if hook.startswith(f"{stack}."):
-                return value.shape[0] * value.shape[2 if hook.endswith(TABLES) else 1]
-            if ".cross_attn." in hook and hook.endswith(TABLES):
-                return value.shape[-1]  # its keys are the image's, and asked for by no other name
-        return next(
-            len(steps.kept["rot_q"]) * steps.kept["rot_q"].shape[1]
-            for place, steps in self.other.steps.items()
-            if place[0] == stack
-        )
+            positions, keys = axes(model.cfg, _place(hook)[0], _leaf(hook))
+            if positions == stack:
+                return min(limit, value.shape[0] * value.shape[1 if keys is None else 2])
+            if keys == stack:
+                return min(limit, value.shape[-1])
+        queries = next(steps.kept["rot_q"] for at, steps in self.other.steps.items() if at[0] == stack)
+        return min(limit, len(queries) * queries.shape[1])
 
     def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
         """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
         return self.reading.metrics(logits, pairs, base)
 
     def differentiated(
-        self, point: WayPoint, sign: float, hooks: Sequence[str], corrected: Mapping[Place, str] | None = None
+        self, point: WayPoint, sign: float, hooks: Sequence[str], corrected: Sequence[AttentionAt] = ()
     ) -> Passed:
         """Run a point with its graph and differentiate the logit difference with respect to what was kept."""
         with torch.enable_grad():
-            run = point.run(hooks, corrected or {})
+            run = point.run(hooks, corrected)
             total = sign * self.read_logits(run.logits, np.zeros(1, np.int64)).logit_diff.sum()
         to = [*run.values.values(), *(steps.kept["pattern"] for steps in run.steps.values())]
         if total.requires_grad:

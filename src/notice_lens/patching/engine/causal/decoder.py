@@ -33,6 +33,9 @@ class ActivationPlace(NamedTuple):
         """Let `change` replace the activation, [batch, pos, width], and return the handle that takes it off again."""
 
         def changed(tensor: Tensor) -> Tensor:
+            if tensor.dim() == 2:  # OPT's MLP sees the tokens of all examples in one axis; here there is one example
+                new = changed(tensor[None])
+                return tensor if new.data_ptr() == tensor.data_ptr() else new[0]
             if self.columns is None:
                 return change(tensor)
             part = tensor[..., self.columns]

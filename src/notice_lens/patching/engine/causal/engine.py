@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.protocol import TABLES
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
@@ -24,6 +23,7 @@ from notice_lens.patching.engine.causal.record import Record, record
 from notice_lens.patching.engine.causal.site import leaf_of
 from notice_lens.patching.engine.causal.upstream import (
     is_upstream,
+    length_of,
     logits_of_rows,
     rows_at_once,
     upstream_activations,
@@ -192,9 +192,8 @@ class Upstream:
         self.given, self.sources = given, sources
 
     def length(self, stack: str) -> int:
-        """Return how many positions a stack has, by the activations that were kept of it."""
-        kept = next((hook, own) for hook, own in self.sources["self"].items() if hook.startswith(f"{stack}."))
-        return kept[1].shape[2 if kept[0].endswith(TABLES) else 1]
+        """Return how many positions of a stack can be patched, by the activations that were kept of it."""
+        return length_of(self.given.model, stack, self.sources["self"])
 
     def logits(
         self, rows: Sequence[Sequence[HookEdit[Index]]], readouts: Sequence[int], memory: int

@@ -83,7 +83,10 @@ def leaf_of(activation: str) -> str:
 def activations(decoder: Decoder) -> dict[str, str]:
     """Return every activation that can be patched and its leaf: `attn.hook_z` to `hook_z`."""
     found: dict[str, str] = {}
+    rotary = any(block.attn.rotary for block in decoder.blocks)
     for leaf, known in LEAVES.items():
+        if leaf.startswith("hook_rot_") and not rotary:
+            continue  # queries and keys meet as they are
         if known.heads is None:
             found[leaf] = leaf
             continue

@@ -1,10 +1,11 @@
-"""Patches before the language model's blocks: in the vision tower, the projector and the token embeddings.
+"""Patches before the language model's blocks: in the vision tower, a Q-Former, the projector and token embeddings.
 
 Such a patch affects everything after it: it changes what the language model is given of the image, and so all positions
 from the image on. There is nothing to share, so each row is a separate forward pass, several of them in a batch.
 
 A row's positions are those of all its tower's rows, one after the other: the tiles of a picture are rows of the tower,
-and patch 3 of the second tile of 577 patches is position 580.
+and patch 3 of the second tile of 577 patches is position 580. Those of a Q-Former are its learned queries; the
+question's tokens, which it may read behind them, are not patched.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.protocol import TABLES
+from notice_lens.models.protocol import TABLES, axes
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.rows import Index
@@ -55,6 +56,35 @@ def by_example(values: Tensor, n: int, leaf: str) -> Tensor:
     return values.reshape(n, -1, *values.shape[2:])
 
 
+def length_of(model: "HookedVLM", stack: str, activations: Mapping[str, Tensor]) -> int:
+    """Return how many positions of a stack can be patched, by activations of one example that have them.
+
+    Args:
+        model: The model.
+        stack: The stack.
+        activations: By hook point, [1, pos, ...]; the stack's own, or tables whose keys are its positions.
+    """
+    for hook, values in activations.items():
+        name = HookName.parse(hook)
+        positions, keys = axes(model.cfg, name.stack or "", name.leaf)
+        if stack in (positions, keys):
+            axis = 1 if keys is None else 2 if stack == positions else -1
+            return min(values.shape[axis], model.stack(stack).cfg.n_ctx)
+    raise AssertionError(f"no activation of `{stack}` was kept")
+
+
+def check_keys(model: "HookedVLM", hook: str, values: Tensor) -> None:
+    """Raise ValueError if scores or patterns have keys that are not among the positions that can be patched."""
+    name = HookName.parse(hook)
+    keys = axes(model.cfg, name.stack or "", name.leaf)[1]
+    limit = None if keys is None else model.stack(keys).cfg.n_ctx
+    if limit is not None and values.shape[-1] > limit:
+        raise ValueError(
+            f"{hook} has {values.shape[-1]} keys, of which {limit} are learned queries and the others the question's "
+            "tokens, which have no positions here; patch z, q, k or v, or the tables of cross_attn"
+        )
+
+
 @torch.no_grad()
 def upstream_activations(
     model: "HookedVLM", inputs: Mapping[str, Any], hooks: Sequence[str], noise: Sequence[Any] = ()
@@ -64,6 +94,8 @@ def upstream_activations(
         return {}
     with model.hooks(noise):
         _, cache = model.run_with_cache(inputs, names_filter=list(hooks))
+    for hook in hooks:
+        check_keys(model, hook, cache[hook])
     return {hook: by_example(cache[hook], 1, hook) for hook in hooks}
 
 

@@ -287,7 +287,7 @@ def vlm_cost(repeats: int) -> None:
         nonlocal n_effects
         there = other.passed(hooks)
         with weights_at_rest(model), torch.enable_grad():
-            here = base.run(hooks, {})
+            here = base.run(hooks, [])
             grads = torch.autograd.grad(difference(here.logits[:, 0]).sum(), list(here.values.values()))
         changes = (there.values[hook] - here.values[hook].detach() for hook in hooks)
         n_effects = sum((grad * change).sum(-1).numel() for grad, change in zip(grads, changes, strict=True))

@@ -109,7 +109,7 @@ class VLMView(HookedModule):
     @property
     def cfg(self) -> TransformerLensConfig:
         """The stack's config as TransformerLens writes it: a copy."""
-        attention = self.model.block(self.stack_name, self.layers[0]).attention
+        attention = next(iter(self.model.block(self.stack_name, self.layers[0]).attentions().values()))
         d_model = attention.W_O.shape[-1]
         return TransformerLensConfig(
             d_model=d_model,

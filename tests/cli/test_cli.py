@@ -125,6 +125,28 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     assert result.stderr == ""
 
 
+def test_a_study_in_parts_ends_with_the_same_tables(patched, pairs, tmp_path):
+    """Three parts in any order, then the command without --part: as one run, but for digits that rounding decides."""
+    out, options = tmp_path / "parted", ["--corruption", "image", "--shown", 3, "--memory", MEMORY]
+    for part in ("3/3", "1/3"):
+        said_of_part = ran("patch", "mini", pairs, "--out", out, "--part", part, *options).stdout
+        assert said_of_part.startswith(f"part {part[0]} of 3 is done; when all 3 are")
+    assert not (out / "tables").exists()
+    assert "lacks 1 of 3 parts: 1; run part=(1, 3)" in said("patch", "mini", pairs, "--out", out, *options)
+    assert json.loads(ran("patch", "mini", pairs, "--out", out, "--part", "2/3", "--json", *options).stdout) == {
+        "part": 2, "of": 3,
+    }  # fmt: skip
+    ran("patch", "mini", pairs, "--out", out, *options)
+    mine, whole = (
+        pd.read_csv(one / "tables" / "heads.csv").query("condition == 'states, image'") for one in (out, patched[0])
+    )
+    assert mine["effect"].tolist() == pytest.approx(whole["effect"].tolist(), abs=1e-5)
+    assert (out / "report.html").is_file()
+    assert "'4/3' is no part; expected one such as 1/8" in said(
+        "patch", "mini", pairs, "--out", out, "--part", "4/3", code=2
+    )
+
+
 def test_report_needs_the_folder_alone(patched, tmp_path):
     """Neither model nor pairs: the sweeps are not even there."""
     folder = tmp_path / "moved"

@@ -317,7 +317,7 @@ def matched(order: Sequence[int], nodes: Sequence[NodeAt], rng: np.random.Genera
 
 def refuse(options: Mapping[str, Any], what: str) -> None:
     """Raise TypeError for options that a verb of joint patches decides itself."""
-    for name in ("direction", "metrics", "controls", "store", "source"):
+    for name in ("direction", "metrics", "controls", "store", "part", "source"):
         if name in options:
             raise TypeError(
                 f"{name}: {what} decides it itself: patches both ways, logit differences, from the other run"

@@ -18,6 +18,7 @@ from notice_lens.cli.replicate import replicate
 from notice_lens.cli.study import (
     REPORT,
     Out,
+    PartOf,
     as_json,
     by_task,
     carry_out,
@@ -30,6 +31,7 @@ from notice_lens.cli.study import (
     role,
     seed,
     show,
+    sweep_part,
     unfiltered,
 )
 
@@ -153,6 +155,9 @@ def demo(
 @click.option("--limit", type=click.IntRange(2), help="Pairs of each task, at most; the first ones.")
 @unfiltered
 @click.option(
+    "--part", type=PartOf(), help="Such as 1/8: the sweeps of this part of the pairs alone; without it all is gathered."
+)
+@click.option(
     "--shown", type=click.IntRange(0), default=24, show_default=True, help="Pairs of each condition in the report."
 )
 @device
@@ -166,7 +171,8 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
     """Patch every head of a MODEL on saved PAIRS, find the heads that matter, and write a report.
 
     MODEL is a folder, a hub id, `mini-blip`, `mini-llava` or `mini`; PAIRS a folder that `notice-lens pairs` or
-    `MinimalPairs.save` wrote, of one task or several. Interrupted? Run the same command again and it resumes.
+    `MinimalPairs.save` wrote, of one task or several. Interrupted? Run the same command again and it resumes. On
+    several machines, run it with --part 1/8 to 8/8 and one --out, in any order, and then once without.
     """
     from notice_lens.pairs import MinimalPairs, Noise
     from notice_lens.study import Choices
@@ -192,6 +198,9 @@ def patch(model: str, pairs: Path, out: Path, opened: bool, quiet: bool, as_json
         seed=asked["seed"],
     )
     hooked = load_model(model, asked["device"])
+    if asked["part"] is not None:
+        sweep_part(hooked, tasks, choices, out, quiet, as_json, part=asked["part"], memory=asked["memory"])
+        return
     found = carry_out(hooked, tasks, choices, out, opened, quiet, as_json, memory=asked["memory"])
     if as_json:
         echo(json.dumps(found, indent=2))

@@ -1,5 +1,6 @@
 """Shared parts of the commands that run a study: options, the model, and the printed summary."""
 
+import json
 import re
 import tempfile
 import webbrowser
@@ -46,6 +47,19 @@ class ByteSize(click.ParamType):
         if match is None or unit is None or float(match[1]) * unit < 1:
             self.fail(f"{value!r} is not a number of bytes; expected one such as 4GB, 500MB or 2GiB", param, ctx)
         return int(float(match[1]) * unit)
+
+
+class PartOf(click.ParamType):
+    """A part of the pairs: `1/8` to `8/8`."""
+
+    name = "k/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Return the number of the part, from 0, and of how many it is."""
+        match = re.fullmatch(r"(\d+)/(\d+)", str(value).strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is no part; expected one such as 1/8, up to 8/8", param, ctx)
+        return int(match[1]) - 1, int(match[2])
 
 
 def seed(help: str = "Seed of all that is drawn.") -> Any:
@@ -158,6 +172,34 @@ def carry_out(
         echo("\n".join(["", *heading, *found.findings(), "", f"report: {page}"]))
     show(page, opened)
     return {**summary(found), "report": str(page)}
+
+
+def sweep_part(
+    model: Any, tasks: dict[str, Any], choices: Any, out: Path, quiet: bool, as_json: bool, **options: Any
+) -> None:
+    """Do the sweeps of one part of a study's pairs, and print what is left to do.
+
+    Args:
+        model: The model.
+        tasks: Pairs by task.
+        choices: The choices of the study.
+        out: The folder for all of it, the same for all parts.
+        quiet: No bars.
+        as_json: Only JSON is printed.
+        **options: The `part`, and options of sweeps.
+    """
+    from notice_lens.study import run_study
+
+    k, n = options["part"]
+    try:
+        run_study(model, tasks, out, choices, progress=not (quiet or as_json), **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED_MESSAGE) from None
+    echo(
+        json.dumps({"part": k + 1, "of": n})
+        if as_json
+        else f"part {k + 1} of {n} is done; when all {n} are, the same command without --part gathers them"
+    )
 
 
 def studied(

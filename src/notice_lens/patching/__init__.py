@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
     from notice_lens.patching.screening import screen
+    from notice_lens.patching.store.parts import gather
     from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
 
 
@@ -28,6 +29,7 @@ _HOMES = {
     "attribute": "notice_lens.patching.attribution",
     "carried": "notice_lens.patching.results",
     "faithfulness": "notice_lens.patching.circuit_scores",
+    "gather": "notice_lens.patching.store.parts",
     "knockout": "notice_lens.patching.knockouts",
     "logit_lens": "notice_lens.patching.lenses",
     "mediation": "notice_lens.patching.results",
@@ -49,6 +51,7 @@ __all__ = [
     "attribute",
     "carried",
     "faithfulness",
+    "gather",
     "knockout",
     "logit_lens",
     "mediation",

@@ -38,7 +38,7 @@ from notice_lens.patching.gradient.integrated import PATHS
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS, NEURONS, Target
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
-from notice_lens.patching.writer import ResultWriter, averaged, provenance
+from notice_lens.patching.writer import ResultWriter, averaged, provenance, with_effects
 from notice_lens.progress import bar
 
 if TYPE_CHECKING:
@@ -209,24 +209,23 @@ class Attribution:
 
         prepared = self.prepared
         chunks = Chunks(1, self.gradients.pairs_at_once())
-        shown = bar(prepared.options.progress, "attribution", total=len(prepared.pairs), unit="pairs")
+        shown = bar(prepared.options.progress, "attribution", total=len(prepared.own), unit="pairs")
         with shown, ExitStack() as stack, torch.no_grad():
             opened = [stack.enter_context(writer.opened(chunks)) for writer in self.writers]
             results, chunks = [one for one, _ in opened], opened[0][1]
             for batch in prepared.batches(chunks.pairs):
-                left = [number for number, one in enumerate(results) if not one.done[batch].all()]
+                left = [number for number, one in enumerate(results) if not one.is_done(batch).all()]
                 if left:
                     draws = [self._batch(batch, left, setting) for setting in prepared.settings]
                     for at, number in enumerate(left):
                         arrays = averaged([draw[at] for draw in draws])
                         # A store that was begun with other chunks may have some of these pairs already.
-                        new = np.flatnonzero(~results[number].done[batch])
+                        new = np.flatnonzero(~results[number].is_done(batch))
                         part = self.writers[number].labelled(batch, arrays).isel(pair=new)
                         results[number].write([batch[pair] for pair in new], part)
                 shown.update(len(batch))
             groups = {
-                target.site.name: writer.completed(one.load())
-                for target, writer, one in zip(self.targets, self.writers, results, strict=True)
+                target.site.name: with_effects(one.load()) for target, one in zip(self.targets, results, strict=True)
             }
         return SiteTree.of(groups, {**provenance(prepared), **self.method})
 

@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
 FAITHFULNESS_VALUES = (*ABLATION_VALUES, "other")
-FIXED_BY_FAITHFULNESS: dict[str, str] = dict.fromkeys(
-    ("metrics", "direction", "source"), "it is of logit differences of the clean run"
-)
+FIXED_BY_FAITHFULNESS: dict[str, str] = {
+    **dict.fromkeys(("metrics", "direction", "source"), "it is of logit differences of the clean run"),
+    "part": "it is a ratio of sums over all pairs",
+}
 """Options of sweeps that faithfulness decides."""
 NOTHING_KEPT, CIRCUIT, REST = "nothing", "circuit", "rest"
 """Variants: all of the universe ablated, all but the circuit, the circuit alone."""

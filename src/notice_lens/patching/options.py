@@ -13,6 +13,7 @@ from notice_lens.errors import one_of
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.metrics import USUAL
 from notice_lens.patching.results import DIRECTIONS
+from notice_lens.patching.store.parts import check_part
 
 if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
@@ -51,6 +52,7 @@ class MoreOptions(CommonOptions, total=False):
 
     reference: "MinimalPairs | None"
     seed: int
+    part: tuple[int, int] | None
 
 
 class AblationOptions(CommonOptions, total=False):
@@ -60,6 +62,7 @@ class AblationOptions(CommonOptions, total=False):
     metrics: Metrics
     controls: Controls
     store: StorePath
+    part: tuple[int, int] | None
     progress: bool
 
 
@@ -97,6 +100,8 @@ class SweepOptions(MoreOptions, total=False):
         dtype: Of the result; None takes float64 for a model in float64, float32 else.
         seed: Of the random draws.
         store: A folder to write to, and to resume from.
+        part: `(k, n)`, part k of n from 0: patch its pairs alone, into a store of its own in the folder `store`, from
+            which `patching.gather` joins all parts. None: all pairs.
         progress: Whether to show a bar.
     """
 
@@ -125,6 +130,7 @@ class Options:
     dtype: Any = None
     seed: Any = 0
     store: Any = None
+    part: Any = None
     progress: Any = True
 
     @classmethod
@@ -172,6 +178,7 @@ class Options:
             _check_reference(self.reference)
         if not isinstance(self.store, str | PathLike | None):
             raise TypeError(f"store={self.store!r}: expected the path of a folder, or None")
+        check_part(self.part, self.store)
 
 
 def refuse_fixed(options: Mapping[str, Any], fixed: Mapping[str, str], what: str) -> None:

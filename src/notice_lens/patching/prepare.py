@@ -25,6 +25,7 @@ from notice_lens.patching.engine.pair_batch import Setting, foils_of
 from notice_lens.patching.input_checks import check_runnable
 from notice_lens.patching.options import Options
 from notice_lens.patching.positions import Positions
+from notice_lens.patching.store.parts import pairs_of_part
 
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
@@ -97,6 +98,11 @@ class Prepared:
                 del columns[name]
         return {**columns, "contrast_answer": self.foils}
 
+    @property
+    def own(self) -> range:
+        """The numbers of the pairs that are patched: those of the sweep's part, or all."""
+        return pairs_of_part(len(self.pairs), self.options.part)
+
     @cached_property
     def has_donor(self) -> np.ndarray:
         """True for pairs with a mismatched donor. Boolean, [pair]."""
@@ -110,9 +116,9 @@ class Prepared:
 
     def batches(self, pairs_at_a_time: int) -> Iterator[list[int]]:
         """Yield pairs that are run together: so many at most, of one length of question, so that nothing is padded."""
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for number, length in enumerate(self.positions.tokens):
-            by_length[length].append(number)
+        by_length, lengths = defaultdict[int, list[int]](list), self.positions.tokens
+        for number in self.own:
+            by_length[lengths[number]].append(number)
         for batch in by_length.values():
             for start in range(0, len(batch), pairs_at_a_time):
                 yield batch[start : start + pairs_at_a_time]
@@ -134,6 +140,7 @@ def prepare(model: "VisionLanguageModel", pairs: "MinimalPairs", options: Option
     metrics, custom = check_metrics(options.metrics)
     check_pairs(pairs, options)
     pairs = pairs.validate(model)
+    pairs_of_part(len(pairs), options.part)
     foils = foils_of(model, pairs, options.corruption, options.contrast)
     return Prepared(model, pairs, options, metrics, custom, Positions(model, pairs), foils)
 

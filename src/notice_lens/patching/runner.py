@@ -20,7 +20,7 @@ from notice_lens.patching.engine.pair_batch import Setting
 from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.prepare import Prepared
-from notice_lens.patching.writer import ResultWriter, averaged
+from notice_lens.patching.writer import ResultWriter, averaged, with_effects
 from notice_lens.progress import bar
 
 if TYPE_CHECKING:
@@ -51,14 +51,16 @@ class SweepRunner:
     def run(self) -> "xr.Dataset":
         """Run the sweep and return its result."""
         prepared, writer, size = self.prepared, self.writer, len(self.grid.variants)
-        shown = bar(prepared.options.progress, "patching", total=len(prepared.pairs) * size, unit="patches")
+        if writer.is_parted:
+            return writer.gathered()
+        shown = bar(prepared.options.progress, "patching", total=len(prepared.own) * size, unit="patches")
         with shown, writer.opened(self.chunks) as (results, self.chunks):
             for batch in prepared.batches(self.chunks.pairs):
-                if not results.done[batch].all():
+                if not results.is_done(batch).all():
                     draws = [self._batch(batch, setting) for setting in prepared.settings]
                     results.write(batch, writer.labelled(batch, averaged(draws)))
                 shown.update(len(batch) * size)
-            return writer.completed(results.load())
+            return with_effects(results.load())
 
     def reserve(self) -> None:
         """Make the store, or check that the one that is there can be resumed; nothing is patched yet.
@@ -68,6 +70,9 @@ class SweepRunner:
             OSError: Something else is there, or nothing can be written there.
             RuntimeError: Somebody else is writing to it.
         """
+        if self.writer.is_parted:
+            self.writer.gathered()
+            return
         with self.writer.opened(self.chunks):
             pass
 

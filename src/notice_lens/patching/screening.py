@@ -22,7 +22,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.attribution import IntegrationPath, attribute
 from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.options import Controls, EstimateOptions, Options, StorePath
+from notice_lens.patching.options import Controls, EstimateOptions, Options, StorePath, refuse_fixed
 from notice_lens.patching.prepare import prepare
 from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.writer import BASELINES
@@ -85,6 +85,7 @@ def screen(
         TypeError: There is no option of that name.
     """
     check_model(model)
+    refuse_fixed(options, {"part": "which entries are verified follows from all pairs"}, "screen")
     _check(share, sample, threshold, confidence)
     folder = None if store is None else Path(store)
     exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}

@@ -5,7 +5,7 @@
         for batch in prepared.batches(chunks.pairs):
             arrays = writer.empty(len(batch)) | numbers
             results.write(batch, writer.labelled(batch, arrays))
-        effects = writer.completed(results.load())
+        effects = with_effects(results.load())
 
 A writer knows no model runs and no edits: it gets arrays by name. What a store needs to be resumed (everything that
 decides the numbers) is in its settings; what a reader needs to repeat the run is in `attrs`.
@@ -32,6 +32,7 @@ from notice_lens.patching.grid import Grid
 from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
 from notice_lens.patching.prepare import Prepared
 from notice_lens.patching.results import CARRIED, carried
+from notice_lens.patching.store.parts import PART_SETTING, gather, has_parts, store_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,7 +67,9 @@ class ResultWriter:
         columns: Mapping[str, list[Any]] | None = None,
         method: Mapping[str, Any] | None = None,
     ) -> None:
-        self.prepared, self.grid, self.patched, self.store = prepared, grid, patched, store
+        self.prepared, self.grid, self.patched = prepared, grid, patched
+        self.part = prepared.options.part
+        self.store = None if store is None else store_of(store, self.part)
         self.columns, self.method = {**prepared.columns, **(columns or {})}, dict(method or {})
         metrics = set(prepared.metrics) | ({"logit_diff_change"} if "patching_effect" in prepared.metrics else set())
         built_in = [name for name in BUILT_IN_METRICS if name in metrics and name != "patching_effect"]
@@ -87,7 +90,8 @@ class ResultWriter:
     def attrs(self) -> dict[str, Any]:
         """Return everything needed to repeat the run, in plain values."""
         patched = {name: json.dumps(value, default=str) for name, value in self.patched.items()}
-        return {**provenance(self.prepared), **patched, **self.method}
+        part = {} if self.part is None else {PART_SETTING: list(self.part)}
+        return {**provenance(self.prepared), **patched, **self.method, **part}
 
     def empty(self, n_pairs: int) -> Arrays:
         """Return arrays for some pairs, NaN for what is not measured yet."""
@@ -120,7 +124,7 @@ class ResultWriter:
         return xr.Dataset(variables, coords=coords, attrs={**self.attrs, **plan})
 
     @contextmanager
-    def opened(self, chunks: Chunks) -> Iterator[tuple["InMemory | Store", Chunks]]:
+    def opened(self, chunks: Chunks) -> Iterator[tuple["Results", Chunks]]:
         """Open the place where results go, and yield it with the chunks to compute in.
 
         Args:
@@ -131,14 +135,37 @@ class ResultWriter:
             OSError: Something else is there, or nothing can be written there.
             RuntimeError: Somebody else is writing to it.
         """
-        template = self.labelled(range(len(self.prepared.pairs)), None, chunks)
+        own = self.prepared.own
+        template = self.labelled(own, None, chunks)
         if self.store is None:
-            yield InMemory(template), chunks
+            yield Results(InMemory(template), own.start), chunks
             return
         from notice_lens.patching.store.store import Store
 
         with Store.open(self.store, template, {**self.attrs, **self._identity(self.store)}) as store:
-            yield store, Chunks(int(store.attrs["rows_at_a_time"]), int(store.attrs["pairs_at_a_time"]))
+            plan = Chunks(int(store.attrs["rows_at_a_time"]), int(store.attrs["pairs_at_a_time"]))
+            yield Results(store, own.start), plan
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether the store's folder holds parts, which this call would gather."""
+        return self.part is None and self.store is not None and has_parts(self.store)
+
+    def gathered(self) -> "xr.Dataset":
+        """Return the result of parts that were computed apart.
+
+        Raises:
+            FileNotFoundError: Parts are missing.
+            ValueError: They are not complete, or of another sweep than this one.
+        """
+        from notice_lens.patching.store.checks import clauses_joined, differences, plain
+
+        assert self.store is not None
+        effects = gather(self.store)
+        found = {name: effects.attrs.get(name) for name in self.attrs}
+        if clauses := differences(plain(found, "attrs"), plain(self.attrs, "attrs")):
+            raise ValueError(f"{self.store} has the parts of another sweep: {clauses_joined(clauses)}")
+        return effects
 
     def _identity(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Return what decides the numbers apart from `attrs`: settings of the model, and code of the caller's metrics.
@@ -157,24 +184,28 @@ class ResultWriter:
                 raise ValueError(f"{why}: {folder} cannot be resumed; name another folder")
             warnings.warn(f"{why}: {folder} cannot be resumed if this sweep is stopped", stacklevel=6)
         sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.patched.items()}
-        return {**sites, "model_settings": model_settings(model), "device": model.device.type, "metric_code": codes}
+        whole = {} if self.part is None else {"all_pairs": self.prepared.pairs["id"]}
+        model_parts = {"model_settings": model_settings(model), "device": model.device.type, "metric_code": codes}
+        return {**sites, **model_parts, **whole}
 
-    def completed(self, effects: "xr.Dataset") -> "xr.Dataset":
-        """Return the result with what follows from its numbers: normalised effects, and what is below the noise."""
-        options, metrics = self.prepared.options, self.prepared.metrics
-        effects.attrs["pairs_without_donor"] = int((~self.prepared.has_donor).sum()) if self.mismatched else 0
-        sign = 1 if options.direction == "denoise" else -1
-        gap = sign * (effects.logit_diff_clean - effects.logit_diff_corrupt)
-        usable = gap.where((abs(gap) >= options.min_gap) & (gap != 0))
-        if "patching_effect" in metrics:
-            effects["patching_effect"] = effects.logit_diff_change / usable
-            if self.mismatched:
-                effects["patching_effect_mismatched"] = effects.logit_diff_change_mismatched / usable
-                effects[CARRIED] = carried(effects)[CARRIED]
-        if "logit_diff_change" in effects and "self" in options.controls:
-            effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
-        effects.attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
-        return effects
+
+def with_effects(effects: "xr.Dataset") -> "xr.Dataset":
+    """Return a sweep's numbers with what follows from them: normalised effects, and what is below the noise."""
+    attrs = effects.attrs
+    mismatched, metrics = "mismatched" in attrs["controls"], attrs["metrics"]
+    attrs["pairs_without_donor"] = int(effects["logit_diff_donor"].isnull().sum()) if mismatched else 0
+    sign = 1 if attrs["direction"] == "denoise" else -1
+    gap = sign * (effects.logit_diff_clean - effects.logit_diff_corrupt)
+    usable = gap.where((abs(gap) >= attrs["min_gap"]) & (gap != 0))
+    if "patching_effect" in metrics:
+        effects["patching_effect"] = effects.logit_diff_change / usable
+        if mismatched:
+            effects["patching_effect_mismatched"] = effects.logit_diff_change_mismatched / usable
+            effects[CARRIED] = carried(effects)[CARRIED]
+    if "logit_diff_change" in effects and "self" in attrs["controls"]:
+        effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
+    attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
+    return effects
 
 
 def averaged(draws: Sequence[Arrays]) -> Arrays:
@@ -211,6 +242,33 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+class Results:
+    """Where the results of a sweep's pairs go, by the numbers that the pairs have among all.
+
+    Args:
+        kept: In memory or on disk, a row a pair.
+        first: The number of the pair of the first row: that of a part's first pair.
+    """
+
+    def __init__(self, kept: "InMemory | Store", first: int) -> None:
+        self.kept, self.first = kept, first
+
+    def is_done(self, pairs: Sequence[int]) -> np.ndarray:
+        """Return which of some pairs are finished. Boolean, [pair]."""
+        return self.kept.done[self._rows(pairs)]
+
+    def write(self, pairs: Sequence[int], part: "xr.Dataset") -> None:
+        """Take the numbers of some pairs."""
+        self.kept.write(self._rows(pairs), part)
+
+    def load(self) -> "xr.Dataset":
+        """Return all of them."""
+        return self.kept.load()
+
+    def _rows(self, pairs: Sequence[int]) -> np.ndarray:
+        return np.asarray(pairs, int) - self.first
+
+
 class InMemory:
     """Results that are kept in memory, with the methods of a `Store`."""
 
@@ -218,10 +276,10 @@ class InMemory:
         self.result = template.copy(data={name: np.array(values) for name, values in template.data_vars.items()})
         self.done = np.zeros(template.sizes["pair"], bool)
 
-    def write(self, pairs: Sequence[int], part: "xr.Dataset") -> None:
+    def write(self, pairs: np.ndarray, part: "xr.Dataset") -> None:
         """Take the numbers of some pairs."""
         for name, values in part.data_vars.items():
-            self.result[name].values[np.asarray(pairs)] = values.values
+            self.result[name].values[pairs] = values.values
 
     def load(self) -> "xr.Dataset":
         """Return all of them."""

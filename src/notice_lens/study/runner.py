@@ -72,7 +72,8 @@ def run_study(
         say: Receives messages about progress.
         progress: Whether there is a line that says which step is being done, and how long the rest takes.
         name: Printed before that line, such as the model's name.
-        **options: Of sweeps: `memory`, `min_gap`, ...
+        **options: Of sweeps: `memory`, `min_gap`, ... With `part=(k, n)` the sweeps of that part of each condition's
+            pairs are done, and nothing else; without it, when all parts are there, they are gathered.
 
     Raises:
         ValueError: A choice is invalid for this model or pairs, no condition has pairs that the model answers, or the
@@ -101,6 +102,8 @@ def run_study(
         for where, (condition, into, runner) in sweeps.items():
             with step(where):
                 into[condition] = runner.run()
+        if options.get("part") is not None:
+            return study
         with step("statistics"):
             statistics(study)
         if not study.conditions:

@@ -1,5 +1,6 @@
 """Pairs from tables: CSV and JSON lines, with paths that stay in their folder."""
 
+import ast
 import csv
 import json
 import re
@@ -64,6 +65,12 @@ def test_columns_of_other_names(folder):
     rows = [{k.replace("clean_image", "clean_img"): v for k, v in row.items()} for row in [table_row(0)]]
     with pytest.raises(ValueError, match=r"missing: clean_image; .*; perhaps columns=\{'clean_image': 'clean_img'\}"):
         MinimalPairs.from_csv(write_csv(folder / "other.csv", rows))
+    renamed = {"correct_answer": "answer", "incorrect_answer": "other_answer"}
+    rows = [{renamed.get(k, k): v for k, v in table_row(0).items()}]
+    with pytest.raises(ValueError, match="missing: correct_answer, incorrect_answer") as caught:
+        MinimalPairs.from_csv(write_csv(folder / "answers.csv", rows))
+    guesses = ast.literal_eval(str(caught.value).partition("columns=")[2])
+    assert guesses == renamed, "no column is guessed for two of ours"
 
 
 def test_messages_name_files_from_the_working_folder_on(folder, monkeypatch):

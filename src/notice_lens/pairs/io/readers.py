@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from notice_lens.coco import run_lengths
 from notice_lens.errors import one_of
 from notice_lens.files import inside, sha256
@@ -43,6 +45,8 @@ MANY_PICTURES = 500
 """From so many images on a progress bar is worth its line."""
 LONGEST_NAME = 500
 """Ids, tasks and groups may have so many characters."""
+ALIKE = 0.6
+"""A column that is missing is guessed to be one whose name is so much like its own, from 0 to 1."""
 MAY_LACK = ("id", "task")
 """Columns that a table may lack as a whole: rows are numbered then, and are of one task."""
 TASK = "pairs"
@@ -159,10 +163,20 @@ def check_columns(have: Iterable[str], rows: Sequence[Mapping[str, Any]] = ()) -
         needed = [column for column in needed if column != "clean_prompt"]
     if not needed or not (have or rows):
         return
-    hints = [difflib.get_close_matches(column, sorted(have - set(PAIR_COLUMNS)), 1) for column in needed]
-    guesses = {column: hint[0] for column, hint in zip(needed, hints, strict=True) if hint}
+    guesses = _guesses(needed, have - set(PAIR_COLUMNS))
     hint = f"; perhaps columns={guesses}" if guesses else ""
     raise ValueError(f"columns are missing: {', '.join(needed)}; there are {', '.join(sorted(have))}{hint}")
+
+
+def _guesses(needed: Sequence[str], have: Iterable[str]) -> dict[str, str]:
+    """Return likely columns for missing ones: those that are most alike together, each guessed for one alone."""
+    from scipy.optimize import linear_sum_assignment
+
+    theirs = sorted(have)
+    alike = np.array([[difflib.SequenceMatcher(None, one, ours).ratio() for one in theirs] for ours in needed])
+    alike[alike < ALIKE] = 0
+    rows, columns = linear_sum_assignment(-alike.reshape(len(needed), len(theirs)))
+    return {needed[i]: theirs[j] for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if alike[i, j]}
 
 
 def named(rows: Sequence[Mapping[str, Any]], task: str = TASK) -> list[dict[str, Any]]:

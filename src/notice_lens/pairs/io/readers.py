@@ -175,8 +175,8 @@ def _guesses(needed: Sequence[str], have: Iterable[str]) -> dict[str, str]:
     theirs = sorted(have)
     alike = np.array([[difflib.SequenceMatcher(None, one, ours).ratio() for one in theirs] for ours in needed])
     alike[alike < ALIKE] = 0
-    rows, columns = linear_sum_assignment(-alike.reshape(len(needed), len(theirs)))
-    return {needed[i]: theirs[j] for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if alike[i, j]}
+    rows, columns = map(list[int], linear_sum_assignment(-alike.reshape(len(needed), len(theirs))))
+    return {needed[i]: theirs[j] for i, j in zip(rows, columns, strict=True) if alike[i, j]}
 
 
 def named(rows: Sequence[Mapping[str, Any]], task: str = TASK) -> list[dict[str, Any]]:

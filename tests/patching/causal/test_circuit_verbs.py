@@ -169,8 +169,8 @@ def test_faithfulness_and_completeness_are_those_of_forward_passes(runs: Runs) -
     found = patching.faithfulness(
         runs.model, runs.pairs, runs.names[:1], universe=runs.names, value="other", **QUIET
     )  # fmt: skip
-    sums = dict.fromkeys(("full", "ablated", "circuit", "rest"), 0.0)
-    groups = {"full": (), "ablated": HEADS, "circuit": HEADS[1:], "rest": HEADS[:1]}
+    groups: dict[str, tuple[int, ...]] = {"full": (), "ablated": HEADS, "circuit": HEADS[1:], "rest": HEADS[:1]}
+    sums = dict.fromkeys(groups, 0.0)
     for number, oracle in enumerate(runs.oracles):
         z = runs.z(number, "corrupt")
         for name, heads in groups.items():

@@ -15,7 +15,13 @@ from notice_lens.patching.engine.causal.reading import UnpatchedRun
 from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
 from notice_lens.patching.engine.causal.record import Record
 from notice_lens.patching.engine.causal.site import leaf_of
-from notice_lens.patching.engine.causal.tower_paths import SentStream, by_sender, sending, sent_streams
+from notice_lens.patching.engine.causal.tower_paths import (
+    SentStream,
+    by_sender,
+    image_positions,
+    sending,
+    sent_streams,
+)
 from notice_lens.patching.engine.causal.upstream import (
     length_of,
     logits_of_rows,
@@ -27,6 +33,7 @@ from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.read_out import AnswerReading
 from notice_lens.patching.engine.receivers import Receiver
 from notice_lens.patching.engine.rows import Index
+
 
 class Activations(Mapping[str, Tensor]):
     """The activations of a recorded run by hook point, with a batch of one.
@@ -129,10 +136,11 @@ class CausalRuns:
             memory: Bytes that may be taken.
         """
         states = self.base.out[-1][list(self.base.readouts)].repeat(len(rows), 1, 1)
+        image = image_positions(self.upstream.given)
         for freeze_mlp, senders in by_sender(rows, ends).items():
             for some, streams in self.upstream.streams([(own, rows[own[0]]) for own in senders], freeze_mlp, memory):
                 sources = {f"sender {n}": SentStream(stream) for n, stream in enumerate(streams)}
-                sent = {n: sending(self.upstream.given, f"sender {at}") for at, own in enumerate(some) for n in own}
+                sent = {n: sending(image, f"sender {at}") for at, own in enumerate(some) for n in own}
                 free = [number for number in sent if HookName.parse(ends[number].hook).layer is None]
                 if free:
                     wave = CausalWave(self.base, [sent[number] for number in free], sources, memory)

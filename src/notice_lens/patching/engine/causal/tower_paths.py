@@ -114,15 +114,20 @@ def sent_streams(
     raise AssertionError("the language model ran without its first block")
 
 
-def sending(given: Given, source: str) -> DecoderVariant:
-    """Return the edit by which a stream is sent: at every position of the image.
+def image_positions(given: Given) -> tuple[int, ...]:
+    """Return the positions of the language model's stream from the image's first to its last."""
+    start, stop = given.model.layout(given.inputs, [given.prompt]).roles[0]["image"]
+    return tuple(range(start, stop))
+
+
+def sending(positions: tuple[int, ...], source: str) -> DecoderVariant:
+    """Return the edit by which a stream is sent.
 
     Args:
-        given: The input of the run that is patched.
+        positions: Where it may differ from the base run's: those of the image.
         source: The name of the stream.
     """
-    start, stop = given.model.layout(given.inputs, [given.prompt]).roles[0]["image"]
-    return (DecoderEdit("hook_resid_pre", 0, tuple(range(start, stop)), source=source),)
+    return (DecoderEdit("hook_resid_pre", 0, positions, source=source),)
 
 
 def by_sender(rows: Sequence[Sequence[HookEdit[Index]]], ends: Sequence[Receiver]) -> dict[bool, list[list[int]]]:

@@ -60,12 +60,13 @@ def patch_paths(
         model: The model.
         pairs: The pairs.
         sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
-            `text.embed`, `vision.attn`, ...; of a hosted model parts of its language model: `language.attn`,
-            `language.mlp_out`, `language.resid_pre` (the stream itself); a `Site`; or several of them. None takes the
+            `text.embed`, `vision.attn`, ...; of a hosted model also `language.attn`, `language.mlp_out`,
+            `language.resid_pre` (the stream itself) and `projector.out`; a `Site`; or several of them. None takes the
             heads of `model.cfg.default_site`.
         receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), a stack's output
             (`text.output`), or `logits`: the output of the senders' stack, since all later stacks run free. Keys and
-            values of BLIP's cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
+            values of BLIP's cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`. Those
+            of a hosted language model take senders of `vision` and of the projector, which is recomputed.
         positions: Of the sender, as `patch_heads`, and of the receiver: frozen attention moves nothing elsewhere.
         sender_layers: One, several, or None for all.
         sender_heads: `each`, one, several, or None for all at once.

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from causal.test_decoder_paths import PathOracle
 from causal.test_vision_tower import WRITES
@@ -47,7 +47,7 @@ class TowerOracle(PathOracle):
         named = [name for name, _ in self.hf.named_modules() if ("vision" in name or "visual" in name)]
         attentions = [name.rpartition(".")[0] for name in named if name.endswith(WRITES)]
         writes = [name for name in named if name.endswith(WRITES)]
-        self.tower: dict[str, list[nn.Module]] = {
+        self.tower: dict[str, list[Any]] = {
             "z": [self.hf.get_submodule(name) for name in writes],
             "mlp_out": [self.hf.get_submodule(name.rpartition(".")[0]).mlp for name in attentions],
             "out": [next(module for name, module in self.hf.named_modules() if name.endswith(PROJECTORS))],
@@ -60,7 +60,7 @@ class TowerOracle(PathOracle):
         if site == "z":
             handle = module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
         else:
-            handle = module.register_forward_hook(lambda _, __, out: change(out), prepend=True)
+            handle = module.register_forward_hook(lambda *given: change(given[-1]), prepend=True)
         hooks.callback(handle.remove)
 
     @torch.no_grad()

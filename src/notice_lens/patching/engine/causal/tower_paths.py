@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 STREAM_HOOK = f"{WAVE_STACK}.blocks.0.hook_resid_pre"
 """The stream that the language model's first block is given."""
-ATTENTION, MLP = "attn.hook_z", "hook_mlp_out"
+FROZEN_HEADS, FROZEN_MLPS = "attn.hook_z", "hook_mlp_out"
 """What is frozen in the tower: what each head gives, and what each MLP writes."""
 
 
@@ -59,7 +59,7 @@ class _Reached(Exception):
 
 def frozen_hooks(model: "HookedVLM", freeze_mlp: bool) -> list[str]:
     """Return the hook points of the tower that paths keep at the base run."""
-    leaves = (ATTENTION, MLP) if freeze_mlp else (ATTENTION,)
+    leaves = (FROZEN_HEADS, FROZEN_MLPS) if freeze_mlp else (FROZEN_HEADS,)
     names = {hook: HookName.parse(hook) for hook in model.hook_dict}
     return [hook for hook, name in names.items() if name.stack == IMAGE_STACK and name.leaf in leaves]
 

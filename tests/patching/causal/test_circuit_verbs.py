@@ -191,3 +191,29 @@ def test_a_split_names_the_heads_of_the_model() -> None:
         patching.split(model, pairs, "language.mlp.L0", **QUIET)
     with pytest.raises(ValueError, match="language.hook_mlp_out cannot be split: .* of 'vision.attn', 'language.attn'"):
         patching.split(model, pairs, "language.mlp_out", **QUIET)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+def test_the_parts_of_a_head_of_the_tower_equal_runs_with_its_z(family: str) -> None:
+    """That the tower's patterns times its values are Hugging Face's z is tested with the tower's other sites."""
+    model = tiny_model(family).model
+    pairs = alike(model)[:1]
+    found = patching.split(model, pairs, "vision.attn", layers=0, heads=1, **QUIET).logit_diff_change.squeeze()
+    oracle, name = Oracle(model, pairs[0], "image"), "vision.blocks.0.attn.hook_"
+    hooks = [f"{name}{leaf}" for leaf in ("pattern", "v")]
+    kept = {which: model.run_with_cache(oracle.inputs[which], names_filter=hooks)[1] for which in ("clean", "corrupt")}
+    before, moved = oracle.logit_diff("corrupt", [], 0.0), 0.0
+    sources = {"pattern": ("clean", "corrupt"), "values": ("corrupt", "clean"), "both": ("clean", "clean")}
+    for part, (patterns, values) in sources.items():
+        new = kept[patterns][f"{name}pattern"][0, 1] @ kept[values][f"{name}v"][0, :, 1]
+
+        def change(z: Tensor, hook: Any, new: Tensor = new) -> Tensor:
+            z = z.clone()
+            z[0, :, 1] = new
+            return z
+
+        at_last = model.run_with_hooks(oracle.inputs["corrupt"], fwd_hooks=[(f"{name}z", change)])[0, -1]
+        expected = float(oracle.difference(at_last.detach())) - before
+        assert float(found.sel(part=part)) == pytest.approx(expected, abs=1e-9)
+        moved = max(moved, abs(expected))
+    assert moved > 1e-4

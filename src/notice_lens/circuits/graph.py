@@ -225,8 +225,7 @@ class _Edges:
         for node in self.nodes:
             for via, hook, head in self._inputs(node):
                 receiver = Receiver(str(hook), head, freeze_mlp=False)
-                read, _ = receiver.reads(self.model.cfg.stacks)
-                if read == _stack(sender) and self.rules.comes_before(edits[0].hook, receiver):
+                if self.rules.goes(_stack(sender), receiver) and self.rules.comes_before(edits[0].hook, receiver):
                     yield Edge(sender.name, node.name, via, Variant((0,), edits, receiver))
         if _stack(sender) == self.model.cfg.prompt_stack:
             answer = Receiver(f"{_stack(sender)}.{OUTPUT}", freeze_mlp=False)

@@ -13,7 +13,7 @@ from notice_lens.models.blip.steps import OUTPUT
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
 from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import Variant
-from notice_lens.patching.engine.plan import END, HookEdit, LabelledPositions
+from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.engine.receivers import PathRules, Receiver
 from notice_lens.patching.grid import Grid, grid_of_sites
@@ -60,12 +60,13 @@ def patch_paths(
         model: The model.
         pairs: The pairs.
         sender: Heads, MLPs or embeddings: `text.cross_attn` (each head's z), `text.attn`, `text.mlp_out`,
-            `text.embed`, `vision.attn`, ...; of a hosted model parts of its language model: `language.attn`,
-            `language.mlp_out`, `language.resid_pre` (the stream itself); a `Site`; or several of them. None takes the
+            `text.embed`, `vision.attn`, ...; of a hosted model also `language.attn`, `language.mlp_out`,
+            `language.resid_pre` (the stream itself) and `projector.out`; a `Site`; or several of them. None takes the
             heads of `model.cfg.default_site`.
         receiver: Queries, keys or values (`text.attn.q`), an MLP's input (`text.mlp.pre`), a stack's output
             (`text.output`), or `logits`: the output of the senders' stack, since all later stacks run free. Keys and
-            values of BLIP's cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`.
+            values of BLIP's cross-attention read the stack before: `text.cross_attn.k` takes senders of `vision`. Those
+            of a hosted language model take senders of `vision` and of the projector, which is recomputed.
         positions: Of the sender, as `patch_heads`, and of the receiver: frozen attention moves nothing elsewhere.
         sender_layers: One, several, or None for all.
         sender_heads: `each`, one, several, or None for all at once.
@@ -132,9 +133,9 @@ def _receiver(model: "VisionLanguageModel", rules: PathRules, name: Any, layers:
         site = Site.of(model, name, layers=layers, heads=heads, positions="all")
     except ValueError as error:
         raise ValueError(f"receiver {name!r}: {error}; or {', '.join(outputs)}, logits") from error
-    if site.stack not in rules.stacks or site.activation not in rules.receivers:
-        own = [one for one in rules.receivers if one in model.activations(rules.stacks[-1])]
-        stack = site.stack if site.stack in rules.stacks else rules.stacks[-1]
+    if site.stack not in rules.receiving or site.activation not in rules.receivers:
+        own = [one for one in rules.receivers if one in model.activations(rules.receiving[-1])]
+        stack = site.stack if site.stack in rules.receiving else rules.receiving[-1]
         short = [f"{stack}.{one.replace('hook_', '')}" for one in own]
         raise ValueError(one_of("receiver", site.name, [*short, *outputs, "logits"]))
     return site
@@ -185,6 +186,8 @@ class Paths:
         if len(stacks) > 1:
             raise ValueError(f"senders of one call are in one stack; got {', '.join(sorted(stacks))}")
         for site in senders:
+            if site.stack in rules.refused:
+                raise ValueError(f"no paths from {site.name}: {rules.refused[site.stack]}")
             if site.stack not in rules.stacks or site.activation not in rules.senders:
                 stack = site.stack if site.stack in rules.stacks else rules.stacks[-1]
                 there = model.activations(stack)
@@ -198,7 +201,7 @@ class Paths:
         if not isinstance(receiver, Site):
             receiver = senders[0].stack if receiver == "logits" else str(receiver).removesuffix(f".{OUTPUT}")
         paths = cls(tuple(senders), joint, receiver, **freeze)
-        paths._check(model.cfg.stacks)
+        paths._check(rules, model.cfg.stacks)
         return paths
 
     @property
@@ -206,22 +209,17 @@ class Paths:
         """The senders' stack."""
         return self.senders[0].stack
 
-    def _check(self, stacks: Sequence[str]) -> None:
+    def _check(self, rules: PathRules, stacks: Sequence[str]) -> None:
+        if rules.goes(self.stack, next(self.receivers())[1]):
+            return
         ends = self.receiver if isinstance(self.receiver, str) else self.receiver.stack
         what = f"{ends}.{OUTPUT}" if isinstance(self.receiver, str) else self.receiver.name
-        stack, (layer, _) = next(self.receivers())[1].reads(stacks)
-        if stack == self.stack and (layer != END or ends == stack or stacks.index(ends) == stacks.index(stack) + 1):
-            return
         if stacks.index(ends) < stacks.index(self.stack):
             raise ValueError(f"no path from {self.stack} to {what}: `{ends}` comes before `{self.stack}`")
         if ends == self.stack:
+            stack, _ = next(self.receivers())[1].reads(stacks)
             raise ValueError(f"no path from {self.stack} to {what}: these read `{stack}` alone; choose senders in it")
-        following = stacks[stacks.index(self.stack) + 1]
-        raise ValueError(
-            f"no path from {self.stack} to {what}: it would go through the cross-attention of `{following}`, which is "
-            f"frozen or not named; receivers of `{self.stack}` are {self.stack}.{OUTPUT} and the keys and values of "
-            f"{following}.cross_attn"
-        )
+        raise ValueError(f"no path from {self.stack} to {what}: {rules.instead(self.stack)}")
 
     def receivers(self) -> Iterator[tuple[dict[str, Any], Receiver]]:
         """Yield every receiver with its labels."""

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.edits import Site
+from notice_lens.patching.edits import Site, check_model
 from notice_lens.patching.engine.measure import Variant
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.nodes import Node, is_name
+from notice_lens.patching.nodes import MLP_MODULE, Node, is_name, modules
 from notice_lens.patching.options import (
     Numbers,
     Options,
@@ -35,7 +35,7 @@ from notice_lens.patching.runner import SweepRunner
 if TYPE_CHECKING:
     import xarray as xr
 
-    from notice_lens.models import HookedBLIP
+    from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
 SOURCE_OF_PART = {"pattern": "pattern", "values": "values", "both": "other"}
@@ -51,9 +51,9 @@ FIXED_BY_SPLIT = {
 @one_thread_at_a_time
 @outside_inference_mode
 def split(
-    model: "HookedBLIP",
+    model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    site: str | Site = "text.cross_attn",
+    site: str | Site | None = None,
     *,
     layers: Numbers | None = None,
     heads: Numbers | Literal["each"] = "each",
@@ -65,8 +65,8 @@ def split(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        site: Stack and module, `text.cross_attn`, `text.attn`, `vision.attn`, ...; a `Site` of its `z`; or one head,
-            `text.cross_attn.L1.H3`.
+        site: Stack and module, `text.cross_attn`, `language.attn`, `vision.attn`, ...; a `Site` of its `z`; or one
+            head, `text.cross_attn.L1.H3`. None takes `model.cfg.default_site`.
         layers: One, several, or None for all.
         heads: One, several, or `each`.
         positions: Where the head gives something else: `roles`, `regions`, `each`, `all`, or some by name or number;
@@ -111,21 +111,23 @@ def _grid(prepared: Prepared, site: Site) -> Grid:
     return Grid(("part", *whole.dims), {"part": list(SOURCE_OF_PART), **whole.coords}, variants)
 
 
-def _site(model: "HookedBLIP", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any) -> Site:
+def _site(
+    model: "VisionLanguageModel", pairs: "MinimalPairs", site: Any, layers: Any, heads: Any, positions: Any
+) -> Site:
     """The site of the heads' z."""
+    check_model(model)
+    valid = ", ".join(repr(name) for name in modules(model) if not name.endswith(f".{MLP_MODULE}"))
+    site = model.cfg.default_site if site is None else site
     if isinstance(site, str) and is_name(site):
         node = Node.of(model, site)
         if layers is not None or heads != "each":
             raise ValueError(f"{site!r} is one head already; layers and heads go with a module, {node.module!r}")
         if node.head is None:
-            raise ValueError(
-                f"{site!r} is not a head; only heads have a pattern and values: expected e.g. 'text.cross_attn'"
-            )
+            raise ValueError(f"{site!r} is not a head; only heads have a pattern and values, those of {valid}")
         site, layers, heads = node.module, node.layer, node.head
     found = Site.of(model, site, layers=layers, heads=heads, positions=positions, pairs=pairs)
     if not found.activation.endswith("hook_z"):
-        valid = ", ".join(repr(name) for name in ("text.cross_attn", "text.attn", "vision.attn"))
-        raise ValueError(f"{found.name} cannot be split: pattern times values is a head's z; sites are such as {valid}")
+        raise ValueError(f"{found.name} cannot be split: pattern times values is a head's z, of {valid}")
     return found
 
 

@@ -275,11 +275,12 @@ def test_small_memory_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"sender": "vision.attn"}, "no sender 'vision.attn.hook_z'; .*valid: 'language.resid_pre', 'language.attn.z'"),
+        ({"sender": "vision.attn.q"}, "no sender 'vision.attn.hook_q'; .*'vision.resid_pre', 'vision.attn.z'"),
         ({"sender": "language.attn.q"}, "no sender 'language.attn.hook_q'"),
         ({"receiver": "language.resid_mid"}, "no receiver 'language.resid_mid'|no receiver 'language.hook_resid_mid'"),
         ({"receiver": "vision.attn.q"}, "no receiver 'vision.attn.hook_q'; .*'language.attn.q'"),
-        ({"receiver": "vision.output"}, "receiver 'vision.output': .*; or language.output, logits"),
+        ({"receiver": "vision.output"}, "no path from language to vision.output: `vision` comes before `language`"),
+        ({"receiver": "vision.outputs"}, "receiver 'vision.outputs': .*; or vision.output, projector.output, "),
         ({"freeze_layernorm": True}, "freeze_layernorm=True: the norms of a hosted model are Hugging Face's own"),
         (
             {"receiver": "language.attn.q", "sender_layers": 2, "receiver_layers": 2},

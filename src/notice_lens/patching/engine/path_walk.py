@@ -15,7 +15,7 @@ known: run 3 is not a forward pass but the base run's stream with the sender's d
 Source: Wang et al. (arXiv 2211.00593), Goldowsky-Dill et al. (arXiv 2304.05969).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -303,6 +303,8 @@ class StepPaths:
     def __init__(self, model: HookedBLIP) -> None:
         self.model = model
         self.stacks: tuple[str, ...] = tuple(model.cfg.stacks)
+        self.receiving = self.stacks
+        self.refused: Mapping[str, str] = {}
 
     def comes_before(self, hook: str, receiver: Receiver) -> bool:
         """Return whether a sender comes before the input of a receiver, in another module."""
@@ -314,6 +316,21 @@ class StepPaths:
         points = order(steps)
         sends = (-1 if sender.layer is None else sender.layer, points.index(sender.leaf))
         return sends < (layer, points.index(reading_points(steps)[module]))
+
+    def goes(self, stack: str, receiver: Receiver) -> bool:
+        """Return whether paths go from a stack to a receiver: in it, or to the keys and values that read its output."""
+        read, (layer, _) = receiver.reads(self.stacks)
+        ends = self.stacks.index(HookName.parse(receiver.hook).stack or "")
+        own = self.stacks.index(stack)
+        return read == stack and (layer != END or ends in (own, own + 1))
+
+    def instead(self, stack: str) -> str:
+        """Return why paths of a stack go no further, and where they go."""
+        following = self.stacks[self.stacks.index(stack) + 1]
+        return (
+            f"it would go through the cross-attention of `{following}`, which is frozen or not named; receivers of "
+            f"`{stack}` are {stack}.{OUTPUT} and the keys and values of {following}.cross_attn"
+        )
 
 
 def walk_hooks(model: HookedBLIP, receivers: Iterable[Receiver]) -> list[str]:

@@ -1,6 +1,6 @@
 """The ends of paths, and what an engine says about paths through its model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from notice_lens.models.blip.steps import OUTPUT
@@ -41,17 +41,29 @@ class PathRules(Protocol):
     """Which parts of a model send and receive.
 
     Attributes:
-        stacks: In which senders and receivers may be, in the order of the forward pass.
+        stacks: In which senders may be, in the order of the forward pass.
+        receiving: In which receivers may be, beside the outputs of `stacks`.
         senders: Activations that send.
         receivers: Activations that receive, beside the outputs of the stacks.
+        refused: Why nothing sends in a stack, by stack.
         can_freeze_layernorm: Whether LayerNorms on a path can keep the base run's scale.
     """
 
     stacks: tuple[str, ...]
+    receiving: tuple[str, ...]
     senders: tuple[str, ...]
     receivers: tuple[str, ...]
+    refused: Mapping[str, str]
     can_freeze_layernorm: bool
 
     def comes_before(self, hook: str, receiver: Receiver) -> bool:
         """Return whether a sender comes before the input of a receiver, in another module."""
+        ...
+
+    def goes(self, stack: str, receiver: Receiver) -> bool:
+        """Return whether paths go from a stack to a receiver."""
+        ...
+
+    def instead(self, stack: str) -> str:
+        """Return why paths of a stack go no further, and where they go, for a message."""
         ...

@@ -4,37 +4,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from notice_lens.models.hook_names import HookName
 from notice_lens.patching.engine.causal.check import check_patches, is_tested, refuse_failures
 from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.given import Given
 from notice_lens.patching.engine.causal.logit_lens import ReadStream, stream_reader
 from notice_lens.patching.engine.causal.memory import memory_for
-from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths, PathWalk, Received, edits_of
-from notice_lens.patching.engine.causal.plan import DecoderEdit, DecoderVariant
-from notice_lens.patching.engine.causal.reading import UnpatchedRun, answer_reading, forced_answers
-from notice_lens.patching.engine.causal.readout import LOGITS_AT_ONCE
+from notice_lens.patching.engine.causal.pair_runs import Activations, CausalRuns, FromHooks, Upstream, place_of
+from notice_lens.patching.engine.causal.paths import DecoderPath, DecoderPaths
+from notice_lens.patching.engine.causal.plan import DecoderEdit
+from notice_lens.patching.engine.causal.reading import answer_reading, forced_answers
 from notice_lens.patching.engine.causal.record import Record, record
-from notice_lens.patching.engine.causal.site import leaf_of
+from notice_lens.patching.engine.causal.tower_paths import frozen_by
 from notice_lens.patching.engine.causal.upstream import (
     is_upstream,
-    length_of,
-    logits_of_rows,
-    rows_at_once,
     upstream_activations,
 )
-from notice_lens.patching.engine.causal.wave import CausalWave
 from notice_lens.patching.engine.measure import Measured, PairVariant
 from notice_lens.patching.engine.metrics import ReadOut
 from notice_lens.patching.engine.pair_batch import References, Setting
 from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.protocol import Chunks, GradientSource, HookedRun
-from notice_lens.patching.engine.read_out import AnswerReading, combined
+from notice_lens.patching.engine.read_out import combined
 from notice_lens.patching.engine.rows import Index
 from notice_lens.patching.engine.sources import computed
 
@@ -47,163 +40,6 @@ if TYPE_CHECKING:
 
 KEPT_OF_A_ROW = 3
 """What goes into a block, what comes out and both put together, while a row passes."""
-
-
-class Activations(Mapping[str, Tensor]):
-    """The activations of a recorded run by hook point, with a batch of one.
-
-    Args:
-        run: The run.
-        hooks: The hook points that were recorded.
-    """
-
-    def __init__(self, run: Record, hooks: Sequence[str]) -> None:
-        self.run, self.hooks = run, list(hooks)
-
-    def __getitem__(self, hook: str) -> Tensor:
-        return self.run.value(*place_of(hook))[None]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.hooks)
-
-    def __len__(self) -> int:
-        return len(self.hooks)
-
-
-class FromHooks:
-    """A source of new values by leaf and layer, from values by hook point.
-
-    Args:
-        values: Of one pair, [1, pos, ...].
-    """
-
-    def __init__(self, values: Mapping[str, Tensor], hooks: Sequence[str]) -> None:
-        self.values = values
-        self.names = {place_of(hook): hook for hook in hooks}
-
-    def value(self, leaf: str, layer: int) -> Tensor:
-        """Return an activation of a layer, [pos, ...]; [head, query_pos, key_pos] for scores and patterns."""
-        return self.values[self.names[leaf, layer]][0]
-
-
-def place_of(hook: str) -> tuple[str, int]:
-    """Return the leaf of the wave, and the layer, of a hook point."""
-    name = HookName.parse(hook)
-    assert name.layer is not None, "sites are checked"
-    return leaf_of(name.leaf), name.layer
-
-
-class CausalRuns:
-    """The recorded runs of one pair, with one of its answers teacher-forced or none; `PairRuns`.
-
-    Attributes:
-        unpatched: The runs by name.
-        base: The run that is patched.
-        sources: Where new values come from, by name.
-        reading: Whose answer is read.
-        upstream: The same before the language model's blocks.
-        has_donor: Whether the pair has a mismatched run.
-    """
-
-    def __init__(
-        self,
-        unpatched: Mapping[str, Record],
-        base: Record,
-        sources: Mapping[str, Any],
-        reading: AnswerReading,
-        has_donor: bool,
-        upstream: "Upstream",
-    ) -> None:
-        self.unpatched = {name: UnpatchedRun(run.logits[None]) for name, run in unpatched.items()}
-        self.base, self.sources, self.reading = base, sources, reading
-        self.has_donor, self.upstream = np.array([has_donor]), upstream
-
-    def real_length(self, stack: str, pair: int) -> int:
-        """Return how many positions can be patched: those of the prompt; of another stack, all of the image's."""
-        if stack == "language":
-            return self.base.readouts[0] + 1
-        if any(self.base.decoder.is_cross) and stack == "projector":
-            crossing = self.base.decoder.is_cross.index(True)
-            return self.base.attended[crossing].keys.shape[1]
-        return self.upstream.length(stack)
-
-    def read_logits(self, logits: Tensor, pairs: Index, base: Tensor | None = None) -> ReadOut:
-        """Return the metrics of rows from their logits; see `AnswerReading.metrics`."""
-        return self.reading.metrics(logits, pairs, base)
-
-    def read_out(self, variants: Sequence[DecoderVariant], memory: int) -> ReadOut:
-        """Return the metrics of variants."""
-        return self._read(CausalWave(self.base, variants, self.sources, memory).readouts())
-
-    def read_paths(self, paths: Sequence[DecoderPath], memory: int) -> ReadOut:
-        """Return the metrics of paths."""
-        states = self.base.out[-1][list(self.base.readouts)].repeat(len(paths), 1, 1)
-        # Half of the memory is for what receivers took in, which the wave reads afterwards.
-        walk = PathWalk(self.base, self.sources, paths, memory // 2)
-        for load in walk.loads():
-            variants: dict[int, DecoderVariant] = {}
-            sources = dict(self.sources)
-            for number, found in walk.received(load):
-                if isinstance(found, Received):
-                    source = f"path {number}"
-                    sources[source], variants[number] = found, edits_of(paths[number], found, source)
-                else:
-                    states[number] = found
-            if variants:
-                read = CausalWave(self.base, list(variants.values()), sources, memory // 2).readouts()
-                states[list(variants)] = read
-        return self._read(states)
-
-    def _read(self, states: Float[Tensor, "row answer_pos d_model"]) -> ReadOut:
-        """Return the metrics of rows from what the last block wrote at the read-outs."""
-        run, decoder = self.base, self.base.decoder
-        each = decoder.head_width * states.shape[1] * max(4, states.element_size())
-        base = self.reading.first_token(run.logits[None], np.zeros(1, np.int64))
-        parts = []
-        for some in states.split(max(1, LOGITS_AT_ONCE // each)):
-            logits = decoder.logits(some.flatten(0, 1), run.capped).unflatten(0, some.shape[:2])
-            parts.append(self.reading.metrics(logits, np.zeros(len(some), np.int64), base))
-        return ReadOut.joined(parts)
-
-    def read_upstream(self, rows: Sequence[Sequence[HookEdit[Index]]], memory: int) -> ReadOut:
-        """Return the metrics of rows that are edited before the language model's blocks, by forward passes."""
-        base = self.reading.first_token(self.base.logits[None], np.zeros(1, np.int64))
-        parts = []
-        for logits in self.upstream.logits(rows, self.base.readouts, memory):
-            parts.append(self.reading.metrics(logits, np.zeros(len(logits), np.int64), base))
-        return ReadOut.joined(parts)
-
-    def read_base(self) -> ReadOut:
-        """Return the metrics of the base run."""
-        logits = self.base.logits[None]
-        nobody = np.zeros(1, np.int64)
-        return self.reading.metrics(logits, nobody, self.reading.first_token(logits, nobody))
-
-
-class Upstream:
-    """Rows of one run that are edited before the language model's blocks.
-
-    Args:
-        given: The input of that run.
-        sources: New values by source and hook point, [1, pos, ...].
-    """
-
-    def __init__(self, given: Given, sources: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.given, self.sources = given, sources
-
-    def length(self, stack: str) -> int:
-        """Return how many positions of a stack can be patched, by the activations that were kept of it."""
-        return length_of(self.given.model, stack, self.sources["self"])
-
-    def logits(
-        self, rows: Sequence[Sequence[HookEdit[Index]]], readouts: Sequence[int], memory: int
-    ) -> Iterator[Tensor]:
-        """Yield the logits at the read-outs of rows, [row, answer_pos, d_vocab], as many at a time as fit."""
-        tower = max((values.shape[1] for values in self.sources["self"].values()), default=0)
-        size = rows_at_once(self.given.model, self.given.inputs, tower, memory)
-        for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            yield logits_of_rows(self.given, some, self.sources, readouts)
 
 
 class CausalEngine:
@@ -262,7 +98,7 @@ class CausalEngine:
     @staticmethod
     def paths(model: Any) -> DecoderPaths:
         """Return which parts of a model send and receive."""
-        return DecoderPaths()
+        return DecoderPaths(model)
 
     @staticmethod
     def gradients(prepared: "Prepared", targets: "Sequence[Target]", steps: int, path: str) -> GradientSource:
@@ -333,8 +169,12 @@ class CausalEngine:
         hooks = self.upstream_hooks
         if not hooks:
             return Upstream(given[names[0]], {})
+        # What paths freeze in the tower is asked of the base run alone.
+        kept = dict.fromkeys(given, hooks)
+        kept[names[0]] = list(dict.fromkeys([*hooks, *frozen_by(self.model, self.grid)]))
         found = {
-            which: upstream_activations(self.model, own.inputs, hooks, own.noise()) for which, own in given.items()
+            which: upstream_activations(self.model, own.inputs, kept[which], own.noise())
+            for which, own in given.items()
         }
         base, other = (found[name] for name in names)
         sources: dict[str, Mapping[str, Tensor]] = {"self": base, "other": other, **computed(base, other)}
@@ -369,21 +209,23 @@ class CausalEngine:
     def _read_out(one: CausalRuns, number: int, kind: str, rows: Sequence[PairVariant], memory: int) -> ReadOut:
         """Return the metrics of rows of one kind in one of the runs."""
         edits = [row.edits[number] for row in rows]
+        ends = [row.variant.receiver for row in rows if row.variant.receiver is not None]
         if kind == "upstream":
             return one.read_upstream(edits, memory)
+        if kind == "tower path":
+            return one.read_tower_paths(edits, ends, memory)
         variants = [_variant(own) for own in edits]
         if kind == "wave":
             return one.read_out(variants, memory)
-        ends = [row.variant.receiver for row in rows]
-        paths = [DecoderPath(own, end) for own, end in zip(variants, ends, strict=True) if end is not None]
-        return one.read_paths(paths, memory)
+        return one.read_paths([DecoderPath(own, end) for own, end in zip(variants, ends, strict=True)], memory)
 
 
 def _kind(row: PairVariant) -> str:
-    """Return how a row is computed: by a `path`, by whole forward passes (`upstream`), or by the `wave`."""
+    """Return how a row is computed: as a path, by whole forward passes (`upstream`), or by the `wave`."""
+    before = any(is_upstream(edit.hook) for edit in row.edits[0])
     if row.variant.receiver is not None:
-        return "path"
-    return "upstream" if any(is_upstream(edit.hook) for edit in row.edits[0]) else "wave"
+        return "tower path" if before else "path"
+    return "upstream" if before else "wave"
 
 
 def _variant(edits: Sequence[HookEdit[Index]]) -> tuple[DecoderEdit, ...]:

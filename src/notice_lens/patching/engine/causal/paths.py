@@ -10,44 +10,90 @@ Norms are the model's own modules, so they are recomputed on every path.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from notice_lens.models.hook_names import HookName
+from notice_lens.models.blip.steps import OUTPUT
+from notice_lens.models.hook_names import IMAGE_STACK, QFORMER, HookName
 from notice_lens.patching.engine.causal.plan import LEAVES, DecoderEdit, DecoderVariant, first_layer
 from notice_lens.patching.engine.causal.record import Record
 from notice_lens.patching.engine.causal.replay import Replay, TokenBlock, ValueSource
 from notice_lens.patching.engine.causal.site import leaf_of
 from notice_lens.patching.engine.causal.trim import ORDER
+from notice_lens.patching.engine.causal.upstream import WAVE_STACK, is_upstream
 from notice_lens.patching.engine.plan import END
 from notice_lens.patching.engine.receivers import Receiver
+
+if TYPE_CHECKING:
+    from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
 MLP_IN = ("mlp.hook_pre", "mlp.hook_pre_linear")
 """What an MLP makes of its input: of a gated one, both halves."""
 
 
 class DecoderPaths:
-    """Which parts of a hosted model send and receive: those of its language model; `PathRules`."""
+    """Which parts of a hosted model send and receive; `PathRules`.
 
-    stacks: tuple[str, ...] = ("language",)
+    Parts of the language model send and receive; those of the tower and the projector send to it. Q-Formers, features
+    that enter at later blocks and cross-attention have no paths from the tower: what goes through them is not the
+    stream before the first block.
+
+    Args:
+        model: The model.
+    """
+
+    receiving: tuple[str, ...] = (WAVE_STACK,)
     senders: tuple[str, ...] = (
         "hook_resid_pre", "attn.hook_z", "hook_attn_out", "cross_attn.hook_z", "hook_cross_attn_out", "hook_mlp_out",
+        "hook_out",
     )  # fmt: skip
     receivers: tuple[str, ...] = ("attn.hook_q", "attn.hook_k", "attn.hook_v", "cross_attn.hook_q", "mlp.hook_pre")
     can_freeze_layernorm: bool = False
 
+    def __init__(self, model: "HookedVLM") -> None:
+        self.refused: Mapping[str, str] = refused_stacks(model)
+        sending = (IMAGE_STACK, "projector", WAVE_STACK)
+        self.stacks: tuple[str, ...] = tuple(stack for stack in sending if stack not in self.refused)
+
     def comes_before(self, hook: str, receiver: Receiver) -> bool:
         """Return whether a sender comes before the input of a receiver, in another module."""
         layer, module = receiver.reads(self.stacks)[1]
-        if layer == END:
+        if layer == END or is_upstream(hook):
             return True
         sender = HookName.parse(hook)
         assert sender.layer is not None, "senders are checked"
         reads = ORDER["mlp.hook_pre"] if module == "mlp" else ORDER["hook_resid_pre"] + 1
         return (sender.layer, ORDER[leaf_of(sender.leaf)]) < (layer, reads)
+
+    def goes(self, stack: str, receiver: Receiver) -> bool:
+        """Return whether paths go from a stack to a receiver: to its own output, or into the language model."""
+        end = HookName.parse(receiver.hook)
+        return end.stack == (stack if end.layer is None else WAVE_STACK)
+
+    def instead(self, stack: str) -> str:
+        """Return why paths of a stack go no further, and where they go."""
+        return (
+            "with attention frozen nothing comes from the image's positions to the answer's; receivers of "
+            f"`{stack}` are {stack}.{OUTPUT} or logits, behind which all runs free, and queries, keys, values and MLPs "
+            f"of {WAVE_STACK}"
+        )
+
+
+def refused_stacks(model: "HookedVLM") -> dict[str, str]:
+    """Return why nothing sends in a stack, for those of a model where that is so."""
+    if model.cfg.sources.get(WAVE_STACK) is not None:
+        why = "this language model reads the image by cross-attention, whose keys and values receive nothing here"
+        return {stack: why for stack in model.cfg.stacks if stack != WAVE_STACK}
+    if model.cfg.qformer is not None:
+        why = "between the tower and the projector is a Q-Former, whose attention to the tower is on every path"
+        return dict.fromkeys((IMAGE_STACK, QFORMER), f"{why}; projector.out sends")
+    if len(model.projector.deepstack):
+        why = "features of this tower enter the language model at later blocks too (deepstack)"
+        return {IMAGE_STACK: f"{why}; projector.out sends what enters before the first"}
+    return {}
 
 
 class DecoderPath(NamedTuple):

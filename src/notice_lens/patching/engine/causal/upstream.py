@@ -99,6 +99,31 @@ def upstream_activations(
     return {hook: by_example(cache[hook], 1, hook) for hook in hooks}
 
 
+def edit_hooks(
+    rows: Sequence[Sequence[HookEdit[Index]]], sources: Mapping[str, Mapping[str, Tensor]]
+) -> list[tuple[str, Any]]:
+    """Return the hooks that edit each row of a batch of the same example.
+
+    Args:
+        rows: The edits of each row.
+        sources: New values by source and hook point, [1, pos, ...].
+    """
+    by_hook: dict[str, list[tuple[int, HookEdit[Index]]]] = {}
+    for number, edits in enumerate(rows):
+        for edit in edits:
+            by_hook.setdefault(edit.hook, []).append((number, edit))
+
+    def patch(value: Tensor, hook: Any) -> Tensor:
+        new = by_example(value, len(rows), hook.name).clone()
+        for number, edit in by_hook[hook.name]:
+            source = sources[edit.source][hook.name].to(new)
+            index = _index(edit, new)
+            new[(number, *index)] = source[(0, *index)]
+        return new.reshape(value.shape)
+
+    return [(hook, patch) for hook in by_hook]
+
+
 @torch.no_grad()
 def logits_of_rows(
     given: Given,
@@ -114,24 +139,11 @@ def logits_of_rows(
         sources: New values by source and hook point, [1, pos, ...].
         readouts: Positions whose logits are read.
     """
-    by_hook: dict[str, list[tuple[int, HookEdit[Index]]]] = {}
-    for number, edits in enumerate(rows):
-        for edit in edits:
-            by_hook.setdefault(edit.hook, []).append((number, edit))
-
-    def patch(value: Tensor, hook: Any) -> Tensor:
-        new = by_example(value, len(rows), hook.name).clone()
-        for number, edit in by_hook[hook.name]:
-            source = sources[edit.source][hook.name].to(new)
-            index = _index(edit, new)
-            new[(number, *index)] = source[(0, *index)]
-        return new.reshape(value.shape)
-
     model, last = given.model, given.inputs["input_ids"].shape[1] - 1
     # Logits over the vocabulary are wide: those of the last position alone where nothing else is read.
     less = {"logits_to_keep": 1} if list(readouts) == [last] else {}
     # The noise comes first: what is patched at the same hook point takes its place.
-    with model.hooks([*given.noise(len(rows)), *((hook, patch) for hook in by_hook)]):
+    with model.hooks([*given.noise(len(rows)), *edit_hooks(rows, sources)]):
         logits = model(given.repeated(len(rows)), **less)
     return logits[:, -1:] if less else logits[:, list(readouts)]
 

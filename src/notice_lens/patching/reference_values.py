@@ -1,7 +1,7 @@
 """Values from a reference set, as sources of edits: mean activations, and those of another example.
 
 Means: a token that plays a role gets the mean over pairs, and over the tokens of that role; any other token, image
-position or position of an answer the mean over pairs at the same position.
+position, newline or marker between these, or position of an answer the mean over pairs at the same position.
 
 Another example: an activation that is replaced by one of another example is what the model is used to, which zeros are
 not and means are in part; and it still says nothing about the pair at hand (Chan et al. 2022, Causal Scrubbing).
@@ -153,11 +153,12 @@ class Means:
         if self.axis[hook] in self.with_roles:
             number = {role: at for at, role in enumerate(self.roles)}
             for row, pair in zip(keys, pairs, strict=True):
-                for role, own in positions.roles[pair].items():
-                    row[own] = number.get(role, -1)
-                # Image positions of the same stream are averaged one by one, whatever role spans all of them.
+                # A role that spans the image is none of words: image positions of the same stream are averaged one by
+                # one, and so are the newlines and markers of tiles between them.
                 image = positions.layout.positions(self.axis[hook], pair, "image")
-                row[image] = len(self.roles) + image
+                for role, own in positions.roles[pair].items():
+                    if not np.isin(own, image).any():
+                        row[own] = number.get(role, -1)
         return keys
 
     def _add(self, hook: str, values: Tensor, keys: Index) -> None:

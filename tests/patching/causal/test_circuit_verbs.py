@@ -20,7 +20,7 @@ from notice_lens.pairs import MinimalPairs
 
 pytestmark = LIBRARY_WARNINGS
 
-VERBS_ON = ("llava", "qwen2_5_vl", "gemma3", "mllama", "blip-2")
+VERBS_ON = tuple(tiny_vlms.FAMILIES)
 QUIET: dict[str, Any] = {"progress": False}
 HEADS = (1, 2)
 

@@ -200,3 +200,14 @@ def test_an_answer_that_is_not_greedy_has_no_part_to_choose(kind, request, unche
     judged = {"caption": "the likeliest of a pair's answers", "match": "the larger logit"}[kind]
     with pytest.raises(ValueError, match=f"answer='whole' is for models .* greedy answer; this one is .* {judged}"):
         behaviour_filter(model, mini_world("states", 2), answer="whole")
+
+
+def test_no_bar_of_a_library_is_shown_beside_ours(mini, capfd):
+    """Pairs that were selected are rewritten with another column, for which datasets has a bar of its own."""
+    import datasets
+
+    pairs = mini_world("states", n=12)[:8]
+    capfd.readouterr()
+    behaviour_filter(mini, pairs, "text", progress=False)
+    assert capfd.readouterr().err == ""
+    assert not datasets.are_progress_bars_disabled(), "the caller's bars are as they were"

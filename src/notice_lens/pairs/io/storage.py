@@ -9,7 +9,8 @@ A folder is written beside its place and moved there when it is complete.
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -40,13 +41,28 @@ def scratch_file() -> str:
     return str(Path(_SCRATCH[0].name) / f"{uuid4().hex}.arrow")
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep datasets' own progress bars away: what is done has a line of ours."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
 def replace_column(dataset: "Dataset", name: str, values: Sequence[Any]) -> "Dataset":
     """The data set with a column replaced or added."""
     feature = dataset.features.get(name)
     if feature is not None:
         dataset = dataset.remove_columns(name)
     if dataset._indices is not None:
-        dataset = dataset.flatten_indices(cache_file_name=scratch_file())
+        with without_bars():
+            dataset = dataset.flatten_indices(cache_file_name=scratch_file())
     return dataset.add_column(name, list(values), feature=feature)
 
 

@@ -191,7 +191,7 @@ class ResultWriter:
 
 def with_effects(effects: "xr.Dataset") -> "xr.Dataset":
     """Return a sweep's numbers with what follows from them: normalised effects, and what is below the noise."""
-    attrs = effects.attrs
+    attrs = dict(effects.attrs)
     mismatched, metrics = "mismatched" in attrs["controls"], attrs["metrics"]
     attrs["pairs_without_donor"] = int(effects["logit_diff_donor"].isnull().sum()) if mismatched else 0
     sign = 1 if attrs["direction"] == "denoise" else -1
@@ -205,6 +205,8 @@ def with_effects(effects: "xr.Dataset") -> "xr.Dataset":
     if "logit_diff_change" in effects and "self" in attrs["controls"]:
         effects["below_floor"] = abs(effects.logit_diff_change) <= effects.noise_floor
     attrs["pairs_below_min_gap"] = int(usable.isnull().sum())
+    # A new variable may give a data set another mapping of attributes.
+    effects.attrs = attrs
     return effects
 
 

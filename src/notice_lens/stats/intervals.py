@@ -175,7 +175,8 @@ def bootstrap_t(
     # Resamples of one cluster alone have no spread; an effect without any has an interval of no width.
     error = np.where(error > CONSTANT * np.abs(effect), error, 0.0)
     t[~np.isfinite(t)] = np.nan
-    t[:, error == 0] = 0
+    # Nor has one of which resamples differ by rounding alone; else the interval is Student's.
+    t[:, (error == 0) | np.isnan(t).all(0)] = 0
     tail = (1 - confidence) / 2
     below, above = np.nanquantile(t, [tail, 1 - tail], axis=0)
     least, most = stdtrit(np.array([max(1.0, min(map(_like, partitions)) - 1), 1.0]), 1 - tail)

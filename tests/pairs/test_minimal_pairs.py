@@ -78,7 +78,7 @@ def test_open_questions_and_yes_and_no_are_good():
 
 
 def test_an_instruction_behind_the_question_offers_no_answers():
-    """The "or" of "a word or phrase" is none of the question's; one in front of the question mark still is."""
+    """The "or" of "a word or phrase" is not part of the question; one before the question mark is."""
     told = "side is it? \nAnswer the question using a single word or phrase."
     answers = {"correct_answer": "left", "incorrect_answer": "right", "roles": None, "corrupt_prompt": None}
     assert len(MinimalPairs.from_rows([make_row(0, clean_prompt=f"on which {told}", **answers)])) == 1

@@ -103,7 +103,9 @@ def test_a_number_that_is_not_there_is_not_shown_as_another(two_tasks):
     assert page.locator("[data-map='0'] caption").inner_text().endswith("mismatched")
     assert "minus" not in page.locator("[data-map='0'] caption").inner_text()
     columns = [table.locator("thead th").all_inner_texts() for table in page.locator("table.forests").all()]
-    assert ["mismatched [interval]" in names for names in columns] == [True, False], "without donors there is none"
+    assert ["mismatched [interval]" in names for names in columns] == [True, False], (
+        "a condition without donors has no such column"
+    )
 
 
 def test_a_condition_that_lacks_the_chosen_head_leaves_what_is_shown(chromium, tasks, tmp_path):

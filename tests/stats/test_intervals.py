@@ -108,7 +108,7 @@ def _agreement(effect: np.ndarray) -> np.ndarray:
 
 
 def test_of_two_clusters_the_interval_is_students() -> None:
-    """Resamples of one cluster alone have no spread, and rounding is none: they say nothing of t."""
+    """Resamples of one cluster alone have no spread but rounding, and say nothing of t."""
     change, gap = np.array([[0.1, 0.7], [0.4, 0.71]]), np.array([[1.1], [1.3]])
     low, high = bootstrap_t([Sums(change, gap)], None, 2000, 0.95, np.random.default_rng(0))
     for place in range(2):

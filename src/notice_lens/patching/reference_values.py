@@ -153,8 +153,8 @@ class Means:
         if self.axis[hook] in self.with_roles:
             number = {role: at for at, role in enumerate(self.roles)}
             for row, pair in zip(keys, pairs, strict=True):
-                # A role that spans the image is none of words: image positions of the same stream are averaged one by
-                # one, and so are the newlines and markers of tiles between them.
+                # The image's role has no mean of its own: image positions of the same stream are averaged one by one,
+                # and so are the newlines and tile markers between them.
                 image = positions.layout.positions(self.axis[hook], pair, "image")
                 for role, own in positions.roles[pair].items():
                     if not np.isin(own, image).any():

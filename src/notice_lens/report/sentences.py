@@ -64,7 +64,7 @@ def single_heads(data: ReportData) -> list[str]:
 
 
 def _functions_said(data: ReportData) -> list[str]:
-    """Return a sentence on each function that heads have, or one that none has any."""
+    """Return a sentence on each function that heads have, or the one sentence that no head has a function."""
     given = [row for row in data.labels if row.get("label") and row.get("layer") is not None]
     several = len({condition.task for condition in data.conditions}) > 1
     heads: dict[str, list[str]] = {}
@@ -263,9 +263,9 @@ def part_intervals(data: ReportData) -> str:
 
 
 def worked_example(data: ReportData) -> str:
-    """Return the arithmetic of one number that is a share of what a mismatched donor leaves; empty where there is none.
+    """Return the arithmetic behind the largest effect that is a share of what a mismatched donor leaves of the gap.
 
-    It is the largest one.
+    Empty if no effect of the report is such a share.
     """
     parts = {"effect_matched", "effect_mismatched", "effect_of_gap"}
     known = [one for one in data.conditions if share_of(one) != GAP and parts <= {*map(str, one.heads)}]

@@ -46,7 +46,7 @@ def forest(condition: ShownCondition, limits: tuple[float, float]) -> list[dict[
     """Return the strongest heads: effects and intervals as places in a picture 240 by 20 pixels, and in words."""
     flat = condition.heads.stack(place=HEADS, create_index=False)
     order = np.argsort(-abs(flat["effect"]).fillna(-1.0).values, kind="stable")[:STRONGEST]
-    # Heads without any effect are no finding; of a condition in which none has one, the first stands for all.
+    # Heads without an effect are left out; if no head of a condition has an effect, the first is shown.
     there = [place for place in order if abs(float(flat["effect"][place])) >= SMALLEST] or order[:1]
     drawn = flat.isel(place=there)
     scale = 220 / (limits[1] - limits[0] or 1.0)

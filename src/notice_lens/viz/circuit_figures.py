@@ -78,7 +78,7 @@ class EnoughHeads(NamedTuple):
     """The fewest of the best heads that restore a share of the gap together, beside random heads and a donor.
 
     Attributes:
-        size: How many they are; all of the curve's where none of its sizes reaches the share.
+        size: How many they are; the largest size of the curve if no size reaches the share.
         n: Of how many.
         what: `heads` or `nodes`.
         share: The share of the gap that they restore, with the ends of its interval.

@@ -141,7 +141,7 @@ def test_sets_are_disjoint_and_random_heads_lie_in_the_same_layers():
     })  # fmt: skip
     sets = preset.chosen_sets(heads)
     assert sets["promoting"] == [(0, 1), (1, 1), (1, 2)]
-    assert sets["significant"] == [(0, 1)], "a head that argues against the answer is none of ours"
+    assert sets["significant"] == [(0, 1)], "a head that argues against the answer does not count"
     assert sorted(layer for layer, _ in sets["random"]) == [0, 1, 1]
     assert not {*sets["random"]} & {*sets["promoting"], *sets["suppressing"]}
     assert list(sets)[4:] == ["L0.H1", "L1.H1", "L1.H2", "L2.H3"]

@@ -56,7 +56,7 @@ class VLMConfig:
         language: The sizes of the language model, whose stream holds image, prompt and answer in one row.
         vision: Those of the vision tower. Positions are the patches of all its rows, a picture's tiles among them.
         projector: Those of what the language model is given of the image.
-        qformer: Those of the Q-Former between tower and projector; None where there is none.
+        qformer: Sizes of the Q-Former between tower and projector; None for a model without one.
         looking_site: The attention that looks from words at the image.
         image_sizes_matter: Whether the number of image positions depends on the picture's size.
         name_or_path: The origin of the weights; empty for an in-memory model.

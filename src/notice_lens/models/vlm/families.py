@@ -177,5 +177,5 @@ def image_token_id(config: Any) -> int | None:
 
 
 def learned_queries(config: Any) -> int:
-    """Return how many learned queries stand for a picture behind a Q-Former; 0 where there is none."""
+    """Return how many learned queries a Q-Former turns a picture into; 0 for a model without a Q-Former."""
     return int(config.num_query_tokens) if getattr(config, "qformer_config", None) is not None else 0

@@ -124,7 +124,7 @@ def _rows(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 
 
 def _read(row: Mapping[str, Any], number: int) -> ColouredThing | Problem:
-    """Return a row as a thing, or why it is none."""
+    """Return the coloured thing of a row, or the problem that drops the row."""
     where = f"row {number}"
     if any(row[name] is None for name in ("object", "correct_answer", "incorrect_answer", "counterfact_image")):
         return Problem(where, MISSING, f"one of {', '.join(COLOR_COLUMNS)} is missing")

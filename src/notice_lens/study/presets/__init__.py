@@ -26,7 +26,7 @@ __all__ = ["PRESETS", "Outcome", "Preset", "PresetRun", "preset_of"]
 
 
 def preset_of(name: str) -> Preset:
-    """Return a preset by name. Raises ValueError with the nearest name where there is none."""
+    """Return a preset by name. Raises ValueError, with the nearest name, if no preset has that name."""
     if name not in PRESETS:
         raise ValueError(one_of("preset", name, PRESETS))
     return PRESETS[name]

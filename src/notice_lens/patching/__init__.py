@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from notice_lens.patching.pattern_vs_values import split
     from notice_lens.patching.results import aggregate, carried, mediation
     from notice_lens.patching.screening import screen
-    from notice_lens.patching.store.parts import gather
     from notice_lens.patching.sweeps import patch_heads, patch_modules, run_variants, sweep
+    from notice_lens.patching.writer import gather
 
 
 _HOMES = {
@@ -29,7 +29,7 @@ _HOMES = {
     "attribute": "notice_lens.patching.attribution",
     "carried": "notice_lens.patching.results",
     "faithfulness": "notice_lens.patching.circuit_scores",
-    "gather": "notice_lens.patching.store.parts",
+    "gather": "notice_lens.patching.writer",
     "knockout": "notice_lens.patching.knockouts",
     "logit_lens": "notice_lens.patching.lenses",
     "mediation": "notice_lens.patching.results",

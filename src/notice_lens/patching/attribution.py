@@ -208,6 +208,9 @@ class Attribution:
         from notice_lens.patching.results import SiteTree
 
         prepared = self.prepared
+        if all(writer.is_parted for writer in self.writers):
+            parts = {target.site.name: one.gathered() for target, one in zip(self.targets, self.writers, strict=True)}
+            return SiteTree.of(parts, {**provenance(prepared), **self.method})
         chunks = Chunks(1, self.gradients.pairs_at_once())
         shown = bar(prepared.options.progress, "attribution", total=len(prepared.own), unit="pairs")
         with shown, ExitStack() as stack, torch.no_grad():

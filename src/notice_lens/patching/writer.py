@@ -32,7 +32,7 @@ from notice_lens.patching.grid import Grid
 from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
 from notice_lens.patching.prepare import Prepared
 from notice_lens.patching.results import CARRIED, carried
-from notice_lens.patching.store.parts import PART_SETTING, gather, has_parts, store_of
+from notice_lens.patching.store.parts import ALL_PAIRS, PART_SETTING, has_parts, joined, store_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -161,11 +161,10 @@ class ResultWriter:
         from notice_lens.patching.store.checks import clauses_joined, differences, plain
 
         assert self.store is not None
-        effects = gather(self.store)
-        found = {name: effects.attrs.get(name) for name in self.attrs}
-        if clauses := differences(plain(found, "attrs"), plain(self.attrs, "attrs")):
+        effects, settings = joined(self.store)
+        if clauses := differences(settings, plain({**self.attrs, **self._identity(self.store)}, "settings")):
             raise ValueError(f"{self.store} has the parts of another sweep: {clauses_joined(clauses)}")
-        return effects
+        return with_effects(effects)
 
     def _identity(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Return what decides the numbers apart from `attrs`: settings of the model, and code of the caller's metrics.
@@ -184,9 +183,25 @@ class ResultWriter:
                 raise ValueError(f"{why}: {folder} cannot be resumed; name another folder")
             warnings.warn(f"{why}: {folder} cannot be resumed if this sweep is stopped", stacklevel=6)
         sites = {name: json.loads(json.dumps(value, default=str)) for name, value in self.patched.items()}
-        whole = {} if self.part is None else {"all_pairs": self.prepared.pairs["id"]}
+        whole = {} if self.part is None else {ALL_PAIRS: self.prepared.pairs["id"]}
         model_parts = {"model_settings": model_settings(model), "device": model.device.type, "metric_code": codes}
         return {**sites, **model_parts, **whole}
+
+
+def gather(store: str | PathLike[str]) -> "xr.Dataset":
+    """Join the parts of a sweep that were computed apart.
+
+    Args:
+        store: The folder that all parts were given as `store`.
+
+    Returns:
+        What one call without parts returns, pairs in their order.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or parts are missing.
+        ValueError: A part is not complete, is of another sweep or damaged; or there are parts of several divisions.
+    """
+    return with_effects(joined(Path(store))[0])
 
 
 def with_effects(effects: "xr.Dataset") -> "xr.Dataset":

@@ -118,6 +118,15 @@ def test_the_call_without_a_part_gathers_what_is_its_own(llava, things, tmp_path
         swept(llava, things, store, direction="noise")
 
 
+def test_parts_of_another_metric_of_the_same_name_are_not_gathered(llava, things, tmp_path) -> None:
+    store = tmp_path / "parts.zarr"
+    for k in range(2):
+        swept(llava, things, store, (k, 2), metrics={"score": lambda logits: logits[:, 0, 3]})
+    with pytest.raises(ValueError, match=r"has the parts of another sweep: metric_code\.score"):
+        swept(llava, things, store, metrics={"score": lambda logits: logits[:, 0, 4]})
+    assert gather(store)["score"].notnull().all()
+
+
 def test_attribution_has_parts_at_every_site(llava, things, tmp_path) -> None:
     sites = ["language.attn.hook_z"]
     options = {"progress": False, "memory": MEMORY}
@@ -127,6 +136,8 @@ def test_attribution_has_parts_at_every_site(llava, things, tmp_path) -> None:
     (name,) = whole.children
     found = gather(tmp_path / "parts" / name)
     np.testing.assert_array_equal(found["logit_diff_change"].values, whole[name]["logit_diff_change"].values)
+    again = attribute(llava, things, sites, store=tmp_path / "parts", **options)
+    xr.testing.assert_identical(again[name].to_dataset(), found)
 
 
 def test_what_does_not_belong_together_is_not_gathered(llava, things, tmp_path) -> None:

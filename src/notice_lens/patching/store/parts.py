@@ -1,4 +1,4 @@
-"""Parts of a sweep: each an ordinary store of its own pairs, computed anywhere; `gather` joins them.
+"""Parts of a sweep: each an ordinary store of its own pairs, computed anywhere; `patching.gather` joins them.
 
     patch_heads(model, pairs, store="sweep.zarr", part=(0, 8))        # in eight processes, on any machines
     ...
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SweepPart = tuple[int, int]
 """Which part, from 0, of how many."""
 _NAME = re.compile(r"part-(\d+)-of-(\d+)\.zarr")
-PART_SETTING = "part"
-"""The setting in which the parts of a sweep differ."""
+PART_SETTING, ALL_PAIRS = "part", "all_pairs"
+"""The setting in which the parts of a sweep differ, and the one that only parts have: the ids of all pairs."""
 
 
 def check_part(part: Any, store: Any) -> None:
@@ -80,14 +80,8 @@ def has_parts(folder: Path) -> bool:
     return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
-def gather(store: str | PathLike[str]) -> "xr.Dataset":
-    """Join the parts of a sweep that were computed apart.
-
-    Args:
-        store: The folder that all parts were given as `store`.
-
-    Returns:
-        What one call without parts returns, pairs in their order.
+def joined(folder: Path) -> "tuple[xr.Dataset, dict[str, Any]]":
+    """Return the numbers of all parts in a folder, pairs in their order, and the settings of the whole sweep.
 
     Raises:
         FileNotFoundError: There is no such folder, or parts are missing.
@@ -95,9 +89,7 @@ def gather(store: str | PathLike[str]) -> "xr.Dataset":
     """
     import xarray as xr
 
-    from notice_lens.patching.writer import with_effects
-
-    paths = _parts_in(Path(store))
+    paths = _parts_in(folder)
     read = {k: _complete(path) for k, path in paths.items()}
     first = read[0][1]
     for k, (_, settings) in read.items():
@@ -106,11 +98,11 @@ def gather(store: str | PathLike[str]) -> "xr.Dataset":
                 f"{paths[k]} is a part of another sweep than {paths[0]}: {store_checks.clauses_joined(clauses)}"
             )
     whole = xr.concat([data for data, _ in read.values()], "pair", join="exact", combine_attrs="override")
-    if whole["pair"].values.tolist() != first["all_pairs"]:
-        raise ValueError(f"{store}: the parts do not have the pairs of the sweep in their order")
+    if whole["pair"].values.tolist() != first[ALL_PAIRS]:
+        raise ValueError(f"{folder}: the parts do not have the pairs of the sweep in their order")
     for name in (PART_SETTING, "rows_at_a_time", "pairs_at_a_time"):
         whole.attrs.pop(name, None)
-    return with_effects(whole)
+    return whole, {name: value for name, value in _shared(first).items() if name != ALL_PAIRS}
 
 
 def _parts_in(folder: Path) -> dict[int, Path]:

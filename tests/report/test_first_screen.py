@@ -190,3 +190,12 @@ def test_the_arithmetic_of_a_share_of_what_the_donor_leaves_is_shown():
     matched, mismatched, of_gap, left, share = numbers
     assert matched - mismatched == pytest.approx(of_gap, abs=0.11)
     assert of_gap / left * 100 == pytest.approx(share, abs=0.5)
+
+
+def test_what_was_left_out_is_said_on_the_first_screen_with_or_without_curves(tmp_path):
+    note = "scenes, text: left out, the model answers 0 of 40 pairs as expected."
+    for number, data in enumerate((made_data(), with_curve(made_data()))):
+        page = viz.report(replace(data, notes=(note, "another note")), tmp_path / f"{number}.html").read_text()
+        head = page[page.index("<header") : page.index("</header>")]
+        assert note in head
+        assert "another note" not in head

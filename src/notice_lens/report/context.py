@@ -44,7 +44,7 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         data: Of the report.
         kept: What of the attention is on the page.
     """
-    limits = forest_limits(data.conditions)
+    limits, limit = forest_limits(data.conditions), colour_limit(data)
     return {
         "title": data.title,
         "few_heads": few_heads(data),
@@ -60,12 +60,11 @@ def page_context(data: ReportData, kept: Kept) -> dict[str, Any]:
         "graphs": [graph(name, one) for name, one in data.graphs.items()],
         "about": about(data),
         "conditions": [
-            {"number": number, **_condition(condition, colour_limit(data))}
-            for number, condition in enumerate(data.conditions)
+            {"number": number, **_condition(condition, limit)} for number, condition in enumerate(data.conditions)
         ],
         "has_rules": any({"significant", "two_sigma"} & set(condition.heads) for condition in data.conditions),
         "tested": any(is_tested(condition.heads) for condition in data.conditions),
-        "scale_end": words.percent(colour_limit(data), 0).removeprefix("+"),
+        "scale_end": words.percent(limit, 0).removeprefix("+"),
         "intervals": any("low" in condition.heads for condition in data.conditions),
         "part_intervals": part_intervals(data),
         "controlled": any(map(is_controlled, data.conditions)),

@@ -19,7 +19,8 @@ MAP_BYTES = 7_500_000
 """Of the page, for attention maps; pictures and the rest come on top."""
 SIZE_STEPS = 65_535
 """Class tokens and largest patches go as 16 bits."""
-SHARES = ("effect", "effect_of_gap", "effect_matched", "effect_mismatched")
+CONTROLLED = ("effect_matched", "effect_mismatched")
+SHARES = ("effect", "effect_of_gap", *CONTROLLED)
 VALUES = (*SHARES, *(end for name in SHARES for end in interval_of(name)), "p", "q")
 FLAGS = ("two_sigma", "significant")
 SCORES = ("auroc", "auroc_null", "pointing", "iou", "q_segmentation", "q_avoidance", "q_outlier")
@@ -63,8 +64,8 @@ def colour_limit(data: ReportData) -> float:
 
     Ends of intervals are in no map; of few pairs they may be many times an effect.
     """
-    names = {id(one): {shown_effect(one), "effect_matched", "effect_mismatched"} for one in data.conditions}
-    return bound(*(one.heads[name] for one in data.conditions for name in sorted(names[id(one)]) if name in one.heads))
+    shown = [(one.heads, name) for one in data.conditions for name in (shown_effect(one), *CONTROLLED)]
+    return bound(*(heads[name] for heads, name in shown if name in heads))
 
 
 def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:

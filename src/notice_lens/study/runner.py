@@ -34,7 +34,7 @@ from notice_lens.report.data import ReportData
 from notice_lens.report.folder import check_place
 from notice_lens.study.choices import METRIC, Choices, check_before, corruption_name
 from notice_lens.study.findings import Study
-from notice_lens.study.statistics import curves, functions, statistics
+from notice_lens.study.statistics import curves, functions, functions_step, statistics, together_step
 from notice_lens.study.tables import agreement, everywhere, label_rows, untested, write_tables
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run_study(
             curves(model, study, progress, **options)
         if attention:
             for task in tasks:
-                with step(f"{task}, what heads do"):
+                with step(functions_step(task)):
                     functions(model, task, study, progress)
         with step("report"):
             study.data = _collected(model, study, progress)
@@ -126,9 +126,9 @@ def _steps(study: Study, sweeps: Mapping[str, Any], heads_together: bool, attent
     steps = dict.fromkeys(sweeps, TIMES["sweep"]) | {"statistics": TIMES["statistics"]}
     if heads_together:
         pictures = [name for name in study.task_of if name.endswith(", image")]
-        steps |= {f"{name}, heads together": TIMES["together"] for name in pictures}
+        steps |= dict.fromkeys(map(together_step, pictures), TIMES["together"])
     if attention:
-        steps |= {f"{task}, what heads do": TIMES["functions"] for task in dict.fromkeys(study.task_of.values())}
+        steps |= dict.fromkeys(map(functions_step, study.task_of.values()), TIMES["functions"])
     return steps | {"report": TIMES["report"]}
 
 

@@ -95,6 +95,16 @@ def _left_out(study: Study, what: str) -> Iterator[None]:
         study.note(f"{what}: {error}.")
 
 
+def together_step(condition: str) -> str:
+    """Return the name of the step in which a condition's heads are patched together."""
+    return f"{condition}, heads together"
+
+
+def functions_step(task: str) -> str:
+    """Return the name of the step in which a task's head functions are computed."""
+    return f"{task}, what heads do"
+
+
 def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options: Any) -> None:
     """Compute what the best heads of each condition of image pairs carry together, and these heads' graph.
 
@@ -111,7 +121,7 @@ def curves(model: "VisionLanguageModel", study: Study, progress: bool, **options
         # Heads are ranked by their effects at all positions, which are known already.
         known = study.everywhere.get(name, effects)
         carried = f"{name}: what heads carry together is not measured"
-        with step(f"{name}, heads together"), study.noting(name), _left_out(study, carried):
+        with step(together_step(name)), study.noting(name), _left_out(study, carried):
             study.curves[name] = circuits.restoration_curve(
                 model, study.pairs[name], known, n_random=choices.random_orders, seed=choices.seed, progress=progress,
                 **options,

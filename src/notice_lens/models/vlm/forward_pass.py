@@ -57,7 +57,7 @@ class HostedForwardPass(HookedModule):
         self.projector = Projector(parts, self.image_rows)
         self.language = LanguageStack(parts)
         # TransformerLens's utilities refuse a model of which any part is in training mode.
-        for module in (self, *(one for stack in self._own_stacks() for one in stack.modules())):
+        for module in (self, *(one for stack in self._own_stacks().values() for one in stack.modules())):
             module.training = hf_model.training
 
     def configure(self, image_sizes_matter: bool) -> None:
@@ -68,15 +68,15 @@ class HostedForwardPass(HookedModule):
             self.qformer.cfg = self.cfg.qformer
         self.setup()
 
-    def _own_stacks(self) -> dict[nn.Module, str]:
-        """Return the stacks of hook points in their order, and the name of each."""
+    def _own_stacks(self) -> dict[str, nn.Module]:
+        """Return the stacks of hook points by name, in their order."""
         names = ("vision", "qformer", "projector", "language")
-        return {self._modules[name]: name for name in names if name in self._modules}  # pyright: ignore
+        return {name: getattr(self, name) for name in names if name in self._modules}
 
     def setup(self) -> None:
         """Name the hook points. Hugging Face's modules keep theirs, or none."""
         self.mod_dict, self.hook_dict = {}, {}
-        for stack, prefix in self._own_stacks().items():
+        for prefix, stack in self._own_stacks().items():
             for name, module in stack.named_modules(prefix=prefix):
                 self.mod_dict[name] = module
                 if isinstance(module, CopyingHookPoint):
@@ -107,7 +107,7 @@ class HostedForwardPass(HookedModule):
     @property
     def layers_by_stack(self) -> Mapping[str | None, int]:
         """Layers of each stack; the projector has none."""
-        return {name: len(getattr(stack, "blocks", ())) for stack, name in self._own_stacks().items()}
+        return {name: len(getattr(stack, "blocks", ())) for name, stack in self._own_stacks().items()}
 
     def stack(self, name: str) -> HostedVisionStack | QFormerStack | Projector | LanguageStack:
         """Return a stack. Raises KeyError if no stack has that name."""
@@ -238,7 +238,7 @@ class HostedForwardPass(HookedModule):
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield where each hook point is, in the order in which they fire."""
-        for stack in self._own_stacks():
+        for stack in self._own_stacks().values():
             yield from cast(Any, stack).taps()
 
     def _row_notes(self) -> Iterator[tuple[nn.Module, Any]]:
@@ -255,7 +255,7 @@ class HostedForwardPass(HookedModule):
     @one_thread_at_a_time
     def set_use_attn_result(self, use_attn_result: bool) -> None:
         """Set whether `hook_result`, what each head writes, is computed where it is watched."""
-        for module in (one for stack in self._own_stacks() for one in stack.modules()):
+        for module in (one for stack in self._own_stacks().values() for one in stack.modules()):
             if isinstance(module, HostedAttention):
                 module.use_attn_result = bool(use_attn_result)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from computed_batches import Batches, before_each_batch
 from notice_lens import HookedBLIP
 from notice_lens.models import BLIPInputs
 from notice_lens.models.blip.random_blip import processor, random_hf
@@ -72,6 +73,14 @@ def make_small_pair(kind: str = "vqa", dtype: torch.dtype = torch.float64) -> Pa
 def mini() -> HookedBLIP:
     """The trained model that ships with the package."""
     return HookedBLIP.mini()
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """The batches that sweeps and attributions compute from here on."""
+    batches = Batches()
+    before_each_batch(batches.happened, monkeypatch.setattr)
+    return batches
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from computed_batches import before_each_batch
 from forks import forked
 
 PAIRS_AT_A_TIME = 2
@@ -28,13 +29,12 @@ def main() -> None:
     torch.set_num_threads(1)
     from notice_lens import HookedBLIP
     from notice_lens.pairs import mini_world
-    from notice_lens.patching import Site, runner, sweep
+    from notice_lens.patching import Site, sweep
     from notice_lens.patching.store import store
 
     assert store.Store
     model, pairs = HookedBLIP.mini(), mini_world("states", 6, seed=1)
     site = Site.of(model, "text.cross_attn", layers=[0, 2], heads=[1, 2, 5])
-    computed = runner.SweepRunner._batch
 
     def run(path: Path, what: str, moment: int) -> tuple[int, int]:
         """One sweep in a fork. Returns the signal that ended it, and how many files it touched."""
@@ -51,13 +51,12 @@ def main() -> None:
                 if event in FILES and str(arguments[0]).startswith(str(path)):
                     happened("files")
 
-            def noted(own: runner.SweepRunner, several: list[int], *others: Any) -> Any:
+            def noted(several: list[int]) -> None:
                 with (path.parent / f"{path.name}.log").open("a") as log:
                     log.write(json.dumps(several) + "\n")
                 happened("batches")
-                return computed(own, several, *others)
 
-            runner.SweepRunner._batch = noted
+            before_each_batch(noted)
             sys.addaudithook(audit)
             sweep(model, pairs, site, store=path, memory=memory, progress=False)
             return seen["files"]

@@ -278,12 +278,12 @@ def rows_of(pairs, name=""):
 # Stores, docs, messages
 
 
-def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
+def test_a_store_is_gone_on_with(mini, states, tmp_path, batches):
     options = {"value": "resample", "store": tmp_path / "s", **QUIET}
     first = ablate(mini, states, "text.mlp_out", **options)
     plain = ablate(mini, states, "text.mlp_out", value="resample", **QUIET)
     np.testing.assert_array_equal(first.logit_diff_change, plain.logit_diff_change)
-    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
+    batches.refuse()
     xr.testing.assert_identical(ablate(mini, states, "text.mlp_out", **options), first)
     for other, name in [({"value": "zero"}, "source"), ({"seed": 1}, "seed"), ({"reference": states}, "reference")]:
         with pytest.raises(ValueError, match=name):

@@ -10,7 +10,7 @@ from made_up import made_up_pairs, noise_picture
 from notice_lens import HookedBLIP
 from notice_lens.pairs import MinimalPairs, Noise, mini_world
 from notice_lens.patching import Site, aggregate, attribute, sweep
-from notice_lens.patching.attribution import Attribution, default_sites
+from notice_lens.patching.attribution import default_sites
 
 DIRECTIONS = pytest.mark.parametrize("direction", ["denoise", "noise"])
 SMALL = 1e-6  # of the standard deviation of an embedding
@@ -329,29 +329,21 @@ def test_the_model_stays_as_it_was(mini, pairs, monkeypatch):
 # Stores
 
 
-def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, monkeypatch):
+def test_a_broken_attribution_goes_on(mini, pairs, tmp_path, batches):
     """With the plan of its store, pairs that are done are not computed again, and the numbers are the same."""
     sites, folder = ["text.cross_attn", "text.mlp_out"], tmp_path / "found"
-    begun, computed = [], Attribution._batch
-
-    def breaks(own, several, left, setting):
-        if len(begun) == 2:
-            raise KeyboardInterrupt
-        begun.append(several)
-        return computed(own, several, left, setting)
-
-    monkeypatch.setattr(Attribution, "_batch", breaks)
+    batches.stop_after(2)
     with pytest.raises(KeyboardInterrupt):
         attribute(mini, pairs, sites, store=folder, memory=1, **QUIET)
-    monkeypatch.setattr(Attribution, "_batch", lambda *of: begun.append(of[1]) or computed(*of))
+    batches.go_on()
     resumed = attribute(mini, pairs, sites, store=folder, **QUIET)
-    assert sorted(map(tuple, begun)) == [(0,), (1,), (2,), (3,)]
+    assert sorted(map(tuple, batches.begun)) == [(0,), (1,), (2,), (3,)]
     unbroken = attribute(mini, pairs, sites, memory=1, **QUIET)
     for site in sites:
         xr.testing.assert_identical(resumed[site].to_dataset(), unbroken[site].to_dataset())
-    begun.clear()
+    batches.begun.clear()
     more = attribute(mini, pairs, [*sites, "text.attn"], store=folder, **QUIET)
-    assert len(begun) == 4, "the new site alone"
+    assert len(batches.begun) == 4, "the new site alone"
     xr.testing.assert_identical(more["text.mlp_out"].to_dataset(), unbroken["text.mlp_out"].to_dataset())
     with pytest.raises(ValueError, match=r"attention_correction is True there and False here"):
         attribute(mini, pairs, sites, store=folder, attention_correction=False, **QUIET)

@@ -128,10 +128,10 @@ def test_nodes_by_name(mini):
     assert [node.name for node in universe_of(mini, ("text.mlp", 0))] == ["text.mlp.L0"]
 
 
-def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
+def test_a_store_is_gone_on_with(mini, states, tmp_path, batches):
     options = {"store": tmp_path / "s", **QUIET}
     first = faithfulness(mini, states, CIRCUIT[:2], **options)
-    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
+    batches.refuse()
     xr.testing.assert_identical(faithfulness(mini, states, CIRCUIT[:2], **options), first)
     with pytest.raises(ValueError, match="sites"):
         faithfulness(mini, states, CIRCUIT[:2], value="zero", **options)

@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from computed_batches import Batches
 from hash_seeds import printed_by_hash_seed
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
-from notice_lens.patching import Site, runner, sweep
+from notice_lens.patching import Site, sweep
 from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
 
 
@@ -275,23 +276,13 @@ def test_a_metric_that_cannot_be_told_is_written_and_not_gone_on_with(
     sweep(mini, pairs, site, metrics={"mine": metric}, controls=(), progress=False)
 
 
-def test_another_metric_of_the_same_name_does_not_go_on(
-    mini: HookedBLIP, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_metric_of_the_same_name_does_not_go_on(mini: HookedBLIP, tmp_path: Path, batches: Batches) -> None:
     pairs, site = mini_world("states", 4, seed=1), Site.of(mini, "text.cross_attn", layers=2, heads=[1])
-    computed, left = runner.SweepRunner._batch, [1]
-
-    def breaks(own: Any, *given: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return computed(own, *given)
-
-    monkeypatch.setattr(runner.SweepRunner, "_batch", breaks)
+    batches.stop_after(1)
     options = {"store": tmp_path / "s", "controls": (), "progress": False, "memory": 1}
     with pytest.raises(KeyboardInterrupt):
         sweep(mini, pairs, site, metrics={"mine": closure(5)}, **options)
-    left[0] = 100
+    batches.go_on()
     with pytest.raises(ValueError, match="another sweep: metric_code.mine is .*; name another folder"):
         sweep(mini, pairs, site, metrics={"mine": closure(6)}, **options)
     assert sweep(mini, pairs, site, metrics={"mine": closure(5)}, **options).mine.notnull().all()

@@ -12,10 +12,10 @@ import pytest
 import xarray as xr
 
 import swept_and_killed
+from computed_batches import Batches
 from notice_lens import HookedBLIP
 from notice_lens.pairs import mini_world
-from notice_lens.patching import Site, runner, sweep
-from notice_lens.patching.engine.pair_batch import Setting
+from notice_lens.patching import Site, sweep
 from notice_lens.patching.store.format import read
 
 
@@ -53,41 +53,25 @@ def site(mini: HookedBLIP) -> Site:
     return Site.of(mini, "text.cross_attn", layers=2, heads=[1, 2])
 
 
-def test_a_finished_sweep_is_read(
-    mini: HookedBLIP, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_sweep_is_read(mini: HookedBLIP, site: Site, tmp_path: Path, batches: Batches) -> None:
     pairs = mini_world("states", 3, seed=1)
     first = sweep(mini, pairs, site, store=tmp_path / "s", progress=False)
     xr.testing.assert_identical(first, sweep(mini, pairs, site, progress=False))
-
-    def computed(*_: object) -> None:
-        raise AssertionError("done pairs are not computed again")
-
-    monkeypatch.setattr(runner.SweepRunner, "_batch", computed)
+    batches.refuse("done pairs are not computed again")
     xr.testing.assert_identical(first, sweep(mini, pairs, site, store=tmp_path / "s", progress=False))
 
 
 def test_a_sweep_goes_on_with_the_plan_of_its_store(
-    mini: HookedBLIP, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mini: HookedBLIP, site: Site, tmp_path: Path, batches: Batches
 ) -> None:
     """Another budget would make other batches, which round otherwise."""
     pairs = mini_world("states", 6, seed=1)
-    left, begun = [2], []
-    computed = runner.SweepRunner._batch
-
-    def breaks(own: runner.SweepRunner, several: list[int], setting: Setting) -> object:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        begun.append(several)
-        return computed(own, several, setting)
-
-    monkeypatch.setattr(runner.SweepRunner, "_batch", breaks)
+    batches.stop_after(2)
     with pytest.raises(KeyboardInterrupt):
         sweep(mini, pairs, site, store=tmp_path / "s", memory=1, progress=False)
-    left[0] = 100
+    batches.go_on()
     resumed = sweep(mini, pairs, site, store=tmp_path / "s", memory=10**9, progress=False)
-    assert [len(several) for several in begun] == [1] * 6
-    assert sorted(np.concatenate(begun).tolist()) == list(range(6))
+    assert [len(several) for several in batches.begun] == [1] * 6
+    assert sorted(np.concatenate(batches.begun).tolist()) == list(range(6))
     assert resumed.attrs["rows_at_a_time"] == 1
     xr.testing.assert_identical(resumed, sweep(mini, pairs, site, memory=1, progress=False))

@@ -97,11 +97,10 @@ def test_the_seed_draws_the_sample(mini, pairs, site):
     assert (one != other).any()
 
 
-def test_a_store_is_gone_on_with(mini, pairs, site, tmp_path, monkeypatch):
+def test_a_store_is_gone_on_with(mini, pairs, site, tmp_path, batches):
     options = {"share": 0.02, "sample": 3, "store": tmp_path / "s", **QUIET}
     first = screen(mini, pairs, site, **options)
-    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
-    monkeypatch.setattr("notice_lens.patching.attribution.Attribution._batch", lambda *_: 1 / 0)
+    batches.refuse()
     xr.testing.assert_identical(screen(mini, pairs, site, **options), first)
     with pytest.raises(ValueError, match="direction"):
         screen(mini, pairs, site, direction="noise", **options)

@@ -147,10 +147,10 @@ def test_one_head_by_name_and_below_floor(mini, states):
     assert "below_floor" not in split(mini, states, "text.cross_attn.L1.H3", controls=(), **QUIET)
 
 
-def test_a_store_is_gone_on_with(mini, states, tmp_path, monkeypatch):
+def test_a_store_is_gone_on_with(mini, states, tmp_path, batches):
     options = {"layers": 1, "store": tmp_path / "s", **QUIET}
     first = split(mini, states, "text.attn", **options)
-    monkeypatch.setattr("notice_lens.patching.runner.SweepRunner._batch", lambda *_: 1 / 0)
+    batches.refuse()
     xr.testing.assert_identical(split(mini, states, "text.attn", **options), first)
     with pytest.raises(ValueError, match="direction"):
         split(mini, states, "text.attn", direction="noise", **options)

@@ -10,7 +10,7 @@ import math
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import xarray as xr
@@ -26,7 +26,7 @@ from notice_lens.stats.minimum_effect import MinimumEffect
 from notice_lens.stats.nulls import Null, false_discoveries, family_wise, p_values
 
 Method = Literal["max_t", "fdr"]
-METHODS: tuple[Method, ...] = ("max_t", "fdr")
+METHODS: tuple[Method, ...] = get_args(Method)
 SIGMAS = 2.0
 
 

@@ -7,7 +7,7 @@ absolute values is positive where nothing happens, probabilities saturate, and n
 `important_heads` is the test.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,7 @@ from notice_lens.stats.clusters import clusters_of
 from notice_lens.stats.intervals import ratio_of_sums
 
 PaperMetric = Literal["answer_prob", "prob_change"]
-PAPER_METRICS: tuple[PaperMetric, ...] = ("answer_prob", "prob_change")
+PAPER_METRICS: tuple[PaperMetric, ...] = get_args(PaperMetric)
 
 
 def paper_rule(

@@ -7,7 +7,7 @@ with them, and what is left becomes a `datasets.Dataset` whose images are decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
@@ -20,7 +20,7 @@ from notice_lens.models.protocol import image_stream
 from notice_lens.pairs import problems as reasons
 from notice_lens.pairs.io.assembly import Built, assemble, check_on_error
 from notice_lens.pairs.io.readers import one_dataset, read_file, rows_of_dataset, store_all, store_built
-from notice_lens.pairs.io.records import PAIR_KINDS
+from notice_lens.pairs.io.records import PAIR_KINDS, PairKind
 from notice_lens.pairs.manifest import Manifest
 from notice_lens.pairs.masks import MaskLabel
 from notice_lens.pairs.pair_sequence import PairSequence
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from notice_lens.models.protocol import VisionLanguageModel
-
-PairKind = Literal["vqa", "caption", "match"]
 
 
 class MinimalPairs(PairSequence):

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from notice_lens.patching.engine.memory import Arrays, by_halves
 from notice_lens.patching.engine.pair_batch import Setting
 from notice_lens.patching.engine.protocol import Chunks, engine_of
 from notice_lens.patching.gradient.first_order import Members, effects
-from notice_lens.patching.gradient.integrated import PATHS
+from notice_lens.patching.gradient.integrated import PATHS, IntegrationPath
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS, NEURONS, Target
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
@@ -51,7 +51,6 @@ FIXED_BY_ATTRIBUTE = {
     "controls": "the self-patch is exactly 0, and a donor has its own difference",
     "source": "attribution patches in the other run",
 }
-IntegrationPath = Literal["site", "inputs"]
 
 
 @one_thread_at_a_time

@@ -4,22 +4,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 from torch import Tensor
 
 from notice_lens.errors import one_of
 from notice_lens.pairs.noise import Noise
-from notice_lens.patching.engine.metrics import USUAL
+from notice_lens.patching.engine.metrics import USUAL, Metric
 from notice_lens.patching.results import DIRECTIONS
 from notice_lens.patching.store.parts import check_part
 
 if TYPE_CHECKING:
     from notice_lens.pairs import MinimalPairs
 
-CONTROLS = ("self", "mismatched")
-SWEEP_SOURCES = ("other", "zero", "mean", "resample")
 DTYPES = ("float16", "float32", "float64")
 OF_SITES = ("layers", "heads", "positions", "keys")
 
@@ -29,7 +27,8 @@ Control = Literal["self", "mismatched"]
 Controls = Control | Collection[Control]
 Source = Literal["other", "zero", "mean", "resample"]
 Foil = Literal["auto", "incorrect"]
-Metric = Literal["answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy"]
+CONTROLS: tuple[Control, ...] = get_args(Control)
+SWEEP_SOURCES: tuple[Source, ...] = get_args(Source)
 Metrics = Metric | Sequence[Metric] | Mapping[str, Callable[[Tensor], Tensor] | None]
 DType = Literal["float16", "float32", "float64"] | np.dtype | type[np.floating]
 StorePath = str | PathLike[str] | None

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
-from notice_lens.patching.attribution import IntegrationPath, attribute
+from notice_lens.patching.attribution import attribute
 from notice_lens.patching.edits import Site, check_model
+from notice_lens.patching.gradient.integrated import IntegrationPath
 from notice_lens.patching.grid import Grid, grid_of_sites
 from notice_lens.patching.options import Controls, EstimateOptions, Options, StorePath, refuse_fixed
 from notice_lens.patching.prepare import prepare

@@ -13,7 +13,7 @@ Efficient Streaming Language Models with Attention Sinks, arXiv 2309.17453).
 """
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from notice_lens.patching import Site
 
 MapKind = Literal["attention", "value_weighted"]
-MAP_KINDS: tuple[MapKind, ...] = ("attention", "value_weighted")
+MAP_KINDS: tuple[MapKind, ...] = get_args(MapKind)
 
 
 @one_thread_at_a_time

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,8 @@ from notice_lens.pairs.roles import as_spans
 if TYPE_CHECKING:
     from datasets import Features
 
-PAIR_KINDS = ("vqa", "caption", "match")
+PairKind = Literal["vqa", "caption", "match"]
+PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)
 MATCH_ANSWERS = {"correct_answer": "match", "incorrect_answer": "no match"}
 """The default answers of a row of kind `match`."""
 IMAGES = ("clean_image", "corrupt_image", "donor_image")

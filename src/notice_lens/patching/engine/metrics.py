@@ -7,7 +7,7 @@ the logit of the correct answer minus that of the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from notice_lens.errors import one_of
 from notice_lens.patching.engine.rows import Index
 
-BUILT_IN_METRICS = ("answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy")
+Metric = Literal["answer_prob", "prob_change", "logit_diff_change", "patching_effect", "kl", "accuracy"]
+BUILT_IN_METRICS: tuple[Metric, ...] = get_args(Metric)
 """The metrics by name; `patching_effect` is made of `logit_diff_change` and the gap, when a sweep is put together."""
 USUAL = BUILT_IN_METRICS[:5]
 """The default metrics of a sweep."""
@@ -50,16 +51,21 @@ class ReadOut(NamedTuple):
 
     def take(self, rows: Any) -> "ReadOut":
         """Return the metrics of some of the rows."""
-        custom = {name: value[rows] for name, value in self.custom.items()}
-        return ReadOut(self.answer_prob[rows], self.logit_diff[rows], self.kl[rows], custom, self.accuracy[rows])
+        return ReadOut._each(lambda values: values[rows], self)
 
     @classmethod
     def joined(cls, parts: Sequence["ReadOut"]) -> "ReadOut":
         """Return the metrics of all rows, from those of parts of them."""
-        custom = {name: torch.cat([part.custom[name] for part in parts]) for name in parts[0].custom}
-        fields = ([getattr(part, field) for part in parts] for field in ("answer_prob", "logit_diff", "kl", "accuracy"))
-        answer_prob, logit_diff, kl, accuracy = map(torch.cat, fields)
-        return cls(answer_prob, logit_diff, kl, custom, accuracy)
+        return cls._each(lambda *values: torch.cat(values), *parts)
+
+    @classmethod
+    def _each(cls, change: Callable[..., Tensor], *read_outs: "ReadOut") -> "ReadOut":
+        """Return a read-out whose metrics are each made of the same metric of some others."""
+        custom = {name: change(*(one.custom[name] for one in read_outs)) for name in read_outs[0].custom}
+        built_in = {
+            name: change(*(getattr(one, name) for one in read_outs)) for name in cls._fields if name != "custom"
+        }
+        return cls(**built_in, custom=custom)
 
 
 def check_metrics(metrics: Any) -> tuple[tuple[str, ...], dict[str, Custom]]:

@@ -16,7 +16,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -24,7 +24,8 @@ from notice_lens.patching.engine.runs import Trace, trace
 from notice_lens.patching.gradient.recompute import Blocks, RunsByAnswer
 from notice_lens.patching.gradient.targets import Target, wanted
 
-PATHS = ("site", "inputs")
+IntegrationPath = Literal["site", "inputs"]
+PATHS: tuple[IntegrationPath, ...] = get_args(IntegrationPath)
 
 
 @dataclass(frozen=True)

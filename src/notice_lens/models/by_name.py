@@ -38,9 +38,7 @@ class ModelOptions(TypedDict, total=False):
     trust_remote_code: bool
 
 
-def load_model(
-    name: str, device: str | None = None, **options: "Unpack[ModelOptions]"
-) -> "HookedBLIP | HookedVLM":
+def load_model(name: str, device: str | None = None, **options: "Unpack[ModelOptions]") -> "HookedBLIP | HookedVLM":
     """Return a model by folder, hub id, `mini-blip`, `mini-llava` or `mini`.
 
     A BLIP becomes a `HookedBLIP`, any other a `HookedVLM`.

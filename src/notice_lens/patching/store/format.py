@@ -355,7 +355,7 @@ def _lazy(array: zarr.Array, dtype: str) -> xr.Variable:
 
     chunk = array.dtype.itemsize * math.prod(array.chunks)
     pairs = array.chunks[0] * max(1, BLOCK_BYTES // max(1, chunk))
-    found = dask.array.from_array(array, chunks=(pairs, *array.shape[1:])).astype(dtype)
+    found = dask.array.from_array(array, chunks=cast(Any, (pairs, *array.shape[1:]))).astype(dtype)
     return xr.Variable(cast(Any, array.metadata).dimension_names or (), found, dict(array.attrs))
 
 

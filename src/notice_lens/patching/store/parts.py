@@ -93,6 +93,12 @@ def has_parts(folder: Path) -> bool:
     return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
+def divisions(folder: Path) -> list[int]:
+    """Return into how many parts the stores in a folder divide a sweep; one number where they belong together."""
+    found = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted({int(match[2]) for match in found if match})
+
+
 def joined(folder: Path, lazy: bool = False) -> "tuple[xr.Dataset, dict[str, Any]]":
     """Return the numbers of all parts in a folder, pairs in their order, and the settings of the whole sweep.
 
@@ -131,16 +137,16 @@ def _parts_in(folder: Path) -> dict[int, Path]:
     found = {path: match for path in sorted(folder.iterdir()) if (match := _NAME.fullmatch(path.name))}
     if not found:
         raise FileNotFoundError(f"no parts of a sweep in {folder}: expected part-0-of-8.zarr and the like")
-    divisions = sorted({int(match[2]) for match in found.values()})
-    if len(divisions) > 1:
+    several = divisions(folder)
+    if len(several) > 1:
         raise ValueError(
-            f"{folder} has parts of {' and of '.join(map(str, divisions))}; leave those of one division there"
+            f"{folder} has parts of {' and of '.join(map(str, several))}; leave those of one division there"
         )
     by_number = {int(match[1]): path for path, match in found.items()}
-    if missing := [k for k in range(divisions[0]) if k not in by_number]:
+    if missing := [k for k in range(several[0]) if k not in by_number]:
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of {divisions[0]} parts: {store_checks.listed(missing, str)}; run "
-            f"part=({missing[0]}, {divisions[0]})"
+            f"{folder} lacks {len(missing)} of {several[0]} parts: {store_checks.listed(missing, str)}; run "
+            f"part=({missing[0]}, {several[0]})"
         )
     return dict(sorted(by_number.items()))
 

@@ -58,7 +58,7 @@ class Resources(TypedDict):
 
     cpus: int
     gpus: int
-    mem_gb: float | None
+    mem_gb: float | int | None
     restarts: int
 
 

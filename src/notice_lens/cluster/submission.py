@@ -114,7 +114,7 @@ def submit(
     workers: int | None = None,
     cpus: int = 1,
     gpus: int = 0,
-    mem_gb: float | None = None,
+    mem_gb: float | int | None = None,
     restarts: int = 3,
     slurm: SlurmOptions | None = None,
     model_options: ModelOptions | None = None,

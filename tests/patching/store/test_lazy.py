@@ -1,5 +1,6 @@
 """Parts gathered without reading their numbers into memory: the same numbers, checked all the same."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from notice_lens import HookedVLM, circuits, patching
+from notice_lens import HookedBLIP, circuits, patching
 from notice_lens.pairs import mini_world
 
 pytest.importorskip("dask")
@@ -17,11 +18,9 @@ pytest.importorskip("dask")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three parts of a sweep of thirty pairs."""
     folder = tmp_path_factory.mktemp("lazy") / "parts.zarr"
-    model, pairs = HookedVLM.mini(), mini_world("states", n=30, seed=5, world="pictures")
+    model, pairs = HookedBLIP.mini(), mini_world("states", n=30, seed=5)
     for k in range(3):
-        patching.patch_heads(
-            model, pairs, layers=[1, 2], positions=["last"], memory=2e8, progress=False, store=folder, part=(k, 3)
-        )
+        patching.patch_heads(model, pairs, positions=["correct"], progress=False, store=folder, part=(k, 3))
     return folder
 
 
@@ -54,10 +53,8 @@ def test_the_heads_that_matter_are_found_on_it(store) -> None:
 
 
 def test_damage_is_named_before_anything_is_computed(store, tmp_path) -> None:
-    import shutil
-
     shutil.copytree(store, tmp_path / "copy")
-    chunk = tmp_path / "copy" / "part-1-of-3.zarr" / "logit_diff_change" / "c" / "0" / "0" / "0"
+    chunk = tmp_path / "copy" / "part-1-of-3.zarr" / "logit_diff_change" / "c" / "0" / "0" / "0" / "0"
     content = bytearray(chunk.read_bytes())
     content[len(content) // 2] ^= 1
     chunk.write_bytes(content)

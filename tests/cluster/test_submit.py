@@ -3,21 +3,25 @@
 Where no process is needed to show it, jobs run in this one.
 """
 
+import inspect
 import pickle
 import stat
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import xarray as xr
 
 from notice_lens import HookedBLIP, HookedVLM, MinimalPairs, cluster, patching
 from notice_lens.cluster import submission
-from notice_lens.cluster.call import Call, Worker
+from notice_lens.cluster.call import DECIDED, Call, Verb, Worker
 from notice_lens.cluster.jobs import Share
+from notice_lens.cluster.submission import VerbOptions
 from notice_lens.pairs import Noise, mini_world
+from notice_lens.patching.options import Options
 from notice_lens.patching.runner import SweepRunner
 
 MEMORY = 200_000_000
@@ -263,3 +267,13 @@ def test_workers_load_models_by_name(tmp_path) -> None:
     assert str(model.dtype) == "torch.float64"
     weights, shipped = dict(model.named_parameters()), dict(HookedBLIP.mini().named_parameters())
     assert all((weights[name] == shipped[name]).all() for name in shipped)
+
+
+def test_options_are_those_of_all_verbs() -> None:
+    """What Shift-Tab and a type checker know of `submit` is what its verbs take."""
+    taken = set()
+    for verb in get_args(Verb):
+        named = inspect.signature(getattr(patching, verb)).parameters.values()
+        taken |= {one.name for one in named if one.kind is not one.VAR_KEYWORD}
+    taken |= {field.name for field in fields(Options)}
+    assert set(VerbOptions.__annotations__) == taken - {"model", "pairs"} - set(DECIDED)

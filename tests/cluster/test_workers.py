@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,6 +105,40 @@ def test_a_process_that_is_killed_loses_nothing(things, whole, tmp_path, capsys)
     assert done.jobs == []
     assert repr(done) == f"ClusterRun({str(tmp_path / 'heads.zarr')!r}, local: 16 of 16 pairs done, 0 jobs running)"
     same(done.result(progress=False), whole)
+
+
+def load_from_a_file_of_the_tests() -> HookedVLM:
+    return HookedVLM.mini()
+
+
+def asleep() -> Callable[[], HookedVLM]:
+    """A model that takes an hour to load."""
+
+    def load() -> HookedVLM:
+        time.sleep(3600)
+        return HookedVLM.mini()
+
+    return load
+
+
+@slurm
+def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
+    """Functions of a file are sent by their name; those of a notebook as they are."""
+    run = submitted(load_from_a_file_of_the_tests, things, tmp_path, "local")
+    with pytest.raises(RuntimeError, match="8 of 8 parts failed") as failed:
+        run.wait(progress=False)
+    assert "0 of 2 pairs are done; its job failed: ModuleNotFoundError: No module named 'test_workers'" in str(
+        failed.value
+    )
+
+
+@slurm
+def test_jobs_can_be_ended(things, tmp_path) -> None:
+    run = submitted(asleep(), things, tmp_path, "local")
+    run.cancel()
+    with pytest.raises(RuntimeError, match="part 0 .*: 0 of 2 pairs are done; its worker died"):
+        run.wait(progress=False)
+    assert repr(run).endswith("0 of 16 pairs done, 0 jobs running)")
 
 
 @ray

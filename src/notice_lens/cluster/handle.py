@@ -52,7 +52,8 @@ class ClusterRun:
     def wait(self, progress: bool = True) -> "ClusterRun":
         """Wait until every job has ended, and return this.
 
-        An interrupt ends the waiting, and not the jobs: `cancel` does that.
+        An interrupt ends the waiting. Jobs of Slurm go on until `cancel`; processes on this machine may get the
+        interrupt of their terminal too.
 
         Args:
             progress: Whether to show a line for all parts: pairs done, of how many, and the time left.

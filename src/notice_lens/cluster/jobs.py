@@ -5,6 +5,7 @@ The parts are dealt out beforehand, part k to job k modulo their number, so that
 """
 
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
@@ -14,8 +15,8 @@ from notice_lens.errors import extra, in_words
 if TYPE_CHECKING:
     import submitit
 
-NO_LIMIT = 60 * 24 * 365
-"""Minutes that a job on this machine may take: submitit wants a number."""
+UNLIMITED_MINUTES = 60 * 24 * 365
+"""What a job on this machine may take, since submitit wants a number: a year."""
 USUAL_TIME = 240
 """Minutes that a job on Slurm may take where the caller says nothing."""
 RAY_LOGS = "the worker's files in Ray's log folder on its machine, /tmp/ray/session_latest/logs by default"
@@ -134,8 +135,7 @@ class SubmititJob:
         try:
             return self.job.result()
         except FailedJobError as error:
-            last = str(error).strip().splitlines() or [in_words(error)]
-            return dict.fromkeys(self.parts, f"its job failed: {last[-1].strip()}")
+            return dict.fromkeys(self.parts, f"its job failed: {_raised(str(error))}")
         except UncompletedJobError:
             return dict.fromkeys(self.parts, f"{DIED} ({self.job.state})")
 
@@ -217,7 +217,7 @@ def local_jobs(call: Call, parts: Sequence[int], workers: int | None, resources:
     jobs: list[Job] = []
     for number, own in enumerate(_dealt(parts, workers)):
         executor.update_parameters(
-            timeout_min=NO_LIMIT, gpus_per_node=gpus, visible_gpus=cards[number * gpus : (number + 1) * gpus]
+            timeout_min=UNLIMITED_MINUTES, gpus_per_node=gpus, visible_gpus=cards[number * gpus : (number + 1) * gpus]
         )
         jobs.append(SubmititJob(own, executor.submit(Share(call, own))))
     return jobs
@@ -291,6 +291,13 @@ def ray_jobs(call: Call, parts: Sequence[int], workers: int | None, resources: R
 def _dealt(parts: Sequence[int], workers: int) -> list[list[int]]:
     """Return the parts of each worker."""
     return [list(parts[number::workers]) for number in range(workers)]
+
+
+def _raised(message: str) -> str:
+    """Return the exception itself from submitit's message, which has the traceback between two lines of dashes."""
+    _, *inside = re.split(r"^-{5,}$", message, flags=re.MULTILINE)
+    lines = (inside[0] if inside else message).strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
 
 
 def _cards() -> list[int]:

@@ -122,6 +122,8 @@ def submit(
 ) -> ClusterRun:
     """Divide a sweep into parts that several processes compute, on this machine, on Slurm or in a Ray cluster.
 
+    Experimental: tried on processes of one machine and on a local Ray; never on a real Slurm, nor on GPUs.
+
     It returns at once. `result()` of the handle waits, shows one line for all parts, and returns what one call of the
     verb returns. The same call again computes only what is missing: pairs that are done are kept, whatever happened.
 

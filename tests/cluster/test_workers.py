@@ -141,6 +141,8 @@ def test_jobs_can_be_ended(things, tmp_path) -> None:
     assert repr(run).endswith("0 of 16 pairs done, 0 jobs running)")
 
 
+# Ray's own processes may be alive for a moment after its shutdown.
+@pytest.mark.filterwarnings("ignore:.*subprocess:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @ray
 def test_ray_starts_a_killed_actor_again(things, whole, tmp_path, local_ray) -> None:
     run = submitted(killed_at(7, tmp_path / "killed"), things, tmp_path, "ray")

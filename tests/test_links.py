@@ -13,7 +13,7 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-PACKAGES = ("", ".models", ".pairs", ".patching", ".circuits", ".viz", ".study", ".mini")
+PACKAGES = ("", ".models", ".pairs", ".patching", ".cluster", ".circuits", ".viz", ".study", ".mini")
 
 
 def anchors(page: Path) -> set[str]:

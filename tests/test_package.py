@@ -22,7 +22,7 @@ def imported(script: str) -> str:
 
 def test_importing_does_nothing_heavy():
     assert imported("import notice_lens") == "[]"
-    rooms = ("pairs", "patching", "circuits", "viz", "study")
+    rooms = ("pairs", "patching", "cluster", "circuits", "viz", "study")
     assert imported("import " + ", ".join(f"notice_lens.{room}" for room in rooms)) == "[]"
 
 
@@ -88,7 +88,7 @@ def test_statistics_and_the_page_load_no_model_and_no_more_of_scipy_than_they_us
 
 def test_no_module_hides_a_public_name():
     """Once a module is imported, Python finds it under its name, and no longer what the package says is there."""
-    for room in ("pairs", "patching", "circuits", "viz", "study"):
+    for room in ("pairs", "patching", "cluster", "circuits", "viz", "study"):
         package = importlib.import_module(f"notice_lens.{room}")
         for name in package.__all__:
             assert importlib.util.find_spec(f"notice_lens.{room}.{name}") is None, f"{room}.{name}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from notice_lens._lazy import lazy
 
 if TYPE_CHECKING:
-    from notice_lens import circuits, mini, models, pairs, patching, report, stats, study, viz
+    from notice_lens import circuits, cluster, mini, models, pairs, patching, report, stats, study, viz
     from notice_lens.models import HookedBLIP, HookedVLM
     from notice_lens.models.bridge import register
     from notice_lens.pairs import MinimalPairs
@@ -21,13 +21,14 @@ _HOMES = {
     "MinimalPairs": "notice_lens.pairs",
     "register": "notice_lens.models.bridge",
 }
-_ROOMS = ("circuits", "mini", "models", "pairs", "patching", "report", "stats", "study", "viz")
+_ROOMS = ("circuits", "cluster", "mini", "models", "pairs", "patching", "report", "stats", "study", "viz")
 __all__ = [
     "HookedBLIP",
     "HookedVLM",
     "MinimalPairs",
     "__version__",
     "circuits",
+    "cluster",
     "mini",
     "models",
     "pairs",

@@ -31,6 +31,26 @@ def reading(path: str | PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{path} cannot be read: {in_words(error)}") from error
 
 
+@contextmanager
+def extra(package: str, name: str, what: str) -> Iterator[None]:
+    """Import a library that only an extra installs.
+
+    Args:
+        package: The library's import name.
+        name: Of the extra that installs it.
+        what: What needs it, for the message.
+
+    Raises:
+        ImportError: It is not installed; the message says how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ImportError(f"{what} needs {package}: pip install 'notice-lens[{name}]'", name=package) from error
+
+
 def in_words(error: BaseException) -> str:
     """Return an error's message in one line; of a missing key, which one it is."""
     if isinstance(error, KeyError):

@@ -53,7 +53,7 @@ def one_line(shown: bool, steps: Mapping[str, float | int], name: str = "") -> I
         line.close()
 
 
-def bar(shown: bool, what: str, *, total: int, unit: str) -> Any:
+def bar(shown: bool, what: str, *, total: int, unit: str, begun: int = 0) -> Any:
     """Return a progress bar of tqdm, with the name of the step in front where there is one; or a part of the line.
 
     Args:
@@ -61,14 +61,15 @@ def bar(shown: bool, what: str, *, total: int, unit: str) -> Any:
         what: What is done, in a word or two.
         total: How many units there are.
         unit: Their name, in the plural.
+        begun: Units that were done before; the time left is not estimated from them.
     """
     from tqdm.auto import tqdm
 
     if (line := _LINE.get()) is not None:
-        return _Part(line if shown else None, what, total)
+        return _Part(line if shown else None, what, total, begun)
     name = _STEP.get()
     description = what if name is None else f"{name}, {what}"
-    return tqdm(total=total, desc=description, unit=f" {unit}", disable=not shown, leave=name is None)
+    return tqdm(total=total, initial=begun, desc=description, unit=f" {unit}", disable=not shown, leave=name is None)
 
 
 class _Line:
@@ -118,8 +119,8 @@ class _Line:
 class _Part:
     """A bar as a percentage of its line."""
 
-    def __init__(self, line: _Line | None, what: str, total: int) -> None:
-        self.line, self.what, self.total, self.n = line, what, total, 0
+    def __init__(self, line: _Line | None, what: str, total: int, begun: int) -> None:
+        self.line, self.what, self.total, self.n = line, what, total, begun
 
     def __enter__(self) -> "_Part":
         return self

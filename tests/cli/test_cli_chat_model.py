@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from notice_lens import HookedVLM
 from notice_lens.cli.commands import DEMOS, main
-from notice_lens.cli.study import load_model
 from notice_lens.mini import llava_folder
+from notice_lens.models.by_name import load_model
 from notice_lens.pairs import MinimalPairs
 from notice_lens.patching import patch_heads
 from notice_lens.report.data import ReportData

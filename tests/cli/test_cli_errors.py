@@ -207,7 +207,7 @@ def test_a_fault_of_the_program_is_never_called_one_of_the_user(monkeypatch, err
     monkeypatch.setattr(HookedBLIP, "mini", _fault(error))
     said = failed("info", code=3)
     assert f"unexpected {type(error).__name__}" in said
-    assert "cli/study.py:" in said
+    assert "models/by_name.py:" in said
     assert "--debug" in said
     shown = CliRunner().invoke(main, ["info", "--debug"])
     assert shown.exit_code == 3

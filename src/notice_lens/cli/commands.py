@@ -23,7 +23,6 @@ from notice_lens.cli.study import (
     by_task,
     carry_out,
     device,
-    load_model,
     make_folder,
     memory,
     opened,
@@ -34,6 +33,7 @@ from notice_lens.cli.study import (
     sweep_part,
     unfiltered,
 )
+from notice_lens.models.by_name import load_model
 
 
 class Demo(NamedTuple):

@@ -37,8 +37,8 @@ def pairs() -> None:
 
 def _reader(model: str, match: str | None = None) -> Any:
     """Return the tokenizer's source, or the whole model if pictures are to be compared."""
-    from notice_lens.cli.study import load_model
     from notice_lens.mini import mini_folder
+    from notice_lens.models.by_name import load_model
 
     if match is not None:
         return load_model(model, None)

@@ -12,7 +12,6 @@ from notice_lens.cli.study import (
     Out,
     as_json,
     device,
-    load_model,
     make_folder,
     memory,
     opened,
@@ -21,6 +20,7 @@ from notice_lens.cli.study import (
     show,
     unfiltered,
 )
+from notice_lens.models.by_name import load_model
 
 if TYPE_CHECKING:
     from notice_lens.study.presets import Outcome, Preset

@@ -1,10 +1,9 @@
-"""Shared parts of the commands that run a study: options, the model, and the printed summary."""
+"""Shared parts of the commands that run a study: options, and the printed summary."""
 
 import json
 import re
 import tempfile
 import webbrowser
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import click
 from notice_lens.cli.errors import echo
 
 REPORT = "report.html"
-BUNDLED = ("mini", "mini-blip", "mini-llava")
-"""Models that ship with the package, by the name that commands take."""
 STOPPED_MESSAGE = "stopped; finished work is kept, and the same command resumes from there"
 
 BYTES_OF_UNIT = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
@@ -84,55 +81,6 @@ unfiltered = click.option("--unfiltered", is_flag=True, help="Keep pairs that th
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 opened = click.option("--open/--no-open", "opened", default=False, help="Open the report in a browser.")
 quiet = click.option("--quiet", is_flag=True, help="No progress bars.")
-
-
-def load_model(name: str, device: str | None) -> Any:
-    """Return a model by folder, hub id, `mini-blip`, `mini-llava` or `mini`.
-
-    A BLIP becomes a `HookedBLIP`, any other a `HookedVLM`.
-
-    Args:
-        name: Which.
-        device: Where to; None takes a GPU where there is one.
-
-    Raises:
-        ValueError: There is no such device here.
-        FileNotFoundError: There is no such model.
-    """
-    import torch
-
-    from notice_lens import HookedBLIP, HookedVLM
-
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    if name in ("mini", "mini-blip"):
-        return HookedBLIP.mini("pictures" if name == "mini-blip" else "drawn", device=device)
-    if name == "mini-llava":
-        return HookedVLM.mini(device=device)
-    _refuse_slip(name)
-    if _is_blip(name):
-        return HookedBLIP.from_pretrained(name, device=device)
-    return HookedVLM.from_pretrained(name, device_map=device)
-
-
-def _refuse_slip(name: str) -> None:
-    """Raise FileNotFoundError for a name that is neither a folder nor a hub id, and nearly that of a bundled model."""
-    near = get_close_matches(name.replace("_", "-"), BUNDLED, 1, 0.8)
-    if near and "/" not in name and not Path(name).exists():
-        raise FileNotFoundError(f"cannot load {name!r}: no such folder; did you mean {near[0]!r}, which is bundled?")
-
-
-def _is_blip(name: str) -> bool:
-    """Return whether a checkpoint is a BLIP by its config; True without a config: its loader names what is missing."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(name).model_type == "blip"
-    except Exception:  # of any kind: `from_pretrained` names what is wrong with the folder or the name
-        return True
 
 
 def by_task(pairs: Any, limit: int | None) -> dict[str, Any]:

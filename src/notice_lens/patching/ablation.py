@@ -116,8 +116,14 @@ def ablate(
         effects = sweep(model, pairs, _placed(model, pairs, sites, positions), source=value, **given)
     else:
         raise ValueError("sites: name what is ablated, such as 'text.cross_attn', or give groups as joint")
-    effects = effects.assign_attrs(source=value, joint=joint is not False)
-    return summarised(effects, confidence, seed)
+    return finished(effects, value=value, joint=joint, confidence=confidence, seed=seed)
+
+
+def finished(
+    effects: "xr.Dataset", *, value: str = "mean", joint: Any = False, confidence: float = 0.95, seed: int = 0
+) -> "xr.Dataset":
+    """Return the ablation of a sweep over all pairs, of one call or gathered; arguments as of `ablate`."""
+    return summarised(effects.assign_attrs(source=value, joint=joint is not False), confidence, seed)
 
 
 def _placed(model: "VisionLanguageModel", pairs: "MinimalPairs", sites: Any, positions: Any) -> list[Site]:

@@ -67,7 +67,9 @@ def metric_codes(metrics: Mapping[str, Any], model: "VisionLanguageModel") -> di
         metrics: Functions by name.
         model: The model of the sweep, which a metric may refer to: it is compared by itself.
     """
-    return {name: _code_digest(function, model) for name, function in metrics.items()}
+    parts = (model.processor, *(getattr(model.processor, name, None) for name in ("tokenizer", "image_processor")))
+    known = {id(model): "model", **{id(part): "part of the model" for part in parts if part is not None}}
+    return {name: code_digest(function, known) for name, function in metrics.items()}
 
 
 def _weights_digest(model: "VisionLanguageModel") -> str:
@@ -106,10 +108,14 @@ def _tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([described, special], sort_keys=True).encode()).hexdigest()
 
 
-def _code_digest(function: Any, model: "VisionLanguageModel") -> str:
-    """Return a digest of what a function does; empty where that cannot be told."""
-    parts = (model.processor, *(getattr(model.processor, name, None) for name in ("tokenizer", "image_processor")))
-    found = _Digest({id(model): "model", **{id(part): "part of the model" for part in parts if part is not None}})
+def code_digest(function: Any, known: Mapping[int, str] | None = None) -> str:
+    """Return a digest of what a function does; empty where that cannot be told.
+
+    Args:
+        function: The function, or an object that holds some.
+        known: Names of objects, by id, that are compared by themselves.
+    """
+    found = _Digest(known or {})
     try:
         found.add(function)
     except Exception:  # whatever an object raises that does not want to be read

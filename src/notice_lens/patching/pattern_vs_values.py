@@ -97,7 +97,7 @@ def split(
     refuse_fixed(options, FIXED_BY_SPLIT, "a split")
     refuse_mismatched(options, "a split has the control 'self'; the mismatched donor of a whole head is patch_heads's")
     prepared = prepare(model, pairs, Options.of({"controls": "self", **options, "metrics": CHANGES}))
-    return _with_interaction(SweepRunner(prepared, _grid(prepared, checked), {"split": asdict(checked)}).run())
+    return with_interaction(SweepRunner(prepared, _grid(prepared, checked), {"split": asdict(checked)}).run())
 
 
 def _grid(prepared: Prepared, site: Site) -> Grid:
@@ -131,8 +131,8 @@ def _site(
     return found
 
 
-def _with_interaction(effects: "xr.Dataset") -> "xr.Dataset":
-    """The result with what needs both parts."""
+def with_interaction(effects: "xr.Dataset") -> "xr.Dataset":
+    """Return a split with its interaction: what needs pattern and values together."""
     import xarray as xr
 
     by_part = effects[[name for name, values in effects.data_vars.items() if "part" in values.dims]]

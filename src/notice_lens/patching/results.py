@@ -134,7 +134,8 @@ def aggregate(
     total, weight = values.where(there, 0).sum(over), weights.where(there, 0).sum(over)
     enough = abs(weight) >= (1 - GAP_SUM_ROUNDING) * _min_gap(effects, metric) * n
     mean = total / weight.where((n > 0) & enough & (weight != 0))
-    return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs)
+    # Of a lazy result all of it is computed in one pass; of one in memory nothing is left to load.
+    return mean.assign_coords(n=n).rename(metric).assign_attrs(effects.attrs).load()
 
 
 def carried(effects: Effects, metric: str = RATIO) -> xr.Dataset:

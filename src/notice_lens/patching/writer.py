@@ -188,11 +188,14 @@ class ResultWriter:
         return {**sites, **model_parts, **whole}
 
 
-def gather(store: str | PathLike[str]) -> "xr.Dataset":
+def gather(store: str | PathLike[str], *, lazy: bool = False) -> "xr.Dataset":
     """Join the parts of a sweep that were computed apart.
 
     Args:
         store: The folder that all parts were given as `store`.
+        lazy: Whether numbers stay on disk, as dask arrays, for a result that is larger than memory: `aggregate` reads
+            a block at a time. Every checksum is compared before this returns, a chunk at a time. It needs
+            `pip install 'notice-lens[dask]'`.
 
     Returns:
         What one call without parts returns, pairs in their order.
@@ -200,8 +203,9 @@ def gather(store: str | PathLike[str]) -> "xr.Dataset":
     Raises:
         FileNotFoundError: There is no such folder, or parts are missing.
         ValueError: A part is not complete, is of another sweep or damaged; or there are parts of several divisions.
+        ImportError: `lazy`, and dask is not installed.
     """
-    return with_effects(joined(Path(store))[0])
+    return with_effects(joined(Path(store), lazy)[0])
 
 
 def with_effects(effects: "xr.Dataset") -> "xr.Dataset":

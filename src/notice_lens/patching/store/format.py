@@ -18,6 +18,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from notice_lens import __version__
+from notice_lens.errors import extra
 from notice_lens.files import check_files, check_seal, read_json, sealed, sha256
 from notice_lens.patching.store.checks import listed, missing, plain
 
@@ -31,6 +32,8 @@ FILLS = {"f": math.nan, "b": False, "i": 0, "u": 0, "U": "", "O": "", "T": ""}
 """What is in an array before it is written, by the kind of its type."""
 CHUNK_BYTES, CHUNK_PAIRS = 1_000_000, 64
 """A chunk holds as many pairs as fit into both, at least one: a write of one pair rewrites its whole chunk."""
+BLOCK_BYTES = 32_000_000
+"""What a lazy read takes at a time, about."""
 
 
 def create(path: Path, template: xr.Dataset, settings: Mapping[str, Any]) -> None:
@@ -145,6 +148,33 @@ def read(path: str | Path) -> xr.Dataset:
         for name, dtype in record["variables"].items()
     }
     return coordinates.assign(variables)
+
+
+def read_lazily(path: Path) -> xr.Dataset:
+    """Return the data set of a complete store with dask arrays, which are read from the disk when they are computed.
+
+    Every checksum is compared here, chunk by chunk, so that damage is found now; Zarr compares them again at each later
+    read. No more than a chunk is in memory.
+
+    Args:
+        path: Of a store in which all pairs are done.
+
+    Raises:
+        ValueError: It is damaged (the array and the pairs are named), or from another version.
+        ImportError: dask is not installed.
+    """
+    record = read_record(path)
+    arrays = open_arrays(path, record, "r")
+    coordinates, done = read_coordinates(path, record, arrays)
+    check_done(path, arrays, coordinates, done)
+    return coordinates.assign(
+        {
+            name: _in_memory(arrays[name], _values(path, arrays[name]), dtype)
+            if dtype == "O" or dtype[1] == "U"
+            else _lazy(arrays[name], dtype)
+            for name, dtype in record["variables"].items()
+        }
+    )
 
 
 def read_coordinates(
@@ -316,6 +346,17 @@ def storable(values: xr.Variable, name: str) -> np.ndarray:
     if wrong := [item for item in array.ravel().tolist() if not isinstance(item, str)]:
         raise TypeError(f"{name!r} holds {wrong[0]!r}, a {type(wrong[0]).__name__}; a store holds text or numbers")
     return array
+
+
+def _lazy(array: zarr.Array, dtype: str) -> xr.Variable:
+    """Return an array of numbers as a dask array of blocks of several chunks: a task for each chunk would be slow."""
+    with extra("dask", "dask", "a lazy read"):
+        import dask.array
+
+    chunk = array.dtype.itemsize * math.prod(array.chunks)
+    pairs = array.chunks[0] * max(1, BLOCK_BYTES // max(1, chunk))
+    found = dask.array.from_array(array, chunks=cast(Any, (pairs, *array.shape[1:]))).astype(dtype)
+    return xr.Variable(cast(Any, array.metadata).dimension_names or (), found, dict(array.attrs))
 
 
 def _in_memory(array: zarr.Array, values: np.ndarray, dtype: str, gone: list[int] | None = None) -> xr.Variable:

@@ -71,8 +71,21 @@ def store_of(folder: str | PathLike[str], part: SweepPart | None) -> Path:
     if (folder / "zarr.json").exists():
         raise FileExistsError(f"{folder} is the store of a whole sweep; parts need a folder of their own")
     folder.mkdir(parents=True, exist_ok=True)
-    width = len(str(part[1] - 1))
-    return folder / f"part-{part[0]:0{width}}-of-{part[1]}.zarr"
+    return folder / name_of(part)
+
+
+def name_of(part: SweepPart) -> str:
+    """Return the name of a part's store within the folder of the sweep."""
+    return f"part-{part[0]:0{len(str(part[1] - 1))}}-of-{part[1]}.zarr"
+
+
+def pairs_done(store: Path) -> int:
+    """Return how many pairs of a part are done, while it is being written too; 0 where there is no store yet."""
+    import zarr
+
+    if not (store / "zarr.json").is_file():  # it is moved to its place when it is complete
+        return 0
+    return int(np.count_nonzero(zarr.open_array(store / store_format.DONE, mode="r")[...]))
 
 
 def has_parts(folder: Path) -> bool:
@@ -80,8 +93,18 @@ def has_parts(folder: Path) -> bool:
     return folder.is_dir() and any(_NAME.fullmatch(path.name) for path in folder.iterdir())
 
 
-def joined(folder: Path) -> "tuple[xr.Dataset, dict[str, Any]]":
+def divisions(folder: Path) -> list[int]:
+    """Return into how many parts the stores in a folder divide a sweep; one number where they belong together."""
+    found = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted({int(match[2]) for match in found if match})
+
+
+def joined(folder: Path, lazy: bool = False) -> "tuple[xr.Dataset, dict[str, Any]]":
     """Return the numbers of all parts in a folder, pairs in their order, and the settings of the whole sweep.
+
+    Args:
+        folder: Of the sweep.
+        lazy: Whether numbers stay on disk, as dask arrays. They are checked here all the same.
 
     Raises:
         FileNotFoundError: There is no such folder, or parts are missing.
@@ -90,7 +113,7 @@ def joined(folder: Path) -> "tuple[xr.Dataset, dict[str, Any]]":
     import xarray as xr
 
     paths = _parts_in(folder)
-    read = {k: _complete(path) for k, path in paths.items()}
+    read = {k: _complete(path, lazy) for k, path in paths.items()}
     first = read[0][1]
     for k, (_, settings) in read.items():
         if clauses := store_checks.differences(_shared(first), _shared(settings)):
@@ -114,28 +137,28 @@ def _parts_in(folder: Path) -> dict[int, Path]:
     found = {path: match for path in sorted(folder.iterdir()) if (match := _NAME.fullmatch(path.name))}
     if not found:
         raise FileNotFoundError(f"no parts of a sweep in {folder}: expected part-0-of-8.zarr and the like")
-    divisions = sorted({int(match[2]) for match in found.values()})
-    if len(divisions) > 1:
+    several = divisions(folder)
+    if len(several) > 1:
         raise ValueError(
-            f"{folder} has parts of {' and of '.join(map(str, divisions))}; leave those of one division there"
+            f"{folder} has parts of {' and of '.join(map(str, several))}; leave those of one division there"
         )
     by_number = {int(match[1]): path for path, match in found.items()}
-    if missing := [k for k in range(divisions[0]) if k not in by_number]:
+    if missing := [k for k in range(several[0]) if k not in by_number]:
         raise FileNotFoundError(
-            f"{folder} lacks {len(missing)} of {divisions[0]} parts: {store_checks.listed(missing, str)}; run "
-            f"part=({missing[0]}, {divisions[0]})"
+            f"{folder} lacks {len(missing)} of {several[0]} parts: {store_checks.listed(missing, str)}; run "
+            f"part=({missing[0]}, {several[0]})"
         )
     return dict(sorted(by_number.items()))
 
 
-def _complete(path: Path) -> "tuple[xr.Dataset, Mapping[str, Any]]":
+def _complete(path: Path, lazy: bool) -> "tuple[xr.Dataset, Mapping[str, Any]]":
     """Return the data of a part and its settings. Raises ValueError if pairs are not done yet."""
     record = store_format.read_record(path)
     arrays = store_format.open_arrays(path, record, "r")
     done = np.asarray(arrays[store_format.DONE][...])
     if not done.all():
         raise ValueError(f"{path} is not complete: {int(done.sum())} of {len(done)} pairs are done; run it again")
-    return store_format.read(path), record["settings"]
+    return store_format.read_lazily(path) if lazy else store_format.read(path), record["settings"]
 
 
 def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:

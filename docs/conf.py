@@ -120,7 +120,11 @@ def copy_tutorials(app: Sphinx) -> None:
     """Brings the notebooks to where they are pages, with links as they are from there, and figures by their titles."""
     folder = Path(app.srcdir) / "notebooks"
     folder.mkdir(exist_ok=True)
-    for path in (Path(app.srcdir).parent / "tutorials").glob("*.ipynb"):
+    tutorials = sorted((Path(app.srcdir).parent / "tutorials").glob("*.ipynb"))
+    for copy in folder.glob("*.ipynb"):
+        if copy.name not in {path.name for path in tutorials}:  # of a tutorial that has another name by now
+            copy.unlink()
+    for path in tutorials:
         notebook = json.loads(path.read_text().replace("(../docs/", "(../"))
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):

@@ -84,7 +84,9 @@ def test_every_verb_has_one_page_that_explains_it_with_an_example(package: str) 
     """The reference's table has a row for each; the page and section it points at use the name, verbs in a block."""
     module = import_module("notice_lens" + package)
     said = (REFERENCE / f"{package[1:]}.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| .+? \| \[.+?\]\(\.\./(\w+\.md)(?:#([\w-]+))?\) \|$", said, re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[`(\w+)`\]\(\S+\) \| .+? \| \[.+?\]\(\.\./(\w+\.md)(?:#([\w-]+))?\) \|$", said, re.MULTILINE
+    )
     assert sorted(name for name, _, _ in rows) == sorted(module.__all__)
     for name, page, _ in rows:
         text = (DOCS / page).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tables of docs/which_model.md say what the code does: tested families, families taken apart, and refusals."""
+"""The tables of docs/which_model.md say what the code does: families that are tested, found, and refused."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def rows(heading: str) -> dict[str, list[str]]:
     return {cell[1].strip("`"): [cell[0], *cell[2:]] for cell in cells[2:]}
 
 
-TESTED, TAKEN_APART = rows("Families that are tested"), rows("Families that were only taken apart")
+TESTED, PARTS_FOUND = rows("Families that are tested"), rows("Untested families whose parts are found")
 
 
 def pair_with_region(model: HookedVLM) -> MinimalPairs:
@@ -100,21 +100,21 @@ def without_weights(model_type: str) -> Any:
     config: Any = CONFIG_MAPPING[model_type](**({"vision_config": {}} if model_type == "gemma4" else {}))
     for part in (config.get_text_config(), getattr(config, "vision_config", None)):
         for name in ("num_hidden_layers", "depth"):
-            if model_type in TAKEN_APART and hasattr(part, name):
+            if model_type in PARTS_FOUND and hasattr(part, name):
                 setattr(part, name, 3)
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config)
 
 
-@pytest.mark.parametrize("model_type", TAKEN_APART)
-def test_the_parts_of_a_family_that_was_taken_apart_are_found(model_type: str) -> None:
+@pytest.mark.parametrize("model_type", PARTS_FOUND)
+def test_the_parts_of_an_untested_family_of_the_table_are_found(model_type: str) -> None:
     assert model_type not in families.FAMILIES  # so that its first sweep is compared with forward passes
     model = HookedVLM.from_hf(without_weights(model_type))
     assert {"vision.blocks.1.attn.hook_z", "language.blocks.2.attn.hook_z", "projector.hook_out"} <= set(
         model.hook_dict
     )
     has_neurons = "language.blocks.2.mlp.hook_post" in model.hook_dict
-    assert has_neurons == ("experts" not in TAKEN_APART[model_type][1])
+    assert has_neurons == ("experts" not in PARTS_FOUND[model_type][1])
 
 
 @pytest.mark.parametrize(("model_type", "message"), REFUSED.items())

@@ -5,12 +5,16 @@ The tutorials are shown as they are stored, with their outputs: of a figure its 
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 from docutils import nodes
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent))
+from signatures import on_signature
 
 project = "notice-lens"
 author = "The notice-lens developers"
@@ -26,7 +30,8 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "none"  # types stand in the signatures that `signatures.py` writes
+python_maximum_signature_line_length = 100
 suppress_warnings = ["myst.xref_missing"]
 
 
@@ -115,7 +120,11 @@ def copy_tutorials(app: Sphinx) -> None:
     """Brings the notebooks to where they are pages, with links as they are from there, and figures by their titles."""
     folder = Path(app.srcdir) / "notebooks"
     folder.mkdir(exist_ok=True)
-    for path in (Path(app.srcdir).parent / "tutorials").glob("*.ipynb"):
+    tutorials = sorted((Path(app.srcdir).parent / "tutorials").glob("*.ipynb"))
+    for copy in folder.glob("*.ipynb"):
+        if copy.name not in {path.name for path in tutorials}:  # of a tutorial that has another name by now
+            copy.unlink()
+    for path in tutorials:
         notebook = json.loads(path.read_text().replace("(../docs/", "(../"))
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):
@@ -130,6 +139,7 @@ def copy_tutorials(app: Sphinx) -> None:
 def setup(app: Sphinx) -> None:
     """Hooks the generators into the build."""
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", on_signature)
     app.connect("doctree-resolved", lay_out_tables)
     app.connect("builder-inited", write_tables)
     app.connect("builder-inited", write_commands)

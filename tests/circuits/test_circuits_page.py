@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 def test_the_blocks_run() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for block in blocks:
         exec(block, names)
     heads = names["heads"]
@@ -34,4 +34,7 @@ def test_the_blocks_run() -> None:
     curve, circuit = names["curve"], names["circuit"]
     assert float(curve.share.sel(direction="denoise", size=24)) > 0.99
     assert len(circuit.attrs["circuit"]) == int(circuit.in_circuit.sum())
+    shared = names["shared"]
+    assert shared.jaccard.dims == ("one", "other")
+    assert set(shared.attrs["shared"]) <= set(circuit.attrs["circuit"]) & set(names["other"].attrs["circuit"])
     assert names["paper"].magnitude.dims == ("layer", "head")

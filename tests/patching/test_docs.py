@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs" / "patching.md"
@@ -12,7 +13,7 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     exec(blocks[0], names)
     assert names["effects"].logit_diff_change.dims == ("pair", "layer", "head", "role")
     assert names["own"].dims == ("layer", "head", "role")
@@ -24,12 +25,16 @@ def test_the_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     exec(blocks[3], names)
     assert names["looks"].kl.dims == ("pair", "layer", "head", "role", "key_region")
     exec(blocks[4], names)
-    assert names["groups"]["variant"].values.tolist() == ["two heads", "blind"]
+    both = names["both"]
+    assert both.indirect_effect.dims == ("pair", "layer", "head", "role")
+    np.testing.assert_allclose(both.indirect_effect_share, names["mean"], atol=1e-6)
     exec(blocks[5], names)
+    assert names["groups"]["variant"].values.tolist() == ["two heads", "blind"]
+    exec(blocks[6], names)
     assert dict(names["together"].patching_effect.sizes) == {
         "pair": len(names["pairs"]), "direction": 2, "node": 3, "other": 3
     }  # fmt: skip
-    exec(blocks[6], names)
+    exec(blocks[7], names)
     assert (tmp_path / "heads.zarr").is_dir()
 
 

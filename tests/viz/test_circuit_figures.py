@@ -37,7 +37,8 @@ def test_a_curve_has_both_shares_with_their_bands_and_what_stands_beside_them():
     np.testing.assert_allclose(band.y, [0.05, 0.55, 0.87, 1.05, 0.95, 0.77, 0.45, -0.05])
     np.testing.assert_allclose(drawn(figure, "from a mismatched donor").y, 0.2)
     np.testing.assert_allclose(drawn(figure, "7 random orders").y, 0.3)
-    assert figure.layout.title.subtitle.text.replace("&#37;", "%") == (
+    said = figure.layout.title.subtitle.text.replace("&#37;", "%").replace("<br>", " ")
+    assert said == (
         "2 of 3 heads carry 82% [77, 87] of the answer; as many at random 30%; these heads from an unrelated picture "
         "20% (30 pairs in 28 clusters)"
     )

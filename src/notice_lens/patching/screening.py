@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
     from notice_lens.pairs import MinimalPairs
 
+FIXED_BY_SCREEN = {"part": "which entries are verified follows from all pairs"}
+"""Options of sweeps that a screening decides."""
+
 
 @one_thread_at_a_time
 @outside_inference_mode
@@ -86,7 +89,7 @@ def screen(
         TypeError: There is no option of that name.
     """
     check_model(model)
-    refuse_fixed(options, {"part": "which entries are verified follows from all pairs"}, "screen")
+    refuse_fixed(options, FIXED_BY_SCREEN, "screen")
     _check(share, sample, threshold, confidence)
     folder = None if store is None else Path(store)
     exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}

@@ -6,6 +6,7 @@ outline: full where it is significant, dotted where it passes the two-sigma rule
 """
 
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 DIVERGING = [[0.0, "#7f1d1d"], [0.25, "#dc6b57"], [0.5, "#fafafa"], [0.75, "#5b94cf"], [1.0, "#123a6f"]]
 INK, QUIET, FRAME = "#1c2024", "#5b646e", "#c4cad1"
 LINE_COLOURS = ("#123a6f", "#b45309", "#4d7c0f", "#7e22ce", "#0e7490", "#475569")
+WIDTH_OF_SMALL, HEIGHT_OF_SMALL = 5.6, 16
+"""Pixels: of a letter of a subtitle on average, and of a line."""
 ROOM = 400
 """Cells: with no more, their numbers are written into them."""
 FAINT = 0.05
@@ -115,15 +118,22 @@ def around(x: Any, low: Any, high: Any, colour: str, group: str, opacity: float 
 
 
 def finish(figure: "Figure", title: str, subtitle: str = "", size: tuple[int, int] = (640, 420)) -> "Figure":
-    """Title, size in pixels, fonts and background, the same for all figures; returns the figure."""
+    """Title, size in pixels, fonts and background, the same for all figures; returns the figure.
+
+    A subtitle that is longer than the figure is wide goes on below, and the figure grows by that: Plotly would cut it.
+    """
     heading: dict[str, Any] = {"text": escape(title), "x": 0.01, "xanchor": "left", "font": {"size": 17}}
-    if subtitle:
-        heading["subtitle"] = {"text": escape(subtitle), "font": {"size": 12, "color": QUIET}}
+    lines = wrap(subtitle, int(size[0] / WIDTH_OF_SMALL))
+    more = HEIGHT_OF_SMALL * max(0, len(lines) - 1)
+    if lines:
+        heading["subtitle"] = {"text": "<br>".join(map(escape, lines)), "font": {"size": 12, "color": QUIET}}
+    if more:  # fixed from the top, since the title's default place moves with its height
+        heading |= {"y": 1 - 24 / (size[1] + more), "yanchor": "top"}
     figure.update_layout(
         title=heading,
         width=size[0],
-        height=size[1],
-        margin={"l": 70, "r": 30, "t": 84, "b": 60},
+        height=size[1] + more,
+        margin={"l": 70, "r": 30, "t": 84 + more, "b": 60},
         font={"size": 13, "color": INK},
         template="plotly_white",
     )

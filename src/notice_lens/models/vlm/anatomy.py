@@ -151,7 +151,7 @@ def model_parts(model: Any) -> ModelParts:
         ValueError: A part is missing, or of a kind that cannot be hooked; the message says which.
     """
     language, tower = model.get_decoder(), model.get_encoder(modality="image")
-    if language is model or tower is model or tower is model.base_model:
+    if language is model or tower is None or tower is model or tower is model.base_model:
         missing = "language model" if language is model else "vision tower"
         raise ValueError(
             f"no {missing} found in {type(model).__name__}: expected a vision-language model, as "

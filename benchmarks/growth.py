@@ -8,8 +8,8 @@ Weights are random, and small enough for a thousand pairs, yet large enough for 
 are of the whole call (pairs are validated, pictures prepared, runs recorded, rows patched), in seconds of the process
 on one core: other processes of a busy machine do not count.
 
-Each row changes one thing of the row `as it is`. "Arithmetic" is the growth of the multiplications that the method
-needs: time that grows faster is bookkeeping.
+Each row changes one thing of a sweep of ten pairs, and is timed between two runs of that: "growth" is the ratio to
+them. "Arithmetic" is the growth of the multiplications that the method needs: time that grows faster is bookkeeping.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from patching import TextSweep  # isort: skip -- the benchmark of that name, bes
 
 WIDTH, HEADS, PATCH = 256, 8, 8
 PROMPT = "is this apple red or green?"
-PAIRS_OF_CHANGES = 10
+PAIRS_AS_IT_IS, ROUNDS = 10, 3
 
 
 class Sizes(NamedTuple):
@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
         positions: Words at which heads are patched, one at a time.
     """
 
-    pairs: int = PAIRS_OF_CHANGES
+    pairs: int = PAIRS_AS_IT_IS
     layers: int = 4
     side: int = 12
     positions: int = 4
@@ -134,37 +134,39 @@ def sweep(model: Any, positions: list[int]) -> Sweep:
     return lambda pairs: patching.patch_heads(model, pairs, positions=positions, controls=(), progress=False)
 
 
-def seconds(run: Callable[[], Any], times: int) -> float:
-    """Seconds of this process on its core; the median of several runs."""
-    found = []
-    for _ in range(times):
-        start = time.process_time()
-        run()
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+def seconds(run: Callable[[], Any]) -> float:
+    """Seconds of this process on its core."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def table(name: str, make: Callable[[Sizes], tuple[Sweep, float]], counts: list[int]) -> None:
-    """Print the rows of one engine."""
+    """Print the rows of one engine; each change is timed between two runs of ten pairs as they are."""
     plain = Sizes()
+    run_plain, flops_plain = make(plain)
+    pairs_plain = make_pairs(plain.pairs, PATCH * plain.side)
+    run_plain(pairs_plain)  # a first run allocates
     changes = {
-        f"as it is, {PAIRS_OF_CHANGES} pairs": plain,
-        **{f"{n:,} pair{'s' if n > 1 else ''}": plain._replace(pairs=n) for n in counts if n != PAIRS_OF_CHANGES},
+        **{f"{n:,} pair{'s' if n > 1 else ''}": plain._replace(pairs=n) for n in counts},
         "layers x 2": plain._replace(layers=2 * plain.layers),
         "image positions x 2": plain._replace(side=17),
         "patched words x 2": plain._replace(positions=2 * plain.positions),
     }
-    first: tuple[float, float] | None = None
     for what, sizes in changes.items():
         run, flops = make(sizes)
         pairs = make_pairs(sizes.pairs, PATCH * sizes.side)
-        run(make_pairs(1, PATCH * sizes.side))  # a first run allocates
-        took = seconds(lambda run=run, pairs=pairs: run(pairs), 3 if sizes.pairs <= PAIRS_OF_CHANGES else 1)
-        each = took / sizes.pairs
-        first = first or (each, flops)
-        rate = flops / each / 1e9
+        run(make_pairs(1, PATCH * sizes.side))
+        each, ratios = [], []
+        for _ in range(1 if sizes.pairs > 100 else ROUNDS):
+            around = [seconds(lambda: run_plain(pairs_plain)) / plain.pairs]
+            each.append(seconds(lambda run=run, pairs=pairs: run(pairs)) / sizes.pairs)
+            around.append(seconds(lambda: run_plain(pairs_plain)) / plain.pairs)
+            ratios.append(each[-1] / statistics.mean(around))
+        took = statistics.median(each)
+        growth, need = statistics.median(ratios), flops / flops_plain
         print(
-            f"| {name} | {what} | {1000 * each:.0f} | {each / first[0]:.2f} | {flops / first[1]:.2f} | {rate:.0f} |",
+            f"| {name} | {what} | {1000 * took:.0f} | {growth:.2f} | {need:.2f} | {flops / took / 1e9:.0f} |",
             flush=True,
         )
 

@@ -27,11 +27,11 @@ from patching import (
     OPTIONS,
     TOKENS,
     VOCABULARY,
+    TextSweep,
     lens_patches,
     loop_inputs,
     loop_patch,
     make_pairs,
-    TextSweep,
     timed,
 )
 

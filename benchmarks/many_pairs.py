@@ -28,6 +28,8 @@ from notice_lens.patching.store.store import Store
 from notice_lens.stats.synthetic import synthetic_effects
 
 HEADS, PLANTED = (32, 32), 10
+FLIPS = 21_000
+"""Sign flips: with fewer, no p-value is small enough for false-discovery rates over 1,024 heads."""
 
 
 def megabytes() -> float:
@@ -57,8 +59,10 @@ def statistics(counts: list[int]) -> None:
     for n in counts:
         conditions = {f"condition {seed}": made_effects(n, seed) for seed in (1, 2)}
         rules: dict[str, Callable[[], xr.Dataset]] = {
-            "important heads": lambda own=conditions: circuits.important_heads(own["condition 1"]),
-            "universal heads": lambda own=conditions: circuits.universal_heads(own),
+            "important heads": lambda own=conditions: circuits.important_heads(
+                own["condition 1"], n_permutations=FLIPS
+            ),
+            "universal heads": lambda own=conditions: circuits.universal_heads(own, n_permutations=FLIPS),
         }
         for name, rule in rules.items():
             before = megabytes()

@@ -16,9 +16,9 @@ import tiny_vlms
 from conftest import make_small_pair
 from hosted_pairs import made_pairs, single_tokens
 from notice_lens import HookedBLIP, HookedVLM, patching
-from notice_lens.models.blip.blocks import MLP
 from notice_lens.pairs import MinimalPairs, Noise
 from notice_lens.patching import Site
+from notice_lens.patching.engine import wave
 from notice_lens.patching.engine.causal import replay
 from pretend_gpu import PretendGPU, Wait, moved, pretended
 
@@ -121,21 +121,27 @@ def test_a_language_model_that_attends_to_the_image_runs_on_a_gpu_too() -> None:
 # What the pretended GPU finds
 
 
+def reading(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which reads a value of its first tensor on the way."""
+
+    def read(*args: Any) -> Any:
+        bool(next(one for one in args if isinstance(one, torch.Tensor)).sum())
+        return plain(*args)
+
+    return read
+
+
 def test_a_value_that_is_read_in_a_block_of_blip_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = small_blip()
-    plain = MLP.forward
-    monkeypatch.setattr(MLP, "forward", lambda self, x: plain(self, x if float(x.sum()) else x))
-    written = torch.nn.GELU.forward
-    monkeypatch.setattr(torch.nn.GELU, "forward", lambda self, x: written(self, x if bool(x.sum()) else x))
+    monkeypatch.setattr(wave, "neurons_in_parts", reading(wave.neurons_in_parts))
     with pretended() as gpu:
         patching.patch_heads(on_gpu(model), pairs, **OPTIONS)
-    assert in_loops(gpu)
+    assert {wait.operation for wait in in_loops(gpu)} == {"aten._local_scalar_dense.default"}
 
 
 def test_a_value_that_is_read_in_a_block_of_a_hosted_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = small_hosted("llava")
-    plain = replay.attend
-    monkeypatch.setattr(replay, "attend", lambda query, *rest: plain(query if query.sum().item() else query, *rest))
+    monkeypatch.setattr(replay, "attend", reading(replay.attend))
     with pretended() as gpu:
         HOSTED["heads"](on_gpu(model), pairs)
     assert {wait.operation for wait in in_loops(gpu)} == {"aten._local_scalar_dense.default"}

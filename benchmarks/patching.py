@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -192,20 +192,42 @@ def gigaflops_of_products(rows: int = 4096, rounds: int = 5) -> float:
     return statistics.median(rates)
 
 
-def text_sweep_flops() -> float:
-    """Arithmetic of the text sweep, as `docs/performance.md` writes it, in FLOP."""
-    unit = WIDTH**2
-    per_layer = HEADS * TOKENS
-    cross = 2 * TOKENS * PATCHES * WIDTH / unit
-    itself = 2 * TOKENS * TOKENS * WIDTH / unit
-    blocks = sum(
-        9 + (0 if left == 0 else 3 + 11 * TOKENS + (left - 1) * 14 * TOKENS + left * (cross + itself))
-        for left in range(LAYERS)
-    )
-    decoder = LAYERS * 12 + (LAYERS - 1) * 2 + LAYERS * 2 * HEADS * TOKENS / WIDTH + 1 + VOCAB / WIDTH
-    images = 2 * LAYERS * (12 * PATCHES + 2 * PATCHES**2 / WIDTH)
-    keys = 3 * LAYERS * 2 * PATCHES
-    return 2 * unit * (per_layer * blocks + LAYERS * per_layer * decoder + images + keys)
+class TextSweep(NamedTuple):
+    """Sizes of a sweep of cross-attention heads; by default that of the tables here.
+
+    Attributes:
+        layers: Of each of the three stacks.
+        heads: Of each layer.
+        tokens: Of the question.
+        patched: Those of them at which heads are patched, one at a time.
+        patches: Positions of the image.
+        width: Of all stacks; MLPs have four times as many neurons.
+        vocab: How many logits there are.
+    """
+
+    layers: int = LAYERS
+    heads: int = HEADS
+    tokens: int = TOKENS
+    patched: int = TOKENS
+    patches: int = PATCHES
+    width: int = WIDTH
+    vocab: int = VOCAB
+
+    def flops(self) -> float:
+        """Return the arithmetic of one pair, as `docs/performance.md` writes it, in FLOP."""
+        unit = self.width**2
+        per_layer = self.heads * self.patched
+        cross = 2 * self.tokens * self.patches * self.width / unit
+        itself = 2 * self.tokens * self.tokens * self.width / unit
+        blocks = sum(
+            9 + (0 if left == 0 else 3 + 11 * self.tokens + (left - 1) * 14 * self.tokens + left * (cross + itself))
+            for left in range(self.layers)
+        )
+        decoder = self.layers * 12 + (self.layers - 1) * 2 + self.layers * 2 * self.heads * self.tokens / self.width
+        decoder += 1 + self.vocab / self.width
+        images = 2 * self.layers * (12 * self.patches + 2 * self.patches**2 / self.width)
+        keys = 3 * self.layers * 2 * self.patches
+        return 2 * unit * (per_layer * blocks + self.layers * per_layer * decoder + images + keys)
 
 
 def vision_sweep_flops() -> float:
@@ -226,12 +248,14 @@ def share_of_peak(model: HookedBLIP) -> None:
     rates, peaks, long = [], [gigaflops_of_products()], []
     for _ in range(5):
         seconds, _ = timed(lambda: patching.patch_heads(model, pairs, positions="each", **OPTIONS))
-        rates.append(text_sweep_flops() / seconds / 1e9)
+        rates.append(TextSweep().flops() / seconds / 1e9)
         peaks.append(gigaflops_of_products())
         long.append(gigaflops_of_products(rounds=100))
     rate, peak, sustained = map(statistics.median, (rates, peaks, long))
     shares = [own / statistics.mean(around) for own, *around in zip(rates, peaks, peaks[1:], strict=False)]
-    print(f"peak: {text_sweep_flops() / 1e12:.2f} TFLOP in {text_sweep_flops() / rate / 1e9:.1f} s, the median of five")
+    print(
+        f"peak: {TextSweep().flops() / 1e12:.2f} TFLOP in {TextSweep().flops() / rate / 1e9:.1f} s, the median of five"
+    )
     print(
         f"  {rate:.0f} of {peak:.0f} GFLOP/s: {rate / peak:.2f}; sweep by sweep {', '.join(f'{s:.2f}' for s in shares)}"
     )

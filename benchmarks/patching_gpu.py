@@ -27,11 +27,11 @@ from patching import (
     OPTIONS,
     TOKENS,
     VOCABULARY,
+    TextSweep,
     lens_patches,
     loop_inputs,
     loop_patch,
     make_pairs,
-    text_sweep_flops,
     timed,
 )
 
@@ -122,7 +122,7 @@ def table(device: torch.device, name: str, hf: Any, own: Any, exact: Any, few: i
         print(f"  TransformerLens on the lens {lens * n:.0f} s, ratio {lens * n / time:.1f}")
         print(f"  64 pairs: {64 / whole:.2f} pairs a second, {64 * n / whole:.0f} patches a second")
         if (blip.text.cfg.n_layers, blip.text.cfg.n_heads) == (LAYERS, HEADS):
-            share = 64 * text_sweep_flops() / whole / peak(device, dtype)
+            share = 64 * TextSweep().flops() / whole / peak(device, dtype)
             print(f"  {share:.2f} of the device's own matrix products at 64 pairs")
         print(f"  memory at 64 pairs: {memory(device, blip, lambda: run(many))}")
         print(f"  the host waited {waits(device, run)} times in a sweep of {blip.text.cfg.n_layers} layers")

@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from notice_lens.models.vlm.offloading import numbers_of
+
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel
 
@@ -81,13 +83,15 @@ def _weights_digest(model: "VisionLanguageModel") -> str:
         found = hashlib.sha256()
         for name, tensor in tensors.items():
             found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            found.update(_bits(tensor).cpu().numpy().data)
+            found.update(_bits(numbers_of(module, name)).cpu().numpy().data)
         _weights[model] = (state, found.hexdigest())
     return _weights[model][1]
 
 
 def _changes(tensor: Tensor) -> tuple[int, ...]:
     """Return values that an in-place change of a tensor alters: torch's counter, which misses `.data`, and two sums."""
+    if tensor.is_meta:  # kept elsewhere by accelerate, which only reads it
+        return (tensor._version,)
     bits = _bits(tensor)
     words = len(bits) // 8 * 8
     sums = int(bits[:words].view(torch.int64).sum()), int(bits[words:].sum())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from notice_lens.models.vlm.families import image_token_id
+from notice_lens.models.vlm.offloading import device_of
 
 OWNERS = ("transformers", "accelerate", "torch")
 """Packages that keep their own hooks on a model; these are part of the model."""
@@ -28,13 +29,13 @@ def ready_for(hf: nn.Module, inputs: Any) -> dict[str, Any]:
     shape = list(inputs["input_ids"].shape)
     if len(shape) != 2 or shape[0] != 1:
         raise ValueError(f"input_ids of shape {shape}; expected those of one example, [1, pos]: loop over examples")
-    embeddings = hf.get_input_embeddings().weight  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    device = device_of(hf.get_input_embeddings())  # pyright: ignore[reportCallIssue]
     dtype = next(one.dtype for one in hf.parameters() if one.is_floating_point())
 
     def moved(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return value.to(embeddings.device, dtype if value.is_floating_point() else None)
+        return value.to(device, dtype if value.is_floating_point() else None)
 
     return {name: moved(value) for name, value in inputs.items() if value is not None}
 

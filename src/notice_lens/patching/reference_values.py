@@ -199,9 +199,8 @@ class Means:
         keys = keys.where(inside, 0)
         known = inside & (counts[keys] > 0)
         means = (sums / counts.clamp(min=1).view(-1, *(1,) * (sums.ndim - 1))).to(like)
-        filled = like.clone()
-        filled[known] = means[keys[known]]
-        return filled
+        # By a choice in all places, not by an index of those that are known: how many they are, a GPU would be asked.
+        return torch.where(known.view(*known.shape, *(1,) * (like.ndim - 2)), means[keys], like)
 
 
 class BatchMeans(Mapping[str, Tensor]):

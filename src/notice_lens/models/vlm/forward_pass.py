@@ -24,6 +24,7 @@ from notice_lens.models.vlm.anatomy import model_parts
 from notice_lens.models.vlm.attention import attention_by
 from notice_lens.models.vlm.config import config_of
 from notice_lens.models.vlm.families import Family, family_of
+from notice_lens.models.vlm.offloading import device_of
 from notice_lens.models.vlm.points import (
     AnyTap,
     HostedAttention,
@@ -91,7 +92,7 @@ class HostedForwardPass(HookedModule):
     @property
     def device(self) -> torch.device:
         """The device of the embeddings, where inputs have to be."""
-        return cast(Tensor, self.hf_model.get_input_embeddings().weight).device
+        return device_of(self.hf_model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 KEY_VALUE_BYTES_KEPT = 256 * 2**20
 """Bytes of keys and values that are kept from wave to wave, at most."""
 NamedHook = tuple[str, Callable[..., Any]]
+Masks = tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Run:
         self.model, self.base = model, base
         self._sources = {"self": base.activations, **sources}
         self._key_values: dict[tuple[str, int], KeyValues] = {}
+        self._masks: dict[str, Masks] = {}
 
     def resid_pre(self, stack: str, layer: int) -> Float[Tensor, "pair pos d_model"]:
         """Return the base run's stream before a layer; the stack's output where the layer is `END`."""
@@ -151,13 +153,18 @@ class Run:
             self._key_values[stack, layer] = projected
         return self._key_values[stack, layer]
 
-    def masks(self, stack: str) -> tuple[Bool[Tensor, "pair 1 1 pos"] | None, Bool[Tensor, "pair 1 1 key_pos"] | None]:
+    def masks(self, stack: str) -> Masks:
         """Return masks of the positions of a stack, and of its source, that it may attend to; None for all."""
-        inputs = self.base.inputs
-        own = None
-        if inputs.attention_mask is not None and stack == ("decoder" if self.model.cfg.kind == "caption" else "text"):
-            own = attention_mask(inputs.attention_mask.bool())
-        return own, attention_mask(self.model.source_mask(stack, inputs))
+        # Whether everything is seen is asked of tensors, for which a GPU is waited for: once a run, not once a wave.
+        if stack not in self._masks:
+            inputs = self.base.inputs
+            own = None
+            if inputs.attention_mask is not None and stack == (
+                "decoder" if self.model.cfg.kind == "caption" else "text"
+            ):
+                own = attention_mask(inputs.attention_mask.bool())
+            self._masks[stack] = own, attention_mask(self.model.source_mask(stack, inputs))
+        return self._masks[stack]
 
 
 @contextmanager

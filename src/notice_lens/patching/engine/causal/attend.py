@@ -12,7 +12,7 @@ Where a row has many own positions, folding saves little, and the row's keys are
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -64,10 +64,22 @@ class TableEdit(NamedTuple):
 
 
 def geometry(
-    attended: Attended, queries: Int[Tensor, "query_pos"], own: Int[Tensor, "own_pos"], crossing: bool
+    seen: Bool[Tensor, "pos key_pos"],
+    queries: Int[Tensor, "query_pos"],
+    own: Int[Tensor, "own_pos"],
+    crossing: bool,
+    device: torch.device,
 ) -> Geometry:
-    """Return the part of a layer's recorded mask between some positions."""
-    seen = attended.seen[queries]
+    """Return the part of a layer's recorded mask between some positions.
+
+    Args:
+        seen: The mask, on the CPU, where it is looked at: a GPU would be waited for in every block.
+        queries: Positions of the queries, on the CPU.
+        own: Positions of the row's own keys, likewise.
+        crossing: Whether the keys are the image's, so that none is the row's own.
+        device: Of the result.
+    """
+    seen = seen[queries]
     is_shared = seen.any(0)
     if crossing:
         own = own[:0]
@@ -77,9 +89,11 @@ def geometry(
     columns = torch.cat([shared, own])
     seen = seen[:, columns]
     stretch = len(shared) > 0 and int(shared[-1] - shared[0]) + 1 == len(shared)
-    index = slice(int(shared[0]), int(shared[-1]) + 1) if stretch else shared
+    index = slice(int(shared[0]), int(shared[-1]) + 1) if stretch else shared.to(device, non_blocking=True)
     everywhere = bool(seen[:, : len(shared)].all())
-    return Geometry(queries, own, index, columns, None if bool(seen.all()) else seen, everywhere)
+    kept = None if bool(seen.all()) else seen.to(device, non_blocking=True)
+    queries, own, columns = (places.to(device, non_blocking=True) for places in (queries, own, columns))
+    return Geometry(queries, own, index, columns, kept, everywhere)
 
 
 def attend(

@@ -249,8 +249,7 @@ class PathWalk:
         found: dict[tuple[int, ...], dict[int, list[int]]] = {}
         for row, sender in enumerate(senders):
             found.setdefault(_positions(sender), {}).setdefault(first_layer(sender), []).append(row)
-        device = self.base.resid[0].device
-        return [_Walkers(torch.tensor(positions, device=device), joining) for positions, joining in found.items()]
+        return [_Walkers(torch.tensor(positions), joining) for positions, joining in found.items()]
 
     def _frozen(self, freeze_mlp: bool, sender: DecoderVariant) -> DecoderVariant:
         """Return a sender's edits, behind those that keep what MLPs write: where both are at one MLP, the sender's."""

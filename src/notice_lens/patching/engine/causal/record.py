@@ -89,11 +89,17 @@ class Record:
         return self.resid[0].shape[0]
 
     @cached_property
+    def masks(self) -> list[SeenKeys]:
+        """The mask of each layer, true where a query sees a key, on the CPU; one tensor for layers that share it."""
+        own = [self.attended[number].seen for number in range(len(self.decoder.layers))]
+        copies = {id(seen): seen.cpu() for seen in {id(seen): seen for seen in own}.values()}
+        return [copies[id(seen)] for seen in own]
+
+    @cached_property
     def seen(self) -> list[SeenKeys | None]:
-        """The mask of each layer, true where a query sees a key, on the CPU; None in cross-attention."""
-        moved = {id(layer.seen): layer.seen.cpu() for layer in self.attended.values()}
-        cross = self.decoder.is_cross
-        return [None if cross[number] else moved[id(self.attended[number].seen)] for number in range(len(cross))]
+        """The masks among positions of the stream, on the CPU; None in cross-attention."""
+        crosses = zip(self.masks, self.decoder.is_cross, strict=True)
+        return [None if is_cross else mask for mask, is_cross in crosses]
 
     @cached_property
     def needed(self) -> list[Tensor]:

@@ -201,10 +201,10 @@ class Replay:
 
     def geometry(self, layer: int, queries: Tensor, own: Tensor) -> Geometry:
         """Return the mask between positions; kept by mask and positions."""
-        attended = self.base.attended[layer]
-        which = (id(attended.seen), tuple(queries.tolist()), tuple(own.tolist()))
+        seen, device = self.base.masks[layer], self.base.attended[layer].keys.device
+        which = (id(seen), device, tuple(queries.tolist()), tuple(own.tolist()))
         if which not in self.geometries:
-            self.geometries[which] = geometry(attended, queries, own, self.base.decoder.is_cross[layer])
+            self.geometries[which] = geometry(seen, queries, own, self.base.decoder.is_cross[layer], device)
         return self.geometries[which]
 
 
@@ -284,7 +284,8 @@ class _Pass:
         at = torch.cat([
             at.repeat(len(own.variants)) for own, at in zip(self.segments, self.positions, strict=True)
         ])  # fmt: skip
-        arguments = cut(self.base.arguments[self.layer], at)
+        # Positions are numbers on the CPU: those that index a GPU's tensors are sent there once.
+        arguments = cut(self.base.arguments[self.layer], at.to(self.hidden.device, non_blocking=True))
         with ExitStack() as hooks:
             for leaf in dict.fromkeys([*(leaf for leaf, _, _ in self.targets), *self.replay.seen]):
                 if leaf not in (*IN_ATTENTION, *TABLES, "hook_resid_pre", "hook_resid_post"):
@@ -364,7 +365,8 @@ def cut(arguments: Mapping[str, Any], positions: Tensor) -> dict[str, Any]:
     def at(value: Any, axis: int) -> Any:
         if isinstance(value, tuple | list):
             return tuple(at(one, axis) for one in value)
-        return value.index_select(axis, positions) if isinstance(value, Tensor) else value
+        # Of a model on several devices, arguments may be on another one than the stream.
+        return value.index_select(axis, positions.to(value.device)) if isinstance(value, Tensor) else value
 
     axes = {name: POSITION_AXIS[name] for name in arguments if name in POSITION_AXIS}
     return {name: at(value, axes[name]) if name in axes else value for name, value in arguments.items()}

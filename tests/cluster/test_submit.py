@@ -22,7 +22,6 @@ from notice_lens.cluster.jobs import Share
 from notice_lens.cluster.submission import VerbOptions
 from notice_lens.pairs import Noise, mini_world
 from notice_lens.patching.options import Options
-from notice_lens.patching.runner import SweepRunner
 
 MEMORY = 200_000_000
 SITE = "language.attn"
@@ -126,27 +125,25 @@ def test_saved_pairs_are_read_where_they_are(here, llava, things, tmp_path) -> N
     same(run.result(progress=False), whole)
 
 
-def test_only_what_is_missing_is_sent(here, things, tmp_path, monkeypatch) -> None:
-    measured = SweepRunner._batch
-
-    def broken(self: SweepRunner, pairs: list[int], setting: Any) -> Any:
+def test_only_what_is_missing_is_sent(here, things, tmp_path, monkeypatch, batches) -> None:
+    def breaks(pairs: Sequence[int]) -> bool:
         if pairs[0] == 4:
             raise RuntimeError("the disk is on fire")
-        return measured(self, pairs, setting)
+        return False
 
     options = {"layers": [0], "positions": ["last"], "metrics": {"score": lambda logits: logits[:, 0, 3]}}
     monkeypatch.setattr("test_submit.pickle.dumps", lambda value: value)  # a lambda needs cloudpickle, which jobs have
     monkeypatch.setattr("test_submit.pickle.loads", lambda value: value)
-    monkeypatch.setattr(SweepRunner, "_batch", broken)
+    batches.stop = breaks
     run = submit("patch_heads", things, tmp_path / "x.zarr", 3, **options)
     message = "part 2 .*1 of 2 pairs are done; RuntimeError: the disk is on fire.*; log: .*part-2-of-3.zarr.error.txt"
     with pytest.raises(RuntimeError, match=message):
         run.result(progress=False)
-    assert "in broken" in (run.folder / "part-2-of-3.zarr.error.txt").read_text()
+    assert "in breaks" in (run.folder / "part-2-of-3.zarr.error.txt").read_text()
     with pytest.raises(RuntimeError, match="part 2"):  # asked again, it says so again
         run.wait(progress=False)
 
-    monkeypatch.setattr(SweepRunner, "_batch", measured)
+    batches.go_on()
     again = submit("patch_heads", things, tmp_path / "x.zarr", 3, **options)
     assert [job.parts for job in again.jobs] == [[2]]
     again.wait(progress=False)
@@ -168,16 +165,15 @@ def test_parts_of_another_call_are_not_taken_for_this_one(here, things, tmp_path
     same(checked.result(progress=False), first)
 
 
-def test_a_job_that_slurm_starts_again_computes_the_rest(here, things, tmp_path, monkeypatch) -> None:
+def test_a_job_that_slurm_starts_again_computes_the_rest(here, things, tmp_path, monkeypatch, batches) -> None:
     pytest.importorskip("submitit")
     calls: list[Call] = []
     monkeypatch.setattr(submission, "local_jobs", lambda call, *_: calls.append(call) or [])
     submit("patch_heads", things, tmp_path / "x.zarr", layers=[0], positions=["last"])
     assert Worker(calls[0]).run(0) == ""
-    seen, measured = [], SweepRunner._batch
-    monkeypatch.setattr(SweepRunner, "_batch", lambda self, *given: seen.append(given[0]) or measured(self, *given))
+    batches.begun.clear()
     assert Share(calls[0], (0, 1)).checkpoint().function() == {}
-    assert seen == [[2], [3], [4]], "the pairs of part 1"
+    assert batches.begun == [[2], [3], [4]], "the pairs of part 1"
 
 
 def test_what_slurm_is_asked_for(things, tmp_path, monkeypatch) -> None:

@@ -51,9 +51,9 @@ def killed_at(pair: int, flag: Path) -> Callable[[], HookedVLM]:
     """A model whose worker is killed when it comes to a pair, the first time."""
 
     def load() -> HookedVLM:
-        from notice_lens.patching.runner import SweepRunner
+        from notice_lens.patching import runner
 
-        measured = SweepRunner._batch
+        measured = runner.SweepRunner._batch  # a worker has none of the helpers of these tests
 
         def batch(self, pairs, setting):
             if pair in pairs and not flag.exists():
@@ -61,7 +61,7 @@ def killed_at(pair: int, flag: Path) -> Callable[[], HookedVLM]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return measured(self, pairs, setting)
 
-        SweepRunner._batch = batch
+        runner.SweepRunner._batch = batch
         return HookedVLM.mini()
 
     return load

@@ -70,7 +70,7 @@ class Call:
 
     @property
     def folder(self) -> Path:
-        """The folder for everything but numbers, beside the store: pairs, logs, seals."""
+        """The folder for everything but numbers, beside the store: pairs, logs, receipts."""
         return folder_beside(self.store)
 
     def pairs_done(self, part: int) -> int:

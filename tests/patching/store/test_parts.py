@@ -10,7 +10,6 @@ import xarray as xr
 from notice_lens import HookedBLIP, HookedVLM, MinimalPairs
 from notice_lens.pairs import Noise, mini_world
 from notice_lens.patching import attribute, gather, patch_heads, screen, sweep
-from notice_lens.patching.runner import SweepRunner
 from notice_lens.patching.store.format import read
 from notice_lens.patching.store.parts import pairs_of_part
 
@@ -81,36 +80,27 @@ def test_parts_of_blip_are_one_call(mini: HookedBLIP, tmp_path) -> None:
         np.testing.assert_allclose(found[name].values, whole[name].values, atol=2e-4, rtol=1e-4, err_msg=str(name))
 
 
-def test_a_part_that_was_killed_resumes(llava, things, tmp_path, monkeypatch) -> None:
-    measured = SweepRunner._batch
-
-    def killed(self: SweepRunner, pairs: list[int], setting: Any) -> Any:
-        if pairs[0] == 6:
-            raise KeyboardInterrupt
-        return measured(self, pairs, setting)
-
+def test_a_part_that_was_killed_resumes(llava, things, tmp_path, batches) -> None:
     store = tmp_path / "parts.zarr"
-    monkeypatch.setattr(SweepRunner, "_batch", killed)
+    batches.stop = lambda pairs: pairs[0] == 6
     swept(llava, things, store, (0, 2))
     with pytest.raises(KeyboardInterrupt):
         swept(llava, things, store, (1, 2))
     with pytest.raises(ValueError, match=r"part-1-of-2.zarr is not complete: 3 of 4 pairs are done; run it again"):
         gather(store)
-    seen = []
-    monkeypatch.setattr(
-        SweepRunner, "_batch", lambda self, pairs, setting: seen.extend(pairs) or measured(self, pairs, setting)
-    )
+    batches.begun.clear()
+    batches.go_on()
     swept(llava, things, store, (1, 2))
-    assert seen == [6]
+    assert batches.begun == [[6]]
     assert np.isfinite(read(store / "part-1-of-2.zarr")["logit_diff_change"].values).all()
     assert gather(store).sizes["pair"] == 7
 
 
-def test_the_call_without_a_part_gathers_what_is_its_own(llava, things, tmp_path, monkeypatch) -> None:
+def test_the_call_without_a_part_gathers_what_is_its_own(llava, things, tmp_path, batches) -> None:
     store = tmp_path / "parts.zarr"
     for k in range(2):
         swept(llava, things, store, (k, 2))
-    monkeypatch.setattr(SweepRunner, "_batch", lambda *_: pytest.fail("all pairs are done"))
+    batches.refuse("all pairs are done")
     xr.testing.assert_identical(swept(llava, things, store), gather(store))
     with pytest.raises(
         ValueError, match="has the parts of another sweep: direction is 'denoise' there and 'noise' here"

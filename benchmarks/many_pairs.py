@@ -84,9 +84,9 @@ def memory(counts: list[int]) -> None:
         pairs = mini_world("states", n)
         before, seen = megabytes(), list[float]()
 
-        def noted(store: Store, seen: list[float] = seen) -> xr.Dataset:
+        def noted(self: Store, seen: list[float] = seen) -> xr.Dataset:
             seen.append(megabytes())
-            return load(store)
+            return load(self)
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sweep.zarr"

@@ -90,7 +90,7 @@ def memory(counts: list[int]) -> None:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sweep.zarr"
-            Store.load = noted
+            Store.load = noted  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 _, cores, _ = timed(
                     lambda pairs=pairs, path=path: patching.patch_heads(

@@ -68,7 +68,7 @@ def statistics(counts: list[int]) -> None:
             before = megabytes()
             clock, cores, found = timed(rule)
             kept = megabytes() - before
-            what = "significant" if "significant" in found else "universal"
+            what = "universal" if "universal" in found else "significant"
             print(f"| {name} | {n:,} | {clock:.1f} | {cores:.1f} | {kept:.0f} | {int(found[what].sum())} |", flush=True)
 
 
@@ -84,13 +84,13 @@ def memory(counts: list[int]) -> None:
         pairs = mini_world("states", n)
         before, seen = megabytes(), list[float]()
 
-        def noted(store: Store, seen: list[float] = seen) -> xr.Dataset:
+        def noted(self: Store, seen: list[float] = seen) -> xr.Dataset:
             seen.append(megabytes())
-            return load(store)
+            return load(self)
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sweep.zarr"
-            Store.load = noted
+            Store.load = noted  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 _, cores, _ = timed(
                     lambda pairs=pairs, path=path: patching.patch_heads(

@@ -194,6 +194,8 @@ def _made_there(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return `torch.tensor` or the like, made on the CPU and copied: torch would make them before any mode sees it."""
 
     def made(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        if not isinstance(data, Tensor):
+            data = tree_map(lambda one: one.item() if isinstance(one, OnGPU) else one, data)
         found = data if isinstance(data, OnGPU) else make(data, *args, **kwargs)
         return found if device is None else found.to(device)
 

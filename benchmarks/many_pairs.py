@@ -5,12 +5,13 @@
 
 - `statistics`: 1,024 heads over 10,000 pairs in clusters, made up (`circuits.synthetic`): important heads of each of
   two conditions, and universal heads of both.
-- `memory`: the mini model's heads of one layer, swept into a store, for more and more pairs. What the process keeps is
-  measured above the model and the pairs, just before the result is read back. The cost of a pair in the store is
-  beside it.
+- `memory`: the mini model's heads of one layer, swept into a store, for more and more pairs. What the process has above
+  the model and the pairs is measured after every batch: the runs of some 64 pairs at a time, which do not grow, and
+  what the C library keeps of them. The cost of a pair in the store is beside it.
 """
 
 import argparse
+import ctypes
 import gc
 import tempfile
 import time
@@ -36,6 +37,15 @@ def megabytes() -> float:
     """What this process has in memory now, in MB."""
     gc.collect()
     return psutil.Process().memory_info().rss / 1e6
+
+
+def in_use() -> float:
+    """What it has when the C library has given back what is free, in MB; where that cannot be asked for, as above."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    return megabytes()
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -73,24 +83,29 @@ def statistics(counts: list[int]) -> None:
 
 
 def memory(counts: list[int]) -> None:
-    """Print what a sweep with a store keeps in memory."""
-    print("| pairs | model and pairs, MB | the sweep keeps, MB | store, KB a pair | ms of a core a pair |")
-    print("| --- | --- | --- | --- | --- |")
+    """Print how much memory a sweep with a store has, on its way."""
+    print(
+        "| pairs | model and pairs, MB | above that after 500 pairs | at the end | at most | in use at the end | ",
+        end="",
+    )
+    print("store, KB a pair | ms of a core a pair |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     model = HookedBLIP.mini()
     pairs = mini_world("states", 2)
     patching.patch_heads(model, pairs, layers=[0], controls=(), progress=False)  # a first run allocates
-    load = Store.load
+    write = Store.write
     for n in counts:
         pairs = mini_world("states", n)
-        before, seen = megabytes(), list[float]()
+        before, seen, done = megabytes(), list[float](), list[int]()
 
-        def noted(self: Store, seen: list[float] = seen) -> xr.Dataset:
+        def noted(self: Store, pairs: Any, part: xr.Dataset, seen: list[float] = seen, done: list[int] = done) -> None:
+            write(self, pairs, part)
             seen.append(megabytes())
-            return load(self)
+            done.append(len(pairs))
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sweep.zarr"
-            Store.load = noted  # pyright: ignore[reportAttributeAccessIssue]
+            Store.write = noted  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 _, cores, _ = timed(
                     lambda pairs=pairs, path=path: patching.patch_heads(
@@ -98,12 +113,12 @@ def memory(counts: list[int]) -> None:
                     )
                 )
             finally:
-                Store.load = load
+                Store.write = write
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        print(
-            f"| {n:,} | {before:.0f} | {seen[0] - before:.0f} | {size / n / 1e3:.2f} | {1000 * cores / n:.0f} |",
-            flush=True,
-        )
+        early = seen[min(int(np.searchsorted(np.cumsum(done), 500)), len(seen) - 1)]
+        above = " | ".join(f"{value - before:.0f}" for value in (early, seen[-1], max(seen)))
+        costs = f"{size / n / 1e3:.2f} | {1000 * cores / n:.0f}"
+        print(f"| {n:,} | {before:.0f} | {above} | {in_use() - before:.0f} | {costs} |", flush=True)
 
 
 def main() -> None:

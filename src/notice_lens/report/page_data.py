@@ -76,11 +76,12 @@ def page_data(data: ReportData, map_bytes: int = MAP_BYTES) -> dict[str, Any]:
         map_bytes: What attention maps may take.
     """
     kept = fitting(data, map_bytes)
+    sent = _sent(data, kept)
     return {
         "limit": colour_limit(data),
-        "conditions": [_condition(condition, kept) for condition in data.conditions],
-        "pairs": [_pair(pair) for pair in data.pairs],
-        "attention": None if data.attention is None else _attention(data, kept),
+        "conditions": [_condition(condition, kept, sent) for condition in data.conditions],
+        "pairs": [_pair(data.pairs[number]) for number in sent],
+        "attention": None if data.attention is None else _attention(data, kept, sent),
         "functions": [
             {"name": name, "conditions": _conditions_of(name, data, everywhere=True), **_scores(one)}
             for name, one in data.functions.items()
@@ -136,15 +137,15 @@ def _bytes(data: ReportData, kept: Kept) -> float:
     assert data.attention is not None
     each = int(np.prod([data.attention.sizes[dim] for dim in ("layer", "head", "patch")]))
     there = data.attention["largest"].isel(layer=0, head=0).notnull().sel(role=list(kept.roles))
-    return float(there.isel(pair=_mapped(data, kept)).sum()) * each * 4 / 3
+    return float(there.isel(pair=_sent(data, kept)).sum()) * each * 4 / 3
 
 
-def _mapped(data: ReportData, kept: Kept) -> list[int]:
-    """The pairs whose maps are sent."""
+def _sent(data: ReportData, kept: Kept) -> list[int]:
+    """Return the pairs that the page shows, which it counts anew; the others' pictures would only take room."""
     return sorted({number for condition in data.conditions for number in condition.shown[: kept.most]})
 
 
-def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
+def _condition(condition: ShownCondition, kept: Kept, sent: Sequence[int]) -> dict[str, Any]:
     found = {name: _rounded(condition.heads[name].values.ravel()) for name in VALUES if name in condition.heads}
     found |= {
         name: plain(condition.heads[name].values.astype(bool).ravel()) for name in FLAGS if name in condition.heads
@@ -161,7 +162,7 @@ def _condition(condition: ShownCondition, kept: Kept) -> dict[str, Any]:
         "layers": plain(condition.heads["layer"].values),
         "heads": plain(condition.heads["head"].values),
         "values": found,
-        "shown": list(condition.shown[: kept.most]),
+        "shown": [sent.index(number) for number in condition.shown[: kept.most]],
         "byPair": [_rounded(row.ravel()) for row in condition.by_pair[: kept.most]],
     }
 
@@ -188,11 +189,11 @@ def _pair(pair: ShownPair) -> dict[str, Any]:
     }
 
 
-def _attention(data: ReportData, kept: Kept) -> dict[str, Any]:
+def _attention(data: ReportData, kept: Kept, sent: Sequence[int]) -> dict[str, Any]:
     """Maps by pair and run: the roles that are there, their patches, largest patches, and the rest, in base64."""
     assert data.attention is not None
     chosen = data.attention.sel(role=list(kept.roles))
-    maps = {str(number): _maps_of(chosen.isel(pair=number)) for number in _mapped(data, kept)}
+    maps = {str(place): _maps_of(chosen.isel(pair=number)) for place, number in enumerate(sent)}
     labels = {f"{dim}s": plain(chosen[dim].values) for dim in ("role", "layer", "head")}
     return {"grid": plain(chosen.attrs["grid"]), "beside": chosen.attrs["beside"], **labels, "maps": maps}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from notice_lens.models.bridge import register
     from notice_lens.pairs import MinimalPairs
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "HookedBLIP": "notice_lens.models",
     "HookedVLM": "notice_lens.models",

@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 OUT ?= demo
 WORKERS ?= auto
 
-.PHONY: demo test lint bench docs figures tutorials build test-lowest constraints clean
+.PHONY: demo test test-large lint bench docs figures tutorials build test-lowest constraints clean
 
 demo: $(VENV)/.demo
 	$(BIN)/notice-lens demo --out $(OUT)
 
 # One torch thread a worker: busy threads of several workers would only get into each other's way.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not large" $(ARGS)
+
+# What `make test` leaves out: full architectures, every hook point of every kind, families that are like another one.
+test-large: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m large $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --no-cache .

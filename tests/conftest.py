@@ -27,6 +27,17 @@ torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 KINDS = ("vqa", "caption", "match")
+LIKE_ANOTHER = ("llava_onevision", "qwen2_vl", "smolvlm", "internvl", "blip-2", "glm4v")
+"""Families that go the way of another one through the code (of llava_next, qwen2_5_vl, idefics3, instructblip, and
+qwen2_vl): what is tested on every family is tested on these by `make test-large`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of families that are like another one as large."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters and any(value in LIKE_ANOTHER for value in parameters.params.values() if isinstance(value, str)):
+            item.add_marker("large")
 
 
 @dataclass

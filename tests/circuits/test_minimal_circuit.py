@@ -63,6 +63,7 @@ def searched(mini):
     return circuits.minimal_circuit(model, pairs, share=0.6, lower=0.5, n_resamples=6, n_random=5, seed=1, **QUIET)
 
 
+@pytest.mark.large
 def test_no_node_can_be_left_out(mini, searched):
     """By hand, on the half that chose: the circuit reaches the share both ways, and without any of its heads not."""
     model, pairs = mini
@@ -104,6 +105,7 @@ def test_stability_is_the_share_of_resamples(searched):
     assert ((searched.stability >= 0) & (searched.stability <= 1)).all()
 
 
+@pytest.mark.large
 def test_a_surer_search_takes_no_fewer_heads(mini, searched):
     model, pairs = mini
     sure = circuits.minimal_circuit(model, pairs, share=0.6, lower=0.99, n_resamples=0, n_random=0, seed=1, **QUIET)

@@ -52,6 +52,7 @@ def mini():
     return HookedBLIP.mini(), mini_world("states", n=14, seed=3)
 
 
+@pytest.mark.large
 def test_every_pair_is_scored_by_the_order_of_the_other_half(mini):
     """The same joint patches by run_variants, pair by pair, with ranks from single patches of the other half."""
     model, pairs = mini

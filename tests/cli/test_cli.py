@@ -125,6 +125,7 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     assert result.stderr == ""
 
 
+@pytest.mark.large
 def test_a_study_in_parts_ends_with_the_same_tables(patched, pairs, tmp_path):
     """Three parts in any order, then the command without --part: as one run, but for digits that rounding decides."""
     out, options = tmp_path / "parted", ["--corruption", "image", "--shown", 3, "--memory", MEMORY]
@@ -375,6 +376,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.large
 def test_a_patch_that_was_killed_goes_on_and_ends_with_the_same_tables(pairs, tmp_path):
     options = ["--corruption", "image", "--limit", "6", "--memory", "4000000", "--quiet", "--shown", "1"]
 

@@ -121,6 +121,7 @@ def asleep() -> Callable[[], HookedVLM]:
     return load
 
 
+@pytest.mark.large
 @slurm
 def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
     """Functions of a file are sent by their name; those of a notebook as they are."""
@@ -132,6 +133,7 @@ def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
     )
 
 
+@pytest.mark.large
 @slurm
 def test_jobs_can_be_ended(things, tmp_path) -> None:
     run = submitted(asleep(), things, tmp_path, "local")

@@ -50,7 +50,19 @@ def test_every_hook_point_fires_with_its_documented_shape(with_switches):
     assert shapes == {name: expected_shape(pair, name, 2, 8, 3) for name in shapes}
 
 
-@pytest.mark.parametrize("answer_tokens", [1, 2])
+LARGE = pytest.mark.large
+
+
+@pytest.mark.parametrize(
+    ("with_switches", "answer_tokens"),
+    [
+        pytest.param("vqa", 1, marks=LARGE),
+        ("vqa", 2),
+        ("caption", 1),
+        pytest.param("match", 1, marks=LARGE),
+    ],
+    indirect=["with_switches"],
+)
 def test_every_hook_point_is_causal(with_switches, answer_tokens):
     """A change at a hook point changes the logits and nothing that was computed before."""
     pair = with_switches

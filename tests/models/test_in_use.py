@@ -88,6 +88,7 @@ def same(found: Any, expected: Any) -> bool:
     return torch.equal(found, expected)
 
 
+@pytest.mark.large
 @torch.no_grad()
 def test_a_thousand_interleaved_calls_of_two_threads_are_right(small, quick_switches):
     inputs = [small.inputs(seed=seed) for seed in (1, 2)]

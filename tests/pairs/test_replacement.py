@@ -150,13 +150,14 @@ def test_every_slot_needs_a_pool(bert, nouns):
         replace_words(["dog", "cat"], [nouns], random.Random(0))
 
 
-def test_ten_thousand_prompts_have_equal_token_counts(bert):
+@pytest.mark.parametrize("n", [1_000, pytest.param(10_000, marks=pytest.mark.large)])
+def test_replaced_prompts_have_equal_token_counts(bert, n):
     rng = random.Random(0)
     subjects, verbs = Pool(bert, NOUNS), Pool(bert, VERBS)
     pools = {"subject": subjects, "correct": subjects, "incorrect": subjects, "verb": verbs, "object": subjects}
     count = cache(lambda word: len(pieces(bert, word)))
     kept = 0
-    for _ in range(10_000):
+    for _ in range(n):
         prompt, roles = question(rng)
         slots = rng.sample(sorted(roles), rng.randint(1, 3))
         answer = replace_roles(prompt, roles, slots, pools, rng)
@@ -171,7 +172,7 @@ def test_ten_thousand_prompts_have_equal_token_counts(bert):
             assert count(was) == count(is_now)
             assert (was == is_now) == (role not in slots)
             assert role not in slots or not any(NEAR.near(is_now, prompt[slice(*span)]) for span in roles.values())
-    assert kept > 5_000
+    assert kept > 0.5 * n
 
 
 def question(rng):

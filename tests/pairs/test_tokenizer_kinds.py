@@ -25,7 +25,7 @@ from notice_lens.pairs.roles import token_spans
 from notice_lens.pairs.token_replacement import Pool, replace_roles
 
 pytestmark = pytest.mark.usefixtures("unchecked", "one_thread")
-N = 10_000
+SIZES = (1_000, pytest.param(10_000, marks=pytest.mark.large))
 COMMON = (
     "girl boy dog horse teacher soldier elephant snowboarder firefighter sitting running jumping sleeping reading "
     "squatting snorkeling paddling beach grass street sofa bridge umbrella snowboard happy sad angry surprise fear "
@@ -79,9 +79,9 @@ def prompt(rng: random.Random) -> Prompt:
 
 
 @cache
-def prompts() -> list[Prompt]:
+def prompts(n: int) -> list[Prompt]:
     rng = random.Random(0)
-    return [prompt(rng) for _ in range(N)]
+    return [prompt(rng) for _ in range(n)]
 
 
 def texts() -> list[str]:
@@ -189,13 +189,14 @@ def spans(layout: Layout, number: int, roles: dict[str, Span]) -> Iterator[tuple
             yield role, None
 
 
-def test_tokens_of_a_role_decode_to_its_words(kind: InBLIP | InChat) -> None:
+@pytest.mark.parametrize("n", SIZES)
+def test_tokens_of_a_role_decode_to_its_words(kind: InBLIP | InChat, n: int) -> None:
     """As do the tokens before and after it to the text before and after; refused are roles that cut through a token."""
-    given = [one.text for one in prompts()]
+    given = [one.text for one in prompts(n)]
     rows, text = kind.rows(given), Text(kind.tokenizer)
     layout = kind.layout(rows, given)
     compared = refused = 0
-    for number, (one, row) in enumerate(zip(prompts(), rows, strict=True)):
+    for number, (one, row) in enumerate(zip(prompts(n), rows, strict=True)):
         padding = layout.length(layout.prompt_stack, number) - len(row)
         at = [int(place) - padding for place in layout.positions(layout.prompt_stack, number, "prompt")]
         own, known = slice(at[0], at[-1] + 1), text.unknown not in row[at[0] : at[-1] + 1]
@@ -213,13 +214,14 @@ def test_tokens_of_a_role_decode_to_its_words(kind: InBLIP | InChat) -> None:
                 parts = row[own.start : begin], row[begin:end], row[end : own.stop]
                 words = one.text[:first], one.words(role), one.text[last:]
                 assert [text.said(part) for part in parts] == [text.of(part) for part in words], one
-    assert compared > 0.8 * N
+    assert compared > 0.8 * n
     assert refused < 0.1 * compared
 
 
-def test_tokens_of_an_answer_are_those_after_the_prompt(kind: InBLIP | InChat) -> None:
+@pytest.mark.parametrize("n", SIZES)
+def test_tokens_of_an_answer_are_those_after_the_prompt(kind: InBLIP | InChat, n: int) -> None:
     rng = random.Random(1)
-    given = [one.text for one in prompts()]
+    given = [one.text for one in prompts(n)]
     answers = [" ".join(word(rng) for _ in range(rng.choice([1, 1, 1, 2]))) for _ in given]
     text = Text(kind.tokenizer)
     for one, answer, expected in zip(given, answers, kind.answered(given, answers), strict=True):
@@ -228,10 +230,11 @@ def test_tokens_of_an_answer_are_those_after_the_prompt(kind: InBLIP | InChat) -
         assert text.unknown in found or text.said(found) == text.of(answer), (one, answer)
 
 
-def test_replaced_words_leave_every_other_token_in_its_place(kind: InBLIP | InChat) -> None:
+@pytest.mark.parametrize("n", SIZES)
+def test_replaced_words_leave_every_other_token_in_its_place(kind: InBLIP | InChat, n: int) -> None:
     rng, replaced = random.Random(2), []
     pool = Pool(kind.tokenizer, [*COMMON, *(word(rng) for _ in range(20))])
-    for one in prompts():
+    for one in prompts(n):
         slots = sorted(one.roles)[: rng.choice([1, 1, 2])]
         new = replace_roles(one.text, one.roles, slots, dict.fromkeys(slots, pool), rng)
         if slots and new is not None:
@@ -241,7 +244,7 @@ def test_replaced_words_leave_every_other_token_in_its_place(kind: InBLIP | InCh
         assert len(row) == len(other), pair
     some = slice(None, None, 5)
     check_places(kind, replaced[some], rows[some], others[some])
-    assert len(replaced) > 0.4 * N
+    assert len(replaced) > 0.4 * n
 
 
 def check_places(kind: InBLIP | InChat, replaced: list[Any], rows: list[list[int]], others: list[list[int]]) -> None:

@@ -24,7 +24,7 @@ def test_lines_bands_and_heads(reading):
     own = reading.sel(run="clean")
     lines = {trace.name: trace for trace in figure.data if trace.name}
     assert list(lines) == ["last", "object"]
-    np.testing.assert_allclose(lines["last"].y, own.answer_prob.sel(role="last").mean("pair"))
+    np.testing.assert_allclose(lines["last"].y, own.answer_prob.sel(role="last").astype(float).mean("pair"))
     band = next(trace for trace in figure.data if trace.fill == "toself")
     values = own.answer_prob.sel(role="last").transpose("pair", "blocks").values
     interval = ratio_of_sums(values, np.ones(6), clusters_of(reading))

@@ -58,6 +58,16 @@ def llava() -> Family:
     return Family(hf.LlavaForConditionalGeneration(config), with_image(prompt(), 1, 3, 28, 28))
 
 
+def vipllava() -> Family:
+    # Two states of the tower side by side enter the projector.
+    vision = hf.CLIPVisionConfig(**{**VISION, "image_size": 28})
+    config = hf.VipLlavaConfig(
+        vision_config=vision, text_config=hf.LlamaConfig(**TEXT), image_token_index=IMAGE,
+        vision_feature_layers=[-1, -2], image_seq_length=4,
+    )  # fmt: skip
+    return Family(hf.VipLlavaForConditionalGeneration(config), with_image(prompt(), 1, 3, 28, 28))
+
+
 def llava_next() -> Family:
     vision = hf.CLIPVisionConfig(**{**VISION, "image_size": 28})
     config = hf.LlavaNextConfig(
@@ -236,7 +246,7 @@ FAMILIES = {
     make.__name__: make
     for make in (
         llava, llava_next, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, gemma3, paligemma, idefics3, internvl,
-        mllama, softcapped, blip_2, instructblip,
+        mllama, softcapped, blip_2, instructblip, vipllava,
     )
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from notice_lens.pairs import MinimalPairs
 FAMILIES = (
     "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3",
     "smolvlm", "internvl", "mllama", "blip-2", "instructblip", "glm4v",
+    "vipllava",
 )  # fmt: skip
 PROMPTS = ("is this apple red ?", "is this book red ?", "is this car red ?")
 LONG = ("is this apple on the table red ?", "is this book on the table red ?", "is this car on the table red ?")

@@ -126,6 +126,19 @@ def llava(words: Any = None, chat_template: str = LLAVA_TEMPLATE) -> Tiny:
     return Tiny(config, processor)
 
 
+def vipllava() -> Tiny:
+    """VipLLaVA: LLaVA, whose projector reads several layers of CLIP at once."""
+    words = tokenizer(["<image>"], {"image_token": "<image>"})
+    config = transformers.VipLlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**{**VISION, "num_hidden_layers": 4}),
+        text_config=transformers.LlamaConfig(**TEXT, vocab_size=len(words)),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+        vision_feature_layers=[-2, -3],
+    )
+    return Tiny(config, llava(words).processor)
+
+
 def square(side: int) -> dict[str, Any]:
     """Return options of a CLIP image processor for pictures of `side` pixels."""
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
@@ -531,6 +544,7 @@ FAMILIES: dict[str, Callable[[], Tiny]] = {
     "blip-2": blip2,
     "instructblip": instructblip,
     "glm4v": glm4v,
+    "vipllava": vipllava,
 }
 """By model type. GLM-4V is not known to the package, and is hosted all the same."""
 

@@ -1,5 +1,7 @@
 """Every family: numbers are Hugging Face's, every hook point fires, is in the table, and does what it says."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,11 +9,12 @@ import tiny_vlms
 from hosted_vlms import LIBRARY_WARNINGS, QUESTION, Tiny, tiny_model
 from notice_lens.models.hook_names import HookName
 from notice_lens.models.vlm.check import check, inert
-from notice_lens.models.vlm.families import FAMILIES
+from notice_lens.models.vlm.families import FAMILIES, unread_vision_layers
 from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
 SIZES = {
     "llava": (17, 16),
+    "vipllava": (17, 16),
     "llava_next": (17, 16),
     "llava_onevision": (16, 16),
     "qwen2_vl": (64, 16),
@@ -129,7 +132,18 @@ def test_unequal_prompts_padded_on_the_left_say_what_each_says_alone(tiny: Tiny)
 def test_the_twelfth_family_is_hosted_without_a_word_about_it_in_the_package() -> None:
     assert TWELFTH not in FAMILIES
     assert tiny_model(TWELFTH).model.family.name == TWELFTH
-    assert len(FAMILIES) == 14  # Idefics3 and SmolVLM counted apart
+    assert len(FAMILIES) == 15  # Idefics3 and SmolVLM counted apart
+
+
+def test_layers_that_a_model_of_several_states_does_not_read_are_inert() -> None:
+    tiny = tiny_model("vipllava")
+    assert "[-2, -3]" in inert(tiny.model, "vision.blocks.3.attn.hook_z")
+    assert not inert(tiny.model, "vision.blocks.2.attn.hook_z")
+
+
+@pytest.mark.parametrize("name", ["vision_feature_layer", "vision_feature_layers"])
+def test_the_states_that_are_read_have_a_name_in_the_singular_or_plural(name: str) -> None:
+    assert unread_vision_layers(SimpleNamespace(**{name: [-2, -3]}), 4) == range(3, 4)
 
 
 def test_layers_that_llava_does_not_read_are_inert_by_name(llava: Tiny) -> None:

@@ -7,7 +7,10 @@ from hosted_vlms import LIBRARY_WARNINGS, QUESTION, Tiny, tiny_model
 from notice_lens.models.vlm.hooked_vlm import HookedVLM
 
 pytestmark = LIBRARY_WARNINGS
-GRIDS = {"llava": (4, 4), "qwen2_vl": (4, 4), "qwen2_5_vl": (4, 4), "gemma3": (2, 2), "paligemma": (4, 4)}
+GRIDS = {
+    "llava": (4, 4), "vipllava": (4, 4), "qwen2_vl": (4, 4), "qwen2_5_vl": (4, 4), "gemma3": (2, 2),
+    "paligemma": (4, 4),
+}  # fmt: skip
 
 LINES = ("llava_next", "llava_onevision")
 """Families whose pictures have a position for each line's end, which is no part of the picture."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from notice_lens.models.describe import CheckReport, CheckResult
 from notice_lens.models.hook_names import HookName
-from notice_lens.models.vlm.families import unread_vision_layers
+from notice_lens.models.vlm.families import feature_layers, unread_vision_layers
 
 if TYPE_CHECKING:
     from notice_lens.models.vlm.hooked_vlm import HookedVLM
@@ -72,7 +72,7 @@ def inert(model: "HookedVLM", name: str) -> str:
     parsed = HookName.parse(name)
     unread = unread_vision_layers(model.config, model.layers_by_stack["vision"])
     if parsed.stack == "vision" and parsed.layer in unread:
-        chosen = model.config.vision_feature_layer
+        chosen = feature_layers(model.config)
         return f"the model reads the tower's states {chosen}, and not what layer {parsed.layer} gives"
     return model.family.inert.get(f"{parsed.stack}.{parsed.leaf}", "")
 

@@ -107,6 +107,7 @@ _OPT = {"language.attn.hook_q": "before the scaling of queries, which OPT does f
 
 FAMILIES: Mapping[str, Family] = {
     "llava": Family("LLaVA", tested=True),
+    "vipllava": Family("VipLLaVA", tested=True),
     "llava_next": Family("LLaVA-NeXT", tested=True),
     "llava_onevision": Family("LLaVA-OneVision", tested=True),
     "qwen2_vl": Family("Qwen2-VL", tested=True),
@@ -156,9 +157,18 @@ def mlp_output(block: nn.Module, mlp: nn.Module) -> nn.Module:
     return child(block, "mlp_out_norm") or mlp
 
 
+def feature_layers(config: Any) -> Any:
+    """Return the number or numbers of the tower's states that the model reads; None where the config does not say.
+
+    VipLLaVA says them in the plural in earlier versions of transformers.
+    """
+    chosen = getattr(config, "vision_feature_layer", None)
+    return getattr(config, "vision_feature_layers", None) if chosen is None else chosen
+
+
 def unread_vision_layers(config: Any, n_layers: int) -> range:
     """Return the layers of the vision tower after the last one whose states the model reads: they have no effect."""
-    chosen = getattr(config, "vision_feature_layer", None)
+    chosen = feature_layers(config)
     if chosen is None:
         return range(0)
     layers = [chosen] if isinstance(chosen, int) else list(chosen)

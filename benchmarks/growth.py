@@ -94,7 +94,7 @@ def llava(sizes: Sizes) -> tuple[Sweep, float]:
     """Return a sweep of a LLaVA's heads at its last words, and the arithmetic of a pair in FLOP."""
     torch.manual_seed(0)
     processor = transformers.AutoProcessor.from_pretrained(llava_folder(), backend="pil")
-    config = transformers.LlavaConfig.from_pretrained(llava_folder())
+    config: Any = transformers.LlavaConfig.from_pretrained(llava_folder())
     pixels, positions = PATCH * sizes.side, sizes.side**2
     stack = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": sizes.layers}
     text = {**stack, "num_key_value_heads": HEADS, "head_dim": WIDTH // HEADS, "intermediate_size": 3 * WIDTH}

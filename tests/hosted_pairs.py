@@ -4,11 +4,7 @@ import tiny_vlms
 from notice_lens import HookedVLM
 from notice_lens.pairs import MinimalPairs
 
-FAMILIES = (
-    "llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "gemma3", "paligemma", "idefics3",
-    "smolvlm", "internvl", "mllama", "blip-2", "instructblip", "glm4v",
-    "vipllava",
-)  # fmt: skip
+FAMILIES = tuple(tiny_vlms.FAMILIES)
 PROMPTS = ("is this apple red ?", "is this book red ?", "is this car red ?")
 LONG = ("is this apple on the table red ?", "is this book on the table red ?", "is this car on the table red ?")
 IMAGES = ("clean_image", "corrupt_image", "donor_image")

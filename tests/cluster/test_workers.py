@@ -136,7 +136,11 @@ def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
 @pytest.mark.large
 @slurm
 def test_jobs_can_be_ended(things, tmp_path) -> None:
-    run = submitted(asleep(), things, tmp_path, "local")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a program that was started in the background
+    try:
+        run = submitted(asleep(), things, tmp_path, "local")
+    finally:
+        signal.signal(signal.SIGINT, before)
     run.cancel()
     with pytest.raises(RuntimeError, match="part 0 .*: 0 of 2 pairs are done; its worker died"):
         run.wait(progress=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conftest import relative_error
+from notice_lens.models.blip.steps import POST_NORM, PRE_NORM, order
 from notice_lens.patching.engine.attention import folded_attention, folding_pays, fused_attention
 from notice_lens.patching.engine.plan import HookEdit
 from notice_lens.patching.engine.runs import Run, trace
@@ -69,6 +70,12 @@ def joint(bench: Bench, g: np.random.Generator, hooks: Sequence[str], n: int) ->
 
 
 # Single edits
+
+
+def test_every_point_of_a_block_is_patched_here():
+    for stack, steps in (("vision", PRE_NORM), ("text", POST_NORM), ("decoder", POST_NORM)):
+        points = {point for point in order(steps) if "hook_" in point} - set(EMBEDDINGS)
+        assert points == set(LEAVES[stack]), "a hook point of a step has its place in wave_bench.py and oracle.py"
 
 
 @DIRECTIONS

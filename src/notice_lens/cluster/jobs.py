@@ -7,6 +7,7 @@ The parts are dealt out beforehand, part k to job k modulo their number, so that
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 from notice_lens.cluster.call import Call, Worker
@@ -114,7 +115,7 @@ class Share:
 
 
 class SubmititJob:
-    """A process on this machine, or a job of Slurm.
+    """A job of Slurm.
 
     Args:
         parts: The numbers of the parts.
@@ -146,6 +147,21 @@ class SubmititJob:
     def cancel(self) -> None:
         """End it."""
         self.job.cancel()
+
+
+class LocalJob(SubmititJob):
+    """A process on this machine, with submitit's controller above it."""
+
+    def cancel(self) -> None:
+        """Kill it. Submitit would send SIGINT, which programs that were started in the background ignore."""
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            controller = psutil.Process(int(self.job.job_id))
+            controller.suspend()  # so that it starts no more of them
+            for process in (controller, *controller.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 class RayJob:
@@ -219,7 +235,7 @@ def local_jobs(call: Call, parts: Sequence[int], workers: int | None, resources:
         executor.update_parameters(
             timeout_min=UNLIMITED_MINUTES, gpus_per_node=gpus, visible_gpus=cards[number * gpus : (number + 1) * gpus]
         )
-        jobs.append(SubmititJob(own, executor.submit(Share(call, own))))
+        jobs.append(LocalJob(own, executor.submit(Share(call, own))))
     return jobs
 
 

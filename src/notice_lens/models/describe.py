@@ -146,9 +146,12 @@ def hooks_table(model: "HookedBLIP", aliases: "Mapping[str, str] | None" = None)
 def _hugging_face(name: HookName) -> str:
     prefix, layers, leaves = _HUGGING_FACE[name.stack or ""]
     where = f"{prefix}.{layers}.L" if name.layer is not None else prefix
-    arrow, what = leaves[name.leaf][:2], leaves[name.leaf][2:]
+    entry = leaves.get(name.leaf, "")
+    if not entry:  # a step that was added to a block, which Hugging Face's modules need not have
+        return ""
+    arrow, what = entry[:2], entry[2:]
     if arrow not in ("> ", "< "):
-        arrow, what = "", leaves[name.leaf]
+        arrow, what = "", entry
     if what == "(the block)":
         return f"{arrow}{where}"
     return what if what.startswith("encoder_hidden_states") else f"{arrow}{where}.{what}"

@@ -48,6 +48,11 @@ def full_run(model: HookedBLIP, pair, hook: str, position: int, width: slice) ->
     return float((patched - base)[right] - (patched - base)[wrong])
 
 
+def test_a_step_that_is_added_is_in_the_table_of_hook_points(widened):
+    table = widened.hooks_table().frame
+    assert "text.blocks.L.hook_gate" in table.to_string()
+
+
 def test_a_step_that_is_added_is_computed_hooked_swept_and_walked(widened):
     pairs = made_up_pairs("vqa", 1)
     pair = pairs[0]

@@ -58,11 +58,18 @@ class AnswerReading:
         if self.targets is not None:
             targets = self.targets.to(index.device)[index]
             log_prob = answer_log_prob(logits, targets)
-            return ReadOut(log_prob.exp(), log_prob, kl, custom, is_greedy(logits, targets))
+            return ReadOut(
+                answer_prob=log_prob.exp(),
+                logit_diff=log_prob,
+                kl=kl,
+                custom=custom,
+                accuracy=is_greedy(logits, targets),
+            )
         correct, foils = (own.to(index.device) for own in self.entries)
         at_answer = logits if logits.ndim == 2 else logits[:, -1]
         accuracy = is_greedy(at_answer[:, None], correct[index][:, None])
-        return ReadOut(*read_entries(at_answer, first, correct[index], foils[index]), kl, custom, accuracy)
+        answer_prob, logit_diff = read_entries(at_answer, first, correct[index], foils[index])
+        return ReadOut(answer_prob=answer_prob, logit_diff=logit_diff, kl=kl, custom=custom, accuracy=accuracy)
 
     def first_token(self, logits: Tensor, pairs: Index) -> Float[Tensor, "row d_vocab"]:
         """Return log-probabilities of the answer's first token; of a match, of no match and match."""

@@ -195,7 +195,10 @@ def test_queries_and_keys_of_the_tower(family: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
-@pytest.mark.parametrize(("family", "answers"), [("llava", ("red", "green")), ("gemma3", ("red car", "green"))])
+@pytest.mark.parametrize(
+    ("family", "answers"),
+    [("llava", ("red", "green")), pytest.param("gemma3", ("red car", "green"), marks=pytest.mark.large)],
+)
 def test_a_small_change_has_the_effect_that_a_sweep_measures(
     family: str, answers: tuple[str, str], direction: str
 ) -> None:
@@ -225,6 +228,7 @@ def llava() -> HookedVLM:
     return HookedVLM.mini().to(torch.float64)
 
 
+@pytest.mark.large
 def test_integrated_gradients_of_a_site_sum_to_the_patch_of_its_layer(llava: HookedVLM) -> None:
     pairs = mini_world("states", 2, seed=3, world="pictures")
     for name in ("language.attn.z", "language.resid_post", "language.attn.pattern"):
@@ -238,7 +242,14 @@ def test_integrated_gradients_of_a_site_sum_to_the_patch_of_its_layer(llava: Hoo
         assert float((abs(summed - exact.logit_diff_change) / gap).max()) < 0.01, name
 
 
-@pytest.mark.parametrize("corruption", ["image", "text", Noise(scale=1.0, samples=1)], ids=["image", "text", "noise"])
+@pytest.mark.parametrize(
+    "corruption",
+    [
+        pytest.param("image", id="image"),
+        pytest.param("text", id="text", marks=pytest.mark.large),
+        pytest.param(Noise(scale=1.0, samples=1), id="noise", marks=pytest.mark.large),
+    ],
+)
 def test_integrated_gradients_along_the_inputs_sum_to_the_gap_over_every_cut(corruption: Any) -> None:
     """All that a layer of the language model is given is such a cut."""
     model = tiny_model("llava").model

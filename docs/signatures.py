@@ -36,7 +36,7 @@ def expanded(function: Callable[..., Any]) -> inspect.Signature:
         function: Any function, method or class.
 
     Raises:
-        ValueError: An unpacked set of options is none of those that the package has.
+        ValueError: The package has no set of options of the name that is unpacked.
     """
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())

@@ -27,9 +27,12 @@ torch.set_num_threads(1)
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 KINDS = ("vqa", "caption", "match")
-LIKE_ANOTHER = ("llava_onevision", "qwen2_vl", "smolvlm", "internvl", "blip-2", "glm4v")
-"""Families that go the way of another one through the code (of llava_next, qwen2_5_vl, idefics3, instructblip, and
-qwen2_vl): what is tested on every family is tested on these by `make test-large`."""
+LIKE_ANOTHER = {
+    "vipllava": "llava", "llava_onevision": "llava_next", "qwen2_vl": "qwen2_5_vl", "glm4v": "qwen2_5_vl",
+    "smolvlm": "idefics3", "blip-2": "instructblip",
+}  # fmt: skip
+"""Families that go the way of another one through the code: what is tested on every family is tested on these by
+`make test-large`."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

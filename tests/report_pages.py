@@ -1,5 +1,7 @@
 """Reports of two conditions and of two tasks, and the heads of their pages, for tests in a browser."""
 
+import json
+import re
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,11 @@ def two_tasks_of(mini: Any) -> ReportData:
         labels=[{"layer": 1, "head": 2, "label": "implicit segmentation", "task": "states"},
                 {"layer": 1, "head": 2, "label": "object inhibition", "task": "scenes"}],
     )  # fmt: skip
+
+
+def stored(text: str) -> Any:
+    """The JSON that the script reads."""
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL)[1])
 
 
 def button(page: Any, condition: int, layer: int, head: int) -> Any:

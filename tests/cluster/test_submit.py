@@ -166,7 +166,6 @@ def test_parts_of_another_call_are_not_taken_for_this_one(here, things, tmp_path
 
 
 def test_a_job_that_slurm_starts_again_computes_the_rest(here, things, tmp_path, monkeypatch, batches) -> None:
-    pytest.importorskip("submitit")
     calls: list[Call] = []
     monkeypatch.setattr(submission, "local_jobs", lambda call, *_: calls.append(call) or [])
     submit("patch_heads", things, tmp_path / "x.zarr", layers=[0], positions=["last"])
@@ -178,7 +177,6 @@ def test_a_job_that_slurm_starts_again_computes_the_rest(here, things, tmp_path,
 
 def test_what_slurm_is_asked_for(things, tmp_path, monkeypatch) -> None:
     """The script that `sbatch` gets; there is no Slurm here, so that a script stands for it."""
-    pytest.importorskip("submitit")
     (tmp_path / "bin").mkdir()
     for name, text in {"sbatch": 'cp "$1" got.sh; echo "Submitted batch job 17"', "srun": "", "sacct": ""}.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\ncd {tmp_path}\n{text}\n")
@@ -250,7 +248,6 @@ def test_an_executor_that_is_not_installed(things, tmp_path, monkeypatch, execut
 
 
 def test_more_gpus_than_there_are(things, tmp_path, monkeypatch) -> None:
-    pytest.importorskip("submitit")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     with pytest.raises(ValueError, match="workers=2, gpus=2: this machine has 2 GPUs"):
         submit("patch_heads", things, tmp_path / "x.zarr", workers=2, gpus=2)

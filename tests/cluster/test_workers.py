@@ -4,7 +4,6 @@ The workers are real: processes of submitit's local executor, actors of a local 
 SIGKILL, which nothing in it can catch.
 """
 
-import importlib.util
 import os
 import re
 import signal
@@ -20,8 +19,6 @@ from notice_lens.pairs import mini_world
 
 PARTS = 8
 OPTIONS = {"positions": ["last"], "layers": [1, 3], "controls": (), "memory": 200_000_000}
-slurm = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
-ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +77,6 @@ def same(parts: xr.Dataset, whole: xr.Dataset) -> None:
     xr.testing.assert_identical(parts, whole.drop_attrs().assign_attrs(left))
 
 
-@slurm
 def test_a_process_that_is_killed_loses_nothing(things, whole, tmp_path, capsys) -> None:
     model = killed_at(7, tmp_path / "killed")  # the second pair of part 3, which the second process has
     run = submitted(model, things, tmp_path, "local")
@@ -122,7 +118,6 @@ def asleep() -> Callable[[], HookedVLM]:
 
 
 @pytest.mark.large
-@slurm
 def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
     """Functions of a file are sent by their name; those of a notebook as they are."""
     run = submitted(load_from_a_file_of_the_tests, things, tmp_path, "local")
@@ -134,7 +129,6 @@ def test_a_function_that_workers_cannot_import(things, tmp_path) -> None:
 
 
 @pytest.mark.large
-@slurm
 def test_jobs_can_be_ended(things, tmp_path) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a program that was started in the background
     try:
@@ -149,7 +143,6 @@ def test_jobs_can_be_ended(things, tmp_path) -> None:
 
 # Ray's own processes may be alive for a moment after its shutdown.
 @pytest.mark.filterwarnings("ignore:.*subprocess:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@ray
 def test_ray_starts_a_killed_actor_again(things, whole, tmp_path, local_ray) -> None:
     run = submitted(killed_at(7, tmp_path / "killed"), things, tmp_path, "ray")
     assert [list(job.parts) for job in run.jobs] == [[part] for part in range(PARTS)]

@@ -30,13 +30,13 @@ class SlurmOptions(TypedDict, total=False):
     Attributes:
         time: Minutes that a job may take, 240 by default. A job that runs out of time is put back in the queue, and
             goes on where it was.
-        partition: As `sbatch --partition`, and so on for those that follow.
-        account: ...
-        qos: ...
-        constraint: ...
-        gres: ...
-        exclude: ...
-        comment: ...
+        partition: The queue.
+        account: Who is charged.
+        qos: The quality of service.
+        constraint: Features that a machine must have, such as the kind of its GPU.
+        gres: Other resources of a machine.
+        exclude: Machines that are not to be used.
+        comment: A note for the accounting.
         setup: Lines of the script before Python starts, such as `module load cuda`.
         additional_parameters: Any other option of `sbatch`, by its name.
         use_srun: Whether Python is started by `srun`.
@@ -283,6 +283,7 @@ def ray_jobs(call: Call, parts: Sequence[int], workers: int | None, resources: R
 
     Raises:
         ImportError: Ray is not installed.
+        ValueError: No worker fits into the cluster.
     """
     with extra("ray", "ray", "executor='ray'"):
         import ray

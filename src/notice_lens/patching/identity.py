@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from notice_lens.models.vlm.offloading import numbers_of
+from notice_lens.models.offloading import numbers_of
 
 if TYPE_CHECKING:
     from notice_lens.models.protocol import VisionLanguageModel

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from notice_lens.models.offloading import device_of
 from notice_lens.models.vlm.families import image_token_id
-from notice_lens.models.vlm.offloading import device_of
 
 OWNERS = ("transformers", "accelerate", "torch")
 """Packages that keep their own hooks on a model; these are part of the model."""

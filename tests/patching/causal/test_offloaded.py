@@ -15,7 +15,7 @@ import xarray as xr
 import tiny_vlms
 from hosted_pairs import made_pairs, single_tokens
 from notice_lens import HookedVLM, patching
-from notice_lens.models.vlm.offloading import numbers_of
+from notice_lens.models.offloading import numbers_of
 from notice_lens.pairs import MinimalPairs
 from notice_lens.patching import Site
 from notice_lens.patching.engine.causal.check import check_patches
@@ -42,7 +42,6 @@ def loaded(folder: Path, processor: Any, device_map: Any = None, **options: Any)
 @pytest.fixture(scope="module", params=["llava, a half", "llava, all", "qwen2_5_vl, all"])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[HookedVLM, HookedVLM]:
     """A model loaded whole, and the same with a half of its weights, or all of them, on disk."""
-    pytest.importorskip("accelerate", reason="device_map needs accelerate")
     family, _, how_much = request.param.partition(", ")
     folder, disk = (tmp_path_factory.mktemp(name) for name in ("checkpoint", "offloaded"))
     hf, processor = tiny_vlms.make(family)
@@ -92,7 +91,6 @@ def test_weights_that_are_nowhere_are_named() -> None:
 
 
 def test_patches_of_a_model_in_four_bits_are_those_of_its_own_forward_pass(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate", reason="quantised loading needs accelerate")
     pytest.importorskip("bitsandbytes", reason="weights of four bits need bitsandbytes")
     import transformers
 

@@ -11,8 +11,6 @@ import xarray as xr
 from notice_lens import HookedBLIP, circuits, patching
 from notice_lens.pairs import mini_world
 
-pytest.importorskip("dask")
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:

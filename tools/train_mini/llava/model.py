@@ -1,8 +1,8 @@
 """The mini LLaVA's sizes, and a forward pass for training that asks several questions about each picture at once.
 
-Image tokens stand in front of the question, and no token of theirs sees it. So they are run once for all questions of
-a picture: the questions stand behind each other in one long row, each at the positions that it would have alone, and
-a mask lets it see the image and itself, but no other question. The modules are Hugging Face's own.
+Image tokens come before the question and do not see it, so they are run once for all questions about a picture. The
+questions follow one another in one long row. Each keeps the positions that it would have on its own, and a mask lets it
+see the image and itself, but no other question. The modules are Hugging Face's own.
 """
 
 from dataclasses import dataclass

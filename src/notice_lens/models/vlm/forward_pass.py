@@ -20,11 +20,11 @@ from notice_lens.models.hook_names import QFORMER, HookName, nearest
 from notice_lens.models.hooked_module import HookedModule
 from notice_lens.models.hooks import CopyingHookPoint
 from notice_lens.models.in_use import InUse, one_thread_at_a_time
+from notice_lens.models.offloading import device_of
 from notice_lens.models.vlm.anatomy import model_parts
 from notice_lens.models.vlm.attention import attention_by
 from notice_lens.models.vlm.config import config_of
 from notice_lens.models.vlm.families import Family, family_of
-from notice_lens.models.vlm.offloading import device_of
 from notice_lens.models.vlm.points import (
     AnyTap,
     HostedAttention,

@@ -15,6 +15,7 @@ def test_every_hook_point_is_in_the_table(pair):
         head, _, rest = name.partition(".blocks.")
         assert (f"{head}.blocks.L.{rest.split('.', 1)[1]}" if rest else name) in listed
     assert not table.frame.isna().any().any()
+    assert table.frame["Hugging Face"].all(), "each has its place in Hugging Face's modules; describe.py says it"
 
 
 def test_the_table_prints_well(vqa):

@@ -199,7 +199,7 @@ class Means:
         keys = keys.where(inside, 0)
         known = inside & (counts[keys] > 0)
         means = (sums / counts.clamp(min=1).view(-1, *(1,) * (sums.ndim - 1))).to(like)
-        # By a choice in all places, not by an index of those that are known: how many they are, a GPU would be asked.
+        # Chosen everywhere: an index by a mask would make the CPU wait for a GPU.
         return torch.where(known.view(*known.shape, *(1,) * (like.ndim - 2)), means[keys], like)
 
 

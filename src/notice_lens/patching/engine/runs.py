@@ -155,7 +155,7 @@ class Run:
 
     def masks(self, stack: str) -> Masks:
         """Return masks of the positions of a stack, and of its source, that it may attend to; None for all."""
-        # Whether everything is seen is asked of tensors, for which a GPU is waited for: once a run, not once a wave.
+        # Reading a mask makes the CPU wait for a GPU: once a run, not once a wave.
         if stack not in self._masks:
             inputs = self.base.inputs
             own = None

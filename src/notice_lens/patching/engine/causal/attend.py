@@ -73,7 +73,7 @@ def geometry(
     """Return the part of a layer's recorded mask between some positions.
 
     Args:
-        seen: The mask, on the CPU, where it is looked at: a GPU would be waited for in every block.
+        seen: The mask, on the CPU: reading it on a GPU would wait for the device in every block.
         queries: Positions of the queries, on the CPU.
         own: Positions of the row's own keys, likewise.
         crossing: Whether the keys are the image's, so that none is the row's own.

@@ -284,7 +284,7 @@ class _Pass:
         at = torch.cat([
             at.repeat(len(own.variants)) for own, at in zip(self.segments, self.positions, strict=True)
         ])  # fmt: skip
-        # Positions are numbers on the CPU: those that index a GPU's tensors are sent there once.
+        # Positions are kept on the CPU; those that index tensors of a GPU are sent there once.
         arguments = cut(self.base.arguments[self.layer], at.to(self.hidden.device, non_blocking=True))
         with ExitStack() as hooks:
             for leaf in dict.fromkeys([*(leaf for leaf, _, _ in self.targets), *self.replay.seen]):

@@ -3,6 +3,10 @@ import os
 # Read when the hub's library is imported: no test may look for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import type_checks
+
+type_checks.install("notice_lens")
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

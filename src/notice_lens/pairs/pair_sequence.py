@@ -9,6 +9,7 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -218,7 +219,7 @@ class PairSequence:
             dataset = replace_column(dataset, DIGESTS[name], digests)
         return type(self)(replace_column(dataset, name, values), self.manifest, self.dropped)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Return a hash of all rows in their order, images by their content."""
         found = hashlib.blake2b(digest_size=16)

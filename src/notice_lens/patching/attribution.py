@@ -38,7 +38,7 @@ from notice_lens.patching.gradient.integrated import PATHS, IntegrationPath
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS, NEURONS, Target
 from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
-from notice_lens.patching.writer import ResultWriter, averaged, provenance, with_effects
+from notice_lens.patching.writer import ResultWriter, averaged, with_effects
 from notice_lens.progress import bar
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class Attribution:
         prepared = self.prepared
         if all(writer.is_parted for writer in self.writers):
             parts = {target.site.name: one.gathered() for target, one in zip(self.targets, self.writers, strict=True)}
-            return SiteTree.of(parts, {**provenance(prepared), **self.method})
+            return SiteTree.of(parts, {**prepared.provenance, **self.method})
         chunks = Chunks(1, self.gradients.pairs_at_once())
         shown = bar(prepared.options.progress, "attribution", total=len(prepared.own), unit="pairs")
         with shown, ExitStack() as stack, torch.no_grad():
@@ -229,7 +229,7 @@ class Attribution:
             groups = {
                 target.site.name: with_effects(one.load()) for target, one in zip(self.targets, results, strict=True)
             }
-        return SiteTree.of(groups, {**provenance(prepared), **self.method})
+        return SiteTree.of(groups, {**prepared.provenance, **self.method})
 
     def _batch(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
         """Return the numbers of some pairs at some of the sites; of half of them where memory runs out."""

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -45,6 +46,12 @@ def fingerprint(model: "VisionLanguageModel") -> str:
     """Return a digest of everything of a model that moves its numbers: all weights, and all of `model_settings`."""
     described = json.dumps([_weights_digest(model), model_settings(model)], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def installed_version(package: str) -> str:
+    """Return the version of an installed package; reading it takes milliseconds."""
+    return version(package)
 
 
 def model_settings(model: "VisionLanguageModel") -> dict[str, Any]:

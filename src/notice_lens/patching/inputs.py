@@ -1,7 +1,6 @@
 """Patch between two inputs of a vision-language model, for people who hold tensors: no pairs, no tokenizer needed."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mo
 from notice_lens.patching.engine.between_inputs import between
 from notice_lens.patching.engine.causal.readout import LogitMetric
 from notice_lens.patching.engine.causal.site import PositionsAsked, groups_of
+from notice_lens.patching.identity import installed_version
 from notice_lens.patching.options import Direction
 from notice_lens.progress import bar
 
@@ -147,5 +147,5 @@ def _attrs(model: str, site: str, direction: str, source: str, dtype: torch.dtyp
         "source": source,
         "dtype": str(dtype).removeprefix("torch."),
         "notice_lens": __version__,
-        **{package: version(package) for package in ("torch", "transformers")},
+        **{package: installed_version(package) for package in ("torch", "transformers")},
     }

@@ -20,7 +20,6 @@ from notice_lens.patching.edits import check_model
 from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.options import Options
 from notice_lens.patching.prepare import Prepared, prepare
-from notice_lens.patching.writer import provenance
 from notice_lens.progress import bar
 
 if TYPE_CHECKING:
@@ -152,4 +151,4 @@ def _dataset(prepared: Prepared, read: dict[str, list[Any]], names: list[str]) -
     columns = {name: ("pair", values) for name, values in prepared.columns.items() if name != "id"}
     found = found.assign_coords({**numbered, **columns})
     found["logit_diff"] = found.answer_logit - found.foil_logit
-    return found.assign_attrs({**provenance(prepared), "method": "logit lens"})
+    return found.assign_attrs({**prepared.provenance, "method": "logit lens"})

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from notice_lens import __version__
 from notice_lens.pairs.corruption import replaces_words
 from notice_lens.pairs.noise import Noise
 from notice_lens.patching.edits import check_model
 from notice_lens.patching.engine.metrics import Custom, check_metrics
 from notice_lens.patching.engine.pair_batch import Setting, foils_of
+from notice_lens.patching.identity import fingerprint, installed_version
 from notice_lens.patching.input_checks import check_runnable
 from notice_lens.patching.options import Options
 from notice_lens.patching.positions import Positions
@@ -97,6 +99,32 @@ class Prepared:
             if all(value is None for value in columns[name]):
                 del columns[name]
         return {**columns, "contrast_answer": self.foils}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Return, in plain values, everything needed to repeat the run except what is patched."""
+        model, pairs, options = self.model, self.pairs, self.options
+        noise = options.corruption
+        packages = ("torch", "transformers", "transformer-lens")
+        return {
+            "model": model.cfg.name_or_path or "",
+            "model_fingerprint": fingerprint(model),
+            "kind": ", ".join(model.cfg.pair_kinds),
+            "model_dtype": str(model.dtype),
+            "pairs": pairs.fingerprint,
+            "pairs_source": f"{pairs.manifest.builder}: {pairs.manifest.source}",
+            "corruption": repr(noise) if isinstance(noise, Noise) else noise,
+            "direction": options.direction,
+            "contrast": options.contrast,
+            "source": options.source,
+            **({} if options.reference is None else {"reference": options.reference.fingerprint}),
+            "metrics": [*self.metrics, *self.custom],
+            "controls": list(options.controls),
+            "min_gap": options.min_gap,
+            "seed": options.seed,
+            "notice_lens": __version__,
+            **{package.replace("-", "_"): installed_version(package) for package in packages},
+        }
 
     @property
     def own(self) -> range:

@@ -16,20 +16,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from notice_lens import __version__
-from notice_lens.pairs.noise import Noise
 from notice_lens.patching.engine.memory import Arrays
 from notice_lens.patching.engine.metrics import BUILT_IN_METRICS
 from notice_lens.patching.engine.protocol import Chunks
 from notice_lens.patching.grid import Grid
-from notice_lens.patching.identity import fingerprint, metric_codes, model_settings
+from notice_lens.patching.identity import metric_codes, model_settings
 from notice_lens.patching.prepare import Prepared
 from notice_lens.patching.results import CARRIED, carried
 from notice_lens.patching.store.parts import ALL_PAIRS, PART_SETTING, has_parts, joined, store_of
@@ -91,7 +88,7 @@ class ResultWriter:
         """Return everything needed to repeat the run, in plain values."""
         patched = {name: json.dumps(value, default=str) for name, value in self.patched.items()}
         part = {} if self.part is None else {PART_SETTING: list(self.part)}
-        return {**provenance(self.prepared), **patched, **self.method, **part}
+        return {**self.prepared.provenance, **patched, **self.method, **part}
 
     def empty(self, n_pairs: int) -> Arrays:
         """Return arrays for some pairs, NaN for what is not measured yet."""
@@ -235,32 +232,6 @@ def averaged(draws: Sequence[Arrays]) -> Arrays:
         return draws[0]
     mean = {name: np.mean([draw[name] for draw in draws], axis=0) for name in draws[0]}
     return {**mean, "noise_floor": np.max([draw["noise_floor"] for draw in draws], axis=0)}
-
-
-def provenance(prepared: Prepared) -> dict[str, Any]:
-    """Return, in plain values, everything needed to repeat a run except what is patched."""
-    model, pairs, options = prepared.model, prepared.pairs, prepared.options
-    noise = options.corruption
-    packages = ("torch", "transformers", "transformer-lens")
-    return {
-        "model": model.cfg.name_or_path or "",
-        "model_fingerprint": fingerprint(model),
-        "kind": ", ".join(model.cfg.pair_kinds),
-        "model_dtype": str(model.dtype),
-        "pairs": pairs.fingerprint,
-        "pairs_source": f"{pairs.manifest.builder}: {pairs.manifest.source}",
-        "corruption": repr(noise) if isinstance(noise, Noise) else noise,
-        "direction": options.direction,
-        "contrast": options.contrast,
-        "source": options.source,
-        **({} if options.reference is None else {"reference": options.reference.fingerprint}),
-        "metrics": [*prepared.metrics, *prepared.custom],
-        "controls": list(options.controls),
-        "min_gap": options.min_gap,
-        "seed": options.seed,
-        "notice_lens": __version__,
-        **{package.replace("-", "_"): version(package) for package in packages},
-    }
 
 
 class Results:

@@ -1,8 +1,8 @@
 """Types and shapes of arguments and results are checked while tests run, at little cost.
 
-jaxtyping's import hook puts a check around every function: it compares shapes among arguments and result, and takes some
-30 microseconds a call. Three functions in four say nothing of shapes; these are checked by beartype alone, which takes
-one. Checks are built when a function is called for the first time, since most functions are never called by most tests.
+jaxtyping's import hook puts a check around every function, which compares shapes among arguments and result and takes
+some 30 microseconds a call. Three functions in four say nothing of shapes; beartype alone checks these, in one. Checks
+are built when a function is called for the first time: a test calls few of them.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def install(package: str) -> None:
 
 
 def checked(decorated: Any = None, *, typechecker: Any) -> Any:
-    """Return a function, or a dataclass with an `__init__`, that checks its calls; jaxtyping's hook decorates with it."""
+    """Return a function, or a data class, that checks its calls: what jaxtyping's hook decorates with."""
     again = functools.partial(checked, typechecker=typechecker)
     if decorated is None:
         return again

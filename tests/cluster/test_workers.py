@@ -80,7 +80,7 @@ def same(parts: xr.Dataset, whole: xr.Dataset) -> None:
 def test_a_process_that_is_killed_loses_nothing(things, whole, tmp_path, capsys) -> None:
     model = killed_at(7, tmp_path / "killed")  # the second pair of part 3, which the second process has
     run = submitted(model, things, tmp_path, "local")
-    with pytest.raises(RuntimeError, match="finished pairs are kept, and the same call of submit goes on") as failed:
+    with pytest.raises(RuntimeError, match="finished pairs are kept, and the same call of submit computes") as failed:
         run.wait()
     assert (tmp_path / "killed").exists()
     said = str(failed.value).splitlines()

@@ -60,7 +60,7 @@ class ClusterRun:
 
         Raises:
             RuntimeError: Parts failed. The message says which, why, and where their logs are. Finished pairs are kept,
-                and the same call of `submit` goes on with the others.
+                and the same call of `submit` computes the others.
         """
         parts = "1 part" if self._call.parts == 1 else f"{self._call.parts} parts"
         begun = self.pairs_done
@@ -134,5 +134,5 @@ class ClusterRun:
         lines = "\n  ".join([*shown[:FAILURES_SHOWN], *more])
         return (
             f"{len(failures)} of {self._call.parts} parts failed; finished pairs are kept, and the same call of submit "
-            f"goes on with the others:\n  {lines}"
+            f"computes the others:\n  {lines}"
         )

@@ -3,8 +3,8 @@
 A model is known by the digest of all its weights and by every setting of its config, its image processor and its
 tokenizer. A function is known by what it runs and reads: byte code, constants, defaults, closure, the globals that it
 names, and these in their turn, down to libraries, which are known by name and version. Where something cannot be read
-like that (a compiled function, an open file), a metric has no identity, and a store that was begun with it is not gone
-on with.
+like that (a compiled function, an open file), a metric has no identity, and a store that was begun with it is not
+resumed.
 """
 
 import copyreg

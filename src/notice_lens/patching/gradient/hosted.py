@@ -1,7 +1,7 @@
 """Gradients through the modules of a hosted model: one forward pass with its graph, and one backward pass.
 
 1. The run to differentiate goes forward with a hook at every activation that is asked for. A hook's value is a copy
-   that the model goes on with, so autograd gives the gradient at exactly what a patch would replace.
+   that the model continues from, so autograd gives the gradient at exactly what a patch would replace.
 2. The other run goes forward without a graph.
 3. Where effects go through the softmax, attention keeps its steps in both runs (`KeptSteps`): queries and keys as they
    meet, scores, pattern.

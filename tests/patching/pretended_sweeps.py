@@ -59,7 +59,7 @@ HOSTED: dict[str, Verb] = {
     "noise": lambda model, pairs: patching.patch_heads(
         model, pairs, positions=["object"], corruption=Noise(), **OPTIONS
     ),
-    "knockout": lambda model, pairs: patching.knockout(model, pairs, [("object", "image")], **OPTIONS),
+    "knockout": lambda model, pairs: patching.knockout(model, pairs, [("image", "object")], **OPTIONS),
     "attribution": lambda model, pairs: patching.attribute(model, pairs, progress=False)["language.attn"],
 }  # fmt: skip
 

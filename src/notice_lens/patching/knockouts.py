@@ -7,8 +7,11 @@ are minus infinity, so a query's pattern sums to one over the keys that are left
 Source: Geva et al. 2023 (arXiv 2304.14767); on vision-language models Zhang et al. 2024 (arXiv 2411.18620).
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import numpy as np
 
 from notice_lens.errors import one_of
 from notice_lens.models.in_use import one_thread_at_a_time, outside_inference_mode
@@ -19,6 +22,7 @@ from notice_lens.patching.engine.metrics import USUAL
 from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.grid import Grid
 from notice_lens.patching.options import Corruption, Metrics, MoreOptions, Numbers, Options, StorePath
+from notice_lens.patching.positions import Positions
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.runner import SweepRunner
 
@@ -89,6 +93,9 @@ def knockout(
         ValueError: There is no such group of positions, site, layer or head, or the window is shorter than a layer.
         TypeError: Flows are of another kind, or there is no option of that name.
         PairsError: The pairs do not hold for this model.
+
+    Warns:
+        UserWarning: In every pair what is looked at comes after what looks, where attention looks only back.
     """
     check_model(model)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
@@ -148,6 +155,22 @@ def _usual(model: "VisionLanguageModel", scores: Site) -> tuple[str, ...]:
     return USUAL_FLOWS if of_queries == of_keys and "image" in model.cfg.streams[of_queries] else INTO_WORDS
 
 
+def _warn_of_later(positions: Positions, stack: str, label: str, looked_at: str, looks: str) -> None:
+    """Warn of a flow that causal attention has in no pair: cutting it changes nothing, whatever the model does."""
+    for pair in range(len(positions.pairs)):
+        length = positions.layout.length(stack, pair)
+        keys, queries = (positions.of(pair, group, stack, length) for group in (looked_at, looks))
+        # Some models let the positions of an image see each other in both directions.
+        image = positions.groups(stack, pair).get("image", np.arange(0))
+        if not len(keys) or not len(queries) or keys.min() <= queries.max() or np.isin([*keys, *queries], image).all():
+            return
+    warnings.warn(
+        f"flow {label!r}: {looked_at!r} comes after {looks!r} in every pair, and `{stack}` looks only back, so there is "
+        f"nothing to cut; the other way round it is '{looks} {ARROW} {looked_at}'",
+        stacklevel=6,
+    )
+
+
 def _grid(
     prepared: Prepared,
     scores: Site,
@@ -168,6 +191,8 @@ def _grid(
                 prepared.positions.check_group(group, stack)
             except ValueError as error:
                 raise ValueError(f"flow {label!r}: {error}") from error
+        if of_queries == of_keys and model.stack(of_queries).cfg.causal:
+            _warn_of_later(prepared.positions, of_queries, label, looked_at, looks)
     heads: Sequence[int | None] = scores.heads if by_head and scores.heads else (None,)
     coords: dict[str, list[Any]] = {"flow": list(flows), "layer": list(scores.layers)}
     if by_head:

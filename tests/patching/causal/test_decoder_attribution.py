@@ -53,28 +53,34 @@ class AutogradOracle:
 
     def gradients(self, at: list[tuple[Any, str]]) -> tuple[list[Tensor], list[Tensor]]:
         """Values in the base run and gradients, at the inputs or outputs of modules."""
-        kept: list[Tensor] = []
+        kept: dict[int, Tensor] = {}
 
-        def keep(tensor: Tensor) -> Tensor:
+        def keep(tensor: Tensor, number: int) -> Tensor:
             new = tensor.clone()
-            kept.append(new if new.requires_grad else new.requires_grad_())
-            return kept[-1]
+            kept[number] = new if new.requires_grad else new.requires_grad_()
+            return kept[number]
 
         with ExitStack() as hooks, torch.enable_grad():
-            for module, side in at:
-                hooks.callback(hook(module, side, keep).remove)
+            for number, (module, side) in enumerate(at):
+                hooks.callback(hook(module, side, partial(keep, number=number)).remove)
             total = self.difference(self.base)
-            grads = torch.autograd.grad(total, kept, allow_unused=True, materialize_grads=True)
-        return [one.detach() for one in kept], list(grads)
+            values = [kept[number] for number in range(len(at))]
+            grads = torch.autograd.grad(total, values, allow_unused=True, materialize_grads=True)
+        return [one.detach() for one in values], list(grads)
 
     def values(self, at: list[tuple[Any, str]]) -> list[Tensor]:
         """Values in the other run."""
-        kept: list[Tensor] = []
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor, number: int) -> Tensor:
+            kept[number] = tensor.clone()
+            return tensor
+
         with ExitStack() as hooks, torch.no_grad():
-            for module, side in at:
-                hooks.callback(hook(module, side, lambda tensor: kept.append(tensor.clone()) or tensor).remove)
+            for number, (module, side) in enumerate(at):
+                hooks.callback(hook(module, side, partial(keep, number=number)).remove)
             self.hf(**self.other)
-        return kept
+        return [kept[number] for number in range(len(at))]
 
 
 def heads(values: Tensor, width: int) -> Tensor:
@@ -85,6 +91,11 @@ def stack_names(model: HookedVLM, layer: int) -> str:
     return "cross_attn" if model.block("language", layer).is_cross else "attn"
 
 
+def name_of(model: HookedVLM, site: str, layer: int) -> str:
+    module = stack_names(model, layer)
+    return "language." + {"z": f"{module}.z", "v": f"{module}.v", "attn_out": f"{module}_out"}.get(site, site)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_effects_are_gradients_times_changes(family: str) -> None:
     """Every layer, head, and two roles, where a prompt is longer than the other too."""
@@ -93,26 +104,30 @@ def test_effects_are_gradients_times_changes(family: str) -> None:
     for number in range(len(pairs)):
         oracle, own = AutogradOracle(model, pairs, number), pairs[number : number + 1]
         gap, moved = oracle.gap, 0.0
-        for site in SITES:
-            at = {
-                layer: places(block)[site]
-                for layer, block in enumerate(oracle.blocks)
-                if site in places(block) and not (site == "v" and model.block("language", layer).is_cross)
-            }
-            base, grads = oracle.gradients(list(at.values()))
-            other = oracle.values(list(at.values()))
-            for layer, here, grad, there in zip(at, base, grads, other, strict=True):
-                module = stack_names(model, layer)
-                name = {"z": f"{module}.z", "v": f"{module}.v", "attn_out": f"{module}_out"}.get(site, site)
-                wanted = patching.Site.of(model, f"language.{name}", layers=layer, positions=["object", "last"])
-                found = patching.attribute(model, own, wanted, neurons=False, **QUIET)[wanted.name]
-                effects = grad * (there - here)
-                for role, positions in oracle.positions.items():
-                    some = effects[0, positions].sum(0)
-                    expected = heads(some, attention(oracle.blocks[layer]).head_dim) if site in "zv" else some.sum()
-                    got = found.logit_diff_change.sel(role=role).values.reshape(-1)
-                    np.testing.assert_allclose(got, expected.reshape(-1), rtol=0, atol=1e-9 * gap)
-                    moved = max(moved, float(abs(expected).max()) / gap)
+        at = {
+            (site, layer): places(block)[site]
+            for layer, block in enumerate(oracle.blocks)
+            for site in SITES
+            if site in places(block) and not (site == "v" and model.block("language", layer).is_cross)
+        }
+        layers: dict[str, list[int]] = {}
+        for site, layer in at:
+            layers.setdefault(name_of(model, site, layer), []).append(layer)
+        wanted = [
+            patching.Site.of(model, name, layers=own, positions=["object", "last"]) for name, own in layers.items()
+        ]
+        found = patching.attribute(model, own, wanted, neurons=False, **QUIET)
+        base, grads = oracle.gradients(list(at.values()))
+        other = oracle.values(list(at.values()))
+        for (site, layer), here, grad, there in zip(at, base, grads, other, strict=True):
+            change = found[name_of(model, site, layer)].logit_diff_change.sel(layer=layer)
+            effects = grad * (there - here)
+            for role, positions in oracle.positions.items():
+                some = effects[0, positions].sum(0)
+                expected = heads(some, attention(oracle.blocks[layer]).head_dim) if site in "zv" else some.sum()
+                got = change.sel(role=role).values.reshape(-1)
+                np.testing.assert_allclose(got, expected.reshape(-1), rtol=0, atol=1e-9 * gap)
+                moved = max(moved, float(abs(expected).max()) / gap)
         assert moved > 0.01
 
 

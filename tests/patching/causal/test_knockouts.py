@@ -124,6 +124,16 @@ def test_flows_are_labelled_as_asked_for() -> None:
     assert several.flow.values.tolist() == ["image -> last", "object \N{RIGHTWARDS ARROW} last"]
 
 
+def test_a_flow_that_causal_attention_does_not_have_is_named() -> None:
+    """Words come after the image, whose positions cannot look at them; image positions may look at each other."""
+    model = tiny_model("gemma3").model
+    pairs = made_pairs(single_tokens(model))
+    with pytest.warns(UserWarning, match="'object' comes after 'image' in every pair, and `language` looks only back"):
+        found = patching.knockout(model, pairs, "object -> image", progress=False)
+    assert float(abs(found.logit_diff_change).max()) < 1e-12
+    patching.knockout(model, pairs, "image -> image", layers=0, progress=False)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("asked", "message"),

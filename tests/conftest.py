@@ -25,6 +25,7 @@ from notice_lens.pairs import MinimalPairs, mini_world
 from oracle import Oracle
 from pair_rows import picture
 from picture_server import Server, serving
+from tiny_vlms import FAMILIES
 
 torch.set_num_threads(1)
 # Other processes may have the machine: how long an example takes says nothing about the code.
@@ -37,13 +38,20 @@ LIKE_ANOTHER = {
 }  # fmt: skip
 """Families that go the way of another one through the code: what is tested on every family is tested on these by
 `make test-large`."""
+REPRESENTATIVES = {"llava", "gemma3", "qwen3_vl", "mllama", "instructblip"}
+"""One family of each kind of language model: causal; with windows, and blocks of the image that see themselves; with
+features of the image in several layers; with cross-attention; behind a Q-Former. `make test` compares patched runs of
+these with forward passes, `make test-large` those of all other families."""
+EXACT = Path(__file__).parent / "patching" / "causal"
+"""The tests that compare patched runs of hosted models with forward passes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of families that are like another one as large."""
+    """Mark tests of families as large that are like another one, or that others stand for."""
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        if parameters and any(value in LIKE_ANOTHER for value in parameters.params.values() if isinstance(value, str)):
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        families = {value for value in parameters if isinstance(value, str) and value in FAMILIES}
+        if families & LIKE_ANOTHER.keys() or (families - REPRESENTATIVES and EXACT in item.path.parents):
             item.add_marker("large")
 
 

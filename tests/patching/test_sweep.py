@@ -128,7 +128,7 @@ def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corrupti
     found = np.argwhere(effects.logit_diff_change.notnull().values)
     assert len(found)
     gap = abs(effects.logit_diff_clean - effects.logit_diff_corrupt).max().item()
-    for place in found[rng.choice(len(found), min(10, len(found)), replace=False)]:
+    for place in found[rng.choice(len(found), min(4, len(found)), replace=False)]:
         at = dict(zip(effects.logit_diff_change.dims, place.tolist(), strict=True))
         number, labels = at["pair"], {dim: effects[dim].values[n] for dim, n in at.items() if dim != "pair"}
         plain = Plain(model, pairs[number], corruption, direction, effects.contrast_answer.values[number])

@@ -165,7 +165,7 @@ def _warn_of_later(positions: Positions, stack: str, label: str, looked_at: str,
         if not len(keys) or not len(queries) or keys.min() <= queries.max() or np.isin([*keys, *queries], image).all():
             return
     warnings.warn(
-        f"flow {label!r}: {looked_at!r} comes after {looks!r} in every pair, and `{stack}` looks only back, so there is "
+        f"flow {label!r}: {looked_at!r} comes after {looks!r} in every pair, and `{stack}` looks only back: there is "
         f"nothing to cut; the other way round it is '{looks} {ARROW} {looked_at}'",
         stacklevel=6,
     )

@@ -197,22 +197,24 @@ def test_an_edit_changes_the_logits_as_in_hooked_blip(bridged: Bridged, name: st
 
 
 HELPERS = {
-    "text.cross_attn": (
-        "attn_head_out_all_pos",
-        "attn_head_q_all_pos",
-        "attn_head_pattern_all_pos",
-        "resid_pre",
-        "resid_mid",
-        "attn_out",
-        "mlp_out",
-    ),
-    "text.attn": ("attn_head_out_all_pos", "attn_head_k_all_pos", "attn_head_v_all_pos"),
-    "vision.attn": ("attn_head_pattern_all_pos", "attn_head_v_all_pos"),
-    "decoder.cross_attn": ("attn_head_out_by_pos", "attn_head_pattern_by_pos"),
+    "text.cross_attn": ("attn_head_out_all_pos", "attn_head_pattern_all_pos", "resid_pre", "mlp_out"),
+    "text.attn": ("attn_head_k_all_pos",),
+    "vision.attn": ("attn_head_v_all_pos",),
+    "decoder.cross_attn": ("attn_head_out_by_pos",),
+}
+MORE_HELPERS = {
+    "text.cross_attn": ("attn_head_q_all_pos", "resid_mid", "attn_out"),
+    "text.attn": ("attn_head_out_all_pos", "attn_head_v_all_pos"),
+    "vision.attn": ("attn_head_pattern_all_pos",),
+    "decoder.cross_attn": ("attn_head_pattern_by_pos",),
 }
 
 
-@pytest.mark.parametrize(("name", "helper"), [(name, helper) for name in HELPERS for helper in HELPERS[name]])
+@pytest.mark.parametrize(
+    ("name", "helper"),
+    [(name, helper) for name in HELPERS for helper in HELPERS[name]]
+    + [pytest.param(name, helper, marks=pytest.mark.large) for name in MORE_HELPERS for helper in MORE_HELPERS[name]],
+)
 def test_the_helpers_of_transformer_lens_give_the_numbers_of_our_lens(bridged: Bridged, name: str, helper: str) -> None:
     patch: Callable[..., Tensor] = getattr(tl_patching, f"get_act_patch_{helper}")
     found = []

@@ -43,7 +43,8 @@ def test_every_stage_of_tiny_checkpoints(kind, dtype):
     check_parity(make_pair(kind, dtype), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.large)])
+@pytest.mark.large
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_stage_of_the_full_architecture(dtype, record_property):
     errors = check_parity(make_pair("vqa", dtype, "base"), TOLERANCE[dtype])
     record_property("largest relative error", max(errors.values()))

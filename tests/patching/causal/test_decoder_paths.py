@@ -144,35 +144,29 @@ def test_paths_equal_four_forward_passes(family: str, freeze_mlp: bool) -> None:
         "resid_pre": "language.resid_pre",
     }
     moved = dict.fromkeys(("direct", "q", "k", "v"), 0.0)
-    for number in range(len(pairs)):
-        oracle, own = PathOracle(model, pairs, number), pairs[number : number + 1]
-        gap = oracle.gap
-        for site, name in senders.items():
-            more: dict[str, Any] = {
-                "sender_layers": first,
-                "positions": roles,
-                "freeze_mlp": freeze_mlp,
-                "progress": False,
-            }
-            if site == "z":
-                more |= {"sender_heads": HEAD}
-            found = patching.patch_paths(model, own, name, **more)
-            assert float(found.noise_floor.max()) <= 1e-9 * gap
+    oracles = [PathOracle(model, pairs, number) for number in range(len(pairs))]
+    kind = stack_names(model, last)
+    ends = {"receiver_layers": last, "receiver_heads": HEAD}
+    for site, name in senders.items():
+        more: dict[str, Any] = {"sender_layers": first, "positions": roles, "freeze_mlp": freeze_mlp, "progress": False}
+        if site == "z":
+            more |= {"sender_heads": HEAD}
+        direct = patching.patch_paths(model, pairs, name, **more)
+        heard = {
+            leaf: patching.patch_paths(model, pairs, name, f"language.{kind}.{leaf}", **ends, **more)
+            for leaf in ("q" if kind == "cross_attn" else "qkv")
+        }
+        for number, oracle in enumerate(oracles):
+            gap = oracle.gap
+            assert float(direct.noise_floor[number]) <= 1e-9 * gap
             for role in roles:
-                expected = oracle.direct(sender_of(site, first, oracle.positions[role]), freeze_mlp)
-                got = float(found.logit_diff_change.sel(role=role).squeeze())
-                assert got == pytest.approx(expected, abs=1e-9 * gap), (site, role)
-                moved["direct"] = max(moved["direct"], abs(expected) / gap)
-            kind = stack_names(model, last)
-            for leaf in "q" if kind == "cross_attn" else "qkv":
-                ends = {"receiver_layers": last, "receiver_heads": HEAD}
-                found = patching.patch_paths(model, own, name, f"language.{kind}.{leaf}", **ends, **more)
-                for role in roles:
-                    sender = sender_of(site, first, oracle.positions[role])
-                    expected = oracle.through(sender, (leaf,), last, HEAD, freeze_mlp)
-                    got = float(found.logit_diff_change.sel(role=role).squeeze())
-                    assert got == pytest.approx(expected, abs=1e-9 * gap), (site, leaf, role)
-                    moved[leaf] = max(moved[leaf], abs(expected) / gap)
+                sender = sender_of(site, first, oracle.positions[role])
+                expected = {"direct": oracle.direct(sender, freeze_mlp)}
+                expected |= {leaf: oracle.through(sender, (leaf,), last, HEAD, freeze_mlp) for leaf in heard}
+                for way, found in {"direct": direct, **heard}.items():
+                    got = float(found.logit_diff_change.isel(pair=number).sel(role=role).squeeze())
+                    assert got == pytest.approx(expected[way], abs=1e-9 * gap), (site, way, role, number)
+                    moved[way] = max(moved[way], abs(expected[way]) / gap)
     assert moved["direct"] > 0.01, "paths that move nothing prove nothing"
     assert all(moved[leaf] > 1e-6 for leaf in ("q" if kind == "cross_attn" else "qkv"))
 

@@ -29,7 +29,10 @@ def checked(decorated: Any = None, *, typechecker: Any) -> Any:
     if decorated is None:
         return again
     if inspect.isclass(decorated):
-        if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated):
+        # What a library says of its fields is not always so: `torch.FloatTensor`, of any floating numbers.
+        package = decorated.__module__.partition(".")[0]
+        own = all(base.__module__.partition(".")[0] == package for base in decorated.__mro__[1:-1])
+        if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated) and own:
             decorated.__init__ = again(decorated.__init__)
         return decorated
     if isinstance(decorated, classmethod | staticmethod):

@@ -140,7 +140,8 @@ def bert() -> Any:
     """A tokenizer with BERT's own 30,522 word pieces, which BLIP's text side uses."""
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
-    return BertTokenizer(vocab=str(Path(__file__).parent / "data" / "bert" / "vocab.txt"))
+    words = (Path(__file__).parent / "data" / "bert" / "vocab.txt").read_text(encoding="utf-8").split()
+    return BertTokenizer(vocab={word: number for number, word in enumerate(words)})
 
 
 @pytest.fixture(scope="session", params=KINDS)

@@ -12,13 +12,13 @@ from notice_lens.patching.runner import SweepRunner
 def before_each_batch(happens: Callable[[list[int]], Any], set_attribute: Callable[..., Any] = setattr) -> None:
     """Call `happens` with the numbers of the pairs before they are computed; what it raises ends the sweep."""
     for kind in (SweepRunner, Attribution):
-        computed = kind._batch
+        computed = kind.compute_batch
 
         def seen(own: Any, pairs: list[int], *others: Any, computed: Callable[..., Any] = computed) -> Any:
             happens(pairs)
             return computed(own, pairs, *others)
 
-        set_attribute(kind, "_batch", seen)
+        set_attribute(kind, "compute_batch", seen)
 
 
 class Batches:

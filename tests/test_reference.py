@@ -12,6 +12,7 @@ from notice_lens import HookedBLIP, circuits, pairs, patching, study, viz
 from notice_lens.pairs import MinimalPairs, mini_world
 from notice_lens.patching.options import Options
 
+pytest.importorskip("sphinx", reason="what writes the reference is of the extra `docs`")
 DOCS = Path(__file__).parents[1] / "docs"
 signatures = runpy.run_path(str(DOCS / "signatures.py"))
 expanded, written = signatures["expanded"], signatures["written"]

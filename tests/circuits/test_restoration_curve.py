@@ -141,14 +141,14 @@ def test_the_mini_llava_has_a_curve_by_the_same_call():
 
 
 def test_every_small_number_of_heads_is_patched_and_some_of_the_large_ones():
-    from notice_lens.circuits.restoration import _sizes
+    from notice_lens.circuits.restoration import curve_sizes
 
-    assert _sizes(None, 24) == [*range(13), 14, 17, 20, 24]
-    assert _sizes(None, 5) == [0, 1, 2, 3, 4, 5]
-    large = _sizes(None, 1024)
+    assert curve_sizes(None, 24) == [*range(13), 14, 17, 20, 24]
+    assert curve_sizes(None, 5) == [0, 1, 2, 3, 4, 5]
+    large = curve_sizes(None, 1024)
     assert large[-1] == 1024
     assert len(large) < 45
-    assert _sizes([3, 1], 5) == [0, 1, 3]
+    assert curve_sizes([3, 1], 5) == [0, 1, 3]
 
 
 def test_halves_share_no_image():

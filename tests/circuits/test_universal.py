@@ -10,7 +10,7 @@ from notice_lens.circuits import FewClusters, important_heads, universal_heads
 from notice_lens.circuits.condition import read_condition
 from notice_lens.circuits.evidence import partitions_of
 from notice_lens.circuits.important import Rules, examined
-from notice_lens.circuits.universal import _weights, conjunction, partial_conjunction
+from notice_lens.circuits.universal import conjunction, linked_weights, partial_conjunction
 from notice_lens.stats.synthetic import synthetic_effects
 
 QUICK: dict[str, Any] = {"role": None, "n_permutations": 999, "n_bootstrap": 100}
@@ -133,7 +133,7 @@ def test_conditions_of_the_same_pairs_are_resampled_together() -> None:
     rules = Rules(n_bootstrap=7)
     with pytest.warns(FewClusters):
         found = [examined(condition, one, rules) for condition, one in zip((*read, part), own, strict=True)]
-    (first,), (second,), (third,) = _weights(found, own)
+    (first,), (second,), (third,) = linked_weights(found, own)
     np.testing.assert_array_equal(first, second)
     # The first twelve pairs' clusters come first.
     np.testing.assert_array_equal(first[:, : third.shape[1]], third)

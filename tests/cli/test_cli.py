@@ -107,13 +107,13 @@ def test_a_second_run_sweeps_nothing_and_ends_with_the_same_tables(patched, pair
     out, _ = patched
     before = {path.name: path.read_text() for path in (out / "tables").iterdir()}
 
-    computed = SweepRunner._batch
+    computed = SweepRunner.compute_batch
 
     def unstored(own: SweepRunner, *others: Any) -> Any:
         assert own.prepared.options.store is None, "every sweep of the study is done; heads are cut anew"
         return computed(own, *others)
 
-    monkeypatch.setattr(SweepRunner, "_batch", unstored)
+    monkeypatch.setattr(SweepRunner, "compute_batch", unstored)
     options = ["--corruption", "image", "--corruption", "text", "--shown", 3, "--memory", MEMORY, "--json"]
     result = ran("patch", "mini", pairs, "--out", out, *options)
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == before

@@ -50,7 +50,7 @@ def killed_at(pair: int, flag: Path) -> Callable[[], HookedVLM]:
     def load() -> HookedVLM:
         from notice_lens.patching import runner
 
-        measured = runner.SweepRunner._batch  # a worker has none of the helpers of these tests
+        measured = runner.SweepRunner.compute_batch  # a worker has none of the helpers of these tests
 
         def batch(self, pairs, setting):
             if pair in pairs and not flag.exists():
@@ -58,7 +58,7 @@ def killed_at(pair: int, flag: Path) -> Callable[[], HookedVLM]:
                 os.kill(os.getpid(), signal.SIGKILL)
             return measured(self, pairs, setting)
 
-        runner.SweepRunner._batch = batch
+        runner.SweepRunner.compute_batch = batch
         return HookedVLM.mini()
 
     return load

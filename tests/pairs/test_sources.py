@@ -12,7 +12,6 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from notice_lens.pairs import MinimalPairs, PairsError
-from notice_lens.pairs.minimal_pairs import _given
 from notice_lens.pairs.problems import IMAGE, REGION, ROLE, ROW, TEXT
 from pair_rows import make_row, picture
 
@@ -379,7 +378,7 @@ def winoground(number):
     return {"id": number, "image_0": picture(2 * number), "image_1": picture(2 * number + 1), "tag": "Noun", **captions}
 
 
-def test_winoground_s_features(tmp_path):
+def test_winoground_s_features(tmp_path, unchecked):
     """It has two pictures, two captions and a tag, and one task and kind for all."""
     rows = [winoground(number) for number in range(3)]
     pictures = {"image_0": ImageFeature(), "image_1": ImageFeature()}
@@ -398,7 +397,7 @@ def test_winoground_s_features(tmp_path):
     pair = MinimalPairs.from_dataset(dataset, columns=captions, task="winoground", kind="caption")[0]
     assert (pair.kind, pair.clean_prompt) == ("caption", "")
     with pytest.raises(ValueError, match="no kind 'mach'; did you mean 'match'"):
-        _given("winoground", "mach")
+        MinimalPairs.from_dataset(dataset, columns=captions, task="winoground", kind="mach")
     with pytest.raises(ValueError, match="columns are missing: correct_answer"):
         MinimalPairs.from_dataset(dataset, columns=matches)
 

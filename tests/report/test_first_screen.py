@@ -136,11 +136,11 @@ def test_the_page_and_the_folder_keep_the_curve(tmp_path):
 
 
 def test_what_is_not_a_curve_is_refused():
-    from notice_lens.report.collect import _without_pairs
+    from notice_lens.report.collect import without_pairs
 
     with pytest.raises(ValueError, match=r"curves: expected results of circuits.restoration_curve"):
-        _without_pairs(xr.Dataset({"share": 1.0}))
-    assert "change" not in _without_pairs(made_curve())
+        without_pairs(xr.Dataset({"share": 1.0}))
+    assert "change" not in without_pairs(made_curve())
 
 
 def test_conditions_of_pictures_are_named_by_their_tasks():

@@ -5,7 +5,7 @@ from scipy import stats
 
 from notice_lens.circuits.corruptions import cosine, rank_scores
 from notice_lens.stats.clusters import Sums, resamples
-from notice_lens.stats.intervals import _standard_error, bootstrap_t, correlation_ends, wilson
+from notice_lens.stats.intervals import bootstrap_t, correlation_ends, standard_error, wilson
 
 
 def ratio(change: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
@@ -34,7 +34,7 @@ def test_the_interval_is_the_studentised_one() -> None:
 def test_with_equal_gaps_the_standard_error_is_the_usual_one() -> None:
     change = np.random.default_rng(0).normal(0, 1, (20, 1))
     sums = Sums(change, np.full((20, 1), 4.0))
-    error = _standard_error([sums], None, change.sum(0) / sums.gap.sum())
+    error = standard_error([sums], None, change.sum(0) / sums.gap.sum())
     np.testing.assert_allclose(error, change.std(0, ddof=1) / np.sqrt(20) / 4)
 
 

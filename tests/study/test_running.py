@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from notice_lens.study.runner import _file_name
+from notice_lens.study.runner import store_name
 
 
 @pytest.mark.parametrize("task", ["states", "../states", "/etc/x", "ä" * 400, "x" * 300, "..", "a\0b", "\n"])
 def test_names_of_stores(tmp_path: Path, task: str):
-    names = {_file_name(f"{task}, {corruption}") for corruption in ("image", "text", "Gaussian noise")}
+    names = {store_name(f"{task}, {corruption}") for corruption in ("image", "text", "Gaussian noise")}
     assert len(names) == 3
     for name in names:
         path = tmp_path / f"{name}, all positions.zarr"
@@ -18,4 +18,4 @@ def test_names_of_stores(tmp_path: Path, task: str):
 
 
 def test_short_names_are_as_they_were():
-    assert _file_name("states, image") == "states, image"
+    assert store_name("states, image") == "states, image"

@@ -120,7 +120,7 @@ def restoration_curve(
             raise TypeError("effects and nodes were given; the nodes are those that the effects are of")
         places, singles = nodes_of_effects(of_these(effects, pairs))
         options = {"corruption": _corruption_of(effects), **options} if "corruption" not in options else options
-    sizes = _sizes(sizes, len(places))
+    sizes = curve_sizes(sizes, len(places))
     split = halves(pairs, seed)
     parts = [JointPatches(model, pairs.select(half.tolist()), places, **options) for half in split]
     if singles is None:
@@ -235,7 +235,7 @@ class _Scored:
         return change[:, self.counted].sum(-1) / self.gap[self.counted].sum()
 
 
-def _sizes(asked: Sequence[int] | None, n: int) -> list[int]:
+def curve_sizes(asked: Sequence[int] | None, n: int) -> list[int]:
     """Return how many nodes are patched at once: none, what was asked for, and all where nothing was."""
     if asked is None:
         grown = [round(EVERY * 2 ** (step / 4)) for step in range(1, 4 * n.bit_length())]

@@ -86,7 +86,7 @@ def universal_heads(
         rules.refuse_coarse(shape[0] * shape[1], min(one.clusters for one in tested), len(tested) - k + 1)
     tables, resampled = [], []
     # One condition at a time: null distributions take room.
-    for one, weights in zip(tested, _weights(tested, together), strict=True):
+    for one, weights in zip(tested, linked_weights(tested, together), strict=True):
         nulls = one.nulls()
         tables.append(one.table(nulls))
         again = one.test.resampled(weights)
@@ -203,7 +203,7 @@ def _agree(p: np.ndarray, k: int) -> np.ndarray:
     return np.abs(np.sign(np.take_along_axis(p, best, axis=0)).sum(0)) == k
 
 
-def _weights(tested: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+def linked_weights(tested: Sequence[Examined], together: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
     """Draw clusters, linked ones of several conditions together; return how often each is drawn, [resample, cluster].
 
     Args:

@@ -218,7 +218,7 @@ class Attribution:
             for batch in prepared.batches(chunks.pairs):
                 left = [number for number, one in enumerate(results) if not one.is_done(batch).all()]
                 if left:
-                    draws = [self._batch(batch, left, setting) for setting in prepared.settings]
+                    draws = [self.compute_batch(batch, left, setting) for setting in prepared.settings]
                     for at, number in enumerate(left):
                         arrays = averaged([draw[at] for draw in draws])
                         # A store that was begun with other chunks may have some of these pairs already.
@@ -231,7 +231,7 @@ class Attribution:
             }
         return SiteTree.of(groups, {**prepared.provenance, **self.method})
 
-    def _batch(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
+    def compute_batch(self, pairs: list[int], left: Sequence[int], setting: Setting) -> list[Arrays]:
         """Return the numbers of some pairs at some of the sites; of half of them where memory runs out."""
 
         def compute(some: list[int]) -> Arrays:

@@ -57,7 +57,7 @@ class SweepRunner:
         with shown, writer.opened(self.chunks) as (results, self.chunks):
             for batch in prepared.batches(self.chunks.pairs):
                 if not results.is_done(batch).all():
-                    draws = [self._batch(batch, setting) for setting in prepared.settings]
+                    draws = [self.compute_batch(batch, setting) for setting in prepared.settings]
                     results.write(batch, writer.labelled(batch, averaged(draws)))
                 shown.update(len(batch) * size)
             return with_effects(results.load())
@@ -76,7 +76,7 @@ class SweepRunner:
         with self.writer.opened(self.chunks):
             pass
 
-    def _batch(self, pairs: list[int], setting: Setting) -> Arrays:
+    def compute_batch(self, pairs: list[int], setting: Setting) -> Arrays:
         """Return the numbers of some pairs; of half of them at a time where their runs do not fit into memory."""
         return by_halves(lambda some: self._measured(some, setting), pairs)
 

@@ -83,7 +83,7 @@ def collect(
     fields = dict(rest) | {
         "functions": _by_name(rest["functions"]),
         "labels": label_rows(rest["labels"]),
-        "curves": {name: _without_pairs(one) for name, one in given["curves"].items()},
+        "curves": {name: without_pairs(one) for name, one in given["curves"].items()},
         "graphs": {name: _checked_graph(one) for name, one in given["graphs"].items()},
         "notes": tuple(map(str, rest["notes"])),
         "settings": _shared(effects) | plain(rest["settings"]),
@@ -107,7 +107,7 @@ def _check(pairs: Any, effects: Any, given: Any, max_pairs: int) -> None:
         raise ValueError(f"max_pairs={max_pairs}: expected a number of pairs, 0 or more")
 
 
-def _without_pairs(curve: xr.Dataset) -> xr.Dataset:
+def without_pairs(curve: xr.Dataset) -> xr.Dataset:
     """Return a restoration curve without what it has for each pair."""
     if not {"share", "turned", "mismatched"} <= {*map(str, curve.data_vars)}:
         raise ValueError("curves: expected results of circuits.restoration_curve, by condition")

@@ -166,7 +166,7 @@ def bootstrap_t(
     if min(map(len, partitions)) < 2:
         return np.full(places, np.nan), np.full(places, np.nan)
     effect = partitions[0].change.sum(0) / partitions[0].gap.sum(0)
-    error = _standard_error(partitions, crossed, effect)
+    error = standard_error(partitions, crossed, effect)
     weights = [resamples(rng, len(sums), n_bootstrap) for sums in partitions]
     drawn, gap = resampled_ratio(partitions, weights)
     variance = sum(_resampled_variance(sums, counts, drawn) for sums, counts in zip(partitions, weights, strict=True))
@@ -293,7 +293,7 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, axis: int = 0) -> np.ndarray:
     return top.sum(axis) / bottom.sum(axis)
 
 
-def _standard_error(partitions: Sequence[Sums], crossed: Sums | None, effect: np.ndarray) -> np.ndarray:
+def standard_error(partitions: Sequence[Sums], crossed: Sums | None, effect: np.ndarray) -> np.ndarray:
     """Return the standard error of the ratio, [place], by the residuals change - effect · gap of clusters."""
     variances = [_residual_variance(sums, effect) for sums in partitions]
     variance = np.maximum.reduce(variances)

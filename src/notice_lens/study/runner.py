@@ -157,7 +157,7 @@ def _sweeps(
             if chosen is None:
                 continue
             study.task_of[name], study.pairs[name] = task, chosen
-            store = folder / "conditions" / _file_name(name)
+            store = folder / "conditions" / store_name(name)
             at_all_words = choices.role == ALL
             read_at, ending = (ALL, ", all positions") if at_all_words else (_read_at(model, chosen), "")
             results: dict[str, tuple[Any, dict[str, xr.Dataset]]] = {ending: (read_at, study.effects)}
@@ -180,7 +180,7 @@ def _read_at(model: "VisionLanguageModel", pairs: MinimalPairs) -> Any:
     return [role for role in dict.fromkeys(role for own in words for role in own) if role not in {*blind, ALL}]
 
 
-def _file_name(name: str) -> str:
+def store_name(name: str) -> str:
     """Return the name of a condition's store, which must not lead elsewhere or be too long: tasks' names are users'."""
     quoted = quote(name, safe=" ,")
     if len(quoted) <= LONGEST_FILE_NAME:

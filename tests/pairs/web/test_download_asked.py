@@ -109,7 +109,7 @@ def test_pairs_may_repeat_themselves(server, tmp_path):
 
 def test_ids_that_a_file_system_mixes_up(server, get, tmp_path, monkeypatch):
     server.routes |= {"/1": serve(JPEG), "/2": serve(encoded("PNG"))}
-    monkeypatch.setattr("notice_lens.pairs.web.downloader._ignores_case", lambda _: True)
+    monkeypatch.setattr("notice_lens.pairs.web.downloader.ignores_case", lambda _: True)
     with pytest.raises(ValueError, match="images takes the ids 'Ab' and 'aB' for the same file: rename one of them"):
         get({"Ab": "/1", "aB": "/2"})
     monkeypatch.undo()

@@ -237,7 +237,7 @@ def test_tables_that_do_not_fit_on_the_disk_leave_the_earlier_ones(tmp_path: Pat
 @pytest.mark.parametrize("name", ["probe.part", "PROBE.PART", "failed.csv.part"])
 def test_downloads_leave_files_of_others_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    assert downloader._ignores_case(tmp_path) == (tmp_path / name.swapcase()).exists()
+    assert downloader.ignores_case(tmp_path) == (tmp_path / name.swapcase()).exists()
     report.write_csv([], tmp_path / "failed.csv")
     assert (tmp_path / name).read_text() == "mine"
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([name, "failed.csv"])

@@ -151,7 +151,7 @@ def test_ties_are_the_priors_answer_in_either_run(carried_out):
     """As the authors count: the visual answer is predicted only where its logit is the larger one."""
     model, pairs, _, _ = carried_out
     lost = run_variants(
-        model, pairs[:2], {"set": preset._knocked_out(model, [(0, 0)])}, corruption="text", direction="denoise",
+        model, pairs[:2], {"set": preset.knocked_out(model, [(0, 0)])}, corruption="text", direction="denoise",
         metrics=["logit_diff_change"], controls=(), progress=False,
     )  # fmt: skip
     for question, flipped in (("prior", 0), ("visual", 2)):

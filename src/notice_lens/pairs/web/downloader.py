@@ -162,7 +162,7 @@ def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spelled: dict[str, str] = {}
     twins = [(other, id) for id in ids if (other := spelled.setdefault(id.casefold(), id)) != id]
-    if twins and _ignores_case(folder):
+    if twins and ignores_case(folder):
         one, other = twins[0]
         raise ValueError(f"{folder} takes the ids {one!r} and {other!r} for the same file: rename one of them")
     for part in folder.glob("*.part"):
@@ -170,7 +170,7 @@ def _prepare(folder: Path, ids: Mapping[str, str]) -> None:
             part.unlink()
 
 
-def _ignores_case(folder: Path) -> bool:
+def ignores_case(folder: Path) -> bool:
     """Return whether the folder's file system ignores the case of names."""
     with NamedTemporaryFile(prefix="probe-", dir=folder) as probe:
         return (folder / Path(probe.name).name.swapcase()).exists()

@@ -123,7 +123,7 @@ def carry_out_knockouts(run: PresetRun) -> Outcome:
     sets = chosen_sets(heads, run.settings.seed)
     rows = []
     if sets:
-        variants = {name: _knocked_out(run.model, own) for name, own in sets.items()}
+        variants = {name: knocked_out(run.model, own) for name, own in sets.items()}
         for question, (direction, _) in BASE_RUNS.items():
             run.say(f"{question} run: knocking out {len(variants)} sets of heads ...")
             lost = patching.run_variants(
@@ -235,7 +235,7 @@ def chosen_sets(heads: "pd.DataFrame", seed: int = 0) -> dict[str, list[LayerHea
     return {name: own for name, own in sets.items() if own} | alone
 
 
-def _knocked_out(model: "VisionLanguageModel", heads: Sequence[LayerHead]) -> list[Any]:
+def knocked_out(model: "VisionLanguageModel", heads: Sequence[LayerHead]) -> list[Any]:
     """Return the edits that make the output of some heads zero at the last token."""
     from notice_lens.patching import Edit
 

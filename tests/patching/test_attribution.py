@@ -32,8 +32,9 @@ def pairs() -> MinimalPairs:
 
 @pytest.mark.parametrize(
     ("kind", "direction", "stack"),
-    [("vqa", "denoise", "vision"), ("vqa", "noise", "text"), ("caption", "noise", "vision"),
-     ("caption", "denoise", "decoder"), ("match", "noise", "vision")],
+    [("vqa", "denoise", "vision"), ("caption", "denoise", "decoder"), ("match", "noise", "vision"),
+     pytest.param("vqa", "noise", "text", marks=pytest.mark.large),
+     pytest.param("caption", "noise", "vision", marks=pytest.mark.large)],
 )  # fmt: skip
 def test_a_small_change_has_the_effect_that_a_sweep_measures(kind, direction, stack):
     """A corruption a millionth of the embeddings' size is all first order, at every site, for answers of any length."""
@@ -197,8 +198,9 @@ def test_all_of_them_at_once_are_no_sum(mini, pairs):
 
 @pytest.mark.parametrize(
     ("site", "direction"),
-    [("vision.resid_pre", "noise"), ("text.cross_attn.q", "denoise"), ("text.mlp.post", "denoise"),
-     ("text.attn.pattern", "noise"), ("text.cross_attn.attn_scores", "denoise")],
+    [("vision.resid_pre", "noise"), ("text.cross_attn.q", "denoise"), ("text.attn.pattern", "noise"),
+     pytest.param("text.mlp.post", "denoise", marks=pytest.mark.large),
+     pytest.param("text.cross_attn.attn_scores", "denoise", marks=pytest.mark.large)],
 )  # fmt: skip
 def test_integrated_gradients_of_a_layer_sum_to_its_patch(mini, pairs, site, direction):
     """Within 1 % at 32 steps: all cells of a layer to what patching all of the layer does."""
@@ -218,8 +220,15 @@ def test_integrated_gradients_of_a_layer_sum_to_its_patch(mini, pairs, site, dir
     assert (abs(parts.logit_diff_change.sum(cells) - whole) <= 0.01 * np.maximum(gap, abs(whole))).all()
 
 
-@pytest.mark.parametrize("kind", ["vqa", "caption"])
-@pytest.mark.parametrize(("site", "of"), [("vision.resid_pre", {"layers": [1]}), ("vision.embed", {})])
+@pytest.mark.parametrize(
+    ("kind", "site", "of"),
+    [
+        ("vqa", "vision.resid_pre", {"layers": [1]}),
+        ("caption", "vision.embed", {}),
+        pytest.param("vqa", "vision.embed", {}, marks=pytest.mark.large),
+        pytest.param("caption", "vision.resid_pre", {"layers": [1]}, marks=pytest.mark.large),
+    ],
+)
 def test_integrated_gradients_of_answers_of_several_tokens(kind, site, of):
     """The decoder says two answers one after the other; both see what moved below."""
     model, pairs = make_small_pair(kind).model, made_up_pairs(kind)

@@ -126,11 +126,11 @@ def test_a_sweep_that_was_killed_goes_on(tmp_path: Path) -> None:
     check_killed(tmp_path, [*at_ten_moments, ten_times])
 
 
-def test_a_creation_killed_at_any_moment_is_begun_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "second"), [(2, 2), pytest.param(9, 5, marks=pytest.mark.large)])
+def test_a_creation_killed_at_any_moment_is_begun_anew(tmp_path: Path, first: int, second: int) -> None:
     # Half of a creation, then the removal of that half is killed too.
-    check_killed(
-        tmp_path, [[moment, 0] for moment in range(2, 72, 7)] + [[50, moment, 0] for moment in range(2, 26, 3)]
-    )
+    moments = [[moment, 0] for moment in range(first, 72, 14)]
+    check_killed(tmp_path, moments + [[50, moment, 0] for moment in range(second, 26, 6)])
 
 
 def test_a_pair_killed_between_two_variables_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

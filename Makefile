@@ -10,13 +10,14 @@ WORKERS ?= auto
 demo: $(VENV)/.demo
 	$(BIN)/notice-lens demo --out $(OUT)
 
-# One torch thread a worker: busy threads of several workers would only get into each other's way.
+# One torch thread a worker: busy threads of several workers would only get into each other's way. Workers take neighbours
+# in the list, which share models and studies, and what is left of a slower one at the end.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not large" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not large" $(ARGS)
 
 # What `make test` leaves out: full architectures, every hook point of every kind, families that are like another one.
 test-large: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m large $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m large $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check --no-cache .
@@ -63,7 +64,7 @@ $(VENV)/.installed: $(VENV)/.demo
 test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test]'
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Writes the tested set anew from what is installed now.
 constraints: $(VENV)/.installed

@@ -60,7 +60,7 @@ $(VENV)/.installed: $(VENV)/.demo
 	$(INSTALL) -e '.[dev]'
 	touch $@
 
-# The lower bounds of pyproject.toml, in an environment of their own. By hand: torch 2.6 brings gigabytes along.
+# The lower bounds of pyproject.toml, in an environment of their own. By hand: torch 2.7 brings gigabytes along.
 test-lowest:
 	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test]'

@@ -20,8 +20,6 @@ OTHER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "split": {"controls": "self"},
 }
 """Defaults by verb that are not those of a sweep; tests/test_reference.py compares them with what a call uses."""
-ALSO_DECIDED: Mapping[str, Mapping[str, str]] = {"run_variants": {"source": "each edit has its own"}}
-"""Options that a verb refuses beside those that its module lists, with the reason."""
 UNPACK = re.compile(r"(?:Unpack\[|\*<class ')(?:[\w.]+\.)?(\w+)")
 MODULES = re.compile(r"\b(?!(?:torch|numpy)\.[a-z])(?:[a-z_]\w*\.)+(?=[A-Za-z_])")
 """The modules in front of a name in a written type; `torch.dtype` keeps its own, since `dtype` alone is many things."""
@@ -60,8 +58,7 @@ def expanded(function: Callable[..., Any]) -> inspect.Signature:
 def _fixed(function: Callable[..., Any]) -> list[Mapping[str, str]]:
     """Return the options that a function's module says it decides."""
     of_module = vars(import_module(function.__module__)).items()
-    listed = [value for name, value in of_module if name.startswith("FIXED_BY_")]
-    return [*listed, ALSO_DECIDED.get(function.__name__, {})]
+    return [value for name, value in of_module if name.startswith("FIXED_BY_")]
 
 
 def option_set(name: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -36,7 +36,7 @@ from notice_lens.patching.engine.protocol import Chunks, engine_of
 from notice_lens.patching.gradient.first_order import Members, effects
 from notice_lens.patching.gradient.integrated import PATHS, IntegrationPath
 from notice_lens.patching.gradient.targets import EMBEDDING_LAYER, HEAD_HOOKS, NEURONS, Target
-from notice_lens.patching.options import Options, PositionSpec, SweepOptions, refuse_fixed
+from notice_lens.patching.options import AttributionOptions, Options, PositionSpec, refuse_fixed
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.writer import ResultWriter, averaged, with_effects
 from notice_lens.progress import bar
@@ -65,7 +65,7 @@ def attribute(
     integrated_gradients: int = 0,
     path: IntegrationPath = "site",
     attention_correction: bool = True,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[AttributionOptions]",
 ) -> "SiteTree":
     """Estimate every patch to first order: all sites of all stacks from two forwards and one backward.
 

@@ -69,10 +69,10 @@ def knockout(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        flows: `"image -> last"`: the last token may not look at the image. Names are `image` (BLIP's class token is
-            none of its positions), `question` (all of the prompt's words), `last`, the pairs' roles and regions, and
-            `all`. One flow, several, or a mapping of labels to `(from, to)`. None takes the usual ones: into the
-            question and into the last token.
+        flows: `"image -> last"`: the last token may not look at the image. Names are `image` (from the first token of
+            it to the last, with line ends and tile markers between; without BLIP's class token), `question` (all of
+            the prompt's words), `last`, the pairs' roles and regions, and `all`. One flow, several, or a mapping of
+            labels to `(from, to)`. None takes the usual ones: into the question and into the last token.
         window: Layers that are cut at once, 1 or more: those around `layer`, fewer at the ends.
         site: The attention that is cut, such as `language.attn`. None takes the model's `cfg.default_site`.
         layers: The middle of each window; one, several, or None for all.

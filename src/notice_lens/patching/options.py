@@ -73,6 +73,24 @@ class EstimateOptions(MoreOptions, total=False):
     progress: bool
 
 
+class AttributionOptions(EstimateOptions, total=False):
+    """Options of an attribution, which has one metric, no controls and one source; see `SweepOptions`."""
+
+    store: StorePath
+
+
+class SplitOptions(AttributionOptions, total=False):
+    """Options of a sweep whose metrics and sources are decided; see `SweepOptions`."""
+
+    controls: Controls
+
+
+class VariantOptions(SplitOptions, total=False):
+    """Options of a sweep whose edits say where their values come from; see `SweepOptions`."""
+
+    metrics: Metrics
+
+
 class JointOptions(CommonOptions, total=False):
     """Options of joint patches in both directions; see `SweepOptions`."""
 
@@ -80,7 +98,7 @@ class JointOptions(CommonOptions, total=False):
     progress: bool
 
 
-class SweepOptions(MoreOptions, total=False):
+class SweepOptions(VariantOptions, total=False):
     """Options that every sweep takes, by name.
 
     Attributes:
@@ -104,13 +122,7 @@ class SweepOptions(MoreOptions, total=False):
         progress: Whether to show a bar.
     """
 
-    corruption: Corruption
-    direction: Direction
-    metrics: Metrics
     source: Source
-    controls: Controls
-    store: StorePath
-    progress: bool
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from notice_lens.patching.engine.plan import HookEdit, LabelledPositions
 from notice_lens.patching.engine.protocol import engine_of
 from notice_lens.patching.engine.receivers import PathRules, Receiver
 from notice_lens.patching.grid import Grid, grid_of_sites
-from notice_lens.patching.options import Numbers, Options, PositionSpec, SweepOptions
+from notice_lens.patching.options import Numbers, Options, PositionSpec, VariantOptions
 from notice_lens.patching.prepare import Prepared, prepare
 from notice_lens.patching.runner import SweepRunner
 
@@ -44,7 +44,7 @@ def patch_paths(
     joint: bool = False,
     freeze_layernorm: bool = False,
     freeze_mlp: bool = True,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[VariantOptions]",
 ) -> "xr.Dataset":
     """Patch each path from a sender to a receiver: the effect of what one part of the model passes to another.
 

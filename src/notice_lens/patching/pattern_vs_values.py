@@ -25,7 +25,7 @@ from notice_lens.patching.options import (
     Numbers,
     Options,
     PositionSpec,
-    SweepOptions,
+    SplitOptions,
     refuse_fixed,
     refuse_mismatched,
 )
@@ -58,7 +58,7 @@ def split(
     layers: Numbers | None = None,
     heads: Numbers | Literal["each"] = "each",
     positions: PositionSpec | None = None,
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[SplitOptions]",
 ) -> "xr.Dataset":
     """Patch each head by its pattern alone, by its values alone and by both, and return what needs both beside them.
 

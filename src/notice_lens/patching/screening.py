@@ -43,7 +43,7 @@ FIXED_BY_SCREEN = {"part": "which entries are verified follows from all pairs"}
 def screen(
     model: "VisionLanguageModel",
     pairs: "MinimalPairs",
-    sites: str | Site | Sequence[str | Site] = "text.cross_attn",
+    sites: str | Site | Sequence[str | Site] | None = None,
     *,
     share: float | int = 0.1,
     sample: int = 50,
@@ -65,7 +65,7 @@ def screen(
     Args:
         model: The model. Hooks on it are refused.
         pairs: Validated for it here.
-        sites: As `sweep`: one or several that share their dimensions.
+        sites: As `sweep`: one or several that share their dimensions. None takes the heads of `model.cfg.default_site`.
         share: Of the cells that are picked, above 0, 1 at most; the number is rounded up.
         sample: How many of the rejected cells are verified, drawn by `seed`; all where there are no more.
         threshold: What matters: a cell whose mean |effect| over pairs is such a share of the mean |gap| between the two
@@ -94,7 +94,8 @@ def screen(
     folder = None if store is None else Path(store)
     exactly = {**options, "controls": controls, "store": None if folder is None else folder / "exact"}
     chosen = Options.of({**exactly, "metrics": ("logit_diff_change",)})
-    checked = [Site.of(model, site, pairs=pairs) for site in (sites if isinstance(sites, list | tuple) else [sites])]
+    asked = model.cfg.default_site if sites is None else sites
+    checked = [Site.of(model, site, pairs=pairs) for site in (asked if isinstance(asked, list | tuple) else [asked])]
     estimates = attribute(
         model, pairs, checked, neurons=False, integrated_gradients=integrated_gradients, path=path,
         attention_correction=attention_correction, store=None if folder is None else folder / "estimates", **options,

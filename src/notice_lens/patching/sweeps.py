@@ -27,6 +27,7 @@ from notice_lens.patching.options import (
     Source,
     StorePath,
     SweepOptions,
+    VariantOptions,
 )
 from notice_lens.patching.prepare import prepare
 from notice_lens.patching.runner import SweepRunner
@@ -229,7 +230,7 @@ def run_variants(
     model: "VisionLanguageModel",
     pairs: "MinimalPairs",
     variants: Mapping[str, Edit | Sequence[Edit]],
-    **options: "Unpack[SweepOptions]",
+    **options: "Unpack[VariantOptions]",
 ) -> "xr.Dataset":
     """Run arbitrary sets of edits, such as groups of heads, knock-outs and circuits: dimensions `pair, variant`.
 

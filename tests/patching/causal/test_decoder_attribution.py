@@ -277,7 +277,7 @@ def test_integrated_gradients_along_the_inputs_sum_to_the_gap_over_every_cut(cor
 
 def test_screening_finds_the_heads_that_a_sweep_finds(llava: HookedVLM) -> None:
     pairs = mini_world("states", 4, seed=2, world="pictures")
-    found = patching.screen(llava, pairs, "language.attn", share=0.25, sample=5, **QUIET)
+    found = patching.screen(llava, pairs, share=0.25, sample=5, **QUIET)
     exact = patching.patch_heads(llava, pairs, controls=(), metrics="logit_diff_change", **QUIET).logit_diff_change
     verified = found.verified.values
     assert verified.sum() == 12 + 5

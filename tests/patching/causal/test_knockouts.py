@@ -8,15 +8,19 @@ from torch import Tensor
 
 from attention_oracle import changed_attention
 from causal.test_pairs import Oracle, made_pairs, single_tokens
+from hosted_pairs import FAMILIES
 from hosted_vlms import LIBRARY_WARNINGS, tiny_model
 from notice_lens import HookedBLIP, patching
 from notice_lens.pairs import mini_world
 
 pytestmark = LIBRARY_WARNINGS
+IN_ONE_ROW = [family for family in FAMILIES if family != "mllama"]
+"""Families whose image and words stand in one row; Llama-3.2-Vision's words look at the image by cross-attention."""
 
 
-@pytest.mark.parametrize("window", [1, 2, 9])
-@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "gemma3", "paligemma", "internvl"])
+@pytest.mark.parametrize(
+    ("family", "window"), [*((family, 2) for family in IN_ONE_ROW), ("llava", 1), ("llava", 9), ("gemma3", 1)]
+)
 def test_every_flow_equals_attention_written_out(family: str, window: int) -> None:
     model = tiny_model(family).model
     pairs = made_pairs(single_tokens(model))
@@ -26,7 +30,11 @@ def test_every_flow_equals_attention_written_out(family: str, window: int) -> No
         oracle = Oracle(model, pair, "image")
         layout = model.layout(oracle.inputs["clean"], [pair.clean_prompt])
         last = layout.read_out[0]
-        groups = {"image": layout.positions("language", 0, "image").tolist(), "last": [last]}
+        config, tokens = model.hf_model.config, oracle.inputs["clean"]["input_ids"][0]
+        image_token = getattr(config, "image_token_id", None) or config.image_token_index
+        ends = (tokens == image_token).nonzero()[[0, -1], 0].tolist()
+        # Ends of lines and markers of tiles in between belong to it: what the image says goes on through them.
+        groups = {"image": list(range(ends[0], ends[1] + 1)), "last": [last]}
         groups["question"] = layout.positions("language", 0, "prompt").tolist()
         before = oracle.logit_diff("clean", [], 0.0)
         for flow in ("image -> question", "image -> last", "question -> last", "last -> last"):
@@ -46,6 +54,29 @@ def test_every_flow_equals_attention_written_out(family: str, window: int) -> No
                 assert found == pytest.approx(expected, abs=1e-9)
                 moved = max(moved, abs(expected))
     assert moved > 1e-4, "cuts that move nothing prove nothing"
+
+
+def test_words_that_read_the_image_by_cross_attention_are_cut_off_from_each_other() -> None:
+    model = tiny_model("mllama").model
+    pairs = made_pairs(single_tokens(model))[:1]
+    lost = patching.knockout(model, pairs, "question -> last", site="language.attn", window=1, progress=False)
+    oracle, moved = Oracle(model, pairs[0], "image"), 0.0
+    words = model.layout(oracle.inputs["clean"], [pairs[0].clean_prompt]).positions("language", 0, "prompt").tolist()
+    before = oracle.logit_diff("clean", [], 0.0)
+    assert lost.layer.values.tolist() == tiny_model("mllama").layers()
+    for layer in lost.layer.values.tolist():
+
+        def change(at: int, stage: str, tensor: Tensor, asked: int = layer) -> Tensor:
+            if at == asked and stage == "scores":
+                tensor = tensor.clone()
+                tensor[:, -1, words] = -torch.inf
+            return tensor
+
+        with changed_attention(model.hf_model, change):
+            expected = oracle.logit_diff("clean", [], 0.0) - before
+        assert lost.logit_diff_change.sel(layer=layer).item() == pytest.approx(expected, abs=1e-9)
+        moved = max(moved, abs(expected))
+    assert moved > 1e-4
 
 
 def test_single_heads_are_cut_by_themselves() -> None:

@@ -15,7 +15,8 @@ demo: $(VENV)/.demo
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not large" $(ARGS)
 
-# What `make test` leaves out: full architectures, every hook point of every kind, families that are like another one.
+# What `make test` leaves out: full architectures, every hook point of every kind, most notebooks, families that another
+# one stands for.
 test-large: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m large $(ARGS)
 

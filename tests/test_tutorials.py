@@ -16,6 +16,8 @@ from browsing import needs_browser
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 INTERACTIVE, PICTURE = "application/vnd.plotly.v1+json", "image/png"
+QUICK = ("01", "08")
+"""The notebooks that `make test` runs; `make test-large` runs the others."""
 LARGEST = 1_500_000
 """Bytes of a notebook."""
 OF_A_MACHINE = re.compile(r"/(home|work|root|tmp|Users|usr)/[\w.-]+")
@@ -97,7 +99,13 @@ def code(source: str) -> Any:
     return nbformat.v4.new_code_cell(source)
 
 
-@NOTEBOOKS
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem.startswith(QUICK) else pytest.mark.large)
+        for path in run.notebooks()
+    ],
+)
 def test_it_runs(path: Path, tmp_path: Path):
     before = path.read_bytes()
     fresh = run.executed(path, tmp_path)

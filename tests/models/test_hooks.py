@@ -58,7 +58,7 @@ LARGE = pytest.mark.large
     [
         pytest.param("vqa", 1, marks=LARGE),
         ("vqa", 2),
-        ("caption", 1),
+        pytest.param("caption", 1, marks=LARGE),
         pytest.param("match", 1, marks=LARGE),
     ],
     indirect=["with_switches"],

@@ -79,7 +79,12 @@ def expected(pair):
     return numbers(pair.hf, pair.model.processor)
 
 
-@pytest.mark.parametrize("mode", MODES)
+LIKE_OTHERS = ("default dtype float64", "default device", "no gradients")
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.large] if mode in LIKE_OTHERS else []) for mode in MODES]
+)
 def test_a_mode_changes_no_number(pair, expected, mode):
     with MODES[mode]():
         found = numbers(pair.hf, pair.model.processor)

@@ -120,9 +120,15 @@ def test_a_site_has_positions_of_its_own(mini64, states):
         ablate(mini64, states, "text.cross_attn", positions=["nuon"], **QUIET)
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own pairs", "a reference set"])
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        *((True, name) for name in ("text.cross_attn", "text.mlp_out", "vision.attn")),
+        (False, "text.cross_attn"),
+        *(pytest.param(False, name, marks=pytest.mark.large) for name in ("text.mlp_out", "vision.attn")),
+    ],
+)
 @pytest.mark.parametrize("value", ["mean", "resample", "zero"])
-@pytest.mark.parametrize("name", ["text.cross_attn", "text.mlp_out", "vision.attn"])
 def test_every_entry_is_a_run_of_its_own(mini64, states, others, name, value, own):
     found = ablate(mini64, states, name, value=value, reference=None if own else others, seed=3, **QUIET)
     reference = states if own else others

@@ -242,15 +242,19 @@ def test_integrated_gradients_of_answers_of_several_tokens(kind, site, of):
 
 
 CUTS = [
-    ("vision.resid_pre", {"layers": 0}, "image", "inputs"),
     ("vision.resid_post", {"layers": 2}, "image", "site"),
     ("text.cross_attn.z", {}, "image", "inputs"),
-    ("text.resid_pre", {"layers": 0}, "text", "site"),
     ("text.normalized_resid_post", {"layers": 2}, "text", "inputs"),
+]
+MORE_CUTS = [
+    ("vision.resid_pre", {"layers": 0}, "image", "inputs"),
+    ("text.resid_pre", {"layers": 0}, "text", "site"),
 ]
 
 
-@pytest.mark.parametrize(("site", "of", "corruption", "path"), CUTS, ids=[f"{cut[0]} {cut[3]}" for cut in CUTS])
+@pytest.mark.parametrize(
+    ("site", "of", "corruption", "path"), [*CUTS, *(pytest.param(*cut, marks=pytest.mark.large) for cut in MORE_CUTS)]
+)
 def test_integrated_gradients_over_a_cut_sum_to_the_change(mini, pairs, site, of, corruption, path):
     """Within 1 % at 32 steps. Heads' z of several layers lie on no line; along the embeddings they are a cut."""
     asked = Site.of(mini, site, positions="each", **of)

@@ -118,8 +118,14 @@ def positions_of(pairs, model, number, site, label):
     return np.array([label])
 
 
-@pytest.mark.parametrize(("kind", "name", "positions"), CASES, ids=lambda case: str(case))
-@pytest.mark.parametrize(("corruption", "direction"), [("image", "denoise"), ("text", "noise")])
+WAYS = (("image", "denoise"), ("text", "noise"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "positions", "corruption", "direction"),
+    [(*case, *WAYS[number % 2]) for number, case in enumerate(CASES)]
+    + [pytest.param(*case, *WAYS[(number + 1) % 2], marks=pytest.mark.large) for number, case in enumerate(CASES)],
+)
 def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corruption, direction):
     model, pairs = models[kind], made_up_pairs(kind)
     site = Site.of(model, name, positions=positions)

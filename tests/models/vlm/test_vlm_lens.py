@@ -80,8 +80,8 @@ def test_heads_over_all_positions(tiny: Tiny, head: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "name"),
-    [*((family, "language.attn") for family in ("llava", "qwen2_5_vl", "gemma3", "mllama")),
-     ("mllama", "language.cross_attn")],
+    [*((family, "language.attn") for family in ("llava", "gemma3", "mllama")), ("mllama", "language.cross_attn"),
+     pytest.param("qwen2_5_vl", "language.attn", marks=pytest.mark.large)],
 )  # fmt: skip
 def test_heads_equal_those_of_patch_inputs(family: str, name: str) -> None:
     """At every position, and at all of them at once: a full forward pass a patch, a plain hook, and the wave."""

@@ -52,6 +52,7 @@ def test_data_sets_that_are_not_there(tmp_path):
         read_raw(tmp_path, None, Settings())  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.large
 def test_from_the_raw_data_sets_to_the_papers_heads(tmp_path):
     """A random model of four layers of six heads: it has L3.H0, and neither of the others."""
     model, images = save_random_checkpoint(tmp_path / "model"), raw_folder(tmp_path / "raw")

@@ -19,7 +19,7 @@ with_shapes = jaxtyping.jaxtyped
 
 def install(package: str) -> None:
     """Check the functions of a package that is not imported yet."""
-    jaxtyping.jaxtyped = checked  # type: ignore[assignment]
+    jaxtyping.jaxtyped = checked
     jaxtyping.install_import_hook([package], "beartype.beartype")
 
 
@@ -29,10 +29,11 @@ def checked(decorated: Any = None, *, typechecker: Any) -> Any:
     if decorated is None:
         return again
     if inspect.isclass(decorated):
-        # What a library says of its fields is not always so: `torch.FloatTensor`, of any floating numbers.
-        package = decorated.__module__.partition(".")[0]
-        own = all(base.__module__.partition(".")[0] == package for base in decorated.__mro__[1:-1])
-        if dataclasses.is_dataclass(decorated) and "__init__" in vars(decorated) and own:
+        if (
+            dataclasses.is_dataclass(decorated)
+            and "__init__" in vars(decorated)
+            and not _has_fields_of_others(decorated)
+        ):
             decorated.__init__ = again(decorated.__init__)
         return decorated
     if isinstance(decorated, classmethod | staticmethod):
@@ -42,6 +43,12 @@ def checked(decorated: Any = None, *, typechecker: Any) -> Any:
     if not inspect.isfunction(decorated):
         return with_shapes(decorated, typechecker=typechecker)
     return _when_called(decorated, typechecker)
+
+
+def _has_fields_of_others(kind: type) -> bool:
+    """Whether fields come from a library, which may say `torch.FloatTensor` of any floating numbers."""
+    package = kind.__module__.partition(".")[0]
+    return any(dataclasses.is_dataclass(base) and base.__module__.partition(".")[0] != package for base in kind.__mro__)
 
 
 def _when_called(function: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:

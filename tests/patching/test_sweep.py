@@ -122,11 +122,11 @@ WAYS = (("image", "denoise"), ("text", "noise"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "positions", "corruption", "direction"),
-    [(*case, *WAYS[number % 2]) for number, case in enumerate(CASES)]
-    + [pytest.param(*case, *WAYS[(number + 1) % 2], marks=pytest.mark.large) for number, case in enumerate(CASES)],
+    ("kind", "name", "positions", "corruption", "direction", "n_entries"),
+    [(*case, *WAYS[number % 2], 4) for number, case in enumerate(CASES)]
+    + [pytest.param(*case, *way, 10, marks=pytest.mark.large) for case in CASES for way in WAYS],
 )
-def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corruption, direction):
+def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corruption, direction, n_entries):
     model, pairs = models[kind], made_up_pairs(kind)
     site = Site.of(model, name, positions=positions)
     effects = sweep(model, pairs, site, corruption=corruption, direction=direction, progress=False)
@@ -134,7 +134,7 @@ def test_every_entry_is_a_run_of_its_own(models, kind, name, positions, corrupti
     found = np.argwhere(effects.logit_diff_change.notnull().values)
     assert len(found)
     gap = abs(effects.logit_diff_clean - effects.logit_diff_corrupt).max().item()
-    for place in found[rng.choice(len(found), min(4, len(found)), replace=False)]:
+    for place in found[rng.choice(len(found), min(n_entries, len(found)), replace=False)]:
         at = dict(zip(effects.logit_diff_change.dims, place.tolist(), strict=True))
         number, labels = at["pair"], {dim: effects[dim].values[n] for dim, n in at.items() if dim != "pair"}
         plain = Plain(model, pairs[number], corruption, direction, effects.contrast_answer.values[number])

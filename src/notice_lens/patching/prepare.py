@@ -102,7 +102,7 @@ class Prepared:
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Return, in plain values, everything needed to repeat the run except what is patched."""
+        """Everything needed to repeat the run except what is patched, in plain values."""
         model, pairs, options = self.model, self.pairs, self.options
         noise = options.corruption
         packages = ("torch", "transformers", "transformer-lens")

@@ -121,7 +121,7 @@ def test_a_prompt_without_a_place_for_the_picture() -> None:
 
 def test_what_is_no_mapping_is_no_input(llava: Tiny, unchecked: None) -> None:
     with pytest.raises(TypeError, match=r"expected the inputs of a processor.*got Tensor.*prepare"):
-        llava.model(llava.clean["input_ids"])  # type: ignore[arg-type]
+        llava.model(llava.clean["input_ids"])
     assert torch.equal(llava.model(**llava.clean), llava.model(llava.clean))
 
 

@@ -114,7 +114,7 @@ def test_effects_are_gradients_times_changes(family: str) -> None:
         for site, layer in at:
             layers.setdefault(name_of(model, site, layer), []).append(layer)
         wanted = [
-            patching.Site.of(model, name, layers=own, positions=["object", "last"]) for name, own in layers.items()
+            patching.Site.of(model, name, layers=some, positions=["object", "last"]) for name, some in layers.items()
         ]
         found = patching.attribute(model, own, wanted, neurons=False, **QUIET)
         base, grads = oracle.gradients(list(at.values()))

@@ -1,5 +1,6 @@
 """Attention knockouts by the public verb, against attention written out and against hooks on BLIP."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ IN_ONE_ROW = [family for family in FAMILIES if family != "mllama"]
 
 
 @pytest.mark.parametrize(
-    ("family", "window"), [*((family, 2) for family in IN_ONE_ROW), ("llava", 1), ("llava", 9), ("gemma3", 1)]
+    ("family", "window"),
+    [*product(IN_ONE_ROW, [2]), *product(["llava", "qwen2_5_vl", "gemma3", "paligemma", "internvl"], [1, 9])],
 )
 def test_every_flow_equals_attention_written_out(family: str, window: int) -> None:
     model = tiny_model(family).model

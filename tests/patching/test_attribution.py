@@ -339,6 +339,14 @@ def test_the_model_stays_as_it_was(mini, pairs, monkeypatch):
     mini.head.unembed.weight.requires_grad_(True)
 
 
+def test_the_weights_are_read_once_for_all_sites(mini, pairs, monkeypatch):
+    read = []
+    monkeypatch.setattr("notice_lens.patching.prepare.fingerprint", lambda model: read.append(model) or "digest")
+    found = attribute(mini, pairs[:1], ["text.cross_attn", "vision.attn"], **QUIET)
+    assert read == [mini]
+    assert {own.attrs["model_fingerprint"] for own in (found, *found.children.values())} == {"digest"}
+
+
 # Stores
 
 

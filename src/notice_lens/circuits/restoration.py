@@ -123,12 +123,7 @@ def restoration_curve(
     sizes = curve_sizes(sizes, len(places))
     split = halves(pairs, seed)
     parts = [JointPatches(model, pairs.select(half.tolist()), places, **options) for half in split]
-    if singles is None:
-        for part in parts:
-            part.measure(frozenset([node]) for node in range(len(places)))
-        worth = [np.mean([part.shares(frozenset([node])) for node in range(len(places))], axis=1) for part in parts]
-    else:
-        worth = [singles[half].sum(0) for half in split]
+    worth = _alone(parts, len(places)) if singles is None else [singles[half].sum(0) for half in split]
     # Each half is scored in the order of the other.
     orders = [np.argsort(-own, kind="stable").tolist() for own in reversed(worth)]
     rng = np.random.default_rng(seed)
@@ -138,6 +133,14 @@ def restoration_curve(
         part.measure(frozenset(order[:size]) for order in drawn for size in sizes)
     scored = _Scored(parts, split, clusters_of(pairs), confidence, seed)
     return scored.dataset(pairs, places, sizes, chains)
+
+
+def _alone(parts: Sequence[JointPatches], n_nodes: int) -> list[np.ndarray]:
+    """Return what each node does by itself on each half: the mean of what it restores and what its loss costs."""
+    nodes = [frozenset([node]) for node in range(n_nodes)]
+    for part in parts:
+        part.measure(nodes)
+    return [np.mean([part.shares(node) for node in nodes], axis=1) for part in parts]
 
 
 class _Scored:

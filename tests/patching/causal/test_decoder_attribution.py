@@ -66,7 +66,7 @@ class AutogradOracle:
             total = self.difference(self.base)
             values = [kept[number] for number in range(len(at))]
             grads = torch.autograd.grad(total, values, allow_unused=True, materialize_grads=True)
-        return [one.detach() for one in values], list(grads)
+        return [one.detach() for one in values], [one.detach() for one in grads]
 
     def values(self, at: list[tuple[Any, str]]) -> list[Tensor]:
         """Values in the other run."""

@@ -23,6 +23,7 @@ from notice_lens.patching.engine.causal.decoder import Decoder
 from notice_lens.patching.engine.causal.record import record
 
 QUIET: dict[str, Any] = {"progress": False}
+TOWER = "vision.attn.z"
 WORDS: dict[str, Any] = {"positions": ["object", "last"], **QUIET}
 VERBS: dict[str, Callable[[HookedVLM, MinimalPairs], xr.Dataset]] = {
     "wave": lambda model, pairs: patching.patch_heads(model, pairs, controls=("self", "mismatched"), **WORDS),
@@ -31,7 +32,7 @@ VERBS: dict[str, Callable[[HookedVLM, MinimalPairs], xr.Dataset]] = {
     "paths": lambda model, pairs: patching.patch_paths(
         model, pairs, Site.of(model, "language.attn", positions=["object", "last"]), **QUIET
     ),
-    "attribution": lambda model, pairs: patching.attribute(model, pairs, "vision.attn.z", **QUIET)["vision.attn.z"].to_dataset(),
+    "attribution": lambda model, pairs: patching.attribute(model, pairs, TOWER, **QUIET)[TOWER].to_dataset(),
 }
 
 

@@ -16,6 +16,9 @@ from torch import Tensor
 import tiny_vlms
 from forward_oracle import decoder_of
 from hosted_vlms import LIBRARY_WARNINGS, Tiny, tiny_model
+from notice_lens.models.hooks import CopyingHookPoint
+from notice_lens.models.in_use import Changes
+from notice_lens.models.vlm.taps import Rows, Side, Tap
 
 pytestmark = LIBRARY_WARNINGS
 LAYER = 1
@@ -420,3 +423,20 @@ def test_gradients_reach_every_hook_point(llava: Tiny) -> None:
         slope = (nudged(step) - nudged(-step)) / (2 * step)
         assert abs(slope) > 1e-3
         assert float(gradients[name][place]) == pytest.approx(slope, rel=0.02, abs=2e-4), name
+
+
+def test_a_stream_is_hooked_whatever_its_module_calls_it() -> None:
+    """Llama-3.2-Vision's tower hands `hidden_state` to its blocks by name, in transformers before 5.23."""
+
+    class Block(torch.nn.Module):
+        def forward(self, hidden_state: Tensor, mask: Tensor | None = None) -> Tensor:
+            return hidden_state + (0 if mask is None else mask)
+
+    block, point, changes, rows = Block(), CopyingHookPoint("batch pos d_model"), Changes(), Rows()
+    block.register_forward_pre_hook(rows.note_batch, with_kwargs=True)
+    Tap(point, block, Side.INPUT).attach(changes, set())
+    point.add_hook(lambda tensor, hook: 2 * tensor)
+    stream, mask = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
+    for doubled in (block(mask=mask, hidden_state=stream), block(stream, mask)):
+        assert torch.equal(doubled, 2 * stream + mask)
+    assert rows.n == 2

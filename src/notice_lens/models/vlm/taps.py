@@ -64,7 +64,7 @@ class Rows:
 
     def note_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Write down how many examples a module is about to see. A forward pre-hook of an attention or a block."""
-        self.n = len(args[0] if args else kwargs["hidden_states"])
+        self.n = len(args[0] if args else kwargs[_first_input(module)])
 
     def of(self, tensor: Tensor) -> Float[Tensor, "row pos width"]:
         """Return a view of the tensor with one axis of rows and one of positions."""
@@ -93,13 +93,14 @@ class Tap:
         """Attach the tap until the use of the model ends. Names of points that fire are added to `fired`."""
 
         def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            given = args[0] if args else kwargs["hidden_states"]
+            first = _first_input(module)
+            given = args[0] if args else kwargs[first]
             new = self.through(given, fired)
             if self.side is Side.STREAM:
                 if new is not given:
                     given.copy_(new)
                 return None
-            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, first: new})
 
         def on_output(module: nn.Module, args: Any, output: Any) -> Any:
             if isinstance(output, tuple):
@@ -254,6 +255,11 @@ class PackedAttention:
         q, k, v = (tensor[0].unflatten(1, (rows, -1)).transpose(0, 1) for tensor in (query, key, value))
         z, pattern = explicit_attention(q, k, v, same, scaling=scaling, watch=self.watch)
         return z.flatten(0, 1)[None].contiguous(), pattern
+
+
+def _first_input(module: nn.Module) -> str:
+    """The name of the stream that a module takes: `hidden_states`, or `hidden_state` in older towers."""
+    return _keywords(module)[1]  # after self
 
 
 def _keywords(module: nn.Module) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from notice_lens.files import sealed, sha256
 from notice_lens.pairs import MinimalPairs
+from notice_lens.pairs.io.storage import to_dataset
 from notice_lens.pairs.problems import IMAGE, Problem
 from pair_rows import make_row, picture
 
@@ -100,3 +101,21 @@ def test_files_of_the_same_names_in_the_working_folder_change_nothing(folder, tm
     assert again.dropped[0]["clean_image"]["bytes"] == (folder / "0.png").read_bytes()
     from_data = MinimalPairs.from_dataset(loaded.dataset)
     assert [pair.clean_image.tobytes() for pair in from_data] == [picture(n).tobytes() for n in range(3)]
+
+
+def test_the_code_of_a_table_is_that_of_its_values():
+    """`datasets` names its caches by it, and a manifest says it."""
+    rows = [{"id": str(n), "task": "colors", "flag": n > 1, "seen": n or None} for n in range(3)]
+    others = {
+        "the same": rows,
+        "another value": [*rows[:2], {**rows[2], "task": "shapes"}],
+        "the same letters": [{**rows[0], "id": "01", "task": "olors"}, *rows[1:]],
+        "none for a number": [*rows[:2], {**rows[2], "seen": None}],
+        "a flag": [{**rows[0], "flag": True}, *rows[1:]],
+        "another order": rows[::-1],
+        "a row less": rows[:2],
+        "another column": [{**row, "note": "x"} for row in rows],
+    }
+    codes = {name: to_dataset(made)._fingerprint for name, made in others.items()}
+    assert codes.pop("the same") == to_dataset([dict(row) for row in rows])._fingerprint
+    assert len(set(codes.values()) - {to_dataset(rows)._fingerprint}) == len(codes)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -95,7 +96,18 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
         known = type(known)({**known, **found.features})
         tables.append(found.data.table)
     arrays = [array for table in tables for array in table.columns]
-    return Dataset(InMemoryTable(pa.Table.from_arrays(arrays, schema=known.arrow_schema)))
+    table = pa.Table.from_arrays(arrays, schema=known.arrow_schema)
+    return Dataset(InMemoryTable(table), fingerprint=_digest(table))
+
+
+def _digest(table: Any) -> str:
+    """Return a code of a table's columns and values; that of `datasets` pickles it all, which takes longer."""
+    digest = blake2b(str(table.schema).encode(), digest_size=8)
+    for column in table.columns:
+        for chunk in column.chunks:
+            for buffer in filter(None, chunk.buffers()):
+                digest.update(buffer)
+    return digest.hexdigest()
 
 
 def refuse_taken(path: Path, overwrite: bool) -> None:

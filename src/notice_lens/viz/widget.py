@@ -109,7 +109,7 @@ def explore(
 
         def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             bundle, metadata = super()._repr_mimebundle_(**kwargs)
-            return {**bundle, "text/html": static}, metadata
+            return {**bundle, "text/plain": repr(self), "text/html": static}, metadata
 
     html = render("body.html.j2", report, MAP_BYTES, prefix=f"nl{uuid4().hex[:8]}-")
     static = render("static.html.j2", report, MAP_BYTES)

@@ -425,18 +425,19 @@ def test_gradients_reach_every_hook_point(llava: Tiny) -> None:
         assert float(gradients[name][place]) == pytest.approx(slope, rel=0.02, abs=2e-4), name
 
 
-def test_a_stream_is_hooked_whatever_its_module_calls_it() -> None:
+@pytest.mark.parametrize("name", ["hidden_states", "hidden_state"])
+def test_a_stream_is_hooked_under_either_name(name: str) -> None:
     """Llama-3.2-Vision's tower hands `hidden_state` to its blocks by name, in transformers before 5.23."""
 
     class Block(torch.nn.Module):
-        def forward(self, hidden_state: Tensor, mask: Tensor | None = None) -> Tensor:
-            return hidden_state + (0 if mask is None else mask)
+        def forward(self, *args: Tensor, mask: Tensor, **kwargs: Tensor) -> Tensor:
+            return (args[0] if args else kwargs[name]) + mask
 
     block, point, changes, rows = Block(), CopyingHookPoint("batch pos d_model"), Changes(), Rows()
     block.register_forward_pre_hook(rows.note_batch, with_kwargs=True)
     Tap(point, block, Side.INPUT).attach(changes, set())
     point.add_hook(lambda tensor, hook: 2 * tensor)
     stream, mask = torch.rand(2, 3, 4), torch.rand(2, 3, 4)
-    for doubled in (block(mask=mask, hidden_state=stream), block(stream, mask)):
+    for doubled in (block(**{"mask": mask, name: stream}), block(stream, mask=mask)):
         assert torch.equal(doubled, 2 * stream + mask)
     assert rows.n == 2

@@ -64,7 +64,7 @@ class Rows:
 
     def note_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Write down how many examples a module is about to see. A forward pre-hook of an attention or a block."""
-        self.n = len(args[0] if args else kwargs[_first_input(module)])
+        self.n = len(args[0] if args else kwargs[_stream(kwargs)])
 
     def of(self, tensor: Tensor) -> Float[Tensor, "row pos width"]:
         """Return a view of the tensor with one axis of rows and one of positions."""
@@ -93,7 +93,7 @@ class Tap:
         """Attach the tap until the use of the model ends. Names of points that fire are added to `fired`."""
 
         def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            first = _first_input(module)
+            first = _stream(kwargs)
             given = args[0] if args else kwargs[first]
             new = self.through(given, fired)
             if self.side is Side.STREAM:
@@ -257,9 +257,9 @@ class PackedAttention:
         return z.flatten(0, 1)[None].contiguous(), pattern
 
 
-def _first_input(module: nn.Module) -> str:
-    """The name of the stream that a module takes: `hidden_states`, or `hidden_state` in older towers."""
-    return _keywords(module)[1]  # after self
+def _stream(kwargs: Mapping[str, Any]) -> str:
+    """The name under which a module is handed the stream; mllama's tower says `hidden_state` before transformers 5.23."""
+    return "hidden_states" if "hidden_states" in kwargs else "hidden_state"
 
 
 def _keywords(module: nn.Module) -> tuple[str, ...]:

@@ -258,7 +258,7 @@ class PackedAttention:
 
 
 def _stream(kwargs: Mapping[str, Any]) -> str:
-    """The name under which a module is handed the stream; mllama's tower says `hidden_state` before transformers 5.23."""
+    """The name of the stream among keywords; mllama's tower says `hidden_state` before transformers 5.23."""
     return "hidden_states" if "hidden_states" in kwargs else "hidden_state"
 
 

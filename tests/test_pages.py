@@ -47,6 +47,8 @@ def blocks(page: Path) -> list[tuple[str | None, str]]:
 
 
 PAGES = sorted(page.name for page in DOCS.glob("*.md") if blocks(page) and page.name not in OWN)
+LONG = ("big_sweeps.md", "cluster.md", "ten_minutes.md")
+"""Pages that take half a minute each."""
 
 
 def as_here(code: str) -> str:
@@ -64,7 +66,9 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.large) if name in LONG else name for name in PAGES]
+)
 def test_the_blocks_of_a_page_run(name: str, names: dict[str, Any]) -> None:
     for number, (why, code) in enumerate(blocks(DOCS / name), 1):
         compiled = compile(as_here(code), f"{name}, block {number}", "exec")

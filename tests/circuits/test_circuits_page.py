@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from notice_lens import patching
 
 DOCS = Path(__file__).parents[2] / "docs" / "circuits.md"
 
 
+@pytest.mark.large
 def test_the_blocks_run() -> None:
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)

@@ -38,6 +38,7 @@ def studied(pairs, tmp_path_factory) -> tuple[Path, str]:
     return out, ran("patch", "mini-llava", pairs, "--out", out, *options)
 
 
+@pytest.mark.large
 def test_a_study_of_a_chat_model_is_read_where_the_answer_is(studied, pairs):
     """Effects in the tables are those of the verb at `last`, and the page says how much the best heads carry."""
     out, printed = studied

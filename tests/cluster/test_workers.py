@@ -77,6 +77,7 @@ def same(parts: xr.Dataset, whole: xr.Dataset) -> None:
     xr.testing.assert_identical(parts, whole.drop_attrs().assign_attrs(left))
 
 
+@pytest.mark.large
 def test_a_process_that_is_killed_loses_nothing(things, whole, tmp_path, capsys) -> None:
     model = killed_at(7, tmp_path / "killed")  # the second pair of part 3, which the second process has
     run = submitted(model, things, tmp_path, "local")
@@ -143,6 +144,7 @@ def test_jobs_can_be_ended(things, tmp_path) -> None:
 
 # Ray's own processes may be alive for a moment after its shutdown.
 @pytest.mark.filterwarnings("ignore:.*subprocess:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.large
 def test_ray_starts_a_killed_actor_again(things, whole, tmp_path, local_ray) -> None:
     run = submitted(killed_at(7, tmp_path / "killed"), things, tmp_path, "ray")
     assert [list(job.parts) for job in run.jobs] == [[part] for part in range(PARTS)]

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SWEEPS = Path(__file__).with_name("pretended_sweeps.py")
 
 
+@pytest.mark.large
 def test_sweeps_on_a_pretended_gpu() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", str(SWEEPS)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=SWEEPS.parents[2])

@@ -19,6 +19,7 @@ from notice_lens.patching import Site, sweep
 from notice_lens.patching.store.format import read
 
 
+@pytest.mark.large
 def test_a_sweep_that_was_killed_ends_with_the_same_numbers(tmp_path: Path) -> None:
     g = random.Random(0)
     moments = [["files", g.random()] for _ in range(7)] + [["batches", number] for number in (1, 2, 3)]

@@ -25,7 +25,8 @@ def folder(mini, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.large)])
+@pytest.mark.large
+@pytest.mark.parametrize("width", [1280, 390])
 def test_a_click_on_a_head_shows_its_overlays(folder, width):
     data = ReportData.load(folder / SAVED)
     with browser() as chromium:

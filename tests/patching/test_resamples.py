@@ -49,7 +49,7 @@ def test_words_are_aligned_by_role():
     spans = pairs.token_spans(model)
     ours, theirs = spans[0], spans[1]
     assert examples.numbers[0] == 1
-    order = examples._order(0).tolist()
+    order = examples.order(0).tolist()
     for role in ("noun", "correct", "[CLS]", "[SEP]"):
         assert order[ours[role][0]] == theirs[role][0], role
     assert sorted(order) == list(range(len(order)))
@@ -57,12 +57,12 @@ def test_words_are_aligned_by_role():
     assert [order[place] for place in left] == sorted(order[place] for place in left)
     # Roles of other lengths are words like others.
     examples.numbers[2] = 0
-    assert examples._order(2).tolist() == list(range(len(order)))
+    assert examples.order(2).tolist() == list(range(len(order)))
     # And so are the values: those of a pattern along both axes.
     values = torch.arange(8.0 * 8).view(1, 1, 8, 8).expand(1, 2, 8, 8)
-    aligned = examples._reordered("text.blocks.0.attn.hook_pattern", values, [np.array(order)])
+    aligned = examples.reordered("text.blocks.0.attn.hook_pattern", values, [np.array(order)])
     np.testing.assert_array_equal(aligned[0, 1], values[0, 0][np.ix_(order, order)])
-    aligned = examples._reordered("text.blocks.0.cross_attn.hook_pattern", values, [np.array(order)])
+    aligned = examples.reordered("text.blocks.0.cross_attn.hook_pattern", values, [np.array(order)])
     np.testing.assert_array_equal(aligned[0, 1], values[0, 0][order])
 
 

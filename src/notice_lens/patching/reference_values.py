@@ -308,10 +308,10 @@ class Resamples:
 
     def aligned(self, pairs: Sequence[int], activations: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the examples' activations with each word where the pair has its own."""
-        orders = [self._order(pair) for pair in pairs]
-        return {hook: self._reordered(hook, values, orders) for hook, values in activations.items()}
+        orders = [self.order(pair) for pair in pairs]
+        return {hook: self.reordered(hook, values, orders) for hook, values in activations.items()}
 
-    def _order(self, pair: int) -> Index:
+    def order(self, pair: int) -> Index:
         """Return for each token of a pair the token of the example whose value it gets."""
         number = self.numbers[pair]
         if number is None:
@@ -324,7 +324,7 @@ class Resamples:
         order[order < 0] = np.setdiff1d(np.arange(len(order)), order)
         return order
 
-    def _reordered(self, hook: str, values: Tensor, orders: Sequence[Index]) -> Tensor:
+    def reordered(self, hook: str, values: Tensor, orders: Sequence[Index]) -> Tensor:
         """Return values [pair, pos, ...] or [pair, head, query_pos, key_pos] with their words in other orders."""
         axis, key_axis = _axes(self.model, hook)
         dims = {1: axis} if key_axis is None else {2: axis, 3: key_axis}

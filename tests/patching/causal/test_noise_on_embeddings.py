@@ -25,7 +25,7 @@ class Noisy:
         self.model, self.pair, self.oracle = model, pairs[number], Oracle(model, pairs[number], "image")
         self.inputs, self.noise, self.where = self.oracle.inputs["clean"], noise, where
         words = where == "words"
-        self.module: nn.Module = model.hf_model.get_input_embeddings() if words else model.projector._module[0]
+        self.module: nn.Module = model.hf_model.get_input_embeddings() if words else model.projector.module
         values = torch.cat([self._embedded(pair).flatten(0, -2)[self._places(pair)] for pair in pairs])
         self.std = float(values.std(correction=0))
 

@@ -173,7 +173,7 @@ def test_the_projector_sends_where_the_tower_does_not(family: str) -> None:
     pairs = made_pairs(single_tokens(model))[:1]
     oracle = PathOracle(model, pairs, 0)
     tolerance = 1e-9 * max(oracle.gap, 1.0)
-    clean, corrupt, module = oracle.other, oracle.base, model.projector._module[0]
+    clean, corrupt, module = oracle.other, oracle.base, model.projector.module
     kept: list[Tensor] = []
     handle = module.register_forward_hook(lambda *given: kept.append(given[-1]))
     logits(model.hf_model, clean, [], 0.0)

@@ -207,12 +207,17 @@ class Point(nn.Module):
 
     def __init__(self, module: nn.Module, shape: str, rows: Rows):
         super().__init__()
-        self._module, self._rows = (module,), rows
+        self._module, self._rows = (module,), rows  # in a tuple, so that it is no submodule
         self.hook_out = CopyingHookPoint(shape)
 
     def taps(self) -> Iterator[AnyTap]:
         """Yield the tap."""
-        yield Tap(self.hook_out, self._module[0], Side.OUTPUT, None, self._rows)
+        yield Tap(self.hook_out, self.module, Side.OUTPUT, None, self._rows)
+
+    @property
+    def module(self) -> nn.Module:
+        """Hugging Face's module."""
+        return self._module[0]
 
 
 class LanguageStack(nn.Module):

@@ -55,10 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("large")
 
 
-def pytest_runtest_setup() -> None:
-    type_checks.begin_test()
-
-
 @dataclass
 class Pair:
     """A Hugging Face model and its port, with two inputs that they can run on."""

@@ -1,6 +1,5 @@
 """The checks that tests run under are there: without them, wrong shapes and types would pass unseen."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from notice_lens.errors import one_of
 from notice_lens.models.blip.answers import answer_log_probs
 from notice_lens.models.layout import Segment
-from type_checks import CHECKED_CALLS, begin_test, checked
+from type_checks import checked
 
 Name = TypeVar("Name")
 LOGITS, TARGETS = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64)
@@ -91,21 +90,3 @@ def test_functions_of_all_kinds_are_checked(call) -> None:
 @pytest.mark.parametrize("call", [Wrong.by_class, Wrong.alone, lambda: Wrong().read], ids=["class", "static", "read"])
 def test_checks_can_be_turned_off(call, unchecked: None) -> None:
     assert call() is not None
-
-
-def made(number: int) -> Callable[[object], object]:
-    @with_checks
-    def named(name: str) -> object:
-        return name, number
-
-    return named
-
-
-def test_the_first_calls_of_a_function_in_each_test_are_checked() -> None:
-    """Of all closures that a line makes together, and again in the next test."""
-    for _ in range(2):
-        for number in range(CHECKED_CALLS):
-            with pytest.raises(BeartypeCallHintViolation, match="name=1"):
-                made(number)(1)
-        assert made(0)(1) == (1, 0)
-        begin_test()

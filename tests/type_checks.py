@@ -2,56 +2,19 @@
 
 jaxtyping's import hook puts a check around every function, which compares shapes among arguments and result and takes
 some 30 microseconds a call. Three functions in four say nothing of shapes; beartype alone checks these, in one. Checks
-are built when a function is called for the first time: a test calls few of them. And of a function's calls, the first
-ten in each test are checked: a sweep's thousandth call brings the types of its first, and checking every one took a
-third of the whole suite's time.
+are built when a function is called for the first time: a test calls few of them.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from types import CodeType
-from typing import Any, ClassVar, ForwardRef, Literal, get_args, get_origin
+from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 import jaxtyping
 from beartype import beartype
 
-CHECKED_CALLS = 10
-"""Of a function, in each test."""
-
 with_shapes = jaxtyping.jaxtyped
-
-
-@dataclasses.dataclass
-class Calls:
-    """Calls of a function that are still to be checked in a test.
-
-    Attributes:
-        test: The number of the test.
-        left: How many.
-    """
-
-    test: int = -1
-    left: int = 0
-
-    tests_begun: ClassVar[int] = 0
-
-    def count(self) -> bool:
-        """Count a call, and return whether it is to be checked."""
-        if self.test != Calls.tests_begun:
-            self.test, self.left = Calls.tests_begun, CHECKED_CALLS
-        self.left -= 1
-        return self.left >= 0
-
-
-_calls: dict[CodeType, Calls] = {}
-"""Of each function by its code, so that all closures that a line makes are one function."""
-
-
-def begin_test() -> None:
-    """Check the first calls of every function once more."""
-    Calls.tests_begun += 1
 
 
 def install(package: str) -> None:
@@ -90,12 +53,11 @@ def _has_fields_of_others(kind: type) -> bool:
 
 def _when_called(function: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
     built: list[Callable[..., Any]] = []
-    calls = _calls.setdefault(function.__code__, Calls())
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if jaxtyping.config.jaxtyping_disable or not calls.count():
+        if jaxtyping.config.jaxtyping_disable:
             return function(*args, **kwargs)
         if not built:
             shaped = any(map(_says_shapes, function.__annotations__.values()))

@@ -101,7 +101,7 @@ def to_dataset(records: Sequence[Mapping[str, Any]], dropped: bool = False) -> "
 
 
 def _digest(table: Any) -> str:
-    """Return a code of a table's columns and values; that of `datasets` pickles it all, which takes longer."""
+    """Return a fingerprint of a table's columns and values; that of `datasets` pickles it all, which takes longer."""
     digest = blake2b(str(table.schema).encode(), digest_size=8)
     for column in table.columns:
         for chunk in column.chunks:
